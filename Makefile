@@ -1,0 +1,38 @@
+.DEFAULT_GOAL := help
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+help: ## what each target does
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "%-8s %s\n", $$1, $$2}'
+
+$(STAMP): pyproject.toml requirements.lock
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install -q --disable-pip-version-check -c requirements.lock torch==2.13.0
+	$(BIN)/pip install -q --disable-pip-version-check -c requirements.lock -e '.[all,dev]'
+	touch $@
+
+install: $(STAMP) ## create the environment
+
+up: $(STAMP) ## start the whole product on this machine; Ctrl-C stops it
+	@exec $(BIN)/autopilot up
+
+test: $(STAMP) ## run all tests
+	$(BIN)/pytest -n 2 -q tests/unit tests/contract
+	$(BIN)/pytest -n 2 -q tests/integration
+	$(BIN)/pytest -q tests/e2e tests/chaos
+
+lint: $(STAMP) ## style, types and import rules
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+bench: $(STAMP) ## the benchmarks, short form
+	$(BIN)/python -m tests.benchmarks.jobs --short
+
+clean: ## remove the environment and caches
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis *.egg-info
+
+.PHONY: help install up test lint bench clean

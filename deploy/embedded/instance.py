@@ -1,0 +1,125 @@
+"""The data folder of one embedded product: its lock, its secrets, and what a client needs to find it."""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import os
+import secrets
+import socket
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import IO, Any
+
+from shared.errors import ConflictError, SettingsError, UnavailableError
+
+
+@dataclass
+class Runtime:
+    """What a running instance tells others; kept in `runtime.json`, readable by its owner alone."""
+
+    pid: int
+    nats_url: str
+    nats_user: str
+    nats_password: str
+    gateway_url: str
+    api_key: str
+    node: str
+    database_url: str = ""
+    health_ports: dict[str, int] = field(default_factory=dict)
+
+
+class Instance:
+    """One data folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder.resolve()
+        self._lock: IO[str] | None = None
+
+    def path(self, *parts: str) -> Path:
+        """A path inside."""
+        return self.folder.joinpath(*parts)
+
+    def acquire(self) -> None:
+        """Take the folder for this process. The lock dies with its process, so none goes stale.
+
+        Raises SettingsError when the folder cannot be written, ConflictError when it is in use.
+        """
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self.path("logs").mkdir(exist_ok=True)
+            self._lock = self.path("lock").open("a+")
+        except OSError as error:
+            raise SettingsError(f"cannot write to the data folder {self.folder}: {error.strerror}") from error
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            self._lock.close()
+            self._lock = None
+            raise ConflictError(f"another instance runs on {self.folder}; 'autopilot down' stops it") from None
+
+    def release(self) -> None:
+        """Let go of the folder."""
+        self.path("runtime.json").unlink(missing_ok=True)
+        if self._lock is not None:
+            self._lock.close()
+            self._lock = None
+
+    def secret(self, name: str) -> str:
+        """A random secret that stays the same across restarts."""
+        path = self.path(f"{name}.secret")
+        if not path.exists():
+            _write_private(path, secrets.token_urlsafe(24))
+        return path.read_text().strip()
+
+    def write_api_keys(self, key: str) -> Path:
+        """The gateway's file of keys: this one as admin, beside any that the operator added."""
+        path = self.path("api_keys.json")
+        keys = json.loads(path.read_text()) if path.exists() else {}
+        keys[hashlib.sha256(key.encode()).hexdigest()] = "admin"
+        _write_private(path, json.dumps(keys, indent=1))
+        return path
+
+    def save(self, runtime: Runtime) -> None:
+        """Tell others how to find this instance."""
+        _write_private(self.path("runtime.json"), json.dumps(asdict(runtime), indent=1))
+
+    def load(self) -> Runtime:
+        """How to find the instance. Raises UnavailableError when none runs."""
+        try:
+            runtime = Runtime(**json.loads(self.path("runtime.json").read_text()))
+            os.kill(runtime.pid, 0)
+        except (OSError, ValueError, TypeError):
+            raise UnavailableError(f"no instance runs on {self.folder}; 'autopilot up' starts one") from None
+        return runtime
+
+    def save_processes(self, processes: dict[str, Any]) -> None:
+        """Tell the state of each process."""
+        _write_private(self.path("processes.json"), json.dumps(processes))
+
+    def load_processes(self) -> dict[str, Any]:
+        """The state of each process."""
+        try:
+            found = json.loads(self.path("processes.json").read_text())
+        except (OSError, ValueError):
+            return {}
+        return found if isinstance(found, dict) else {}
+
+
+def _write_private(path: Path, text: str) -> None:
+    draft = path.with_name(f".{path.name}.{os.getpid()}")
+    draft.write_text(text)
+    draft.chmod(0o600)
+    draft.replace(path)
+
+
+def take_port(wanted: int, what: str) -> int:
+    """The wanted port, or a free one for 0. Raises ConflictError when it is taken."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", wanted))
+        except OSError:
+            raise ConflictError(f"port {wanted} for {what} is taken; choose another with --{what}-port") from None
+        return int(probe.getsockname()[1])

@@ -1,0 +1,176 @@
+"""The whole product on one machine: servers, services, each in its own process, supervised."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import socket
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import httpx
+
+from deploy.embedded.instance import Instance, Runtime, take_port
+from deploy.embedded.process import ManagedProcess
+from deploy.embedded.servers import EmbeddedPostgres, nats_binary, wait_for_port, write_nats_config
+from shared.errors import UnavailableError
+
+log = logging.getLogger(__name__)
+
+SERVICES: dict[str, tuple[str, ...]] = {
+    "agent": ("services.telemetry", "agent"),
+    "recorder": ("services.telemetry", "recorder"),
+    "anomaly": ("services.anomaly",),
+    "scheduler": ("services.scheduler",),
+    "notifier": ("services.notifier",),
+    "gateway": ("services.gateway",),
+    "pool": ("services.inference", "pool"),
+}
+NATS_USER = "autopilot"
+READY_TIMEOUT_S = 60.0
+
+
+@dataclass(frozen=True)
+class Options:
+    """How to start. Ports of 0 take free ones; `simulate=None` adds four GPUs where there is none."""
+
+    data_dir: Path
+    simulate: int | None = None
+    nats_port: int = 4222
+    gateway_port: int = 8080
+    node: str = field(default_factory=socket.gethostname)
+    sync: str = "always"
+    environment: dict[str, str] = field(default_factory=dict)
+
+
+def has_nvidia_gpu() -> bool:
+    """Whether NVML finds a GPU."""
+    import pynvml  # noqa: PLC0415  the client commands need no driver
+
+    try:
+        pynvml.nvmlInit()
+        return int(pynvml.nvmlDeviceGetCount()) > 0
+    except pynvml.NVMLError:
+        return False
+
+
+class EmbeddedProduct:
+    """Start with `start`, then `run` until cancelled, then `stop`."""
+
+    def __init__(self, options: Options) -> None:
+        self.options = options
+        self.instance = Instance(options.data_dir)
+        self.postgres = EmbeddedPostgres(self.instance.path("postgres"))
+        self.processes: dict[str, ManagedProcess] = {}
+        self.runtime: Runtime | None = None
+
+    async def start(self) -> Runtime:
+        """Start everything and wait until all is ready.
+
+        Raises ConflictError, SettingsError or UnavailableError; what was started is stopped again.
+        """
+        self.instance.acquire()
+        try:
+            return await self._start()
+        except BaseException:
+            await self.stop()
+            raise
+
+    async def _start(self) -> Runtime:
+        o = self.options
+        nats_port = take_port(o.nats_port, "nats")
+        gateway_port = take_port(o.gateway_port, "gateway")
+        password, api_key = self.instance.secret("nats"), self.instance.secret("api-key")
+        keys_file = self.instance.write_api_keys(api_key)
+        config = write_nats_config(self.instance.folder, nats_port, NATS_USER, password, sync=o.sync)
+        nats = ManagedProcess("nats", [nats_binary(), "-c", str(config)], os.environ, self._log_file("nats"))
+        self.processes["nats"] = nats
+        await nats.start()
+        await asyncio.gather(wait_for_port(nats_port), self.postgres.start())
+        runtime = self.runtime = Runtime(
+            pid=os.getpid(), nats_url=f"nats://127.0.0.1:{nats_port}", nats_user=NATS_USER, nats_password=password,
+            gateway_url=f"http://127.0.0.1:{gateway_port}", api_key=api_key, node=o.node,
+            database_url=self.postgres.url, health_ports={name: take_port(0, name) for name in SERVICES},
+        )  # fmt: skip
+        simulate = o.simulate if o.simulate is not None else (0 if has_nvidia_gpu() else 4)
+        for name, module in SERVICES.items():
+            environment = os.environ | {
+                "AUTOPILOT_NATS_URL": runtime.nats_url, "AUTOPILOT_NATS_USER": NATS_USER,
+                "AUTOPILOT_NATS_PASSWORD": password, "AUTOPILOT_DATABASE_URL": runtime.database_url,
+                "AUTOPILOT_NODE": o.node, "AUTOPILOT_DATA_DIR": str(self.instance.folder),
+                "AUTOPILOT_HEALTH_PORT": str(runtime.health_ports[name]), "AUTOPILOT_SIMULATE": str(simulate),
+                "AUTOPILOT_GATEWAY_PORT": str(gateway_port), "AUTOPILOT_API_KEYS_FILE": str(keys_file),
+                "AUTOPILOT_CPU": "true", "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false",
+                "HF_HUB_OFFLINE": os.environ.get("HF_HUB_OFFLINE", "1"),
+            } | o.environment  # fmt: skip
+            command = [sys.executable, "-m", *module]
+            self.processes[name] = ManagedProcess(name, command, environment, self._log_file(name))
+        await asyncio.gather(*(p.start() for name, p in self.processes.items() if name != "nats"))
+        self.instance.save(runtime)
+        self._save_processes()
+        await self.wait_ready()
+        return runtime
+
+    async def wait_ready(self, timeout_s: float = READY_TIMEOUT_S) -> None:
+        """Wait until every service says that it is ready. Raises UnavailableError with what is not."""
+        loop = asyncio.get_running_loop()
+        until = loop.time() + timeout_s
+        while True:
+            states = await self.readiness()
+            problems = {name: why for name, why in states.items() if why}
+            if not problems:
+                return
+            if loop.time() > until:
+                text = "; ".join(f"{name}: {why}" for name, why in problems.items())
+                raise UnavailableError(f"not ready after {timeout_s:g} s: {text}; logs are in {self.instance.path('logs')}")
+            await asyncio.sleep(0.1)
+
+    async def readiness(self) -> dict[str, str]:
+        """Each service with what keeps it from being ready, or nothing."""
+        assert self.runtime is not None  # noqa: S101  started
+        return await readiness(self.runtime)
+
+    async def run(self) -> None:
+        """Supervise until cancelled."""
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self.postgres.run())
+            group.create_task(self._keep_telling())
+
+    async def _keep_telling(self) -> None:
+        while True:
+            self._save_processes()
+            await asyncio.sleep(0.5)
+
+    def _save_processes(self) -> None:
+        states = {n: {"pid": p.pid, "restarts": p.restarts, "last_exit": p.last_exit} for n, p in self.processes.items()}
+        states["postgres"] = {"pid": self.postgres.pid, "restarts": self.postgres.restarts, "last_exit": None}
+        self.instance.save_processes(states)
+
+    async def stop(self) -> None:
+        """Stop services first, then the servers that they need."""
+        services = [p for name, p in self.processes.items() if name != "nats"]
+        await asyncio.gather(*(p.stop() for p in services))
+        if "nats" in self.processes:
+            await self.processes["nats"].stop()
+        await self.postgres.stop()
+        self.instance.release()
+
+    def _log_file(self, name: str) -> Path:
+        return self.instance.path("logs", f"{name}.log")
+
+
+async def readiness(runtime: Runtime) -> dict[str, str]:
+    """Each service of a running instance with what keeps it from being ready, or nothing."""
+    async with httpx.AsyncClient(timeout=2.0, trust_env=False) as http:
+
+        async def ask(port: int) -> str:
+            try:
+                body = (await http.get(f"http://127.0.0.1:{port}/readyz")).json()
+            except (httpx.HTTPError, ValueError) as error:
+                return f"no answer ({type(error).__name__})"
+            return "; ".join(f"{k}: {v}" for k, v in body.get("problems", {}).items())
+
+        answers = await asyncio.gather(*(ask(port) for port in runtime.health_ports.values()))
+    return dict(zip(runtime.health_ports, answers, strict=True))

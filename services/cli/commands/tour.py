@@ -1,0 +1,64 @@
+"""tour: the main job from end to end, on an instance of its own, one line a step."""
+
+from __future__ import annotations
+
+import asyncio
+import tempfile
+import time
+from pathlib import Path
+
+from deploy.embedded.product import EmbeddedProduct, Options
+from pydantic import SecretStr
+
+from services.cli.session import console, fail, run
+from services.cli.tour_steps import STEPS, Stage, StepError
+from services.cli.webhook_catcher import WebhookCatcher
+from shared.client import AutopilotClient
+from shared.errors import AutopilotError
+from shared.logs import setup_logging
+from shared.settings import NatsSettings
+
+
+def tour() -> None:
+    """Walk through the main job on a temporary instance; ends non-zero at the first step that fails."""
+    setup_logging("tour", "ERROR")
+    run(_tour)
+
+
+async def _tour() -> None:
+    began = time.monotonic()
+    with tempfile.TemporaryDirectory(prefix="autopilot-tour-") as folder:
+        options = Options(
+            data_dir=Path(folder) / "data", simulate=4, nats_port=0, gateway_port=0,
+            environment={"AUTOPILOT_WEBHOOK_PRIVATE_TARGETS": "true"},
+        )  # fmt: skip
+        Path(folder).chmod(0o755)
+        product = EmbeddedProduct(options)
+        runtime = await product.start()
+        console.print(f"   started: everything ready ({time.monotonic() - began:.1f} s)", highlight=False)
+        supervising = asyncio.create_task(product.run())
+        catcher = WebhookCatcher()
+        catcher.start()
+        try:
+            settings = NatsSettings(
+                nats_url=runtime.nats_url, nats_user=runtime.nats_user, nats_password=SecretStr(runtime.nats_password)
+            )
+            async with AutopilotClient(settings, name="tour", actor="tour") as autopilot:
+                await _walk(Stage(autopilot, runtime, catcher))
+        finally:
+            catcher.stop()
+            supervising.cancel()
+            await product.stop()
+    console.print(f"tour passed in {time.monotonic() - began:.1f} s", highlight=False)
+
+
+async def _walk(stage: Stage) -> None:
+    for number, step in enumerate(STEPS, start=1):
+        began = time.monotonic()
+        title = (step.__doc__ or "").rstrip(".")
+        try:
+            seen = await step(stage)
+        except (StepError, AutopilotError, TimeoutError) as error:
+            fail(f"step {number}, {title}: {type(error).__name__}: {error}")
+        took = time.monotonic() - began
+        console.print(f"{number}. {title}: {seen} ({took:.1f} s)", highlight=False, soft_wrap=True)

@@ -1,0 +1,67 @@
+"""How commands find the running product and say what went wrong."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
+
+import typer
+from pydantic import SecretStr
+from rich.console import Console
+
+from deploy.embedded.instance import Instance
+from shared.client import AutopilotClient
+from shared.errors import AutopilotError, UnavailableError
+from shared.settings import NatsSettings
+
+T = TypeVar("T")
+console = Console()
+errors = Console(stderr=True)
+
+DEFAULT_FOLDER = Path.home() / ".local" / "share" / "accelerator-autopilot"
+DataDir = Annotated[
+    Path, typer.Option("--data-dir", envvar="AUTOPILOT_DATA_DIR", help="folder of the embedded product")
+]
+
+
+def nats_settings(data_dir: Path) -> NatsSettings:
+    """Settings from the environment, else those of the instance on this folder."""
+    if os.environ.get("AUTOPILOT_NATS_URL"):
+        return NatsSettings()
+    runtime = Instance(data_dir).load()
+    return NatsSettings(
+        nats_url=runtime.nats_url, nats_user=runtime.nats_user, nats_password=SecretStr(runtime.nats_password)
+    )
+
+
+@asynccontextmanager
+async def connected(data_dir: Path) -> AsyncIterator[AutopilotClient]:
+    """A client of the running product."""
+    async with AutopilotClient(nats_settings(data_dir), name="cli") as client:
+        yield client
+
+
+def run(work: Callable[[], Awaitable[T]]) -> T:
+    """Run a command; an error of ours is one line and exit code 1."""
+
+    async def guarded() -> T:
+        return await work()
+
+    try:
+        return asyncio.run(guarded())
+    except AutopilotError as error:
+        fail(str(error))
+    except TimeoutError:
+        fail(str(UnavailableError("no answer in time")))
+    except KeyboardInterrupt:
+        raise typer.Exit(130) from None
+
+
+def fail(text: str) -> Any:
+    """Say what is wrong and end."""
+    errors.print(f"[red]error:[/red] {text}", highlight=False, soft_wrap=True)
+    raise typer.Exit(1)

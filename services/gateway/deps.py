@@ -1,0 +1,21 @@
+"""What routes need."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from fastapi import Depends, Request
+
+from shared.client import AutopilotClient
+from shared.errors import UnavailableError
+
+
+def client(request: Request) -> AutopilotClient:
+    """The connected client. Raises UnavailableError while NATS is away."""
+    autopilot: AutopilotClient = request.app.state.client
+    if not autopilot.connected:
+        raise UnavailableError("the gateway is not connected to NATS; try again")
+    return autopilot
+
+
+Autopilot = Annotated[AutopilotClient, Depends(client)]

@@ -1,0 +1,81 @@
+"""Jobs: submit, read, list, cancel, follow."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Header, Query, Response
+from pydantic import BaseModel, Field
+from sse_starlette import EventSourceResponse
+
+from services.gateway.auth import Operator, Viewer
+from services.gateway.deps import Autopilot
+from shared.client.jobs import JobView
+from shared.messages.jobs import Priority
+
+router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
+
+
+class Submission(BaseModel):
+    """A job to run."""
+
+    kind: str = Field(min_length=1, max_length=200, examples=["summarize"])
+    payload: dict[str, Any] = Field(examples=[{"text": "A long text. It has sentences.", "max_sentences": 1}])
+    priority: Priority = "normal"
+    ttl_s: float = Field(default=86_400.0, gt=0, le=7 * 86_400)
+    max_attempts: int = Field(default=3, ge=1, le=20)
+
+
+class Submitted(BaseModel):
+    """Where to find the job."""
+
+    id: str
+    duplicate: bool
+
+
+@router.post("", status_code=202, dependencies=[Operator])
+async def submit(
+    body: Submission, autopilot: Autopilot, response: Response,
+    idempotency_key: Annotated[str | None, Header(max_length=200)] = None,
+) -> Submitted:  # fmt: skip
+    """Submit a job; the same Idempotency-Key is the same job."""
+    handle = await autopilot.jobs.submit(
+        body.kind, body.payload, priority=body.priority, idempotency_key=idempotency_key, ttl_s=body.ttl_s,
+        max_attempts=body.max_attempts,
+    )  # fmt: skip
+    response.headers["Location"] = f"/v1/jobs/{handle.id}"
+    return Submitted(id=handle.id, duplicate=handle.duplicate)
+
+
+@router.get("", dependencies=[Viewer])
+async def list_jobs(autopilot: Autopilot, limit: Annotated[int, Query(ge=1, le=1000)] = 50) -> list[JobView]:
+    """Queued jobs, then the newest finished ones."""
+    return [*await autopilot.jobs.queued(limit), *await autopilot.jobs.finished(limit)][:limit]
+
+
+@router.get("/{job_id}", dependencies=[Viewer])
+async def read(job_id: str, autopilot: Autopilot) -> JobView:
+    """One job, with its result once it has one."""
+    return await autopilot.jobs.view(job_id)
+
+
+@router.delete("/{job_id}", dependencies=[Operator])
+async def cancel(job_id: str, autopilot: Autopilot) -> JobView:
+    """Cancel a job that has not ended."""
+    result = await autopilot.jobs.cancel(job_id)
+    return JobView(id=job_id, kind=result.kind, state=result.status, result=result)
+
+
+@router.get("/{job_id}/events", dependencies=[Viewer], response_class=EventSourceResponse)
+async def events(job_id: str, autopilot: Autopilot) -> EventSourceResponse:
+    """Follow a job: `progress` events, then one `result`."""
+    await autopilot.jobs.view(job_id)
+
+    async def stream() -> AsyncIterator[dict[str, str]]:
+        async for progress in autopilot.jobs.progress(job_id):
+            yield {"event": "progress", "data": progress.model_dump_json()}
+        result = await autopilot.jobs.wait(job_id)
+        yield {"event": "result", "data": result.model_dump_json()}
+
+    return EventSourceResponse(stream())

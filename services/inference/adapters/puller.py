@@ -1,0 +1,75 @@
+"""Standing pull requests on one durable consumer: messages arrive the moment they are there.
+
+nats-py's `fetch` waits for a whole request before the next; a worker wants a few requests standing
+at all times, sized to what it can run. The protocol is NATS ADR-37 ($JS.API.CONSUMER.MSG.NEXT).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+from collections import deque
+
+from nats.aio.client import Client
+from nats.aio.msg import Msg
+from nats.aio.subscription import Subscription
+
+log = logging.getLogger(__name__)
+
+EXPIRES_S = 5.0
+GRACE_S = 1.0
+
+
+class Puller:
+    """Holds what one durable delivered and asks for more."""
+
+    def __init__(self, nc: Client, stream: str, durable: str, arrived: asyncio.Event) -> None:
+        self._nc, self._arrived, self.durable = nc, arrived, durable
+        self._next = f"$JS.API.CONSUMER.MSG.NEXT.{stream}.{durable}"
+        self._inbox = nc.new_inbox()
+        self._subscription: Subscription | None = None
+        self._outstanding = 0
+        self._asked_at = 0.0
+        self.ready: deque[Msg] = deque()
+        self.missing = False
+
+    async def start(self) -> None:
+        """Open the inbox."""
+        self._subscription = await self._nc.subscribe(self._inbox, cb=self._on_message)
+
+    async def ask(self, wanted: int) -> None:
+        """Have requests for `wanted` messages standing, counting what has arrived and not been taken."""
+        now = asyncio.get_running_loop().time()
+        if self._outstanding and now - self._asked_at > EXPIRES_S + GRACE_S:
+            # Requests die with a connection or a server, without a word.
+            self._outstanding = 0
+        more = wanted - self._outstanding - len(self.ready)
+        # Small top-ups cost a request each: wait until a good part is used up.
+        if more <= 0 or (self._outstanding and more * 2 < wanted):
+            return
+        self._outstanding += more
+        self._asked_at = now
+        request = {"batch": more, "expires": int(EXPIRES_S * 1e9)}
+        await self._nc.publish(self._next, json.dumps(request).encode(), reply=self._inbox)
+
+    async def stop(self) -> list[Msg]:
+        """Stop receiving and return what was never taken."""
+        if self._subscription is not None:
+            await self._subscription.unsubscribe()
+        left = list(self.ready)
+        self.ready.clear()
+        return left
+
+    async def _on_message(self, message: Msg) -> None:
+        status = message.headers.get("Status") if message.headers and not message.data else None
+        if status is None:
+            self._outstanding = max(0, self._outstanding - 1)
+            self.missing = False
+            self.ready.append(message)
+        elif status != "100":
+            headers = message.headers or {}
+            self._outstanding = max(0, self._outstanding - int(headers.get("Nats-Pending-Messages") or 1e9))
+            # 503 and "Consumer Deleted" answer at once: asking again without a pause would spin.
+            self.missing = status == "503" or "Deleted" in headers.get("Description", "")
+        self._arrived.set()

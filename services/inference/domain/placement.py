@@ -1,0 +1,40 @@
+"""Which worker runs on which device. Pure."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True)
+class Changes:
+    """Workers to drain, and devices to start one on (a device may come twice)."""
+
+    drain: list[str] = field(default_factory=list)
+    start: list[str] = field(default_factory=list)
+
+
+def plan(desired: int, devices: Sequence[str], cordoned: set[str], workers: Mapping[str, str]) -> Changes:
+    """Move from `workers` (name to device, without draining ones) to `desired` on healthy devices.
+
+    Workers on devices that are cordoned or gone drain; new ones go where the fewest are; with no
+    device left nothing is started.
+    """
+    usable = [d for d in devices if d not in cordoned]
+    drain = [name for name, device in workers.items() if device not in usable]
+    kept = {name: device for name, device in workers.items() if device in usable}
+    while len(kept) > desired:
+        load = Counter(kept.values())
+        # The youngest name on the fullest device goes first.
+        name = max(kept, key=lambda n: (load[kept[n]], n))
+        drain.append(name)
+        del kept[name]
+    load = Counter(kept.values())
+    counts = {device: load[device] for device in usable}
+    start = []
+    while counts and len(kept) + len(start) < desired:
+        device = min(counts, key=lambda d: (counts[d], usable.index(d)))
+        counts[device] += 1
+        start.append(device)
+    return Changes(drain=drain, start=start)

@@ -1,0 +1,65 @@
+"""What a pool does with each command."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Literal
+
+from services.inference.supervisor import PoolSupervisor
+from shared.clock import utc_now
+from shared.ids import new_id
+from shared.messages.commands import Command, CommandOutcome, DrainCommand, ScaleCommand
+
+Status = Literal["applied", "refused", "expired"]
+
+
+@dataclass
+class PoolCommands:
+    """Scale and drain commands to this pool."""
+
+    supervisor: PoolSupervisor
+    publish_outcome: Callable[[CommandOutcome], Awaitable[None]]
+    save_cordons: Callable[[set[str]], Awaitable[None]]
+    highest_token: int = 0
+
+    async def on_scale(self, command: ScaleCommand) -> None:
+        """Set the wanted number of workers."""
+        status, detail = self._judge(command)
+        if status == "applied":
+            self.supervisor.desired = command.replicas
+        await self._tell(command, "scale", command.pool, status, detail, float(command.replicas))
+
+    async def on_drain(self, command: DrainCommand) -> None:
+        """Take a device out of service or back; its workers finish what they run."""
+        status, detail = self._judge(command)
+        if status == "applied":
+            if command.action == "restore":
+                self.supervisor.cordoned.discard(command.device)
+            else:
+                self.supervisor.cordoned.add(command.device)
+            await self.save_cordons(self.supervisor.cordoned)
+            detail = f"{command.action}: cordoned now {', '.join(sorted(self.supervisor.cordoned)) or 'none'}"
+        await self._tell(command, "drain", f"{command.node}/{command.device}", status, detail, None)
+
+    def _judge(self, command: Command) -> tuple[Status, str]:
+        if utc_now() >= command.expires_at:
+            return "expired", f"expired at {command.expires_at.isoformat()}"
+        token = command.fencing_token
+        if token is not None and token < self.highest_token:
+            return "refused", f"fencing token {token} is older than {self.highest_token}"
+        self.highest_token = max(self.highest_token, token or 0)
+        return "applied", ""
+
+    async def _tell(
+        self, command: Command, kind: Literal["scale", "drain"], target: str, status: Status, detail: str,
+        requested: float | None,
+    ) -> None:  # fmt: skip
+        desired = float(self.supervisor.desired) if kind == "scale" else None
+        await self.publish_outcome(
+            CommandOutcome(
+                id=new_id(), command_id=command.id, command=kind, target=target, status=status, detail=detail,
+                requested=requested, applied=requested if status == "applied" else None, read_back=desired,
+                at=utc_now(), executor=f"pool-{self.supervisor.settings.pool}",
+            )  # fmt: skip
+        )

@@ -1,0 +1,49 @@
+"""embed: texts to unit vectors with a sentence-transformer; all-MiniLM-L6-v2 from disk by default."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from pydantic import BaseModel, Field
+
+from services.inference.kinds.base import Input, RunContext
+
+
+class EmbedInput(Input):
+    """Texts to embed; each is cut at the model's context."""
+
+    texts: list[str] = Field(min_length=1, max_length=4096)
+
+
+class EmbedOutput(BaseModel):
+    """One vector a text, of length 1."""
+
+    vectors: list[list[float]]
+    model: str
+    dimensions: int
+
+
+class Embed:
+    """Embeds the texts of a whole batch together."""
+
+    name = "embed"
+    input = EmbedInput
+    output = EmbedOutput
+    max_batch = 64
+
+    def run(self, inputs: Sequence[EmbedInput], context: RunContext) -> list[BaseModel | Exception]:
+        """Flatten, embed once, and hand each job its rows."""
+        from services.inference.adapters.sentence_encoder import encoder  # noqa: PLC0415  torch loads on first use
+
+        model = encoder(context.embed_model, context.torch_device, context.torch_threads)
+        vectors = model.encode([text for item in inputs for text in item.texts])
+        outputs: list[BaseModel | Exception] = []
+        position = 0
+        for item in inputs:
+            rows = vectors[position : position + len(item.texts)]
+            position += len(item.texts)
+            outputs.append(EmbedOutput(vectors=rows.tolist(), model=model.name, dimensions=int(rows.shape[1])))
+        return outputs
+
+
+KIND = Embed()

@@ -1,0 +1,88 @@
+"""summarize: a text to its main points; extractive with sentence embeddings, or by a configured model."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import numpy as np
+from pydantic import BaseModel, Field
+
+from services.inference.kinds.base import Input, RunContext
+
+# Ends of sentences in scripts that use them, and line breaks of lists and headings.
+_BOUNDARY = re.compile(r"(?<=[.!?。！？])\s+|\n{2,}|\n(?=\s*(?:[-*#|]|\d+\.))")  # noqa: RUF001
+MIN_SENTENCE = 20
+MAX_SENTENCES = 2000
+DIVERSITY = 0.3
+
+
+class SummarizeInput(Input):
+    """The text, and how many sentences to keep at most."""
+
+    text: str = Field(min_length=1, max_length=5_000_000)
+    max_sentences: int = Field(default=5, ge=1, le=50)
+
+
+class SummarizeOutput(BaseModel):
+    """The summary and how it came about."""
+
+    summary: str
+    sentences: list[str]
+    method: Literal["extractive", "generative"]
+    model: str
+
+
+class Summarize:
+    """One text at a time: they differ too much in length to be batched."""
+
+    name = "summarize"
+    input = SummarizeInput
+    output = SummarizeOutput
+    max_batch = 1
+
+    def run(self, inputs: Sequence[SummarizeInput], context: RunContext) -> list[BaseModel | Exception]:
+        """Summarise each text."""
+        return [self._one(item, context) for item in inputs]
+
+    def _one(self, item: SummarizeInput, context: RunContext) -> BaseModel:
+        if context.summarize_model:
+            from services.inference.adapters.text_generator import generator  # noqa: PLC0415  torch loads on first use
+
+            model = generator(context.summarize_model, context.torch_device, context.torch_threads)
+            text = model.summarize(item.text)
+            return SummarizeOutput(summary=text, sentences=split(text), method="generative", model=model.name)
+        from services.inference.adapters.sentence_encoder import encoder  # noqa: PLC0415  torch loads on first use
+
+        sentences = split(item.text)[:MAX_SENTENCES]
+        model_ = encoder(context.embed_model, context.torch_device, context.torch_threads)
+        chosen = choose(model_.encode(sentences), item.max_sentences)
+        kept = [sentences[i] for i in chosen]
+        return SummarizeOutput(summary=" ".join(kept), sentences=kept, method="extractive", model=model_.name)
+
+
+def split(text: str) -> list[str]:
+    """Sentences of a text, without fragments unless there is nothing else."""
+    parts = [" ".join(part.split()) for part in _BOUNDARY.split(text)]
+    parts = [part for part in parts if part]
+    return [part for part in parts if len(part) >= MIN_SENTENCE] or parts or [text]
+
+
+def choose(vectors: np.ndarray[Any, Any], count: int) -> list[int]:
+    """Indices, in order, of the sentences nearest to the centroid that repeat each other least.
+
+    Maximal marginal relevance (Carbonell and Goldstein, SIGIR 1998) with lambda = 0.7.
+    """
+    centroid = vectors.mean(axis=0)
+    relevance = vectors @ (centroid / max(float(np.linalg.norm(centroid)), 1e-9))
+    chosen: list[int] = []
+    while len(chosen) < min(count, len(vectors)):
+        repeated = (vectors @ vectors[chosen].T).max(axis=1) if chosen else np.zeros(len(vectors))
+        score = (1 - DIVERSITY) * relevance - DIVERSITY * repeated
+        score[chosen] = -np.inf
+        chosen.append(int(score.argmax()))
+    return sorted(chosen)
+
+
+KIND = Summarize()

@@ -1,0 +1,155 @@
+"""The pool: keeps the wanted number of worker processes on healthy devices."""
+
+from __future__ import annotations
+
+import asyncio
+import ctypes
+import logging
+import os
+import signal
+import sys
+import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from pydantic import ValidationError
+
+from services.inference.domain.placement import plan
+from services.inference.settings import PoolSettings
+from shared.clock import utc_now
+from shared.messages.jobs import PoolStatus, WorkerStatus
+from shared.messages.telemetry import DeviceInfo
+
+log = logging.getLogger(__name__)
+
+RESTART_DELAY_S = (0.0, 0.5, 2.0, 5.0, 10.0)
+PR_SET_PDEATHSIG = 1
+
+
+@dataclass
+class WorkerProcess:
+    """A worker as the pool sees it."""
+
+    process: asyncio.subprocess.Process
+    status: WorkerStatus
+    reader: asyncio.Task[None] | None = None
+    draining_since: float | None = None
+
+
+@dataclass
+class PoolSupervisor:
+    """Starts, drains and replaces the workers of one pool on one node."""
+
+    settings: PoolSettings
+    desired: int
+    devices: list[DeviceInfo] = field(default_factory=list)
+    cordoned: set[str] = field(default_factory=set)
+    restarts: int = 0
+    _workers: dict[str, WorkerProcess] = field(default_factory=dict)
+    _crashes: int = 0
+    _start_after: float = 0.0
+
+    async def run(self) -> None:
+        """Reconcile until cancelled."""
+        while True:
+            await self.reconcile()
+            await asyncio.sleep(0.1)
+
+    async def reconcile(self) -> None:
+        """One step towards what is wanted."""
+        now = asyncio.get_running_loop().time()
+        self._reap(now)
+        active = {n: w.status.device for n, w in self._workers.items() if w.draining_since is None}
+        order = [d.device for d in self.devices]
+        changes = plan(self.desired, order, self.cordoned, active)
+        for name in changes.drain:
+            self._drain(self._workers[name], now)
+        if now >= self._start_after:
+            for device in changes.start:
+                await self._start(next(d for d in self.devices if d.device == device))
+        for worker in self._workers.values():
+            if worker.draining_since is not None and now - worker.draining_since > self.settings.drain_timeout_s:
+                log.error("worker did not drain in time, killing it", extra={"worker": worker.status.worker})
+                worker.process.kill()
+
+    def _reap(self, now: float) -> None:
+        for name, worker in list(self._workers.items()):
+            code = worker.process.returncode
+            if code is None:
+                continue
+            del self._workers[name]
+            if worker.draining_since is not None:
+                continue
+            self.restarts += 1
+            self._crashes = 0 if worker.status.jobs_done else self._crashes + 1
+            delay = RESTART_DELAY_S[min(self._crashes, len(RESTART_DELAY_S) - 1)]
+            self._start_after = now + delay
+            log.error("worker died", extra={"worker": name, "exit_code": code, "restart_in_s": delay})
+
+    def _drain(self, worker: WorkerProcess, now: float) -> None:
+        worker.draining_since = now
+        worker.status = worker.status.model_copy(update={"state": "draining"})
+        if worker.process.returncode is None:
+            worker.process.terminate()
+
+    async def _start(self, device: DeviceInfo) -> None:
+        name = f"{self.settings.pool}-{uuid.uuid4().hex[:6]}"
+        real_gpu = device.source == "nvml"
+        environment = os.environ | {
+            "AUTOPILOT_WORKER": name,
+            "AUTOPILOT_WORKER_DEVICE": device.device,
+            "AUTOPILOT_TORCH_DEVICE": "cuda" if real_gpu else "cpu",
+        }
+        if real_gpu:
+            environment["CUDA_VISIBLE_DEVICES"] = device.device
+        process = await asyncio.create_subprocess_exec(
+            sys.executable, "-m", "services.inference", "worker", env=environment,
+            stdout=asyncio.subprocess.PIPE, preexec_fn=_die_with_parent,
+        )  # fmt: skip
+        status = WorkerStatus(
+            worker=name, device=device.device, pid=process.pid, state="starting", started_at=utc_now()
+        )
+        worker = WorkerProcess(process, status)
+        worker.reader = asyncio.create_task(self._read(worker))
+        self._workers[name] = worker
+        log.info("worker started", extra={"worker": name, "device": device.device, "pid": process.pid})
+
+    async def _read(self, worker: WorkerProcess) -> None:
+        assert worker.process.stdout is not None  # noqa: S101  piped above
+        async for line in worker.process.stdout:
+            try:
+                status = WorkerStatus.model_validate_json(line)
+            except ValidationError:
+                continue
+            state = "draining" if worker.draining_since is not None else status.state
+            worker.status = status.model_copy(update={"state": state})
+
+    def status(self) -> PoolStatus:
+        """The pool now."""
+        workers: Sequence[WorkerStatus] = [w.status for w in self._workers.values()]
+        return PoolStatus(
+            pool=self.settings.pool, node=self.settings.node, at=utc_now(), desired=self.desired,
+            kinds=self.settings.pool_kinds, workers=list(workers), cordoned=sorted(self.cordoned),
+            restarts=self.restarts,
+        )  # fmt: skip
+
+    async def stop(self) -> None:
+        """Drain every worker and wait for them, killing those that take too long."""
+        now = asyncio.get_running_loop().time()
+        for worker in self._workers.values():
+            self._drain(worker, now)
+        waits: list[Any] = [worker.process.wait() for worker in self._workers.values()]
+        try:
+            async with asyncio.timeout(self.settings.drain_timeout_s):
+                await asyncio.gather(*waits)
+        except TimeoutError:
+            for worker in self._workers.values():
+                if worker.process.returncode is None:
+                    worker.process.kill()
+
+
+def _die_with_parent() -> None:
+    """Drain when the pool is killed: no worker outlives its pool (Linux)."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)

@@ -1,0 +1,21 @@
+"""`python -m services.notifier`."""
+
+from __future__ import annotations
+
+import asyncio
+
+from services.notifier.app import create_app
+from services.notifier.settings import NotifierSettings
+from shared.logs import setup_logging
+from shared.settings import load
+
+
+def main() -> None:
+    """Run the service."""
+    settings = load(NotifierSettings)
+    setup_logging("notifier", settings.log_level)
+    asyncio.run(create_app(settings).run())
+
+
+if __name__ == "__main__":
+    main()

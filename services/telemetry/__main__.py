@@ -1,0 +1,31 @@
+"""`python -m services.telemetry agent|recorder`."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+
+from services.telemetry.app import create_agent, create_recorder
+from services.telemetry.settings import AgentSettings, RecorderSettings
+from shared.logs import setup_logging
+from shared.settings import load
+
+
+def main() -> None:
+    """Run the app that the first argument names."""
+    role = sys.argv[1] if len(sys.argv) == 2 else ""
+    if role == "agent":
+        agent = load(AgentSettings)
+        setup_logging("agent", agent.log_level)
+        app = create_agent(agent)
+    elif role == "recorder":
+        recorder = load(RecorderSettings)
+        setup_logging("recorder", recorder.log_level)
+        app = create_recorder(recorder)
+    else:
+        sys.exit("usage: python -m services.telemetry agent|recorder")
+    asyncio.run(app.run())
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,136 @@
+"""Which table a message of each stream goes to, and as which row."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from nats.aio.msg import Msg
+
+from shared import subjects
+from shared.messages.alerts import Alert
+from shared.messages.audit import AuditRecord
+from shared.messages.base import Message
+from shared.messages.commands import (
+    Command,
+    CommandOutcome,
+    DrainCommand,
+    PowerCommand,
+    Recommendation,
+    ScaleCommand,
+)
+from shared.messages.jobs import DeadJob, JobResult
+from shared.messages.telemetry import DeviceEvent
+
+Row = tuple[Any, ...]
+
+
+@dataclass(frozen=True)
+class StreamTable:
+    """A stream, the statement that writes one of its messages, and the message's row."""
+
+    stream: str
+    insert: str
+    row: Callable[[Msg], Row]
+
+    @property
+    def durable(self) -> str:
+        """Name of the consumer."""
+        return f"recorder-{self.stream.lower()}"
+
+
+def _insert(table: str, columns: str, conflict: str = "DO NOTHING") -> str:
+    names = columns.split()
+    values = ", ".join(f"${i + 1}" for i in range(len(names)))
+    return f"INSERT INTO {table} ({', '.join(names)}) VALUES ({values}) ON CONFLICT (id) {conflict}"  # noqa: S608  our names
+
+
+def _json(items: Any) -> str:
+    return json.dumps([i.model_dump(mode="json") if isinstance(i, Message) else i for i in items])
+
+
+def _event(msg: Msg) -> Row:
+    e = DeviceEvent.model_validate_json(msg.data)
+    return (e.id, e.at, e.node, e.device, e.kind, e.code, e.message, e.simulated)
+
+
+def _alert(msg: Msg) -> Row:
+    a = Alert.model_validate_json(msg.data)
+    resolved = a.at if a.state == "resolved" else None
+    return (a.id, a.node, a.device, a.kind, a.severity, a.state, a.summary, a.opened_at, a.at, resolved,
+            _json(a.evidence), a.simulated)  # fmt: skip
+
+
+def _command(msg: Msg) -> Row:
+    models: dict[str, type[Command]] = {"power": PowerCommand, "scale": ScaleCommand, "drain": DrainCommand}
+    kind, *target = (subjects.untoken(t) for t in msg.subject.split(".")[1:])
+    c = models[kind].model_validate_json(msg.data)
+    return (c.id, c.at, kind, "/".join(target), c.issuer, c.reason, c.expires_at, c.model_dump_json())
+
+
+def _outcome(msg: Msg) -> Row:
+    o = CommandOutcome.model_validate_json(msg.data)
+    return (o.id, o.command_id, o.at, o.command, o.target, o.status, o.detail, o.requested, o.applied, o.read_back)
+
+
+def _recommendation(msg: Msg) -> Row:
+    r = Recommendation.model_validate_json(msg.data)
+    return (r.id, r.at, r.scope, r.action, r.reason, r.expected_effect, r.confidence, json.dumps(r.evidence))
+
+
+def _result(msg: Msg) -> Row:
+    r = JobResult.model_validate_json(msg.data)
+    # Types of errors only: their texts may quote the job, which must not outlive its time to live.
+    error = r.errors[-1].type if r.errors else None
+    return (r.job_id, r.kind, r.status, r.node, r.worker, r.device, r.attempt, r.submitted_at, r.started_at,
+            r.finished_at, error)  # fmt: skip
+
+
+def _dead(msg: Msg) -> Row:
+    d = DeadJob.model_validate_json(msg.data)
+    return (d.id, d.at, d.kind, d.reason, json.dumps([{"attempt": e.attempt, "type": e.type} for e in d.errors]))
+
+
+def _audit(msg: Msg) -> Row:
+    a = AuditRecord.model_validate_json(msg.data)
+    return (a.id, a.at, a.actor, a.action, a.target, json.dumps(a.detail))
+
+
+_NEWER = (
+    "DO UPDATE SET state = excluded.state, severity = excluded.severity, summary = excluded.summary, "
+    "updated_at = excluded.updated_at, resolved_at = excluded.resolved_at, evidence = excluded.evidence "
+    "WHERE alerts.updated_at <= excluded.updated_at"
+)
+
+TABLES: tuple[StreamTable, ...] = (
+    StreamTable("EVENTS", _insert("events", "id ts node device kind code message simulated"), _event),
+    StreamTable(
+        "ALERTS",
+        _insert(
+            "alerts",
+            "id node device kind severity state summary opened_at updated_at resolved_at evidence simulated",
+            _NEWER,
+        ),
+        _alert,
+    ),
+    StreamTable("COMMANDS", _insert("commands", "id ts kind target issuer reason expires_at body"), _command),
+    StreamTable(
+        "OUTCOMES",
+        _insert("outcomes", "id command_id ts kind target status detail requested applied read_back"),
+        _outcome,
+    ),
+    StreamTable(
+        "RECOMMENDATIONS",
+        _insert("recommendations", "id ts scope action reason expected_effect confidence evidence"),
+        _recommendation,
+    ),
+    StreamTable(
+        "RESULTS",
+        _insert("jobs", "id kind status node worker device attempt submitted_at started_at finished_at error"),
+        _result,
+    ),
+    StreamTable("DEAD", _insert("dead_jobs", "id ts kind reason errors"), _dead),
+    StreamTable("AUDIT", _insert("audit", "id ts actor action target detail"), _audit),
+)

@@ -1,0 +1,125 @@
+"""The agent on every node and the recorder: which subject goes to which function."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import nats.errors
+from faststream import FastStream
+from faststream.nats import JStream, KvWatch, PullSub
+from nats.js import JetStreamContext
+from nats.js.errors import KeyNotFoundError
+from pydantic import ValidationError
+
+from services.telemetry.adapters.cap_file import CapFile
+from services.telemetry.adapters.guarded import GuardedSource
+from services.telemetry.adapters.simulated import SimulatedSource
+from services.telemetry.adapters.sources import make_sources
+from services.telemetry.handlers import PowerCommands, Simulation
+from services.telemetry.power import PowerControl
+from services.telemetry.recorder import Recorder
+from services.telemetry.sampling import Sampler
+from services.telemetry.settings import AgentSettings, RecorderSettings
+from shared import subjects
+from shared.broker import client_of
+from shared.clock import utc_now
+from shared.consuming import Watched
+from shared.errors import UnavailableError
+from shared.messages.commands import CommandOutcome, FleetPolicy
+from shared.messages.telemetry import NodeInventory
+from shared.service import Service
+from shared.settings import load
+from shared.streams import durable
+
+log = logging.getLogger(__name__)
+
+
+def create_agent(settings: AgentSettings | None = None) -> FastStream:
+    """The agent: samples this node's devices and carries out power commands."""
+    settings = settings or load(AgentSettings)
+    service = Service("agent", settings)
+    broker = service.broker
+    sources = [GuardedSource(source, settings.source_timeout_s) for source in make_sources(settings)]
+
+    def js() -> JetStreamContext:
+        return client_of(broker).jetstream(timeout=5.0)
+
+    async def publish(subject: str, body: bytes, message_id: str) -> None:
+        try:
+            await js().publish(subject, body, headers={"Nats-Msg-Id": message_id})
+        except (nats.errors.Error, OSError) as error:
+            raise UnavailableError(f"{subject} not confirmed: {type(error).__name__}") from error
+
+    async def put_inventory(inventory: NodeInventory) -> None:
+        try:
+            kv = await js().key_value("inventory")
+            await kv.put(subjects.token(inventory.node), inventory.model_dump_json().encode())
+        except (nats.errors.Error, OSError) as error:
+            log.warning("inventory not stored", extra={"error": type(error).__name__})
+
+    async def read_policy() -> FleetPolicy:
+        try:
+            kv = await js().key_value("policy")
+            return FleetPolicy.model_validate_json((await kv.get("fleet")).value or b"")
+        except KeyNotFoundError:
+            return FleetPolicy()
+        except ValidationError:
+            return FleetPolicy(power="off")
+
+    async def publish_outcome(outcome: CommandOutcome) -> None:
+        await publish(subjects.outcome(outcome.command_id), outcome.model_dump_json().encode(), outcome.id)
+
+    sampler = Sampler(
+        node=settings.node, period_s=settings.period_s, sources=sources, publish=publish,
+        put_inventory=put_inventory, health=service.health, buffer=deque(maxlen=settings.frame_buffer),
+    )  # fmt: skip
+    power = PowerControl(settings.node, sampler.find, CapFile(settings.data_dir / f"caps-{subjects.token(settings.node)}.json"))
+    commands = PowerCommands(power, read_policy, publish_outcome)
+
+    async def restore_expired() -> None:
+        while True:
+            for outcome in await power.restore_expired(utc_now()):
+                await publish_outcome(outcome)
+            await asyncio.sleep(0.5)
+
+    consumer = durable(f"agent-power-{subjects.token(settings.node)}", subjects.power_commands(settings.node))
+    broker.subscriber(
+        subjects.power_commands(settings.node), stream=JStream("COMMANDS", declare=False),
+        durable=consumer.durable_name, config=consumer, pull_sub=PullSub(batch_size=1, timeout=10), no_reply=True,
+    )(commands.on_command)  # fmt: skip
+    for source in sources:
+        if isinstance(source.source, SimulatedSource):
+            simulation = Simulation(settings.node, source.source)
+            broker.subscriber(subjects.simulate(settings.node))(simulation.on_request)
+            broker.subscriber(">", kv_watch=KvWatch("pools", declare=False))(simulation.on_pool)
+
+    @asynccontextmanager
+    async def lifespan() -> AsyncIterator[None]:
+        async with service.running([Watched("COMMANDS", consumer)]):
+            await sampler.discover()
+            await power.restore_all()
+            for work in (sampler.run(), sampler.run_publisher(), restore_expired()):
+                service.spawn(work)
+            yield
+            await power.restore_all()
+
+    return service.app(lifespan)
+
+
+def create_recorder(settings: RecorderSettings | None = None) -> FastStream:
+    """The recorder: writes every stream to the database."""
+    settings = settings or load(RecorderSettings)
+    service = Service("recorder", settings)
+    recorder = Recorder(settings, service)
+
+    @asynccontextmanager
+    async def lifespan() -> AsyncIterator[None]:
+        async with service.running(recorder.watched) as js:
+            service.spawn(recorder.run(js))
+            yield
+
+    return service.app(lifespan)

@@ -1,0 +1,75 @@
+"""From samples to frames and events: one frame per node and tick, transitions as events."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from services.telemetry.ports import Sample, SourceEvent
+from shared.frames import TelemetryFrame
+from shared.metrics_catalogue import NAMES, clock_event_names
+
+LOST_AFTER_TICKS = 3
+_THROTTLES = {"sw_power_cap", "hw_slowdown", "sw_thermal", "hw_thermal", "hw_power_brake"}
+
+
+@dataclass
+class FrameAssembler:
+    """Builds frames of one node, numbering them so that a reader sees a gap."""
+
+    node: str
+    period_s: float
+    epoch_us: int
+    sequence: int = 0
+
+    def assemble(
+        self, start_us: int, samples: Mapping[str, Sample], simulated: frozenset[str] = frozenset()
+    ) -> TelemetryFrame | None:
+        """One tick of all devices, with the metrics that any of them has; None without any sample."""
+        if not samples:
+            return None
+        present = {metric for sample in samples.values() for metric in sample}
+        metrics = tuple(name for name in NAMES if name in present)
+        devices = tuple(sorted(samples))
+        values = np.full((1, len(devices), len(metrics)), np.nan, dtype=np.float32)
+        for d, device in enumerate(devices):
+            for m, metric in enumerate(metrics):
+                values[0, d, m] = samples[device].get(metric, np.nan)
+        self.sequence += 1
+        return TelemetryFrame(
+            node=self.node, start_us=start_us, period_s=self.period_s, devices=devices, metrics=metrics,
+            values=values, sequence=self.sequence, epoch_us=self.epoch_us, simulated=simulated & set(devices),
+        )  # fmt: skip
+
+
+@dataclass
+class TransitionWatch:
+    """Turns what changes between samples into events: lost, appeared, throttling on and off."""
+
+    _missed: dict[str, int] = field(default_factory=dict)
+    _throttles: dict[str, frozenset[str]] = field(default_factory=dict)
+
+    def observe(self, samples: Mapping[str, Sample]) -> list[SourceEvent]:
+        """Compare a tick with the ones before."""
+        events: list[SourceEvent] = []
+        for device in samples:
+            missed = self._missed.get(device)
+            if missed is None or missed >= LOST_AFTER_TICKS:
+                events.append(SourceEvent(device, "appeared"))
+            self._missed[device] = 0
+        for device in self._missed.keys() - samples.keys():
+            self._missed[device] += 1
+            if self._missed[device] == LOST_AFTER_TICKS:
+                events.append(SourceEvent(device, "lost", message=f"no sample for {LOST_AFTER_TICKS} ticks"))
+        for device, sample in samples.items():
+            events += self._throttling(device, int(sample.get("clock_event_reasons", 0)))
+        return events
+
+    def _throttling(self, device: str, mask: int) -> list[SourceEvent]:
+        now = frozenset(clock_event_names(mask)) & _THROTTLES
+        before = self._throttles.get(device, frozenset())
+        self._throttles[device] = now
+        started = [SourceEvent(device, "throttle_on", message=name) for name in sorted(now - before)]
+        return started + [SourceEvent(device, "throttle_off", message=name) for name in sorted(before - now)]

@@ -1,0 +1,18 @@
+"""Errors of the telemetry service.
+
+AutopilotError
+├── PowerControlError     a device did not take a cap
+└── SourceHungError       a driver call did not return
+"""
+
+from __future__ import annotations
+
+from shared.errors import AutopilotError
+
+
+class PowerControlError(AutopilotError):
+    """A device did not take or tell a power cap."""
+
+
+class SourceHungError(AutopilotError):
+    """A source's call has not returned in time; its thread is still inside the driver."""

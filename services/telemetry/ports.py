@@ -1,0 +1,57 @@
+"""What the agent and the recorder need from outside."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from shared.frames import TelemetryFrame
+from shared.messages.telemetry import DeviceInfo
+
+Sample = dict[str, float]
+
+
+@dataclass(frozen=True)
+class SourceEvent:
+    """Something a source noticed about a device."""
+
+    device: str
+    kind: str
+    code: int | None = None
+    message: str = ""
+
+
+class DeviceSource(Protocol):
+    """A family of accelerators. Its methods may block: they run in a thread of their own."""
+
+    name: str
+
+    def discover(self) -> list[DeviceInfo]:
+        """Find the devices that are there now."""
+
+    def sample(self) -> dict[str, Sample]:
+        """Read every device; what cannot be read is left out."""
+
+    def poll_events(self) -> list[SourceEvent]:
+        """Events since the last call."""
+
+    def close(self) -> None:
+        """Let go of the driver."""
+
+
+class PowerActuator(Protocol):
+    """Sets power caps and reads them back."""
+
+    def set_cap_w(self, device: str, cap_w: float) -> None:
+        """Ask the device for a cap. Raises PowerControlError."""
+
+    def enforced_cap_w(self, device: str) -> float:
+        """The cap in force. Raises PowerControlError."""
+
+
+class FrameStore(Protocol):
+    """Where frames become rows."""
+
+    async def write(self, frames: Sequence[TelemetryFrame]) -> int:
+        """Write each sample once and return the number of new rows."""

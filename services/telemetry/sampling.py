@@ -1,0 +1,160 @@
+"""The agent's loop: sample every source on time, publish the frame, tell what changed."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
+
+from services.telemetry.adapters.guarded import GuardedSource
+from services.telemetry.domain.assembly import FrameAssembler, TransitionWatch
+from services.telemetry.errors import SourceHungError
+from services.telemetry.ports import Sample, SourceEvent
+from shared import subjects
+from shared.clock import utc_now
+from shared.errors import AutopilotError
+from shared.frames import encode
+from shared.health import HealthState
+from shared.ids import derived_id
+from shared.messages.telemetry import DeviceEvent, DeviceInfo, NodeInventory
+
+log = logging.getLogger(__name__)
+
+Publish = Callable[[str, bytes, str], Awaitable[None]]
+PutInventory = Callable[[NodeInventory], Awaitable[None]]
+INVENTORY_PERIOD_S = 30.0
+
+
+@dataclass
+class Sampler:
+    """Samples the sources of one node. `publish(subject, body, message_id)` returns when it is stored."""
+
+    node: str
+    period_s: float
+    sources: Sequence[GuardedSource]
+    publish: Publish
+    put_inventory: PutInventory
+    health: HealthState
+    buffer: deque[tuple[str, bytes, str]]
+    dropped: int = 0
+    devices: dict[str, tuple[DeviceInfo, GuardedSource]] = field(default_factory=dict)
+    _hung: set[str] = field(default_factory=set)
+    _transitions: TransitionWatch = field(default_factory=TransitionWatch)
+    _more: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def find(self, device: str) -> tuple[DeviceInfo, GuardedSource] | None:
+        """A device of this node and its source."""
+        return self.devices.get(device)
+
+    async def discover(self) -> None:
+        """Look for devices in every source, and publish the inventory."""
+        states = {}
+        for source in self.sources:
+            try:
+                found = await source.call(source.source.discover)
+            except (SourceHungError, AutopilotError) as error:
+                states[source.name] = str(error)
+                continue
+            states[source.name] = "ok"
+            self.devices = {k: v for k, v in self.devices.items() if v[1] is not source}
+            self.devices |= {info.device: (info, source) for info in found}
+        await self.put_inventory(
+            NodeInventory(
+                node=self.node, at=utc_now(), period_s=self.period_s, sources=states,
+                devices=[info for info, _ in self.devices.values()],
+            )  # fmt: skip
+        )
+
+    async def run(self) -> None:
+        """Sample on time until cancelled; a late tick is skipped, never squeezed in."""
+        loop = asyncio.get_running_loop()
+        assembler = FrameAssembler(self.node, self.period_s, epoch_us=_now_us())
+        next_tick, next_inventory = loop.time(), loop.time() + INVENTORY_PERIOD_S
+        while True:
+            await self._tick(assembler)
+            self.health.report("sampling", ok=True, max_age_s=max(5.0, 5 * self.period_s))
+            if loop.time() >= next_inventory:
+                next_inventory = loop.time() + INVENTORY_PERIOD_S
+                await self.discover()
+            next_tick += self.period_s * max(1, 1 + int((loop.time() - next_tick) / self.period_s))
+            await asyncio.sleep(max(0.0, next_tick - loop.time()))
+
+    async def _tick(self, assembler: FrameAssembler) -> None:
+        start_us = _now_us()
+        results = await asyncio.gather(*(self._sample(source) for source in self.sources))
+        samples: dict[str, Sample] = {}
+        events: list[SourceEvent] = []
+        for source_samples, source_events in results:
+            samples |= source_samples
+            events += source_events
+        simulated = frozenset(d for d, (info, _) in self.devices.items() if info.simulated)
+        frame = assembler.assemble(start_us, samples, simulated)
+        if frame is not None:
+            self._queue(subjects.frames(self.node), encode(frame), f"{self.node}:{start_us}")
+        for number, event in enumerate(events + self._transitions.observe(samples)):
+            self._queue_event(event, start_us, number)
+        self._more.set()
+
+    async def _sample(self, source: GuardedSource) -> tuple[dict[str, Sample], list[SourceEvent]]:
+        try:
+            samples = await source.call(source.source.sample)
+            events = await source.call(source.source.poll_events)
+        except SourceHungError as error:
+            return {}, self._say_hung(source, str(error))
+        except Exception as error:
+            log.exception("source failed", extra={"source": source.name})
+            self.health.report(f"source {source.name}", ok=False, reason=str(error))
+            return {}, []
+        self.health.report(f"source {source.name}", ok=True)
+        if source.name in self._hung:
+            self._hung.discard(source.name)
+            events += [SourceEvent(d, "probe_recovered") for d, (_, s) in self.devices.items() if s is source]
+        return samples, events
+
+    def _say_hung(self, source: GuardedSource, reason: str) -> list[SourceEvent]:
+        self.health.report(f"source {source.name}", ok=False, reason=reason)
+        if source.name in self._hung:
+            return []
+        self._hung.add(source.name)
+        log.error("source hung", extra={"source": source.name})
+        return [SourceEvent(d, "probe_hung", message=reason) for d, (_, s) in self.devices.items() if s is source]
+
+    def _queue_event(self, event: SourceEvent, at_us: int, number: int) -> None:
+        info = self.devices.get(event.device)
+        message = DeviceEvent(
+            id=derived_id(self.node, event.device, event.kind, str(at_us), str(number)), node=self.node,
+            device=event.device, at=utc_now(), kind=event.kind, code=event.code, message=event.message,
+            source=info[1].name if info else "", simulated=bool(info and info[0].simulated),
+        )  # fmt: skip
+        log.info("device event", extra={"device": event.device, "kind": event.kind, "code": event.code})
+        self._queue(subjects.event(self.node, event.device), message.model_dump_json().encode(), message.id)
+
+    def _queue(self, subject: str, body: bytes, message_id: str) -> None:
+        if len(self.buffer) == self.buffer.maxlen:
+            self.dropped += 1
+            if self.dropped == 1 or self.dropped % 1000 == 0:
+                log.error("broker away for too long, oldest frames are dropped", extra={"dropped": self.dropped})
+        self.buffer.append((subject, body, message_id))
+
+    async def run_publisher(self) -> None:
+        """Publish what is buffered, oldest first, each until the stream has it."""
+        while True:
+            await self._more.wait()
+            self._more.clear()
+            while self.buffer:
+                head = self.buffer[0]
+                try:
+                    await self.publish(*head)
+                except AutopilotError as error:
+                    self.health.report("publishing", ok=False, reason=str(error))
+                    await asyncio.sleep(0.5)
+                    continue
+                self.health.report("publishing", ok=True)
+                if self.buffer and self.buffer[0] is head:
+                    self.buffer.popleft()
+
+
+def _now_us() -> int:
+    return int(utc_now().timestamp() * 1e6)

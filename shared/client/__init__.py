@@ -1,0 +1,5 @@
+"""The client library: submit jobs, follow them, read the fleet and steer it, all over NATS."""
+
+from shared.client.connection import AutopilotClient
+
+__all__ = ["AutopilotClient"]

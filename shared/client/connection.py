@@ -1,0 +1,71 @@
+"""The client: one connection, and what can be done over it by topic."""
+
+from __future__ import annotations
+
+from types import TracebackType
+from typing import Self
+
+import nats
+from nats.aio.client import Client
+from nats.errors import Error as NatsError
+from nats.js import JetStreamContext
+
+from shared.connection import connection_options
+from shared.client.alerts import Alerts
+from shared.client.fleet import Fleet
+from shared.client.jobs import Jobs
+from shared.client.steering import Steering
+from shared.errors import UnavailableError
+from shared.settings import NatsSettings
+
+
+class AutopilotClient:
+    """Talks to a running Autopilot.
+
+    >>> async with AutopilotClient(NatsSettings()) as autopilot:        # doctest: +SKIP
+    ...     handle = await autopilot.jobs.submit("echo", {"text": "hello"})
+    ...     result = await handle.wait(timeout_s=10)
+    """
+
+    def __init__(self, settings: NatsSettings, *, name: str = "client", actor: str = "operator") -> None:
+        self._settings, self._name, self._actor = settings, name, actor
+        self._nc: Client | None = None
+
+    async def __aenter__(self) -> Self:
+        """Connect. Raises UnavailableError when no server answers."""
+        options = connection_options(self._settings, f"autopilot-{self._name}")
+        options |= {"allow_reconnect": True, "connect_timeout": 3}
+        # A first connection that fails must say so at once instead of trying for ever.
+        probe = {k: v for k, v in options.items() if k in ("user", "password", "user_credentials", "tls")}
+        try:
+            first = await nats.connect(self._settings.servers, allow_reconnect=False, connect_timeout=3, **probe)
+            await first.close()
+            self._nc = await nats.connect(self._settings.servers, **options)
+        except (NatsError, OSError) as error:
+            raise UnavailableError(f"no NATS server answers at {self._settings.nats_url}: {error}") from error
+        js = self._nc.jetstream(timeout=5.0)
+        self.js: JetStreamContext = js
+        self.jobs = Jobs(self._nc, js, self._actor)
+        self.fleet = Fleet(self._nc, js)
+        self.alerts = Alerts(self._nc, js, self._actor)
+        self.steering = Steering(self._nc, js, self._actor)
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Close the connection."""
+        if self._nc is not None:
+            await self._nc.close()
+
+    @property
+    def connected(self) -> bool:
+        """Whether the server answers right now."""
+        return self._nc is not None and self._nc.is_connected
+
+    @property
+    def nc(self) -> Client:
+        """The nats-py client underneath."""
+        if self._nc is None:
+            raise UnavailableError("the client is not connected: use it in 'async with'")
+        return self._nc

@@ -1,0 +1,123 @@
+"""The fleet as it is now: nodes, devices, their newest samples, pools and decisions."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+
+from nats.aio.client import Client
+from nats.js import JetStreamContext
+from nats.js.errors import NotFoundError
+from pydantic import BaseModel
+
+from shared import subjects
+from shared.client.reading import bucket_items, last_messages
+from shared.errors import InvalidInputError, NotFoundError as Missing
+from shared.frames import TelemetryFrame, decode
+from shared.messages.commands import (
+    Command,
+    CommandOutcome,
+    DrainCommand,
+    PowerCommand,
+    Recommendation,
+    ScaleCommand,
+)
+from shared.messages.jobs import PoolStatus
+from shared.messages.telemetry import DeviceInfo, NodeInventory
+
+
+class DeviceView(BaseModel):
+    """A device with its newest sample."""
+
+    node: str
+    info: DeviceInfo
+    sample: dict[str, float] = {}
+
+
+class Decision(BaseModel):
+    """A command with what became of it."""
+
+    command: PowerCommand | ScaleCommand | DrainCommand
+    kind: str
+    target: str
+    outcome: CommandOutcome | None = None
+
+
+class Fleet:
+    """Read the fleet."""
+
+    def __init__(self, nc: Client, js: JetStreamContext) -> None:
+        self._nc, self._js = nc, js
+
+    async def inventories(self) -> list[NodeInventory]:
+        """Every node that ever reported, newest state each."""
+        return list((await bucket_items(self._js, "inventory", NodeInventory)).values())
+
+    async def frame(self, node: str) -> TelemetryFrame | None:
+        """The newest frame of a node, if the stream still holds one."""
+        try:
+            message = await self._js.get_last_msg("TELEMETRY", subjects.frames(node), direct=True)
+            return decode(message.data or b"")
+        except (NotFoundError, InvalidInputError):
+            return None
+
+    async def devices(self) -> list[DeviceView]:
+        """All devices with their newest samples."""
+        views = []
+        for inventory in await self.inventories():
+            frame = await self.frame(inventory.node)
+            latest = frame.latest() if frame else {}
+            views += [
+                DeviceView(node=inventory.node, info=info, sample=latest.get(info.device, {}))
+                for info in inventory.devices
+            ]
+        return sorted(views, key=lambda view: (view.node, view.info.index, view.info.device))
+
+    async def find(self, device: str) -> DeviceView:
+        """The device of this name. Raises NotFoundError."""
+        for view in await self.devices():
+            if view.info.device == device:
+                return view
+        raise Missing(f"device {device!r} is in no node's inventory")
+
+    async def live(self) -> AsyncIterator[TelemetryFrame]:
+        """Frames as they are published."""
+        subscription = await self._nc.subscribe(subjects.FRAMES)
+        try:
+            async for message in subscription.messages:
+                try:
+                    yield decode(message.data)
+                except InvalidInputError:
+                    continue
+        finally:
+            await subscription.unsubscribe()
+
+    async def pools(self) -> list[PoolStatus]:
+        """Every pool on every node."""
+        return list((await bucket_items(self._js, "pools", PoolStatus)).values())
+
+    async def queue_depth(self) -> int:
+        """Jobs that wait or run."""
+        return int((await self._js.stream_info("JOBS")).state.messages)
+
+    async def decisions(self, limit: int = 50) -> list[Decision]:
+        """The newest commands with their outcomes, oldest first."""
+        outcomes = {
+            o.command_id: o
+            for o in await last_messages(self._js, "OUTCOMES", subjects.OUTCOMES, CommandOutcome, limit=limit * 4)
+        }
+        found: list[Decision] = []
+        models: dict[str, type[Command]] = {"power": PowerCommand, "scale": ScaleCommand, "drain": DrainCommand}
+        for kind, model in models.items():
+            for command in await last_messages(self._js, "COMMANDS", f"commands.{kind}.>", model, limit=limit):
+                assert isinstance(command, PowerCommand | ScaleCommand | DrainCommand)  # noqa: S101  models above
+                target = command.pool if isinstance(command, ScaleCommand) else f"{command.node}/{command.device}"
+                found.append(
+                    Decision(command=command, kind=kind, target=target, outcome=outcomes.get(command.id))
+                )
+        return sorted(found, key=lambda d: d.command.at)[-limit:]
+
+    async def recommendations(self, limit: int = 50) -> list[Recommendation]:
+        """The newest recommendations, oldest first."""
+        return await last_messages(
+            self._js, "RECOMMENDATIONS", subjects.RECOMMENDATIONS, Recommendation, limit=limit
+        )

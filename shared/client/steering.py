@@ -1,0 +1,111 @@
+"""Commands and policy from the operator's side."""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import timedelta
+from typing import Literal, TypeVar
+
+import nats.errors
+from nats.aio.client import Client
+from nats.js import JetStreamContext
+from nats.js.errors import KeyNotFoundError, NotFoundError
+from pydantic import ValidationError
+
+from shared import subjects
+from shared.clock import utc_now
+from shared.errors import InvalidInputError, UnavailableError
+from shared.ids import new_id
+from shared.messages.audit import AuditRecord
+from shared.messages.base import Message
+from shared.messages.commands import Command, CommandOutcome, DrainCommand, FleetPolicy, PowerCommand, ScaleCommand
+from shared.messages.telemetry import SimulationReply, SimulationRequest
+
+COMMAND_TTL_S = 30.0
+POLICY_KEY = "fleet"
+C = TypeVar("C", bound=Command)
+
+
+class Steering:
+    """Cap, scale, drain, simulate, and set the policy."""
+
+    def __init__(self, nc: Client, js: JetStreamContext, actor: str) -> None:
+        self._nc, self._js, self._actor = nc, js, actor
+
+    async def cap_power(
+        self, node: str, device: str, cap_w: float | None, *, lease_s: float = 60.0, reason: str = "operator"
+    ) -> PowerCommand:
+        """Ask for a power cap for a while; None restores the default."""
+        command = self._build(PowerCommand, reason, node=node, device=device, cap_w=cap_w, lease_s=lease_s)
+        await self._send(subjects.power_command(node, device), command)
+        return command
+
+    async def scale(self, pool: str, replicas: int, *, reason: str = "operator") -> ScaleCommand:
+        """Ask for a number of workers."""
+        command = self._build(ScaleCommand, reason, pool=pool, replicas=replicas)
+        await self._send(subjects.scale_command(pool), command)
+        return command
+
+    async def drain(
+        self, node: str, device: str, action: Literal["cordon", "drain", "restore"], *, reason: str = "operator"
+    ) -> DrainCommand:
+        """Take a device out of service or back."""
+        command = self._build(DrainCommand, reason, node=node, device=device, action=action)
+        await self._send(subjects.drain_command(node, device), command)
+        return command
+
+    async def outcome(self, command_id: str, timeout_s: float = 10.0) -> CommandOutcome:
+        """Wait for what became of a command. Raises TimeoutError."""
+        async with asyncio.timeout(timeout_s):
+            while True:
+                try:
+                    message = await self._js.get_last_msg("OUTCOMES", subjects.outcome(command_id), direct=True)
+                    return CommandOutcome.model_validate_json(message.data or b"")
+                except NotFoundError:
+                    await asyncio.sleep(0.05)
+
+    async def simulate(self, node: str, request: SimulationRequest) -> None:
+        """Change a simulated device. Raises InvalidInputError, or UnavailableError when nobody simulates."""
+        try:
+            reply = await self._nc.request(subjects.simulate(node), request.model_dump_json().encode(), timeout=3)
+        except (nats.errors.Error, TimeoutError) as error:
+            raise UnavailableError(f"node {node!r} simulates no devices: {type(error).__name__}") from error
+        answer = SimulationReply.model_validate_json(reply.data)
+        if not answer.ok:
+            raise InvalidInputError("device", request.device, answer.error)
+
+    async def policy(self) -> FleetPolicy:
+        """The operator's policy, or the defaults."""
+        kv = await self._js.key_value("policy")
+        try:
+            return FleetPolicy.model_validate_json((await kv.get(POLICY_KEY)).value or b"")
+        except KeyNotFoundError:
+            return FleetPolicy()
+
+    async def set_policy(self, policy: FleetPolicy) -> None:
+        """Replace the policy."""
+        kv = await self._js.key_value("policy")
+        await kv.put(POLICY_KEY, policy.model_dump_json().encode())
+        record = AuditRecord(
+            id=new_id(), actor=self._actor, action="policy.set", target=POLICY_KEY, at=utc_now(),
+            detail={"mode": policy.mode, "power": policy.power},
+        )  # fmt: skip
+        await self._send(subjects.audit(self._actor), record)
+
+    def _build(self, model: type[C], reason: str, **fields: object) -> C:
+        now = utc_now()
+        base = {"id": new_id(), "issuer": self._actor, "reason": reason, "at": now}
+        try:
+            return model.model_validate(base | {"expires_at": now + timedelta(seconds=COMMAND_TTL_S)} | fields)
+        except ValidationError as error:
+            first = error.errors()[0]
+            raise InvalidInputError(str(first["loc"][0]), first["input"], first["msg"]) from error
+
+    async def _send(self, subject: str, message: Message) -> None:
+        identity = str(getattr(message, "id"))  # noqa: B009  commands and records have one, the base has not
+        try:
+            await self._js.publish(
+                subject, message.model_dump_json().encode(), headers={"Nats-Msg-Id": identity}
+            )
+        except nats.errors.Error as error:
+            raise UnavailableError(f"{subject} was not confirmed: {error}") from error

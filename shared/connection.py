@@ -1,0 +1,38 @@
+"""How every process connects to NATS."""
+
+from __future__ import annotations
+
+import ssl
+from typing import Any
+
+from shared.settings import NatsSettings
+
+CONNECTION: dict[str, Any] = {
+    "max_reconnect_attempts": -1,
+    "reconnect_time_wait": 0.5,
+    "ping_interval": 10,
+    "max_outstanding_pings": 2,
+    "drain_timeout": 5,
+    "pending_size": 8 * 2**20,
+}
+
+
+def tls_context(settings: NatsSettings) -> ssl.SSLContext | None:
+    """The TLS context where the settings name an authority."""
+    if settings.nats_ca is None:
+        return None
+    context = ssl.create_default_context(cafile=str(settings.nats_ca))
+    if settings.nats_certificate:
+        context.load_cert_chain(settings.nats_certificate, settings.nats_key)
+    return context
+
+
+def connection_options(settings: NatsSettings, name: str) -> dict[str, Any]:
+    """Options for `nats.connect`: reconnect for ever, credentials and TLS from settings."""
+    options = CONNECTION | {"name": name}
+    if settings.nats_credentials:
+        options["user_credentials"] = str(settings.nats_credentials)
+    elif settings.nats_user and settings.nats_password:
+        options |= {"user": settings.nats_user, "password": settings.nats_password.get_secret_value()}
+    tls = tls_context(settings)
+    return options | ({"tls": tls} if tls else {})

@@ -1,0 +1,65 @@
+"""The asyncpg pool, and migrations by Alembic under an advisory lock."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from pathlib import Path
+from typing import Any
+
+import asyncpg
+from alembic import command
+from alembic.config import Config
+from sqlalchemy.ext.asyncio import create_async_engine
+
+from shared.errors import UnavailableError
+
+log = logging.getLogger(__name__)
+
+MIGRATIONS = Path(__file__).parent / "migrations"
+_LOCK = 0x6175746F  # any number that all recorders share
+DATABASE_ERRORS = (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError)
+
+
+async def connect_pool(dsn: str, *, size: int = 4) -> asyncpg.Pool[Any]:
+    """A pool of connections. Raises UnavailableError when the server does not answer."""
+    try:
+        return await asyncpg.create_pool(dsn, min_size=1, max_size=size, command_timeout=60, timeout=5)
+    except DATABASE_ERRORS as error:
+        raise UnavailableError(f"database does not answer: {type(error).__name__}: {error}") from error
+
+
+async def migrate(dsn: str) -> None:
+    """Bring the schema to the newest version; safe to call from several processes at once."""
+
+    async def connect() -> asyncpg.Connection[Any]:
+        return await asyncpg.connect(dsn, timeout=5)
+
+    engine = create_async_engine("postgresql+asyncpg://", async_creator=connect)
+    try:
+        async with engine.begin() as connection:
+            await connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({_LOCK})")
+            await connection.run_sync(_upgrade)
+    except DATABASE_ERRORS as error:
+        raise UnavailableError(f"migration failed: {type(error).__name__}: {error}") from error
+    finally:
+        await engine.dispose()
+
+
+def _upgrade(connection: Any) -> None:
+    config = Config()
+    config.set_main_option("script_location", str(MIGRATIONS))
+    config.attributes["connection"] = connection
+    command.upgrade(config, "head")
+
+
+async def wait_until_migrated(dsn: str) -> None:
+    """Migrate, waiting as long as the server is away."""
+    while True:
+        try:
+            await migrate(dsn)
+        except UnavailableError as error:
+            log.warning("waiting for the database", extra={"error": str(error)})
+            await asyncio.sleep(1.0)
+        else:
+            return

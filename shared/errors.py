@@ -1,0 +1,48 @@
+"""The root of every error this product raises on purpose.
+
+AutopilotError
+├── InvalidInputError      the caller's data is wrong: field, value, rule
+├── NotFoundError          what was named does not exist
+├── ConflictError          it exists already or changed meanwhile
+├── UnavailableError       something outside is away; trying again may help (retryable)
+├── SettingsError          the process was configured wrongly
+└── JobFailedError         a job ended without a result
+"""
+
+from __future__ import annotations
+
+
+class AutopilotError(Exception):
+    """Base of our errors; `retryable` decides between another attempt and a dead letter."""
+
+    retryable = False
+
+
+class InvalidInputError(AutopilotError):
+    """A field breaks a rule."""
+
+    def __init__(self, field: str, value: object, rule: str) -> None:
+        self.field, self.value, self.rule = field, value, rule
+        super().__init__(f"{field}={value!r}: {rule}")
+
+
+class NotFoundError(AutopilotError):
+    """What was named does not exist."""
+
+
+class ConflictError(AutopilotError):
+    """It exists already, or it changed since it was read."""
+
+
+class UnavailableError(AutopilotError):
+    """A dependency is away for now."""
+
+    retryable = True
+
+
+class SettingsError(AutopilotError):
+    """The process was configured wrongly; it must not start."""
+
+
+class JobFailedError(AutopilotError):
+    """A job ended without a result."""

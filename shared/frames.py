@@ -1,0 +1,127 @@
+"""Telemetry frames: one node's samples of one or more ticks as MessagePack with a float32 block."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import msgpack
+import numpy as np
+import numpy.typing as npt
+
+from shared.errors import InvalidInputError
+
+SCHEMA_VERSION = 1
+MAX_VALUES = 4_000_000
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_LATEST_US = 253_370_764_800_000_000  # the year 9999, the last that datetime and PostgreSQL share
+
+
+@dataclass(frozen=True)
+class TelemetryFrame:
+    """Samples of shape [ticks, devices, metrics]; NaN is "could not be read this time".
+
+    `start_us` is the first tick's time in µs since 1970 UTC; `sequence` counts the frames of one
+    run of an agent, named by `epoch_us`, so that a gap can be seen.
+    """
+
+    node: str
+    start_us: int
+    period_s: float
+    devices: tuple[str, ...]
+    metrics: tuple[str, ...]
+    values: npt.NDArray[np.float32]
+    sequence: int = 0
+    epoch_us: int = 0
+    simulated: frozenset[str] = field(default_factory=frozenset)
+
+    @property
+    def ticks(self) -> int:
+        """Number of ticks."""
+        return int(self.values.shape[0])
+
+    def tick_time(self, tick: int) -> datetime:
+        """When a tick was sampled."""
+        return _EPOCH + timedelta(microseconds=self.start_us + round(tick * self.period_s * 1e6))
+
+    def latest(self) -> dict[str, dict[str, float]]:
+        """The last tick as {device: {metric: value}}, without what could not be read."""
+        block = self.values[-1]
+        return {
+            device: {m: float(v) for m, v in zip(self.metrics, row, strict=True) if not np.isnan(v)}
+            for device, row in zip(self.devices, block, strict=True)
+        }
+
+
+def encode(frame: TelemetryFrame) -> bytes:
+    """Frame to MessagePack. Raises InvalidInputError when the block's shape does not fit its names."""
+    expected = (frame.ticks, len(frame.devices), len(frame.metrics))
+    if frame.values.shape != expected:
+        raise InvalidInputError("values", frame.values.shape, f"shape must be {expected}")
+    body = {
+        "v": SCHEMA_VERSION,
+        "node": frame.node,
+        "start_us": frame.start_us,
+        "period_s": frame.period_s,
+        "devices": list(frame.devices),
+        "metrics": list(frame.metrics),
+        "ticks": frame.ticks,
+        "values": frame.values.astype("<f4", copy=False).tobytes(),
+        "seq": frame.sequence,
+        "epoch_us": frame.epoch_us,
+        "simulated": sorted(frame.simulated),
+    }
+    return bytes(msgpack.packb(body))
+
+
+def decode(data: bytes) -> TelemetryFrame:
+    """MessagePack to frame; unknown keys of newer versions are ignored. Raises InvalidInputError."""
+    try:
+        body = msgpack.unpackb(data)
+    except Exception as error:  # msgpack raises a dozen types for bad bytes
+        raise InvalidInputError("frame", len(data), f"is no MessagePack: {error}") from error
+    if not isinstance(body, dict):
+        raise InvalidInputError("frame", type(body).__name__, "must be a map")
+    devices, metrics = _names(body, "devices"), _names(body, "metrics")
+    ticks = _integer(body, "ticks", 1, 100_000)
+    raw = body.get("values")
+    expected = ticks * len(devices) * len(metrics)
+    if not isinstance(raw, bytes) or expected > MAX_VALUES or len(raw) != expected * 4:
+        size = len(raw) if isinstance(raw, bytes) else type(raw).__name__
+        raise InvalidInputError("values", size, f"must be {expected} float32 (at most {MAX_VALUES})")
+    node, period = body.get("node"), body.get("period_s")
+    if not isinstance(node, str) or not 0 < len(node) <= 200:
+        raise InvalidInputError("node", node, "must be 1 to 200 characters")
+    if not isinstance(period, int | float) or not 0.001 <= period <= 86_400:
+        raise InvalidInputError("period_s", period, "must be 0.001 to 86400")
+    simulated = body.get("simulated", [])
+    return TelemetryFrame(
+        node=node,
+        start_us=_integer(body, "start_us", 0, _LATEST_US),
+        period_s=float(period),
+        devices=devices,
+        metrics=metrics,
+        values=np.frombuffer(raw, dtype="<f4").reshape(ticks, len(devices), len(metrics)),
+        sequence=_integer(body, "seq", 0, 2**62),
+        epoch_us=_integer(body, "epoch_us", 0, 2**62),
+        simulated=frozenset(s for s in simulated if isinstance(s, str))
+        if isinstance(simulated, list)
+        else frozenset(),
+    )
+
+
+def _names(body: dict[str, Any], key: str) -> tuple[str, ...]:
+    names = body.get(key)
+    if not isinstance(names, list) or not all(isinstance(n, str) and 0 < len(n) <= 200 for n in names):
+        raise InvalidInputError(key, type(names).__name__, "must be a list of names of 1 to 200 characters")
+    if len(set(names)) != len(names):
+        raise InvalidInputError(key, len(names), "names must differ")
+    return tuple(names)
+
+
+def _integer(body: dict[str, Any], key: str, low: int, high: int) -> int:
+    value = body.get(key)
+    if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
+        raise InvalidInputError(key, value, f"must be a whole number from {low} to {high}")
+    return value

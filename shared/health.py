@@ -1,0 +1,126 @@
+"""Liveness, readiness and metrics, served from a thread so that a stuck event loop is still told."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import threading
+import time
+from dataclasses import dataclass
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+from prometheus_client import CollectorRegistry
+from prometheus_client.exposition import generate_latest
+
+LOOP_STALL_S = 5.0
+
+
+@dataclass
+class Condition:
+    """One thing that must hold for the service to be ready."""
+
+    ok: bool
+    reason: str
+    at: float
+    max_age_s: float | None = None
+
+
+class HealthState:
+    """What the service knows of itself; written by the event loop, read by the server's thread."""
+
+    def __init__(self, service: str) -> None:
+        self.service = service
+        self._lock = threading.Lock()
+        self._conditions: dict[str, Condition] = {"started": Condition(ok=False, reason="starting", at=0.0)}
+        self._tick = time.monotonic()
+
+    def tick(self) -> None:
+        """Say that the event loop turns."""
+        self._tick = time.monotonic()
+
+    def report(self, name: str, *, ok: bool, reason: str = "", max_age_s: float | None = None) -> None:
+        """Set a condition; with `max_age_s` it must be renewed within that time."""
+        with self._lock:
+            self._conditions[name] = Condition(ok, reason, time.monotonic(), max_age_s)
+
+    def forget(self, name: str) -> None:
+        """Drop a condition that no longer applies."""
+        with self._lock:
+            self._conditions.pop(name, None)
+
+    def live(self) -> tuple[bool, str]:
+        """Whether the event loop turned lately."""
+        stalled = time.monotonic() - self._tick
+        return stalled < LOOP_STALL_S, f"event loop last turned {stalled:.1f} s ago"
+
+    def ready(self) -> tuple[bool, dict[str, str]]:
+        """Whether every condition holds and is fresh, with the reasons of those that do not."""
+        now = time.monotonic()
+        with self._lock:
+            conditions = dict(self._conditions)
+        problems = {}
+        for name, c in conditions.items():
+            if not c.ok:
+                problems[name] = c.reason
+            elif c.max_age_s is not None and now - c.at > c.max_age_s:
+                problems[name] = f"not confirmed for {now - c.at:.0f} s"
+        alive, reason = self.live()
+        if not alive:
+            problems["event_loop"] = reason
+        return not problems, problems
+
+    async def keep_ticking(self) -> None:
+        """Tick until cancelled."""
+        while True:
+            self.tick()
+            await asyncio.sleep(0.5)
+
+
+class HealthServer:
+    """HTTP server of /livez, /readyz and /metrics in a daemon thread."""
+
+    def __init__(self, state: HealthState, registry: CollectorRegistry, host: str, port: int) -> None:
+        handler = _handler(state, registry)
+        self._server = ThreadingHTTPServer((host, port), handler)
+        self._server.daemon_threads = True
+        self.port = int(self._server.server_address[1])
+        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.1,), daemon=True)
+
+    def start(self) -> None:
+        """Begin to answer."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Stop answering and free the port."""
+        self._server.shutdown()
+        self._server.server_close()
+
+
+def _handler(state: HealthState, registry: CollectorRegistry) -> type[BaseHTTPRequestHandler]:
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:  # noqa: N802  the name is the library's
+            if self.path == "/livez":
+                ok, reason = state.live()
+                self._reply(200 if ok else 503, {"live": ok, "reason": reason})
+            elif self.path == "/readyz":
+                ok, problems = state.ready()
+                self._reply(200 if ok else 503, {"ready": ok, "service": state.service, "problems": problems})
+            elif self.path == "/metrics":
+                self._send(200, "text/plain; version=0.0.4", generate_latest(registry))
+            else:
+                self._reply(404, {"error": "use /livez, /readyz or /metrics"})
+
+        def _reply(self, status: int, body: dict[str, object]) -> None:
+            self._send(status, "application/json", json.dumps(body).encode())
+
+        def _send(self, status: int, kind: str, body: bytes) -> None:
+            self.send_response(status)
+            self.send_header("Content-Type", kind)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_: object) -> None:
+            """Say nothing: probes come every second."""
+
+    return Handler

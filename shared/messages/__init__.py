@@ -1,0 +1,1 @@
+"""Every message that crosses a service boundary, as pydantic models."""

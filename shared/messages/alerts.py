@@ -1,0 +1,39 @@
+"""Alerts: one condition of one device, from opened to resolved."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from shared.messages.base import Message, Name, Timestamp
+
+Severity = Literal["info", "warning", "critical"]
+AlertState = Literal["opened", "updated", "resolved"]
+
+
+class Evidence(Message):
+    """One number that speaks for an alert, and what was expected of it."""
+
+    metric: str
+    value: float | None
+    expected: str
+    at: Timestamp
+
+
+class Alert(Message):
+    """One state of one alert; `id` stays the same from opened to resolved."""
+
+    id: Name
+    node: Name
+    device: Name
+    kind: Name
+    severity: Severity
+    state: AlertState
+    summary: str
+    action: str = ""
+    evidence: list[Evidence] = Field(default=[], max_length=50)
+    opened_at: Timestamp
+    at: Timestamp
+    count: int = 1
+    simulated: bool = False

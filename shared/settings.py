@@ -1,0 +1,67 @@
+"""Settings that all processes share; each service adds its own fields to `ServiceSettings`."""
+
+from __future__ import annotations
+
+import socket
+import sys
+from pathlib import Path
+from typing import TypeVar
+
+from pydantic import Field, SecretStr, ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+S = TypeVar("S", bound=BaseSettings)
+
+
+class NatsSettings(BaseSettings):
+    """How to reach NATS."""
+
+    model_config = SettingsConfigDict(env_prefix="AUTOPILOT_", extra="ignore", frozen=True)
+
+    nats_url: str = Field("nats://127.0.0.1:4222", description="comma-separated URLs of the NATS servers")
+    nats_user: str | None = Field(None, description="user name, where the server wants one")
+    nats_password: SecretStr | None = Field(None, description="password of nats_user")
+    nats_credentials: Path | None = Field(None, description="file of a .creds JWT and seed")
+    nats_ca: Path | None = Field(None, description="certificate authority; switches TLS on")
+    nats_certificate: Path | None = Field(None, description="client certificate for mutual TLS")
+    nats_key: Path | None = Field(None, description="private key of nats_certificate")
+    stream_replicas: int = Field(1, ge=1, le=5, description="copies of each stream; 3 in a cluster")
+
+    @property
+    def servers(self) -> list[str]:
+        """The URLs as a list."""
+        return [url.strip() for url in self.nats_url.split(",") if url.strip()]
+
+
+class ServiceSettings(NatsSettings):
+    """What every service process has."""
+
+    node: str = Field(
+        default_factory=socket.gethostname, min_length=1, max_length=200, description="name of this node"
+    )
+    health_host: str = Field("127.0.0.1", description="address of /livez, /readyz and /metrics")
+    health_port: int = Field(0, ge=0, le=65535, description="port of the same; 0 takes a free one")
+    log_level: str = Field("INFO", pattern="^(DEBUG|INFO|WARNING|ERROR)$", description="least level logged")
+    otlp_endpoint: str | None = Field(None, description="OTLP/HTTP traces endpoint; none switches tracing off")
+    data_dir: Path = Field(Path(".autopilot"), description="folder for the little state a process keeps")
+
+
+class DatabaseSettings(BaseSettings):
+    """How to reach PostgreSQL."""
+
+    model_config = SettingsConfigDict(env_prefix="AUTOPILOT_", extra="ignore", frozen=True)
+
+    database_url: SecretStr = Field(
+        SecretStr("postgresql://postgres@127.0.0.1:5432/postgres"), description="asyncpg DSN"
+    )
+
+
+def load(settings: type[S]) -> S:
+    """Read settings from the environment; on a bad value print a line per field and exit with 2."""
+    try:
+        return settings()
+    except ValidationError as error:
+        for problem in error.errors():
+            name = "AUTOPILOT_" + "_".join(str(part) for part in problem["loc"]).upper()
+            sys.stderr.write(f"{name}={problem['input']!r}: {problem['msg']}\n")
+        raise SystemExit(2) from None

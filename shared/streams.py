@@ -1,0 +1,169 @@
+"""Streams, buckets and durable consumers: declared once here, created and repaired at every start."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import fields, replace
+
+from nats.errors import TimeoutError as NatsTimeoutError
+from nats.js import JetStreamContext
+from nats.js.api import (
+    AckPolicy,
+    ConsumerConfig,
+    DeliverPolicy,
+    DiscardPolicy,
+    KeyValueConfig,
+    ObjectStoreConfig,
+    RetentionPolicy,
+    StorageType,
+    StreamConfig,
+)
+from nats.js.errors import BadRequestError, BucketNotFoundError, NotFoundError
+
+from shared import subjects
+from shared.errors import UnavailableError
+
+HOUR_S = 3600.0
+DAY_S = 24 * HOUR_S
+MIB = 2**20
+
+JOB_ACK_WAIT_S = 10.0
+PAYLOAD_INLINE_LIMIT = 256 * 1024
+
+
+def _stream(name: str, *subject: str, age_s: float, mib: int, **more: object) -> StreamConfig:
+    config = StreamConfig(
+        name=name,
+        subjects=list(subject),
+        max_age=age_s,
+        max_bytes=mib * MIB,
+        storage=StorageType.FILE,
+        duplicate_window=120.0,
+        allow_direct=True,
+    )
+    return replace(config, **more)  # type: ignore[arg-type]
+
+
+STREAMS: tuple[StreamConfig, ...] = (
+    _stream("TELEMETRY", subjects.FRAMES, age_s=HOUR_S, mib=2048),
+    _stream("EVENTS", subjects.EVENTS, age_s=30 * DAY_S, mib=512),
+    _stream("ALERTS", subjects.ALERTS, age_s=90 * DAY_S, mib=512),
+    _stream("COMMANDS", subjects.COMMANDS, age_s=DAY_S, mib=256),
+    _stream("OUTCOMES", subjects.OUTCOMES, age_s=90 * DAY_S, mib=512),
+    _stream("RECOMMENDATIONS", subjects.RECOMMENDATIONS, age_s=90 * DAY_S, mib=256),
+    _stream(
+        "JOBS", subjects.JOBS, subjects.JOBS_WITH_ID, age_s=7 * DAY_S, mib=4096,
+        retention=RetentionPolicy.WORK_QUEUE, discard=DiscardPolicy.NEW,
+    ),
+    # One message a subject and "discard new" make the first result of a job the only one.
+    _stream(
+        "RESULTS", subjects.RESULTS, age_s=DAY_S, mib=2048,
+        discard=DiscardPolicy.NEW, discard_new_per_subject=True, max_msgs_per_subject=1,
+    ),
+    _stream("DEAD", subjects.DEAD, age_s=30 * DAY_S, mib=512),
+    _stream("AUDIT", subjects.AUDIT, age_s=365 * DAY_S, mib=512, deny_delete=True, deny_purge=True),
+)  # fmt: skip
+
+BUCKETS: tuple[KeyValueConfig, ...] = (
+    KeyValueConfig(bucket="inventory"),
+    KeyValueConfig(bucket="policy", history=10),
+    KeyValueConfig(bucket="jobs", ttl=DAY_S),
+    KeyValueConfig(bucket="subscriptions"),
+    KeyValueConfig(bucket="pools"),
+    KeyValueConfig(bucket="open_alerts"),
+    KeyValueConfig(bucket="cordons"),
+    KeyValueConfig(bucket="scheduler"),
+    # A leader that does not renew its key loses it after this time.
+    KeyValueConfig(bucket="leader", ttl=5.0),
+)
+
+OBJECT_STORES: tuple[ObjectStoreConfig, ...] = (
+    ObjectStoreConfig(bucket="payloads", ttl=DAY_S, max_bytes=4096 * MIB),
+    ObjectStoreConfig(bucket="artifacts", max_bytes=4096 * MIB),
+)
+
+_REPAIRED = {"subjects", "max_age", "max_bytes", "max_msgs_per_subject", "duplicate_window", "discard",
+             "discard_new_per_subject", "num_replicas", "allow_direct"}  # fmt: skip
+
+
+def durable(name: str, *filters: str, ack_wait_s: float = 30.0, **more: object) -> ConsumerConfig:
+    """A durable pull consumer with explicit acknowledgements and no limit on deliveries.
+
+    Without filters it takes the whole stream. Who consumes decides when to give up, so that
+    nothing is left behind in a stream unseen.
+    """
+    config = ConsumerConfig(
+        durable_name=name,
+        ack_policy=AckPolicy.EXPLICIT,
+        deliver_policy=DeliverPolicy.ALL,
+        ack_wait=ack_wait_s,
+        max_deliver=-1,
+        filter_subject=filters[0] if len(filters) == 1 else None,
+        filter_subjects=list(filters) if len(filters) > 1 else None,
+    )
+    return replace(config, **more)  # type: ignore[arg-type]
+
+
+def job_durable(kind: str, priority: str) -> ConsumerConfig:
+    """The consumer that all workers of a kind share for one priority."""
+    name = f"pool-{subjects.token(kind)}-{priority}"
+    return durable(name, *subjects.jobs_of(kind, priority), ack_wait_s=JOB_ACK_WAIT_S, max_ack_pending=10_000)
+
+
+async def ensure(js: JetStreamContext, replicas: int = 1, *, deadline_s: float = 30.0) -> None:
+    """Create what is missing and repair what drifted. Raises UnavailableError past the deadline.
+
+    Several services do this at once at a first start, so losing a race is not an error.
+    """
+    loop = asyncio.get_running_loop()
+    until = loop.time() + deadline_s
+    while True:
+        try:
+            for stream in STREAMS:
+                await _ensure_stream(js, replace(stream, num_replicas=replicas))
+            for bucket in BUCKETS:
+                await _ensure_bucket(js, replace(bucket, replicas=replicas))
+            for store in OBJECT_STORES:
+                await _ensure_object_store(js, replace(store, replicas=replicas))
+        except (NatsTimeoutError, BadRequestError, OSError) as error:
+            if loop.time() > until:
+                raise UnavailableError(f"JetStream did not take our streams in {deadline_s} s: {error}") from error
+            await asyncio.sleep(0.2)
+        else:
+            return
+
+
+async def _ensure_stream(js: JetStreamContext, wanted: StreamConfig) -> None:
+    assert wanted.name  # noqa: S101  declared above
+    try:
+        current = (await js.stream_info(wanted.name)).config
+    except NotFoundError:
+        await js.add_stream(wanted)
+        return
+    drifted = {
+        f.name: getattr(wanted, f.name)
+        for f in fields(wanted)
+        if f.name in _REPAIRED and getattr(current, f.name) != getattr(wanted, f.name)
+    }
+    if drifted:
+        await js.update_stream(replace(current, **drifted))
+
+
+async def _ensure_bucket(js: JetStreamContext, wanted: KeyValueConfig) -> None:
+    try:
+        await js.key_value(wanted.bucket)
+    except (BucketNotFoundError, NotFoundError):
+        await js.create_key_value(wanted)
+
+
+async def _ensure_object_store(js: JetStreamContext, wanted: ObjectStoreConfig) -> None:
+    assert wanted.bucket  # noqa: S101  declared above
+    try:
+        await js.object_store(wanted.bucket)
+    except (BucketNotFoundError, NotFoundError):
+        await js.create_object_store(wanted.bucket, config=wanted)
+
+
+async def ensure_consumer(js: JetStreamContext, stream: str, config: ConsumerConfig) -> None:
+    """Create the durable, or update it to this configuration."""
+    await js.add_consumer(stream, config)

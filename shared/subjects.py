@@ -1,0 +1,133 @@
+"""Every subject is built and parsed here, and its tokens are escaped here.
+
+A token keeps `[A-Za-z0-9_-]`; every other UTF-8 byte becomes `=XX`, which is legal in NATS
+subjects, in KV keys and in durable names alike.
+"""
+
+from __future__ import annotations
+
+import re
+
+_PLAIN = re.compile(r"[A-Za-z0-9_-]")
+_ESCAPED = re.compile(r"=([0-9A-F]{2})")
+
+FRAMES = "telemetry.frames.*"
+EVENTS = "telemetry.events.*.*"
+ALERTS = "alerts.*.*.*"
+COMMANDS = "commands.>"
+OUTCOMES = "outcomes.*"
+RECOMMENDATIONS = "recommendations.*"
+JOBS = "jobs.*.*"
+JOBS_WITH_ID = "jobs.*.*.*"
+RESULTS = "results.*"
+PROGRESS = "progress.*"
+DEAD = "dead.*"
+AUDIT = "audit.*"
+
+
+def token(text: str) -> str:
+    """Escape any text into one subject token. Raises ValueError when it is empty."""
+    if not text:
+        raise ValueError("a subject token cannot be empty")
+    return "".join(c if _PLAIN.fullmatch(c) else "".join(f"={b:02X}" for b in c.encode()) for c in text)
+
+
+def untoken(escaped: str) -> str:
+    """Undo `token`."""
+    out = bytearray()
+    position = 0
+    for match in _ESCAPED.finditer(escaped):
+        out += escaped[position : match.start()].encode() + bytes([int(match[1], 16)])
+        position = match.end()
+    return (out + escaped[position:].encode()).decode(errors="replace")
+
+
+def frames(node: str) -> str:
+    """Telemetry frames of one node."""
+    return f"telemetry.frames.{token(node)}"
+
+
+def event(node: str, device: str) -> str:
+    """Events of one device."""
+    return f"telemetry.events.{token(node)}.{token(device)}"
+
+
+def alert(severity: str, node: str, device: str) -> str:
+    """Alerts about one device."""
+    return f"alerts.{token(severity)}.{token(node)}.{token(device)}"
+
+
+def power_command(node: str, device: str) -> str:
+    """Power commands to one device."""
+    return f"commands.power.{token(node)}.{token(device)}"
+
+
+def power_commands(node: str) -> str:
+    """Power commands to any device of a node."""
+    return f"commands.power.{token(node)}.*"
+
+
+def scale_command(pool: str) -> str:
+    """Scale commands to one pool."""
+    return f"commands.scale.{token(pool)}"
+
+
+def drain_command(node: str, device: str) -> str:
+    """Drain commands to one device."""
+    return f"commands.drain.{token(node)}.{token(device)}"
+
+
+def drain_commands(node: str) -> str:
+    """Drain commands to any device of a node."""
+    return f"commands.drain.{token(node)}.*"
+
+
+def outcome(command_id: str) -> str:
+    """The outcome of one command."""
+    return f"outcomes.{token(command_id)}"
+
+
+def recommendation(scope: str) -> str:
+    """Recommendations about a pool or device."""
+    return f"recommendations.{token(scope)}"
+
+
+def job(kind: str, priority: str, job_id: str) -> str:
+    """One job; publishers without an id may leave the last token out."""
+    return f"jobs.{token(kind)}.{token(priority)}.{token(job_id)}"
+
+
+def any_job(job_id: str) -> str:
+    """One job of whatever kind and priority."""
+    return f"jobs.*.*.{token(job_id)}"
+
+
+def jobs_of(kind: str, priority: str) -> list[str]:
+    """Both forms under which jobs of a kind and priority arrive."""
+    base = f"jobs.{token(kind)}.{token(priority)}"
+    return [base, f"{base}.*"]
+
+
+def result(job_id: str) -> str:
+    """The one result of a job."""
+    return f"results.{token(job_id)}"
+
+
+def progress(job_id: str) -> str:
+    """Progress of a job (core NATS)."""
+    return f"progress.{token(job_id)}"
+
+
+def dead(kind: str) -> str:
+    """Jobs of a kind that cannot succeed."""
+    return f"dead.{token(kind)}"
+
+
+def audit(actor: str) -> str:
+    """What one actor did."""
+    return f"audit.{token(actor)}"
+
+
+def simulate(node: str) -> str:
+    """Requests to the simulated devices of a node (core NATS, request and reply)."""
+    return f"simulate.{token(node)}"
