@@ -67,7 +67,15 @@ class Service:
 
     def spawn(self, work: Coroutine[Any, Any, None]) -> None:
         """Run something beside the handlers; it is cancelled before the connection closes."""
-        self._tasks.append(asyncio.create_task(work))
+        self._tasks.append(asyncio.create_task(self._guard(work)))
+
+    async def _guard(self, work: Coroutine[Any, Any, None]) -> None:
+        """End the process when a part of it dies: half a service would be worse than a restart."""
+        try:
+            await work
+        except Exception:
+            log.critical("background work failed, exiting", exc_info=True)
+            os._exit(1)
 
     def app(self, lifespan: Callable[[], AbstractAsyncContextManager[None]]) -> FastStream:
         """The FastStream app of this service."""

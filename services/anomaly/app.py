@@ -68,7 +68,8 @@ def create_app(settings: AnomalySettings | None = None) -> FastStream:
             await asyncio.sleep(1.0)
 
     events = durable("anomaly-events", subjects.EVENTS)
-    broker.subscriber(subjects.FRAMES)(on_frame)
+    # A reply would be taken for the stream's own confirmation by the agent that published the frame.
+    broker.subscriber(subjects.FRAMES, no_reply=True)(on_frame)
     broker.subscriber(
         subjects.EVENTS, stream=JStream("EVENTS", declare=False), durable=events.durable_name, config=events,
         pull_sub=PullSub(batch_size=1, timeout=10), no_reply=True,

@@ -174,6 +174,7 @@ async def fault(stage: Stage) -> str:
     await _cordoned(stage, device, wanted=True)
     await autopilot.steering.simulate(node, SimulationRequest(device=device, xid=79))
     await _alert(stage, device, "xid_79", "opened")
+    await _alert(stage, device, "device_lost", "opened")
     await _delivered(stage, subscription.secret, {"thermal", "xid_79"})
     await autopilot.steering.simulate(node, SimulationRequest(device=device, fault="none", util=0.0))
     await _alert(stage, device, "xid_79", "resolved")

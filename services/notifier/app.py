@@ -64,7 +64,7 @@ def create_app(settings: NotifierSettings | None = None) -> FastStream:
                 pass
             changed.clear()
 
-    broker.subscriber(">", kv_watch=KvWatch("subscriptions", declare=False))(on_subscription)
+    broker.subscriber(">", kv_watch=KvWatch("subscriptions", declare=False), no_reply=True)(on_subscription)
 
     @asynccontextmanager
     async def lifespan() -> AsyncIterator[None]:

@@ -80,7 +80,8 @@ def create_app(settings: SchedulerSettings | None = None) -> FastStream:
             wake.clear()
 
     alerts = durable("scheduler-alerts", subjects.ALERTS)
-    broker.subscriber(subjects.FRAMES)(on_frame)
+    # A reply would be taken for the stream's own confirmation by the agent that published the frame.
+    broker.subscriber(subjects.FRAMES, no_reply=True)(on_frame)
     broker.subscriber(
         subjects.ALERTS, stream=JStream("ALERTS", declare=False), durable=alerts.durable_name, config=alerts,
         pull_sub=PullSub(batch_size=1, timeout=10), no_reply=True,

@@ -95,7 +95,7 @@ def create_agent(settings: AgentSettings | None = None) -> FastStream:
         if isinstance(source.source, SimulatedSource):
             simulation = Simulation(settings.node, source.source)
             broker.subscriber(subjects.simulate(settings.node))(simulation.on_request)
-            broker.subscriber(">", kv_watch=KvWatch("pools", declare=False))(simulation.on_pool)
+            broker.subscriber(">", kv_watch=KvWatch("pools", declare=False), no_reply=True)(simulation.on_pool)
 
     @asynccontextmanager
     async def lifespan() -> AsyncIterator[None]:
