@@ -64,4 +64,5 @@ async def _die() -> None:
 
 def client_of(broker: NatsBroker) -> Client:
     """The nats-py client under a connected broker."""
-    return broker.config.connection_state.connection
+    client: Client = broker.config.connection_state.connection
+    return client

@@ -41,7 +41,10 @@ class RetryMiddleware:
 
     def __init__(self, registry: CollectorRegistry) -> None:
         self._rejected = Counter(
-            "autopilot_messages_rejected", "messages that no retry can help", ["subject", "error"], registry=registry
+            "autopilot_messages_rejected",
+            "messages that no retry can help",
+            ["subject", "error"],
+            registry=registry,
         )
 
     def __call__(self, msg: Any, /, *, context: Any) -> _Retry:
@@ -90,9 +93,13 @@ class ConsumerWatchdog:
     """Asks the server for each durable every second, makes a deleted one again and tells the lag."""
 
     def __init__(
-        self, js: JetStreamContext, watched: Sequence[Watched], health: HealthState, registry: CollectorRegistry,
+        self,
+        js: JetStreamContext,
+        watched: Sequence[Watched],
+        health: HealthState,
+        registry: CollectorRegistry,
         replicas: int = 1,
-    ) -> None:  # fmt: skip
+    ) -> None:
         self._js, self._health, self._replicas = js, health, replicas
         self._watched = list(watched)
         labels = ["stream", "durable"]

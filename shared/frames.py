@@ -105,9 +105,7 @@ def decode(data: bytes) -> TelemetryFrame:
         values=np.frombuffer(raw, dtype="<f4").reshape(ticks, len(devices), len(metrics)),
         sequence=_integer(body, "seq", 0, 2**62),
         epoch_us=_integer(body, "epoch_us", 0, 2**62),
-        simulated=frozenset(s for s in simulated if isinstance(s, str))
-        if isinstance(simulated, list)
-        else frozenset(),
+        simulated=frozenset(s for s in simulated if isinstance(s, str)) if isinstance(simulated, list) else frozenset(),
     )
 
 

@@ -98,7 +98,7 @@ class HealthServer:
 
 def _handler(state: HealthState, registry: CollectorRegistry) -> type[BaseHTTPRequestHandler]:
     class Handler(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:  # noqa: N802  the name is the library's
+        def do_GET(self) -> None:
             if self.path == "/livez":
                 ok, reason = state.live()
                 self._reply(200 if ok else 503, {"live": ok, "reason": reason})

@@ -18,6 +18,7 @@ from prometheus_client import CollectorRegistry, PlatformCollector, ProcessColle
 
 from shared import streams
 from shared.broker import client_of, expect_close, make_broker
+from shared.bus import Bus
 from shared.consuming import ConsumerWatchdog, Watched
 from shared.health import HealthServer, HealthState
 from shared.settings import ServiceSettings
@@ -36,11 +37,13 @@ class Service:
     registry: CollectorRegistry = field(default_factory=CollectorRegistry)
     health: HealthState = field(init=False)
     broker: NatsBroker = field(init=False)
+    bus: Bus = field(init=False)
     _tasks: list[asyncio.Task[None]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.health = HealthState(self.name)
         self.broker = make_broker(self.settings, self.name, self.registry)
+        self.bus = Bus(self.broker)
         ProcessCollector(registry=self.registry)
         PlatformCollector(registry=self.registry)
 
@@ -53,7 +56,7 @@ class Service:
         log.info("health", extra={"port": server.port})
         try:
             await self.broker.connect()
-            js = client_of(self.broker).jetstream(timeout=5.0)
+            js = self.bus.js
             await streams.ensure(js, self.settings.stream_replicas)
             watchdog = ConsumerWatchdog(js, watched, self.health, self.registry, self.settings.stream_replicas)
             await watchdog.create_all()

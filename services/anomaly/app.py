@@ -6,22 +6,21 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 
-import nats.errors
 from faststream import FastStream
 from faststream.nats import JStream, NatsMessage, PullSub
-from nats.js import JetStreamContext
-from nats.js.errors import APIError, KeyNotFoundError
 
 from services.anomaly.domain.alert_book import AlertBook
 from services.anomaly.domain.detectors import Tuning, all_detectors
 from services.anomaly.handlers import Detection
 from services.anomaly.settings import AnomalySettings
 from shared import subjects
-from shared.broker import client_of
+from shared.bus import Bus
 from shared.client.reading import bucket_items
 from shared.clock import utc_now
 from shared.consuming import Watched
+from shared.errors import UnavailableError
 from shared.frames import decode
 from shared.messages.alerts import Alert
 from shared.messages.telemetry import DeviceEvent
@@ -38,23 +37,8 @@ def create_app(settings: AnomalySettings | None = None) -> FastStream:
     service = Service("anomaly", settings)
     broker = service.broker
 
-    def js() -> JetStreamContext:
-        return client_of(broker).jetstream(timeout=5.0)
-
-    async def publish(alert: Alert) -> None:
-        log.info("alert", extra={"id": alert.id, "kind": alert.kind, "state": alert.state, "device": alert.device})
-        while True:
-            # The book has moved on: a change that is not published now would never be.
-            try:
-                await _publish_once(js(), alert)
-            except (nats.errors.Error, APIError, OSError) as error:
-                log.warning("alert waits for the broker", extra={"id": alert.id, "error": type(error).__name__})
-                await asyncio.sleep(0.5)
-            else:
-                return
-
     tuning = Tuning(settings.xid_hold_s, settings.silent_after_s, settings.robust_threshold)
-    detection = Detection(all_detectors(tuning), AlertBook(), publish, utc_now)
+    detection = Detection(all_detectors(tuning), AlertBook(), partial(publish_alert, service.bus), utc_now)
 
     async def on_frame(message: NatsMessage) -> None:
         await detection.on_frame(decode(message.body))
@@ -71,9 +55,13 @@ def create_app(settings: AnomalySettings | None = None) -> FastStream:
     # A reply would be taken for the stream's own confirmation by the agent that published the frame.
     broker.subscriber(subjects.FRAMES, no_reply=True)(on_frame)
     broker.subscriber(
-        subjects.EVENTS, stream=JStream("EVENTS", declare=False), durable=events.durable_name, config=events,
-        pull_sub=PullSub(batch_size=1, timeout=10), no_reply=True,
-    )(on_event)  # fmt: skip
+        subjects.EVENTS,
+        stream=JStream("EVENTS", declare=False),
+        durable=events.durable_name,
+        config=events,
+        pull_sub=PullSub(batch_size=1, timeout=10),
+        no_reply=True,
+    )(on_event)
 
     @asynccontextmanager
     async def lifespan() -> AsyncIterator[None]:
@@ -89,17 +77,20 @@ def create_app(settings: AnomalySettings | None = None) -> FastStream:
     return service.app(lifespan)
 
 
-async def _publish_once(js: JetStreamContext, alert: Alert) -> None:
-    body = alert.model_dump_json().encode()
-    identity = f"{alert.id}-{alert.state}-{alert.at.isoformat()}"
-    subject = subjects.alert(alert.severity, alert.node, alert.device)
-    await js.publish(subject, body, headers={"Nats-Msg-Id": identity})
-    kv = await js.key_value("open_alerts")
+async def publish_alert(bus: Bus, alert: Alert) -> None:
+    """Publish a change of an alert, however long it takes: the book has moved on and will not repeat it."""
+    log.info("alert", extra={"id": alert.id, "kind": alert.kind, "state": alert.state, "device": alert.device})
     key = ".".join(subjects.token(part) for part in (alert.node, alert.device, alert.kind))
-    if alert.state != "resolved":
-        await kv.put(key, body)
-        return
-    try:
-        await kv.delete(key)
-    except KeyNotFoundError:
-        log.info("alert was not listed as open", extra={"id": alert.id})
+    identity = f"{alert.id}-{alert.state}-{alert.at.isoformat()}"
+    while True:
+        try:
+            await bus.publish(subjects.alert(alert.severity, alert.node, alert.device), alert, identity)
+            if alert.state == "resolved":
+                await bus.delete("open_alerts", key)
+            else:
+                await bus.write("open_alerts", key, alert)
+        except UnavailableError as error:
+            log.warning("alert waits for the broker", extra={"id": alert.id, "error": str(error)})
+            await asyncio.sleep(0.5)
+        else:
+            return

@@ -7,16 +7,34 @@ import typer
 from services.cli.commands import alerts, fleet, jobs, product, tour
 
 app = typer.Typer(
-    name="autopilot", help="Accelerator Autopilot: telemetry, jobs, alerts, scaling and power.",
-    no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False,
-)  # fmt: skip
+    name="autopilot",
+    help="Accelerator Autopilot: telemetry, jobs, alerts, scaling and power.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
 
 for function in (
-    product.up, product.down, product.status, product.doctor, tour.tour,
-    fleet.devices, fleet.watch, fleet.decisions, fleet.cap, fleet.drain, fleet.scale,
-    jobs.submit, jobs.jobs, jobs.result, jobs.cancel,
-    alerts.alerts, alerts.subscribe, alerts.unsubscribe, alerts.subscriptions,
-):  # fmt: skip
+    product.up,
+    product.down,
+    product.status,
+    product.doctor,
+    tour.tour,
+    fleet.devices,
+    fleet.watch,
+    fleet.decisions,
+    fleet.cap,
+    fleet.drain,
+    fleet.scale,
+    jobs.submit,
+    jobs.jobs,
+    jobs.result,
+    jobs.cancel,
+    alerts.alerts,
+    alerts.subscribe,
+    alerts.unsubscribe,
+    alerts.subscriptions,
+):
     app.command()(function)
 
 

@@ -7,7 +7,7 @@ import os
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, NoReturn, TypeVar
 
 import typer
 from pydantic import SecretStr
@@ -61,7 +61,7 @@ def run(work: Callable[[], Awaitable[T]]) -> T:
         raise typer.Exit(130) from None
 
 
-def fail(text: str) -> Any:
+def fail(text: str) -> NoReturn:
     """Say what is wrong and end."""
     errors.print(f"[red]error:[/red] {text}", highlight=False, soft_wrap=True)
     raise typer.Exit(1)

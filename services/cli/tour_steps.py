@@ -7,6 +7,7 @@ import os
 import signal
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from importlib.metadata import metadata
 from pathlib import Path
 from typing import TypeVar
 
@@ -45,9 +46,7 @@ class Stage:
             await connection.close()
 
 
-async def eventually(
-    look: Callable[[], Awaitable[T]], wanted: Callable[[T], bool], within_s: float, what: str
-) -> T:
+async def eventually(look: Callable[[], Awaitable[T]], wanted: Callable[[T], bool], within_s: float, what: str) -> T:
     """Look until it is as wanted. Raises StepError with what was seen last."""
     loop = asyncio.get_running_loop()
     until = loop.time() + within_s
@@ -63,15 +62,22 @@ async def eventually(
 async def discover(stage: Stage) -> str:
     """Accelerators found and sampled."""
     views = await eventually(
-        stage.autopilot.fleet.devices, lambda v: bool(v) and all(d.sample for d in v), 10, "devices with samples"
+        stage.autopilot.fleet.devices,
+        lambda v: bool(v) and all(d.sample for d in v),
+        10,
+        "devices with samples",
     )
     real = [v for v in views if not v.info.simulated]
     if not real:
         raise StepError("no real accelerator, not even the CPU, was found")
     rows = await eventually(
-        lambda: stage.query("SELECT count(*) AS n FROM samples s JOIN devices d USING (device_id) WHERE NOT d.simulated"),
-        lambda r: r[0]["n"] >= 2, 10, "rows of real devices",
-    )  # fmt: skip
+        lambda: stage.query(
+            "SELECT count(*) AS n FROM samples s JOIN devices d USING (device_id) WHERE NOT d.simulated"
+        ),
+        lambda r: r[0]["n"] >= 2,
+        10,
+        "rows of real devices",
+    )
     frames = (await stage.autopilot.js.stream_info("TELEMETRY")).state.messages
     first = real[0]
     return (
@@ -92,7 +98,9 @@ async def summarise(stage: Stage) -> str:
     norm = sum(x * x for x in vectors["vectors"][0])
     if vectors["dimensions"] != 384 or abs(norm - 1) > 1e-3:
         raise StepError(f"not a MiniLM vector: {vectors['dimensions']} dimensions, norm {norm:.3f}")
-    return f"{len(text)} characters to {len(short['summary'])}, vectors of {vectors['dimensions']} by {vectors['model']}"
+    return (
+        f"{len(text)} characters to {len(short['summary'])}, vectors of {vectors['dimensions']} by {vectors['model']}"
+    )
 
 
 async def burst(stage: Stage) -> str:
@@ -119,7 +127,10 @@ async def burst(stage: Stage) -> str:
     if most < 2:
         raise StepError(f"the pool never grew: at most {most} ready worker")
     pools = await eventually(
-        autopilot.fleet.pools, lambda p: p[0].desired == 1 and len(p[0].workers) == 1, 25, "the pool small again"
+        autopilot.fleet.pools,
+        lambda p: p[0].desired == 1 and len(p[0].workers) == 1,
+        25,
+        "the pool small again",
     )
     stored = await stage.query(
         "SELECT count(*) AS n, count(DISTINCT id) AS ids FROM jobs WHERE kind = 'echo' AND status = 'succeeded'"
@@ -143,7 +154,10 @@ async def cap(stage: Stage) -> str:
         raise StepError(f"outcome {outcome.status}, read back {outcome.read_back}")
     during = await _power(stage, device, lambda w: w < CAP_W + 5)
     ended = await eventually(
-        lambda: autopilot.steering.outcome(command.id), lambda o: o.status == "expired", LEASE_S + 5, "the lease's end"
+        lambda: autopilot.steering.outcome(command.id),
+        lambda o: o.status == "expired",
+        LEASE_S + 5,
+        "the lease's end",
     )
     after = await _power(stage, device, lambda w: w > CAP_W + 20)
     await autopilot.steering.simulate(node, SimulationRequest(device=device, fault="none", util=0.0))
@@ -251,9 +265,7 @@ def _document() -> str:
     readme = Path(__file__).resolve().parents[2] / "README.md"
     if readme.exists():
         return readme.read_text(encoding="utf-8")
-    from importlib.metadata import metadata  # noqa: PLC0415  only where the repository is not there
-
-    return str(metadata("accelerator-autopilot").get_payload() or "")
+    return str(metadata("accelerator-autopilot")["Description"])
 
 
 STEPS: tuple[Callable[[Stage], Awaitable[str]], ...] = (discover, summarise, burst, cap, fault, kill, count)

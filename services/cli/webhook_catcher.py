@@ -35,7 +35,7 @@ class WebhookCatcher:
         catcher = self
 
         class Handler(BaseHTTPRequestHandler):
-            def do_POST(self) -> None:  # noqa: N802  the name is the library's
+            def do_POST(self) -> None:
                 body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
                 catcher.caught.append(Caught({k.lower(): v for k, v in self.headers.items()}, body))
                 answers = catcher._answers

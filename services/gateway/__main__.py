@@ -23,9 +23,13 @@ def main() -> None:
         sys.stderr.write(f"{error}\n")
         raise SystemExit(2) from None
     uvicorn.run(
-        app, host=settings.gateway_host, port=settings.gateway_port, log_config=None, access_log=False,
+        app,
+        host=settings.gateway_host,
+        port=settings.gateway_port,
+        log_config=None,
+        access_log=False,
         timeout_graceful_shutdown=5,
-    )  # fmt: skip
+    )
 
 
 if __name__ == "__main__":

@@ -56,9 +56,11 @@ def create_app(settings: GatewaySettings | None = None) -> FastAPI:
         server.stop()
 
     app = FastAPI(
-        title="Accelerator Autopilot", version=importlib.metadata.version("accelerator-autopilot"), lifespan=lifespan,
+        title="Accelerator Autopilot",
+        version=importlib.metadata.version("accelerator-autopilot"),
+        lifespan=lifespan,
         description="Submit jobs, follow them, read the fleet and steer it.",
-    )  # fmt: skip
+    )
     app.state.keys = load_keys(settings.api_keys_file)
     problems.install(app)
     for module in (jobs, fleet, alerts):

@@ -25,8 +25,9 @@ def problem(status: int, detail: str, **more: Any) -> JSONResponse:
     title = HTTPStatus(status).phrase
     return JSONResponse(
         {"type": "about:blank", "title": title, "status": status, "detail": detail} | more,
-        status_code=status, media_type="application/problem+json",
-    )  # fmt: skip
+        status_code=status,
+        media_type="application/problem+json",
+    )
 
 
 def install(app: FastAPI) -> None:
@@ -41,7 +42,11 @@ def install(app: FastAPI) -> None:
     async def on_invalid(_: Request, error: Exception) -> JSONResponse:
         assert isinstance(error, RequestValidationError)  # noqa: S101  registered for it
         errors = [
-            {"field": ".".join(str(p) for p in e["loc"]), "rule": e["msg"], "value": repr(e.get("input"))[:200]}
+            {
+                "field": ".".join(str(p) for p in e["loc"]),
+                "rule": e["msg"],
+                "value": repr(e.get("input"))[:200],
+            }
             for e in error.errors()
         ]
         return problem(422, "; ".join(f"{e['field']}: {e['rule']}" for e in errors), errors=errors)

@@ -28,7 +28,7 @@ class PoolCommands:
         status, detail = self._judge(command)
         if status == "applied":
             self.supervisor.desired = command.replicas
-        await self._tell(command, "scale", command.pool, status, detail, float(command.replicas))
+        await self._tell(command, "scale", command.pool, status, detail, requested=float(command.replicas))
 
     async def on_drain(self, command: DrainCommand) -> None:
         """Take a device out of service or back; its workers finish what they run."""
@@ -40,7 +40,7 @@ class PoolCommands:
                 self.supervisor.cordoned.add(command.device)
             await self.save_cordons(self.supervisor.cordoned)
             detail = f"{command.action}: cordoned now {', '.join(sorted(self.supervisor.cordoned)) or 'none'}"
-        await self._tell(command, "drain", f"{command.node}/{command.device}", status, detail, None)
+        await self._tell(command, "drain", f"{command.node}/{command.device}", status, detail)
 
     def _judge(self, command: Command) -> tuple[Status, str]:
         if utc_now() >= command.expires_at:
@@ -52,14 +52,28 @@ class PoolCommands:
         return "applied", ""
 
     async def _tell(
-        self, command: Command, kind: Literal["scale", "drain"], target: str, status: Status, detail: str,
-        requested: float | None,
-    ) -> None:  # fmt: skip
+        self,
+        command: Command,
+        kind: Literal["scale", "drain"],
+        target: str,
+        status: Status,
+        detail: str,
+        *,
+        requested: float | None = None,
+    ) -> None:
         desired = float(self.supervisor.desired) if kind == "scale" else None
         await self.publish_outcome(
             CommandOutcome(
-                id=new_id(), command_id=command.id, command=kind, target=target, status=status, detail=detail,
-                requested=requested, applied=requested if status == "applied" else None, read_back=desired,
-                at=utc_now(), executor=f"pool-{self.supervisor.settings.pool}",
-            )  # fmt: skip
+                id=new_id(),
+                command_id=command.id,
+                command=kind,
+                target=target,
+                status=status,
+                detail=detail,
+                requested=requested,
+                applied=requested if status == "applied" else None,
+                read_back=desired,
+                at=utc_now(),
+                executor=f"pool-{self.supervisor.settings.pool}",
+            )
         )

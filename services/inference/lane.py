@@ -130,9 +130,7 @@ class Lane:
         started_at = utc_now()
         async with self.state.device_lock:
             outputs = await self._run_on_device(taken, inputs)
-        await asyncio.gather(
-            *(self._conclude(t, output, started_at) for t, output in zip(taken, outputs, strict=True))
-        )
+        await asyncio.gather(*(self._conclude(t, output, started_at) for t, output in zip(taken, outputs, strict=True)))
 
     async def _prepare(self, message: Msg) -> tuple[Taken, Input] | None:
         try:
@@ -184,10 +182,14 @@ class Lane:
 
         s = self.settings
         return RunContext(
-            torch_device=s.torch_device, torch_threads=s.torch_threads, embed_model=s.embed_model,
-            summarize_model=s.summarize_model, attempts=[t.attempt for t in taken], progress=progress,
+            torch_device=s.torch_device,
+            torch_threads=s.torch_threads,
+            embed_model=s.embed_model,
+            summarize_model=s.summarize_model,
+            attempts=[t.attempt for t in taken],
+            progress=progress,
             cancelled=lambda index: taken[index].job.id in self.state.cancelled,
-        )  # fmt: skip
+        )
 
     async def _conclude(self, taken: Taken, output: Outcome, started_at: datetime) -> None:
         if isinstance(output, Exception):
@@ -203,9 +205,13 @@ class Lane:
         verdict = after_error(taken.job, error, len(taken.errors))
         log.warning(
             "attempt failed",
-            extra={"job_id": taken.job.id, "kind": taken.job.kind, "error": type(error).__name__,
-                   "attempt": len(taken.errors)},
-        )  # fmt: skip
+            extra={
+                "job_id": taken.job.id,
+                "kind": taken.job.kind,
+                "error": type(error).__name__,
+                "attempt": len(taken.errors),
+            },
+        )
         if isinstance(verdict, Bury):
             await self._bury(taken, verdict)
             return
@@ -219,7 +225,13 @@ class Lane:
         text = _explain(error)[:4000]
         taken.errors = [
             *taken.errors,
-            JobError(attempt=taken.attempt, type=type(error).__name__, message=text, worker=self.settings.worker, at=utc_now()),
+            JobError(
+                attempt=taken.attempt,
+                type=type(error).__name__,
+                message=text,
+                worker=self.settings.worker,
+                at=utc_now(),
+            ),
         ]
 
     def _result(
@@ -227,10 +239,19 @@ class Lane:
     ) -> JobResult:
         job, s = taken.job, self.settings
         return JobResult(
-            job_id=job.id, kind=job.kind, status=status, output=output, errors=taken.errors, worker=s.worker,  # type: ignore[arg-type]
-            device=s.worker_device, node=s.node, attempt=max(1, taken.attempt if output else len(taken.errors)),
-            submitted_at=job.submitted_at, started_at=started_at, finished_at=utc_now(),
-        )  # fmt: skip
+            job_id=job.id,
+            kind=job.kind,
+            status=status,
+            output=output,
+            errors=taken.errors,
+            worker=s.worker,
+            device=s.worker_device,
+            node=s.node,
+            attempt=max(1, taken.attempt if output else len(taken.errors)),
+            submitted_at=job.submitted_at,
+            started_at=started_at,
+            finished_at=utc_now(),
+        )
 
 
 def read_job(message: Msg) -> Job:
@@ -246,7 +267,13 @@ def read_job(message: Msg) -> Job:
     identity = rest[0] if rest else body.id or f"seq-{metadata.sequence.stream}"
     fields = body.model_dump(exclude_none=True)
     return Job.model_validate(
-        fields | {"id": identity, "kind": kind, "priority": priority, "submitted_at": body.submitted_at or metadata.timestamp}
+        fields
+        | {
+            "id": identity,
+            "kind": kind,
+            "priority": priority,
+            "submitted_at": body.submitted_at or metadata.timestamp,
+        }
     )
 
 

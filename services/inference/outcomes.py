@@ -72,10 +72,15 @@ class JobOutcomes:
         job = taken.job
         dead = DeadJob.model_validate(
             {
-                "id": job.id, "kind": job.kind, "reason": reason, "job": job, "errors": taken.errors,
-                "subject": taken.message.subject, "at": utc_now(),
+                "id": job.id,
+                "kind": job.kind,
+                "reason": reason,
+                "job": job,
+                "errors": taken.errors,
+                "subject": taken.message.subject,
+                "at": utc_now(),
             }
-        )  # fmt: skip
+        )
         await self._publish_dead(dead)
         await self.finish(taken, result)
         log.warning("job buried", extra={"job_id": job.id, "kind": job.kind, "reason": reason})
@@ -93,9 +98,10 @@ class JobOutcomes:
 
     async def _publish_dead(self, dead: DeadJob) -> None:
         await self._js.publish(
-            subjects.dead(dead.kind), dead.model_dump_json(exclude_none=True).encode(),
+            subjects.dead(dead.kind),
+            dead.model_dump_json(exclude_none=True).encode(),
             headers={"Nats-Msg-Id": f"dead-{dead.id}"},
-        )  # fmt: skip
+        )
 
     async def payload(self, job: Job) -> dict[str, Any]:
         """The job's input, wherever it is kept. Raises NotFoundError when it expired."""

@@ -104,9 +104,14 @@ class PoolSupervisor:
         if real_gpu:
             environment["CUDA_VISIBLE_DEVICES"] = device.device
         process = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "services.inference", "worker", env=environment,
-            stdout=asyncio.subprocess.PIPE, preexec_fn=_die_with_parent,
-        )  # fmt: skip
+            sys.executable,
+            "-m",
+            "services.inference",
+            "worker",
+            env=environment,
+            stdout=asyncio.subprocess.PIPE,
+            preexec_fn=_die_with_parent,
+        )
         status = WorkerStatus(
             worker=name, device=device.device, pid=process.pid, state="starting", started_at=utc_now()
         )
@@ -129,10 +134,15 @@ class PoolSupervisor:
         """The pool now."""
         workers: Sequence[WorkerStatus] = [w.status for w in self._workers.values()]
         return PoolStatus(
-            pool=self.settings.pool, node=self.settings.node, at=utc_now(), desired=self.desired,
-            kinds=self.settings.pool_kinds, workers=list(workers), cordoned=sorted(self.cordoned),
+            pool=self.settings.pool,
+            node=self.settings.node,
+            at=utc_now(),
+            desired=self.desired,
+            kinds=self.settings.pool_kinds,
+            workers=list(workers),
+            cordoned=sorted(self.cordoned),
             restarts=self.restarts,
-        )  # fmt: skip
+        )
 
     async def stop(self) -> None:
         """Drain every worker and wait for them, killing those that take too long."""

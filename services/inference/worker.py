@@ -15,6 +15,8 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 
 import nats
+from nats.aio.client import Client
+from nats.js import JetStreamContext
 from nats.js.kv import KV_DEL, KV_PURGE
 from pydantic import ValidationError
 
@@ -24,9 +26,9 @@ from services.inference.lane import NATS_ERRORS, Lane, WorkerState
 from services.inference.outcomes import JobOutcomes
 from services.inference.settings import WorkerSettings
 from shared import streams, subjects
-from shared.connection import connection_options
 from shared.clock import utc_now
-from shared.errors import SettingsError
+from shared.connection import connection_options
+from shared.errors import AutopilotError, SettingsError
 from shared.messages.jobs import PRIORITIES, JobState, WorkerStatus
 
 log = logging.getLogger(__name__)
@@ -52,27 +54,7 @@ async def run_worker(settings: WorkerSettings) -> None:
     state = WorkerState()
     outcomes = JobOutcomes(js, await js.key_value("jobs"))
     executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="device")
-    lanes = []
-    for name in settings.pool_kinds:
-        kind = registry().get(name)
-        if kind is None:
-            raise SettingsError(f"AUTOPILOT_POOL_KINDS names {name!r}; there are {', '.join(sorted(registry()))}")
-        configs = [streams.job_durable(name, priority) for priority in PRIORITIES]
-
-        async def repair(configs: list[streams.ConsumerConfig] = configs) -> None:
-            try:
-                await streams.ensure(js, settings.stream_replicas, deadline_s=5.0)
-                for config in configs:
-                    await streams.ensure_consumer(js, "JOBS", config)
-            except NATS_ERRORS as error:
-                log.warning("consumers not there yet", extra={"error": type(error).__name__})
-
-        await repair()
-        arrived = asyncio.Event()
-        pullers = [Puller(nc, "JOBS", config.durable_name or "", arrived) for config in configs]
-        for puller in pullers:
-            await puller.start()
-        lanes.append(Lane(kind, pullers, arrived, settings, nc, outcomes, state, executor, repair))
+    lanes = [await _open_lane(name, settings, nc, outcomes, state, executor) for name in settings.pool_kinds]
     work = [asyncio.create_task(lane.run()) for lane in lanes]
     side = [asyncio.create_task(c) for c in (_keep_alive(state), _report(settings, state, stop), _watch(js, state))]
     await stop.wait()
@@ -87,6 +69,36 @@ async def run_worker(settings: WorkerSettings) -> None:
     executor.shutdown(wait=False)
     await nc.flush()
     await nc.close()
+
+
+async def _open_lane(
+    name: str,
+    settings: WorkerSettings,
+    nc: Client,
+    outcomes: JobOutcomes,
+    state: WorkerState,
+    executor: ThreadPoolExecutor,
+) -> Lane:
+    kind = registry().get(name)
+    if kind is None:
+        raise SettingsError(f"AUTOPILOT_POOL_KINDS names {name!r}; there are {', '.join(sorted(registry()))}")
+    js = nc.jetstream(timeout=5.0)
+    configs = [streams.job_durable(name, priority) for priority in PRIORITIES]
+
+    async def repair() -> None:
+        try:
+            await streams.ensure(js, settings.stream_replicas, deadline_s=5.0)
+            for config in configs:
+                await streams.ensure_consumer(js, "JOBS", config)
+        except (AutopilotError, *NATS_ERRORS) as error:
+            log.warning("consumers not there yet", extra={"error": type(error).__name__})
+
+    await repair()
+    arrived = asyncio.Event()
+    pullers = [Puller(nc, "JOBS", config.durable_name or "", arrived) for config in configs]
+    for puller in pullers:
+        await puller.start()
+    return Lane(kind, pullers, arrived, settings, nc, outcomes, state, executor, repair)
 
 
 async def _keep_alive(state: WorkerState) -> None:
@@ -106,16 +118,22 @@ async def _report(settings: WorkerSettings, state: WorkerState, stop: asyncio.Ev
     while True:
         running_for = loop.time() - state.batch_started if state.batch_started is not None else 0.0
         status = WorkerStatus(
-            worker=settings.worker, device=settings.worker_device, pid=os.getpid(),
-            state="draining" if stop.is_set() else "ready", started_at=started_at, jobs_done=state.jobs_done,
-            jobs_failed=state.jobs_failed, busy_s=state.busy_s + running_for, running=list(state.running)[:64],
-        )  # fmt: skip
+            worker=settings.worker,
+            device=settings.worker_device,
+            pid=os.getpid(),
+            state="draining" if stop.is_set() else "ready",
+            started_at=started_at,
+            jobs_done=state.jobs_done,
+            jobs_failed=state.jobs_failed,
+            busy_s=state.busy_s + running_for,
+            running=list(state.running)[:64],
+        )
         sys.stdout.write(json.dumps(status.model_dump(mode="json")) + "\n")
         sys.stdout.flush()
         await asyncio.sleep(REPORT_S)
 
 
-async def _watch(js: nats.js.JetStreamContext, state: WorkerState) -> None:
+async def _watch(js: JetStreamContext, state: WorkerState) -> None:
     """Learn of cancelled jobs."""
     while True:
         try:

@@ -7,16 +7,14 @@ import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-import nats.errors
 from faststream import FastStream
 from faststream.nats import KvWatch
-from nats.js.errors import APIError
 
 from services.notifier.adapters.receiver import WebhookReceiver
 from services.notifier.dispatch import Dispatcher
 from services.notifier.settings import NotifierSettings
 from shared import subjects
-from shared.broker import client_of
+from shared.bus import BUS_ERRORS
 from shared.client.reading import bucket_items
 from shared.messages.audit import AuditRecord, Subscription
 from shared.service import Service
@@ -38,10 +36,7 @@ def create_app(settings: NotifierSettings | None = None) -> FastStream:
         changed.set()
 
     async def audit(record: AuditRecord) -> None:
-        js = client_of(broker).jetstream(timeout=5.0)
-        await js.publish(
-            subjects.audit(record.actor), record.model_dump_json().encode(), headers={"Nats-Msg-Id": record.id}
-        )
+        await service.bus.publish(subjects.audit(record.actor), record, record.id)
 
     async def keep_synced(dispatcher: Dispatcher) -> None:
         try:
@@ -55,7 +50,7 @@ def create_app(settings: NotifierSettings | None = None) -> FastStream:
             try:
                 await dispatcher.sync(await bucket_items(dispatcher.js, "subscriptions", Subscription))
                 service.health.report("subscriptions", ok=True)
-            except (nats.errors.Error, APIError, OSError) as error:
+            except BUS_ERRORS as error:
                 service.health.report("subscriptions", ok=False, reason=f"not read: {type(error).__name__}")
             try:
                 async with asyncio.timeout(RESYNC_S):
@@ -69,9 +64,7 @@ def create_app(settings: NotifierSettings | None = None) -> FastStream:
     @asynccontextmanager
     async def lifespan() -> AsyncIterator[None]:
         async with service.running() as js:
-            receiver = WebhookReceiver(
-                settings.webhook_timeout_s, private_targets=settings.webhook_private_targets
-            )
+            receiver = WebhookReceiver(settings.webhook_timeout_s, private_targets=settings.webhook_private_targets)
             dispatcher = Dispatcher(js, settings, receiver, audit)
             service.spawn(keep_synced(dispatcher))
             yield

@@ -77,9 +77,12 @@ class Dispatcher:
         name = durable_name(subscription)
         limit = self.settings.webhook_concurrency
         config = durable(
-            name, ack_wait_s=60.0, max_ack_pending=256, deliver_policy=DeliverPolicy.BY_START_TIME,
+            name,
+            ack_wait_s=60.0,
+            max_ack_pending=256,
+            deliver_policy=DeliverPolicy.BY_START_TIME,
             opt_start_time=subscription.created_at.isoformat(),
-        )  # fmt: skip
+        )
         while True:
             try:
                 await ensure_consumer(self.js, "ALERTS", config)
@@ -139,9 +142,13 @@ class Dispatcher:
         log.info(action, extra={"subscription": subscription.id, "alert": alert.id, "attempt": attempt})
         await self.audit(
             AuditRecord(
-                id=new_id(), actor="notifier", action=action, target=subscription.id, at=utc_now(),
+                id=new_id(),
+                actor="notifier",
+                action=action,
+                target=subscription.id,
+                at=utc_now(),
                 detail={"alert": alert.id, "state": alert.state, "attempt": str(attempt), "detail": detail},
-            )  # fmt: skip
+            )
         )
 
 

@@ -5,13 +5,10 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 
-import nats.errors
 from faststream import FastStream
 from faststream.nats import JStream, NatsMessage, PullSub
-from nats.js import JetStreamContext
-from nats.js.errors import APIError
 from prometheus_client import Counter, Gauge
 
 from services.scheduler.adapters.fleet_reader import FleetReader
@@ -20,13 +17,14 @@ from services.scheduler.deciding import Decider
 from services.scheduler.domain.policies import make_policy
 from services.scheduler.settings import SchedulerSettings
 from shared import subjects
-from shared.broker import client_of
+from shared.bus import BUS_ERRORS
 from shared.clock import utc_now
 from shared.consuming import Watched
+from shared.errors import AutopilotError
 from shared.frames import decode
+from shared.health import HealthState
 from shared.ids import new_id
 from shared.messages.alerts import Alert
-from shared.messages.base import Message
 from shared.service import Service
 from shared.settings import load
 from shared.streams import durable
@@ -53,39 +51,17 @@ def create_app(settings: SchedulerSettings | None = None) -> FastStream:
         if alert.severity == "critical":
             wake.set()
 
-    async def publish(subject: str, message: Message, message_id: str) -> None:
-        js = client_of(broker).jetstream(timeout=5.0)
-        await js.publish(subject, message.model_dump_json().encode(), headers={"Nats-Msg-Id": message_id})
-
-    async def decide_for_ever(js: JetStreamContext, fleet: FleetReader, leadership: Leadership) -> None:
-        decider = Decider(js, fleet, policy, publish, utc_now, counter, settings.cap_lease_s)
-        while True:
-            token = leadership.token
-            leading.set(1 if token else 0)
-            if token:
-                try:
-                    await decider.decide(token)
-                    service.health.report("deciding", ok=True)
-                except (nats.errors.Error, APIError, OSError) as error:
-                    service.health.report("deciding", ok=False, reason=f"{type(error).__name__}: {error}")
-                    log.warning("no decision", extra={"error": type(error).__name__})
-                except Exception as error:
-                    service.health.report("deciding", ok=False, reason=f"{type(error).__name__}: {error}")
-                    log.exception("decision failed")
-            try:
-                async with asyncio.timeout(settings.decide_period_s):
-                    await wake.wait()
-            except TimeoutError:
-                pass
-            wake.clear()
-
     alerts = durable("scheduler-alerts", subjects.ALERTS)
     # A reply would be taken for the stream's own confirmation by the agent that published the frame.
     broker.subscriber(subjects.FRAMES, no_reply=True)(on_frame)
     broker.subscriber(
-        subjects.ALERTS, stream=JStream("ALERTS", declare=False), durable=alerts.durable_name, config=alerts,
-        pull_sub=PullSub(batch_size=1, timeout=10), no_reply=True,
-    )(on_alert)  # fmt: skip
+        subjects.ALERTS,
+        stream=JStream("ALERTS", declare=False),
+        durable=alerts.durable_name,
+        config=alerts,
+        pull_sub=PullSub(batch_size=1, timeout=10),
+        no_reply=True,
+    )(on_alert)
 
     @asynccontextmanager
     async def lifespan() -> AsyncIterator[None]:
@@ -94,7 +70,28 @@ def create_app(settings: SchedulerSettings | None = None) -> FastStream:
             reader = FleetReader(js, settings.stale_after_s)
             leadership = Leadership(js, f"{settings.node}-{new_id()[:8]}")
             service.spawn(leadership.run())
-            service.spawn(decide_for_ever(js, reader, leadership))
+            decider = Decider(service.bus, reader, policy, utc_now, counter, settings.cap_lease_s)
+            service.spawn(decide_for_ever(decider, leadership, service.health, wake, settings.decide_period_s, leading))
             yield
 
     return service.app(lifespan)
+
+
+async def decide_for_ever(
+    decider: Decider, leadership: Leadership, health: HealthState, wake: asyncio.Event, period_s: float, leading: Gauge
+) -> None:
+    """Decide every period, and at once when woken, while this process leads."""
+    while True:
+        token = leadership.token
+        leading.set(1 if token else 0)
+        if token:
+            try:
+                await decider.decide(token)
+                health.report("deciding", ok=True)
+            except (AutopilotError, *BUS_ERRORS) as error:
+                health.report("deciding", ok=False, reason=f"{type(error).__name__}: {error}")
+                log.warning("no decision", extra={"error": type(error).__name__})
+        with suppress(TimeoutError):
+            async with asyncio.timeout(period_s):
+                await wake.wait()
+        wake.clear()

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import logging
-from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
 
-from nats.js import JetStreamContext
-from nats.js.errors import KeyNotFoundError
 from prometheus_client import Counter
 
 from services.scheduler.adapters.fleet_reader import FleetReader
@@ -19,10 +15,10 @@ from services.scheduler.domain.governor import Governor
 from services.scheduler.domain.observation import PoolObservation, Proposal, Reason
 from services.scheduler.domain.policy import Policy
 from shared import subjects
+from shared.bus import Bus
 from shared.clock import Clock
 from shared.ids import new_id
-from shared.messages.base import Message
-from shared.messages.commands import DrainCommand, FleetPolicy, PowerCommand, Recommendation, ScaleCommand
+from shared.messages.commands import DeviceSet, DrainCommand, FleetPolicy, PowerCommand, Recommendation, ScaleCommand
 from shared.messages.jobs import PoolStatus
 
 log = logging.getLogger(__name__)
@@ -35,10 +31,9 @@ ADVISE_AGAIN = timedelta(minutes=1)
 class Decider:
     """Decides for the whole fleet while this process leads."""
 
-    js: JetStreamContext
+    bus: Bus
     reader: FleetReader
     policy: Policy
-    publish: Callable[[str, Message, str], Awaitable[None]]
     clock: Clock
     decisions: Counter
     cap_lease_s: float
@@ -49,7 +44,7 @@ class Decider:
     async def decide(self, token: int) -> None:
         """One round with this fencing token."""
         now = self.clock()
-        policy = await self.reader.policy()
+        policy = await self.bus.policy()
         pools = await self.reader.pools(now)
         if not pools:
             self._count("missing_data")
@@ -75,7 +70,14 @@ class Decider:
             **self._base(token, verdict.reason, proposal.evidence), pool=seen.pool, replicas=verdict.replicas
         )
         effect = f"{seen.desired} to {verdict.replicas} workers"
-        await self._act(policy, subjects.scale_command(seen.pool), command, seen.pool, f"scale to {verdict.replicas}", effect)
+        await self._act(
+            policy,
+            subjects.scale_command(seen.pool),
+            command,
+            scope=seen.pool,
+            action=f"scale to {verdict.replicas}",
+            effect=effect,
+        )
 
     async def _drain(self, pools: list[PoolStatus], policy: FleetPolicy, token: int) -> None:
         fleet = set(await self.reader.devices())
@@ -88,12 +90,19 @@ class Decider:
             node, device = decision.device
             evidence = {"cordoned": float(len(cordoned)), "fleet": float(len(fleet))}
             command = DrainCommand(
-                **self._base(token, decision.reason, evidence), node=node, device=device, action=decision.action,
-            )  # fmt: skip
+                **self._base(token, decision.reason, evidence),
+                node=node,
+                device=device,
+                action=decision.action,
+            )
             sent = await self._act(
-                policy, subjects.drain_command(node, device), command, f"{node}/{device}", decision.action,
-                "no job runs on a device with a critical alert",
-            )  # fmt: skip
+                policy,
+                subjects.drain_command(node, device),
+                command,
+                scope=f"{node}/{device}",
+                action=decision.action,
+                effect="no job runs on a device with a critical alert",
+            )
             if sent:
                 ours = ours | {decision.device} if decision.action == "drain" else ours - {decision.device}
                 await self._remember_drained(ours)
@@ -101,61 +110,90 @@ class Decider:
     async def _cap(self, policy: FleetPolicy, token: int, *, full_power: bool, now: datetime) -> None:
         devices = await self.reader.devices()
         wanted = caps(
-            devices, self.reader.caps_now_w(now), self._caps, policy, full_power=full_power, now=now,
+            devices,
+            self.reader.caps_now_w(now),
+            self._caps,
+            policy,
+            full_power=full_power,
+            now=now,
             lease_s=self.cap_lease_s,
-        )  # fmt: skip
+        )
         for decision in wanted:
             self._count(decision.reason)
             node, device = decision.device
             evidence = {"default_w": devices[decision.device].power_default_w or 0.0}
             command = PowerCommand(
-                **self._base(token, decision.reason, evidence), node=node, device=device, cap_w=decision.cap_w,
+                **self._base(token, decision.reason, evidence),
+                node=node,
+                device=device,
+                cap_w=decision.cap_w,
                 lease_s=self.cap_lease_s,
-            )  # fmt: skip
+            )
             action = f"cap at {decision.cap_w:g} W" if decision.cap_w else "lift the cap"
             sent = await self._act(
-                policy, subjects.power_command(node, device), command, f"{node}/{device}", action, "less energy a job"
+                policy,
+                subjects.power_command(node, device),
+                command,
+                scope=f"{node}/{device}",
+                action=action,
+                effect="less energy a job",
             )
             if sent and decision.cap_w is not None:
                 self._caps[decision.device] = (decision.cap_w, now)
 
     async def _act(
-        self, policy: FleetPolicy, subject: str, command: ScaleCommand | DrainCommand | PowerCommand, scope: str,
-        action: str, effect: str,
-    ) -> bool:  # fmt: skip
+        self,
+        policy: FleetPolicy,
+        subject: str,
+        command: ScaleCommand | DrainCommand | PowerCommand,
+        *,
+        scope: str,
+        action: str,
+        effect: str,
+    ) -> bool:
         """Send the command in mode act, recommend it in mode advise; True when it was sent."""
         if policy.mode == "act":
-            await self.publish(subject, command, command.id)
-            log.info("command", extra={"scope": scope, "action": action, "reason": command.reason, "id": command.id})
+            await self.bus.publish(subject, command, command.id)
+            log.info(
+                "command",
+                extra={"scope": scope, "action": action, "reason": command.reason, "id": command.id},
+            )
             return True
         self._count("mode_observe")
         told, at = self._advised.get(scope, ("", command.at - 2 * ADVISE_AGAIN))
         if policy.mode == "advise" and (told != action or command.at - at > ADVISE_AGAIN):
             self._advised[scope] = (action, command.at)
             advice = Recommendation(
-                id=new_id(), scope=scope, action=action, reason=command.reason, expected_effect=effect,
-                confidence=0.5, evidence=command.evidence, at=command.at,
-            )  # fmt: skip
-            await self.publish(subjects.recommendation(scope), advice, advice.id)
+                id=new_id(),
+                scope=scope,
+                action=action,
+                reason=command.reason,
+                expected_effect=effect,
+                confidence=0.5,
+                evidence=command.evidence,
+                at=command.at,
+            )
+            await self.bus.publish(subjects.recommendation(scope), advice, advice.id)
         return False
 
     def _base(self, token: int, reason: Reason, evidence: dict[str, float]) -> dict[str, Any]:
         now = self.clock()
         return {
-            "id": new_id(), "issuer": "scheduler", "reason": reason, "at": now, "expires_at": now + COMMAND_TTL,
-            "fencing_token": token, "evidence": evidence,
-        }  # fmt: skip
+            "id": new_id(),
+            "issuer": "scheduler",
+            "reason": reason,
+            "at": now,
+            "expires_at": now + COMMAND_TTL,
+            "fencing_token": token,
+            "evidence": evidence,
+        }
 
     def _count(self, reason: Reason) -> None:
         self.decisions.labels(reason).inc()
 
     async def _drained_by_us(self) -> set[Device]:
-        try:
-            kv = await self.js.key_value("scheduler")
-            return {(n, d) for n, d in json.loads((await kv.get("drained")).value or b"[]")}
-        except (KeyNotFoundError, ValueError):
-            return set()
+        kept = await self.bus.read("scheduler", "drained", DeviceSet)
+        return set(kept.devices) if kept else set()
 
     async def _remember_drained(self, devices: set[Device]) -> None:
-        kv = await self.js.key_value("scheduler")
-        await kv.put("drained", json.dumps(sorted(devices)).encode())
+        await self.bus.write("scheduler", "drained", DeviceSet(devices=sorted(devices)))

@@ -7,13 +7,10 @@ import logging
 from collections import deque
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 
-import nats.errors
 from faststream import FastStream
 from faststream.nats import JStream, KvWatch, PullSub
-from nats.js import JetStreamContext
-from nats.js.errors import KeyNotFoundError
-from pydantic import ValidationError
 
 from services.telemetry.adapters.cap_file import CapFile
 from services.telemetry.adapters.guarded import GuardedSource
@@ -25,11 +22,10 @@ from services.telemetry.recorder import Recorder
 from services.telemetry.sampling import Sampler
 from services.telemetry.settings import AgentSettings, RecorderSettings
 from shared import subjects
-from shared.broker import client_of
+from shared.bus import Bus
 from shared.clock import utc_now
 from shared.consuming import Watched
 from shared.errors import UnavailableError
-from shared.messages.commands import CommandOutcome, FleetPolicy
 from shared.messages.telemetry import NodeInventory
 from shared.service import Service
 from shared.settings import load
@@ -45,52 +41,29 @@ def create_agent(settings: AgentSettings | None = None) -> FastStream:
     broker = service.broker
     sources = [GuardedSource(source, settings.source_timeout_s) for source in make_sources(settings)]
 
-    def js() -> JetStreamContext:
-        return client_of(broker).jetstream(timeout=5.0)
-
-    async def publish(subject: str, body: bytes, message_id: str) -> None:
-        try:
-            await js().publish(subject, body, headers={"Nats-Msg-Id": message_id})
-        except (nats.errors.Error, OSError) as error:
-            raise UnavailableError(f"{subject} not confirmed: {type(error).__name__}") from error
-
-    async def put_inventory(inventory: NodeInventory) -> None:
-        try:
-            kv = await js().key_value("inventory")
-            await kv.put(subjects.token(inventory.node), inventory.model_dump_json().encode())
-        except (nats.errors.Error, OSError) as error:
-            log.warning("inventory not stored", extra={"error": type(error).__name__})
-
-    async def read_policy() -> FleetPolicy:
-        try:
-            kv = await js().key_value("policy")
-            return FleetPolicy.model_validate_json((await kv.get("fleet")).value or b"")
-        except KeyNotFoundError:
-            return FleetPolicy()
-        except ValidationError:
-            return FleetPolicy(power="off")
-
-    async def publish_outcome(outcome: CommandOutcome) -> None:
-        await publish(subjects.outcome(outcome.command_id), outcome.model_dump_json().encode(), outcome.id)
-
     sampler = Sampler(
-        node=settings.node, period_s=settings.period_s, sources=sources, publish=publish,
-        put_inventory=put_inventory, health=service.health, buffer=deque(maxlen=settings.frame_buffer),
-    )  # fmt: skip
-    power = PowerControl(settings.node, sampler.find, CapFile(settings.data_dir / f"caps-{subjects.token(settings.node)}.json"))
-    commands = PowerCommands(power, read_policy, publish_outcome)
-
-    async def restore_expired() -> None:
-        while True:
-            for outcome in await power.restore_expired(utc_now()):
-                await publish_outcome(outcome)
-            await asyncio.sleep(0.5)
+        node=settings.node,
+        period_s=settings.period_s,
+        sources=sources,
+        publish=service.bus.publish,
+        put_inventory=partial(put_inventory, service.bus),
+        health=service.health,
+        buffer=deque(maxlen=settings.frame_buffer),
+    )
+    power = PowerControl(
+        settings.node, sampler.find, CapFile(settings.data_dir / f"caps-{subjects.token(settings.node)}.json")
+    )
+    commands = PowerCommands(power, service.bus.policy, service.bus.publish_outcome)
 
     consumer = durable(f"agent-power-{subjects.token(settings.node)}", subjects.power_commands(settings.node))
     broker.subscriber(
-        subjects.power_commands(settings.node), stream=JStream("COMMANDS", declare=False),
-        durable=consumer.durable_name, config=consumer, pull_sub=PullSub(batch_size=1, timeout=10), no_reply=True,
-    )(commands.on_command)  # fmt: skip
+        subjects.power_commands(settings.node),
+        stream=JStream("COMMANDS", declare=False),
+        durable=consumer.durable_name,
+        config=consumer,
+        pull_sub=PullSub(batch_size=1, timeout=10),
+        no_reply=True,
+    )(commands.on_command)
     for source in sources:
         if isinstance(source.source, SimulatedSource):
             simulation = Simulation(settings.node, source.source)
@@ -102,12 +75,31 @@ def create_agent(settings: AgentSettings | None = None) -> FastStream:
         async with service.running([Watched("COMMANDS", consumer)]):
             await sampler.discover()
             await power.restore_all()
-            for work in (sampler.run(), sampler.run_publisher(), restore_expired()):
+            for work in (sampler.run(), sampler.run_publisher(), restore_expired(power, service.bus)):
                 service.spawn(work)
             yield
             await power.restore_all()
 
     return service.app(lifespan)
+
+
+async def put_inventory(bus: Bus, inventory: NodeInventory) -> None:
+    """Publish what this node has; a failure is made up for by the next time."""
+    try:
+        await bus.write("inventory", subjects.token(inventory.node), inventory)
+    except UnavailableError as error:
+        log.warning("inventory not stored", extra={"error": str(error)})
+
+
+async def restore_expired(power: PowerControl, bus: Bus) -> None:
+    """Restore the default of devices whose lease ran out, until cancelled."""
+    while True:
+        for outcome in await power.restore_expired(utc_now()):
+            try:
+                await bus.publish_outcome(outcome)
+            except UnavailableError as error:
+                log.warning("outcome not told", extra={"error": str(error)})
+        await asyncio.sleep(0.5)
 
 
 def create_recorder(settings: RecorderSettings | None = None) -> FastStream:

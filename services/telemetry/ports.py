@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from shared.frames import TelemetryFrame
 from shared.messages.telemetry import DeviceInfo
@@ -40,6 +40,7 @@ class DeviceSource(Protocol):
         """Let go of the driver."""
 
 
+@runtime_checkable
 class PowerActuator(Protocol):
     """Sets power caps and reads them back."""
 

@@ -57,10 +57,18 @@ class PowerControl:
                 self._file.save(self._capped())
                 outcomes.append(
                     CommandOutcome(
-                        id=new_id(), command_id=lease.command_id, command="power", status="expired",
-                        target=f"{self._node}/{lease.device}", detail="lease ended, default restored",
-                        requested=lease.cap_w, applied=default, read_back=default, at=now, executor="agent",
-                    )  # fmt: skip
+                        id=new_id(),
+                        command_id=lease.command_id,
+                        command="power",
+                        status="expired",
+                        target=f"{self._node}/{lease.device}",
+                        detail="lease ended, default restored",
+                        requested=lease.cap_w,
+                        applied=default,
+                        read_back=default,
+                        at=now,
+                        executor="agent",
+                    )
                 )
         return outcomes
 
@@ -90,23 +98,36 @@ class PowerControl:
         if found is None:
             raise PowerControlError(f"device {device!r} is gone")
         actuator = found[1].source
-        if not hasattr(actuator, "set_cap_w"):
+        if not isinstance(actuator, PowerActuator):
             raise PowerControlError(f"source {found[1].name} controls no power")
 
-        def work(power: PowerActuator = actuator) -> float:
-            power.set_cap_w(device, cap_w)
-            return power.enforced_cap_w(device)
+        def work() -> float:
+            actuator.set_cap_w(device, cap_w)
+            return actuator.enforced_cap_w(device)
 
         return await found[1].call(work)
 
     def _outcome(
-        self, command: PowerCommand, status: str, detail: str, *, applied: float | None = None,
+        self,
+        command: PowerCommand,
+        status: str,
+        detail: str,
+        *,
+        applied: float | None = None,
         read_back: float | None = None,
-    ) -> CommandOutcome:  # fmt: skip
+    ) -> CommandOutcome:
         return CommandOutcome.model_validate(
             {
-                "id": new_id(), "command_id": command.id, "command": "power", "status": status, "detail": detail,
-                "target": f"{self._node}/{command.device}", "requested": command.cap_w, "applied": applied,
-                "read_back": read_back, "at": utc_now(), "executor": "agent",
+                "id": new_id(),
+                "command_id": command.id,
+                "command": "power",
+                "status": status,
+                "detail": detail,
+                "target": f"{self._node}/{command.device}",
+                "requested": command.cap_w,
+                "applied": applied,
+                "read_back": read_back,
+                "at": utc_now(),
+                "executor": "agent",
             }
-        )  # fmt: skip
+        )

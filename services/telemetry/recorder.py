@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Any
 
 import asyncpg
@@ -17,21 +18,27 @@ from pydantic import ValidationError
 from services.telemetry.adapters.frame_store import PostgresFrameStore, keep_partitions
 from services.telemetry.adapters.record_rows import TABLES, StreamTable
 from services.telemetry.settings import RecorderSettings
+from shared.client.reading import bucket_items
 from shared.clock import utc_now
 from shared.consuming import Watched, pull_batches
 from shared.database import DATABASE_ERRORS, connect_pool, wait_until_migrated
 from shared.errors import InvalidInputError, UnavailableError
 from shared.frames import TelemetryFrame, decode
 from shared.messages.telemetry import NodeInventory
-from shared.client.reading import bucket_items
 from shared.service import Service
 from shared.streams import durable
 
 log = logging.getLogger(__name__)
 
 FRAMES_DURABLE = "recorder-frames"
-_AWAY = (asyncpg.PostgresConnectionError, asyncpg.InterfaceError, asyncpg.OperatorInterventionError,
-         asyncpg.InsufficientResourcesError, OSError, TimeoutError)  # fmt: skip
+_AWAY = (
+    asyncpg.PostgresConnectionError,
+    asyncpg.InterfaceError,
+    asyncpg.OperatorInterventionError,
+    asyncpg.InsufficientResourcesError,
+    OSError,
+    TimeoutError,
+)
 
 
 class Recorder:
@@ -43,7 +50,9 @@ class Recorder:
         self.watched += [Watched(t.stream, durable(t.durable)) for t in TABLES]
         registry = service.registry
         self._rows = Counter("autopilot_recorded_rows", "rows written", ["stream"], registry=registry)
-        self._bad = Counter("autopilot_record_errors", "messages that no row can be made of", ["stream"], registry=registry)
+        self._bad = Counter(
+            "autopilot_record_errors", "messages that no row can be made of", ["stream"], registry=registry
+        )
         self._lost = Counter("autopilot_frames_missing", "gaps in the agents' frame numbers", registry=registry)
         self._age = Histogram("autopilot_frame_age_seconds", "sample to committed row", registry=registry)
         self._sequences: dict[str, tuple[int, int]] = {}
@@ -70,11 +79,11 @@ class Recorder:
     async def _record_frames(self, js: JetStreamContext, store: PostgresFrameStore) -> None:
         async for batch in pull_batches(js, "TELEMETRY", FRAMES_DURABLE, batch=self._settings.frame_batch):
             frames = [f for f in (self._decode(m) for m in batch) if f is not None]
-            written = await self._persist(batch, lambda frames=frames: store.write(frames))
+            written = await self._persist(batch, partial(store.write, frames))
             if written is None:
                 # One frame that the database will never take must not hold up the others.
                 for frame in frames:
-                    if await self._persist([], lambda frame=frame: store.write([frame])) is None:
+                    if await self._persist([], partial(store.write, [frame])) is None:
                         self._bad.labels("TELEMETRY").inc()
             self._rows.labels("TELEMETRY").inc(written or 0)
             await _acknowledge(batch)
@@ -109,9 +118,9 @@ class Recorder:
                 except (ValidationError, ValueError, KeyError):
                     self._bad.labels(table.stream).inc()
                     log.warning("bad message", extra={"subject": message.subject, "stream": table.stream})
-            if await self._persist(batch, lambda rows=rows: self._insert(table.insert, rows)) is None:
+            if await self._persist(batch, partial(self._insert, table.insert, rows)) is None:
                 for row in rows:
-                    if await self._persist([], lambda row=row: self._insert(table.insert, [row])) is None:
+                    if await self._persist([], partial(self._insert, table.insert, [row])) is None:
                         self._bad.labels(table.stream).inc()
             self._rows.labels(table.stream).inc(len(rows))
             await _acknowledge(batch)
@@ -152,11 +161,21 @@ class Recorder:
 
     async def _describe_devices(self, js: JetStreamContext) -> None:
         rows = [
-            (i.node, d.device, d.model, d.vendor, d.source, d.simulated, d.memory_bytes, d.power_min_w,
-             d.power_max_w, d.power_default_w)
+            (
+                i.node,
+                d.device,
+                d.model,
+                d.vendor,
+                d.source,
+                d.simulated,
+                d.memory_bytes,
+                d.power_min_w,
+                d.power_max_w,
+                d.power_default_w,
+            )
             for i in (await bucket_items(js, "inventory", NodeInventory)).values()
             for d in i.devices
-        ]  # fmt: skip
+        ]
         await self._insert(
             "INSERT INTO devices (node, device, model, vendor, source, simulated, memory_bytes, power_min_w, "
             "power_max_w, power_default_w) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10) "

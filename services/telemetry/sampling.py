@@ -62,9 +62,12 @@ class Sampler:
             self.devices |= {info.device: (info, source) for info in found}
         await self.put_inventory(
             NodeInventory(
-                node=self.node, at=utc_now(), period_s=self.period_s, sources=states,
+                node=self.node,
+                at=utc_now(),
+                period_s=self.period_s,
+                sources=states,
                 devices=[info for info, _ in self.devices.values()],
-            )  # fmt: skip
+            )
         )
 
     async def run(self) -> None:
@@ -124,10 +127,16 @@ class Sampler:
     def _queue_event(self, event: SourceEvent, at_us: int, number: int) -> None:
         info = self.devices.get(event.device)
         message = DeviceEvent(
-            id=derived_id(self.node, event.device, event.kind, str(at_us), str(number)), node=self.node,
-            device=event.device, at=utc_now(), kind=event.kind, code=event.code, message=event.message,
-            source=info[1].name if info else "", simulated=bool(info and info[0].simulated),
-        )  # fmt: skip
+            id=derived_id(self.node, event.device, event.kind, str(at_us), str(number)),
+            node=self.node,
+            device=event.device,
+            at=utc_now(),
+            kind=event.kind,
+            code=event.code,
+            message=event.message,
+            source=info[1].name if info else "",
+            simulated=bool(info and info[0].simulated),
+        )
         log.info("device event", extra={"device": event.device, "kind": event.kind, "code": event.code})
         self._queue(subjects.event(self.node, event.device), message.model_dump_json().encode(), message.id)
 

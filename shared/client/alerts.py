@@ -47,18 +47,27 @@ class Alerts:
             await subscription.unsubscribe()
 
     async def subscribe(
-        self, url: str, *, severities: list[str] | None = None, kinds: list[str] | None = None,
+        self,
+        url: str,
+        *,
+        severities: list[str] | None = None,
+        kinds: list[str] | None = None,
         nodes: list[str] | None = None,
-    ) -> Subscription:  # fmt: skip
+    ) -> Subscription:
         """Have alerts posted to a URL; empty filters take all. Raises InvalidInputError for a bad URL."""
         secret = "whsec_" + base64.b64encode(secrets.token_bytes(24)).decode()
         try:
             subscription = Subscription.model_validate(
                 {
-                    "id": new_id()[:12], "url": url, "secret": secret, "severities": severities or [],
-                    "kinds": kinds or [], "nodes": nodes or [], "created_at": utc_now(),
+                    "id": new_id()[:12],
+                    "url": url,
+                    "secret": secret,
+                    "severities": severities or [],
+                    "kinds": kinds or [],
+                    "nodes": nodes or [],
+                    "created_at": utc_now(),
                 }
-            )  # fmt: skip
+            )
         except ValidationError as error:
             first = error.errors()[0]
             raise InvalidInputError(str(first["loc"][0]), url, first["msg"]) from error

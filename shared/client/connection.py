@@ -10,11 +10,11 @@ from nats.aio.client import Client
 from nats.errors import Error as NatsError
 from nats.js import JetStreamContext
 
-from shared.connection import connection_options
 from shared.client.alerts import Alerts
 from shared.client.fleet import Fleet
 from shared.client.jobs import Jobs
 from shared.client.steering import Steering
+from shared.connection import connection_options
 from shared.errors import UnavailableError
 from shared.settings import NatsSettings
 

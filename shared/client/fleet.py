@@ -11,7 +11,8 @@ from pydantic import BaseModel
 
 from shared import subjects
 from shared.client.reading import bucket_items, last_messages
-from shared.errors import InvalidInputError, NotFoundError as Missing
+from shared.errors import InvalidInputError
+from shared.errors import NotFoundError as Missing
 from shared.frames import TelemetryFrame, decode
 from shared.messages.commands import (
     Command,
@@ -106,18 +107,18 @@ class Fleet:
             for o in await last_messages(self._js, "OUTCOMES", subjects.OUTCOMES, CommandOutcome, limit=limit * 4)
         }
         found: list[Decision] = []
-        models: dict[str, type[Command]] = {"power": PowerCommand, "scale": ScaleCommand, "drain": DrainCommand}
+        models: dict[str, type[Command]] = {
+            "power": PowerCommand,
+            "scale": ScaleCommand,
+            "drain": DrainCommand,
+        }
         for kind, model in models.items():
             for command in await last_messages(self._js, "COMMANDS", f"commands.{kind}.>", model, limit=limit):
                 assert isinstance(command, PowerCommand | ScaleCommand | DrainCommand)  # noqa: S101  models above
                 target = command.pool if isinstance(command, ScaleCommand) else f"{command.node}/{command.device}"
-                found.append(
-                    Decision(command=command, kind=kind, target=target, outcome=outcomes.get(command.id))
-                )
+                found.append(Decision(command=command, kind=kind, target=target, outcome=outcomes.get(command.id)))
         return sorted(found, key=lambda d: d.command.at)[-limit:]
 
     async def recommendations(self, limit: int = 50) -> list[Recommendation]:
         """The newest recommendations, oldest first."""
-        return await last_messages(
-            self._js, "RECOMMENDATIONS", subjects.RECOMMENDATIONS, Recommendation, limit=limit
-        )
+        return await last_messages(self._js, "RECOMMENDATIONS", subjects.RECOMMENDATIONS, Recommendation, limit=limit)

@@ -16,7 +16,15 @@ from pydantic import BaseModel, ValidationError
 
 from shared import subjects
 from shared.clock import utc_now
-from shared.errors import ConflictError, InvalidInputError, JobFailedError, NotFoundError as Missing, UnavailableError
+from shared.errors import (
+    ConflictError,
+    InvalidInputError,
+    JobFailedError,
+    UnavailableError,
+)
+from shared.errors import (
+    NotFoundError as Missing,
+)
 from shared.ids import derived_id, new_id
 from shared.messages.jobs import PRIORITIES, Job, JobProgress, JobResult, JobState, Priority
 from shared.payloads import load_payload, store_payload
@@ -56,9 +64,16 @@ class Jobs:
         self._nc, self._js, self._actor = nc, js, actor
 
     async def submit(
-        self, kind: str, payload: dict[str, Any], *, priority: Priority = "normal", job_id: str | None = None,
-        idempotency_key: str | None = None, ttl_s: float = 86_400.0, max_attempts: int = 3,
-    ) -> JobHandle:  # fmt: skip
+        self,
+        kind: str,
+        payload: dict[str, Any],
+        *,
+        priority: Priority = "normal",
+        job_id: str | None = None,
+        idempotency_key: str | None = None,
+        ttl_s: float = 86_400.0,
+        max_attempts: int = 3,
+    ) -> JobHandle:
         """Publish a job and wait until it is stored.
 
         The same `job_id` or `idempotency_key` is the same job. Raises InvalidInputError for a bad
@@ -73,10 +88,16 @@ class Jobs:
             reference = await store_payload(self._js, f"job-{job_id}", payload)
         try:
             job = Job(
-                id=job_id, kind=kind, priority=priority, payload={} if reference else payload,
-                payload_ref=reference, submitter=self._actor, submitted_at=utc_now(), ttl_s=ttl_s,
+                id=job_id,
+                kind=kind,
+                priority=priority,
+                payload={} if reference else payload,
+                payload_ref=reference,
+                submitter=self._actor,
+                submitted_at=utc_now(),
+                ttl_s=ttl_s,
                 max_attempts=max_attempts,
-            )  # fmt: skip
+            )
         except ValidationError as error:
             first = error.errors()[0]
             raise InvalidInputError(str(first["loc"][0]), first["input"], first["msg"]) from error
@@ -84,9 +105,11 @@ class Jobs:
             return JobHandle(job_id, kind, self, duplicate=True)
         try:
             ack = await self._js.publish(
-                subjects.job(kind, priority, job_id), job.model_dump_json(exclude_none=True).encode(),
-                headers={"Nats-Msg-Id": job_id}, stream="JOBS",
-            )  # fmt: skip
+                subjects.job(kind, priority, job_id),
+                job.model_dump_json(exclude_none=True).encode(),
+                headers={"Nats-Msg-Id": job_id},
+                stream="JOBS",
+            )
         except (APIError, nats.errors.Error) as error:
             raise UnavailableError(f"job {job_id} was not confirmed: {error}") from error
         return JobHandle(job_id, kind, self, duplicate=bool(ack.duplicate))
@@ -180,7 +203,12 @@ class Jobs:
         for subject in list(info.state.subjects or {})[:limit]:
             _, kind, priority, job_id = subject.split(".")
             views.append(
-                JobView(id=subjects.untoken(job_id), kind=subjects.untoken(kind), state="queued", priority=priority)
+                JobView(
+                    id=subjects.untoken(job_id),
+                    kind=subjects.untoken(kind),
+                    state="queued",
+                    priority=priority,
+                )
             )
         return views
 

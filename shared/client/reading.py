@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator
 from typing import TypeVar
 
@@ -37,9 +36,7 @@ async def bucket_items(js: JetStreamContext, bucket: str, model: type[M]) -> dic
     return found
 
 
-async def last_messages(
-    js: JetStreamContext, stream: str, subject: str, model: type[M], *, limit: int
-) -> list[M]:
+async def last_messages(js: JetStreamContext, stream: str, subject: str, model: type[M], *, limit: int) -> list[M]:
     """The newest messages of a stream under a subject, oldest first; what does not parse is left out."""
     info = await js.stream_info(stream)
     # A generous window: streams of several subjects hold others in between.
@@ -56,9 +53,7 @@ async def last_messages(
     return found[-limit:]
 
 
-async def _drain(
-    js: JetStreamContext, stream: str, subject: str, config: ConsumerConfig
-) -> AsyncIterator[bytes]:
+async def _drain(js: JetStreamContext, stream: str, subject: str, config: ConsumerConfig) -> AsyncIterator[bytes]:
     subscription = await js.subscribe(subject, stream=stream, ordered_consumer=True, config=config)
     try:
         pending = (await subscription.consumer_info()).num_pending or 0
@@ -68,7 +63,7 @@ async def _drain(
             message = await subscription.next_msg(timeout=2.0)
             yield message.data
             left -= 1
-    except (nats.errors.TimeoutError, asyncio.TimeoutError):
+    except (TimeoutError, nats.errors.TimeoutError):
         return
     finally:
         await subscription.unsubscribe()

@@ -18,7 +18,14 @@ from shared.errors import InvalidInputError, UnavailableError
 from shared.ids import new_id
 from shared.messages.audit import AuditRecord
 from shared.messages.base import Message
-from shared.messages.commands import Command, CommandOutcome, DrainCommand, FleetPolicy, PowerCommand, ScaleCommand
+from shared.messages.commands import (
+    Command,
+    CommandOutcome,
+    DrainCommand,
+    FleetPolicy,
+    PowerCommand,
+    ScaleCommand,
+)
 from shared.messages.telemetry import SimulationReply, SimulationRequest
 
 COMMAND_TTL_S = 30.0
@@ -47,7 +54,12 @@ class Steering:
         return command
 
     async def drain(
-        self, node: str, device: str, action: Literal["cordon", "drain", "restore"], *, reason: str = "operator"
+        self,
+        node: str,
+        device: str,
+        action: Literal["cordon", "drain", "restore"],
+        *,
+        reason: str = "operator",
     ) -> DrainCommand:
         """Take a device out of service or back."""
         command = self._build(DrainCommand, reason, node=node, device=device, action=action)
@@ -87,9 +99,13 @@ class Steering:
         kv = await self._js.key_value("policy")
         await kv.put(POLICY_KEY, policy.model_dump_json().encode())
         record = AuditRecord(
-            id=new_id(), actor=self._actor, action="policy.set", target=POLICY_KEY, at=utc_now(),
+            id=new_id(),
+            actor=self._actor,
+            action="policy.set",
+            target=POLICY_KEY,
+            at=utc_now(),
             detail={"mode": policy.mode, "power": policy.power},
-        )  # fmt: skip
+        )
         await self._send(subjects.audit(self._actor), record)
 
     def _build(self, model: type[C], reason: str, **fields: object) -> C:
@@ -104,8 +120,6 @@ class Steering:
     async def _send(self, subject: str, message: Message) -> None:
         identity = str(getattr(message, "id"))  # noqa: B009  commands and records have one, the base has not
         try:
-            await self._js.publish(
-                subject, message.model_dump_json().encode(), headers={"Nats-Msg-Id": identity}
-            )
+            await self._js.publish(subject, message.model_dump_json().encode(), headers={"Nats-Msg-Id": identity})
         except nats.errors.Error as error:
             raise UnavailableError(f"{subject} was not confirmed: {error}") from error

@@ -92,7 +92,10 @@ class FleetPolicy(Message):
     power: Literal["off", "simulated", "all"] = "simulated"
     power_floor_fraction: float = Field(default=0.5, ge=0, le=1)
     cap_fraction: float | None = Field(
-        default=0.8, gt=0, le=1, description="cap, of the default, that holds while no jobs wait; none caps nothing"
+        default=0.8,
+        gt=0,
+        le=1,
+        description="cap, of the default, that holds while no jobs wait; none caps nothing",
     )
     max_drained_fraction: float = Field(default=0.5, ge=0, le=1)
     pools: dict[str, PoolPolicy] = {}
@@ -100,3 +103,9 @@ class FleetPolicy(Message):
     def pool(self, name: str) -> PoolPolicy:
         """The bounds of a pool, or the defaults."""
         return self.pools.get(name, PoolPolicy())
+
+
+class DeviceSet(Message):
+    """A set of devices kept in a bucket: cordoned ones of a node, or those that a scheduler drained."""
+
+    devices: list[tuple[str, str]] = []

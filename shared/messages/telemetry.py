@@ -9,7 +9,15 @@ from pydantic import Field
 from shared.messages.base import Message, Name, Timestamp
 
 EventKind = Literal[
-    "xid", "ecc", "row_remap", "throttle_on", "throttle_off", "appeared", "lost", "probe_hung", "probe_recovered"
+    "xid",
+    "ecc",
+    "row_remap",
+    "throttle_on",
+    "throttle_off",
+    "appeared",
+    "lost",
+    "probe_hung",
+    "probe_recovered",
 ]
 
 

@@ -68,10 +68,20 @@ class AlertBook:
         if known is None:
             identity = derived_id(finding.node, finding.device, finding.kind, now.isoformat())
             condition.alert = Alert(
-                id=identity, node=finding.node, device=finding.device, kind=finding.kind, severity=finding.severity,
-                state="opened", summary=finding.summary, action=finding.action, evidence=list(finding.evidence),
-                opened_at=now, at=now, count=condition.count, simulated=finding.simulated,
-            )  # fmt: skip
+                id=identity,
+                node=finding.node,
+                device=finding.device,
+                kind=finding.kind,
+                severity=finding.severity,
+                state="opened",
+                summary=finding.summary,
+                action=finding.action,
+                evidence=list(finding.evidence),
+                opened_at=now,
+                at=now,
+                count=condition.count,
+                simulated=finding.simulated,
+            )
         else:
             worse = _ORDER[finding.severity] > _ORDER[known.severity]
             due = condition.told_at is not None and now - condition.told_at >= UPDATE_EVERY
@@ -79,10 +89,14 @@ class AlertBook:
                 return None
             condition.alert = known.model_copy(
                 update={
-                    "state": "updated", "severity": finding.severity if worse else known.severity, "at": now,
-                    "summary": finding.summary, "evidence": list(finding.evidence), "count": condition.count,
+                    "state": "updated",
+                    "severity": finding.severity if worse else known.severity,
+                    "at": now,
+                    "summary": finding.summary,
+                    "evidence": list(finding.evidence),
+                    "count": condition.count,
                 }
-            )  # fmt: skip
+            )
         condition.told_at = now
         return condition.alert
 

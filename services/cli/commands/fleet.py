@@ -39,10 +39,16 @@ def device_table(views: list[DeviceView], alerts: list[Alert], cordoned: set[str
         open_kinds = [a.kind for a in alerts if (a.node, a.device) == (view.node, view.info.device)]
         state = ", ".join(open_kinds + (["drained"] if view.info.device in cordoned else []))
         table.add_row(
-            view.node, view.info.device + (" (simulated)" if view.info.simulated else ""), view.info.model,
-            _number(s, "gpu_util_pct", "%"), _number(s, "memory_used_bytes", "GiB", 2**-30), _number(s, "temp_c", "°C"),
-            _number(s, "power_w", "W"), _number(s, "power_enforced_w", "W"), Text(state, style="red" if state else ""),
-        )  # fmt: skip
+            view.node,
+            view.info.device + (" (simulated)" if view.info.simulated else ""),
+            view.info.model,
+            _number(s, "gpu_util_pct", "%"),
+            _number(s, "memory_used_bytes", "GiB", 2**-30),
+            _number(s, "temp_c", "°C"),
+            _number(s, "power_w", "W"),
+            _number(s, "power_enforced_w", "W"),
+            Text(state, style="red" if state else ""),
+        )
     return table
 
 
@@ -53,7 +59,9 @@ async def _fleet(autopilot: AutopilotClient) -> Group:
     lines = []
     for pool in pools:
         ready = sum(w.state == "ready" for w in pool.workers)
-        lines.append(f"pool {pool.pool} on {pool.node}: {ready} of {pool.desired} workers ready, {pool.restarts} restarts")
+        lines.append(
+            f"pool {pool.pool} on {pool.node}: {ready} of {pool.desired} workers ready, {pool.restarts} restarts"
+        )
     lines.append(f"queue: {await autopilot.fleet.queue_depth()} jobs waiting or running")
     return Group(table, Text("\n".join(lines)))
 
@@ -86,9 +94,7 @@ def watch(
     run(work)
 
 
-def decisions(
-    data_dir: DataDir = DEFAULT_FOLDER, limit: Annotated[int, typer.Option(min=1, max=1000)] = 30
-) -> None:
+def decisions(data_dir: DataDir = DEFAULT_FOLDER, limit: Annotated[int, typer.Option(min=1, max=1000)] = 30) -> None:
     """Every command with its reason and its outcome."""
 
     async def work() -> None:
@@ -98,19 +104,25 @@ def decisions(
                 c, o = decision.command, decision.outcome
                 asked = getattr(c, "replicas", None) or getattr(c, "cap_w", None) or getattr(c, "action", "")
                 table.add_row(
-                    c.at.strftime("%H:%M:%S"), c.issuer, f"{decision.kind} {asked or 'default'}", decision.target,
-                    c.reason, f"{o.status} {o.detail}" if o else "-",
+                    c.at.strftime("%H:%M:%S"),
+                    c.issuer,
+                    f"{decision.kind} {asked or 'default'}",
+                    decision.target,
+                    c.reason,
+                    f"{o.status} {o.detail}" if o else "-",
                     f"{o.read_back:g}" if o and o.read_back is not None else "-",
-                )  # fmt: skip
+                )
         console.print(table)
 
     run(work)
 
 
 def cap(
-    device: str, cap_w: Annotated[float | None, typer.Argument(min=1, help="watts; none restores the default")] = None,
-    lease_s: Annotated[float, typer.Option(min=1, max=86_400)] = 60.0, data_dir: DataDir = DEFAULT_FOLDER,
-) -> None:  # fmt: skip
+    device: str,
+    cap_w: Annotated[float | None, typer.Argument(min=1, help="watts; none restores the default")] = None,
+    lease_s: Annotated[float, typer.Option(min=1, max=86_400)] = 60.0,
+    data_dir: DataDir = DEFAULT_FOLDER,
+) -> None:
     """Cap a device's power for a while."""
 
     async def work() -> CommandOutcome:

@@ -45,13 +45,14 @@ def read_payload(kind: str, source: str | None) -> dict[str, Any]:
 
 
 def submit(
-    kind: str, file: Annotated[str | None, typer.Argument(help="JSON or text file, - for standard input")] = None,
+    kind: str,
+    file: Annotated[str | None, typer.Argument(help="JSON or text file, - for standard input")] = None,
     priority: PriorityName = PriorityName.normal,
     wait: Annotated[bool, typer.Option("--wait", help="wait for the result and print its output")] = False,
     timeout_s: Annotated[float, typer.Option(min=0.1)] = 300.0,
     key: Annotated[str | None, typer.Option(help="idempotency key: the same key is the same job")] = None,
     data_dir: DataDir = DEFAULT_FOLDER,
-) -> None:  # fmt: skip
+) -> None:
     """Submit a job and print its id."""
 
     async def work() -> JobResult | str:

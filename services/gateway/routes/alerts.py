@@ -52,9 +52,7 @@ async def live(autopilot: Autopilot) -> EventSourceResponse:
 @router.post("/subscriptions", status_code=201, dependencies=[Operator])
 async def subscribe(body: NewSubscription, autopilot: Autopilot) -> Subscription:
     """Have alerts posted to a URL; the secret is shown this once."""
-    return await autopilot.alerts.subscribe(
-        body.url, severities=body.severities, kinds=body.kinds, nodes=body.nodes
-    )
+    return await autopilot.alerts.subscribe(body.url, severities=body.severities, kinds=body.kinds, nodes=body.nodes)
 
 
 @router.get("/subscriptions", dependencies=[Viewer])

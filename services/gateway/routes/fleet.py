@@ -51,7 +51,11 @@ async def live(autopilot: Autopilot) -> EventSourceResponse:
 
     async def stream() -> AsyncIterator[dict[str, str]]:
         async for frame in autopilot.fleet.live():
-            body = {"node": frame.node, "at": frame.tick_time(frame.ticks - 1).isoformat(), "devices": frame.latest()}
+            body = {
+                "node": frame.node,
+                "at": frame.tick_time(frame.ticks - 1).isoformat(),
+                "devices": frame.latest(),
+            }
             yield {"event": "frame", "data": json.dumps(body)}
 
     return EventSourceResponse(stream())

@@ -36,14 +36,20 @@ class Submitted(BaseModel):
 
 @router.post("", status_code=202, dependencies=[Operator])
 async def submit(
-    body: Submission, autopilot: Autopilot, response: Response,
+    body: Submission,
+    autopilot: Autopilot,
+    response: Response,
     idempotency_key: Annotated[str | None, Header(max_length=200)] = None,
-) -> Submitted:  # fmt: skip
+) -> Submitted:
     """Submit a job; the same Idempotency-Key is the same job."""
     handle = await autopilot.jobs.submit(
-        body.kind, body.payload, priority=body.priority, idempotency_key=idempotency_key, ttl_s=body.ttl_s,
+        body.kind,
+        body.payload,
+        priority=body.priority,
+        idempotency_key=idempotency_key,
+        ttl_s=body.ttl_s,
         max_attempts=body.max_attempts,
-    )  # fmt: skip
+    )
     response.headers["Location"] = f"/v1/jobs/{handle.id}"
     return Submitted(id=handle.id, duplicate=handle.duplicate)
 

@@ -28,7 +28,9 @@ class SentenceEncoder:
             self._tokenizer: Any = AutoTokenizer.from_pretrained(path)
             self._model: Any = AutoModel.from_pretrained(path).to(device).eval()
         except OSError as error:
-            raise InvalidInputError("embed_model", name, "is neither a model folder nor to be had from a hub") from error
+            raise InvalidInputError(
+                "embed_model", name, "is neither a model folder nor to be had from a hub"
+            ) from error
 
     @torch.inference_mode()
     def encode(self, texts: list[str]) -> np.ndarray[Any, Any]:
@@ -39,7 +41,11 @@ class SentenceEncoder:
         for start in range(0, len(order), BATCH):
             part = order[start : start + BATCH]
             tokens = self._tokenizer(
-                [texts[i] for i in part], padding=True, truncation=True, max_length=CONTEXT_TOKENS, return_tensors="pt"
+                [texts[i] for i in part],
+                padding=True,
+                truncation=True,
+                max_length=CONTEXT_TOKENS,
+                return_tensors="pt",
             ).to(self._device)
             hidden = self._model(**tokens).last_hidden_state
             mask = tokens["attention_mask"].unsqueeze(-1)

@@ -28,7 +28,9 @@ class TextGenerator:
             family: Any = AutoModelForSeq2SeqLM if self._seq2seq else AutoModelForCausalLM
             self._model: Any = family.from_pretrained(name).to(device).eval()
         except (OSError, ValueError) as error:
-            raise InvalidInputError("summarize_model", name, "is no model folder and not to be had from a hub") from error
+            raise InvalidInputError(
+                "summarize_model", name, "is no model folder and not to be had from a hub"
+            ) from error
         context = getattr(config, "max_position_embeddings", None) or getattr(config, "n_positions", None)
         self._context = int(context or DEFAULT_CONTEXT)
 
@@ -53,9 +55,11 @@ class TextGenerator:
         tokens.pop("token_type_ids", None)
         padding = self._tokenizer.pad_token_id
         out = self._model.generate(
-            **tokens, max_new_tokens=NEW_TOKENS, do_sample=False,
+            **tokens,
+            max_new_tokens=NEW_TOKENS,
+            do_sample=False,
             pad_token_id=self._tokenizer.eos_token_id if padding is None else padding,
-        )  # fmt: skip
+        )
         new = out[0] if self._seq2seq else out[0][tokens["input_ids"].shape[1] :]
         return str(self._tokenizer.decode(new, skip_special_tokens=True)).strip()
 

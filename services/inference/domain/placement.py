@@ -32,7 +32,7 @@ def plan(desired: int, devices: Sequence[str], cordoned: set[str], workers: Mapp
         del kept[name]
     load = Counter(kept.values())
     counts = {device: load[device] for device in usable}
-    start = []
+    start: list[str] = []
     while counts and len(kept) + len(start) < desired:
         device = min(counts, key=lambda d: (counts[d], usable.index(d)))
         counts[device] += 1

@@ -27,4 +27,8 @@ def retry_delay_s(attempt: int, jitter: float) -> float:
 
 def payload(alert: Alert) -> dict[str, object]:
     """The body of a webhook, in the form that Standard Webhooks recommends."""
-    return {"type": f"alert.{alert.state}", "timestamp": alert.at.isoformat(), "data": alert.model_dump(mode="json")}
+    return {
+        "type": f"alert.{alert.state}",
+        "timestamp": alert.at.isoformat(),
+        "data": alert.model_dump(mode="json"),
+    }

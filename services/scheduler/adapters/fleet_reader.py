@@ -7,8 +7,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 
 from nats.js import JetStreamContext
-from nats.js.errors import KeyNotFoundError, NotFoundError
-from pydantic import ValidationError
+from nats.js.errors import NotFoundError
 
 from services.scheduler.domain.observation import PoolObservation
 from shared.client.reading import bucket_items
@@ -45,16 +44,6 @@ class FleetReader:
     def on_frame(self, frame: TelemetryFrame, now: datetime) -> None:
         """Keep the newest frame of each node."""
         self.frames[frame.node] = (now, frame)
-
-    async def policy(self) -> FleetPolicy:
-        """The operator's policy; one that cannot be read allows nothing but looking."""
-        try:
-            kv = await self.js.key_value("policy")
-            return FleetPolicy.model_validate_json((await kv.get("fleet")).value or b"")
-        except KeyNotFoundError:
-            return FleetPolicy()
-        except ValidationError:
-            return FleetPolicy(mode="observe", power="off")
 
     async def pools(self, now: datetime) -> list[PoolStatus]:
         """Pools that reported lately."""
@@ -100,11 +89,16 @@ class FleetReader:
         track.at, track.delivered, track.backlog = now, delivered, waiting
         self._learn_service(track, status)
         return PoolObservation(
-            pool=status.pool, at=now, desired=status.desired, backlog=waiting, arrival_rate=rate,
+            pool=status.pool,
+            at=now,
+            desired=status.desired,
+            backlog=waiting,
+            arrival_rate=rate,
             ready=sum(w.state == "ready" for w in status.workers),
             starting=sum(w.state == "starting" for w in status.workers),
-            service_s=track.service_s, bounds=policy.pool(status.pool),
-        )  # fmt: skip
+            service_s=track.service_s,
+            bounds=policy.pool(status.pool),
+        )
 
     @staticmethod
     def _learn_service(track: _PoolTrack, status: PoolStatus) -> None:

@@ -24,9 +24,12 @@ class DrainDecision:
 
 
 def drains(
-    critical: Collection[Device], drained_by_us: Collection[Device], cordoned: Collection[Device],
-    fleet: Collection[Device], policy: FleetPolicy,
-) -> list[DrainDecision]:  # fmt: skip
+    critical: Collection[Device],
+    drained_by_us: Collection[Device],
+    cordoned: Collection[Device],
+    fleet: Collection[Device],
+    policy: FleetPolicy,
+) -> list[DrainDecision]:
     """Drain what has a critical alert, restore what we drained and has none.
 
     A breaker keeps the fleet in service when too large a share of it would be drained at once:
@@ -55,9 +58,15 @@ class CapDecision:
 
 
 def caps(
-    devices: Mapping[Device, DeviceInfo], caps_now_w: Mapping[Device, float], ours: Mapping[Device, tuple[float, datetime]],
-    policy: FleetPolicy, *, full_power: bool, now: datetime, lease_s: float,
-) -> list[CapDecision]:  # fmt: skip
+    devices: Mapping[Device, DeviceInfo],
+    caps_now_w: Mapping[Device, float],
+    ours: Mapping[Device, tuple[float, datetime]],
+    policy: FleetPolicy,
+    *,
+    full_power: bool,
+    now: datetime,
+    lease_s: float,
+) -> list[CapDecision]:
     """Hold the policy's cap while no jobs wait, lift it when they do, renew it before it ends.
 
     `ours` maps devices to the cap that we set last and when. A cap that we did not set is an

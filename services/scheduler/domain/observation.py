@@ -9,10 +9,26 @@ from typing import Literal
 from shared.messages.commands import PoolPolicy
 
 Reason = Literal[
-    "backlog", "demand_forecast", "idle", "no_change", "missing_data", "stale_data", "at_ceiling", "at_floor",
-    "step_limited", "waiting_to_settle", "waiting_to_scale_down", "mode_observe", "critical_alert", "alert_resolved",
-    "too_many_drained", "cap_no_backlog", "cap_lifted_for_backlog", "cap_renewed", "cap_held_by_operator",
-]  # fmt: skip
+    "backlog",
+    "demand_forecast",
+    "idle",
+    "no_change",
+    "missing_data",
+    "stale_data",
+    "at_ceiling",
+    "at_floor",
+    "step_limited",
+    "waiting_to_settle",
+    "waiting_to_scale_down",
+    "mode_observe",
+    "critical_alert",
+    "alert_resolved",
+    "too_many_drained",
+    "cap_no_backlog",
+    "cap_lifted_for_backlog",
+    "cap_renewed",
+    "cap_held_by_operator",
+]
 
 
 @dataclass(frozen=True)
@@ -33,9 +49,13 @@ class PoolObservation:
     def numbers(self) -> dict[str, float]:
         """The same as evidence for a command."""
         return {
-            "desired": self.desired, "ready": self.ready, "starting": self.starting, "backlog": self.backlog,
-            "arrival_rate": round(self.arrival_rate, 4), "service_s": round(self.service_s or 0.0, 4),
-        }  # fmt: skip
+            "desired": self.desired,
+            "ready": self.ready,
+            "starting": self.starting,
+            "backlog": self.backlog,
+            "arrival_rate": round(self.arrival_rate, 4),
+            "service_s": round(self.service_s or 0.0, 4),
+        }
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import platform
 import time
 from pathlib import Path
+from typing import Any
 
 import psutil
 
@@ -86,7 +87,7 @@ def _model_name() -> str:
 
 
 def _package_temperature() -> float | None:
-    read = getattr(psutil, "sensors_temperatures", dict)()
+    read: dict[str, Any] = getattr(psutil, "sensors_temperatures", dict)()
     for chip in ("coretemp", "k10temp", "zenpower", "cpu_thermal"):
         if read.get(chip):
             return float(read[chip][0].current)

@@ -59,7 +59,8 @@ class PostgresFrameStore:
             return
         async with self._pool.acquire() as connection:
             found = await connection.fetch(
-                "INSERT INTO devices (node, device, simulated) SELECT * FROM unnest($1::text[], $2::text[], $3::bool[]) "
+                "INSERT INTO devices (node, device, simulated) "
+                "SELECT * FROM unnest($1::text[], $2::text[], $3::bool[]) "
                 "ON CONFLICT (node, device) DO UPDATE SET last_seen = now() RETURNING node, device, device_id",
                 *(list(column) for column in zip(*unknown, strict=True)),
             )
@@ -94,7 +95,8 @@ async def keep_partitions(pool: asyncpg.Pool[Any], today: datetime, retention_da
             DO $$ DECLARE d date; BEGIN
               FOR d IN SELECT generate_series(current_date, current_date + 3, '1 day')::date LOOP
                 BEGIN
-                  EXECUTE format('CREATE TABLE IF NOT EXISTS samples_%s PARTITION OF samples FOR VALUES FROM (%L) TO (%L)',
+                  EXECUTE format(
+                    'CREATE TABLE IF NOT EXISTS samples_%s PARTITION OF samples FOR VALUES FROM (%L) TO (%L)',
                     to_char(d, 'YYYYMMDD'), d::timestamp AT TIME ZONE 'UTC', (d + 1)::timestamp AT TIME ZONE 'UTC');
                 EXCEPTION WHEN check_violation THEN NULL;
                 END;

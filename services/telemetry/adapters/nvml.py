@@ -18,9 +18,11 @@ log = logging.getLogger(__name__)
 Read = Callable[[Any], float]
 _GONE = {pynvml.NVML_ERROR_GPU_IS_LOST, pynvml.NVML_ERROR_INVALID_ARGUMENT, pynvml.NVML_ERROR_NOT_FOUND}
 _UNSUPPORTED = {
-    pynvml.NVML_ERROR_NOT_SUPPORTED, pynvml.NVML_ERROR_FUNCTION_NOT_FOUND,
-    pynvml.NVML_ERROR_NO_PERMISSION, pynvml.NVML_ERROR_ARGUMENT_VERSION_MISMATCH,
-}  # fmt: skip
+    pynvml.NVML_ERROR_NOT_SUPPORTED,
+    pynvml.NVML_ERROR_FUNCTION_NOT_FOUND,
+    pynvml.NVML_ERROR_NO_PERMISSION,
+    pynvml.NVML_ERROR_ARGUMENT_VERSION_MISMATCH,
+}
 _EVENTS = {
     pynvml.nvmlEventTypeXidCriticalError: "xid",
     pynvml.nvmlEventTypeDoubleBitEccError: "ecc",
@@ -61,11 +63,11 @@ READS: dict[str, Read] = {
     "temp_slowdown_c": lambda h: pynvml.nvmlDeviceGetTemperatureThreshold(
         h, pynvml.NVML_TEMPERATURE_THRESHOLD_SLOWDOWN
     ),
-    "fan_pct": lambda h: pynvml.nvmlDeviceGetFanSpeed(h),
+    "fan_pct": pynvml.nvmlDeviceGetFanSpeed,
     "clock_sm_mhz": lambda h: pynvml.nvmlDeviceGetClockInfo(h, pynvml.NVML_CLOCK_SM),
     "clock_mem_mhz": lambda h: pynvml.nvmlDeviceGetClockInfo(h, pynvml.NVML_CLOCK_MEM),
-    "clock_event_reasons": lambda h: pynvml.nvmlDeviceGetCurrentClocksEventReasons(h),
-    "pcie_replays": lambda h: pynvml.nvmlDeviceGetPcieReplayCounter(h),
+    "clock_event_reasons": pynvml.nvmlDeviceGetCurrentClocksEventReasons,
+    "pcie_replays": pynvml.nvmlDeviceGetPcieReplayCounter,
     "ecc_sbe": _ecc(pynvml.NVML_MEMORY_ERROR_TYPE_CORRECTED),
     "ecc_dbe": _ecc(pynvml.NVML_MEMORY_ERROR_TYPE_UNCORRECTED),
     "remapped_rows": _remapped(1),
@@ -117,7 +119,10 @@ class NvmlSource:
         memory = ask(lambda: pynvml.nvmlDeviceGetMemoryInfo(handle))
         pci = ask(lambda: pynvml.nvmlDeviceGetPciInfo(handle))
         return DeviceInfo(
-            device=uuid, index=index, vendor="nvidia", source="nvml",
+            device=uuid,
+            index=index,
+            vendor="nvidia",
+            source="nvml",
             model=_text(ask(lambda: pynvml.nvmlDeviceGetName(handle)) or "NVIDIA GPU"),
             memory_bytes=memory.total if memory else None,
             power_min_w=limits[0] / 1e3 if limits else None,
@@ -125,7 +130,7 @@ class NvmlSource:
             power_default_w=default / 1e3 if default else None,
             driver=_text(ask(pynvml.nvmlSystemGetDriverVersion) or ""),
             pci_bus_id=_text(pci.busId) if pci else None,
-        )  # fmt: skip
+        )
 
     def sample(self) -> dict[str, Sample]:
         """Read what each device supports; a device that is gone is left out."""

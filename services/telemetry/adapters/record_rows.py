@@ -59,8 +59,20 @@ def _event(msg: Msg) -> Row:
 def _alert(msg: Msg) -> Row:
     a = Alert.model_validate_json(msg.data)
     resolved = a.at if a.state == "resolved" else None
-    return (a.id, a.node, a.device, a.kind, a.severity, a.state, a.summary, a.opened_at, a.at, resolved,
-            _json(a.evidence), a.simulated)  # fmt: skip
+    return (
+        a.id,
+        a.node,
+        a.device,
+        a.kind,
+        a.severity,
+        a.state,
+        a.summary,
+        a.opened_at,
+        a.at,
+        resolved,
+        _json(a.evidence),
+        a.simulated,
+    )
 
 
 def _command(msg: Msg) -> Row:
@@ -72,7 +84,18 @@ def _command(msg: Msg) -> Row:
 
 def _outcome(msg: Msg) -> Row:
     o = CommandOutcome.model_validate_json(msg.data)
-    return (o.id, o.command_id, o.at, o.command, o.target, o.status, o.detail, o.requested, o.applied, o.read_back)
+    return (
+        o.id,
+        o.command_id,
+        o.at,
+        o.command,
+        o.target,
+        o.status,
+        o.detail,
+        o.requested,
+        o.applied,
+        o.read_back,
+    )
 
 
 def _recommendation(msg: Msg) -> Row:
@@ -84,13 +107,30 @@ def _result(msg: Msg) -> Row:
     r = JobResult.model_validate_json(msg.data)
     # Types of errors only: their texts may quote the job, which must not outlive its time to live.
     error = r.errors[-1].type if r.errors else None
-    return (r.job_id, r.kind, r.status, r.node, r.worker, r.device, r.attempt, r.submitted_at, r.started_at,
-            r.finished_at, error)  # fmt: skip
+    return (
+        r.job_id,
+        r.kind,
+        r.status,
+        r.node,
+        r.worker,
+        r.device,
+        r.attempt,
+        r.submitted_at,
+        r.started_at,
+        r.finished_at,
+        error,
+    )
 
 
 def _dead(msg: Msg) -> Row:
     d = DeadJob.model_validate_json(msg.data)
-    return (d.id, d.at, d.kind, d.reason, json.dumps([{"attempt": e.attempt, "type": e.type} for e in d.errors]))
+    return (
+        d.id,
+        d.at,
+        d.kind,
+        d.reason,
+        json.dumps([{"attempt": e.attempt, "type": e.type} for e in d.errors]),
+    )
 
 
 def _audit(msg: Msg) -> Row:

@@ -32,12 +32,20 @@ class SimulatedSource:
         """All that have not fallen off the bus."""
         return [
             DeviceInfo(
-                device=device, index=index, model=gpu.curve.model, vendor="nvidia", source="simulated",
-                simulated=True, memory_bytes=gpu.curve.memory_bytes, power_min_w=gpu.curve.min_w,
-                power_max_w=gpu.curve.max_w, power_default_w=gpu.curve.max_w, driver="simulated",
+                device=device,
+                index=index,
+                model=gpu.curve.model,
+                vendor="nvidia",
+                source="simulated",
+                simulated=True,
+                memory_bytes=gpu.curve.memory_bytes,
+                power_min_w=gpu.curve.min_w,
+                power_max_w=gpu.curve.max_w,
+                power_default_w=gpu.curve.max_w,
+                driver="simulated",
             )
             for index, (device, gpu) in enumerate(self._gpus.items())
-        ]  # fmt: skip
+        ]
 
     def sample(self) -> dict[str, Sample]:
         """Advance by the time that passed and read."""

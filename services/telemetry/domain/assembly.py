@@ -39,9 +39,16 @@ class FrameAssembler:
                 values[0, d, m] = samples[device].get(metric, np.nan)
         self.sequence += 1
         return TelemetryFrame(
-            node=self.node, start_us=start_us, period_s=self.period_s, devices=devices, metrics=metrics,
-            values=values, sequence=self.sequence, epoch_us=self.epoch_us, simulated=simulated & set(devices),
-        )  # fmt: skip
+            node=self.node,
+            start_us=start_us,
+            period_s=self.period_s,
+            devices=devices,
+            metrics=metrics,
+            values=values,
+            sequence=self.sequence,
+            epoch_us=self.epoch_us,
+            simulated=simulated & set(devices),
+        )
 
 
 @dataclass

@@ -46,17 +46,23 @@ class PowerCurve:
 
 
 V100 = PowerCurve(
-    model="Tesla V100 (simulated)", memory_bytes=16 * 2**30, idle_w=70.0,
+    model="Tesla V100 (simulated)",
+    memory_bytes=16 * 2**30,
+    idle_w=70.0,
     cap_w=(100, 125, 150, 175, 200, 225, 250),
     relative_time=(1.8334, 1.4059, 1.1693, 1.0944, 1.0508, 1.0190, 1.0),
     draw_w=(98.7, 122.0, 144.6, 165.3, 185.1, 206.4, 221.6),
-    clock_max_mhz=1530, slowdown_c=83.0,
-)  # fmt: skip
+    clock_max_mhz=1530,
+    slowdown_c=83.0,
+)
 
 A40 = PowerCurve(
-    model="A40 (simulated)", memory_bytes=48 * 2**30, idle_w=70.0,
+    model="A40 (simulated)",
+    memory_bytes=48 * 2**30,
+    idle_w=70.0,
     cap_w=(100, 125, 150, 175, 200, 225, 250, 275, 300),
     relative_time=(2.9076, 2.3762, 1.6439, 1.1813, 1.0683, 1.0218, 1.0113, 1.0048, 1.0),
     draw_w=(116.2, 124.8, 144.3, 160.9, 179.2, 198.4, 216.6, 230.8, 241.0),
-    clock_max_mhz=1740, slowdown_c=88.0,
-)  # fmt: skip
+    clock_max_mhz=1740,
+    slowdown_c=88.0,
+)

@@ -47,17 +47,11 @@ class LeaseBook:
         self, command: PowerCommand, device: DeviceInfo | None, policy: FleetPolicy, now: datetime
     ) -> Grant | Refusal:
         """Decide what a command may do; the device's own limits clamp it, the operator's policy forbids."""
-        if now >= command.expires_at:
-            return Refusal(f"expired at {command.expires_at.isoformat()}", expired=True)
-        if command.fencing_token is not None and command.fencing_token < self.highest_token:
-            return Refusal(f"fencing token {command.fencing_token} is older than {self.highest_token}")
-        if device is None:
-            return Refusal(f"device {command.device!r} is not on this node")
-        low, high, default = device.power_min_w, device.power_max_w, device.power_default_w
-        if low is None or high is None or default is None:
-            return Refusal(f"device {command.device!r} has no power control")
-        if policy.power == "off" or (policy.power == "simulated" and not device.simulated):
-            return Refusal(f"policy power={policy.power!r} forbids capping {command.device!r}")
+        refusal = self._late(command, now) or _forbidden(command, device, policy)
+        if refusal is not None:
+            return refusal
+        assert device is not None  # noqa: S101  _forbidden looked
+        low, high, default = device.power_min_w or 0.0, device.power_max_w or 0.0, device.power_default_w or 0.0
         self.highest_token = max(self.highest_token, command.fencing_token or 0)
         if command.cap_w is None:
             return Grant(default, clamped=False, restores=True)
@@ -66,6 +60,13 @@ class LeaseBook:
             return Refusal(f"cap_w={command.cap_w:g} is below the policy's floor of {floor:g} W")
         cap = min(max(command.cap_w, low), high)
         return Grant(cap, clamped=cap != command.cap_w, restores=False)
+
+    def _late(self, command: PowerCommand, now: datetime) -> Refusal | None:
+        if now >= command.expires_at:
+            return Refusal(f"expired at {command.expires_at.isoformat()}", expired=True)
+        if command.fencing_token is not None and command.fencing_token < self.highest_token:
+            return Refusal(f"fencing token {command.fencing_token} is older than {self.highest_token}")
+        return None
 
     def record(self, command: PowerCommand, grant: Grant, now: datetime) -> None:
         """Remember an applied grant."""
@@ -82,3 +83,13 @@ class LeaseBook:
     def drop(self, device: str) -> None:
         """Forget a lease."""
         self.leases.pop(device, None)
+
+
+def _forbidden(command: PowerCommand, device: DeviceInfo | None, policy: FleetPolicy) -> Refusal | None:
+    if device is None:
+        return Refusal(f"device {command.device!r} is not on this node")
+    if not device.can_cap:
+        return Refusal(f"device {command.device!r} has no power control")
+    if policy.power == "off" or (policy.power == "simulated" and not device.simulated):
+        return Refusal(f"policy power={policy.power!r} forbids capping {command.device!r}")
+    return None

@@ -11,10 +11,31 @@ revision = "0001"
 down_revision = None
 
 COLUMNS = (
-    "gpu_util_pct mem_util_pct encoder_util_pct decoder_util_pct memory_used_bytes memory_total_bytes power_w "
-    "energy_j power_cap_w power_enforced_w temp_c temp_mem_c temp_slowdown_c fan_pct clock_sm_mhz clock_mem_mhz "
-    "clock_event_reasons pcie_replays ecc_sbe ecc_dbe remapped_rows row_remap_pending row_remap_failure processes"
-).split()
+    "gpu_util_pct",
+    "mem_util_pct",
+    "encoder_util_pct",
+    "decoder_util_pct",
+    "memory_used_bytes",
+    "memory_total_bytes",
+    "power_w",
+    "energy_j",
+    "power_cap_w",
+    "power_enforced_w",
+    "temp_c",
+    "temp_mem_c",
+    "temp_slowdown_c",
+    "fan_pct",
+    "clock_sm_mhz",
+    "clock_mem_mhz",
+    "clock_event_reasons",
+    "pcie_replays",
+    "ecc_sbe",
+    "ecc_dbe",
+    "remapped_rows",
+    "row_remap_pending",
+    "row_remap_failure",
+    "processes",
+)
 
 TABLES = """
 CREATE TABLE devices (
@@ -73,8 +94,12 @@ def upgrade() -> None:
     has_timescale = connection.execute(
         text("SELECT count(*) FROM pg_available_extensions WHERE name = 'timescaledb'")
     ).scalar()
-    metrics = ", ".join(f"{name} {'double precision' if name.endswith(('_bytes', '_j')) else 'real'}" for name in COLUMNS)
-    samples = f"CREATE TABLE samples (ts timestamptz NOT NULL, device_id int NOT NULL, {metrics}, UNIQUE (device_id, ts))"
+    metrics = ", ".join(
+        f"{name} {'double precision' if name.endswith(('_bytes', '_j')) else 'real'}" for name in COLUMNS
+    )
+    samples = (
+        f"CREATE TABLE samples (ts timestamptz NOT NULL, device_id int NOT NULL, {metrics}, UNIQUE (device_id, ts))"
+    )
     if has_timescale:
         op.execute("CREATE EXTENSION IF NOT EXISTS timescaledb")
         op.execute(samples)

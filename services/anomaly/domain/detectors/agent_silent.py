@@ -40,9 +40,14 @@ class AgentSilentDetector(QuietDetector):
             evidence = Evidence(metric="silent_s", value=silent_s, expected=f"below {limit_s:g} s", at=now)
             findings.append(
                 Finding(
-                    node, "node", "agent_silent", silent_s > limit_s, evidence=(evidence,),
-                    summary=f"no frame for {silent_s:.0f} s", action="check the node and its agent",
-                )  # fmt: skip
+                    node,
+                    "node",
+                    "agent_silent",
+                    silent_s > limit_s,
+                    evidence=(evidence,),
+                    summary=f"no frame for {silent_s:.0f} s",
+                    action="check the node and its agent",
+                )
             )
         return findings
 

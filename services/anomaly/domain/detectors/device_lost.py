@@ -32,9 +32,16 @@ class DeviceLostDetector(QuietDetector):
         evidence = Evidence(metric="samples", value=0.0, expected="one each tick", at=event.at)
         return [
             Finding(
-                event.node, event.device, kind, firing, severity="critical", summary=summary, action=action,
-                evidence=(evidence,), simulated=event.simulated,
-            )  # fmt: skip
+                event.node,
+                event.device,
+                kind,
+                firing,
+                severity="critical",
+                summary=summary,
+                action=action,
+                evidence=(evidence,),
+                simulated=event.simulated,
+            )
         ]
 
 

@@ -35,14 +35,22 @@ class FrozenSensorDetector(QuietDetector):
             self._same[tick.node, device] = (now, count)
             firing = count >= TICKS and sample.get("gpu_util_pct", 0.0) > BUSY_PCT
             evidence = Evidence(
-                metric="power_w", value=sample["power_w"], expected=f"to change within {TICKS} ticks", at=tick.at
+                metric="power_w",
+                value=sample["power_w"],
+                expected=f"to change within {TICKS} ticks",
+                at=tick.at,
             )
             findings.append(
                 Finding(
-                    tick.node, device, "frozen_sensor", firing, summary=f"identical samples for {count} ticks under load",
-                    action="do not trust this device's numbers; reload the driver", evidence=(evidence,),
+                    tick.node,
+                    device,
+                    "frozen_sensor",
+                    firing,
+                    summary=f"identical samples for {count} ticks under load",
+                    action="do not trust this device's numbers; reload the driver",
+                    evidence=(evidence,),
                     simulated=device in tick.simulated,
-                )  # fmt: skip
+                )
             )
         return findings
 

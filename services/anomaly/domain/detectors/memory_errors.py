@@ -37,19 +37,33 @@ class MemoryErrorDetector(QuietDetector):
                 evidence = Evidence(metric="ecc_dbe", value=count, expected=f"still {before:g}", at=tick.at)
                 findings.append(
                     Finding(
-                        tick.node, device, "ecc_uncorrected", count > before, severity="critical",
-                        summary=f"{count - before:g} new uncorrected memory errors", evidence=(evidence,),
-                        action="drain, reset the GPU", clear_after_s=ECC_HOLD_S, simulated=simulated,
-                    )  # fmt: skip
+                        tick.node,
+                        device,
+                        "ecc_uncorrected",
+                        count > before,
+                        severity="critical",
+                        summary=f"{count - before:g} new uncorrected memory errors",
+                        evidence=(evidence,),
+                        action="drain, reset the GPU",
+                        clear_after_s=ECC_HOLD_S,
+                        simulated=simulated,
+                    )
                 )
             for metric, (severity, summary, action) in FLAGS.items():
                 if metric in sample:
                     evidence = Evidence(metric=metric, value=sample[metric], expected="0", at=tick.at)
                     findings.append(
                         Finding(
-                            tick.node, device, metric, sample[metric] > 0, severity=severity,  # type: ignore[arg-type]
-                            summary=summary, action=action, evidence=(evidence,), simulated=simulated,
-                        )  # fmt: skip
+                            tick.node,
+                            device,
+                            metric,
+                            sample[metric] > 0,
+                            severity=severity,  # type: ignore[arg-type]
+                            summary=summary,
+                            action=action,
+                            evidence=(evidence,),
+                            simulated=simulated,
+                        )
                     )
         return findings
 

@@ -57,15 +57,30 @@ class RobustDetector(QuietDetector):
     def _findings(self, tick: Tick, device: str, values: Any, median: Any, score: Any) -> list[Finding]:
         return [
             Finding(
-                tick.node, device, f"unusual_{metric.name}", bool(score[i] > self._threshold),
+                tick.node,
+                device,
+                f"unusual_{metric.name}",
+                bool(score[i] > self._threshold),
                 summary=f"{metric.name} is {values[i]:.1f} {metric.unit}, usually {median[i]:.1f}",
-                action="compare with load and neighbours", open_after_s=OPEN_AFTER_S, clear_after_s=CLEAR_AFTER_S,
+                action="compare with load and neighbours",
+                open_after_s=OPEN_AFTER_S,
+                clear_after_s=CLEAR_AFTER_S,
                 evidence=(
-                    Evidence(metric=metric.name, value=float(values[i]), expected=f"about {median[i]:.1f}", at=tick.at),
-                    Evidence(metric="score", value=float(score[i]), expected=f"below {self._threshold:g}", at=tick.at),
+                    Evidence(
+                        metric=metric.name,
+                        value=float(values[i]),
+                        expected=f"about {median[i]:.1f}",
+                        at=tick.at,
+                    ),
+                    Evidence(
+                        metric="score",
+                        value=float(score[i]),
+                        expected=f"below {self._threshold:g}",
+                        at=tick.at,
+                    ),
                 ),
                 simulated=device in tick.simulated,
-            )  # fmt: skip
+            )
             for i, metric in enumerate(WATCHED)
             if not np.isnan(values[i])
         ]

@@ -29,15 +29,27 @@ class ThermalDetector(QuietDetector):
             evidence = (
                 Evidence(metric="temp_c", value=temperature, expected=f"below {limit:g} °C", at=tick.at),
                 Evidence(metric="power_w", value=sample.get("power_w"), expected="", at=tick.at),
-                Evidence(metric="fan_pct", value=sample.get("fan_pct"), expected="rising with temperature", at=tick.at),
+                Evidence(
+                    metric="fan_pct",
+                    value=sample.get("fan_pct"),
+                    expected="rising with temperature",
+                    at=tick.at,
+                ),
             )
             findings.append(
                 Finding(
-                    tick.node, device, "thermal", temperature >= limit, severity="critical", evidence=evidence,
+                    tick.node,
+                    device,
+                    "thermal",
+                    temperature >= limit,
+                    severity="critical",
+                    evidence=evidence,
                     summary=f"{temperature:.0f} °C, at or above the slowdown temperature of {limit:.0f} °C",
-                    action="drain, check fans, airflow and coolant", open_after_s=OPEN_AFTER_S,
-                    clear_after_s=CLEAR_AFTER_S, simulated=device in tick.simulated,
-                )  # fmt: skip
+                    action="drain, check fans, airflow and coolant",
+                    open_after_s=OPEN_AFTER_S,
+                    clear_after_s=CLEAR_AFTER_S,
+                    simulated=device in tick.simulated,
+                )
             )
         return findings
 

@@ -34,10 +34,17 @@ class ThrottleDetector(QuietDetector):
             )
             findings.append(
                 Finding(
-                    tick.node, device, "throttle", bool(reasons), evidence=evidence,
-                    summary=f"clocks held down by {', '.join(reasons)}", action="check power supply and cooling",
-                    open_after_s=OPEN_AFTER_S, clear_after_s=CLEAR_AFTER_S, simulated=device in tick.simulated,
-                )  # fmt: skip
+                    tick.node,
+                    device,
+                    "throttle",
+                    bool(reasons),
+                    evidence=evidence,
+                    summary=f"clocks held down by {', '.join(reasons)}",
+                    action="check power supply and cooling",
+                    open_after_s=OPEN_AFTER_S,
+                    clear_after_s=CLEAR_AFTER_S,
+                    simulated=device in tick.simulated,
+                )
             )
         return findings
 

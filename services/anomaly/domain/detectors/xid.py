@@ -64,9 +64,14 @@ class XidDetector(QuietDetector):
         code = alert.kind.removeprefix("xid_")
         if code != alert.kind and code.isdigit():
             self._last[alert.node, alert.device, int(code)] = DeviceEvent(
-                id=alert.id, node=alert.node, device=alert.device, at=alert.at, kind="xid", code=int(code),
+                id=alert.id,
+                node=alert.node,
+                device=alert.device,
+                at=alert.at,
+                kind="xid",
+                code=int(code),
                 simulated=alert.simulated,
-            )  # fmt: skip
+            )
 
     def _clear(self, over: Callable[[DeviceEvent], bool]) -> list[Finding]:
         cleared = [key for key, event in self._last.items() if over(event)]
@@ -81,9 +86,16 @@ def _finding(event: DeviceEvent, *, firing: bool) -> Finding:
         severity, meaning, action = CATALOGUE.get(code, ("warning", "hardware error", "look the code up"))
     evidence = Evidence(metric="xid", value=float(code), expected="none", at=event.at)
     return Finding(
-        event.node, event.device, f"xid_{code}", firing, severity=severity,  # type: ignore[arg-type]
-        summary=f"XID {code}: {meaning}", action=action, evidence=(evidence,), simulated=event.simulated,
-    )  # fmt: skip
+        event.node,
+        event.device,
+        f"xid_{code}",
+        firing,
+        severity=severity,  # type: ignore[arg-type]
+        summary=f"XID {code}: {meaning}",
+        action=action,
+        evidence=(evidence,),
+        simulated=event.simulated,
+    )
 
 
 def make(tuning: Tuning) -> XidDetector:

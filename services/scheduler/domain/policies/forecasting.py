@@ -35,8 +35,10 @@ class ForecastingPolicy:
         elif replicas < seen.desired:
             reason = "idle"
         evidence = seen.numbers | {
-            "forecast_rate": round(rate, 4), "steady": round(steady, 3), "catching_up": round(catching_up, 3)
-        }  # fmt: skip
+            "forecast_rate": round(rate, 4),
+            "steady": round(steady, 3),
+            "catching_up": round(catching_up, 3),
+        }
         return Proposal(replicas, reason, evidence, full_power=catching_up > max(1, seen.ready))
 
 

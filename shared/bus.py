@@ -1,0 +1,80 @@
+"""What services do on the bus besides consuming: publish until confirmed, and keep small state in buckets."""
+
+from __future__ import annotations
+
+from typing import TypeVar
+
+import nats.errors
+from faststream.nats import NatsBroker
+from nats.js import JetStreamContext
+from nats.js.errors import APIError, KeyNotFoundError
+from pydantic import BaseModel, ValidationError
+
+from shared import subjects
+from shared.broker import client_of
+from shared.errors import UnavailableError
+from shared.messages.commands import CommandOutcome, FleetPolicy
+
+M = TypeVar("M", bound=BaseModel)
+BUS_ERRORS = (nats.errors.Error, APIError, OSError)
+POLICY_KEY = "fleet"
+
+
+class Bus:
+    """JetStream over a service's broker. Every method raises UnavailableError while it is away."""
+
+    def __init__(self, broker: NatsBroker) -> None:
+        self._broker = broker
+        self._js: JetStreamContext | None = None
+
+    @property
+    def js(self) -> JetStreamContext:
+        """The context of the connected broker."""
+        if self._js is None:
+            self._js = client_of(self._broker).jetstream(timeout=5.0)
+        return self._js
+
+    async def publish(self, subject: str, body: BaseModel | bytes, message_id: str) -> None:
+        """Publish and wait until the stream has it; the same id is stored once."""
+        data = body if isinstance(body, bytes) else body.model_dump_json().encode()
+        try:
+            await self.js.publish(subject, data, headers={"Nats-Msg-Id": message_id})
+        except BUS_ERRORS as error:
+            raise UnavailableError(f"{subject} not confirmed: {type(error).__name__}: {error}") from error
+
+    async def publish_outcome(self, outcome: CommandOutcome) -> None:
+        """Tell what became of a command."""
+        await self.publish(subjects.outcome(outcome.command_id), outcome, outcome.id)
+
+    async def read(self, bucket: str, key: str, model: type[M]) -> M | None:
+        """The value of a key; None when there is none. Raises ValidationError when it is malformed."""
+        try:
+            entry = await (await self.js.key_value(bucket)).get(key)
+        except KeyNotFoundError:
+            return None
+        except BUS_ERRORS as error:
+            raise UnavailableError(f"{bucket}/{key} not read: {type(error).__name__}") from error
+        return model.model_validate_json(entry.value or b"")
+
+    async def write(self, bucket: str, key: str, value: BaseModel) -> None:
+        """Set a key."""
+        try:
+            await (await self.js.key_value(bucket)).put(key, value.model_dump_json().encode())
+        except BUS_ERRORS as error:
+            raise UnavailableError(f"{bucket}/{key} not written: {type(error).__name__}") from error
+
+    async def delete(self, bucket: str, key: str) -> None:
+        """Remove a key."""
+        try:
+            await (await self.js.key_value(bucket)).delete(key)
+        except KeyNotFoundError:
+            return
+        except BUS_ERRORS as error:
+            raise UnavailableError(f"{bucket}/{key} not removed: {type(error).__name__}") from error
+
+    async def policy(self) -> FleetPolicy:
+        """The operator's policy; one that cannot be understood allows nothing but looking."""
+        try:
+            return await self.read("policy", POLICY_KEY, FleetPolicy) or FleetPolicy()
+        except ValidationError:
+            return FleetPolicy(mode="observe", power="off")
