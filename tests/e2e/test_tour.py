@@ -1,0 +1,139 @@
+"""The product as a user starts it: the tour, and the ways in which starting goes wrong."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(240)]
+
+AUTOPILOT = [sys.executable, "-m", "services.cli.app"]
+
+
+def autopilot(*arguments: str, timeout_s: float = 60.0) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [*AUTOPILOT, *arguments], capture_output=True, text=True, timeout=timeout_s, check=False,
+        env=os.environ | {"COLUMNS": "200"},
+    )  # fmt: skip
+
+
+def test_tour_passes_within_90_seconds() -> None:
+    began = time.monotonic()
+    done = autopilot("tour", timeout_s=200)
+    assert done.returncode == 0, done.stdout + done.stderr
+    print(done.stdout)
+    for number in range(1, 8):
+        assert re.search(rf"^{number}\. .+\(\d+\.\d s\)$", done.stdout, re.MULTILINE), done.stdout
+    assert time.monotonic() - began < 150, "the tour took far longer than its 90 s"
+
+
+class Up:
+    """`autopilot up` in the background."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.process = subprocess.Popen(
+            [*AUTOPILOT, "up", "--data-dir", str(folder), "--nats-port", "0", "--gateway-port", "0"],
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        )  # fmt: skip
+        assert self.process.stdout is not None
+        self.first_line = self.process.stdout.readline()
+
+    def children(self) -> list[psutil.Process]:
+        return psutil.Process(self.process.pid).children(recursive=True)
+
+    def end(self) -> None:
+        if self.process.poll() is None:
+            self.process.terminate()
+            self.process.wait(60)
+
+
+@pytest.fixture(scope="module")
+def up(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Up]:
+    running = Up(tmp_path_factory.mktemp("up") / "data")
+    yield running
+    running.end()
+
+
+def test_up_is_ready_within_15_seconds(up: Up) -> None:
+    found = re.match(r"ready in (\d+\.\d) s", up.first_line)
+    assert found, up.first_line
+    assert float(found[1]) < 15
+
+
+def test_a_second_up_on_the_same_folder_says_so_in_one_line(up: Up) -> None:
+    second = autopilot("up", "--data-dir", str(up.folder), "--nats-port", "0", "--gateway-port", "0")
+    assert second.returncode == 1
+    assert "another instance runs" in second.stderr
+    assert len(second.stderr.strip().splitlines()) == 1
+    assert autopilot("status", "--data-dir", str(up.folder)).returncode == 0
+
+
+def test_commands_show_the_fleet_and_run_jobs(up: Up, tmp_path: Path) -> None:
+    folder = ["--data-dir", str(up.folder)]
+    devices = autopilot("devices", *folder)
+    assert "simulated" in devices.stdout, devices.stdout + devices.stderr
+    text = tmp_path / "text.txt"
+    text.write_text("A first sentence about power caps. A second one about queues. A third about heat in racks.")
+    done = autopilot("submit", "echo", str(text), "--wait", *folder)
+    assert json.loads(done.stdout) == {"text": text.read_text()}, done.stderr
+    job = autopilot("submit", "echo", str(text), "--key", "k1", *folder).stdout.strip()
+    assert autopilot("submit", "echo", str(text), "--key", "k1", *folder).stdout.strip() == job
+    assert job in autopilot("jobs", *folder).stdout or autopilot("result", job, *folder).returncode == 0
+    unknown = autopilot("result", "no-such-job", *folder)
+    assert unknown.returncode == 1
+    assert "no-such-job" in unknown.stderr
+    assert autopilot("watch", "--seconds", "1", *folder).returncode == 0
+    assert autopilot("decisions", *folder).returncode == 0
+    assert autopilot("alerts", *folder).returncode == 0
+    assert autopilot("doctor", *folder).returncode == 0
+
+
+def test_sigterm_leaves_no_process_behind(tmp_path: Path) -> None:
+    running = Up(tmp_path / "data")
+    family = running.children()
+    assert len(family) >= 9
+    running.process.send_signal(signal.SIGINT)
+    assert running.process.wait(60) == 0
+    gone, alive = psutil.wait_procs(family, timeout=5)
+    assert not alive, alive
+    assert not [p for p in psutil.process_iter(["cmdline"]) if str(running.folder) in " ".join(p.info["cmdline"] or [])]
+
+
+def test_a_killed_supervisor_leaves_a_folder_that_starts_again(tmp_path: Path) -> None:
+    first = Up(tmp_path / "data")
+    first.process.kill()
+    first.process.wait()
+    second = Up(tmp_path / "data")
+    try:
+        assert second.first_line.startswith("ready"), second.first_line
+    finally:
+        second.end()
+
+
+def test_a_taken_port_is_one_clear_line(tmp_path: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        done = autopilot("up", "--data-dir", str(tmp_path / "data"), "--nats-port", str(port))
+    assert done.returncode == 1
+    assert done.stderr.strip() == f"error: port {port} for nats is taken; choose another with --nats-port"
+
+
+def test_a_folder_that_cannot_be_written_is_one_clear_line() -> None:
+    done = autopilot("up", "--data-dir", "/proc/nowhere")
+    assert done.returncode == 1
+    assert "cannot write to the data folder" in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1

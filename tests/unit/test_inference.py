@@ -1,0 +1,175 @@
+"""Batch sizes, retries, placement, reading jobs, and the kinds."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from services.inference.domain.batching import BatchSizer
+from services.inference.domain.placement import plan
+from services.inference.domain.retry import Bury, Retry, after_error, before_attempt
+from services.inference.errors import RetryableJobError
+from services.inference.kinds import registry
+from services.inference.kinds.base import RunContext
+from services.inference.kinds.echo import Echo, EchoInput
+from services.inference.kinds.summarize import choose, split
+from services.inference.lane import _run_safely, read_job
+from shared.errors import InvalidInputError
+from shared.messages.jobs import Job, JobError
+from tests.support.builders import T0, at
+
+
+def job(**more: Any) -> Job:
+    return Job.model_validate({"id": "j", "kind": "echo", "priority": "normal", "submitted_at": T0} | more)
+
+
+def context(count: int = 1, **more: Any) -> RunContext:
+    base = {
+        "torch_device": "cpu", "torch_threads": 1, "embed_model": "all-MiniLM-L6-v2", "summarize_model": None,
+        "attempts": [1] * count, "progress": lambda *_: None, "cancelled": lambda _: False,
+    }  # fmt: skip
+    return RunContext(**(base | more))
+
+
+class TestBatchSizer:
+    def test_short_jobs_grow_the_batch_and_long_ones_shrink_it(self) -> None:
+        sizer = BatchSizer(largest=256)
+        for _ in range(10):
+            sizer.record(sizer.size, 0.0001 * sizer.size)
+        assert sizer.size == 256
+        sizer.record(256, 25.6)
+        assert sizer.size == 2
+        sizer.record(2, 4.0)
+        assert sizer.size == 1
+        assert not sizer.prefetches
+
+    @given(st.lists(st.tuples(st.integers(0, 300), st.floats(0, 100)), max_size=50))
+    def test_it_stays_within_its_bounds(self, batches: list[tuple[int, float]]) -> None:
+        sizer = BatchSizer(largest=64)
+        for count, took in batches:
+            sizer.record(count, took)
+            assert 1 <= sizer.size <= 64
+
+
+class TestRetry:
+    def errors(self, count: int) -> list[JobError]:
+        return [JobError(attempt=i + 1, type="E", message="m", worker="w", at=T0) for i in range(count)]
+
+    def test_expired_exhausted_and_worker_killing_jobs_are_not_run(self) -> None:
+        assert before_attempt(job(ttl_s=10), 1, [], at(11)) == Bury("expired")
+        assert before_attempt(job(max_attempts=2), 3, self.errors(2), at(1)) == Bury("attempts_exhausted")
+        assert before_attempt(job(max_attempts=1), 7, [], at(1)) == Bury("attempts_exhausted")
+        assert before_attempt(job(max_attempts=1), 6, [], at(1)) is None
+
+    def test_what_may_pass_is_tried_again_with_growing_delays(self) -> None:
+        delays = [after_error(job(max_attempts=9), RetryableJobError("x"), n) for n in range(1, 6)]
+        assert all(isinstance(d, Retry) for d in delays)
+        assert [d.delay_s for d in delays] == sorted(d.delay_s for d in delays)
+        assert after_error(job(max_attempts=3), RetryableJobError("x"), 3) == Bury("attempts_exhausted")
+        assert after_error(job(), InvalidInputError("f", 1, "r"), 1) == Bury("permanent_error")
+
+
+class TestPlacement:
+    def test_new_workers_go_where_the_fewest_are(self) -> None:
+        assert plan(3, ["a", "b"], set(), {"w1": "a"}).start == ["b", "a"]
+
+    def test_cordoned_devices_are_emptied_and_replaced(self) -> None:
+        changes = plan(2, ["a", "b"], {"a"}, {"w1": "a", "w2": "b"})
+        assert changes.drain == ["w1"]
+        assert changes.start == ["b"]
+
+    @given(
+        desired=st.integers(0, 8), devices=st.lists(st.sampled_from("abcd"), unique=True),
+        cordoned=st.sets(st.sampled_from("abcd")),
+        workers=st.dictionaries(st.text("w123456789", min_size=1, max_size=3), st.sampled_from("abcdx"), max_size=8),
+    )  # fmt: skip
+    def test_the_plan_reaches_what_is_wanted_on_healthy_devices(
+        self, desired: int, devices: list[str], cordoned: set[str], workers: dict[str, str]
+    ) -> None:
+        changes = plan(desired, devices, cordoned, workers)
+        kept = {n: d for n, d in workers.items() if n not in changes.drain}
+        usable = [d for d in devices if d not in cordoned]
+        assert len(set(changes.drain)) == len(changes.drain)
+        assert all(d in usable for d in [*kept.values(), *changes.start])
+        assert len(kept) + len(changes.start) == (desired if usable else 0)
+        assert not (changes.start and any(workers[n] in usable for n in changes.drain))
+
+
+class TestReadJob:
+    def message(self, body: bytes, subject: str = "jobs.echo.high.j=2E1") -> Any:
+        metadata = SimpleNamespace(sequence=SimpleNamespace(stream=7), timestamp=T0)
+        return SimpleNamespace(data=body, subject=subject, metadata=metadata)
+
+    def test_what_the_body_leaves_out_comes_from_the_subject_and_the_stream(self) -> None:
+        read = read_job(self.message(b"{}"))
+        assert (read.id, read.kind, read.priority, read.submitted_at) == ("j.1", "echo", "high", T0)
+        assert read_job(self.message(b"{}", "jobs.echo.low")).id == "seq-7"
+        assert read_job(self.message(b'{"id": "mine"}', "jobs.echo.low")).id == "mine"
+
+    @pytest.mark.parametrize("body", [b"", b"\xff\xfe", b"[1]", b'{"max_attempts": 0}', b'{"kind": "other"}', b"null"])
+    def test_what_is_no_job_is_refused(self, body: bytes) -> None:
+        with pytest.raises((ValidationError, ValueError)):
+            read_job(self.message(body))
+
+
+class TestKinds:
+    def test_one_bad_input_does_not_take_the_others_with_it(self) -> None:
+        class Fragile(Echo):
+            def run(self, inputs: Any, context: RunContext) -> Any:
+                if any(i.text == "bad" for i in inputs):
+                    raise RuntimeError("boom")
+                return super().run(inputs, context)
+
+        texts = ["a", "bad", "b"]
+        outputs = _run_safely(Fragile(), [EchoInput(text=t) for t in texts], context(3))
+        assert [type(o).__name__ for o in outputs] == ["EchoOutput", "RuntimeError", "EchoOutput"]
+
+    def test_every_kind_describes_itself(self) -> None:
+        kinds = registry()
+        assert set(kinds) >= {"echo", "embed", "summarize"}
+        for name, kind in kinds.items():
+            assert kind.name == name
+            assert kind.max_batch >= 1
+            assert kind.input.model_json_schema()["additionalProperties"] is False
+
+    def test_sentences_are_split_and_the_central_ones_chosen(self) -> None:
+        text = "The pump of rack nine failed at noon. The fans of rack nine ran at full speed.\n\n- A list item that is long."
+        assert len(split(text)) == 3
+        vectors = np.array([[1, 0], [0.9, 0.44], [0, 1.0]]) / 1.0
+        assert choose(vectors, 1) == [1]
+        assert choose(vectors, 9) == [0, 1, 2]
+
+
+@pytest.mark.slow
+class TestRealModel:
+    def test_minilm_knows_what_belongs_together(self) -> None:
+        from services.inference.kinds.embed import KIND, EmbedInput  # noqa: PLC0415  torch
+
+        batch = [
+            EmbedInput(texts=["The GPU overheated and was throttled.", "Bake the cake for forty minutes."]),
+            EmbedInput(texts=["A graphics card ran too hot."]),
+        ]
+        first, second = KIND.run(batch, context(2))
+        a, b, c = (np.array(v) for v in [*first.vectors, *second.vectors])
+        assert a @ c > 0.5 > a @ b
+        assert np.linalg.norm(a) == pytest.approx(1, abs=1e-4)
+
+    def test_a_seq2seq_and_a_causal_model_summarise(self, tmp_path: Any) -> None:
+        from services.inference.adapters.text_generator import TextGenerator  # noqa: PLC0415  torch
+        from tests.support.tiny_models import save_tiny_causal, save_tiny_seq2seq  # noqa: PLC0415  torch
+
+        for make, name in ((save_tiny_seq2seq, "t5"), (save_tiny_causal, "gpt2")):
+            folder = make(tmp_path / name)
+            assert isinstance(TextGenerator(str(folder), "cpu", 1).summarize("one two three " * 200), str)
+
+    def test_a_model_that_does_not_exist_is_named(self) -> None:
+        from services.inference.adapters.sentence_encoder import SentenceEncoder  # noqa: PLC0415  torch
+
+        with pytest.raises(InvalidInputError, match="no-such-model"):
+            SentenceEncoder("no-such-model", "cpu", 1)

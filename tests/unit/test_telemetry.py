@@ -1,0 +1,390 @@
+"""Power leases, simulated GPUs, frames from samples, hung drivers, NVML through a fake driver."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import threading
+from collections import deque
+from pathlib import Path
+from typing import Any
+
+import pynvml
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from services.telemetry.adapters import nvml as nvml_module
+from services.telemetry.adapters.cap_file import CapFile
+from services.telemetry.adapters.cpu import CpuSource
+from services.telemetry.adapters.guarded import GuardedSource
+from services.telemetry.adapters.replay import ReplaySource, save
+from services.telemetry.adapters.simulated import SimulatedSource
+from services.telemetry.domain.assembly import FrameAssembler, TransitionWatch
+from services.telemetry.domain.power_curves import A40, V100
+from services.telemetry.domain.power_lease import Grant, LeaseBook, Refusal
+from services.telemetry.domain.simulated_gpu import SimulatedGpu
+from services.telemetry.errors import SourceHungError
+from services.telemetry.handlers import Simulation
+from services.telemetry.power import PowerControl
+from services.telemetry.sampling import Sampler
+from shared.errors import InvalidInputError, UnavailableError
+from shared.frames import decode
+from shared.health import HealthState
+from shared.messages.commands import FleetPolicy
+from shared.messages.jobs import PoolStatus, WorkerStatus
+from shared.messages.telemetry import DeviceEvent, SimulationRequest
+from tests.support.builders import T0, at, device, frame, power_command
+from tests.support.waiting import eventually
+
+
+class TestLeaseBook:
+    def test_a_cap_within_limits_is_granted_and_expires(self) -> None:
+        book = LeaseBook()
+        grant = book.judge(power_command(), device(), FleetPolicy(), T0)
+        assert grant == Grant(150.0, clamped=False, restores=False)
+        book.record(power_command(), grant, T0)
+        assert book.expired(at(9)) == []
+        assert [lease.device for lease in book.expired(at(10))] == ["gpu-0"]
+
+    @pytest.mark.parametrize(
+        ("command", "info", "policy", "seconds", "why"),
+        [
+            ({}, {}, {}, 31, "expired"),
+            ({}, None, {}, 0, "not on this node"),
+            ({}, {"power_min_w": None}, {}, 0, "no power control"),
+            ({}, {}, {"power": "off"}, 0, "forbids"),
+            ({}, {"simulated": False}, {"power": "simulated"}, 0, "forbids"),
+            ({"cap_w": 100.0}, {}, {"power_floor_fraction": 0.6}, 0, "floor"),
+        ],
+    )
+    def test_what_must_not_be_is_refused_with_the_reason(
+        self, command: dict, info: dict | None, policy: dict, seconds: float, why: str
+    ) -> None:
+        found = device(**info) if info is not None else None
+        verdict = LeaseBook().judge(power_command(**command), found, FleetPolicy(**policy), at(seconds))
+        assert isinstance(verdict, Refusal)
+        assert why in verdict.detail
+
+    def test_an_older_leader_is_refused(self) -> None:
+        book = LeaseBook()
+        assert isinstance(book.judge(power_command(fencing_token=7), device(), FleetPolicy(), T0), Grant)
+        stale = book.judge(power_command(fencing_token=6), device(), FleetPolicy(), T0)
+        assert isinstance(stale, Refusal)
+        assert "fencing" in stale.detail
+
+    @given(cap=st.floats(1, 2000), floor=st.floats(0, 1))
+    def test_no_grant_leaves_the_devices_limits_or_the_policys_floor(self, cap: float, floor: float) -> None:
+        verdict = LeaseBook().judge(power_command(cap_w=cap), device(), FleetPolicy(power_floor_fraction=floor), T0)
+        if isinstance(verdict, Grant):
+            assert 100 <= verdict.cap_w <= 250
+            assert cap >= floor * 250
+
+
+class TestSimulatedGpu:
+    @pytest.mark.parametrize("curve", [V100, A40])
+    def test_a_lower_cap_draws_less_and_runs_slower(self, curve: Any) -> None:
+        draws = [curve.draw_at(c) for c in curve.cap_w]
+        speeds = [curve.speed_at(c) for c in curve.cap_w]
+        assert draws == sorted(draws)
+        assert speeds == sorted(speeds)
+        assert speeds[-1] == 1.0
+
+    @pytest.mark.parametrize("curve", [V100, A40])
+    def test_full_load_stays_below_slowdown_and_runaway_does_not(self, curve: Any) -> None:
+        gpu = SimulatedGpu(curve, util=1.0)
+        for _ in range(600):
+            gpu.advance(1.0)
+        assert not gpu.throttled
+        gpu.put_fault("thermal_runaway")
+        for _ in range(30):
+            gpu.advance(1.0)
+        assert gpu.throttled
+        assert int(gpu.read(0.0)["clock_event_reasons"]) & 0x40
+        gpu.put_fault("none")
+        gpu.util = 0.0
+        for _ in range(60):
+            gpu.advance(1.0)
+        assert gpu.temp_c < 60
+
+    def test_energy_is_the_integral_of_power(self) -> None:
+        gpu = SimulatedGpu(V100, util=0.5)
+        expected = sum(gpu.power_w() for _ in range(10))
+        for _ in range(10):
+            gpu.advance(1.0)
+        assert gpu.energy_j == pytest.approx(expected)
+
+    def test_a_frozen_sensor_repeats_itself(self) -> None:
+        gpu = SimulatedGpu(V100, util=1.0)
+        gpu.put_fault("frozen_sensor", 0.3)
+        gpu.advance(10.0)
+        assert gpu.read(1.0)["temp_c"] == gpu.read(-1.0)["temp_c"]
+
+
+class TestSimulation:
+    async def test_load_follows_the_time_that_workers_were_busy(self) -> None:
+        source = SimulatedSource("n1", 2)
+        simulation = Simulation("n1", source)
+
+        def status(seconds: float, busy_s: float) -> PoolStatus:
+            worker = WorkerStatus(
+                worker="w", device="sim-n1-0", pid=1, state="ready", started_at=T0, busy_s=busy_s
+            )
+            return PoolStatus(pool="p", node="n1", at=at(seconds), desired=1, kinds=["echo"], workers=[worker])
+
+        await simulation.on_pool(status(0, 0.0))
+        await simulation.on_pool(status(2, 1.0))
+        assert source.sample()["sim-n1-0"]["gpu_util_pct"] == pytest.approx(50)
+        assert source.sample()["sim-n1-1"]["gpu_util_pct"] == 0
+
+    async def test_an_unknown_device_is_an_error_that_names_those_there_are(self) -> None:
+        reply = await Simulation("n1", SimulatedSource("n1", 1)).on_request(SimulationRequest(device="x", util=1.0))
+        assert not reply.ok
+        assert "sim-n1-0" in reply.error
+
+    def test_xid_79_takes_the_device_off_the_bus(self) -> None:
+        source = SimulatedSource("n1", 1)
+        assert source.request(SimulationRequest(device="sim-n1-0", xid=79)) == ""
+        assert source.sample() == {}
+        assert [(e.kind, e.code) for e in source.poll_events()] == [("xid", 79)]
+        assert source.poll_events() == []
+
+
+class TestAssembly:
+    def test_a_metric_that_no_device_has_is_not_in_the_frame(self) -> None:
+        made = FrameAssembler("n1", 1.0, 1).assemble(0, {"a": {"power_w": 1.0}, "b": {"temp_c": 2.0}})
+        assert made is not None
+        assert made.metrics == ("power_w", "temp_c")
+        assert made.latest() == {"a": {"power_w": 1.0}, "b": {"temp_c": 2.0}}
+
+    def test_lost_and_appeared_come_once_each(self) -> None:
+        watch = TransitionWatch()
+        kinds = [[e.kind for e in watch.observe(s)] for s in ({"a": {}}, {}, {}, {}, {}, {"a": {}}, {"a": {}})]
+        assert kinds == [["appeared"], [], [], ["lost"], [], ["appeared"], []]
+
+    def test_throttling_is_told_when_it_begins_and_ends(self) -> None:
+        watch = TransitionWatch()
+        masks = (0x1, 0x44, 0x44, 0x4, 0x0)
+        told = [[(e.kind, e.message) for e in watch.observe({"a": {"clock_event_reasons": m}})] for m in masks]
+        assert told[1] == [("throttle_on", "hw_thermal"), ("throttle_on", "sw_power_cap")]
+        assert told[2:] == [[], [("throttle_off", "hw_thermal")], [("throttle_off", "sw_power_cap")]]
+
+
+class HangingSource:
+    """A driver whose call does not return until told to."""
+
+    name = "hanging"
+
+    def __init__(self) -> None:
+        self.release = threading.Event()
+        self.release.set()
+
+    def discover(self) -> list[Any]:
+        return [device()]
+
+    def sample(self) -> dict[str, dict[str, float]]:
+        self.release.wait(20)
+        return {"gpu-0": {"power_w": 1.0}}
+
+    def poll_events(self) -> list[Any]:
+        return []
+
+    def close(self) -> None: ...
+
+
+class TestSampler:
+    def sampler(self, *sources: GuardedSource, buffer: int = 100) -> tuple[Sampler, list[tuple[str, bytes]]]:
+        published: list[tuple[str, bytes]] = []
+
+        async def publish(subject: str, body: bytes, _: str) -> None:
+            published.append((subject, body))
+
+        async def put(_: Any) -> None: ...
+
+        health = HealthState("agent")
+        return Sampler("n1", 0.05, list(sources), publish, put, health, deque(maxlen=buffer)), published
+
+    async def test_a_hung_driver_is_told_and_others_go_on(self) -> None:
+        hanging = HangingSource()
+        guarded = GuardedSource(hanging, 0.1)
+        sampler, published = self.sampler(guarded, GuardedSource(SimulatedSource("n1", 1), 1.0))
+        await sampler.discover()
+        tasks = [asyncio.create_task(sampler.run()), asyncio.create_task(sampler.run_publisher())]
+
+        def events() -> list[str]:
+            bodies = [b for s, b in published if s.startswith("telemetry.events")]
+            return [DeviceEvent.model_validate_json(b).kind for b in bodies]
+
+        def devices() -> list[str]:
+            frames = [decode(b) for s, b in published if s == "telemetry.frames.n1"]
+            return list(frames[-1].devices) if frames else []
+
+        try:
+            await eventually(lambda: devices() == ["gpu-0", "sim-n1-0"])
+            hanging.release.clear()
+            await eventually(lambda: "probe_hung" in events())
+            await eventually(lambda: devices() == ["sim-n1-0"])
+            assert "source hanging" in sampler.health.ready()[1]
+            with pytest.raises(SourceHungError):
+                await guarded.call(hanging.sample)
+            hanging.release.set()
+            await eventually(lambda: "probe_recovered" in events())
+            assert events().count("probe_hung") == 1
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def test_frames_wait_in_order_while_the_broker_is_away(self) -> None:
+        sampler, _ = self.sampler(GuardedSource(SimulatedSource("n1", 1), 1.0))
+        away, sequences = True, []
+
+        async def publish(subject: str, body: bytes, _: str) -> None:
+            if away:
+                raise UnavailableError("gone")
+            if subject == "telemetry.frames.n1":
+                sequences.append(decode(body).sequence)
+
+        sampler.publish = publish
+        await sampler.discover()
+        tasks = [asyncio.create_task(sampler.run()), asyncio.create_task(sampler.run_publisher())]
+        try:
+            await eventually(lambda: len(sampler.buffer) >= 5)
+            away = False
+            await eventually(lambda: len(sequences) >= 5)
+            assert sequences == list(range(1, len(sequences) + 1))
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    def test_a_full_buffer_drops_the_oldest_and_counts(self) -> None:
+        sampler, _ = self.sampler(buffer=3)
+        for number in range(5):
+            sampler._queue("s", b"", str(number))
+        assert [entry[2] for entry in sampler.buffer] == ["2", "3", "4"]
+        assert sampler.dropped == 2
+
+
+class TestPowerControl:
+    async def test_caps_are_restored_after_a_crash_and_others_left_alone(self, tmp_path: Path) -> None:
+        source = SimulatedSource("n1", 2)
+        guarded = GuardedSource(source, 1.0)
+        infos = {d.device: (d, guarded) for d in source.discover()}
+        path = tmp_path / "caps.json"
+        power = PowerControl("n1", infos.get, CapFile(path))
+        outcome = await power.carry_out(
+            power_command(device="sim-n1-0", expires_at=at(10**9)), FleetPolicy()
+        )
+        assert (outcome.status, outcome.read_back) == ("applied", 150.0)
+        source.set_cap_w("sim-n1-1", 200.0)
+        crashed = PowerControl("n1", infos.get, CapFile(path))
+        await crashed.restore_all()
+        assert source.enforced_cap_w("sim-n1-0") == 250.0
+        assert source.enforced_cap_w("sim-n1-1") == 200.0
+        assert json.loads(path.read_text()) == []
+
+    def test_an_unreadable_cap_file_is_set_aside(self, tmp_path: Path) -> None:
+        path = tmp_path / "caps.json"
+        path.write_text("{broken")
+        assert CapFile(path).load() == set()
+        assert (tmp_path / "caps.unreadable").read_text() == "{broken"
+
+
+class TestOtherSources:
+    def test_the_cpu_reads_real_numbers(self) -> None:
+        source = CpuSource()
+        info = source.discover()[0]
+        sample = source.sample()[info.device]
+        assert 0 <= sample["gpu_util_pct"] <= 100
+        assert 0 < sample["memory_used_bytes"] < sample["memory_total_bytes"] == info.memory_bytes
+
+    def test_rapl_energy_counts_across_the_counters_end(self, tmp_path: Path) -> None:
+        package = tmp_path / "intel-rapl:0"
+        package.mkdir()
+        (package / "max_energy_range_uj").write_text("10000000")
+        (package / "energy_uj").write_text("9000000")
+        source = CpuSource(tmp_path)
+        source.sample()
+        (package / "energy_uj").write_text("1000000")
+        assert source.sample()["cpu-0"]["energy_j"] == pytest.approx(2.0)
+
+    def test_a_recording_plays_in_a_loop(self, tmp_path: Path) -> None:
+        path = tmp_path / "frames.bin"
+        save(path, [frame(ticks=2, value=1.0), frame(start=at(2), value=5.0)])
+        source = ReplaySource(path)
+        seen = [source.sample()["gpu-0"]["power_w"] for _ in range(4)]
+        assert seen == [1.0, 1.0, 5.0, 1.0]
+
+    def test_a_recording_that_is_cut_off_is_refused(self, tmp_path: Path) -> None:
+        path = tmp_path / "frames.bin"
+        save(path, [frame()])
+        path.write_bytes(path.read_bytes()[:-3])
+        with pytest.raises(InvalidInputError):
+            ReplaySource(path)
+
+
+class FakeNvml:
+    """A driver with one GPU that supports a few calls and counts them."""
+
+    def __init__(self) -> None:
+        self.calls: dict[str, int] = {}
+        self.lost = False
+        self.limit_mw = 250_000
+
+    def install(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        answers: dict[str, Any] = {
+            "nvmlInit": None, "nvmlDeviceGetCount": 1, "nvmlDeviceGetHandleByIndex": "h",
+            "nvmlDeviceGetHandleByUUID": "h", "nvmlDeviceGetUUID": b"GPU-1", "nvmlDeviceGetName": "Test GPU",
+            "nvmlSystemGetDriverVersion": "600.1", "nvmlDeviceGetPowerUsage": 123_400,
+            "nvmlDeviceGetPowerManagementLimitConstraints": [100_000, 300_000],
+            "nvmlDeviceGetPowerManagementDefaultLimit": 250_000, "nvmlDeviceGetTemperature": 61,
+        }  # fmt: skip
+        for name in [n for n in dir(pynvml) if n.startswith("nvml") and callable(getattr(pynvml, n))]:
+            monkeypatch.setattr(nvml_module.pynvml, name, self._call(name, answers))
+
+    def _call(self, name: str, answers: dict[str, Any]) -> Any:
+        def call(*arguments: Any) -> Any:
+            self.calls[name] = self.calls.get(name, 0) + 1
+            if self.lost and name.startswith("nvmlDeviceGet"):
+                raise pynvml.NVMLError(pynvml.NVML_ERROR_GPU_IS_LOST)
+            if name == "nvmlDeviceSetPowerManagementLimit":
+                self.limit_mw = arguments[1]
+                return None
+            if name == "nvmlDeviceGetEnforcedPowerLimit":
+                return self.limit_mw
+            if name not in answers:
+                raise pynvml.NVMLError(pynvml.NVML_ERROR_NOT_SUPPORTED)
+            return answers[name]
+
+        return call
+
+
+class TestNvml:
+    def test_what_is_not_supported_is_asked_once(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        fake = FakeNvml()
+        fake.install(monkeypatch)
+        source = nvml_module.NvmlSource()
+        info = source.discover()[0]
+        assert (info.device, info.model, info.power_max_w) == ("GPU-1", "Test GPU", 300.0)
+        first = source.sample()["GPU-1"]
+        assert first == {"power_w": 123.4, "temp_c": 61.0, "power_enforced_w": 250.0}
+        for _ in range(5):
+            source.sample()
+        assert fake.calls["nvmlDeviceGetFanSpeed"] == 1
+        assert fake.calls["nvmlDeviceGetPowerUsage"] == 6
+
+    def test_a_lost_gpu_has_no_sample_rather_than_zeros(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        fake = FakeNvml()
+        fake.install(monkeypatch)
+        source = nvml_module.NvmlSource()
+        source.discover()
+        fake.lost = True
+        assert source.sample() == {}
+
+    def test_a_cap_is_set_and_read_back(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        fake = FakeNvml()
+        fake.install(monkeypatch)
+        source = nvml_module.NvmlSource()
+        source.set_cap_w("GPU-1", 180.0)
+        assert source.enforced_cap_w("GPU-1") == 180.0
