@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import os
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")  # before transformers is imported: no test reaches for a hub
+
 import shutil
 import subprocess
 import tempfile

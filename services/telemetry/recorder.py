@@ -31,14 +31,9 @@ from shared.streams import durable
 log = logging.getLogger(__name__)
 
 FRAMES_DURABLE = "recorder-frames"
-_AWAY = (
-    asyncpg.PostgresConnectionError,
-    asyncpg.InterfaceError,
-    asyncpg.OperatorInterventionError,
-    asyncpg.InsufficientResourcesError,
-    OSError,
-    TimeoutError,
-)
+# Only these say that the rows themselves are wrong; with anything else the database is away, and rows wait.
+_BAD_ROWS = (asyncpg.DataError, asyncpg.IntegrityConstraintViolationError)
+
 
 
 class Recorder:
@@ -137,13 +132,13 @@ class Recorder:
         while True:
             try:
                 written = await write()
-            except _AWAY as error:
+            except _BAD_ROWS as error:
+                log.exception("the database refused rows", extra={"error": type(error).__name__})
+                return None
+            except DATABASE_ERRORS as error:
                 self._health.report("database", ok=False, reason=f"{type(error).__name__}: {error}")
                 await _keep_alive(batch)
                 await asyncio.sleep(0.5)
-            except DATABASE_ERRORS as error:
-                log.exception("the database refused rows", extra={"error": type(error).__name__})
-                return None
             else:
                 self._health.report("database", ok=True)
                 return written

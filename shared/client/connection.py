@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from types import TracebackType
 from typing import Self
 
@@ -19,6 +20,9 @@ from shared.errors import UnavailableError
 from shared.settings import NatsSettings
 
 
+CONNECT_TIMEOUT_S = 4.0
+
+
 class AutopilotClient:
     """Talks to a running Autopilot.
 
@@ -34,15 +38,14 @@ class AutopilotClient:
     async def __aenter__(self) -> Self:
         """Connect. Raises UnavailableError when no server answers."""
         options = connection_options(self._settings, f"autopilot-{self._name}")
-        options |= {"allow_reconnect": True, "connect_timeout": 3}
-        # A first connection that fails must say so at once instead of trying for ever.
-        probe = {k: v for k, v in options.items() if k in ("user", "password", "user_credentials", "tls")}
         try:
-            first = await nats.connect(self._settings.servers, allow_reconnect=False, connect_timeout=3, **probe)
-            await first.close()
-            self._nc = await nats.connect(self._settings.servers, **options)
+            # The library tries for ever, which is right once connected; a first time must end.
+            async with asyncio.timeout(CONNECT_TIMEOUT_S):
+                self._nc = await nats.connect(self._settings.servers, **options)
         except (NatsError, OSError) as error:
-            raise UnavailableError(f"no NATS server answers at {self._settings.nats_url}: {error}") from error
+            raise UnavailableError(
+                f"no NATS server answers at {self._settings.nats_url}: {type(error).__name__}"
+            ) from error
         js = self._nc.jetstream(timeout=5.0)
         self.js: JetStreamContext = js
         self.jobs = Jobs(self._nc, js, self._actor)

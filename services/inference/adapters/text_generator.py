@@ -39,7 +39,9 @@ class TextGenerator:
         room = self._context - (0 if self._seq2seq else NEW_TOKENS) - 32
         while True:
             ids = self._tokenizer(text, add_special_tokens=False)["input_ids"]
-            pieces = [ids[i : i + room] for i in range(0, len(ids), room)] or [[]]
+            if not ids:
+                return ""
+            pieces = [ids[i : i + room] for i in range(0, len(ids), room)]
             parts = [self._generate(self._tokenizer.decode(piece)) for piece in pieces]
             joined = "\n".join(parts)
             # A model that does not shorten would never end.

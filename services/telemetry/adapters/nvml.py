@@ -29,6 +29,10 @@ _EVENTS = {
 }
 
 
+def _call(name: str) -> Read:
+    return lambda h: float(getattr(pynvml, name)(h))
+
+
 def _field(field_id: int) -> Read:
     def read(handle: Any) -> float:
         value = pynvml.nvmlDeviceGetFieldValues(handle, [field_id])[0]
@@ -63,11 +67,11 @@ READS: dict[str, Read] = {
     "temp_slowdown_c": lambda h: pynvml.nvmlDeviceGetTemperatureThreshold(
         h, pynvml.NVML_TEMPERATURE_THRESHOLD_SLOWDOWN
     ),
-    "fan_pct": pynvml.nvmlDeviceGetFanSpeed,
+    "fan_pct": _call("nvmlDeviceGetFanSpeed"),
     "clock_sm_mhz": lambda h: pynvml.nvmlDeviceGetClockInfo(h, pynvml.NVML_CLOCK_SM),
     "clock_mem_mhz": lambda h: pynvml.nvmlDeviceGetClockInfo(h, pynvml.NVML_CLOCK_MEM),
-    "clock_event_reasons": pynvml.nvmlDeviceGetCurrentClocksEventReasons,
-    "pcie_replays": pynvml.nvmlDeviceGetPcieReplayCounter,
+    "clock_event_reasons": _call("nvmlDeviceGetCurrentClocksEventReasons"),
+    "pcie_replays": _call("nvmlDeviceGetPcieReplayCounter"),
     "ecc_sbe": _ecc(pynvml.NVML_MEMORY_ERROR_TYPE_CORRECTED),
     "ecc_dbe": _ecc(pynvml.NVML_MEMORY_ERROR_TYPE_UNCORRECTED),
     "remapped_rows": _remapped(1),

@@ -1,0 +1,366 @@
+"""Streams, readiness, recorder, notifier and gateway on real servers."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import random
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import asyncpg
+import httpx
+import pytest
+from faststream import FastStream
+from nats.aio.client import Client
+from nats.js.api import StreamConfig
+from pydantic import SecretStr
+
+from services.anomaly.app import create_app as create_anomaly
+from services.anomaly.settings import AnomalySettings
+from services.cli.webhook_catcher import WebhookCatcher
+from services.gateway.app import create_app as create_gateway
+from services.gateway.auth import digest
+from services.gateway.settings import GatewaySettings
+from services.notifier.app import create_app as create_notifier
+from services.notifier.settings import NotifierSettings
+from services.telemetry.adapters.frame_store import PostgresFrameStore, keep_partitions
+from services.telemetry.app import create_recorder
+from services.telemetry.settings import RecorderSettings
+from shared import streams, subjects
+from shared.client import AutopilotClient
+from shared.clock import utc_now
+from shared.database import connect_pool, migrate
+from shared.frames import encode
+from tests.conftest import NatsServer
+from tests.support.builders import alert, at, event, frame
+from tests.support.product import query
+from tests.support.waiting import eventually
+
+pytestmark = [pytest.mark.nats, pytest.mark.timeout(90)]
+
+
+@asynccontextmanager
+async def running(app: FastStream) -> AsyncIterator[None]:
+    """An app in this process, without its signal handlers."""
+    async with app.lifespan_context():
+        await app.start()
+        try:
+            yield
+        finally:
+            await app.stop()
+
+
+def free_port() -> int:
+    from deploy.embedded.instance import take_port  # noqa: PLC0415
+
+    return take_port(0, "test")
+
+
+async def ready(port: int) -> dict[str, Any]:
+    async with httpx.AsyncClient(trust_env=False) as http:
+        try:
+            return (await http.get(f"http://127.0.0.1:{port}/readyz")).json()
+        except httpx.HTTPError:
+            return {"ready": False, "problems": {"http": "no answer"}}
+
+
+class TestStreams:
+    async def test_they_are_made_once_and_repaired_when_they_drift(self, nc: Client) -> None:
+        js = nc.jetstream()
+        before = (await js.stream_info("RESULTS")).config
+        await js.update_stream(StreamConfig(**{**before.__dict__, "max_age": 600.0}))
+        await streams.ensure(js)
+        after = (await js.stream_info("RESULTS")).config
+        assert after.max_age == streams.DAY_S
+        assert after.max_msgs_per_subject == 1
+        assert len(await js.streams_info()) == len(streams.STREAMS) + len(streams.BUCKETS) + len(streams.OBJECT_STORES)
+
+    async def test_audit_cannot_be_purged(self, nc: Client) -> None:
+        js = nc.jetstream()
+        with pytest.raises(Exception, match="purge"):
+            await js.purge_stream("AUDIT")
+
+
+class TestReadiness:
+    async def test_it_tells_of_a_lost_broker_and_of_its_return(self, nats_server: NatsServer, nc: Client) -> None:
+        port = free_port()
+        async with running(create_anomaly(AnomalySettings(nats_url=nats_server.url, health_port=port))):
+
+            async def is_ready() -> bool:
+                return bool((await ready(port))["ready"])
+
+            await eventually(is_ready)
+            nats_server.kill()
+
+            async def says_so() -> bool:
+                return "nats" in (await ready(port))["problems"]
+
+            await eventually(says_so)
+            await nats_server.start()
+            await eventually(is_ready, 15)
+
+    async def test_a_deleted_consumer_is_told_made_again_and_used(
+        self, nats_server: NatsServer, client: AutopilotClient
+    ) -> None:
+        port = free_port()
+        async with running(create_anomaly(AnomalySettings(nats_url=nats_server.url, health_port=port))):
+            await client.js.delete_consumer("EVENTS", "anomaly-events")
+
+            async def back() -> bool:
+                with suppress(Exception):
+                    return bool(await client.js.consumer_info("EVENTS", "anomaly-events"))
+                return False
+
+            await eventually(back)
+            xid = event("xid", code=79, at=utc_now())
+            await client.js.publish(subjects.event("n1", "gpu-0"), xid.model_dump_json().encode())
+
+            async def alerted() -> bool:
+                return [a.kind for a in await client.alerts.open()] == ["xid_79"]
+
+            await eventually(alerted, 20)
+
+    async def test_rubbish_on_every_subject_stops_nothing(
+        self, nats_server: NatsServer, client: AutopilotClient
+    ) -> None:
+        chance = random.Random(7)
+        good = json.loads(event("xid", code=79).model_dump_json())
+        async with running(create_anomaly(AnomalySettings(nats_url=nats_server.url))):
+            for number in range(60):
+                mutated = dict(good)
+                mutated[chance.choice(list(mutated))] = chance.choice([None, -1, "x" * 5000, [], {}])
+                body = chance.choice([chance.randbytes(chance.randrange(200)), json.dumps(mutated).encode()])
+                subject = chance.choice([subjects.event("n1", f"d{number}"), subjects.frames("n1")])
+                await client.js.publish(subject, body)
+            await client.js.publish(subjects.event("n1", "gpu-9"), event("lost", device="gpu-9").model_dump_json().encode())
+
+            async def alerted() -> bool:
+                return any(a.device == "gpu-9" for a in await client.alerts.open())
+
+            await eventually(alerted, 30)
+
+            async def drained() -> bool:
+                info = await client.js.consumer_info("EVENTS", "anomaly-events")
+                return (info.num_pending or 0) + (info.num_ack_pending or 0) == 0
+
+            await eventually(drained, 20)
+
+
+@pytest.mark.db
+class TestRecorder:
+    async def test_each_sample_is_written_once(self, database_url: str) -> None:
+        await migrate(database_url)
+        await migrate(database_url)
+        pool = await connect_pool(database_url)
+        store = PostgresFrameStore(pool)
+        names = ("power_w", "temp_c")
+        first = frame(metrics=names, ticks=3, devices=("a", "b"))
+        first.values[1, 0, 1] = float("nan")
+        assert await store.write([first]) == 6
+        overlapping = frame(metrics=names, ticks=3, devices=("a", "b"), start=at(2))
+        assert await store.write([first, overlapping]) == 4
+        assert await PostgresFrameStore(pool).write([first]) == 0
+        rows = await query(database_url, "SELECT temp_c FROM samples s JOIN devices d USING (device_id) "
+                           "WHERE device = 'a' ORDER BY ts")  # fmt: skip
+        assert [r["temp_c"] for r in rows] == [1.0, None, 1.0, 1.0, 1.0]
+        await pool.close()
+
+    async def test_partitions_are_made_ahead_and_dropped_past_retention(self, database_url: str) -> None:
+        await migrate(database_url)
+        pool = await connect_pool(database_url)
+        await keep_partitions(pool, utc_now(), 30)
+        await PostgresFrameStore(pool).write([frame(start=utc_now())])
+        names = "SELECT relname FROM pg_class WHERE relname ~ '^samples_[0-9]{8}$' AND relkind = 'r'"
+        if await pool.fetchval("SELECT relkind = 'p' FROM pg_class WHERE relname = 'samples'"):
+            assert len(await pool.fetch(names)) == 4
+            assert await pool.fetchval("SELECT count(*) FROM samples_default") == 0
+            await keep_partitions(pool, utc_now() + timedelta(days=40), 30)
+            assert await pool.fetch(names) == []
+        await pool.close()
+
+    async def test_streams_reach_the_database_and_an_outage_loses_nothing(
+        self, nats_server: NatsServer, client: AutopilotClient, database_url: str, secret_url: SecretStr
+    ) -> None:
+        async def rows(table: str) -> int:
+            return int((await query(database_url, f"SELECT count(*) AS n FROM {table}"))[0]["n"])  # noqa: S608
+
+        async def publish(number: int) -> None:
+            body = encode(frame(start=at(number), sequence=number + 1))
+            await client.js.publish(subjects.frames("n1"), body)
+            xid = event("xid", number, id=f"e{number}", code=31)
+            await client.js.publish(subjects.event("n1", "gpu-0"), xid.model_dump_json().encode())
+
+        settings = RecorderSettings(nats_url=nats_server.url, database_url=secret_url)
+        async with running(create_recorder(settings)):
+            for number in range(10):
+                await publish(number)
+            await client.js.publish(subjects.frames("n1"), b"rubbish")
+            await client.js.publish(subjects.event("n1", "gpu-0"), b"{}")
+
+            async def ten() -> bool:
+                with suppress(asyncpg.PostgresError):
+                    return (await rows("samples"), await rows("events")) == (10, 10)
+                return False
+
+            await eventually(ten, 20)
+            name = database_url.partition("?")[0].rsplit("/", 1)[1]
+            admin = await asyncpg.connect(database_url.replace(name, "postgres", 1))
+            await admin.execute(f"ALTER DATABASE {name} ALLOW_CONNECTIONS false")
+            await admin.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = $1", name)
+            for number in range(10, 30):
+                await publish(number)
+            await admin.execute(f"ALTER DATABASE {name} ALLOW_CONNECTIONS true")
+            await admin.close()
+
+            async def thirty() -> bool:
+                with suppress(asyncpg.PostgresError, OSError):
+                    return (await rows("samples"), await rows("events")) == (30, 30)
+                return False
+
+            await eventually(thirty, 40)
+
+    async def test_every_panel_of_the_dashboards_gets_rows(self, database_url: str) -> None:
+        await migrate(database_url)
+        pool = await connect_pool(database_url)
+        metrics = ("gpu_util_pct", "power_w", "power_enforced_w", "temp_c", "memory_used_bytes", "energy_j")
+        now = utc_now()
+        ticks = [frame(metrics=metrics, start=now - timedelta(seconds=s), value=float(100 - s)) for s in range(60)]
+        await PostgresFrameStore(pool).write(ticks)
+        await pool.execute(
+            "INSERT INTO alerts VALUES ('a', 'n1', 'gpu-0', 'thermal', 'critical', 'opened', 's', now(), now(), NULL, "
+            "'[]', true)"
+        )
+        await pool.execute(
+            "INSERT INTO jobs VALUES ('j', 'echo', 'succeeded', 'n1', 'w', 'gpu-0', 1, now(), now(), now(), NULL)"
+        )
+        await pool.execute(
+            "INSERT INTO commands VALUES ('c', now(), 'power', 'n1/gpu-0', 'scheduler', 'backlog', now(), '{}')"
+        )
+        await pool.execute(
+            "INSERT INTO outcomes VALUES ('o', 'c', now(), 'power', 'n1/gpu-0', 'applied', '', 150, 150, 150)"
+        )
+        folder = Path(__file__).resolve().parents[2] / "deploy" / "grafana" / "dashboards"
+        checked = 0
+        for path in sorted(folder.glob("*.json")):
+            dashboard = json.loads(path.read_text())
+            found = [(p["title"], t["rawSql"]) for p in dashboard["panels"] for t in p.get("targets", [])]
+            found += [(v["name"], v["query"]) for v in dashboard["templating"]["list"]]
+            found += [(a["name"], a["target"]["rawSql"]) for a in dashboard["annotations"]["list"]]
+            for title, sql in found:
+                rows = await pool.fetch(as_grafana_sends(sql))
+                assert rows, f"{path.name}: {title} has no rows"
+                checked += 1
+        assert checked >= 8
+        await pool.close()
+
+
+def as_grafana_sends(sql: str) -> str:
+    """Fill in Grafana's macros and variables as its PostgreSQL data source does."""
+    span = "BETWEEN now() - interval '1 hour' AND now() + interval '1 minute'"
+    for column in ("ts", "c.ts", "opened_at", "finished_at"):
+        sql = sql.replace(f"$__timeFilter({column})", f"{column} {span}")
+        sql = sql.replace(f"$__timeGroup({column}, $__interval)", f"to_timestamp(floor(extract(epoch FROM {column})/10)*10)")
+    sql = sql.replace("${node:sqlstring}", "'n1'").replace("$__interval", "10s")
+    assert "$" not in sql, sql
+    return sql
+
+
+class TestNotifier:
+    async def test_webhooks_arrive_signed_retried_and_across_restarts(
+        self, nats_server: NatsServer, client: AutopilotClient
+    ) -> None:
+        catcher = WebhookCatcher(answers=(500, 204))
+        catcher.start()
+        settings = NotifierSettings(nats_url=nats_server.url, webhook_private_targets=True)
+        subscription = await client.alerts.subscribe(catcher.url, severities=["critical"])
+
+        async def publish(identity: str, severity: str) -> None:
+            told = alert(id=identity, severity=severity, at=utc_now(), opened_at=utc_now())
+            await client.js.publish(subjects.alert(severity, "n1", "gpu-0"), told.model_dump_json().encode())
+
+        def received() -> set[str]:
+            bodies = [c.verified(subscription.secret) for c in catcher.caught]
+            assert None not in bodies, "a signature was not valid"
+            return {b["data"]["id"] for b in bodies if b}
+
+        try:
+            async with running(create_notifier(settings)):
+                await publish("one", "critical")
+                await publish("quiet", "warning")
+                await eventually(lambda: len(catcher.caught) >= 2 and received() == {"one"}, 20)
+                assert len({c.headers["webhook-id"] for c in catcher.caught}) == 1, "a retry keeps its id"
+            await publish("two", "critical")
+            async with running(create_notifier(settings)):
+                await eventually(lambda: received() == {"one", "two"}, 20)
+        finally:
+            catcher.stop()
+
+        async def audited() -> bool:
+            records = [await client.js.get_msg("AUDIT", s) for s in range(1, 5)]
+            actions = [json.loads(r.data or b"{}")["action"] for r in records]
+            return {"webhook.failed", "webhook.delivered"} <= set(actions)
+
+        await eventually(audited)
+
+
+class TestGateway:
+    @asynccontextmanager
+    async def http(self, nats_server: NatsServer, folder: Path) -> AsyncIterator[httpx.AsyncClient]:
+        keys = folder / "keys.json"
+        keys.write_text(json.dumps({digest("v"): "viewer", digest("o"): "operator", digest("a"): "admin"}))
+        app = create_gateway(GatewaySettings(nats_url=nats_server.url, api_keys_file=keys, max_body_bytes=2000))
+        async with app.router.lifespan_context(app):
+            transport = httpx.ASGITransport(app=app)
+            async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
+                yield client
+
+    async def test_keys_roles_and_problems(self, nats_server: NatsServer, nc: Client, tmp_path: Path) -> None:
+        async with self.http(nats_server, tmp_path) as http:
+            job = {"kind": "echo", "payload": {"text": "x"}}
+            assert (await http.get("/v1/devices")).status_code == 401
+            assert (await http.get("/v1/devices", headers={"X-API-Key": "wrong"})).status_code == 401
+            refused = await http.post("/v1/jobs", json=job, headers={"X-API-Key": "v"})
+            assert refused.status_code == 403
+            assert refused.headers["content-type"] == "application/problem+json"
+            assert "operator" in refused.json()["detail"]
+            bad = await http.post("/v1/jobs", json=job | {"priority": "now"}, headers={"X-API-Key": "o"})
+            assert bad.status_code == 422
+            assert bad.json()["errors"][0]["field"] == "body.priority"
+            assert (await http.get("/v1/jobs/none", headers={"X-API-Key": "v"})).status_code == 404
+            assert (await http.put("/v1/policy", json={}, headers={"X-API-Key": "o"})).status_code == 403
+            large = await http.post("/v1/jobs", content=b"x" * 3000, headers={"X-API-Key": "o"})
+            assert large.status_code == 413
+            hidden = await http.get("/v1/subscriptions", headers={"X-API-Key": "v"})
+            assert hidden.json() == []
+
+    async def test_jobs_and_policy(self, nats_server: NatsServer, nc: Client, tmp_path: Path) -> None:
+        async with self.http(nats_server, tmp_path) as http:
+            headers = {"X-API-Key": "a", "Idempotency-Key": "same"}
+            job = {"kind": "echo", "payload": {"text": "x"}}
+            first = await http.post("/v1/jobs", json=job, headers=headers)
+            again = await http.post("/v1/jobs", json=job, headers=headers)
+            assert (first.status_code, again.json()["duplicate"]) == (202, True)
+            assert first.json()["id"] == again.json()["id"]
+            where = first.headers["location"]
+            assert (await http.get(where, headers=headers)).json()["state"] == "queued"
+            listed = await http.get("/v1/jobs", headers=headers)
+            assert [j["id"] for j in listed.json()] == [first.json()["id"]]
+            assert (await http.delete(where, headers=headers)).json()["state"] == "cancelled"
+            assert (await http.delete(where, headers=headers)).status_code == 409
+            policy = (await http.get("/v1/policy", headers=headers)).json()
+            put = await http.put("/v1/policy", json=policy | {"mode": "advise"}, headers=headers)
+            assert put.status_code == 200
+            assert (await http.get("/v1/policy", headers=headers)).json()["mode"] == "advise"
+
+
+async def test_a_broker_that_is_down_is_said_at_once() -> None:
+    from shared.errors import UnavailableError  # noqa: PLC0415
+    from shared.settings import NatsSettings  # noqa: PLC0415
+
+    with pytest.raises(UnavailableError, match="127.0.0.1:1"):
+        async with asyncio.timeout(10), AutopilotClient(NatsSettings(nats_url="nats://127.0.0.1:1")):
+            pass
