@@ -32,7 +32,10 @@ lint: $(STAMP) ## style, types and import rules
 bench: $(STAMP) ## the benchmarks, short form
 	$(BIN)/python -m tests.benchmarks.jobs --short
 
+docs: $(STAMP) ## write the generated documents
+	$(BIN)/python -m tests.contract.generate
+
 clean: ## remove the environment and caches
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis *.egg-info
 
-.PHONY: help install up test lint bench clean
+.PHONY: help install up test lint bench docs clean

@@ -31,7 +31,7 @@ def docker_runs() -> bool:
     """Whether a Docker engine answers and is wanted for tests."""
     if os.environ.get("AUTOPILOT_TEST_CONTAINERS") == "0" or shutil.which("docker") is None:
         return False
-    return subprocess.run(["docker", "info"], capture_output=True, check=False, timeout=10).returncode == 0  # noqa: S607
+    return subprocess.run(["docker", "info"], capture_output=True, check=False, timeout=10).returncode == 0
 
 
 class NatsServer:
@@ -83,7 +83,7 @@ async def client(nats_server: NatsServer, nc: Client) -> AsyncIterator[Autopilot
 def postgres_url() -> Iterator[str]:
     """A PostgreSQL server: TimescaleDB in a container where Docker runs, else the embedded one."""
     if docker_runs():
-        from testcontainers.postgres import PostgresContainer  # noqa: PLC0415  only where Docker runs
+        from testcontainers.postgres import PostgresContainer
 
         with PostgresContainer("timescale/timescaledb:2.25.1-pg17") as container:
             yield container.get_connection_url(driver=None)

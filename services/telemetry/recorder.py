@@ -35,7 +35,6 @@ FRAMES_DURABLE = "recorder-frames"
 _BAD_ROWS = (asyncpg.DataError, asyncpg.IntegrityConstraintViolationError)
 
 
-
 class Recorder:
     """One recorder process; any number of them share the work."""
 

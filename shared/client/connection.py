@@ -19,7 +19,6 @@ from shared.connection import connection_options
 from shared.errors import UnavailableError
 from shared.settings import NatsSettings
 
-
 CONNECT_TIMEOUT_S = 4.0
 
 

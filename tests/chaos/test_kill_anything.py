@@ -65,7 +65,7 @@ async def test_killing_any_process_loses_nothing(tmp_path: Path) -> None:
         await check_database(product.runtime.database_url, client, load.confirmed)
 
 
-async def kill_and_wait(product, client: AutopilotClient, victim: str) -> float:  # noqa: ANN001
+async def kill_and_wait(product, client: AutopilotClient, victim: str) -> float:
     if victim == "worker":
         pid = (await client.fleet.pools())[0].workers[0].pid
     else:

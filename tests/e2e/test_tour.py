@@ -106,7 +106,7 @@ def test_sigterm_leaves_no_process_behind(tmp_path: Path) -> None:
     assert len(family) >= 9
     running.process.send_signal(signal.SIGINT)
     assert running.process.wait(60) == 0
-    gone, alive = psutil.wait_procs(family, timeout=5)
+    _, alive = psutil.wait_procs(family, timeout=5)
     assert not alive, alive
     assert not [p for p in psutil.process_iter(["cmdline"]) if str(running.folder) in " ".join(p.info["cmdline"] or [])]
 

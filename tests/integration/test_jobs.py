@@ -40,7 +40,12 @@ async def test_a_job_has_one_result_and_leaves_the_queue(client: AutopilotClient
     async with worker_process(nats_server.url):
         handle = await client.jobs.submit("echo", {"text": "hello"})
         result = await handle.wait(15)
-        assert (result.status, result.output, result.worker, result.attempt) == ("succeeded", {"text": "hello"}, "w1", 1)
+        assert (result.status, result.output, result.worker, result.attempt) == (
+            "succeeded",
+            {"text": "hello"},
+            "w1",
+            1,
+        )
         await eventually(lambda: empty(client))
         assert (await client.jobs.finished())[0].id == handle.id
 

@@ -10,7 +10,9 @@ from contextlib import asynccontextmanager
 
 
 @asynccontextmanager
-async def worker_process(nats_url: str, name: str = "w1", **environment: str) -> AsyncIterator[asyncio.subprocess.Process]:
+async def worker_process(
+    nats_url: str, name: str = "w1", **environment: str
+) -> AsyncIterator[asyncio.subprocess.Process]:
     """A worker that is ready; killed at the end."""
     settings = {"AUTOPILOT_NATS_URL": nats_url, "AUTOPILOT_WORKER": name, "AUTOPILOT_NODE": "n1"}
     process = await asyncio.create_subprocess_exec(

@@ -28,7 +28,7 @@ def tick(seconds: float = 0.0, **sample: float) -> Tick:
     return Tick("n1", at(seconds), 1.0, {"gpu-0": sample})
 
 
-def finding(firing: bool, **more: Any) -> Finding:  # noqa: FBT001
+def finding(firing: bool, **more: Any) -> Finding:
     return Finding("n1", "gpu-0", "k", firing, **more)
 
 
@@ -159,7 +159,7 @@ class TestEveryDetector:
     def test_it_bears_empty_and_odd_samples(self, detector: Any) -> None:
         assert detector.on_tick(Tick("n", at(0), 1.0, {})) == []
         for value in (0.0, -1.0, 1e9):
-            sample = {name: value for name in ("temp_c", "power_w", "ecc_dbe", "clock_event_reasons", "fan_pct")}
+            sample = dict.fromkeys(("temp_c", "power_w", "ecc_dbe", "clock_event_reasons", "fan_pct"), value)
             for found in detector.on_tick(Tick("n", at(1), 1.0, {"d": sample | {"clock_event_reasons": 0.0}})):
                 assert found.kind
 

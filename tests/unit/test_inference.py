@@ -149,7 +149,7 @@ class TestKinds:
 @pytest.mark.slow
 class TestRealModel:
     def test_minilm_knows_what_belongs_together(self) -> None:
-        from services.inference.kinds.embed import KIND, EmbedInput  # noqa: PLC0415  torch
+        from services.inference.kinds.embed import KIND, EmbedInput
 
         batch = [
             EmbedInput(texts=["The GPU overheated and was throttled.", "Bake the cake for forty minutes."]),
@@ -161,15 +161,15 @@ class TestRealModel:
         assert np.linalg.norm(a) == pytest.approx(1, abs=1e-4)
 
     def test_a_seq2seq_and_a_causal_model_summarise(self, tmp_path: Any) -> None:
-        from services.inference.adapters.text_generator import TextGenerator  # noqa: PLC0415  torch
-        from tests.support.tiny_models import save_tiny_causal, save_tiny_seq2seq  # noqa: PLC0415  torch
+        from services.inference.adapters.text_generator import TextGenerator
+        from tests.support.tiny_models import save_tiny_causal, save_tiny_seq2seq
 
         for make, name in ((save_tiny_seq2seq, "t5"), (save_tiny_causal, "gpt2")):
             folder = make(tmp_path / name)
             assert isinstance(TextGenerator(str(folder), "cpu", 1).summarize("one two three " * 200), str)
 
     def test_a_model_that_does_not_exist_is_named(self) -> None:
-        from services.inference.adapters.sentence_encoder import SentenceEncoder  # noqa: PLC0415  torch
+        from services.inference.adapters.sentence_encoder import SentenceEncoder
 
         with pytest.raises(InvalidInputError, match="no-such-model"):
             SentenceEncoder("no-such-model", "cpu", 1)

@@ -48,7 +48,13 @@ def test_the_breaker_opens_after_failures_in_a_row_and_closes_on_success() -> No
 
 @pytest.mark.parametrize(
     "url",
-    ["http://127.0.0.1:9/x", "http://localhost:9/x", "http://169.254.169.254/latest", "http://10.0.0.1/", "http://[::1]:9/"],
+    [
+        "http://127.0.0.1:9/x",
+        "http://localhost:9/x",
+        "http://169.254.169.254/latest",
+        "http://10.0.0.1/",
+        "http://[::1]:9/",
+    ],
 )
 async def test_receivers_inside_the_network_are_refused(url: str) -> None:
     receiver = WebhookReceiver(1.0, private_targets=False)

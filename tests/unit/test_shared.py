@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import urllib.error
 import urllib.request
+from contextlib import suppress
 
 import numpy as np
 import pytest
@@ -69,11 +70,8 @@ def test_random_bytes_are_refused_and_nothing_else(data: bytes) -> None:
 def test_a_mutated_frame_decodes_or_is_refused(position: int, byte: int) -> None:
     data = bytearray(encode(frame(devices=("a", "b"), metrics=("power_w", "temp_c"))))
     data[position % len(data)] = byte
-    try:
+    with suppress(InvalidInputError):
         decoded = decode(bytes(data))
-    except InvalidInputError as error:
-        assert error.rule
-    else:
         assert decoded.values.shape == (decoded.ticks, len(decoded.devices), len(decoded.metrics))
 
 
@@ -88,7 +86,7 @@ def test_readiness_tells_what_is_wrong_and_liveness_what_is_stuck() -> None:
 
     def ask(path: str) -> tuple[int, dict[str, object]]:
         try:
-            with urllib.request.urlopen(f"http://127.0.0.1:{server.port}{path}", timeout=2) as reply:  # noqa: S310
+            with urllib.request.urlopen(f"http://127.0.0.1:{server.port}{path}", timeout=2) as reply:
                 return reply.status, json.loads(reply.read())
         except urllib.error.HTTPError as error:
             with error:

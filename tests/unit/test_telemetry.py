@@ -127,9 +127,7 @@ class TestSimulation:
         simulation = Simulation("n1", source)
 
         def status(seconds: float, busy_s: float) -> PoolStatus:
-            worker = WorkerStatus(
-                worker="w", device="sim-n1-0", pid=1, state="ready", started_at=T0, busy_s=busy_s
-            )
+            worker = WorkerStatus(worker="w", device="sim-n1-0", pid=1, state="ready", started_at=T0, busy_s=busy_s)
             return PoolStatus(pool="p", node="n1", at=at(seconds), desired=1, kinds=["echo"], workers=[worker])
 
         await simulation.on_pool(status(0, 0.0))
@@ -273,9 +271,7 @@ class TestPowerControl:
         infos = {d.device: (d, guarded) for d in source.discover()}
         path = tmp_path / "caps.json"
         power = PowerControl("n1", infos.get, CapFile(path))
-        outcome = await power.carry_out(
-            power_command(device="sim-n1-0", expires_at=at(10**9)), FleetPolicy()
-        )
+        outcome = await power.carry_out(power_command(device="sim-n1-0", expires_at=at(10**9)), FleetPolicy())
         assert (outcome.status, outcome.read_back) == ("applied", 150.0)
         source.set_cap_w("sim-n1-1", 200.0)
         crashed = PowerControl("n1", infos.get, CapFile(path))

@@ -1,0 +1,80 @@
+"""One example of every message, as the golden files hold them."""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from datetime import timedelta
+from typing import Any
+
+import shared.messages
+from shared.messages.base import Message
+from shared.messages.commands import Command
+from tests.support.builders import T0, alert, device, event, power_command
+
+EXPIRES = T0 + timedelta(seconds=30)
+COMMAND = {
+    "id": "c1",
+    "issuer": "scheduler",
+    "reason": "backlog",
+    "at": T0,
+    "expires_at": EXPIRES,
+    "fencing_token": 3,
+}
+ERROR = {"attempt": 1, "type": "RuntimeError", "message": "boom", "worker": "w", "at": T0}
+JOB = {"id": "j1", "kind": "echo", "priority": "high", "payload": {"text": "x"}, "submitted_at": T0}
+WORKER = {"worker": "w", "device": "gpu-0", "pid": 7, "state": "ready", "started_at": T0, "running": ["j1"]}
+
+EXAMPLES: dict[str, dict[str, Any]] = {
+    "DeviceInfo": device().model_dump(),
+    "NodeInventory": {"node": "n1", "at": T0, "period_s": 1.0, "devices": [device().model_dump()]},
+    "DeviceEvent": event("xid", code=79).model_dump(),
+    "SimulationRequest": {"device": "gpu-0", "util": 0.5, "fault": "thermal_runaway", "xid": 79},
+    "SimulationReply": {"ok": False, "error": "is not simulated here"},
+    "Evidence": alert().evidence[0].model_dump(),
+    "Alert": alert().model_dump(),
+    "PowerCommand": power_command().model_dump(),
+    "ScaleCommand": COMMAND | {"pool": "default", "replicas": 3},
+    "DrainCommand": COMMAND | {"node": "n1", "device": "gpu-0", "action": "drain"},
+    "CommandOutcome": {
+        "id": "o1", "command_id": "c1", "command": "power", "target": "n1/gpu-0", "status": "applied",
+        "requested": 150.0, "applied": 150.0, "read_back": 150.0, "at": T0, "executor": "agent",
+    },
+    "Recommendation": {
+        "id": "r1", "scope": "default", "action": "scale to 2", "reason": "backlog", "expected_effect": "1 to 2",
+        "confidence": 0.5, "evidence": {"backlog": 9.0}, "at": T0,
+    },
+    "PoolPolicy": {"floor": 1, "ceiling": 4},
+    "FleetPolicy": {"mode": "advise", "power": "all", "pools": {"default": {"ceiling": 8}}},
+    "DeviceSet": {"devices": [("n1", "gpu-0")]},
+    "JobBody": {"payload": {"text": "x"}},
+    "Job": JOB,
+    "JobError": ERROR,
+    "JobResult": {
+        "job_id": "j1", "kind": "echo", "status": "succeeded", "output": {"text": "x"}, "submitted_at": T0,
+        "finished_at": T0,
+    },
+    "JobProgress": {"job_id": "j1", "state": "running", "fraction": 0.5, "at": T0},
+    "DeadJob": {
+        "id": "j1", "kind": "echo", "reason": "attempts_exhausted", "job": JOB, "errors": [ERROR],
+        "subject": "jobs.echo.high.j1", "at": T0,
+    },
+    "JobState": {"cancelled": True, "errors": [ERROR]},
+    "WorkerStatus": WORKER,
+    "PoolStatus": {"pool": "default", "node": "n1", "at": T0, "desired": 1, "kinds": ["echo"], "workers": [WORKER]},
+    "AuditRecord": {"id": "a1", "actor": "tester", "action": "policy.set", "target": "fleet", "at": T0},
+    "Subscription": {"id": "s1", "url": "https://example.com/hook", "secret": "whsec_c2VjcmV0", "created_at": T0},
+}  # fmt: skip
+
+
+def models() -> dict[str, type[Message]]:
+    """Every concrete message of shared.messages."""
+    found: dict[str, type[Message]] = {}
+    for info in pkgutil.iter_modules(shared.messages.__path__):
+        module = importlib.import_module(f"shared.messages.{info.name}")
+        found |= {
+            name: value
+            for name, value in vars(module).items()
+            if isinstance(value, type) and issubclass(value, Message) and value not in (Message, Command)
+        }
+    return found

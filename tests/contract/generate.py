@@ -1,0 +1,71 @@
+"""Write what is generated: the API documents, and golden files of messages that have none yet.
+
+A golden file that exists is never written again: it is what some version once sent.
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from faststream.specification import AsyncAPI
+
+from services.anomaly.app import create_app as create_anomaly
+from services.anomaly.settings import AnomalySettings
+from services.gateway.app import create_app as create_gateway
+from services.gateway.settings import GatewaySettings
+from services.inference.app import create_app as create_pool
+from services.inference.settings import PoolSettings
+from services.notifier.app import create_app as create_notifier
+from services.notifier.settings import NotifierSettings
+from services.scheduler.app import create_app as create_scheduler
+from services.scheduler.settings import SchedulerSettings
+from services.telemetry.app import create_agent
+from services.telemetry.settings import AgentSettings
+from shared.frames import encode
+from tests.contract.examples import EXAMPLES, models
+from tests.support.builders import frame
+
+GOLDEN = Path(__file__).parent / "golden"
+DOCS = Path(__file__).resolve().parents[2] / "docs"
+
+
+def documents() -> dict[str, Any]:
+    """OpenAPI of the gateway, AsyncAPI of every service that consumes."""
+    with tempfile.TemporaryDirectory() as folder:
+        keys = Path(folder) / "keys.json"
+        keys.write_text("{}")
+        found: dict[str, Any] = {"openapi": create_gateway(GatewaySettings(api_keys_file=keys)).openapi()}
+    common: dict[str, Any] = {"node": "NODE", "nats_url": "nats://nats:4222"}
+    apps = {
+        "agent": create_agent(AgentSettings(**common, simulate=1, nvml=False)),
+        "anomaly": create_anomaly(AnomalySettings(**common)),
+        "scheduler": create_scheduler(SchedulerSettings(**common)),
+        "pool": create_pool(PoolSettings(**common)),
+        "notifier": create_notifier(NotifierSettings(**common)),
+    }
+    for name, app in apps.items():
+        assert app.broker is not None
+        spec = AsyncAPI(app.broker, title=f"Autopilot {name}", version="0.1.0")
+        found[f"asyncapi-{name}"] = json.loads(spec.to_specification().to_json())
+    return found
+
+
+def main() -> None:
+    DOCS.mkdir(exist_ok=True)
+    for name, document in documents().items():
+        (DOCS / f"{name}.json").write_text(json.dumps(document, indent=1, sort_keys=True) + "\n")
+    GOLDEN.mkdir(exist_ok=True)
+    for name, model in models().items():
+        path = GOLDEN / f"{name}.v1.json"
+        if not path.exists():
+            path.write_text(model.model_validate(EXAMPLES[name]).model_dump_json(indent=1) + "\n")
+    golden_frame = GOLDEN / "TelemetryFrame.v1.msgpack"
+    if not golden_frame.exists():
+        golden_frame.write_bytes(encode(frame(devices=("a", "b"), metrics=("power_w", "temp_c"), ticks=2)))
+
+
+if __name__ == "__main__":
+    main()
