@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import fcntl
-import hashlib
 import json
 import os
 import secrets
@@ -12,6 +11,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
+from shared.api_keys import digest
 from shared.errors import ConflictError, SettingsError, UnavailableError
 
 
@@ -77,7 +77,7 @@ class Instance:
         """The gateway's file of keys: this one as admin, beside any that the operator added."""
         path = self.path("api_keys.json")
         keys = json.loads(path.read_text()) if path.exists() else {}
-        keys[hashlib.sha256(key.encode()).hexdigest()] = "admin"
+        keys[digest(key)] = "admin"
         _write_private(path, json.dumps(keys, indent=1))
         return path
 

@@ -19,6 +19,7 @@ for function in (
     product.down,
     product.status,
     product.doctor,
+    product.key,
     tour.tour,
     fleet.devices,
     fleet.watch,

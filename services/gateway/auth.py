@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
 import hmac
 import json
-import secrets
 from collections.abc import Callable
 from enum import IntEnum
 from pathlib import Path
@@ -14,6 +12,7 @@ from typing import Annotated
 from fastapi import Depends, HTTPException, Request
 from fastapi.security import APIKeyHeader
 
+from shared.api_keys import digest
 from shared.errors import SettingsError
 
 _header = APIKeyHeader(name="X-API-Key", auto_error=False, description="the API key")
@@ -27,11 +26,6 @@ class Role(IntEnum):
     admin = 3
 
 
-def digest(key: str) -> str:
-    """How a key is kept."""
-    return hashlib.sha256(key.encode()).hexdigest()
-
-
 def load_keys(path: Path) -> dict[str, Role]:
     """Digests and roles. Raises SettingsError for a file that is missing or wrong."""
     try:
@@ -42,11 +36,6 @@ def load_keys(path: Path) -> dict[str, Role]:
             f"AUTOPILOT_API_KEYS_FILE={path}: must be a JSON object of SHA-256 digest to viewer, operator or admin "
             f"({type(error).__name__})"
         ) from error
-
-
-def new_key() -> str:
-    """A key that nobody guesses."""
-    return f"ap_{secrets.token_urlsafe(24)}"
 
 
 def require(least: Role) -> Callable[..., Role]:

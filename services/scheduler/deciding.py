@@ -8,6 +8,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from prometheus_client import Counter
+from pydantic import ValidationError
 
 from services.scheduler.adapters.fleet_reader import FleetReader
 from services.scheduler.domain.devices import Device, caps, drains
@@ -192,7 +193,11 @@ class Decider:
         self.decisions.labels(reason).inc()
 
     async def _drained_by_us(self) -> set[Device]:
-        kept = await self.bus.read("scheduler", "drained", DeviceSet)
+        try:
+            kept = await self.bus.read("scheduler", "drained", DeviceSet)
+        except ValidationError:
+            log.warning("list of drained devices is unreadable: those are for an operator to restore")
+            kept = None
         return set(kept.devices) if kept else set()
 
     async def _remember_drained(self, devices: set[Device]) -> None:

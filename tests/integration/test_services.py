@@ -23,7 +23,6 @@ from services.anomaly.app import create_app as create_anomaly
 from services.anomaly.settings import AnomalySettings
 from services.cli.webhook_catcher import WebhookCatcher
 from services.gateway.app import create_app as create_gateway
-from services.gateway.auth import digest
 from services.gateway.settings import GatewaySettings
 from services.notifier.app import create_app as create_notifier
 from services.notifier.settings import NotifierSettings
@@ -31,6 +30,7 @@ from services.telemetry.adapters.frame_store import PostgresFrameStore, keep_par
 from services.telemetry.app import create_recorder
 from services.telemetry.settings import RecorderSettings
 from shared import streams, subjects
+from shared.api_keys import digest
 from shared.client import AutopilotClient
 from shared.clock import utc_now
 from shared.database import connect_pool, migrate

@@ -1,15 +1,17 @@
-"""up, down, status, doctor."""
+"""up, down, status, doctor, key."""
 
 from __future__ import annotations
 
 import asyncio
 import importlib.util
+import json
 import os
 import shutil
 import signal
 import sys
 import time
 from contextlib import suppress
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -19,6 +21,7 @@ from rich.table import Table
 from deploy.embedded.instance import Instance
 from deploy.embedded.product import EmbeddedProduct, Options, has_nvidia_gpu, readiness
 from services.cli.session import DEFAULT_FOLDER, DataDir, connected, console, fail, run
+from shared.api_keys import digest, new_key
 from shared.errors import AutopilotError
 from shared.logs import setup_logging
 
@@ -179,3 +182,22 @@ def doctor(data_dir: DataDir = DEFAULT_FOLDER) -> None:
         console.print("[green]ok[/green]      no instance runs on this folder; 'autopilot up' starts one")
     if problems:
         raise typer.Exit(1)
+
+
+class RoleName(StrEnum):
+    """What a key may do."""
+
+    viewer = "viewer"
+    operator = "operator"
+    admin = "admin"
+
+
+def key(role: RoleName, keys_file: Path = Path("api_keys.json")) -> None:
+    """Make an API key, add its digest to the gateway's file, and print the key this once."""
+    try:
+        keys = json.loads(keys_file.read_text()) if keys_file.exists() else {}
+        made = new_key()
+        keys_file.write_text(json.dumps(keys | {digest(made): role.value}, indent=1) + "\n")
+    except (OSError, ValueError, TypeError) as error:
+        fail(f"{keys_file}: {error}")
+    print(made)
