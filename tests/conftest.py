@@ -81,7 +81,10 @@ async def client(nats_server: NatsServer, nc: Client) -> AsyncIterator[Autopilot
 
 @pytest.fixture(scope="session")
 def postgres_url() -> Iterator[str]:
-    """A PostgreSQL server: TimescaleDB in a container where Docker runs, else the embedded one."""
+    """The server that AUTOPILOT_TEST_DATABASE_URL names, TimescaleDB in a container, or the embedded one."""
+    if url := os.environ.get("AUTOPILOT_TEST_DATABASE_URL"):
+        yield url
+        return
     if docker_runs():
         from testcontainers.postgres import PostgresContainer
 

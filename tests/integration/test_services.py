@@ -36,7 +36,7 @@ from shared.clock import utc_now
 from shared.database import connect_pool, migrate
 from shared.frames import encode
 from tests.conftest import NatsServer
-from tests.support.builders import alert, at, event, frame
+from tests.support.builders import alert, event, frame
 from tests.support.product import query
 from tests.support.waiting import eventually
 
@@ -160,10 +160,11 @@ class TestRecorder:
         pool = await connect_pool(database_url)
         store = PostgresFrameStore(pool)
         names = ("power_w", "temp_c")
-        first = frame(metrics=names, ticks=3, devices=("a", "b"))
+        began = utc_now()
+        first = frame(metrics=names, ticks=3, devices=("a", "b"), start=began)
         first.values[1, 0, 1] = float("nan")
         assert await store.write([first]) == 6
-        overlapping = frame(metrics=names, ticks=3, devices=("a", "b"), start=at(2))
+        overlapping = frame(metrics=names, ticks=3, devices=("a", "b"), start=began + timedelta(seconds=2))
         assert await store.write([first, overlapping]) == 4
         assert await PostgresFrameStore(pool).write([first]) == 0
         rows = await query(database_url, "SELECT temp_c FROM samples s JOIN devices d USING (device_id) "
@@ -190,8 +191,10 @@ class TestRecorder:
         async def rows(table: str) -> int:
             return int((await query(database_url, f"SELECT count(*) AS n FROM {table}"))[0]["n"])
 
+        began = utc_now()
+
         async def publish(number: int) -> None:
-            body = encode(frame(start=at(number), sequence=number + 1))
+            body = encode(frame(start=began + timedelta(seconds=number), sequence=number + 1))
             await client.js.publish(subjects.frames("n1"), body)
             xid = event("xid", number, id=f"e{number}", code=31)
             await client.js.publish(subjects.event("n1", "gpu-0"), xid.model_dump_json().encode())
