@@ -11,23 +11,37 @@ from pathlib import Path
 from typing import Any
 
 from faststream.specification import AsyncAPI
+from pydantic_settings import BaseSettings
 
 from services.anomaly.app import create_app as create_anomaly
 from services.anomaly.settings import AnomalySettings
 from services.gateway.app import create_app as create_gateway
 from services.gateway.settings import GatewaySettings
 from services.inference.app import create_app as create_pool
-from services.inference.settings import PoolSettings
+from services.inference.settings import PoolSettings, WorkerSettings
 from services.notifier.app import create_app as create_notifier
 from services.notifier.settings import NotifierSettings
 from services.scheduler.app import create_app as create_scheduler
 from services.scheduler.settings import SchedulerSettings
 from services.telemetry.app import create_agent
-from services.telemetry.settings import AgentSettings
+from services.telemetry.settings import AgentSettings, RecorderSettings
 from shared.frames import encode
+from shared.metrics_catalogue import METRICS
+from shared.settings import ServiceSettings
 from tests.contract.examples import EXAMPLES, models
 from tests.support.builders import frame
 
+SETTINGS: dict[str, type[BaseSettings]] = {
+    "Every service": ServiceSettings,
+    "Agent": AgentSettings,
+    "Recorder": RecorderSettings,
+    "Anomaly detector": AnomalySettings,
+    "Scheduler": SchedulerSettings,
+    "Pool": PoolSettings,
+    "Worker": WorkerSettings,
+    "Notifier": NotifierSettings,
+    "Gateway": GatewaySettings,
+}
 GOLDEN = Path(__file__).parent / "golden"
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 
@@ -53,8 +67,43 @@ def documents() -> dict[str, Any]:
     return found
 
 
+def settings_page() -> str:
+    """Every setting of every process, from the fields themselves."""
+    lines = [
+        "# Settings",
+        "",
+        "Environment variables, read once at start. A bad value stops the process with one line.",
+        "",
+    ]
+    seen: set[str] = set()
+    for title, model in SETTINGS.items():
+        lines += [f"## {title}", "", "| variable | default | what |", "| --- | --- | --- |"]
+        for name, field in model.model_fields.items():
+            if name in seen:
+                continue
+            seen.add(name)
+            default = "this host's name" if name == "node" else "hidden" if name == "database_url" else field.default
+            lines.append(f"| `AUTOPILOT_{name.upper()}` | {default} | {field.description} |")
+        lines.append("")
+    return "\n".join(lines)
+
+
+def metrics_page() -> str:
+    """The metric table."""
+    lines = [
+        "# Metrics",
+        "",
+        "| metric | unit | kind | meaning | NVML | DCGM |",
+        "| --- | --- | --- | --- | --- | --- |",
+    ]
+    lines += [f"| `{m.name}` | {m.unit} | {m.kind} | {m.help} | {m.nvml} | {m.dcgm} |" for m in METRICS]
+    return "\n".join([*lines, ""])
+
+
 def main() -> None:
     DOCS.mkdir(exist_ok=True)
+    (DOCS / "settings.md").write_text(settings_page())
+    (DOCS / "metrics.md").write_text(metrics_page())
     for name, document in documents().items():
         (DOCS / f"{name}.json").write_text(json.dumps(document, indent=1, sort_keys=True) + "\n")
     GOLDEN.mkdir(exist_ok=True)

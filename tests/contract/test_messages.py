@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 from typing import Any
 
@@ -10,8 +11,9 @@ from pydantic import ConfigDict
 
 from shared.frames import decode
 from shared.messages.telemetry import DeviceEvent
+from shared.metrics_catalogue import NAMES
 from tests.contract.examples import EXAMPLES, models
-from tests.contract.generate import DOCS, GOLDEN, documents
+from tests.contract.generate import DOCS, GOLDEN, documents, metrics_page, settings_page
 
 
 def test_every_message_has_an_example_and_a_golden_file() -> None:
@@ -55,3 +57,16 @@ def test_generated_documents_match_the_code() -> None:
     for name, document in documents().items():
         kept = json.loads((DOCS / f"{name}.json").read_text())
         assert kept == json.loads(json.dumps(document)), f"docs/{name}.json is out of date: run 'make docs'"
+    assert (DOCS / "settings.md").read_text() == settings_page()
+    assert (DOCS / "metrics.md").read_text() == metrics_page()
+
+
+def test_every_setting_is_described() -> None:
+    rows = [line for line in settings_page().splitlines() if line.startswith("| `")]
+    assert len(rows) > 30
+    assert [row for row in rows if row.endswith("| None |")] == []
+
+
+def test_the_first_schema_has_every_metric() -> None:
+    migration = importlib.import_module("shared.migrations.versions.0001_initial")
+    assert set(NAMES) == set(migration.COLUMNS)

@@ -141,6 +141,9 @@ class TestKinds:
     def test_sentences_are_split_and_the_central_ones_chosen(self) -> None:
         text = "The pump of rack nine failed at noon. The fans ran at full speed.\n\n- A list item that is long."
         assert len(split(text)) == 3
+        assert split("```\nx = some_code(1)\n```\n\nA sentence of plain prose.\n\n| a table | 12 |") == [
+            "A sentence of plain prose."
+        ]
         vectors = np.array([[1, 0], [0.9, 0.44], [0, 1.0]]) / 1.0
         assert choose(vectors, 1) == [1]
         assert choose(vectors, 9) == [0, 1, 2]

@@ -13,7 +13,9 @@ from services.inference.kinds.base import Input, RunContext
 
 # Ends of sentences in scripts that use them, and line breaks of lists and headings.
 _BOUNDARY = re.compile(r"(?<=[.!?。！？])\s+|\n{2,}|\n(?=\s*(?:[-*#|]|\d+\.))")  # noqa: RUF001
+_FENCED = re.compile(r"^```.*?^```", re.MULTILINE | re.DOTALL)
 MIN_SENTENCE = 20
+LEAST_PROSE = 0.75
 MAX_SENTENCES = 2000
 DIVERSITY = 0.3
 
@@ -63,10 +65,16 @@ class Summarize:
 
 
 def split(text: str) -> list[str]:
-    """Sentences of a text, without fragments unless there is nothing else."""
-    parts = [" ".join(part.split()) for part in _BOUNDARY.split(text)]
+    """Sentences of a text, without code, drawings, tables and fragments unless there is nothing else."""
+    parts = [" ".join(part.split()) for part in _BOUNDARY.split(_FENCED.sub("", text))]
     parts = [part for part in parts if part]
-    return [part for part in parts if len(part) >= MIN_SENTENCE] or parts or [text]
+    return [part for part in parts if len(part) >= MIN_SENTENCE and _is_prose(part)] or parts or [text]
+
+
+def _is_prose(part: str) -> bool:
+    if part.startswith("|"):
+        return False
+    return sum(c.isalpha() or c.isspace() for c in part) >= LEAST_PROSE * len(part)
 
 
 def choose(vectors: np.ndarray[Any, Any], count: int) -> list[int]:
