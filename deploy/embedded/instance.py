@@ -109,8 +109,8 @@ class Instance:
 
 def _write_private(path: Path, text: str) -> None:
     draft = path.with_name(f".{path.name}.{os.getpid()}")
+    draft.touch(mode=0o600)
     draft.write_text(text)
-    draft.chmod(0o600)
     draft.replace(path)
 
 

@@ -36,10 +36,11 @@ def nats_binary() -> str:
 def write_nats_config(folder: Path, port: int, user: str, password: str, *, sync: str = "always") -> Path:
     """Write the server's configuration, readable by its owner alone."""
     store = folder / "nats"
-    store.mkdir(parents=True, exist_ok=True)
+    # Jobs are in there: for nobody else's eyes.
+    store.mkdir(mode=0o700, parents=True, exist_ok=True)
     path = folder / "nats.conf"
+    path.touch(mode=0o600)
     path.write_text(NATS_CONFIG.format(port=port, store=store, user=user, password=password, sync=sync))
-    path.chmod(0o600)
     return path
 
 

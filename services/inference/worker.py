@@ -13,6 +13,7 @@ import os
 import signal
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 
 import nats
 from nats.aio.client import Client
@@ -67,7 +68,8 @@ async def run_worker(settings: WorkerSettings) -> None:
     for task in side:
         task.cancel()
     executor.shutdown(wait=False)
-    await nc.flush()
+    with suppress(*NATS_ERRORS):
+        await nc.flush()
     await nc.close()
 
 

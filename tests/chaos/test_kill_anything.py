@@ -62,6 +62,8 @@ async def test_killing_any_process_loses_nothing(tmp_path: Path) -> None:
         for job_id in load.confirmed:
             result = await client.jobs.wait(job_id, 60)
             assert result.status == "succeeded", result
+        results = (await client.js.stream_info("RESULTS", subjects_filter="results.*")).state.subjects or {}
+        assert set(results.values()) == {1}, "a second result"
         await check_database(product.runtime.database_url, client, load.confirmed)
 
 

@@ -1,0 +1,57 @@
+"""The data folder of an embedded product."""
+
+from __future__ import annotations
+
+import json
+import socket
+from pathlib import Path
+
+import pytest
+
+from deploy.embedded.instance import Instance, Runtime, take_port
+from deploy.embedded.servers import write_nats_config
+from shared.errors import ConflictError, UnavailableError
+
+
+def test_a_folder_belongs_to_one_process_until_it_lets_go(tmp_path: Path) -> None:
+    first, second = Instance(tmp_path), Instance(tmp_path)
+    first.acquire()
+    with pytest.raises(ConflictError, match="another instance"):
+        second.acquire()
+    first.release()
+    second.acquire()
+    second.release()
+
+
+def test_secrets_stay_the_same_and_private(tmp_path: Path) -> None:
+    instance = Instance(tmp_path)
+    instance.acquire()
+    secret = instance.secret("nats")
+    keys = instance.write_api_keys("the key")
+    config = write_nats_config(tmp_path, 4222, "u", secret)
+    assert Instance(tmp_path).secret("nats") == secret
+    assert "the key" not in keys.read_text()
+    assert list(json.loads(keys.read_text()).values()) == ["admin"]
+    for path in (tmp_path / "nats.secret", keys, config):
+        assert path.stat().st_mode & 0o077 == 0, path
+    assert (tmp_path / "nats").stat().st_mode & 0o077 == 0
+    instance.release()
+
+
+def test_a_runtime_of_a_process_that_is_gone_counts_for_nothing(tmp_path: Path) -> None:
+    instance = Instance(tmp_path)
+    instance.acquire()
+    instance.save(Runtime(2**22 + 1, "nats://x", "u", "p", "http://x", "k", "n"))
+    with pytest.raises(UnavailableError, match="no instance runs"):
+        instance.load()
+    instance.release()
+
+
+def test_a_taken_port_is_named() -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        with pytest.raises(ConflictError, match=f"port {port} for nats is taken"):
+            take_port(port, "nats")
+    assert take_port(0, "nats") > 0

@@ -1,0 +1,54 @@
+"""What every process has: middlewares that bound their labels, tracing where an endpoint is set."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from faststream.nats import TestNatsBroker
+from prometheus_client import CollectorRegistry, generate_latest
+
+from services.anomaly.app import create_app
+from services.anomaly.settings import AnomalySettings
+from shared.broker import make_broker
+from shared.errors import InvalidInputError, UnavailableError
+from shared.settings import ServiceSettings
+
+
+async def test_metrics_are_counted_under_bounded_labels() -> None:
+    registry = CollectorRegistry()
+    broker = make_broker(ServiceSettings(), "test", registry)
+
+    @broker.subscriber("jobs.*.*")
+    async def handle(_: dict[str, Any]) -> None: ...
+
+    async with TestNatsBroker(broker) as running:
+        for number in range(20):
+            await running.publish({"a": 1}, f"jobs.echo.p{number}")
+    text = generate_latest(registry).decode()
+    assert 'destination="jobs.echo"' in text or 'handler="jobs.echo"' in text
+    assert "p19" not in text
+    assert len(text.splitlines()) < 120
+
+
+@pytest.mark.parametrize(("error", "counted"), [(InvalidInputError("f", 1, "r"), 1), (UnavailableError("away"), 0)])
+async def test_hopeless_messages_are_counted_and_others_tried_again(error: Exception, counted: int) -> None:
+    registry = CollectorRegistry()
+    broker = make_broker(ServiceSettings(), "test", registry)
+
+    @broker.subscriber("some.subject")
+    async def handle(_: dict[str, Any]) -> None:
+        raise error
+
+    async with TestNatsBroker(broker) as running:
+        await running.publish({"a": 1}, "some.subject")
+    labels = {"subject": "some.subject", "error": type(error).__name__}
+    assert (registry.get_sample_value("autopilot_messages_rejected_total", labels) or 0) == counted
+
+
+def test_tracing_is_set_up_where_an_endpoint_is() -> None:
+    plain = create_app(AnomalySettings())
+    traced = create_app(AnomalySettings(otlp_endpoint="http://127.0.0.1:1/v1/traces"))
+    assert plain.broker is not None
+    assert traced.broker is not None
+    assert len(traced.broker.middlewares) == len(plain.broker.middlewares) + 1
