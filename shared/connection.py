@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 import ssl
 from typing import Any
 
 from shared.settings import NatsSettings
+
+log = logging.getLogger(__name__)
 
 CONNECTION: dict[str, Any] = {
     "max_reconnect_attempts": -1,
@@ -29,10 +32,15 @@ def tls_context(settings: NatsSettings) -> ssl.SSLContext | None:
 
 def connection_options(settings: NatsSettings, name: str) -> dict[str, Any]:
     """Options for `nats.connect`: reconnect for ever, credentials and TLS from settings."""
-    options = CONNECTION | {"name": name}
+    options = CONNECTION | {"name": name, "error_cb": _log_error}
     if settings.nats_credentials:
         options["user_credentials"] = str(settings.nats_credentials)
     elif settings.nats_user and settings.nats_password:
         options |= {"user": settings.nats_user, "password": settings.nats_password.get_secret_value()}
     tls = tls_context(settings)
     return options | ({"tls": tls} if tls else {})
+
+
+async def _log_error(error: Exception) -> None:
+    # The library's own callback prints a traceback for every failed attempt to reconnect.
+    log.info("nats error", extra={"error": type(error).__name__})

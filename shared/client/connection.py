@@ -37,14 +37,20 @@ class AutopilotClient:
     async def __aenter__(self) -> Self:
         """Connect. Raises UnavailableError when no server answers."""
         options = connection_options(self._settings, f"autopilot-{self._name}")
+        seen: list[Exception] = []
+
+        async def remember(error: Exception) -> None:
+            seen[:] = [error]
+
+        options["error_cb"] = remember
         try:
             # The library tries for ever, which is right once connected; a first time must end.
             async with asyncio.timeout(CONNECT_TIMEOUT_S):
                 self._nc = await nats.connect(self._settings.servers, **options)
         except (NatsError, OSError) as error:
-            raise UnavailableError(
-                f"no NATS server answers at {self._settings.nats_url}: {type(error).__name__}"
-            ) from error
+            cause = seen[0] if seen else error
+            text = f"no NATS server answers at {self._settings.nats_url}: {type(cause).__name__}: {cause}"
+            raise UnavailableError(text) from error
         js = self._nc.jetstream(timeout=5.0)
         self.js: JetStreamContext = js
         self.jobs = Jobs(self._nc, js, self._actor)

@@ -137,3 +137,18 @@ def test_a_folder_that_cannot_be_written_is_one_clear_line() -> None:
     assert done.returncode == 1
     assert "cannot write to the data folder" in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1
+
+
+def test_a_product_that_does_not_run_is_one_clear_line(tmp_path: Path) -> None:
+    done = autopilot("devices", "--data-dir", str(tmp_path))
+    assert done.returncode == 1
+    assert "no instance runs on" in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
+
+
+def test_a_broker_that_is_away_is_one_clear_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AUTOPILOT_NATS_URL", "nats://127.0.0.1:1")
+    done = autopilot("devices")
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: no NATS server answers at nats://127.0.0.1:1")
+    assert len(done.stderr.strip().splitlines()) == 1, done.stderr
