@@ -57,7 +57,9 @@ async def run_worker(settings: WorkerSettings) -> None:
     executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="device")
     lanes = [await _open_lane(name, settings, nc, outcomes, state, executor) for name in settings.pool_kinds]
     work = [asyncio.create_task(lane.run()) for lane in lanes]
-    side = [asyncio.create_task(c) for c in (_keep_alive(state), _report(settings, state, stop), _watch(js, state))]
+    side = [
+        asyncio.create_task(c) for c in (_keep_alive(state, lanes), _report(settings, state, stop), _watch(js, state))
+    ]
     await stop.wait()
     for lane in lanes:
         try:
@@ -103,11 +105,12 @@ async def _open_lane(
     return Lane(kind, pullers, arrived, settings, nc, outcomes, state, executor, repair)
 
 
-async def _keep_alive(state: WorkerState) -> None:
-    """Tell the server that held jobs are being worked on."""
+async def _keep_alive(state: WorkerState, lanes: list[Lane]) -> None:
+    """Tell the server that jobs here are taken care of, also those that wait behind a long one."""
     while True:
         await asyncio.sleep(KEEP_ALIVE_S)
-        for message in list(state.held.values()):
+        waiting = [message for lane in lanes for puller in lane.pullers for message in puller.ready]
+        for message in [*state.held.values(), *waiting]:
             try:
                 await message.in_progress()
             except NATS_ERRORS:

@@ -190,3 +190,14 @@ async def test_bad_arguments_are_refused_before_anything_is_sent(client: Autopil
     with pytest.raises(InvalidInputError, match="ttl_s"):
         await client.jobs.submit("echo", {}, ttl_s=-1)
     assert await client.fleet.queue_depth() == 0
+
+
+async def test_jobs_that_wait_behind_a_long_one_run_once(client: AutopilotClient, nats_server: NatsServer) -> None:
+    long = await client.jobs.submit("echo", {"work_s": 14})
+    async with worker_process(nats_server.url):
+        subscription = await client.nc.subscribe(f"progress.{long.id}")
+        await subscription.next_msg(timeout=10)
+        behind = [await client.jobs.submit("echo", {"work_s": 0.1}, priority=p) for p in ("high", "normal", "low")]
+        assert [(await h.wait(40)).status for h in [long, *behind]] == ["succeeded"] * 4
+        infos = [await client.js.consumer_info("JOBS", f"pool-echo-{p}") for p in ("high", "normal", "low")]
+        assert sum(i.delivered.consumer_seq for i in infos) == 4, "a job was delivered twice"
