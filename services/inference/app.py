@@ -49,6 +49,7 @@ def create_app(settings: PoolSettings | None = None) -> FastStream:
     async def lifespan() -> AsyncIterator[None]:
         async with service.running(watched):
             await memory.recall()
+            service.health.report("workers", ok=False, reason="no worker is ready yet")
             service.spawn(supervisor.run())
             service.spawn(memory.keep_reporting(service.health))
             yield
