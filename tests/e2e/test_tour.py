@@ -103,7 +103,7 @@ def test_commands_show_the_fleet_and_run_jobs(up: Up, tmp_path: Path) -> None:
 def test_sigterm_leaves_no_process_behind(tmp_path: Path) -> None:
     running = Up(tmp_path / "data")
     family = running.children()
-    assert len(family) >= 8
+    assert len(family) >= 9, "nats, seven services and a ready worker"
     running.process.send_signal(signal.SIGINT)
     assert running.process.wait(60) == 0
     _, alive = psutil.wait_procs(family, timeout=5)
