@@ -28,6 +28,15 @@ log = logging.getLogger(__name__)
 STUCK_S = 10.0
 
 
+async def cancel_all(tasks: Sequence[asyncio.Task[None]]) -> None:
+    """Cancel tasks until they end: before Python 3.12 `wait_for` may swallow a cancellation."""
+    pending = set(tasks)
+    while pending:
+        for task in pending:
+            task.cancel()
+        _, pending = await asyncio.wait(pending, timeout=0.5)
+
+
 @dataclass
 class Service:
     """One service process: its name, settings, broker, health and metrics."""
@@ -89,9 +98,7 @@ class Service:
 
     async def _stop(self) -> None:
         expect_close()
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await cancel_all(self._tasks)
 
     def _started(self) -> None:
         """Say that the service does its work now."""

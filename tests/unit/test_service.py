@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -12,6 +14,7 @@ from services.anomaly.app import create_app
 from services.anomaly.settings import AnomalySettings
 from shared.broker import make_broker
 from shared.errors import InvalidInputError, UnavailableError
+from shared.service import cancel_all
 from shared.settings import ServiceSettings
 
 
@@ -52,3 +55,16 @@ def test_tracing_is_set_up_where_an_endpoint_is() -> None:
     assert plain.broker is not None
     assert traced.broker is not None
     assert len(traced.broker.middlewares) == len(plain.broker.middlewares) + 1
+
+
+async def test_a_task_that_swallows_its_first_cancellation_ends_all_the_same() -> None:
+    async def stubborn() -> None:
+        with suppress(asyncio.CancelledError):
+            await asyncio.Event().wait()
+        await asyncio.Event().wait()
+
+    task = asyncio.create_task(stubborn())
+    await asyncio.sleep(0)
+    async with asyncio.timeout(5):
+        await cancel_all([task])
+    assert task.cancelled()
