@@ -115,7 +115,7 @@ class EmbeddedProduct:
                     "AUTOPILOT_SIMULATE": str(simulate),
                     "AUTOPILOT_GATEWAY_PORT": str(gateway_port),
                     "AUTOPILOT_API_KEYS_FILE": str(keys_file),
-                    "AUTOPILOT_CPU": "true",
+                    "AUTOPILOT_CPU": "auto",
                     "OMP_NUM_THREADS": "1",
                     "TOKENIZERS_PARALLELISM": "false",
                     "HF_HUB_OFFLINE": os.environ.get("HF_HUB_OFFLINE", "1"),

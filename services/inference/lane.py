@@ -16,7 +16,6 @@ from nats.aio.msg import Msg
 from nats.js.errors import APIError
 from pydantic import BaseModel, ValidationError
 
-from services.inference.adapters.puller import Puller
 from services.inference.domain.batching import BatchSizer
 from services.inference.domain.retry import Bury, after_error, before_attempt
 from services.inference.kinds.base import Input, Kind, RunContext
@@ -26,6 +25,7 @@ from shared import subjects
 from shared.clock import utc_now
 from shared.errors import AutopilotError
 from shared.messages.jobs import Job, JobBody, JobError, JobProgress, JobResult
+from shared.puller import Puller
 
 log = logging.getLogger(__name__)
 

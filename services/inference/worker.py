@@ -21,7 +21,6 @@ from nats.js import JetStreamContext
 from nats.js.kv import KV_DEL, KV_PURGE
 from pydantic import ValidationError
 
-from services.inference.adapters.puller import Puller
 from services.inference.kinds import registry
 from services.inference.lane import NATS_ERRORS, Lane, WorkerState
 from services.inference.outcomes import JobOutcomes
@@ -31,6 +30,7 @@ from shared.clock import utc_now
 from shared.connection import connection_options
 from shared.errors import AutopilotError, SettingsError
 from shared.messages.jobs import PRIORITIES, JobState, WorkerStatus
+from shared.puller import Puller
 
 log = logging.getLogger(__name__)
 

@@ -4,34 +4,39 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections import deque
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from functools import partial
 
 from faststream import FastStream
 from faststream.nats import JStream, KvWatch, PullSub
 
 from services.telemetry.adapters.cap_file import CapFile
+from services.telemetry.adapters.exposition import DeviceCollector
 from services.telemetry.adapters.guarded import GuardedSource
+from services.telemetry.adapters.kernel_log import KernelLog
+from services.telemetry.adapters.otel import otlp_reader, start_export
 from services.telemetry.adapters.simulated import SimulatedSource
 from services.telemetry.adapters.sources import make_sources
+from services.telemetry.domain.frame_buffer import FrameBuffer
+from services.telemetry.domain.latest import LatestSamples
 from services.telemetry.handlers import PowerCommands, Simulation
+from services.telemetry.inventory_board import InventoryBoard
 from services.telemetry.power import PowerControl
 from services.telemetry.recorder import Recorder
 from services.telemetry.sampling import Sampler
-from services.telemetry.settings import AgentSettings, RecorderSettings
+from services.telemetry.settings import AgentSettings, DeviceMetricsSettings, RecorderSettings
 from shared import subjects
 from shared.bus import Bus
 from shared.clock import utc_now
 from shared.consuming import Watched
 from shared.errors import UnavailableError
-from shared.messages.telemetry import NodeInventory
 from shared.service import Service
 from shared.settings import load
 from shared.streams import durable
 
 log = logging.getLogger(__name__)
+
+REASSERT_PERIOD_S = 15.0
 
 
 def create_agent(settings: AgentSettings | None = None) -> FastStream:
@@ -41,15 +46,19 @@ def create_agent(settings: AgentSettings | None = None) -> FastStream:
     broker = service.broker
     sources = [GuardedSource(source, settings.source_timeout_s) for source in make_sources(settings)]
 
+    latest = tell_devices(service, settings)
     sampler = Sampler(
         node=settings.node,
         period_s=settings.period_s,
         sources=sources,
         publish=service.bus.publish,
-        put_inventory=partial(put_inventory, service.bus),
+        put_inventory=InventoryBoard(service.bus, service.health).put,
         health=service.health,
-        buffer=deque(maxlen=settings.frame_buffer),
+        buffer=FrameBuffer(settings.frame_buffer),
+        latest=latest,
     )
+    if settings.kernel_log:
+        sampler.extra_events = KernelLog(sampler.device_at).poll
     power = PowerControl(
         settings.node, sampler.find, CapFile(settings.data_dir / f"caps-{subjects.token(settings.node)}.json")
     )
@@ -83,17 +92,23 @@ def create_agent(settings: AgentSettings | None = None) -> FastStream:
     return service.app(lifespan)
 
 
-async def put_inventory(bus: Bus, inventory: NodeInventory) -> None:
-    """Publish what this node has; a failure is made up for by the next time."""
-    try:
-        await bus.write("inventory", subjects.token(inventory.node), inventory)
-    except UnavailableError as error:
-        log.warning("inventory not stored", extra={"error": str(error)})
+def tell_devices(service: Service, settings: DeviceMetricsSettings) -> LatestSamples:
+    """Devices for those who ask: on /metrics and, where an endpoint is set, over OTLP."""
+    latest = LatestSamples(settings.device_metrics_limit)
+    service.registry.register(DeviceCollector(latest, dcgm_names=settings.dcgm_names))
+    if settings.otlp_metrics_endpoint:
+        start_export(latest, service.name, otlp_reader(settings.otlp_metrics_endpoint))
+    return latest
 
 
 async def restore_expired(power: PowerControl, bus: Bus) -> None:
-    """Restore the default of devices whose lease ran out, until cancelled."""
+    """Restore the default of devices whose lease ran out, and hold the others to theirs, until cancelled."""
+    loop = asyncio.get_running_loop()
+    checked = loop.time()
     while True:
+        if loop.time() - checked > REASSERT_PERIOD_S:
+            checked = loop.time()
+            await power.reassert()
         for outcome in await power.restore_expired(utc_now()):
             try:
                 await bus.publish_outcome(outcome)
@@ -106,7 +121,7 @@ def create_recorder(settings: RecorderSettings | None = None) -> FastStream:
     """The recorder: writes every stream to the database."""
     settings = settings or load(RecorderSettings)
     service = Service("recorder", settings)
-    recorder = Recorder(settings, service)
+    recorder = Recorder(settings, service, tell_devices(service, settings))
 
     @asynccontextmanager
     async def lifespan() -> AsyncIterator[None]:

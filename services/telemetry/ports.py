@@ -20,6 +20,7 @@ class SourceEvent:
     kind: str
     code: int | None = None
     message: str = ""
+    origin: str = ""
 
 
 class DeviceSource(Protocol):
@@ -47,8 +48,19 @@ class PowerActuator(Protocol):
     def set_cap_w(self, device: str, cap_w: float) -> None:
         """Ask the device for a cap. Raises PowerControlError."""
 
+    def applied_cap_w(self, device: str) -> float:
+        """The cap as the device took it. Raises PowerControlError."""
+
     def enforced_cap_w(self, device: str) -> float:
-        """The cap in force. Raises PowerControlError."""
+        """The cap in force, the least of all limiters. Raises PowerControlError."""
+
+
+@runtime_checkable
+class ClockActuator(Protocol):
+    """Locks clocks: the finer knob."""
+
+    def lock_clock_mhz(self, device: str, clock_mhz: float | None) -> None:
+        """Hold the processor's clock at or below this; None gives it back. Raises PowerControlError."""
 
 
 class FrameStore(Protocol):

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 
 from services.telemetry.adapters.guarded import GuardedSource
+from services.telemetry.adapters.kernel_log import normal_pci
 from services.telemetry.domain.assembly import FrameAssembler, TransitionWatch
+from services.telemetry.domain.frame_buffer import FrameBuffer, Outgoing
+from services.telemetry.domain.latest import LatestSamples
+from services.telemetry.domain.occurrences import OccurrenceFilter
 from services.telemetry.errors import SourceHungError
 from services.telemetry.ports import Sample, SourceEvent
 from shared import subjects
@@ -24,12 +27,19 @@ log = logging.getLogger(__name__)
 
 Publish = Callable[[str, bytes, str], Awaitable[None]]
 PutInventory = Callable[[NodeInventory], Awaitable[None]]
-INVENTORY_PERIOD_S = 30.0
+INVENTORY_PERIOD_S = 10.0
+
+
+def _now_us() -> int:
+    return int(utc_now().timestamp() * 1e6)
 
 
 @dataclass
 class Sampler:
-    """Samples the sources of one node. `publish(subject, body, message_id)` returns when it is stored."""
+    """Samples the sources of one node. `publish(subject, body, message_id)` returns when it is stored.
+
+    `extra_events` gives what is known besides the sources.
+    """
 
     node: str
     period_s: float
@@ -37,10 +47,14 @@ class Sampler:
     publish: Publish
     put_inventory: PutInventory
     health: HealthState
-    buffer: deque[tuple[str, bytes, str]]
-    dropped: int = 0
+    buffer: FrameBuffer
+    latest: LatestSamples = field(default_factory=lambda: LatestSamples(0))
     devices: dict[str, tuple[DeviceInfo, GuardedSource]] = field(default_factory=dict)
+    epoch_us: int = field(default_factory=_now_us)
+    extra_events: Callable[[], list[SourceEvent]] = list
     _hung: set[str] = field(default_factory=set)
+    _occurrences: OccurrenceFilter = field(default_factory=OccurrenceFilter)
+    _links: dict[tuple[str, int], bool] = field(default_factory=dict)
     _transitions: TransitionWatch = field(default_factory=TransitionWatch)
     _more: asyncio.Event = field(default_factory=asyncio.Event)
 
@@ -60,6 +74,8 @@ class Sampler:
             states[source.name] = "ok"
             self.devices = {k: v for k, v in self.devices.items() if v[1] is not source}
             self.devices |= {info.device: (info, source) for info in found}
+            for event in self._link_changes(found):
+                self._queue_event(event, _now_us(), 0)
         await self.put_inventory(
             NodeInventory(
                 node=self.node,
@@ -67,13 +83,32 @@ class Sampler:
                 period_s=self.period_s,
                 sources=states,
                 devices=[info for info, _ in self.devices.values()],
+                agent_epoch_us=self.epoch_us,
             )
         )
+
+    def _link_changes(self, found: list[DeviceInfo]) -> list[SourceEvent]:
+        events = []
+        for info in found:
+            for link in info.links:
+                before = self._links.get((info.device, link.link))
+                self._links[info.device, link.link] = link.active
+                if before is not None and before != link.active:
+                    kind = "nvlink_up" if link.active else "nvlink_down"
+                    events.append(SourceEvent(info.device, kind, link.link, f"link {link.link} to {link.remote}"))
+        return events
+
+    def device_at(self, pci: str) -> str | None:
+        """The device at a PCI address."""
+        for info, _ in self.devices.values():
+            if info.pci_bus_id and info.parent is None and normal_pci(info.pci_bus_id) == pci:
+                return info.device
+        return None
 
     async def run(self) -> None:
         """Sample on time until cancelled; a late tick is skipped, never squeezed in."""
         loop = asyncio.get_running_loop()
-        assembler = FrameAssembler(self.node, self.period_s, epoch_us=_now_us())
+        assembler = FrameAssembler(self.node, self.period_s, self.epoch_us)
         next_tick, next_inventory = loop.time(), loop.time() + INVENTORY_PERIOD_S
         while True:
             await self._tick(assembler)
@@ -93,10 +128,15 @@ class Sampler:
             samples |= source_samples
             events += source_events
         simulated = frozenset(d for d, (info, _) in self.devices.items() if info.simulated)
+        now_s = asyncio.get_running_loop().time()
+        for device, sample in samples.items():
+            self.latest.update(self.node, device, sample, now_s, self._info(device))
         frame = assembler.assemble(start_us, samples, simulated)
         if frame is not None:
-            self._queue(subjects.frames(self.node), encode(frame), f"{self.node}:{start_us}")
-        for number, event in enumerate(events + self._transitions.observe(samples)):
+            message_id = f"{self.node}:{assembler.epoch_us}:{frame.sequence}"
+            self._queue(Outgoing(subjects.frames(self.node), encode(frame), message_id))
+        told = [e for e in events + self.extra_events() if self._occurrences.is_new(e, now_s)]
+        for number, event in enumerate(told + self._transitions.observe(samples)):
             self._queue_event(event, start_us, number)
         self._more.set()
 
@@ -138,32 +178,32 @@ class Sampler:
             simulated=bool(info and info[0].simulated),
         )
         log.info("device event", extra={"device": event.device, "kind": event.kind, "code": event.code})
-        self._queue(subjects.event(self.node, event.device), message.model_dump_json().encode(), message.id)
+        if event.kind == "xid":
+            self.latest.note_xid(self.node, event.device, event.code)
+        body = message.model_dump_json().encode()
+        self._queue(Outgoing(subjects.event(self.node, event.device), body, message.id, is_event=True))
 
-    def _queue(self, subject: str, body: bytes, message_id: str) -> None:
-        if len(self.buffer) == self.buffer.maxlen:
-            self.dropped += 1
-            if self.dropped == 1 or self.dropped % 1000 == 0:
-                log.error("broker away for too long, oldest frames are dropped", extra={"dropped": self.dropped})
-        self.buffer.append((subject, body, message_id))
+    def _queue(self, item: Outgoing) -> None:
+        before = self.buffer.dropped
+        self.buffer.append(item)
+        if self.buffer.dropped > before:
+            log.error("broker away for long, older frames are thinned", extra={"dropped": self.buffer.dropped})
 
     async def run_publisher(self) -> None:
         """Publish what is buffered, oldest first, each until the stream has it."""
         while True:
             await self._more.wait()
             self._more.clear()
-            while self.buffer:
-                head = self.buffer[0]
+            while (item := self.buffer.head()) is not None:
                 try:
-                    await self.publish(*head)
+                    await self.publish(item.subject, item.body, item.message_id)
                 except AutopilotError as error:
                     self.health.report("publishing", ok=False, reason=str(error))
                     await asyncio.sleep(0.5)
                     continue
                 self.health.report("publishing", ok=True)
-                if self.buffer and self.buffer[0] is head:
-                    self.buffer.popleft()
+                self.buffer.remove(item)
 
-
-def _now_us() -> int:
-    return int(utc_now().timestamp() * 1e6)
+    def _info(self, device: str) -> DeviceInfo | None:
+        found = self.devices.get(device)
+        return found[0] if found else None

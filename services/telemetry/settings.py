@@ -3,13 +3,22 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 from pydantic import Field
 
 from shared.settings import DatabaseSettings, ServiceSettings
 
 
-class AgentSettings(ServiceSettings):
+class DeviceMetricsSettings(ServiceSettings):
+    """What both tell of devices to those who ask."""
+
+    dcgm_names: bool = Field(False, description="give devices under dcgm-exporter's names and labels as well")
+    device_metrics_limit: int = Field(1000, ge=0, description="devices on /metrics and in OTLP at most")
+    otlp_metrics_endpoint: str | None = Field(None, description="OTLP/HTTP metrics endpoint for devices; none is off")
+
+
+class AgentSettings(DeviceMetricsSettings):
     """The agent on every node."""
 
     period_s: float = Field(1.0, ge=0.1, le=60, description="time between samples")
@@ -17,14 +26,23 @@ class AgentSettings(ServiceSettings):
     simulate_seed: int = Field(0, description="seed of their noise")
     replay_file: Path | None = Field(None, description="recorded frames to play back as devices")
     nvml: bool = Field(True, description="look for NVIDIA GPUs")
-    cpu: bool = Field(True, description="report the CPU when there is no GPU")
+    other_accelerators: bool = Field(True, description="look for AMD, Intel, Apple and Jetson devices")
+    cpu: Literal["auto", "always", "never"] = Field(
+        "auto", description="report CPU packages; auto: when nothing else is"
+    )
+    scrape_urls: str = Field("", description="comma-separated metrics pages of exporters to publish as devices")
+    kernel_log: bool = Field(True, description="read XIDs from the kernel log as well")
     source_timeout_s: float = Field(3.0, gt=0, description="a driver call longer than this counts as hung")
     frame_buffer: int = Field(3600, ge=1, description="frames kept while the broker is away")
 
 
-class RecorderSettings(ServiceSettings, DatabaseSettings):
+class RecorderSettings(DeviceMetricsSettings, DatabaseSettings):
     """The recorder."""
 
-    frame_batch: int = Field(500, ge=1, le=10_000, description="frames written in one transaction")
+    frame_batch: int = Field(4000, ge=1, le=20_000, description="frames written in one transaction")
+    frame_linger_s: float = Field(0.2, ge=0, le=5, description="time that a small batch of frames waits for more")
     record_batch: int = Field(500, ge=1, le=10_000, description="messages of other streams in one transaction")
     retention_days: int = Field(30, ge=1, description="age at which samples are dropped")
+    retention_1m_days: int = Field(180, ge=1, description="age at which minutes are dropped")
+    retention_1h_days: int = Field(1825, ge=1, description="age at which hours are dropped")
+    partition_hours: int = Field(24, ge=1, le=24, description="hours in one native partition; fewer for big fleets")

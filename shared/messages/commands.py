@@ -22,11 +22,12 @@ class Command(Message):
 
 
 class PowerCommand(Command):
-    """Cap a device's power for a while; `cap_w=None` restores its default."""
+    """Cap a device's power, or lock its clock, for a while; neither of the two restores its default."""
 
     node: Name
     device: Name
     cap_w: float | None = Field(default=None, gt=0)
+    clock_mhz: float | None = Field(default=None, gt=0)
     lease_s: float = Field(default=60.0, gt=0, le=86_400)
 
 
@@ -46,7 +47,11 @@ class DrainCommand(Command):
 
 
 class CommandOutcome(Message):
-    """What became of a command, with what was read back from the device or pool."""
+    """What became of a command, with what was read back from the device or pool.
+
+    Of a power cap: `requested` as it was asked for, `applied` as the device took it, `read_back` as
+    it is enforced, the least of all limiters.
+    """
 
     id: Name
     command_id: Name

@@ -8,17 +8,26 @@ from pydantic import Field
 
 from shared.messages.base import Message, Name, Timestamp
 
-EventKind = Literal[
-    "xid",
-    "ecc",
-    "row_remap",
-    "throttle_on",
-    "throttle_off",
-    "appeared",
-    "lost",
-    "probe_hung",
-    "probe_recovered",
-]
+
+class LinkInfo(Message):
+    """One NVLink of a device; `errors` adds up its replay, recovery and CRC errors."""
+
+    link: int = Field(ge=0)
+    active: bool
+    speed_mbps: float | None = None
+    remote: str = ""
+    errors: int = 0
+
+
+class ProcessInfo(Message):
+    """A process that uses a device, as far as this node lets the agent see it."""
+
+    pid: int
+    started_at: Timestamp
+    name: str = ""
+    username: str = ""
+    container: str = ""
+    memory_bytes: int | None = None
 
 
 class DeviceInfo(Message):
@@ -28,7 +37,7 @@ class DeviceInfo(Message):
     index: int = 0
     model: str
     vendor: str = "unknown"
-    source: Literal["nvml", "cpu", "simulated", "replay"]
+    source: str
     simulated: bool = False
     memory_bytes: int | None = None
     power_min_w: float | None = None
@@ -36,6 +45,23 @@ class DeviceInfo(Message):
     power_default_w: float | None = None
     driver: str | None = None
     pci_bus_id: str | None = None
+    parent: str | None = None
+    serial: str | None = None
+    vbios: str | None = None
+    temp_shutdown_c: float | None = None
+    temp_mem_max_c: float | None = None
+    clock_max_sm_mhz: float | None = None
+    clock_max_mem_mhz: float | None = None
+    pcie_gen_max: int | None = None
+    pcie_width_max: int | None = None
+    persistence_mode: bool | None = None
+    compute_mode: str | None = None
+    ecc_mode: bool | None = None
+    mig_mode: bool | None = None
+    metrics: list[str] = []
+    can_set_power: bool | None = None
+    links: list[LinkInfo] = []
+    processes: list[ProcessInfo] = []
 
     @property
     def can_cap(self) -> bool:
@@ -52,10 +78,16 @@ class NodeInventory(Message):
     devices: list[DeviceInfo]
     sources: dict[str, str] = {}
     agent_version: str = ""
+    agent_epoch_us: int = 0
 
 
 class DeviceEvent(Message):
-    """Something that happened to a device at one moment; every occurrence is its own event."""
+    """Something that happened to a device at one moment; every occurrence is its own event.
+
+    Kinds: xid, ecc, ecc_sbe, ecc_sbe_storm, row_remap, row_remap_failed, poison, poison_fatal, recovery_action,
+    gpu_unavailable, mig_change, nvlink_up, nvlink_down, throttle_on, throttle_off, appeared, lost, probe_hung,
+    probe_recovered, agent_conflict, clock_step.
+    """
 
     id: Name
     node: Name

@@ -27,6 +27,9 @@ WORKER = {"worker": "w", "device": "gpu-0", "pid": 7, "state": "ready", "started
 
 EXAMPLES: dict[str, dict[str, Any]] = {
     "DeviceInfo": device().model_dump(),
+    "LinkInfo": {"link": 3, "active": True, "speed_mbps": 26562.5, "remote": "00000000:4B:00.0", "errors": 2},
+    "ProcessInfo": {"pid": 7, "started_at": T0, "name": "python", "username": "ada", "container": "abababababab",
+                    "memory_bytes": 1024},
     "NodeInventory": {"node": "n1", "at": T0, "period_s": 1.0, "devices": [device().model_dump()]},
     "DeviceEvent": event("xid", code=79).model_dump(),
     "SimulationRequest": {"device": "gpu-0", "util": 0.5, "fault": "thermal_runaway", "xid": 79},

@@ -93,10 +93,10 @@ def metrics_page() -> str:
     lines = [
         "# Metrics",
         "",
-        "| metric | unit | kind | meaning | NVML | DCGM |",
-        "| --- | --- | --- | --- | --- | --- |",
+        "| metric | unit | kind | read | meaning | NVML | DCGM |",
+        "| --- | --- | --- | --- | --- | --- | --- |",
     ]
-    lines += [f"| `{m.name}` | {m.unit} | {m.kind} | {m.help} | {m.nvml} | {m.dcgm} |" for m in METRICS]
+    lines += [f"| `{m.name}` | {m.unit} | {m.kind} | {m.rate} | {m.help} | {m.nvml} | {m.dcgm} |" for m in METRICS]
     return "\n".join([*lines, ""])
 
 

@@ -26,7 +26,7 @@ from services.gateway.app import create_app as create_gateway
 from services.gateway.settings import GatewaySettings
 from services.notifier.app import create_app as create_notifier
 from services.notifier.settings import NotifierSettings
-from services.telemetry.adapters.frame_store import PostgresFrameStore, keep_partitions
+from services.telemetry.adapters.frame_store import PostgresFrameStore
 from services.telemetry.app import create_recorder
 from services.telemetry.settings import RecorderSettings
 from shared import streams, subjects
@@ -170,19 +170,6 @@ class TestRecorder:
         rows = await query(database_url, "SELECT temp_c FROM samples s JOIN devices d USING (device_id) "
                            "WHERE device = 'a' ORDER BY ts")  # fmt: skip
         assert [r["temp_c"] for r in rows] == [1.0, None, 1.0, 1.0, 1.0]
-        await pool.close()
-
-    async def test_partitions_are_made_ahead_and_dropped_past_retention(self, database_url: str) -> None:
-        await migrate(database_url)
-        pool = await connect_pool(database_url)
-        await keep_partitions(pool, utc_now(), 30)
-        await PostgresFrameStore(pool).write([frame(start=utc_now())])
-        names = "SELECT relname FROM pg_class WHERE relname ~ '^samples_[0-9]{8}$' AND relkind = 'r'"
-        if await pool.fetchval("SELECT relkind = 'p' FROM pg_class WHERE relname = 'samples'"):
-            assert len(await pool.fetch(names)) == 4
-            assert await pool.fetchval("SELECT count(*) FROM samples_default") == 0
-            await keep_partitions(pool, utc_now() + timedelta(days=40), 30)
-            assert await pool.fetch(names) == []
         await pool.close()
 
     async def test_streams_reach_the_database_and_an_outage_loses_nothing(

@@ -5,22 +5,20 @@ from __future__ import annotations
 import asyncio
 import json
 import threading
-from collections import deque
 from pathlib import Path
 from typing import Any
 
-import pynvml
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.telemetry.adapters import nvml as nvml_module
 from services.telemetry.adapters.cap_file import CapFile
 from services.telemetry.adapters.cpu import CpuSource
 from services.telemetry.adapters.guarded import GuardedSource
 from services.telemetry.adapters.replay import ReplaySource, save
 from services.telemetry.adapters.simulated import SimulatedSource
 from services.telemetry.domain.assembly import FrameAssembler, TransitionWatch
+from services.telemetry.domain.frame_buffer import FrameBuffer
 from services.telemetry.domain.power_curves import A40, V100
 from services.telemetry.domain.power_lease import Grant, LeaseBook, Refusal
 from services.telemetry.domain.simulated_gpu import SimulatedGpu
@@ -200,7 +198,7 @@ class TestSampler:
         async def put(_: Any) -> None: ...
 
         health = HealthState("agent")
-        return Sampler("n1", 0.05, list(sources), publish, put, health, deque(maxlen=buffer)), published
+        return Sampler("n1", 0.05, list(sources), publish, put, health, FrameBuffer(buffer)), published
 
     async def test_a_hung_driver_is_told_and_others_go_on(self) -> None:
         hanging = HangingSource()
@@ -256,13 +254,6 @@ class TestSampler:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
 
-    def test_a_full_buffer_drops_the_oldest_and_counts(self) -> None:
-        sampler, _ = self.sampler(buffer=3)
-        for number in range(5):
-            sampler._queue("s", b"", str(number))
-        assert [entry[2] for entry in sampler.buffer] == ["2", "3", "4"]
-        assert sampler.dropped == 2
-
 
 class TestPowerControl:
     async def test_caps_are_restored_after_a_crash_and_others_left_alone(self, tmp_path: Path) -> None:
@@ -295,16 +286,6 @@ class TestOtherSources:
         assert 0 <= sample["gpu_util_pct"] <= 100
         assert 0 < sample["memory_used_bytes"] < sample["memory_total_bytes"] == info.memory_bytes
 
-    def test_rapl_energy_counts_across_the_counters_end(self, tmp_path: Path) -> None:
-        package = tmp_path / "intel-rapl:0"
-        package.mkdir()
-        (package / "max_energy_range_uj").write_text("10000000")
-        (package / "energy_uj").write_text("9000000")
-        source = CpuSource(tmp_path)
-        source.sample()
-        (package / "energy_uj").write_text("1000000")
-        assert source.sample()["cpu-0"]["energy_j"] == pytest.approx(2.0)
-
     def test_a_recording_plays_in_a_loop(self, tmp_path: Path) -> None:
         path = tmp_path / "frames.bin"
         save(path, [frame(ticks=2, value=1.0), frame(start=at(2), value=5.0)])
@@ -318,69 +299,3 @@ class TestOtherSources:
         path.write_bytes(path.read_bytes()[:-3])
         with pytest.raises(InvalidInputError):
             ReplaySource(path)
-
-
-class FakeNvml:
-    """A driver with one GPU that supports a few calls and counts them."""
-
-    def __init__(self) -> None:
-        self.calls: dict[str, int] = {}
-        self.lost = False
-        self.limit_mw = 250_000
-
-    def install(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        answers: dict[str, Any] = {
-            "nvmlInit": None, "nvmlDeviceGetCount": 1, "nvmlDeviceGetHandleByIndex": "h",
-            "nvmlDeviceGetHandleByUUID": "h", "nvmlDeviceGetUUID": b"GPU-1", "nvmlDeviceGetName": "Test GPU",
-            "nvmlSystemGetDriverVersion": "600.1", "nvmlDeviceGetPowerUsage": 123_400,
-            "nvmlDeviceGetPowerManagementLimitConstraints": [100_000, 300_000],
-            "nvmlDeviceGetPowerManagementDefaultLimit": 250_000, "nvmlDeviceGetTemperature": 61,
-        }  # fmt: skip
-        for name in [n for n in dir(pynvml) if n.startswith("nvml") and callable(getattr(pynvml, n))]:
-            monkeypatch.setattr(nvml_module.pynvml, name, self._call(name, answers))
-
-    def _call(self, name: str, answers: dict[str, Any]) -> Any:
-        def call(*arguments: Any) -> Any:
-            self.calls[name] = self.calls.get(name, 0) + 1
-            if self.lost and name.startswith("nvmlDeviceGet"):
-                raise pynvml.NVMLError(pynvml.NVML_ERROR_GPU_IS_LOST)
-            if name == "nvmlDeviceSetPowerManagementLimit":
-                self.limit_mw = arguments[1]
-                return None
-            if name == "nvmlDeviceGetEnforcedPowerLimit":
-                return self.limit_mw
-            if name not in answers:
-                raise pynvml.NVMLError(pynvml.NVML_ERROR_NOT_SUPPORTED)
-            return answers[name]
-
-        return call
-
-
-class TestNvml:
-    def test_what_is_not_supported_is_asked_once(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        fake = FakeNvml()
-        fake.install(monkeypatch)
-        source = nvml_module.NvmlSource()
-        info = source.discover()[0]
-        assert (info.device, info.model, info.power_max_w) == ("GPU-1", "Test GPU", 300.0)
-        first = source.sample()["GPU-1"]
-        assert first == {"power_w": 123.4, "temp_c": 61.0, "power_enforced_w": 250.0}
-        for _ in range(5):
-            source.sample()
-        assert fake.calls["nvmlDeviceGetFanSpeed"] == 1
-        assert fake.calls["nvmlDeviceGetPowerUsage"] == 6
-
-    def test_a_lost_gpu_has_no_sample_rather_than_zeros(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        fake = FakeNvml()
-        fake.install(monkeypatch)
-        source = nvml_module.NvmlSource()
-        source.discover()
-        fake.lost = True
-        assert source.sample() == {}
-
-    def test_a_cap_is_set_and_read_back(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        fake = FakeNvml()
-        fake.install(monkeypatch)
-        source = nvml_module.NvmlSource()
-        source.set_cap_w("GPU-1", 180.0)
-        assert source.enforced_cap_w("GPU-1") == 180.0

@@ -1,72 +1,97 @@
-"""The CPU as an accelerator: psutil for load and memory, RAPL for energy where it can be read."""
+"""CPU packages as accelerators: psutil for load and memory, RAPL for energy, hwmon for heat.
+
+RAPL: kernel documentation, power/powercap; a package's `energy_uj` wraps at `max_energy_range_uj`.
+"""
 
 from __future__ import annotations
 
 import platform
 import time
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import psutil
 
+from services.telemetry.adapters.sysfs import known, read_number, read_text
 from services.telemetry.ports import Sample, SourceEvent
 from shared.messages.telemetry import DeviceInfo
 
-RAPL = Path("/sys/class/powercap")
-DEVICE = "cpu-0"
+SYS = Path("/sys")
+_SENSORS = ("coretemp", "k10temp", "zenpower", "cpu_thermal")
+
+
+@dataclass
+class _Package:
+    number: int
+    cpus: list[int]
+    rapl: Path | None
+    hwmon: Path | None
+    energy_j: float = 0.0
+    last_uj: float | None = None
+    last_s: float = 0.0
+
+    def energy(self, now_s: float) -> Sample:
+        """Energy since the start, across the wraps of the counter, and mean power since the last reading."""
+        if self.rapl is None:
+            return {}
+        now_uj, span = read_number(self.rapl / "energy_uj"), read_number(self.rapl / "max_energy_range_uj")
+        if now_uj is None or not span:
+            return {}
+        before, began, self.last_uj, self.last_s = self.last_uj, self.last_s, now_uj, now_s
+        if before is None:
+            return {"energy_j": 0.0}
+        gained = (now_uj - before) % span / 1e6
+        self.energy_j += gained
+        return {"energy_j": self.energy_j} | ({"power_w": gained / (now_s - began)} if now_s > began else {})
 
 
 class CpuSource:
-    """One device: all packages of this machine together."""
+    """One device a package."""
 
     name = "cpu"
 
-    def __init__(self, rapl: Path = RAPL) -> None:
-        self._packages = sorted(p for p in rapl.glob("intel-rapl:*") if (p / "energy_uj").exists())
-        self._last_uj: dict[Path, int] = {}
-        self._energy_j = 0.0
-        self._energy_at = time.monotonic()
-        psutil.cpu_percent()
+    def __init__(self, root: Path = SYS) -> None:
+        self._packages = {f"cpu-{p.number}": p for p in _packages(root)}
+        psutil.cpu_percent(percpu=True)
 
     def discover(self) -> list[DeviceInfo]:
-        """The CPU is always there."""
-        model = f"{_model_name()} x{psutil.cpu_count() or 1}"
-        memory = psutil.virtual_memory().total
-        return [DeviceInfo(device=DEVICE, model=model, vendor="cpu", source="cpu", memory_bytes=memory)]
+        """CPUs are always there."""
+        model, memory = _model_name(), psutil.virtual_memory().total
+        return [
+            DeviceInfo(
+                device=device,
+                index=package.number,
+                model=f"{model} x{len(package.cpus)}",
+                vendor="cpu",
+                source="cpu",
+                memory_bytes=memory,
+            )
+            for device, package in self._packages.items()
+        ]
 
     def sample(self) -> dict[str, Sample]:
-        """Load, memory, clock, and energy where the kernel gives it."""
-        memory = psutil.virtual_memory()
-        sample: Sample = {
-            "gpu_util_pct": psutil.cpu_percent(),
+        """Load, memory (of the node), clock, heat, and energy where the kernel lets us read it."""
+        started = time.monotonic()
+        memory, loads = psutil.virtual_memory(), psutil.cpu_percent(percpu=True)
+        clocks = psutil.cpu_freq(percpu=True) or []
+        common: Sample = {
             "memory_used_bytes": float(memory.total - memory.available),
             "memory_total_bytes": float(memory.total),
             "processes": float(len(psutil.pids())),
         }
-        frequency = psutil.cpu_freq()
-        if frequency and frequency.current:
-            sample["clock_sm_mhz"] = float(frequency.current)
-        temperature = _package_temperature()
-        if temperature is not None:
-            sample["temp_c"] = temperature
-        return {DEVICE: sample | self._energy()}
-
-    def _energy(self) -> Sample:
-        gained = 0.0
-        for package in self._packages:
-            try:
-                now_uj = int((package / "energy_uj").read_text())
-                span = int((package / "max_energy_range_uj").read_text())
-            except (OSError, ValueError):
-                return {}
-            gained += (now_uj - self._last_uj.get(package, now_uj)) % span / 1e6
-            self._last_uj[package] = now_uj
-        if not self._packages:
-            return {}
-        now = time.monotonic()
-        elapsed, self._energy_at = now - self._energy_at, now
-        self._energy_j += gained
-        return {"energy_j": self._energy_j, "power_w": gained / elapsed if elapsed > 0 else 0.0}
+        samples = {}
+        for device, package in self._packages.items():
+            sample = common | {"gpu_util_pct": _mean([loads[c] for c in package.cpus if c < len(loads)])}
+            running = [clocks[c].current for c in package.cpus if c < len(clocks) and clocks[c].current]
+            if running:
+                sample["clock_sm_mhz"] = _mean(running)
+            if package.hwmon is not None:
+                sample |= known(
+                    temp_c=read_number(package.hwmon / "temp1_input", 1e-3),
+                    temp_slowdown_c=read_number(package.hwmon / "temp1_crit", 1e-3),
+                )
+            samples[device] = sample | package.energy(started) | {"read_time_s": time.monotonic() - started}
+        return samples
 
     def poll_events(self) -> list[SourceEvent]:
         """A CPU tells no events."""
@@ -76,19 +101,28 @@ class CpuSource:
         """Nothing is held."""
 
 
+def _packages(root: Path) -> list[_Package]:
+    cpus: dict[int, list[int]] = {}
+    for path in root.glob("devices/system/cpu/cpu[0-9]*/topology/physical_package_id"):
+        number = read_number(path)
+        if number is not None:
+            cpus.setdefault(max(0, int(number)), []).append(int(path.parent.parent.name[3:]))
+    if not cpus:
+        cpus = {0: list(range(psutil.cpu_count() or 1))}
+    rapl = {read_text(p / "name"): p for p in root.glob("class/powercap/intel-rapl:*") if p.name.count(":") == 1}
+    sensors = [p for p in sorted(root.glob("class/hwmon/hwmon*")) if read_text(p / "name") in _SENSORS]
+    return [
+        _Package(number, sorted(members), rapl.get(f"package-{number}"), sensors[i] if i < len(sensors) else None)
+        for i, (number, members) in enumerate(sorted(cpus.items()))
+    ]
+
+
+def _mean(values: list[float]) -> float:
+    return sum(values) / len(values) if values else 0.0
+
+
 def _model_name() -> str:
-    try:
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                return line.split(":", 1)[1].strip()
-    except OSError:
-        pass
+    for line in (read_text(Path("/proc/cpuinfo")) or "").splitlines():
+        if line.startswith("model name"):
+            return line.split(":", 1)[1].strip()
     return platform.processor() or platform.machine() or "CPU"
-
-
-def _package_temperature() -> float | None:
-    read: dict[str, Any] = getattr(psutil, "sensors_temperatures", dict)()
-    for chip in ("coretemp", "k10temp", "zenpower", "cpu_thermal"):
-        if read.get(chip):
-            return float(read[chip][0].current)
-    return None

@@ -42,6 +42,7 @@ class SimulatedSource:
                 power_min_w=gpu.curve.min_w,
                 power_max_w=gpu.curve.max_w,
                 power_default_w=gpu.curve.max_w,
+                clock_max_sm_mhz=gpu.curve.clock_max_mhz,
                 driver="simulated",
             )
             for index, (device, gpu) in enumerate(self._gpus.items())
@@ -91,6 +92,14 @@ class SimulatedSource:
     def set_cap_w(self, device: str, cap_w: float) -> None:
         """Set a cap. Raises PowerControlError."""
         self._gpu(device).cap_w = cap_w
+
+    def applied_cap_w(self, device: str) -> float:
+        """Read the cap back. Raises PowerControlError."""
+        return self._gpu(device).cap_w
+
+    def lock_clock_mhz(self, device: str, clock_mhz: float | None) -> None:
+        """Hold the clock. Raises PowerControlError."""
+        self._gpu(device).clock_mhz = clock_mhz
 
     def enforced_cap_w(self, device: str) -> float:
         """Read the cap back. Raises PowerControlError."""

@@ -7,11 +7,14 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from services.telemetry.domain.energy import CounterBase
 from services.telemetry.ports import Sample, SourceEvent
 from shared.frames import TelemetryFrame
-from shared.metrics_catalogue import NAMES, clock_event_names
+from shared.metrics_catalogue import METRICS, NAMES, clock_event_names
 
 LOST_AFTER_TICKS = 3
+_HELD = {metric.name for metric in METRICS if metric.held}
+_REBASED = {metric.name: metric.rebase_at for metric in METRICS if metric.rebase_at is not None}
 _THROTTLES = {"sw_power_cap", "hw_slowdown", "sw_thermal", "hw_thermal", "hw_power_brake"}
 
 
@@ -23,6 +26,8 @@ class FrameAssembler:
     period_s: float
     epoch_us: int
     sequence: int = 0
+    _held: dict[str, Sample] = field(default_factory=dict)
+    _bases: dict[tuple[str, str], CounterBase] = field(default_factory=dict)
 
     def assemble(
         self, start_us: int, samples: Mapping[str, Sample], simulated: frozenset[str] = frozenset()
@@ -30,6 +35,7 @@ class FrameAssembler:
         """One tick of all devices, with the metrics that any of them has; None without any sample."""
         if not samples:
             return None
+        samples = {device: self._bounded(device, self._holding(device, s)) for device, s in samples.items()}
         present = {metric for sample in samples.values() for metric in sample}
         metrics = tuple(name for name in NAMES if name in present)
         devices = tuple(sorted(samples))
@@ -49,6 +55,21 @@ class FrameAssembler:
             epoch_us=self.epoch_us,
             simulated=simulated & set(devices),
         )
+
+    def _holding(self, device: str, sample: Sample) -> Sample:
+        """Settings that were not read this time still hold; measurements are not made up."""
+        held = self._held.setdefault(device, {})
+        held |= {name: value for name, value in sample.items() if name in _HELD}
+        return held | sample
+
+    def _bounded(self, device: str, sample: Sample) -> Sample:
+        """Counters that float32 could not follow start again now and then, as after a reset."""
+        bounded = dict(sample)
+        for metric, limit in _REBASED.items():
+            if metric in sample:
+                base = self._bases.setdefault((device, metric), CounterBase(limit))
+                bounded[metric] = base.apply(sample[metric])
+        return bounded
 
 
 @dataclass

@@ -44,6 +44,10 @@ class PowerCurve:
         """Speed under a cap, 1 at the highest."""
         return 1.0 / float(np.interp(cap_w, self.cap_w, self.relative_time))
 
+    def cap_at_speed(self, speed: float) -> float:
+        """The cap under which it runs at this speed."""
+        return float(np.interp(1.0 / max(speed, 1e-3), self.relative_time[::-1], self.cap_w[::-1]))
+
 
 V100 = PowerCurve(
     model="Tesla V100 (simulated)",

@@ -19,11 +19,12 @@ class Refusal:
 
 @dataclass(frozen=True)
 class Grant:
-    """The cap to apply."""
+    """The cap to apply, and the clock to hold if any."""
 
     cap_w: float
     clamped: bool
     restores: bool
+    clock_mhz: float | None = None
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,7 @@ class Lease:
     cap_w: float
     until: datetime
     command_id: str
+    clock_mhz: float | None = None
 
 
 @dataclass
@@ -53,13 +55,17 @@ class LeaseBook:
         assert device is not None  # noqa: S101  _forbidden looked
         low, high, default = device.power_min_w or 0.0, device.power_max_w or 0.0, device.power_default_w or 0.0
         self.highest_token = max(self.highest_token, command.fencing_token or 0)
-        if command.cap_w is None:
+        if command.cap_w is None and command.clock_mhz is None:
             return Grant(default, clamped=False, restores=True)
+        asked = command.cap_w if command.cap_w is not None else default
         floor = policy.power_floor_fraction * default
-        if command.cap_w < floor:
-            return Refusal(f"cap_w={command.cap_w:g} is below the policy's floor of {floor:g} W")
-        cap = min(max(command.cap_w, low), high)
-        return Grant(cap, clamped=cap != command.cap_w, restores=False)
+        if asked < floor:
+            return Refusal(f"cap_w={asked:g} is below the policy's floor of {floor:g} W")
+        clock = _clock(command.clock_mhz, device, policy)
+        if isinstance(clock, Refusal):
+            return clock
+        cap = min(max(asked, low), high)
+        return Grant(cap, clamped=cap != asked or clock != command.clock_mhz, restores=False, clock_mhz=clock)
 
     def _late(self, command: PowerCommand, now: datetime) -> Refusal | None:
         if now >= command.expires_at:
@@ -74,7 +80,7 @@ class LeaseBook:
             self.leases.pop(command.device, None)
         else:
             until = now + timedelta(seconds=command.lease_s)
-            self.leases[command.device] = Lease(command.device, grant.cap_w, until, command.id)
+            self.leases[command.device] = Lease(command.device, grant.cap_w, until, command.id, grant.clock_mhz)
 
     def expired(self, now: datetime) -> list[Lease]:
         """Leases that ran out; they stay until `drop` says that the default was restored."""
@@ -83,6 +89,18 @@ class LeaseBook:
     def drop(self, device: str) -> None:
         """Forget a lease."""
         self.leases.pop(device, None)
+
+
+def _clock(clock_mhz: float | None, device: DeviceInfo, policy: FleetPolicy) -> float | Refusal | None:
+    highest = device.clock_max_sm_mhz
+    if clock_mhz is None:
+        return None
+    if highest is None:
+        return Refusal(f"device {device.device!r} has no clock control")
+    floor = policy.power_floor_fraction * highest
+    if clock_mhz < floor:
+        return Refusal(f"clock_mhz={clock_mhz:g} is below the policy's floor of {floor:g} MHz")
+    return min(clock_mhz, highest)
 
 
 def _forbidden(command: PowerCommand, device: DeviceInfo | None, policy: FleetPolicy) -> Refusal | None:

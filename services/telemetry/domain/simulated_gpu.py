@@ -29,6 +29,7 @@ class SimulatedGpu:
     ecc_dbe: int = 0
     fault: str | None = None
     frozen: dict[str, float] | None = None
+    clock_mhz: float | None = None
 
     def __post_init__(self) -> None:
         self.cap_w = self.curve.max_w
@@ -38,9 +39,18 @@ class SimulatedGpu:
         """Whether heat has lowered the clocks."""
         return self.temp_c >= self.curve.slowdown_c
 
+    @property
+    def limit_w(self) -> float:
+        """The cap that has the effect of whatever limits it most: heat, the cap, or a locked clock."""
+        if self.throttled:
+            return self.curve.min_w
+        if self.clock_mhz is None:
+            return self.cap_w
+        return min(self.cap_w, self.curve.cap_at_speed(self.clock_mhz / self.curve.clock_max_mhz))
+
     def power_w(self) -> float:
         """What it draws now."""
-        full = self.curve.draw_at(self.curve.min_w if self.throttled else self.cap_w)
+        full = self.curve.draw_at(self.limit_w)
         return self.curve.idle_w + self.util * max(0.0, full - self.curve.idle_w)
 
     def advance(self, dt_s: float) -> None:
@@ -69,7 +79,7 @@ class SimulatedGpu:
             | (REASON_POWER_CAP if limited else 0)
             | (REASON_IDLE if self.util <= 0.01 else 0)
         )
-        speed = self.curve.speed_at(self.curve.min_w if self.throttled else self.cap_w)
+        speed = self.curve.speed_at(self.limit_w)
         return {
             "gpu_util_pct": min(100.0, max(0.0, 100 * self.util)),
             "mem_util_pct": min(100.0, max(0.0, 60 * self.util)),

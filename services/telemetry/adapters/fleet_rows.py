@@ -1,0 +1,85 @@
+"""Devices, links and processes of the inventory as rows, and the count of frames."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from datetime import UTC, datetime
+from typing import Any, TypeAlias
+
+import asyncpg
+
+from services.telemetry.domain.runs import Run
+from shared.messages.telemetry import NodeInventory
+
+Pool: TypeAlias = "asyncpg.Pool[Any]"
+
+_DEVICES = """
+INSERT INTO devices (node, device, model, vendor, source, simulated, memory_bytes, power_min_w, power_max_w,
+  power_default_w, parent, serial, pci_bus_id, driver)
+VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14)
+ON CONFLICT (node, device) DO UPDATE SET model = excluded.model, vendor = excluded.vendor, source = excluded.source,
+  simulated = excluded.simulated, memory_bytes = excluded.memory_bytes, power_min_w = excluded.power_min_w,
+  power_max_w = excluded.power_max_w, power_default_w = excluded.power_default_w, parent = excluded.parent,
+  serial = excluded.serial, pci_bus_id = excluded.pci_bus_id, driver = excluded.driver, last_seen = now()
+"""
+_LINKS = """
+INSERT INTO nvlinks (node, device, link, active, speed_mbps, remote, errors, changed_at)
+VALUES ($1, $2, $3, $4, $5, $6, $7, $8)
+ON CONFLICT (node, device, link) DO UPDATE SET speed_mbps = excluded.speed_mbps, remote = excluded.remote,
+  errors = excluded.errors, active = excluded.active,
+  changed_at = CASE WHEN nvlinks.active = excluded.active THEN nvlinks.changed_at ELSE excluded.changed_at END
+"""
+_PROCESSES = """
+INSERT INTO processes (node, device, pid, started_at, name, username, container, memory_bytes, last_seen)
+VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)
+ON CONFLICT (node, device, pid, started_at) DO UPDATE SET memory_bytes = excluded.memory_bytes,
+  last_seen = excluded.last_seen
+"""
+_RUNS = """
+INSERT INTO frame_runs (node, epoch_us, frames, lowest, highest, last_at)
+VALUES ($1, $2, $3, $4, $5, $6)
+ON CONFLICT (node, epoch_us) DO UPDATE SET frames = frame_runs.frames + excluded.frames,
+  lowest = least(frame_runs.lowest, excluded.lowest), highest = greatest(frame_runs.highest, excluded.highest),
+  last_at = greatest(frame_runs.last_at, excluded.last_at)
+"""
+
+
+async def write_inventories(pool: Pool, inventories: Iterable[NodeInventory]) -> None:
+    """Describe every device with its links and processes."""
+    devices, links, processes = [], [], []
+    for i in inventories:
+        for d in i.devices:
+            devices.append(
+                (
+                    *(i.node, d.device, d.model, d.vendor, d.source, d.simulated, d.memory_bytes),
+                    *(d.power_min_w, d.power_max_w, d.power_default_w),
+                    *(d.parent, d.serial, d.pci_bus_id, d.driver),
+                )
+            )
+            links += [(i.node, d.device, n.link, n.active, n.speed_mbps, n.remote, n.errors, i.at) for n in d.links]
+            processes += [
+                (i.node, d.device, p.pid, p.started_at, p.name, p.username, p.container, p.memory_bytes, i.at)
+                for p in d.processes
+            ]
+    async with pool.acquire() as connection, connection.transaction():
+        await connection.executemany(_DEVICES, devices)
+        await connection.executemany(_LINKS, links)
+        await connection.executemany(_PROCESSES, processes)
+
+
+async def write_runs(pool: Pool, runs: dict[tuple[str, int], Run]) -> None:
+    """Add frame counts to those of the other recorders."""
+    rows = [
+        (node, epoch, r.frames, r.lowest, r.highest, datetime.fromtimestamp(r.last_us / 1e6, UTC))
+        for (node, epoch), r in sorted(runs.items())
+    ]
+    async with pool.acquire() as connection, connection.transaction():
+        await connection.executemany(_RUNS, rows)
+
+
+async def missing_frames(pool: Pool) -> dict[str, int]:
+    """Numbers that no recorder saw, by node, of runs that told something in the last hour."""
+    rows = await pool.fetch(
+        "SELECT node, sum(missing) AS missing FROM frame_gaps WHERE ts > now() - interval '1 hour' GROUP BY node"
+    )
+    return {row["node"]: int(row["missing"]) for row in rows}

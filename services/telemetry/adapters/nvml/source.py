@@ -1,0 +1,274 @@
+"""All GPUs of this node by UUID, and the instances of MIG on them."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import Any
+
+import pynvml
+
+from services.telemetry.adapters.nvml import links as nvlink
+from services.telemetry.adapters.nvml.describe import describe_gpu, describe_instance
+from services.telemetry.adapters.nvml.events import EventReader
+from services.telemetry.adapters.nvml.gate import DeviceGoneError, DriverReloadedError, Gate, text
+from services.telemetry.adapters.nvml.gpm import GpmReader
+from services.telemetry.adapters.nvml.readings import CALLS, FALLBACKS, FIELDS, number
+from services.telemetry.adapters.processes import describe_process
+from services.telemetry.domain.energy import EnergyCheck, EnergyIntegral
+from services.telemetry.domain.rates import Due
+from services.telemetry.errors import PowerControlError
+from services.telemetry.ports import Sample, SourceEvent
+from shared.errors import UnavailableError
+from shared.messages.telemetry import DeviceInfo
+
+log = logging.getLogger(__name__)
+
+
+@dataclass
+class _Device:
+    """A handle, and what is kept between two readings of it."""
+
+    info: DeviceInfo
+    handle: Any
+    due: Due = field(default_factory=Due)
+    links: list[int] = field(default_factory=list)
+    gpm: GpmReader | None = None
+    integral: EnergyIntegral = field(default_factory=EnergyIntegral)
+    check: EnergyCheck = field(default_factory=EnergyCheck)
+    power_seen_us: int = 0
+
+
+class NvmlSource:
+    """NVML as a source. Everything runs in one thread: the library's state is the process's."""
+
+    name = "nvml"
+
+    def __init__(self) -> None:
+        self._gate = Gate()
+        self._devices: dict[str, _Device] = {}
+        self._events: EventReader | None = None
+        self._start()
+
+    def _start(self) -> None:
+        try:
+            pynvml.nvmlInit()
+        except pynvml.NVMLError as error:
+            raise UnavailableError(f"NVML cannot be used: {error}") from error
+
+    @property
+    def errors(self) -> Counter[tuple[str, int]]:
+        """Failed readings by name and NVML code."""
+        return self._gate.errors
+
+    def discover(self) -> list[DeviceInfo]:
+        """Enumerate anew: handles of a lost GPU or of an unloaded driver must not be used again."""
+        before, found = self._devices, {}
+        for index in range(pynvml.nvmlDeviceGetCount()):
+            try:
+                handle = pynvml.nvmlDeviceGetHandleByIndex(index)
+                uuid = text(pynvml.nvmlDeviceGetUUID(handle))
+            except pynvml.NVMLError as error:
+                log.warning("gpu not readable", extra={"index": index, "error": str(error)})
+                continue
+            info = describe_gpu(uuid, index, handle)
+            found[uuid] = self._adopt(before.get(uuid), info, handle)
+            if info.mig_mode:
+                for child, child_handle in self._instances(info, handle):
+                    found[child.device] = self._adopt(before.get(child.device), child, child_handle)
+        self._devices = found
+        if self._events is None or before.keys() != found.keys():
+            self._listen()
+        return [self._complete(device) for device in found.values()]
+
+    def _adopt(self, before: _Device | None, info: DeviceInfo, handle: Any) -> _Device:
+        if before is None or before.info.driver != info.driver:
+            self._gate.forget(info.device)
+            device = _Device(info, handle)
+            device.links = (
+                []
+                if info.parent
+                else (self._gate.read(info.device, "nvlink", lambda: nvlink.link_numbers(handle)) or [])
+            )
+            device.gpm = self._gpm(info, handle)
+            return device
+        before.info, before.handle = info, handle
+        return before
+
+    def _instances(self, parent: DeviceInfo, handle: Any) -> list[tuple[DeviceInfo, Any]]:
+        found = []
+        for number_ in range(pynvml.nvmlDeviceGetMaxMigDeviceCount(handle)):
+            try:
+                child = pynvml.nvmlDeviceGetMigDeviceHandleByIndex(handle, number_)
+                uuid = text(pynvml.nvmlDeviceGetUUID(child))
+            except pynvml.NVMLError:
+                continue
+            found.append((describe_instance(uuid, number_, child, parent), child))
+        return found
+
+    def _gpm(self, info: DeviceInfo, handle: Any) -> GpmReader | None:
+        try:
+            if info.parent:
+                whole = pynvml.nvmlDeviceGetHandleByUUID(info.parent)
+                if not pynvml.nvmlGpmQueryDeviceSupport(whole).isSupportedDevice:
+                    return None
+                instance = pynvml.nvmlDeviceGetGpuInstanceId(handle)
+                return GpmReader(lambda sample: pynvml.nvmlGpmMigSampleGet(whole, instance, sample))
+            if not pynvml.nvmlGpmQueryDeviceSupport(handle).isSupportedDevice:
+                return None
+            return GpmReader(lambda sample: pynvml.nvmlGpmSampleGet(handle, sample))
+        except pynvml.NVMLError:
+            return None
+
+    def _listen(self) -> None:
+        try:
+            if self._events is not None:
+                self._events.close()
+            self._events = EventReader({u: d.handle for u, d in self._devices.items() if not d.info.parent})
+        except pynvml.NVMLError as error:
+            self._events = None
+            log.warning("no events from NVML", extra={"error": str(error)})
+
+    def _complete(self, device: _Device) -> DeviceInfo:
+        uuid, handle = device.info.device, device.handle
+        found = (
+            self._gate.read(uuid, "nvlinks", lambda: nvlink.describe(handle, device.links)) if device.links else None
+        )
+        running = self._gate.read(uuid, "processes", lambda: pynvml.nvmlDeviceGetComputeRunningProcesses(handle))
+        processes = [describe_process(int(p.pid), p.usedGpuMemory) for p in running or []]
+        return device.info.model_copy(update={"links": found or [], "processes": processes})
+
+    def sample(self) -> dict[str, Sample]:
+        """Read what each device supports and what is due; a device that is gone is left out."""
+        samples = {}
+        for uuid, device in self._devices.items():
+            started, failed = time.monotonic(), sum(self._gate.errors.values())
+            try:
+                sample = self._read(uuid, device, started)
+            except DeviceGoneError:
+                continue
+            except DriverReloadedError:
+                log.warning("driver was reloaded, starting NVML anew")
+                self._restart()
+                return {}
+            if sample:
+                sample["read_time_s"] = time.monotonic() - started
+                sample["read_errors"] = float(sum(self._gate.errors.values()) - failed)
+                samples[uuid] = sample
+        return samples
+
+    def _restart(self) -> None:
+        self._events, self._devices = None, {}
+        try:
+            self._start()
+            self.discover()
+        except (UnavailableError, pynvml.NVMLError) as error:
+            log.warning("driver not back yet", extra={"error": str(error)})
+
+    def _read(self, uuid: str, device: _Device, now_s: float) -> Sample:
+        sample: Sample = {}
+        handle = device.handle
+        for rate in device.due.rates(now_s):
+            for name, call in CALLS[rate].items():
+                values = self._gate.read(uuid, name, lambda call=call: call(handle))  # type: ignore[misc]
+                if values is None and name in FALLBACKS:
+                    values = self._gate.read(uuid, f"{name}_v1", lambda name=name: FALLBACKS[name](handle))  # type: ignore[misc]
+                sample |= values or {}
+            sample |= self._read_fields(uuid, handle, rate)
+            if rate == "medium" and device.links:
+                sample |= self._gate.read(uuid, "nvlink_totals", lambda: nvlink.read_totals(handle, device.links)) or {}
+            if rate == "slow" and device.links:
+                sample["nvlink_active"] = float(sum(n.active for n in nvlink.describe(handle, device.links)))
+        if device.gpm is not None:
+            gpm = device.gpm
+            sample |= self._gate.read(uuid, "gpm", lambda: gpm.read(now_s)) or {}
+        self._integrate(uuid, device, sample, now_s)
+        return sample
+
+    def _read_fields(self, uuid: str, handle: Any, rate: str) -> Sample:
+        wanted = [f for f in FIELDS[rate] if self._gate.supports(uuid, f.metric)]
+        if not wanted:
+            return {}
+        ids = [(f.field_id, f.scope) for f in wanted]
+        answers = self._gate.read(uuid, f"fields_{rate}", lambda: pynvml.nvmlDeviceGetFieldValues(handle, ids))
+        sample: Sample = {}
+        for wanted_field, answer in zip(wanted, answers or (), strict=False):
+            if answer.nvmlReturn == pynvml.NVML_SUCCESS:
+                sample[wanted_field.metric] = number(answer.valueType, answer.value) * wanted_field.scale
+            else:
+                self._gate.judge(uuid, wanted_field.metric, answer.nvmlReturn)
+        return sample
+
+    def _integrate(self, uuid: str, device: _Device, sample: Sample, now_s: float) -> None:
+        """Power at the sensor's own rate into energy; the counter, where there is one, is what is told."""
+        handle, since = device.handle, device.power_seen_us
+        answer = self._gate.read(
+            uuid, "power_samples", lambda: pynvml.nvmlDeviceGetSamples(handle, pynvml.NVML_TOTAL_POWER_SAMPLES, since)
+        )
+        if answer is not None:
+            value_type, readings = answer
+            device.integral.add((r.timeStamp / 1e6, number(value_type, r.sampleValue) / 1e3) for r in readings)
+            device.power_seen_us = max([since, *(int(r.timeStamp) for r in readings)])
+        elif "power_w" in sample:
+            device.integral.add([(now_s, sample.get("power_instant_w", sample["power_w"]))])
+        if "energy_j" not in sample:
+            if "power_w" in sample:
+                sample["energy_j"] = device.integral.energy_j
+            return
+        ratio = device.check.compare(now_s, device.integral.energy_j, sample["energy_j"])
+        if ratio is not None and not 0.9 < ratio < 1.1:
+            log.warning("energy counter and power disagree", extra={"device": uuid, "integral_over_counter": ratio})
+
+    def poll_events(self) -> list[SourceEvent]:
+        """Every event that waits, each occurrence once."""
+        return self._events.poll() if self._events is not None else []
+
+    def set_cap_w(self, device: str, cap_w: float) -> None:
+        """Set a cap on the device of this UUID. Raises PowerControlError."""
+        try:
+            pynvml.nvmlDeviceSetPowerManagementLimit(self._same(device), round(cap_w * 1e3))
+        except pynvml.NVMLError as error:
+            raise PowerControlError(f"{device} did not take {cap_w:g} W: {error} (capping needs root)") from error
+
+    def enforced_cap_w(self, device: str) -> float:
+        """The cap in force. Raises PowerControlError."""
+        try:
+            return float(pynvml.nvmlDeviceGetEnforcedPowerLimit(self._same(device))) / 1e3
+        except pynvml.NVMLError as error:
+            raise PowerControlError(f"{device} does not tell its cap: {error}") from error
+
+    def applied_cap_w(self, device: str) -> float:
+        """The cap as the driver took it. Raises PowerControlError."""
+        try:
+            return float(pynvml.nvmlDeviceGetPowerManagementLimit(self._same(device))) / 1e3
+        except pynvml.NVMLError as error:
+            raise PowerControlError(f"{device} does not tell its cap: {error}") from error
+
+    def lock_clock_mhz(self, device: str, clock_mhz: float | None) -> None:
+        """Lock the SM clock at most at this; None gives it back. Raises PowerControlError."""
+        try:
+            handle = self._same(device)
+            if clock_mhz is None:
+                pynvml.nvmlDeviceResetGpuLockedClocks(handle)
+            else:
+                lowest = min(pynvml.nvmlDeviceGetSupportedGraphicsClocks(handle, _memory_clock(handle)))
+                pynvml.nvmlDeviceSetGpuLockedClocks(handle, int(lowest), round(clock_mhz))
+        except pynvml.NVMLError as error:
+            raise PowerControlError(f"{device} did not take {clock_mhz} MHz: {error} (needs root)") from error
+
+    def _same(self, device: str) -> Any:
+        """The device of this UUID, whatever its index is now. Raises PowerControlError and NVMLError."""
+        handle = pynvml.nvmlDeviceGetHandleByUUID(device)
+        if text(pynvml.nvmlDeviceGetUUID(handle)) != device:
+            raise PowerControlError(f"{device} is another device now")
+        return handle
+
+    def close(self) -> None:
+        """Let go of the driver."""
+        pynvml.nvmlShutdown()
+
+
+def _memory_clock(handle: Any) -> int:
+    return int(pynvml.nvmlDeviceGetMaxClockInfo(handle, pynvml.NVML_CLOCK_MEM))

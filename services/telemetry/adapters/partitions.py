@@ -1,0 +1,67 @@
+"""Retention on both kinds of database, and the partitions of the native kind."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from typing import Any, TypeAlias
+
+import asyncpg
+
+Pool: TypeAlias = "asyncpg.Pool[Any]"
+PARTITIONED = ("samples", "samples_1m", "samples_1h")
+_FORMAT = "%Y%m%d%H"
+# A month of hours is one partition: they are few and small.
+_SPAN = {"samples_1m": timedelta(days=1), "samples_1h": timedelta(days=30)}
+
+
+class Partitions:
+    """Makes the partitions of the hours to come and drops what is older than its retention."""
+
+    def __init__(self, pool: Pool, *, hours: int, retention_days: dict[str, int]) -> None:
+        self._pool, self._hours, self._retention_days = pool, hours, retention_days
+
+    async def keep(self, now: datetime) -> None:
+        """Do both, once."""
+        async with self._pool.acquire() as connection:
+            if await connection.fetchval("SELECT relkind = 'p' FROM pg_class WHERE relname = 'samples'"):
+                for table in PARTITIONED:
+                    await self._make(connection, table, now)
+                    await self._drop(connection, table, now)
+            else:
+                for table in PARTITIONED:
+                    await connection.execute(
+                        "SELECT drop_chunks($1::regclass, $2::timestamptz)", table, self._oldest(table, now)
+                    )
+
+    def _oldest(self, table: str, now: datetime) -> datetime:
+        return now - timedelta(days=self._retention_days[table])
+
+    async def _make(self, connection: Any, table: str, now: datetime) -> None:
+        span = _SPAN.get(table, timedelta(hours=self._hours))
+        start = datetime.fromtimestamp(now.timestamp() // span.total_seconds() * span.total_seconds(), UTC)
+        for step in range(4):
+            begin = start + step * span
+            name = f"{table}_p{begin.strftime(_FORMAT)}"
+            try:
+                await connection.execute(
+                    f"CREATE TABLE IF NOT EXISTS {name} PARTITION OF {table} "
+                    f"FOR VALUES FROM ('{begin.isoformat()}') TO ('{(begin + span).isoformat()}')"
+                )
+            except (asyncpg.CheckViolationError, asyncpg.InvalidObjectDefinitionError):
+                # Rows of that time lie in the default partition, or a partition of another length covers it.
+                continue
+
+    async def _drop(self, connection: Any, table: str, now: datetime) -> None:
+        oldest = self._oldest(table, now)
+        names = await connection.fetch(
+            "SELECT c.relname, pg_get_expr(c.relpartbound, c.oid) AS bound FROM pg_inherits i "
+            "JOIN pg_class c ON c.oid = i.inhrelid WHERE i.inhparent = $1::regclass",
+            table,
+        )
+        for record in names:
+            if record["bound"] == "DEFAULT":
+                await connection.execute(f"DELETE FROM {record['relname']} WHERE ts < $1", oldest)  # noqa: S608  from the catalogue
+            else:
+                end = datetime.fromisoformat(record["bound"].rsplit("'", 2)[1]).astimezone(UTC)
+                if end <= oldest:
+                    await connection.execute(f"DROP TABLE {record['relname']}")

@@ -1,0 +1,194 @@
+"""Minutes, hours, nodes and energy from samples: made again for whatever minute rows were written to.
+
+Every transaction that writes samples marks the minutes it touched, so late rows, backfills and
+several recorders need nothing besides. `SKIP LOCKED` shares the marks out among recorders.
+"""
+
+from __future__ import annotations
+
+import time
+from datetime import datetime, timedelta
+from typing import Any
+
+import asyncpg
+
+from shared.metrics_catalogue import METRICS
+
+GRACE_S = 5.0
+MARKS_PER_TURN = 20
+LONGEST_S = 900.0
+
+
+def _native_minute(present: set[str]) -> str:
+    names, values = ["device_id", "ts", "samples"], ["a.device_id", "$1", "a.samples"]
+    aggregates, latest = [], []
+    for metric in (m for m in METRICS if m.name in present):
+        for rollup in metric.rollups:
+            column = f"{metric.name}_{rollup}"
+            names.append(column)
+            values.append(f"l.{metric.name}" if rollup == "last" and metric.rate == "fast" else f"a.{column}")
+            if rollup != "last":
+                aggregates.append(f"{rollup}({metric.name}) AS {column}")
+            elif metric.rate == "fast":
+                latest.append(metric.name)
+            else:
+                aggregates.append(
+                    f"(array_agg({metric.name} ORDER BY ts DESC) "
+                    f"FILTER (WHERE {metric.name} IS NOT NULL))[1] AS {column}"
+                )
+    span = "ts >= $1::timestamptz AND ts < $1::timestamptz + interval '1 minute'"
+    return (
+        f"INSERT INTO samples_1m ({', '.join(names)}) SELECT {', '.join(values)} FROM "  # noqa: S608  our names
+        f"(SELECT {', '.join(['device_id', 'count(*) AS samples', *aggregates])} FROM samples "
+        f"WHERE {span} GROUP BY device_id) a "
+        f"JOIN (SELECT DISTINCT ON (device_id) {', '.join(['device_id', *latest])} FROM samples WHERE {span} "
+        f"ORDER BY device_id, ts DESC) l USING (device_id) {_replacing(names)}"
+    )
+
+
+def _native_hour(present: set[str]) -> str:
+    names, values = ["device_id", "ts", "samples"], ["device_id", "$1", "sum(samples)"]
+    for metric in (m for m in METRICS if m.name in present):
+        for rollup in metric.rollups:
+            column = f"{metric.name}_{rollup}"
+            names.append(column)
+            values.append(_again(rollup, column))
+    return (
+        f"INSERT INTO samples_1h ({', '.join(names)}) SELECT {', '.join(values)} FROM samples_1m "  # noqa: S608  our names
+        f"WHERE ts >= $1::timestamptz AND ts < $1::timestamptz + interval '1 hour' "
+        f"GROUP BY device_id {_replacing(names)}"
+    )
+
+
+def _again(rollup: str, column: str) -> str:
+    if rollup == "last":
+        return f"(array_agg({column} ORDER BY ts DESC) FILTER (WHERE {column} IS NOT NULL))[1]"
+    if rollup == "avg":
+        return f"sum({column} * samples) / nullif(sum(samples) FILTER (WHERE {column} IS NOT NULL), 0)"
+    return f"{rollup}({column})"
+
+
+def _replacing(names: list[str]) -> str:
+    sets = ", ".join(f"{name} = excluded.{name}" for name in names[2:])
+    return f"ON CONFLICT (device_id, ts) DO UPDATE SET {sets}"
+
+
+_NODES = """
+INSERT INTO nodes_1m (ts, node, devices, power_w, power_cap_w, gpu_util_pct, gpu_util_max_pct, memory_used_bytes,
+  memory_total_bytes, temp_max_c, throttled)
+SELECT s.ts, d.node, count(*), sum(s.power_w_avg), sum(s.power_enforced_w_last), avg(s.gpu_util_pct_avg),
+  max(s.gpu_util_pct_max), sum(s.memory_used_bytes_avg), sum(s.memory_total_bytes_last), max(s.temp_c_max),
+  count(*) FILTER (WHERE s.clock_event_reasons_max::int & 232 <> 0)
+FROM samples_1m s JOIN devices d USING (device_id) WHERE s.ts = $1 GROUP BY s.ts, d.node
+ON CONFLICT (ts, node) DO UPDATE SET devices = excluded.devices, power_w = excluded.power_w,
+  power_cap_w = excluded.power_cap_w, gpu_util_pct = excluded.gpu_util_pct,
+  gpu_util_max_pct = excluded.gpu_util_max_pct, memory_used_bytes = excluded.memory_used_bytes,
+  memory_total_bytes = excluded.memory_total_bytes, temp_max_c = excluded.temp_max_c, throttled = excluded.throttled
+"""
+
+# A counter's growth from one minute's last value to the next one's: across a reset, what it reached before
+# (the minute's highest) and what it reached since. Without a counter, mean power times the time covered.
+_ENERGY = """
+INSERT INTO energy (device_id, ts, energy_j, source)
+SELECT device_id, $1::timestamptz,
+  CASE WHEN count(energy) > 0 THEN sum(energy) ELSE sum(power_w_avg * 60) END,
+  CASE WHEN count(energy) > 0 THEN 'counter' ELSE 'power' END
+FROM (
+  SELECT device_id, ts, power_w_avg,
+    CASE WHEN before IS NULL THEN NULL
+         WHEN energy_j_last >= before AND energy_j_max <= energy_j_last THEN energy_j_last - before
+         ELSE greatest(energy_j_max - before, 0) + CASE WHEN energy_j_max > energy_j_last OR energy_j_max < before
+           THEN energy_j_last ELSE 0 END END AS energy
+  FROM (
+    SELECT device_id, ts, power_w_avg, energy_j_last, energy_j_max,
+      lag(energy_j_last) OVER (PARTITION BY device_id ORDER BY ts) AS before
+    FROM samples_1m
+    WHERE ts >= $1::timestamptz - interval '10 minutes' AND ts < $1::timestamptz + interval '1 hour'
+  ) minutes
+  WHERE ts >= $1::timestamptz
+) grown
+GROUP BY device_id HAVING count(energy) > 0 OR count(power_w_avg) > 0
+ON CONFLICT (device_id, ts) DO UPDATE SET energy_j = excluded.energy_j, source = excluded.source
+"""
+
+_TAKE = """
+DELETE FROM rollup_marks WHERE (kind, ts) = (
+  SELECT kind, ts FROM rollup_marks WHERE kind = $1 AND ts < now() - $2::interval
+  ORDER BY ts DESC LIMIT 1 FOR UPDATE SKIP LOCKED)
+RETURNING ts
+"""
+
+# The energy of a job: mean power of its device while it ran, shared by overlap with the jobs beside it.
+_JOBS = """
+UPDATE jobs SET energy_j = e.energy_j FROM (
+  SELECT j.id, p.power_w * extract(epoch FROM j.finished_at - j.started_at) ^ 2
+    / nullif((SELECT sum(extract(epoch FROM least(k.finished_at, j.finished_at) - greatest(k.started_at, j.started_at)))
+        FROM jobs k WHERE k.node = j.node AND k.device = j.device AND k.started_at < j.finished_at
+          AND k.finished_at > j.started_at AND k.finished_at < j.finished_at + interval '1 hour'), 0) AS energy_j
+  FROM jobs j JOIN devices d ON d.node = j.node AND d.device = j.device
+  CROSS JOIN LATERAL (
+    SELECT avg(power_w) AS power_w FROM samples s WHERE s.device_id = d.device_id
+      AND s.ts BETWEEN j.started_at - interval '1 second' AND j.finished_at + interval '1 second') p
+  WHERE j.energy_j IS NULL AND j.started_at IS NOT NULL AND p.power_w IS NOT NULL
+    AND j.finished_at BETWEEN now() - interval '10 minutes' AND now() - interval '5 seconds'
+  LIMIT 2000
+) e WHERE e.id = jobs.id
+"""
+
+
+class Rollups:
+    """One recorder's turns at the rollups."""
+
+    def __init__(self, pool: asyncpg.Pool[Any]) -> None:
+        self._pool = pool
+        self._native = False
+        self._minutes, self._hours = "", ""
+        self._hours_not_before = 0.0
+
+    async def turn(self) -> int:
+        """Roll up the minutes, and the hours when they are due, that were marked; return how many."""
+        self._native = await self._pool.fetchval("SELECT relkind = 'p' FROM pg_class WHERE relname = 'samples'")
+        present = {row["metric"] for row in await self._pool.fetch("SELECT metric FROM metrics_seen")}
+        self._minutes, self._hours = _native_minute(present), _native_hour(present)
+        done = 0
+        while done < MARKS_PER_TURN and await self._minute():
+            done += 1
+        if time.monotonic() >= self._hours_not_before:
+            started = time.monotonic()
+            while done < 2 * MARKS_PER_TURN and await self._hour():
+                done += 1
+            # On a big fleet an hour takes long to add up: it never takes more than a tenth of a recorder's time.
+            self._hours_not_before = time.monotonic() + max(30.0, 10 * (time.monotonic() - started))
+        return done
+
+    async def jobs(self) -> None:
+        """Give jobs that ended lately the energy that they took."""
+        await self._pool.execute(_JOBS)
+
+    async def _minute(self) -> bool:
+        async with self._pool.acquire() as connection, connection.transaction():
+            minute = await self._take(connection, "1m", 60 + GRACE_S)
+            if minute is None:
+                return False
+            if self._native:
+                await connection.execute(self._minutes, minute, timeout=LONGEST_S)
+            await connection.execute(_NODES, minute, timeout=LONGEST_S)
+            await connection.execute(
+                "INSERT INTO rollup_marks (kind, ts) VALUES ('1h', date_trunc('hour', $1::timestamptz, 'UTC')) "
+                "ON CONFLICT (kind, ts) DO UPDATE SET marked_at = rollup_marks.marked_at",
+                minute,
+            )
+        return True
+
+    async def _hour(self) -> bool:
+        async with self._pool.acquire() as connection, connection.transaction():
+            hour = await self._take(connection, "1h", 0)
+            if hour is None:
+                return False
+            if self._native:
+                await connection.execute(self._hours, hour, timeout=LONGEST_S)
+            await connection.execute(_ENERGY, hour, timeout=LONGEST_S)
+        return True
+
+    async def _take(self, connection: Any, kind: str, age_s: float) -> datetime | None:
+        return await connection.fetchval(_TAKE, kind, timedelta(seconds=age_s))  # type: ignore[no-any-return]

@@ -1,0 +1,172 @@
+"""Frames from the stream to rows: fetch while writing, acknowledge after the commit, tell what is missing."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from functools import partial
+
+from nats.aio.client import Client
+from nats.aio.msg import Msg
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+
+from services.telemetry.domain.clocks import ClockWatch
+from services.telemetry.domain.latest import LatestSamples
+from services.telemetry.domain.runs import RunTally
+from services.telemetry.persisting import Persister, acknowledge, keep_alive
+from services.telemetry.ports import FrameStore
+from shared.clock import utc_now
+from shared.consuming import Watched
+from shared.errors import InvalidInputError
+from shared.frames import TelemetryFrame, decode
+from shared.puller import Puller
+from shared.streams import durable
+
+log = logging.getLogger(__name__)
+
+DURABLE = "recorder-frames"
+FRAMES = Watched("TELEMETRY", durable(DURABLE, max_ack_pending=60_000))
+SLICE = 500
+AGES_S = (0.05, 0.1, 0.25, 0.5, 1, 2, 3, 5, 10, 30, 60, 300, 900, 3600)
+
+
+class FrameRecorder:
+    """One recorder's share of the frames."""
+
+    def __init__(
+        self,
+        persister: Persister,
+        registry: CollectorRegistry,
+        latest: LatestSamples,
+        *,
+        batch: int,
+        linger_s: float,
+    ) -> None:
+        self._persister, self._batch, self._linger_s, self._latest = persister, batch, linger_s, latest
+        self._rows = Counter("autopilot_recorded_samples", "rows of samples written", registry=registry)
+        self._duplicates = Counter("autopilot_samples_duplicate", "samples that were there already", registry=registry)
+        self._bad = Counter("autopilot_frames_undecodable", "frames that cannot be decoded", registry=registry)
+        self._refused = Counter("autopilot_frames_refused", "frames that the database refuses", registry=registry)
+        self._newer = Counter("autopilot_frames_newer_schema", "frames of a newer schema", registry=registry)
+        self._age = Histogram(
+            "autopilot_frame_age_seconds", "sample to committed row", registry=registry, buckets=AGES_S
+        )
+        self._backlog = Gauge("autopilot_frames_backlog", "frames in the stream not written yet", registry=registry)
+        self._skewed = Gauge("autopilot_nodes_clock_off", "nodes whose clock is wrong", registry=registry)
+        self.tally = RunTally()
+        self.clocks = ClockWatch()
+        self.backlog = 0
+
+    async def run(self, nc: Client, store: FrameStore) -> None:
+        """Record until cancelled."""
+        arrived = asyncio.Event()
+        puller = Puller(nc, FRAMES.stream, DURABLE, arrived)
+        await puller.start()
+        alive = asyncio.create_task(self._keep_waiting_alive(puller))
+        # Two transactions at once: while the server writes one, the next is decoded.
+        slots = asyncio.Semaphore(2)
+        try:
+            async with asyncio.TaskGroup() as writers:
+                while True:
+                    await puller.ask(2 * self._batch)
+                    if not puller.ready:
+                        await _wait(arrived, 0.5)
+                        continue
+                    if len(puller.ready) < self._batch:
+                        # A commit costs the same for one frame as for thousands.
+                        await asyncio.sleep(self._linger_s)
+                    await slots.acquire()
+                    batch = [puller.ready.popleft() for _ in range(min(self._batch, len(puller.ready)))]
+                    self.backlog = len(puller.ready) + batch[-1].metadata.num_pending
+                    self._backlog.set(self.backlog)
+                    writing = writers.create_task(self._record(nc, store, batch))
+                    writing.add_done_callback(lambda _: slots.release())
+        finally:
+            alive.cancel()
+            await puller.stop()
+
+    async def _record(self, nc: Client, store: FrameStore, batch: list[Msg]) -> None:
+        frames = await self._decode_all(batch)
+        samples = sum(f.ticks * len(f.devices) for f in frames)
+        written = await self._persister.write("TELEMETRY", batch, partial(store.write, frames))
+        if written is None:
+            written = await self._record_singly(store, batch, frames)
+        self._rows.inc(written)
+        self._duplicates.inc(max(0, samples - written))
+        await acknowledge(nc, batch)
+        now = utc_now().timestamp()
+        for frame in frames:
+            # By a clock that is wrong a frame has no age: its node is told instead.
+            if not self.clocks.is_off(frame):
+                self._age.observe(max(0.0, now - frame.end_us / 1e6))
+            if written:
+                self.tally.add(frame)
+        self._skewed.set(len(self.clocks.off))
+        self._tell(frames)
+
+    def _tell(self, frames: list[TelemetryFrame]) -> None:
+        """Newest samples for /metrics, of as many devices as that may show."""
+        now_s, room = time.monotonic(), self._latest.limit
+        for frame in frames:
+            if room <= 0:
+                return
+            room -= len(frame.devices)
+            for device, sample in frame.latest().items():
+                self._latest.update(frame.node, device, sample, now_s)
+
+    async def _record_singly(self, store: FrameStore, batch: list[Msg], frames: list[TelemetryFrame]) -> int:
+        """One frame that the database will never take must not hold up the others."""
+        total = 0
+        for frame in frames:
+            written = await self._persister.write("TELEMETRY", batch, partial(store.write, [frame]))
+            if written is None:
+                self._refused.inc()
+            total += written or 0
+        return total
+
+    async def _decode_all(self, batch: list[Msg]) -> list[TelemetryFrame]:
+        frames = []
+        for start in range(0, len(batch), SLICE):
+            frames += [f for f in map(self._decode, batch[start : start + SLICE]) if f is not None]
+            # The transaction before this one is on its way to the server meanwhile.
+            await asyncio.sleep(0)
+        return frames
+
+    def _decode(self, message: Msg) -> TelemetryFrame | None:
+        try:
+            frame = decode(message.data)
+        except InvalidInputError as error:
+            self._bad.inc()
+            log.warning("bad frame", extra={"subject": message.subject, "error": str(error)})
+            return None
+        if frame.newer:
+            self._newer.inc()
+        if self.clocks.observe(frame, stored_us(message)):
+            off_s = round(self.clocks.off.get(frame.node, 0.0), 1)
+            log.warning("clock of a node", extra={"node": frame.node, "off_s": off_s})
+        return frame
+
+    async def _keep_waiting_alive(self, puller: Puller) -> None:
+        """What waits behind a slow transaction must not be delivered again meanwhile."""
+        last = time.monotonic()
+        while True:
+            await asyncio.sleep(1.0)
+            if puller.ready and time.monotonic() - last > 10.0:
+                last = time.monotonic()
+                await keep_alive(list(puller.ready))
+
+
+def stored_us(message: Msg) -> int:
+    """When the stream took a message, in µs: the last but one token of its acknowledgement subject (NATS ADR-15)."""
+    return int(message.reply.rsplit(".", 2)[1]) // 1000
+
+
+async def _wait(arrived: asyncio.Event, timeout_s: float) -> None:
+    try:
+        async with asyncio.timeout(timeout_s):
+            await arrived.wait()
+    except TimeoutError:
+        return
+    finally:
+        arrived.clear()

@@ -1,0 +1,50 @@
+"""The node's entry in the inventory, and the discovery of a second agent under the same name."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from datetime import timedelta
+
+from shared import subjects
+from shared.bus import Bus
+from shared.errors import UnavailableError
+from shared.health import HealthState
+from shared.messages.telemetry import NodeInventory
+
+log = logging.getLogger(__name__)
+
+RECENT = timedelta(seconds=60)
+
+
+@dataclass
+class InventoryBoard:
+    """Writes the inventory; a failure is made up for by the next time."""
+
+    bus: Bus
+    health: HealthState
+    conflicts: int = 0
+
+    async def put(self, inventory: NodeInventory) -> None:
+        """Write, after a look at what stands there."""
+        key = subjects.token(inventory.node)
+        try:
+            before = await self.bus.read("inventory", key, NodeInventory)
+            self.compare(before, inventory)
+            await self.bus.write("inventory", key, inventory)
+        except UnavailableError as error:
+            log.warning("inventory not stored", extra={"error": str(error)})
+
+    def compare(self, before: NodeInventory | None, ours: NodeInventory) -> None:
+        """An entry that another run wrote after we began means that two agents share one name."""
+        other = (
+            before is not None
+            and before.agent_epoch_us not in {0, ours.agent_epoch_us}
+            and before.at.timestamp() * 1e6 > ours.agent_epoch_us + 1e6
+            and ours.at - before.at < RECENT
+        )
+        if other:
+            self.conflicts += 1
+            log.error("another agent has this node's name", extra={"node": ours.node, "conflicts": self.conflicts})
+        reason = f"another agent is called {ours.node!r} too: set AUTOPILOT_NODE on one of them"
+        self.health.report("node name", ok=not other, reason=reason)

@@ -1,0 +1,195 @@
+"""Rows, rollups, energy and retention on a real database, whichever kind it is."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import asyncpg
+import numpy as np
+import pytest
+
+from services.telemetry.adapters.fleet_rows import missing_frames, write_runs
+from services.telemetry.adapters.frame_store import PostgresFrameStore
+from services.telemetry.adapters.partitions import Partitions
+from services.telemetry.adapters.rollups import Rollups
+from services.telemetry.domain.runs import RunTally
+from shared.clock import utc_now
+from shared.database import connect_pool, migrate
+from shared.frames import TelemetryFrame
+from tests.support.builders import frame
+
+pytestmark = [pytest.mark.db, pytest.mark.timeout(120)]
+
+KEPT = {"samples": 30, "samples_1m": 180, "samples_1h": 1825}
+
+
+@pytest.fixture
+async def pool(database_url: str) -> AsyncIterator[asyncpg.Pool[Any]]:
+    await migrate(database_url)
+    pool = await connect_pool(database_url)
+    await Partitions(pool, hours=24, retention_days=KEPT).keep(utc_now())
+    yield pool
+    await pool.close()
+
+
+def past_hour() -> datetime:
+    """The start of the hour before the last whole one."""
+    return utc_now().replace(minute=0, second=0, microsecond=0) - timedelta(hours=2)
+
+
+def counting(start: datetime, values: list[float], metric: str = "energy_j") -> TelemetryFrame:
+    made = frame(metrics=(metric, "power_w"), ticks=len(values), start=start)
+    made.values[:, 0, 0] = values
+    made.values[:, 0, 1] = 100.0
+    return made
+
+
+async def roll_up(pool: asyncpg.Pool[Any]) -> None:
+    while await Rollups(pool).turn():
+        pass
+
+
+class TestRollups:
+    async def test_a_minute_and_an_hour_tell_least_mean_most_and_last(self, pool: asyncpg.Pool[Any]) -> None:
+        start = past_hour()
+        made = frame(metrics=("power_w", "fan_pct"), ticks=120, start=start)
+        made.values[:, 0, 0] = np.arange(120)
+        made.values[:, 0, 1] = np.nan
+        made.values[::10, 0, 1] = np.arange(12)
+        await PostgresFrameStore(pool).write([made])
+        await roll_up(pool)
+        rows = await pool.fetch("SELECT * FROM samples_1m ORDER BY ts")
+        assert [
+            (r["samples"], r["power_w_min"], r["power_w_avg"], r["power_w_max"], r["power_w_last"]) for r in rows
+        ] == [
+            (60, 0.0, 29.5, 59.0, 59.0),
+            (60, 60.0, 89.5, 119.0, 119.0),
+        ]
+        assert [r["fan_pct_last"] for r in rows] == [5.0, 11.0]
+        hour = await pool.fetchrow("SELECT * FROM samples_1h")
+        assert (hour["samples"], hour["power_w_min"], hour["power_w_max"], hour["power_w_last"]) == (
+            120,
+            0.0,
+            119.0,
+            119.0,
+        )
+        assert hour["power_w_avg"] == pytest.approx(59.5)
+
+    async def test_late_rows_are_rolled_up_again(self, pool: asyncpg.Pool[Any]) -> None:
+        store, start = PostgresFrameStore(pool), past_hour()
+        await store.write([frame(metrics=("power_w",), start=start, value=10.0)])
+        await roll_up(pool)
+        await store.write([frame(metrics=("power_w",), start=start + timedelta(seconds=30), value=30.0)])
+        await roll_up(pool)
+        row = await pool.fetchrow("SELECT power_w_avg, samples FROM samples_1m")
+        assert (row["power_w_avg"], row["samples"]) == (20.0, 2)
+
+    async def test_a_node_adds_its_devices_up(self, pool: asyncpg.Pool[Any]) -> None:
+        made = frame(devices=("a", "b"), metrics=("power_w", "temp_c", "clock_event_reasons"), start=past_hour())
+        made.values[0] = [[100, 50, 0], [200, 90, 0x40]]
+        await PostgresFrameStore(pool).write([made])
+        await roll_up(pool)
+        row = await pool.fetchrow("SELECT * FROM nodes_1m")
+        assert (row["node"], row["devices"], row["power_w"], row["temp_max_c"], row["throttled"]) == (
+            "n1",
+            2,
+            300.0,
+            90.0,
+            1,
+        )
+
+
+class TestEnergy:
+    @pytest.mark.parametrize(
+        ("values", "joules"),
+        [
+            ([100.0 * i for i in range(180)], 17_900 - 5_900),
+            # The driver was loaded anew in the second minute: 40 more before, 59 s of 100 J since.
+            ([100.0 * i for i in range(100)] + [100.0 * i for i in range(80)], 9_900 - 5_900 + 7_900),
+            ([100.0 * i for i in range(120)] + [100.0 * i for i in range(60)], 11_900 - 5_900 + 5_900),
+        ],
+        ids=["steady", "reset within a minute", "reset between minutes"],
+    )
+    async def test_an_hour_grows_by_what_the_counter_grew(
+        self, pool: asyncpg.Pool[Any], values: list[float], joules: float
+    ) -> None:
+        await PostgresFrameStore(pool).write([counting(past_hour(), values)])
+        await roll_up(pool)
+        row = await pool.fetchrow("SELECT energy_j, source FROM energy")
+        assert (row["energy_j"], row["source"]) == (joules, "counter")
+
+    async def test_without_a_counter_power_is_integrated(self, pool: asyncpg.Pool[Any]) -> None:
+        made = frame(metrics=("power_w",), ticks=60, start=past_hour(), value=250.0)
+        await PostgresFrameStore(pool).write([made])
+        await roll_up(pool)
+        row = await pool.fetchrow("SELECT energy_j, source FROM energy")
+        assert (row["energy_j"], row["source"]) == (15_000.0, "power")
+
+    async def test_jobs_share_the_energy_of_their_device_by_overlap(self, pool: asyncpg.Pool[Any]) -> None:
+        end = utc_now() - timedelta(seconds=10)
+        start = end - timedelta(seconds=20)
+        await PostgresFrameStore(pool).write([frame(metrics=("power_w",), ticks=21, start=start, value=200.0)])
+        insert = (
+            "INSERT INTO jobs (id, kind, status, node, worker, device, attempt, submitted_at, started_at, finished_at) "
+            "VALUES ($1, 'echo', 'done', 'n1', 'w', 'gpu-0', 1, $2, $2, $3)"
+        )
+        await pool.execute(insert, "alone", start, start + timedelta(seconds=10))
+        await pool.execute(insert, "one", start + timedelta(seconds=10), end)
+        await pool.execute(insert, "two", start + timedelta(seconds=10), end)
+        await Rollups(pool).jobs()
+        rows = {r["id"]: r["energy_j"] for r in await pool.fetch("SELECT id, energy_j FROM jobs")}
+        assert rows == {"alone": pytest.approx(2000), "one": pytest.approx(1000), "two": pytest.approx(1000)}
+
+
+class TestFrames:
+    async def test_several_recorders_write_each_frame_once(self, pool: asyncpg.Pool[Any]) -> None:
+        start = past_hour()
+        frames = [frame(start=start + timedelta(seconds=i), sequence=i) for i in range(50)]
+        stores = [PostgresFrameStore(pool) for _ in range(3)]
+        written = await asyncio.gather(*(store.write(frames[i * 10 : i * 10 + 30]) for i, store in enumerate(stores)))
+        assert sum(written) == 50
+        assert await pool.fetchval("SELECT count(*) FROM samples") == 50
+
+    async def test_a_clock_that_steps_leaves_rows_where_it_said(self, pool: asyncpg.Pool[Any]) -> None:
+        store, now = PostgresFrameStore(pool), utc_now()
+        steps = [now, now + timedelta(hours=1), now - timedelta(hours=1), datetime(2200, 1, 1, tzinfo=UTC)]
+        assert await store.write([frame(start=at) for at in steps]) == 4
+        assert await pool.fetchval("SELECT count(*) FROM samples WHERE ts BETWEEN $1 AND $2", steps[2], steps[1]) == 3
+        assert await roll_up(pool) is None
+
+    async def test_a_device_that_moves_keeps_its_history_under_its_name(self, pool: asyncpg.Pool[Any]) -> None:
+        store, start = PostgresFrameStore(pool), past_hour()
+        await store.write([frame(node="n1", start=start), frame(node="n2", start=start + timedelta(seconds=1))])
+        rows = await pool.fetch(
+            "SELECT d.node FROM samples s JOIN devices d USING (device_id) WHERE d.device = 'gpu-0' ORDER BY s.ts"
+        )
+        assert [r["node"] for r in rows] == ["n1", "n2"]
+
+    async def test_numbers_that_no_recorder_saw_are_missing(self, pool: asyncpg.Pool[Any]) -> None:
+        recorders = [RunTally(), RunTally()]
+        for number in (1, 2, 3, 4, 6, 7, 9, 10):
+            recorders[number % 2].add(frame(sequence=number, start=utc_now()))
+        for tally in recorders:
+            await write_runs(pool, tally.drain())
+        assert await missing_frames(pool) == {"n1": 2}
+
+
+class TestRetention:
+    async def test_partitions_or_chunks_past_retention_are_dropped(self, pool: asyncpg.Pool[Any]) -> None:
+        store = PostgresFrameStore(pool)
+        await store.write([frame(start=utc_now())])
+        if await pool.fetchval("SELECT relkind = 'p' FROM pg_class WHERE relname = 'samples'"):
+            assert await pool.fetchval("SELECT count(*) FROM samples_default") == 0
+        await Partitions(pool, hours=24, retention_days=KEPT).keep(utc_now() + timedelta(days=40))
+        assert await pool.fetchval("SELECT count(*) FROM samples") == 0
+
+    async def test_partitions_of_hours_hold_their_own_hours(self, pool: asyncpg.Pool[Any]) -> None:
+        if not await pool.fetchval("SELECT relkind = 'p' FROM pg_class WHERE relname = 'samples'"):
+            pytest.skip("hypertables make their chunks themselves")
+        later = utc_now() + timedelta(days=10)
+        await Partitions(pool, hours=6, retention_days=KEPT).keep(later)
+        await PostgresFrameStore(pool).write([frame(start=later)])
+        assert await pool.fetchval("SELECT count(*) FROM samples_default") == 0

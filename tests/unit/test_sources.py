@@ -1,0 +1,304 @@
+"""Accelerators that are not NVIDIA's, on recorded trees and answers."""
+
+from __future__ import annotations
+
+import plistlib
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from services.telemetry.adapters import cpu as cpu_module
+from services.telemetry.adapters.amd_smi import AmdSmiSource
+from services.telemetry.adapters.apple import AppleSource
+from services.telemetry.adapters.cpu import CpuSource
+from services.telemetry.adapters.jetson import JetsonSource
+from services.telemetry.adapters.processes import container_of, describe_process
+from services.telemetry.adapters.scrape import ScrapeSource
+from services.telemetry.adapters.sysfs_gpu import SysfsSource
+from services.telemetry.errors import PowerControlError
+from shared.errors import InvalidInputError, UnavailableError
+from tests.support.trees import plant
+
+TWO_PACKAGES: dict[str, str | int] = {
+    "devices/system/cpu/cpu0/topology/physical_package_id": 0,
+    "devices/system/cpu/cpu1/topology/physical_package_id": 1,
+    "class/powercap/intel-rapl:0/name": "package-0",
+    "class/powercap/intel-rapl:0/energy_uj": 9_000_000,
+    "class/powercap/intel-rapl:0/max_energy_range_uj": 10_000_000,
+    "class/powercap/intel-rapl:0:0/name": "dram",
+    "class/powercap/intel-rapl:0:0/energy_uj": 1,
+    "class/powercap/intel-rapl:1/name": "package-1",
+    "class/powercap/intel-rapl:1/energy_uj": 0,
+    "class/powercap/intel-rapl:1/max_energy_range_uj": 10_000_000,
+    "class/hwmon/hwmon0/name": "acpitz",
+    "class/hwmon/hwmon1/name": "coretemp",
+    "class/hwmon/hwmon1/temp1_input": 55_000,
+    "class/hwmon/hwmon1/temp1_crit": 100_000,
+    "class/hwmon/hwmon2/name": "coretemp",
+    "class/hwmon/hwmon2/temp1_input": 66_000,
+}
+
+MI300: dict[str, str | int] = {
+    "class/drm/card1/device/vendor": "0x1002",
+    "class/drm/card1/device/device": "0x74a1",
+    "class/drm/card1/device/unique_id": "b5a4",
+    "class/drm/card1/device/uevent": "DRIVER=amdgpu\nPCI_SLOT_NAME=0000:05:00.0",
+    "class/drm/card1/device/gpu_busy_percent": 87,
+    "class/drm/card1/device/mem_busy_percent": 41,
+    "class/drm/card1/device/mem_info_vram_total": 206_141_652_992,
+    "class/drm/card1/device/mem_info_vram_used": 12_582_912,
+    "class/drm/card1/device/hwmon/hwmon4/power1_input": 612_000_000,
+    "class/drm/card1/device/hwmon/hwmon4/power1_cap": 750_000_000,
+    "class/drm/card1/device/hwmon/hwmon4/power1_cap_min": 0,
+    "class/drm/card1/device/hwmon/hwmon4/power1_cap_max": 750_000_000,
+    "class/drm/card1/device/hwmon/hwmon4/power1_cap_default": 750_000_000,
+    "class/drm/card1/device/hwmon/hwmon4/temp1_input": 61_000,
+    "class/drm/card1/device/hwmon/hwmon4/temp3_input": 52_000,
+    "class/drm/card1/device/hwmon/hwmon4/temp3_label": "mem",
+    "class/drm/card1/device/hwmon/hwmon4/freq1_input": 2_100_000_000,
+    "class/drm/card1/device/hwmon/hwmon4/freq1_label": "sclk",
+    "class/drm/card1/device/hwmon/hwmon4/pwm1": 128,
+    "class/drm/card1-DP-1/status": "connected",
+    "class/drm/card0/device/vendor": "0x10de",
+}
+
+ARC_AND_NPU: dict[str, str | int] = {
+    "class/drm/card0/device/vendor": "0x8086",
+    "class/drm/card0/device/device": "0x56a0",
+    "class/drm/card0/device/uevent": "DRIVER=i915\nPCI_SLOT_NAME=0000:03:00.0",
+    "class/drm/card0/gt_cur_freq_mhz": 2050,
+    "class/drm/card0/device/hwmon/hwmon2/energy1_input": 5_000_000,
+    "class/drm/card0/device/hwmon/hwmon2/power1_max": 190_000_000,
+    "class/accel/accel0/device/vendor": "0x8086",
+    "class/accel/accel0/device/uevent": "DRIVER=intel_vpu\nPCI_SLOT_NAME=0000:00:0b.0",
+    "class/accel/accel0/device/npu_busy_time_us": 1_000_000,
+    "class/accel/accel0/device/npu_memory_utilization": 4096,
+    "class/accel/accel0/device/npu_current_frequency_mhz": 1400,
+}
+
+DCGM = """
+# HELP DCGM_FI_DEV_GPU_TEMP GPU temperature (in C).
+# TYPE DCGM_FI_DEV_GPU_TEMP gauge
+DCGM_FI_DEV_GPU_TEMP{gpu="0",UUID="GPU-a",pci_bus_id="0:1",device="nvidia0",modelName="NVIDIA H100",Hostname="h"} 44
+DCGM_FI_DEV_FB_USED{gpu="0",UUID="GPU-a",device="nvidia0",modelName="NVIDIA H100",Hostname="h"} 1024
+DCGM_FI_DEV_TOTAL_ENERGY_CONSUMPTION{gpu="0",UUID="GPU-a",device="nvidia0",modelName="NVIDIA H100"} 5000
+DCGM_FI_PROF_SM_ACTIVE{gpu="0",UUID="GPU-a",device="nvidia0",GPU_I_ID="3",modelName="NVIDIA H100"} 0.5
+some_other_metric{job="x"} 1
+"""
+TPU = """
+# TYPE duty_cycle gauge
+duty_cycle{accelerator_id="4804027566066027395-0",make="cloud-tpu",model="tpu-v5-lite"} 93
+memory_used{accelerator_id="4804027566066027395-0",make="cloud-tpu",model="tpu-v5-lite"} 1e9
+"""
+
+
+class TestCpu:
+    def test_each_package_is_a_device_with_its_own_energy_and_heat(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        now = [0.0]
+        monkeypatch.setattr(cpu_module, "time", SimpleNamespace(monotonic=lambda: now[0]))
+        source = CpuSource(plant(tmp_path, TWO_PACKAGES))
+        assert [d.device for d in source.discover()] == ["cpu-0", "cpu-1"]
+        source.sample()
+        now[0] = 2.0
+        plant(tmp_path, {"class/powercap/intel-rapl:0/energy_uj": 1_000_000})
+        samples = source.sample()
+        # The counter went past its end: 1 J before, 1 J since.
+        assert (samples["cpu-0"]["energy_j"], samples["cpu-0"]["power_w"]) == (pytest.approx(2.0), pytest.approx(1.0))
+        assert (samples["cpu-0"]["temp_c"], samples["cpu-1"]["temp_c"]) == (55.0, 66.0)
+        assert samples["cpu-0"]["temp_slowdown_c"] == 100.0
+
+    def test_without_topology_the_machine_is_one_device(self, tmp_path: Path) -> None:
+        samples = CpuSource(tmp_path).sample()
+        assert list(samples) == ["cpu-0"]
+        assert samples["cpu-0"]["memory_total_bytes"] > 0
+        assert "energy_j" not in samples["cpu-0"]
+
+
+class TestSysfs:
+    def test_an_amd_gpu_is_read_and_others_are_left_to_nvml(self, tmp_path: Path) -> None:
+        source = SysfsSource(plant(tmp_path, MI300))
+        info = source.discover()[0]
+        assert (info.device, info.vendor, info.driver, info.power_max_w) == ("amd-gpu-b5a4", "amd", "amdgpu", 750.0)
+        assert info.can_cap
+        sample = source.sample()["amd-gpu-b5a4"]
+        assert (sample["gpu_util_pct"], sample["power_w"], sample["power_cap_w"]) == (87.0, 612.0, 750.0)
+        assert (sample["temp_c"], sample["temp_mem_c"], sample["clock_sm_mhz"]) == (61.0, 52.0, 2100.0)
+        assert sample["fan_pct"] == pytest.approx(50.2, abs=0.1)
+
+    def test_its_cap_is_written_in_microwatts_and_read_back(self, tmp_path: Path) -> None:
+        source = SysfsSource(plant(tmp_path, MI300))
+        source.discover()
+        source.set_cap_w("amd-gpu-b5a4", 500.0)
+        assert (tmp_path / "class/drm/card1/device/hwmon/hwmon4/power1_cap").read_text() == "500000000"
+        assert source.applied_cap_w("amd-gpu-b5a4") == source.enforced_cap_w("amd-gpu-b5a4") == 500.0
+        with pytest.raises(PowerControlError, match="not there"):
+            source.set_cap_w("amd-gpu-x", 500.0)
+
+    def test_intel_gpu_and_npu_give_power_and_load_from_their_counters(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        from services.telemetry.adapters import sysfs_gpu
+
+        now = [10.0]
+        monkeypatch.setattr(sysfs_gpu, "time", SimpleNamespace(monotonic=lambda: now[0]))
+        source = SysfsSource(plant(tmp_path, ARC_AND_NPU))
+        gpu, npu = (info.device for info in source.discover())
+        assert (gpu, npu) == ("intel-gpu-0000:03:00.0", "intel-npu-0000:00:0b.0")
+        first = source.sample()
+        assert first[gpu]["energy_j"] == 5.0
+        assert "power_w" not in first[gpu]
+        plant(tmp_path, {"class/drm/card0/device/hwmon/hwmon2/energy1_input": 305_000_000,
+                         "class/accel/accel0/device/npu_busy_time_us": 1_500_000})  # fmt: skip
+        now[0] = 12.0
+        second = source.sample()
+        assert (second[gpu]["power_w"], second[gpu]["clock_graphics_mhz"]) == (pytest.approx(150.0), 2050.0)
+        assert second[npu]["gpu_util_pct"] == pytest.approx(25.0)
+
+    def test_a_card_that_is_gone_has_no_sample(self, tmp_path: Path) -> None:
+        import shutil
+
+        source = SysfsSource(plant(tmp_path, MI300))
+        source.discover()
+        shutil.rmtree(tmp_path / "class/drm/card1")
+        assert source.sample() == {}
+
+
+class FakeAmdSmi:
+    """What amdsmi 6.4 answers for an MI300X; "N/A" where it has nothing."""
+
+    class AmdSmiTemperatureMetric:
+        CURRENT = 0
+
+    class AmdSmiTemperatureType:
+        HOTSPOT, VRAM = 1, 2
+
+    def __init__(self) -> None:
+        self.cap_uw = 750_000_000
+
+    def __getattr__(self, name: str) -> Any:
+        answers: dict[str, Any] = {
+            "amdsmi_init": None, "amdsmi_get_processor_handles": ["h"],
+            "amdsmi_get_gpu_device_uuid": "d7ff74a1-0000-1000-80b5-a4", "amdsmi_get_gpu_device_bdf": "0000:05:00.0",
+            "amdsmi_get_gpu_asic_info": {"market_name": "AMD Instinct MI300X"},
+            "amdsmi_get_gpu_vram_usage": {"vram_total": 196592, "vram_used": 283},
+            "amdsmi_get_power_cap_info": {"power_cap": self.cap_uw, "min_power_cap": 0, "max_power_cap": 750_000_000,
+                                          "default_power_cap": 750_000_000},
+            "amdsmi_get_gpu_activity": {"gfx_activity": 93, "umc_activity": 12, "mm_activity": "N/A"},
+            "amdsmi_get_power_info": {"current_socket_power": 601, "average_socket_power": "N/A", "power_limit": 750},
+            "amdsmi_get_energy_count": {"energy_accumulator": 2_000_000, "counter_resolution": 15.3},
+            "amdsmi_get_temp_metric": 64, "amdsmi_get_gpu_total_ecc_count": {"correctable_count": 1,
+                                                                          "uncorrectable_count": 0},
+        }  # fmt: skip
+
+        def call(*_: Any) -> Any:
+            if name == "amdsmi_set_power_cap":
+                self.cap_uw = _[2]
+                return None
+            return answers[name]
+
+        return call
+
+
+class TestAmdSmi:
+    def test_a_gpu_is_described_read_and_capped(self) -> None:
+        source = AmdSmiSource(FakeAmdSmi())
+        info = source.discover()[0]
+        assert (info.model, info.power_max_w, info.memory_bytes) == ("AMD Instinct MI300X", 750.0, 196592 * 2**20)
+        sample = source.sample()[info.device]
+        assert (sample["gpu_util_pct"], sample["power_w"], sample["temp_mem_c"]) == (93.0, 601.0, 64.0)
+        assert sample["energy_j"] == pytest.approx(30.6)
+        source.set_cap_w(info.device, 600.0)
+        assert source.applied_cap_w(info.device) == 600.0
+
+    def test_without_the_package_it_is_not_there(self) -> None:
+        with pytest.raises(UnavailableError, match="amdsmi"):
+            AmdSmiSource()
+
+
+def test_a_jetson_gives_load_heat_and_the_power_of_its_gpu_rail(tmp_path: Path) -> None:
+    tree: dict[str, str | int] = {
+        "proc/device-tree/model": "NVIDIA Jetson AGX Orin Developer Kit\0",
+        "sys/devices/platform/gpu.0/load": 873,
+        "sys/class/devfreq/17000000.gpu/cur_freq": 1_300_500_000,
+        "sys/class/thermal/thermal_zone1/type": "gpu-thermal",
+        "sys/class/thermal/thermal_zone1/temp": 51_500,
+        "sys/class/hwmon/hwmon3/name": "ina3221",
+        "sys/class/hwmon/hwmon3/in1_label": "VDD_GPU_SOC",
+        "sys/class/hwmon/hwmon3/in1_input": 19_000,
+        "sys/class/hwmon/hwmon3/curr1_input": 1_000,
+    }
+    source = JetsonSource(plant(tmp_path, tree))
+    assert source.discover()[0].model.startswith("NVIDIA Jetson AGX Orin")
+    sample = source.sample()["jetson-gpu-0"]
+    assert (sample["gpu_util_pct"], sample["temp_c"], sample["clock_sm_mhz"]) == (pytest.approx(87.3), 51.5, 1300.5)
+    assert sample["power_w"] == pytest.approx(19.0)
+    with pytest.raises(UnavailableError):
+        JetsonSource(tmp_path / "elsewhere")
+
+
+def test_an_apple_gpu_is_read_from_powermetrics() -> None:
+    report = plistlib.dumps(
+        {"elapsed_ns": 200_000_000, "gpu": {"freq_hz": 444.0, "idle_ratio": 0.75, "gpu_energy": 820}}
+    )
+    source = AppleSource(lambda: report + b"\0", needed="python3")
+    sample = source.sample()["apple-gpu-0"]
+    assert (sample["gpu_util_pct"], sample["clock_sm_mhz"], sample["power_w"]) == (25.0, 444.0, pytest.approx(4.1))
+    assert AppleSource(lambda: b"garbage", needed="python3").sample() == {}
+    with pytest.raises(UnavailableError):
+        AppleSource(needed="no-such-program")
+
+
+class TestScrape:
+    def test_a_dcgm_exporter_is_translated_into_our_units(self) -> None:
+        source = ScrapeSource("http://h:9400/metrics", lambda _: DCGM)
+        assert [(d.device, d.model, d.vendor) for d in source.discover()] == [
+            ("GPU-a", "NVIDIA H100", "nvidia"), ("GPU-a/3", "NVIDIA H100", "nvidia"),
+        ]  # fmt: skip
+        samples = source.sample()
+        assert samples["GPU-a"]["temp_c"] == 44.0
+        assert samples["GPU-a"]["memory_used_bytes"] == 2**30
+        assert samples["GPU-a"]["energy_j"] == pytest.approx(5.0)
+        assert samples["GPU-a/3"]["sm_util_pct"] == pytest.approx(50.0)
+
+    def test_a_tpu_is_read_from_its_metrics(self) -> None:
+        sample = ScrapeSource("http://h:2112/metrics", lambda _: TPU).sample()["4804027566066027395-0"]
+        assert (sample["gpu_util_pct"], sample["memory_used_bytes"]) == (93.0, 1e9)
+
+    def test_an_exporter_that_is_away_has_no_samples(self) -> None:
+        def away(_: str) -> str:
+            raise OSError("refused")
+
+        assert ScrapeSource("http://h/metrics", away).sample() == {}
+
+    def test_only_web_addresses_are_taken(self) -> None:
+        with pytest.raises(InvalidInputError, match="scrape_urls"):
+            ScrapeSource("file:///etc/passwd")
+
+
+class TestProcesses:
+    def test_this_process_is_known_by_name_and_user(self) -> None:
+        import os
+
+        found = describe_process(os.getpid(), 5)
+        assert (found.pid, found.memory_bytes) == (os.getpid(), 5)
+        assert found.name
+        assert found.username
+
+    def test_one_of_another_namespace_is_a_number(self) -> None:
+        assert describe_process(2**22 + 1, None).name == ""
+
+    @pytest.mark.parametrize(
+        "line",
+        [
+            "0::/system.slice/docker-{}.scope",
+            "0::/kubepods/burstable/pod1/{}",
+            "12:cpu:/kubepods.slice/cri-containerd-{}.scope",
+        ],
+    )
+    def test_containers_are_found_in_the_control_groups(self, tmp_path: Path, line: str) -> None:
+        plant(tmp_path, {"77/cgroup": line.format("ab" * 32)})
+        assert container_of(77, tmp_path) == "ababababab" + "ab"
