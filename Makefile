@@ -34,6 +34,7 @@ bench: $(STAMP) ## the benchmarks, short form
 
 docs: $(STAMP) ## write the generated documents
 	$(BIN)/python -m tests.contract.generate
+	$(BIN)/python -m deploy.grafana.source
 
 clean: ## remove the environment and caches
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis *.egg-info

@@ -13,7 +13,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from services.telemetry.domain.clocks import ClockWatch
 from services.telemetry.domain.latest import LatestSamples
-from services.telemetry.domain.runs import RunTally
+from services.telemetry.domain.runs import RunTally, Totals
 from services.telemetry.persisting import Persister, acknowledge, keep_alive
 from services.telemetry.ports import FrameStore
 from shared.clock import utc_now
@@ -54,6 +54,7 @@ class FrameRecorder:
         )
         self._backlog = Gauge("autopilot_frames_backlog", "frames in the stream not written yet", registry=registry)
         self._skewed = Gauge("autopilot_nodes_clock_off", "nodes whose clock is wrong", registry=registry)
+        self.totals = Totals()
         self.tally = RunTally()
         self.clocks = ClockWatch()
         self.backlog = 0
@@ -94,12 +95,17 @@ class FrameRecorder:
             written = await self._record_singly(store, batch, frames)
         self._rows.inc(written)
         self._duplicates.inc(max(0, samples - written))
+        self.totals.samples += written
+        self.totals.duplicates += max(0, samples - written)
+        self.totals.errors += len(batch) - len(frames)
         await acknowledge(nc, batch)
         now = utc_now().timestamp()
         for frame in frames:
             # By a clock that is wrong a frame has no age: its node is told instead.
             if not self.clocks.is_off(frame):
-                self._age.observe(max(0.0, now - frame.end_us / 1e6))
+                age_s = max(0.0, now - frame.end_us / 1e6)
+                self._age.observe(age_s)
+                self.totals.oldest_s = max(self.totals.oldest_s, age_s)
             if written:
                 self.tally.add(frame)
         self._skewed.set(len(self.clocks.off))

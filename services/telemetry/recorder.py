@@ -4,16 +4,25 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 
 from nats.js import JetStreamContext
 from prometheus_client import Gauge
 
-from services.telemetry.adapters.fleet_rows import Pool, missing_frames, write_inventories, write_runs
+from services.telemetry.adapters.fleet_rows import (
+    Pool,
+    missing_frames,
+    write_factors,
+    write_inventories,
+    write_pipeline,
+    write_runs,
+)
 from services.telemetry.adapters.frame_store import PostgresFrameStore
 from services.telemetry.adapters.partitions import Partitions
 from services.telemetry.adapters.record_rows import TABLES
 from services.telemetry.adapters.rollups import Rollups
 from services.telemetry.domain.latest import LatestSamples
+from services.telemetry.domain.runs import Totals
 from services.telemetry.frame_recording import DURABLE, FRAMES, FrameRecorder
 from services.telemetry.headroom import Headroom
 from services.telemetry.persisting import Persister
@@ -51,6 +60,7 @@ class Recorder:
             "autopilot_frames_missing", "frame numbers of the last hour that no recorder saw", registry=service.registry
         )
         self._headroom = Headroom(FRAMES.stream, DURABLE, service.health, service.registry)
+        self._name = f"{settings.node}/{os.getpid()}"
         self._told: dict[str, int] = {}
 
     async def run(self, js: JetStreamContext) -> None:
@@ -110,10 +120,12 @@ class Recorder:
 
     async def _count_frames(self, pool: Pool) -> None:
         before: dict[str, int] = {}
+        await self._write_factors(pool)
         while True:
-            runs = self.frames.tally.drain()
+            runs, totals, self.frames.totals = self.frames.tally.drain(), self.frames.totals, Totals()
             try:
                 await write_runs(pool, runs)
+                await write_pipeline(pool, self._name, totals, self.frames.backlog, COUNT_PERIOD_S)
                 now = await missing_frames(pool)
             except DATABASE_ERRORS:
                 self.frames.tally.give_back(runs)
@@ -122,6 +134,17 @@ class Recorder:
                 self._tell_missing({node: min(n, before.get(node, 0)) for node, n in now.items()})
                 before = now
             await asyncio.sleep(COUNT_PERIOD_S)
+
+    async def _write_factors(self, pool: Pool) -> None:
+        settings = self._settings
+        factors = {"price_per_kwh": settings.price_per_kwh, "co2_g_per_kwh": settings.co2_g_per_kwh}
+        while True:
+            try:
+                await write_factors(pool, factors)
+            except DATABASE_ERRORS:
+                await asyncio.sleep(1.0)
+            else:
+                return
 
     def _tell_missing(self, missing: dict[str, int]) -> None:
         self._missing.set(sum(missing.values()))

@@ -8,7 +8,7 @@ from typing import Any, TypeAlias
 
 import asyncpg
 
-from services.telemetry.domain.runs import Run
+from services.telemetry.domain.runs import Run, Totals
 from shared.messages.telemetry import NodeInventory
 
 Pool: TypeAlias = "asyncpg.Pool[Any]"
@@ -75,6 +75,29 @@ async def write_runs(pool: Pool, runs: dict[tuple[str, int], Run]) -> None:
     ]
     async with pool.acquire() as connection, connection.transaction():
         await connection.executemany(_RUNS, rows)
+
+
+async def write_factors(pool: Pool, factors: dict[str, float]) -> None:
+    """Set what dashboards multiply energy with."""
+    async with pool.acquire() as connection, connection.transaction():
+        await connection.executemany(
+            "INSERT INTO factors VALUES ($1, $2) ON CONFLICT (name) DO UPDATE SET value = excluded.value",
+            list(factors.items()),
+        )
+
+
+async def write_pipeline(pool: Pool, recorder: str, totals: Totals, backlog: int, elapsed_s: float) -> None:
+    """How this recorder does, for the pipeline's dashboard; a week of it is kept."""
+    await pool.execute(
+        "INSERT INTO pipeline VALUES (now(), $1, $2, $3, $4, $5, $6)",
+        recorder,
+        totals.samples / elapsed_s,
+        backlog,
+        totals.oldest_s if totals.samples else None,
+        totals.duplicates / elapsed_s,
+        totals.errors / elapsed_s,
+    )
+    await pool.execute("DELETE FROM pipeline WHERE ts < now() - interval '7 days'")
 
 
 async def missing_frames(pool: Pool) -> dict[str, int]:

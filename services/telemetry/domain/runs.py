@@ -52,3 +52,13 @@ class RunTally:
                     max(run.highest, newer.highest),
                     max(run.last_us, newer.last_us),
                 )
+
+
+@dataclass
+class Totals:
+    """What was done since this was last looked at."""
+
+    samples: int = 0
+    duplicates: int = 0
+    errors: int = 0
+    oldest_s: float = 0.0

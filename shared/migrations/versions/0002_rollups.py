@@ -70,6 +70,11 @@ CREATE TABLE processes (
   PRIMARY KEY (node, device, pid, started_at)
 );
 CREATE INDEX processes_seen ON processes (last_seen);
+CREATE TABLE factors (name text PRIMARY KEY, value double precision NOT NULL);
+CREATE TABLE pipeline (
+  ts timestamptz NOT NULL, recorder text NOT NULL, samples_per_s real NOT NULL, backlog bigint NOT NULL, age_s real,
+  duplicates_per_s real NOT NULL, errors_per_s real NOT NULL, PRIMARY KEY (ts, recorder)
+);
 CREATE INDEX events_ts ON events (ts);
 CREATE INDEX events_device ON events (node, device, ts);
 CREATE INDEX alerts_opened ON alerts (opened_at);

@@ -1,0 +1,1 @@
+"""The dashboards as code; `make dashboards` writes them to deploy/grafana/dashboards."""

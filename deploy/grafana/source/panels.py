@@ -1,0 +1,186 @@
+"""What all dashboards have in common: SQL queries, panels, variables, links, annotations."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from grafana_foundation_sdk.builders import bargauge, dashboard, stat, table, timeseries
+from grafana_foundation_sdk.cog import builder as cogbuilder
+from grafana_foundation_sdk.cog.variants import Dataquery
+from grafana_foundation_sdk.models import common
+from grafana_foundation_sdk.models.dashboard import (
+    DashboardLinkType,
+    DataSourceRef,
+    VariableRefresh,
+    VariableSort,
+)
+
+DATASOURCE = DataSourceRef(type_val="grafana-postgresql-datasource", uid="autopilot")
+TAGS = ["autopilot"]
+ANNOTATIONS = {
+    "Alerts": (
+        "red",
+        "SELECT opened_at AS time, coalesce(resolved_at, now()) AS timeend, summary AS text, "
+        "concat_ws(',', severity, node, device) AS tags FROM alerts WHERE $__timeFilter(opened_at) LIMIT 500",
+    ),
+    "Decisions": (
+        "blue",
+        "SELECT ts AS time, issuer || ': ' || reason AS text, concat_ws(',', kind, target) AS tags "
+        "FROM commands WHERE $__timeFilter(ts) LIMIT 500",
+    ),
+}
+
+
+@dataclass
+class SqlQuery(Dataquery, cogbuilder.Builder[Dataquery]):
+    """A query of Grafana's PostgreSQL data source, which the SDK has no type for."""
+
+    raw_sql: str
+    format: str = "time_series"
+    ref_id: str = "A"
+    datasource: DataSourceRef = field(default_factory=lambda: DATASOURCE)
+
+    def build(self) -> Dataquery:
+        """It is its own builder."""
+        return self
+
+    def to_json(self) -> dict[str, Any]:
+        """As Grafana keeps it."""
+        return {
+            "refId": self.ref_id,
+            "datasource": {"type": self.datasource.type_val, "uid": self.datasource.uid},
+            "format": self.format,
+            "rawQuery": True,
+            "rawSql": self.raw_sql,
+            "editorMode": "code",
+        }
+
+
+def by_interval(column: str, where: str, *, expression: str = "{c}", rollup: str = "avg", name: str = "") -> str:
+    """A metric of devices at the grain that fits the time range: ticks, minutes or hours.
+
+    `where` picks devices from `devices d`; only one of the three parts is planned, as the interval is
+    a constant by the time the server sees it.
+    """
+    label = name or "d.device"
+    parts = []
+    for source, grain, source_column in (
+        ("samples", "$__interval_ms < 60000", column),
+        ("samples_1m", "$__interval_ms >= 60000 AND $__interval_ms < 3600000", f"{column}_{rollup}"),
+        ("samples_1h", "$__interval_ms >= 3600000", f"{column}_{rollup}"),
+    ):
+        value = expression.format(c=f"s.{source_column}")
+        parts.append(
+            f"SELECT s.ts AS time, {label} AS metric, {value} AS value FROM devices d "
+            f"JOIN {source} s USING (device_id) WHERE {grain} AND {where} AND $__timeFilter(s.ts) "
+            f"AND s.{source_column} IS NOT NULL"
+        )
+    return " UNION ALL ".join(parts) + " ORDER BY 1"
+
+
+def chart(title: str, sql: str, unit: str, *, width: int = 12, stacked: bool = False) -> timeseries.Panel:
+    """Lines over time; columns time, metric, value or one column a line."""
+    panel = (
+        timeseries.Panel()
+        .title(title)
+        .datasource(DATASOURCE)
+        .unit(unit)
+        .span(width)
+        .height(8)
+        .line_width(1)
+        .fill_opacity(20 if stacked else 5)
+        .show_points(common.VisibilityMode.NEVER)
+        .span_nulls(300_000)
+        .with_target(SqlQuery(sql))
+    )
+    if stacked:
+        panel.stacking(common_stacking())
+    return panel
+
+
+def common_stacking() -> Any:
+    """Normal stacking."""
+    from grafana_foundation_sdk.builders import common as common_builders  # noqa: PLC0415  one use
+
+    return common_builders.StackingConfig().mode(common.StackingMode.NORMAL)
+
+
+def number(title: str, sql: str, unit: str = "short", *, width: int = 4) -> stat.Panel:
+    """One big number."""
+    return (
+        stat.Panel().title(title).datasource(DATASOURCE).unit(unit).span(width).height(4)
+        .with_target(SqlQuery(sql, "table"))
+    )  # fmt: skip
+
+
+def rows(title: str, sql: str, *, width: int = 12, links: dict[str, str] | None = None) -> table.Panel:
+    """A table; `links` makes the values of a column lead to a page."""
+    panel = table.Panel().title(title).datasource(DATASOURCE).span(width).height(8).with_target(SqlQuery(sql, "table"))
+    for column, url in (links or {}).items():
+        panel.override_by_name(column, [_link(column, url)])
+    return panel
+
+
+def _link(column: str, url: str) -> Any:
+    from grafana_foundation_sdk.models.dashboard import DynamicConfigValue  # noqa: PLC0415  one use
+
+    return DynamicConfigValue(id_val="links", value=[{"title": f"Open {column}", "url": url}])
+
+
+def bars(title: str, sql: str, unit: str, *, width: int = 12) -> bargauge.Panel:
+    """One bar a row; columns name, value."""
+    return (
+        bargauge.Panel().title(title).datasource(DATASOURCE).unit(unit).span(width).height(8)
+        .with_target(SqlQuery(sql, "table"))
+    )  # fmt: skip
+
+
+def choice(name: str, sql: str, *, multi: bool) -> dashboard.QueryVariable:
+    """A variable whose values come from the database."""
+    variable = (
+        dashboard.QueryVariable(name)
+        .datasource(DATASOURCE)
+        .query(sql)
+        .refresh(VariableRefresh.ON_TIME_RANGE_CHANGED)
+        .sort(VariableSort.ALPHABETICAL_ASC)
+        .multi(multi)
+    )
+    return variable.include_all(True) if multi else variable
+
+
+def page(uid: str, title: str, span: str = "now-6h") -> dashboard.Dashboard:
+    """An empty dashboard with links to its sisters."""
+    return (
+        dashboard.Dashboard(title)
+        .uid(f"autopilot-{uid}")
+        .tags(TAGS)
+        .refresh("30s")
+        .time(span, "now")
+        .timezone("browser")
+        .link(
+            dashboard.DashboardLink("Autopilot")
+            .type(DashboardLinkType.DASHBOARDS)
+            .tags(TAGS)
+            .as_dropdown(True)
+            .keep_time(True)
+            .include_vars(True)
+        )
+    )
+
+
+def annotated(model: dict[str, Any]) -> dict[str, Any]:
+    """Alerts and decisions drawn over every chart; the SDK has no SQL annotations."""
+    model["annotations"] = {
+        "list": [
+            {
+                "name": name,
+                "datasource": {"type": DATASOURCE.type_val, "uid": DATASOURCE.uid},
+                "enable": name == "Alerts",
+                "iconColor": color,
+                "target": {"refId": "Anno", "format": "table", "rawQuery": True, "rawSql": sql},
+            }
+            for name, (color, sql) in ANNOTATIONS.items()
+        ]
+    }
+    return model
