@@ -60,10 +60,11 @@ class SqlQuery(Dataquery, cogbuilder.Builder[Dataquery]):
 def by_interval(column: str, where: str, *, expression: str = "{c}", rollup: str = "avg", name: str = "") -> str:
     """A metric of devices at the grain that fits the time range: ticks, minutes or hours.
 
-    `where` picks devices from `devices d`; only one of the three parts is planned, as the interval is
+    `where` picks devices from `devices d`, as an array: a join alone would not be pushed down into a
+    continuous aggregate. Only one of the three parts is planned, as the interval is
     a constant by the time the server sees it.
     """
-    label = name or "d.device"
+    label = name or "(SELECT d.device FROM devices d WHERE d.device_id = s.device_id)"
     parts = []
     for source, grain, source_column in (
         ("samples", "$__interval_ms < 60000", column),
@@ -72,9 +73,9 @@ def by_interval(column: str, where: str, *, expression: str = "{c}", rollup: str
     ):
         value = expression.format(c=f"s.{source_column}")
         parts.append(
-            f"SELECT s.ts AS time, {label} AS metric, {value} AS value FROM devices d "
-            f"JOIN {source} s USING (device_id) WHERE {grain} AND {where} AND $__timeFilter(s.ts) "
-            f"AND s.{source_column} IS NOT NULL"
+            f"SELECT s.ts AS time, {label} AS metric, {value} AS value FROM {source} s WHERE {grain} "
+            f"AND s.device_id = ANY(ARRAY(SELECT d.device_id FROM devices d WHERE {where})) "
+            f"AND $__timeFilter(s.ts) AND s.{source_column} IS NOT NULL"
         )
     return " UNION ALL ".join(parts) + " ORDER BY 1"
 

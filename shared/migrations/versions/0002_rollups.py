@@ -117,7 +117,7 @@ def _aggregates(last: str) -> list[tuple[str, str, str]]:
 
 def _timescale() -> None:
     op.execute("DROP INDEX IF EXISTS samples_ts_idx")
-    columns = ", ".join(f"{expression} AS {name}" for name, _, expression in _aggregates("last({}, ts)"))
+    columns = ", ".join(f"{expression} AS {name}" for name, _, expression in _aggregates("last({0}, CASE WHEN {0} IS NOT NULL THEN ts END)"))
     real_time = "WITH (timescaledb.continuous, timescaledb.materialized_only = false)"
     op.execute(
         f"CREATE MATERIALIZED VIEW samples_1m {real_time} AS "  # noqa: S608  our names
@@ -127,7 +127,9 @@ def _timescale() -> None:
     again = ["sum(samples) AS samples"]
     for name, _, _ in _aggregates("{}"):
         kind = name.rsplit("_", 1)[1]
-        again.append(f"last({name}, ts) AS {name}" if kind == "last" else f"{kind}({name}) AS {name}")
+        known = f"last({name}, CASE WHEN {name} IS NOT NULL THEN ts END) AS {name}"
+        weighted = f"sum({name} * samples) / nullif(sum(samples) FILTER (WHERE {name} IS NOT NULL), 0) AS {name}"
+        again.append({"last": known, "avg": weighted}.get(kind, f"{kind}({name}) AS {name}"))
     op.execute(
         f"CREATE MATERIALIZED VIEW samples_1h {real_time} AS "  # noqa: S608  our names
         f"SELECT device_id, time_bucket('1 hour', ts) AS ts, {', '.join(again)} FROM samples_1m "
