@@ -21,7 +21,7 @@ _KNOWN_NAMES: dict[tuple[str, ...], tuple[str, ...]] = {}
 _LATEST_US = 253_370_764_800_000_000  # the year 9999, the last that datetime and PostgreSQL share
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class TelemetryFrame:
     """Samples of shape [ticks, devices, metrics]; NaN is "could not be read this time".
 
@@ -48,7 +48,8 @@ class TelemetryFrame:
     @property
     def end_us(self) -> int:
         """Time of the last tick in µs since 1970 UTC."""
-        return self.start_us + round((self.ticks - 1) * self.period_s * 1e6)
+        ticks = len(self.values)
+        return self.start_us if ticks == 1 else self.start_us + round((ticks - 1) * self.period_s * 1e6)
 
     @property
     def ticks(self) -> int:

@@ -45,7 +45,7 @@ def _stream(name: str, *subject: str, age_s: float, mib: int, **more: object) ->
 
 
 STREAMS: tuple[StreamConfig, ...] = (
-    _stream("TELEMETRY", subjects.FRAMES, age_s=HOUR_S, mib=2048),
+    _stream("TELEMETRY", subjects.FRAMES, age_s=HOUR_S, mib=4096),
     _stream("EVENTS", subjects.EVENTS, age_s=30 * DAY_S, mib=512),
     _stream("ALERTS", subjects.ALERTS, age_s=90 * DAY_S, mib=512),
     _stream("COMMANDS", subjects.COMMANDS, age_s=DAY_S, mib=256),

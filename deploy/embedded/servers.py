@@ -25,7 +25,7 @@ authorization {{ user: {user}, password: "{password}" }}
 
 # Telemetry is a steady flood of writes: checkpoints every few seconds would write every page twice.
 POSTGRES_TUNING = """
-shared_buffers = '256MB'
+shared_buffers = '1GB'
 max_wal_size = '4GB'
 checkpoint_timeout = '15min'
 """

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import sys
 
 from services.telemetry.app import create_agent, create_recorder
@@ -22,6 +23,10 @@ def main() -> None:
         recorder = load(RecorderSettings)
         setup_logging("recorder", recorder.log_level)
         app = create_recorder(recorder)
+        # A batch is tens of thousands of objects that reference counting frees: looking for cycles among
+        # them every 700 allocations took a tenth of the recorder's time.
+        gc.freeze()
+        gc.set_threshold(100_000, 20, 100)
     else:
         sys.exit("usage: python -m services.telemetry agent|recorder")
     asyncio.run(app.run())

@@ -15,6 +15,7 @@ from services.telemetry.adapters.exposition import DeviceCollector
 from services.telemetry.adapters.guarded import GuardedSource
 from services.telemetry.adapters.kernel_log import KernelLog
 from services.telemetry.adapters.otel import otlp_reader, start_export
+from services.telemetry.adapters.privilege import may_control_power
 from services.telemetry.adapters.simulated import SimulatedSource
 from services.telemetry.adapters.sources import make_sources
 from services.telemetry.domain.frame_buffer import FrameBuffer
@@ -56,6 +57,7 @@ def create_agent(settings: AgentSettings | None = None) -> FastStream:
         health=service.health,
         buffer=FrameBuffer(settings.frame_buffer),
         latest=latest,
+        privileged=may_control_power(),
     )
     if settings.kernel_log:
         sampler.extra_events = KernelLog(sampler.device_at).poll

@@ -109,14 +109,17 @@ class Recorder:
     async def _roll_up(self, pool: Pool) -> None:
         rollups = Rollups(pool)
         while True:
-            # Frames that wait come first: a rollup can be made later, a stream's age cannot be turned back.
-            if self.frames.backlog < 2 * self._settings.frame_batch:
-                try:
-                    await rollups.turn()
+            try:
+                await rollups.turn(self._busy)
+                if not self._busy():
                     await rollups.jobs()
-                except DATABASE_ERRORS as error:
-                    log.warning("rollup not made", extra={"error": f"{type(error).__name__}: {error}"})
+            except DATABASE_ERRORS as error:
+                log.warning("rollup not made", extra={"error": f"{type(error).__name__}: {error}"})
             await asyncio.sleep(UPKEEP_PERIOD_S)
+
+    def _busy(self) -> bool:
+        """Frames that wait come first: a rollup can be made later, a stream's age cannot be turned back."""
+        return self.frames.backlog > 2 * self._settings.frame_batch
 
     async def _count_frames(self, pool: Pool) -> None:
         before: dict[str, int] = {}

@@ -52,6 +52,8 @@ class Sampler:
     devices: dict[str, tuple[DeviceInfo, GuardedSource]] = field(default_factory=dict)
     epoch_us: int = field(default_factory=_now_us)
     extra_events: Callable[[], list[SourceEvent]] = list
+    privileged: bool = True
+    _said_unprivileged: bool = False
     _hung: set[str] = field(default_factory=set)
     _occurrences: OccurrenceFilter = field(default_factory=OccurrenceFilter)
     _links: dict[tuple[str, int], bool] = field(default_factory=dict)
@@ -73,6 +75,7 @@ class Sampler:
                 continue
             states[source.name] = "ok"
             self.devices = {k: v for k, v in self.devices.items() if v[1] is not source}
+            found = [self._with_privilege(info) for info in found]
             self.devices |= {info.device: (info, source) for info in found}
             for event in self._link_changes(found):
                 self._queue_event(event, _now_us(), 0)
@@ -86,6 +89,15 @@ class Sampler:
                 agent_epoch_us=self.epoch_us,
             )
         )
+
+    def _with_privilege(self, info: DeviceInfo) -> DeviceInfo:
+        if not info.can_cap:
+            return info
+        allowed = info.simulated or self.privileged
+        if not allowed and not self._said_unprivileged:
+            self._said_unprivileged = True
+            log.warning("no privilege to cap power: run the agent as root or with CAP_SYS_ADMIN")
+        return info.model_copy(update={"can_set_power": allowed})
 
     def _link_changes(self, found: list[DeviceInfo]) -> list[SourceEvent]:
         events = []

@@ -58,7 +58,6 @@ class DeviceInfo(Message):
     compute_mode: str | None = None
     ecc_mode: bool | None = None
     mig_mode: bool | None = None
-    metrics: list[str] = []
     can_set_power: bool | None = None
     links: list[LinkInfo] = []
     processes: list[ProcessInfo] = []

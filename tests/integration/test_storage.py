@@ -171,7 +171,7 @@ class TestFrames:
     async def test_numbers_that_no_recorder_saw_are_missing(self, pool: asyncpg.Pool[Any]) -> None:
         recorders = [RunTally(), RunTally()]
         for number in (1, 2, 3, 4, 6, 7, 9, 10):
-            recorders[number % 2].add(frame(sequence=number, start=utc_now()))
+            recorders[number % 2].add([frame(sequence=number, start=utc_now())])
         for tally in recorders:
             await write_runs(pool, tally.drain())
         assert await missing_frames(pool) == {"n1": 2}

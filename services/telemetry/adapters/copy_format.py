@@ -20,30 +20,35 @@ _POSTGRES_EPOCH_US = 946_684_800_000_000  # 2000-01-01 UTC, in µs since 1970
 
 def copy_binary(block: SampleBlock) -> bytes:
     """The COPY stream of columns ts, device_id and the block's metrics; NaN becomes NULL."""
-    fields: list[tuple[str, str]] = [
-        ("fields", ">i2"),
-        ("ts_len", ">i4"),
-        ("ts", ">i8"),
-        ("id_len", ">i4"),
-        ("id", ">i4"),
-    ]
-    for i, metric in enumerate(block.metrics):
-        fields += [(f"len{i}", ">i4"), (f"v{i}", ">f8" if BY_NAME[metric].is_double else ">f4")]
-    rows = np.empty(len(block), np.dtype(fields))
-    rows["fields"], rows["ts_len"], rows["id_len"] = 2 + len(block.metrics), 8, 4
+    doubles = [BY_NAME[metric].is_double for metric in block.metrics]
+    kind = np.dtype(
+        [("fields", ">i2"), ("ts_len", ">i4"), ("ts", ">i8"), ("id_len", ">i4"), ("id", ">i4")]
+        + [
+            field
+            for i, double in enumerate(doubles)
+            for field in ((f"len{i}", ">i4"), (f"v{i}", ">f8" if double else ">f4"))
+        ]
+    )
+    one = np.zeros((), kind)
+    one["fields"], one["ts_len"], one["id_len"] = 2 + len(doubles), 8, 4
+    for i, double in enumerate(doubles):
+        one[f"len{i}"] = 8 if double else 4
+    rows = np.empty(len(block), kind)
+    rows[:] = one
     rows["ts"], rows["id"] = block.at_us - _POSTGRES_EPOCH_US, block.device_ids
-    missing = np.isnan(block.values)
-    for i, metric in enumerate(block.metrics):
-        rows[f"len{i}"] = 8 if BY_NAME[metric].is_double else 4
-        rows[f"v{i}"] = block.values[:, i]
+    # Columns one after the other: to convert and copy them lying side by side takes half as long again.
+    columns = np.ascontiguousarray(block.values.T)
+    swapped = columns.astype(">f4")
+    for i, double in enumerate(doubles):
+        rows[f"v{i}"] = columns[i].astype(">f8") if double else swapped[i]
+    missing = np.isnan(columns)
     if not missing.any():
-        return _HEADER + rows.tobytes() + _TRAILER
-    assert rows.dtype.fields is not None  # noqa: S101  it was built from fields
-    keep = np.ones((len(block), rows.dtype.itemsize), bool)
-    for i in map(int, np.flatnonzero(missing.any(axis=0))):
-        null = missing[:, i]
-        rows[f"len{i}"][null] = -1
-        kind, offset = rows.dtype.fields[f"v{i}"][:2]
-        keep[null, offset : offset + kind.itemsize] = False
+        return b"".join((_HEADER, rows.view(np.uint8).data, _TRAILER))
+    assert kind.fields is not None  # noqa: S101  it was built from fields
+    keep = np.ones((len(block), kind.itemsize), bool)
+    for i in map(int, np.flatnonzero(missing.any(axis=1))):
+        rows[f"len{i}"][missing[i]] = -1
+        field, offset = kind.fields[f"v{i}"][:2]
+        keep[missing[i], offset : offset + field.itemsize] = False
     flat = rows.view(np.uint8).reshape(keep.shape)
     return _HEADER + flat[keep].tobytes() + _TRAILER

@@ -79,13 +79,13 @@ async def _whole(data: bytes) -> AsyncIterator[bytes]:
 async def _mark_minutes(connection: Connection, block: SampleBlock) -> None:
     """Say which minutes the rollups must look at again.
 
-    Last in its transaction: the lock on a minute's row makes a rollup of the same minute wait for
-    these rows, or this transaction wait for the rollup, so that no row is rolled past.
+    Last in its transaction, so that its lock on the minute's row is short. A rollup takes the mark off
+    only where no transaction counted it up meanwhile, so that no row is rolled past.
     """
     minutes = [datetime.fromtimestamp(us / 1e6, UTC) for us in block.minutes_us()]
     await connection.execute(
         "INSERT INTO rollup_marks (kind, ts) SELECT '1m', unnest($1::timestamptz[]) "
-        "ON CONFLICT (kind, ts) DO UPDATE SET marked_at = now()",
+        "ON CONFLICT (kind, ts) DO UPDATE SET marks = rollup_marks.marks + 1",
         minutes,
     )
 

@@ -1,12 +1,13 @@
 """Minutes, hours, nodes and energy from samples: made again for whatever minute rows were written to.
 
 Every transaction that writes samples marks the minutes it touched, so late rows, backfills and
-several recorders need nothing besides. `SKIP LOCKED` shares the marks out among recorders.
+several recorders need nothing besides. A mark is taken by one recorder at a time.
 """
 
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -76,15 +77,26 @@ def _replacing(names: list[str]) -> str:
 _NODES = """
 INSERT INTO nodes_1m (ts, node, devices, power_w, power_cap_w, gpu_util_pct, gpu_util_max_pct, memory_used_bytes,
   memory_total_bytes, temp_max_c, throttled)
-SELECT s.ts, d.node, count(*), sum(s.power_w_avg), sum(s.power_enforced_w_last), avg(s.gpu_util_pct_avg),
-  max(s.gpu_util_pct_max), sum(s.memory_used_bytes_avg), sum(s.memory_total_bytes_last), max(s.temp_c_max),
-  count(*) FILTER (WHERE s.clock_event_reasons_max::int & 232 <> 0)
-FROM samples_1m s JOIN devices d USING (device_id) WHERE s.ts = $1 GROUP BY s.ts, d.node
+SELECT $1::timestamptz, d.node, count(*), sum(s.power_w), sum(s.cap_w), avg(s.util), max(s.util_max), sum(s.used),
+  sum(s.total), max(s.temp), count(*) FILTER (WHERE s.reasons & 232 <> 0)
+FROM ({devices}) s JOIN devices d USING (device_id) GROUP BY d.node
 ON CONFLICT (ts, node) DO UPDATE SET devices = excluded.devices, power_w = excluded.power_w,
   power_cap_w = excluded.power_cap_w, gpu_util_pct = excluded.gpu_util_pct,
   gpu_util_max_pct = excluded.gpu_util_max_pct, memory_used_bytes = excluded.memory_used_bytes,
   memory_total_bytes = excluded.memory_total_bytes, temp_max_c = excluded.temp_max_c, throttled = excluded.throttled
 """
+_NODES_FROM_MINUTES = _NODES.format(
+    devices="""SELECT device_id, power_w_avg AS power_w, power_enforced_w_last AS cap_w, gpu_util_pct_avg AS util,
+  gpu_util_pct_max AS util_max, memory_used_bytes_avg AS used, memory_total_bytes_last AS total, temp_c_max AS temp,
+  clock_event_reasons_max::int AS reasons FROM samples_1m WHERE ts = $1::timestamptz"""
+)
+# A continuous aggregate that is not materialised yet computes all its columns, whichever are asked for.
+_NODES_FROM_TICKS = _NODES.format(
+    devices="""SELECT device_id, avg(power_w) AS power_w, max(power_enforced_w) AS cap_w, avg(gpu_util_pct) AS util,
+  max(gpu_util_pct) AS util_max, avg(memory_used_bytes) AS used, max(memory_total_bytes) AS total, max(temp_c) AS temp,
+  max(clock_event_reasons)::int AS reasons FROM samples
+  WHERE ts >= $1::timestamptz AND ts < $1::timestamptz + interval '1 minute' GROUP BY device_id"""
+)
 
 # A counter's growth from one minute's last value to the next one's: across a reset, what it reached before
 # (the minute's highest) and what it reached since. Without a counter, mean power times the time covered.
@@ -112,11 +124,14 @@ ON CONFLICT (device_id, ts) DO UPDATE SET energy_j = excluded.energy_j, source =
 """
 
 _TAKE = """
-DELETE FROM rollup_marks WHERE (kind, ts) = (
+UPDATE rollup_marks SET taken_until = now() + interval '15 minutes' WHERE (kind, ts) = (
   SELECT kind, ts FROM rollup_marks WHERE kind = $1 AND ts < now() - $2::interval
+    AND (taken_until IS NULL OR taken_until < now())
   ORDER BY ts DESC LIMIT 1 FOR UPDATE SKIP LOCKED)
-RETURNING ts
+RETURNING ts, marks
 """
+_DONE = "DELETE FROM rollup_marks WHERE kind = $1 AND ts = $2 AND marks = $3"
+_AGAIN = "UPDATE rollup_marks SET taken_until = NULL WHERE kind = $1 AND ts = $2"
 
 # The energy of a job: mean power of its device while it ran, shared by overlap with the jobs beside it.
 _JOBS = """
@@ -145,17 +160,17 @@ class Rollups:
         self._minutes, self._hours = "", ""
         self._hours_not_before = 0.0
 
-    async def turn(self) -> int:
-        """Roll up the minutes, and the hours when they are due, that were marked; return how many."""
+    async def turn(self, busy: Callable[[], bool] = lambda: False) -> int:
+        """Roll up what was marked, newest first, hours when they are due, until `busy`; return how many."""
         self._native = await self._pool.fetchval("SELECT relkind = 'p' FROM pg_class WHERE relname = 'samples'")
         present = {row["metric"] for row in await self._pool.fetch("SELECT metric FROM metrics_seen")}
         self._minutes, self._hours = _native_minute(present), _native_hour(present)
         done = 0
-        while done < MARKS_PER_TURN and await self._minute():
+        while done < MARKS_PER_TURN and not busy() and await self._one("1m", 60 + GRACE_S):
             done += 1
         if time.monotonic() >= self._hours_not_before:
             started = time.monotonic()
-            while done < 2 * MARKS_PER_TURN and await self._hour():
+            while done < 2 * MARKS_PER_TURN and not busy() and await self._one("1h", 0):
                 done += 1
             # On a big fleet an hour takes long to add up: it never takes more than a tenth of a recorder's time.
             self._hours_not_before = time.monotonic() + max(30.0, 10 * (time.monotonic() - started))
@@ -165,30 +180,29 @@ class Rollups:
         """Give jobs that ended lately the energy that they took."""
         await self._pool.execute(_JOBS)
 
-    async def _minute(self) -> bool:
+    async def _one(self, kind: str, age_s: float) -> bool:
+        """Take a mark, roll up, and take the mark off unless rows came meanwhile."""
+        mark = await self._pool.fetchrow(_TAKE, kind, timedelta(seconds=age_s))
+        if mark is None:
+            return False
         async with self._pool.acquire() as connection, connection.transaction():
-            minute = await self._take(connection, "1m", 60 + GRACE_S)
-            if minute is None:
-                return False
-            if self._native:
-                await connection.execute(self._minutes, minute, timeout=LONGEST_S)
-            await connection.execute(_NODES, minute, timeout=LONGEST_S)
-            await connection.execute(
-                "INSERT INTO rollup_marks (kind, ts) VALUES ('1h', date_trunc('hour', $1::timestamptz, 'UTC')) "
-                "ON CONFLICT (kind, ts) DO UPDATE SET marked_at = rollup_marks.marked_at",
-                minute,
-            )
+            await (self._minute if kind == "1m" else self._hour)(connection, mark["ts"])
+        await self._pool.execute(_DONE, kind, mark["ts"], mark["marks"])
+        await self._pool.execute(_AGAIN, kind, mark["ts"])
         return True
 
-    async def _hour(self) -> bool:
-        async with self._pool.acquire() as connection, connection.transaction():
-            hour = await self._take(connection, "1h", 0)
-            if hour is None:
-                return False
-            if self._native:
-                await connection.execute(self._hours, hour, timeout=LONGEST_S)
-            await connection.execute(_ENERGY, hour, timeout=LONGEST_S)
-        return True
+    async def _minute(self, connection: Any, minute: datetime) -> None:
+        if self._native:
+            await connection.execute(self._minutes, minute, timeout=LONGEST_S)
+        nodes = _NODES_FROM_MINUTES if self._native else _NODES_FROM_TICKS
+        await connection.execute(nodes, minute, timeout=LONGEST_S)
+        await connection.execute(
+            "INSERT INTO rollup_marks (kind, ts) VALUES ('1h', date_trunc('hour', $1::timestamptz, 'UTC')) "
+            "ON CONFLICT (kind, ts) DO UPDATE SET marks = rollup_marks.marks + 1",
+            minute,
+        )
 
-    async def _take(self, connection: Any, kind: str, age_s: float) -> datetime | None:
-        return await connection.fetchval(_TAKE, kind, timedelta(seconds=age_s))  # type: ignore[no-any-return]
+    async def _hour(self, connection: Any, hour: datetime) -> None:
+        if self._native:
+            await connection.execute(self._hours, hour, timeout=LONGEST_S)
+        await connection.execute(_ENERGY, hour, timeout=LONGEST_S)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from shared.frames import TelemetryFrame
@@ -23,16 +24,20 @@ class RunTally:
 
     _runs: dict[tuple[str, int], Run] = field(default_factory=dict)
 
-    def add(self, frame: TelemetryFrame) -> None:
-        """Count a frame."""
-        run = self._runs.get((frame.node, frame.epoch_us))
-        if run is None:
-            self._runs[frame.node, frame.epoch_us] = Run(1, frame.sequence, frame.sequence, frame.end_us)
-            return
-        run.frames += 1
-        run.lowest = min(run.lowest, frame.sequence)
-        run.highest = max(run.highest, frame.sequence)
-        run.last_us = max(run.last_us, frame.end_us)
+    def add(self, frames: Iterable[TelemetryFrame]) -> None:
+        """Count frames."""
+        runs = self._runs
+        for frame in frames:
+            run = runs.get((frame.node, frame.epoch_us))
+            number = frame.sequence
+            if run is None:
+                runs[frame.node, frame.epoch_us] = Run(1, number, number, frame.end_us)
+                continue
+            run.frames += 1
+            if number > run.highest:
+                run.highest, run.last_us = number, frame.end_us
+            elif number < run.lowest:
+                run.lowest = number
 
     def drain(self) -> dict[tuple[str, int], Run]:
         """Take the counts by (node, start of the run in µs)."""

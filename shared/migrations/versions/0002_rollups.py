@@ -46,7 +46,8 @@ LATEST = """
 
 TABLES = """
 CREATE TABLE rollup_marks (
-  kind text NOT NULL, ts timestamptz NOT NULL, marked_at timestamptz NOT NULL DEFAULT now(), PRIMARY KEY (kind, ts)
+  kind text NOT NULL, ts timestamptz NOT NULL, marks bigint NOT NULL DEFAULT 1, taken_until timestamptz,
+  PRIMARY KEY (kind, ts)
 );
 CREATE TABLE metrics_seen (metric text PRIMARY KEY);
 CREATE TABLE nodes_1m (
@@ -117,7 +118,9 @@ def _aggregates(last: str) -> list[tuple[str, str, str]]:
 
 def _timescale() -> None:
     op.execute("DROP INDEX IF EXISTS samples_ts_idx")
-    columns = ", ".join(f"{expression} AS {name}" for name, _, expression in _aggregates("last({0}, CASE WHEN {0} IS NOT NULL THEN ts END)"))
+    columns = ", ".join(
+        f"{expression} AS {name}" for name, _, expression in _aggregates("last({0}, ts) FILTER (WHERE {0} IS NOT NULL)")
+    )
     real_time = "WITH (timescaledb.continuous, timescaledb.materialized_only = false)"
     op.execute(
         f"CREATE MATERIALIZED VIEW samples_1m {real_time} AS "  # noqa: S608  our names
@@ -127,7 +130,7 @@ def _timescale() -> None:
     again = ["sum(samples) AS samples"]
     for name, _, _ in _aggregates("{}"):
         kind = name.rsplit("_", 1)[1]
-        known = f"last({name}, CASE WHEN {name} IS NOT NULL THEN ts END) AS {name}"
+        known = f"last({name}, ts) FILTER (WHERE {name} IS NOT NULL) AS {name}"
         weighted = f"sum({name} * samples) / nullif(sum(samples) FILTER (WHERE {name} IS NOT NULL), 0) AS {name}"
         again.append({"last": known, "avg": weighted}.get(kind, f"{kind}({name}) AS {name}"))
     op.execute(
@@ -136,8 +139,8 @@ def _timescale() -> None:
         f"GROUP BY device_id, time_bucket('1 hour', ts) WITH NO DATA"
     )
     for name, start, end, every in (
-        ("samples_1m", "3 hours", "1 minute", "1 minute"),
-        ("samples_1h", "1 day", "1 hour", "10 minutes"),
+        ("samples_1m", "3 hours", "1 minute", "5 minutes"),
+        ("samples_1h", "1 day", "1 hour", "30 minutes"),
     ):
         op.execute(
             f"SELECT add_continuous_aggregate_policy('{name}', start_offset => interval '{start}', "
