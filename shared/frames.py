@@ -12,8 +12,8 @@ import numpy as np
 import numpy.typing as npt
 
 from shared.errors import InvalidInputError
+from shared.frame_bytes import SCHEMA_VERSION, pack_frame
 
-SCHEMA_VERSION = 1
 MAX_VALUES = 4_000_000
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MOST_KNOWN_NAMES = 50_000
@@ -74,20 +74,19 @@ def encode(frame: TelemetryFrame) -> bytes:
     expected = (frame.ticks, len(frame.devices), len(frame.metrics))
     if frame.values.shape != expected:
         raise InvalidInputError("values", frame.values.shape, f"shape must be {expected}")
-    body = {
-        "v": frame.schema_version,
-        "node": frame.node,
-        "start_us": frame.start_us,
-        "period_s": frame.period_s,
-        "devices": list(frame.devices),
-        "metrics": list(frame.metrics),
-        "ticks": frame.ticks,
-        "values": frame.values.astype("<f4", copy=False).tobytes(),
-        "seq": frame.sequence,
-        "epoch_us": frame.epoch_us,
-        "simulated": sorted(frame.simulated),
-    }
-    return bytes(msgpack.packb(body))
+    return pack_frame(
+        node=frame.node,
+        start_us=frame.start_us,
+        period_s=frame.period_s,
+        devices=frame.devices,
+        metrics=frame.metrics,
+        ticks=frame.ticks,
+        block=frame.values.astype("<f4", copy=False).tobytes(),
+        sequence=frame.sequence,
+        epoch_us=frame.epoch_us,
+        simulated=frame.simulated,
+        schema_version=frame.schema_version,
+    )
 
 
 def decode(data: bytes) -> TelemetryFrame:

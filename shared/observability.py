@@ -4,11 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from faststream.nats.opentelemetry import NatsTelemetryMiddleware
 from faststream.nats.prometheus import NatsPrometheusMiddleware
-from opentelemetry.sdk.resources import Resource
-from opentelemetry.sdk.trace import TracerProvider
-from opentelemetry.sdk.trace.export import BatchSpanProcessor
 from prometheus_client import CollectorRegistry
 
 from shared.settings import ServiceSettings
@@ -43,11 +39,18 @@ def middlewares(settings: ServiceSettings, service: str, registry: CollectorRegi
     prometheus._settings_provider_factory = lambda _: _BoundedSettings()  # type: ignore[assignment,return-value]  # noqa: SLF001  the public class fixes the factory
     found: list[Any] = [prometheus]
     if settings.otlp_endpoint:
-        from opentelemetry.exporter.otlp.proto.http.trace_exporter import (  # noqa: PLC0415  an optional extra
-            OTLPSpanExporter,
-        )
-
-        provider = TracerProvider(resource=Resource.create({"service.name": f"autopilot-{service}"}))
-        provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter(settings.otlp_endpoint)))
-        found.append(NatsTelemetryMiddleware(tracer_provider=provider))
+        found.append(_tracing(settings.otlp_endpoint, service))
     return found
+
+
+def _tracing(endpoint: str, service: str) -> Any:
+    """Imported where it is switched on: an optional extra, and memory that an agent need not have."""
+    from faststream.nats.opentelemetry import NatsTelemetryMiddleware  # noqa: PLC0415
+    from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter  # noqa: PLC0415
+    from opentelemetry.sdk.resources import Resource  # noqa: PLC0415
+    from opentelemetry.sdk.trace import TracerProvider  # noqa: PLC0415
+    from opentelemetry.sdk.trace.export import BatchSpanProcessor  # noqa: PLC0415
+
+    provider = TracerProvider(resource=Resource.create({"service.name": f"autopilot-{service}"}))
+    provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter(endpoint)))
+    return NatsTelemetryMiddleware(tracer_provider=provider)

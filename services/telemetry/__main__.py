@@ -6,7 +6,6 @@ import asyncio
 import gc
 import sys
 
-from services.telemetry.app import create_agent, create_recorder
 from services.telemetry.settings import AgentSettings, RecorderSettings
 from shared.logs import setup_logging
 from shared.settings import load
@@ -18,10 +17,14 @@ def main() -> None:
     if role == "agent":
         agent = load(AgentSettings)
         setup_logging("agent", agent.log_level)
+        from services.telemetry.agent_app import create_agent  # noqa: PLC0415  an agent needs no database
+
         app = create_agent(agent)
     elif role == "recorder":
         recorder = load(RecorderSettings)
         setup_logging("recorder", recorder.log_level)
+        from services.telemetry.recorder_app import create_recorder  # noqa: PLC0415  a recorder needs no driver
+
         app = create_recorder(recorder)
         # A batch is tens of thousands of objects that reference counting frees: looking for cycles among
         # them every 700 allocations took a tenth of the recorder's time.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
-from services.telemetry.adapters.simulated import SimulatedSource
+from services.telemetry.ports import SimulatedDevices
 from services.telemetry.power import PowerControl
 from shared.messages.commands import CommandOutcome, FleetPolicy, PowerCommand
 from shared.messages.jobs import PoolStatus
@@ -30,7 +30,7 @@ class Simulation:
     """Requests to the simulated devices, and the load that workers put on them."""
 
     node: str
-    source: SimulatedSource
+    source: SimulatedDevices
     _busy: dict[str, tuple[float, float]] = field(default_factory=dict)
 
     async def on_request(self, request: SimulationRequest) -> SimulationReply:

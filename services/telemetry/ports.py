@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
-from shared.frames import TelemetryFrame
-from shared.messages.telemetry import DeviceInfo
+from shared.messages.telemetry import DeviceInfo, SimulationRequest
+
+if TYPE_CHECKING:
+    from shared.frames import TelemetryFrame
 
 Sample = dict[str, float]
 
@@ -61,6 +63,20 @@ class ClockActuator(Protocol):
 
     def lock_clock_mhz(self, device: str, clock_mhz: float | None) -> None:
         """Hold the processor's clock at or below this; None gives it back. Raises PowerControlError."""
+
+
+@runtime_checkable
+class SimulatedDevices(Protocol):
+    """Devices that do as they are told."""
+
+    def discover(self) -> list[DeviceInfo]:
+        """Those that there are."""
+
+    def set_load(self, device: str, util: float) -> None:
+        """Follow the work on a device."""
+
+    def request(self, request: SimulationRequest) -> str:
+        """Carry out a request; returns what is wrong with it, or nothing."""
 
 
 class FrameStore(Protocol):

@@ -18,7 +18,6 @@ from services.telemetry.ports import Sample, SourceEvent
 from shared import subjects
 from shared.clock import utc_now
 from shared.errors import AutopilotError
-from shared.frames import encode
 from shared.health import HealthState
 from shared.ids import derived_id
 from shared.messages.telemetry import DeviceEvent, DeviceInfo, NodeInventory
@@ -145,8 +144,8 @@ class Sampler:
             self.latest.update(self.node, device, sample, now_s, self._info(device))
         frame = assembler.assemble(start_us, samples, simulated)
         if frame is not None:
-            message_id = f"{self.node}:{assembler.epoch_us}:{frame.sequence}"
-            self._queue(Outgoing(subjects.frames(self.node), encode(frame), message_id))
+            message_id = f"{self.node}:{assembler.epoch_us}:{assembler.sequence}"
+            self._queue(Outgoing(subjects.frames(self.node), frame, message_id))
         told = [e for e in events + self.extra_events() if self._occurrences.is_new(e, now_s)]
         for number, event in enumerate(told + self._transitions.observe(samples)):
             self._queue_event(event, start_us, number)

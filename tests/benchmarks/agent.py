@@ -25,7 +25,6 @@ import psutil
 from deploy.embedded.instance import take_port
 from deploy.embedded.servers import nats_binary, wait_for_port
 from shared import streams, subjects
-from shared.frames import decode
 
 GPUS = 8
 
@@ -87,7 +86,7 @@ def install_driver() -> list[float]:
 async def agent(url: str, period_s: float, seconds: float) -> None:
     """The agent's process."""
     spent = install_driver()
-    from services.telemetry.app import create_agent
+    from services.telemetry.agent_app import create_agent
     from services.telemetry.settings import AgentSettings
 
     settings = AgentSettings(
@@ -113,6 +112,8 @@ async def agent(url: str, period_s: float, seconds: float) -> None:
 
 async def measure(url: str, period_s: float, seconds: float) -> dict[str, float]:
     """One agent at one rate, and the punctuality of its frames."""
+    from shared.frames import decode  # numpy, which the agent's process must not get from here
+
     command = [sys.executable, "-m", "tests.benchmarks.agent", "--agent", url, "--period", str(period_s)]
     process = await asyncio.create_subprocess_exec(*command, "--seconds", str(seconds), stdout=subprocess.PIPE)
     out, _ = await process.communicate()

@@ -20,9 +20,10 @@ from prometheus_client import CollectorRegistry
 from pydantic import SecretStr
 
 from deploy.embedded.instance import take_port
-from services.telemetry.app import create_agent, create_recorder
+from services.telemetry.agent_app import create_agent
 from services.telemetry.frame_recording import DURABLE, FRAMES
 from services.telemetry.headroom import Headroom
+from services.telemetry.recorder_app import create_recorder
 from services.telemetry.settings import AgentSettings, RecorderSettings
 from shared import streams, subjects
 from shared.clock import utc_now

@@ -23,7 +23,7 @@ from services.notifier.app import create_app as create_notifier
 from services.notifier.settings import NotifierSettings
 from services.scheduler.app import create_app as create_scheduler
 from services.scheduler.settings import SchedulerSettings
-from services.telemetry.app import create_agent
+from services.telemetry.agent_app import create_agent
 from services.telemetry.settings import AgentSettings, RecorderSettings
 from shared.frames import encode
 from shared.metrics_catalogue import METRICS

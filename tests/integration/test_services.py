@@ -27,7 +27,7 @@ from services.gateway.settings import GatewaySettings
 from services.notifier.app import create_app as create_notifier
 from services.notifier.settings import NotifierSettings
 from services.telemetry.adapters.frame_store import PostgresFrameStore
-from services.telemetry.app import create_recorder
+from services.telemetry.recorder_app import create_recorder
 from services.telemetry.settings import RecorderSettings
 from shared import streams, subjects
 from shared.api_keys import digest

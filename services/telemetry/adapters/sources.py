@@ -9,9 +9,7 @@ from services.telemetry.adapters.amd_smi import AmdSmiSource
 from services.telemetry.adapters.apple import AppleSource
 from services.telemetry.adapters.cpu import CpuSource
 from services.telemetry.adapters.jetson import JetsonSource
-from services.telemetry.adapters.replay import ReplaySource
 from services.telemetry.adapters.scrape import ScrapeSource
-from services.telemetry.adapters.simulated import SimulatedSource
 from services.telemetry.adapters.sysfs_gpu import SysfsSource
 from services.telemetry.ports import DeviceSource
 from services.telemetry.settings import AgentSettings
@@ -38,8 +36,12 @@ def make_sources(settings: AgentSettings) -> list[DeviceSource]:
     if settings.cpu == "always" or (settings.cpu == "auto" and not found):
         found.append(CpuSource())
     if settings.simulate:
+        from services.telemetry.adapters.simulated import SimulatedSource  # noqa: PLC0415  needs numpy
+
         found.append(SimulatedSource(settings.node, settings.simulate, seed=settings.simulate_seed))
     if settings.replay_file:
+        from services.telemetry.adapters.replay import ReplaySource  # noqa: PLC0415  needs numpy
+
         found.append(ReplaySource(settings.replay_file))
     return found
 

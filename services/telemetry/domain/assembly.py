@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import math
+import sys
+from array import array
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-import numpy as np
-
 from services.telemetry.domain.energy import CounterBase
 from services.telemetry.ports import Sample, SourceEvent
-from shared.frames import TelemetryFrame
+from shared.frame_bytes import pack_frame
 from shared.metrics_catalogue import METRICS, NAMES, clock_event_names
 
 LOST_AFTER_TICKS = 3
@@ -31,26 +32,26 @@ class FrameAssembler:
 
     def assemble(
         self, start_us: int, samples: Mapping[str, Sample], simulated: frozenset[str] = frozenset()
-    ) -> TelemetryFrame | None:
-        """One tick of all devices, with the metrics that any of them has; None without any sample."""
+    ) -> bytes | None:
+        """The frame of one tick of all devices, with the metrics that any has; None without any sample."""
         if not samples:
             return None
         samples = {device: self._bounded(device, self._holding(device, s)) for device, s in samples.items()}
         present = {metric for sample in samples.values() for metric in sample}
         metrics = tuple(name for name in NAMES if name in present)
         devices = tuple(sorted(samples))
-        values = np.full((1, len(devices), len(metrics)), np.nan, dtype=np.float32)
-        for d, device in enumerate(devices):
-            for m, metric in enumerate(metrics):
-                values[0, d, m] = samples[device].get(metric, np.nan)
+        block = array("f", (samples[device].get(metric, math.nan) for device in devices for metric in metrics))
+        if sys.byteorder == "big":
+            block.byteswap()
         self.sequence += 1
-        return TelemetryFrame(
+        return pack_frame(
             node=self.node,
             start_us=start_us,
             period_s=self.period_s,
             devices=devices,
             metrics=metrics,
-            values=values,
+            ticks=1,
+            block=block.tobytes(),
             sequence=self.sequence,
             epoch_us=self.epoch_us,
             simulated=simulated & set(devices),

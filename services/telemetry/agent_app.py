@@ -1,4 +1,4 @@
-"""The agent on every node and the recorder: which subject goes to which function."""
+"""The agent on every node: which subject goes to which function."""
 
 from __future__ import annotations
 
@@ -11,21 +11,18 @@ from faststream import FastStream
 from faststream.nats import JStream, KvWatch, PullSub
 
 from services.telemetry.adapters.cap_file import CapFile
-from services.telemetry.adapters.exposition import DeviceCollector
 from services.telemetry.adapters.guarded import GuardedSource
 from services.telemetry.adapters.kernel_log import KernelLog
-from services.telemetry.adapters.otel import otlp_reader, start_export
 from services.telemetry.adapters.privilege import may_control_power
-from services.telemetry.adapters.simulated import SimulatedSource
 from services.telemetry.adapters.sources import make_sources
 from services.telemetry.domain.frame_buffer import FrameBuffer
-from services.telemetry.domain.latest import LatestSamples
 from services.telemetry.handlers import PowerCommands, Simulation
 from services.telemetry.inventory_board import InventoryBoard
+from services.telemetry.ports import SimulatedDevices
 from services.telemetry.power import PowerControl
-from services.telemetry.recorder import Recorder
 from services.telemetry.sampling import Sampler
-from services.telemetry.settings import AgentSettings, DeviceMetricsSettings, RecorderSettings
+from services.telemetry.settings import AgentSettings
+from services.telemetry.telling import tell_devices
 from shared import subjects
 from shared.bus import Bus
 from shared.clock import utc_now
@@ -76,7 +73,7 @@ def create_agent(settings: AgentSettings | None = None) -> FastStream:
         no_reply=True,
     )(commands.on_command)
     for source in sources:
-        if isinstance(source.source, SimulatedSource):
+        if isinstance(source.source, SimulatedDevices):
             simulation = Simulation(settings.node, source.source)
             broker.subscriber(subjects.simulate(settings.node))(simulation.on_request)
             broker.subscriber(">", kv_watch=KvWatch("pools", declare=False), no_reply=True)(simulation.on_pool)
@@ -94,15 +91,6 @@ def create_agent(settings: AgentSettings | None = None) -> FastStream:
     return service.app(lifespan)
 
 
-def tell_devices(service: Service, settings: DeviceMetricsSettings) -> LatestSamples:
-    """Devices for those who ask: on /metrics and, where an endpoint is set, over OTLP."""
-    latest = LatestSamples(settings.device_metrics_limit)
-    service.registry.register(DeviceCollector(latest, dcgm_names=settings.dcgm_names))
-    if settings.otlp_metrics_endpoint:
-        start_export(latest, service.name, otlp_reader(settings.otlp_metrics_endpoint))
-    return latest
-
-
 async def restore_expired(power: PowerControl, bus: Bus) -> None:
     """Restore the default of devices whose lease ran out, and hold the others to theirs, until cancelled."""
     loop = asyncio.get_running_loop()
@@ -117,18 +105,3 @@ async def restore_expired(power: PowerControl, bus: Bus) -> None:
             except UnavailableError as error:
                 log.warning("outcome not told", extra={"error": str(error)})
         await asyncio.sleep(0.5)
-
-
-def create_recorder(settings: RecorderSettings | None = None) -> FastStream:
-    """The recorder: writes every stream to the database."""
-    settings = settings or load(RecorderSettings)
-    service = Service("recorder", settings)
-    recorder = Recorder(settings, service, tell_devices(service, settings))
-
-    @asynccontextmanager
-    async def lifespan() -> AsyncIterator[None]:
-        async with service.running(recorder.watched) as js:
-            service.spawn(recorder.run(js))
-            yield
-
-    return service.app(lifespan)

@@ -1,0 +1,29 @@
+"""The recorder: takes every stream to the database."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from faststream import FastStream
+
+from services.telemetry.recorder import Recorder
+from services.telemetry.settings import RecorderSettings
+from services.telemetry.telling import tell_devices
+from shared.service import Service
+from shared.settings import load
+
+
+def create_recorder(settings: RecorderSettings | None = None) -> FastStream:
+    """The recorder: writes every stream to the database."""
+    settings = settings or load(RecorderSettings)
+    service = Service("recorder", settings)
+    recorder = Recorder(settings, service, tell_devices(service, settings))
+
+    @asynccontextmanager
+    async def lifespan() -> AsyncIterator[None]:
+        async with service.running(recorder.watched) as js:
+            service.spawn(recorder.run(js))
+            yield
+
+    return service.app(lifespan)
