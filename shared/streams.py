@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from dataclasses import fields, replace
 
 from nats.errors import TimeoutError as NatsTimeoutError
@@ -18,16 +19,20 @@ from nats.js.api import (
     StorageType,
     StreamConfig,
 )
-from nats.js.errors import BadRequestError, BucketNotFoundError, NotFoundError
+from nats.js.errors import BadRequestError, BucketNotFoundError, NotFoundError, ServerError
 
 from shared import subjects
 from shared.errors import UnavailableError
+
+log = logging.getLogger(__name__)
 
 HOUR_S = 3600.0
 DAY_S = 24 * HOUR_S
 MIB = 2**20
 
 JOB_ACK_WAIT_S = 10.0
+NO_STORAGE = 10047  # nats-server's "insufficient storage resources available"
+SMALLEST_SCALE = 1 / 64
 PAYLOAD_INLINE_LIMIT = 256 * 1024
 
 
@@ -136,20 +141,31 @@ async def ensure(js: JetStreamContext, replicas: int = 1, *, deadline_s: float =
     """
     loop = asyncio.get_running_loop()
     until = loop.time() + deadline_s
+    scale = 1.0
     while True:
         try:
             for stream in STREAMS:
-                await _ensure_stream(js, replace(stream, num_replicas=replicas))
+                await _ensure_stream(js, replace(stream, num_replicas=replicas, max_bytes=_scaled(stream, scale)))
             for bucket in BUCKETS:
                 await _ensure_bucket(js, replace(bucket, replicas=replicas))
             for store in OBJECT_STORES:
-                await _ensure_object_store(js, replace(store, replicas=replicas))
+                await _ensure_object_store(js, replace(store, replicas=replicas, max_bytes=_scaled(store, scale)))
+        except ServerError as error:
+            # The server sets every stream's size aside at once, so that none can fill the others' disk.
+            if error.err_code != NO_STORAGE or scale <= SMALLEST_SCALE:
+                raise UnavailableError(f"JetStream refuses our streams: {error}") from error
+            scale /= 2
+            log.warning("the server's disk is small, streams keep less", extra={"share": scale})
         except (NatsTimeoutError, BadRequestError, OSError) as error:
             if loop.time() > until:
                 raise UnavailableError(f"JetStream did not take our streams in {deadline_s} s: {error}") from error
             await asyncio.sleep(0.2)
         else:
             return
+
+
+def _scaled(config: StreamConfig | ObjectStoreConfig, scale: float) -> int:
+    return int((config.max_bytes or 0) * scale)
 
 
 async def _ensure_stream(js: JetStreamContext, wanted: StreamConfig) -> None:

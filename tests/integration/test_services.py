@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import random
+import subprocess
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from datetime import timedelta
@@ -13,12 +14,15 @@ from typing import Any
 
 import asyncpg
 import httpx
+import nats
 import pytest
 from faststream import FastStream
 from nats.aio.client import Client
 from nats.js.api import StreamConfig
 from pydantic import SecretStr
 
+from deploy.embedded.instance import take_port
+from deploy.embedded.servers import nats_binary, wait_for_port
 from services.anomaly.app import create_app as create_anomaly
 from services.anomaly.settings import AnomalySettings
 from services.cli.webhook_catcher import WebhookCatcher
@@ -78,6 +82,24 @@ class TestStreams:
         assert after.max_age == streams.DAY_S
         assert after.max_msgs_per_subject == 1
         assert len(await js.streams_info()) == len(streams.STREAMS) + len(streams.BUCKETS) + len(streams.OBJECT_STORES)
+
+    async def test_on_a_small_disk_streams_keep_less(self, tmp_path: Path) -> None:
+        port = take_port(0, "nats")
+        config = tmp_path / "nats.conf"
+        config.write_text(f'listen: 127.0.0.1:{port}\njetstream {{ store_dir: "{tmp_path}", max_file_store: 2GB }}\n')
+        server = subprocess.Popen([nats_binary(), "-c", str(config)], stderr=subprocess.DEVNULL)
+        try:
+            await wait_for_port(port)
+            connection = await nats.connect(f"nats://127.0.0.1:{port}")
+            js = connection.jetstream()
+            await streams.ensure(js)
+            sizes = [(await js.stream_info(stream.name or "")).config.max_bytes for stream in streams.STREAMS]
+            await streams.ensure(js)
+            await connection.close()
+        finally:
+            server.kill()
+            server.wait()
+        assert 0 < sum(size or 0 for size in sizes) < 2e9
 
     async def test_audit_cannot_be_purged(self, nc: Client) -> None:
         js = nc.jetstream()
