@@ -76,8 +76,8 @@ class Sampler:
             self.devices = {k: v for k, v in self.devices.items() if v[1] is not source}
             found = [self._with_privilege(info) for info in found]
             self.devices |= {info.device: (info, source) for info in found}
-            for event in self._link_changes(found):
-                self._queue_event(event, _now_us(), 0)
+            for number, event in enumerate(self._link_changes(found)):
+                self._queue_event(event, _now_us(), number)
         await self.put_inventory(
             NodeInventory(
                 node=self.node,

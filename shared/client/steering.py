@@ -40,10 +40,18 @@ class Steering:
         self._nc, self._js, self._actor = nc, js, actor
 
     async def cap_power(
-        self, node: str, device: str, cap_w: float | None, *, lease_s: float = 60.0, reason: str = "operator"
+        self,
+        node: str,
+        device: str,
+        cap_w: float | None,
+        *,
+        clock_mhz: float | None = None,
+        lease_s: float = 60.0,
+        reason: str = "operator",
     ) -> PowerCommand:
-        """Ask for a power cap for a while; None restores the default."""
-        command = self._build(PowerCommand, reason, node=node, device=device, cap_w=cap_w, lease_s=lease_s)
+        """Ask for a power cap, a clock held, or both, for a while; neither restores the default."""
+        wanted = {"cap_w": cap_w, "clock_mhz": clock_mhz, "lease_s": lease_s}
+        command = self._build(PowerCommand, reason, node=node, device=device, **wanted)
         await self._send(subjects.power_command(node, device), command)
         return command
 

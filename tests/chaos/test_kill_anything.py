@@ -102,7 +102,7 @@ async def check_database(dsn: str, client: AutopilotClient, confirmed: list[str]
 
     async def frames_written() -> bool:
         info = await client.js.consumer_info("TELEMETRY", "recorder-frames")
-        return (info.num_pending or 0) + (info.num_ack_pending or 0) <= 1
+        return info.ack_floor is not None and info.ack_floor.stream_seq >= stream.state.last_seq
 
     await eventually(frames_written, 40, "frames acknowledged by the recorder")
     rows = await query(dsn, "SELECT count(DISTINCT ts) AS n FROM samples")

@@ -105,6 +105,15 @@ def test_a_reloaded_driver_is_taken_up_again(driver: FakeNvml) -> None:
     assert driver.calls["nvmlInit"] >= 2
 
 
+def test_a_driver_that_is_gone_at_discovery_is_unavailable_and_comes_back(driver: FakeNvml) -> None:
+    source = NvmlSource()
+    driver.error = pynvml.NVML_ERROR_DRIVER_NOT_LOADED
+    with pytest.raises(UnavailableError, match="enumerate"):
+        source.discover()
+    driver.error = None
+    assert [info.device for info in source.discover()] == [UUID]
+
+
 def test_a_passing_error_is_counted_and_asked_again(driver: FakeNvml) -> None:
     def fail(*_: object) -> None:
         raise pynvml.NVMLError(pynvml.NVML_ERROR_UNKNOWN)

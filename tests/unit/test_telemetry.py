@@ -256,6 +256,42 @@ class TestSampler:
             await asyncio.gather(*tasks, return_exceptions=True)
 
 
+class TestLockedClocks:
+    def control(self, tmp_path: Path) -> tuple[SimulatedSource, PowerControl]:
+        source = SimulatedSource("n1", 1)
+        guarded = GuardedSource(source, 1.0)
+        infos = {d.device: (d, guarded) for d in source.discover()}
+        return source, PowerControl("n1", infos.get, CapFile(tmp_path / "caps.json"))
+
+    async def test_a_clock_is_held_under_the_lease_and_given_back_with_it(self, tmp_path: Path) -> None:
+        source, power = self.control(tmp_path)
+        gpu = source._gpus["sim-n1-0"]
+        gpu.util = 1.0
+        full_w = gpu.power_w()
+        command = power_command(device="sim-n1-0", cap_w=None, clock_mhz=1000.0, expires_at=at(10**9))
+        outcome = await power.carry_out(command, FleetPolicy(power_floor_fraction=0.5))
+        assert outcome.status == "applied"
+        assert "1000 MHz" in outcome.detail
+        assert gpu.power_w() < full_w
+        later = await power.restore_expired(at(10**9))
+        assert [o.status for o in later] == ["expired"]
+        assert gpu.clock_mhz is None
+
+    async def test_one_below_the_policys_floor_is_refused(self, tmp_path: Path) -> None:
+        _, power = self.control(tmp_path)
+        command = power_command(device="sim-n1-0", cap_w=None, clock_mhz=100.0, expires_at=at(10**9))
+        outcome = await power.carry_out(command, FleetPolicy(power_floor_fraction=0.5))
+        assert outcome.status == "refused"
+        assert "clock_mhz=100" in outcome.detail
+
+    async def test_a_cap_that_the_driver_forgot_is_applied_again(self, tmp_path: Path) -> None:
+        source, power = self.control(tmp_path)
+        await power.carry_out(power_command(device="sim-n1-0", expires_at=at(10**9)), FleetPolicy())
+        source.set_cap_w("sim-n1-0", 250.0)
+        await power.reassert()
+        assert source.applied_cap_w("sim-n1-0") == 150.0
+
+
 class TestPowerControl:
     async def test_caps_are_restored_after_a_crash_and_others_left_alone(self, tmp_path: Path) -> None:
         source = SimulatedSource("n1", 2)

@@ -121,14 +121,15 @@ def cap(
     device: str,
     cap_w: Annotated[float | None, typer.Argument(min=1, help="watts; none restores the default")] = None,
     lease_s: Annotated[float, typer.Option(min=1, max=86_400)] = 60.0,
+    clock_mhz: Annotated[float | None, typer.Option(min=1, help="hold the clock at or below this")] = None,
     data_dir: DataDir = DEFAULT_FOLDER,
 ) -> None:
-    """Cap a device's power for a while."""
+    """Cap a device's power, or hold its clock, for a while."""
 
     async def work() -> CommandOutcome:
         async with connected(data_dir) as autopilot:
             node = (await autopilot.fleet.find(device)).node
-            command = await autopilot.steering.cap_power(node, device, cap_w, lease_s=lease_s)
+            command = await autopilot.steering.cap_power(node, device, cap_w, clock_mhz=clock_mhz, lease_s=lease_s)
             return await autopilot.steering.outcome(command.id)
 
     _tell(run(work))

@@ -21,9 +21,10 @@ Limit = Annotated[int, Query(ge=1, le=1000)]
 
 
 class CapRequest(BaseModel):
-    """A power cap; null restores the default."""
+    """A power cap, a clock to hold, or both; neither restores the default."""
 
     cap_w: float | None = Field(gt=0, examples=[180.0])
+    clock_mhz: float | None = Field(default=None, gt=0, examples=[1200.0])
     lease_s: float = Field(default=60.0, gt=0, le=86_400)
 
 
@@ -65,7 +66,9 @@ async def live(autopilot: Autopilot) -> EventSourceResponse:
 async def cap(device: str, body: CapRequest, autopilot: Autopilot) -> CommandOutcome:
     """Cap a device's power for a while and tell what was read back."""
     node = (await autopilot.fleet.find(device)).node
-    command = await autopilot.steering.cap_power(node, device, body.cap_w, lease_s=body.lease_s)
+    command = await autopilot.steering.cap_power(
+        node, device, body.cap_w, clock_mhz=body.clock_mhz, lease_s=body.lease_s
+    )
     return await autopilot.steering.outcome(command.id)
 
 

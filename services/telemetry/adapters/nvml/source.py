@@ -13,7 +13,7 @@ import pynvml
 from services.telemetry.adapters.nvml import links as nvlink
 from services.telemetry.adapters.nvml.describe import describe_gpu, describe_instance
 from services.telemetry.adapters.nvml.events import EventReader
-from services.telemetry.adapters.nvml.gate import DeviceGoneError, DriverReloadedError, Gate, text
+from services.telemetry.adapters.nvml.gate import RELOADED, DeviceGoneError, DriverReloadedError, Gate, text
 from services.telemetry.adapters.nvml.gpm import GpmReader
 from services.telemetry.adapters.nvml.readings import CALLS, FALLBACKS, FIELDS, number
 from services.telemetry.adapters.processes import describe_process
@@ -64,9 +64,12 @@ class NvmlSource:
         return self._gate.errors
 
     def discover(self) -> list[DeviceInfo]:
-        """Enumerate anew: handles of a lost GPU or of an unloaded driver must not be used again."""
+        """Enumerate anew: handles of a lost GPU or of an unloaded driver must not be used again.
+
+        Raises UnavailableError while the driver is not there.
+        """
         before, found = self._devices, {}
-        for index in range(pynvml.nvmlDeviceGetCount()):
+        for index in range(self._count()):
             try:
                 handle = pynvml.nvmlDeviceGetHandleByIndex(index)
                 uuid = text(pynvml.nvmlDeviceGetUUID(handle))
@@ -82,6 +85,15 @@ class NvmlSource:
         if self._events is None or before.keys() != found.keys():
             self._listen()
         return [self._complete(device) for device in found.values()]
+
+    def _count(self) -> int:
+        try:
+            return int(pynvml.nvmlDeviceGetCount())
+        except pynvml.NVMLError as error:
+            if error.value in RELOADED:
+                self._events = None
+                self._start()
+            raise UnavailableError(f"NVML does not enumerate: {error}") from error
 
     def _adopt(self, before: _Device | None, info: DeviceInfo, handle: Any) -> _Device:
         if before is None or before.info.driver != info.driver:
