@@ -16,7 +16,7 @@ from shared.frame_bytes import SCHEMA_VERSION, pack_frame
 
 MAX_VALUES = 4_000_000
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_MOST_KNOWN_NAMES = 50_000
+_MOST_KNOWN_NAMES = 200_000
 _KNOWN_NAMES: dict[tuple[str, ...], tuple[str, ...]] = {}
 _LATEST_US = 253_370_764_800_000_000  # the year 9999, the last that datetime and PostgreSQL share
 

@@ -55,6 +55,7 @@ def create_agent(settings: AgentSettings | None = None) -> FastStream:
         buffer=FrameBuffer(settings.frame_buffer),
         latest=latest,
         privileged=may_control_power(),
+        inventory_period_s=settings.inventory_period_s,
     )
     if settings.kernel_log:
         sampler.extra_events = KernelLog(sampler.device_at).poll

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import time
+from datetime import datetime
 
 from nats.js import JetStreamContext
 from prometheus_client import Gauge
@@ -61,6 +63,7 @@ class Recorder:
         )
         self._headroom = Headroom(FRAMES.stream, DURABLE, service.health, service.registry)
         self._name = f"{settings.node}/{os.getpid()}"
+        self._described: dict[str, datetime] = {}
         self._told: dict[str, int] = {}
 
     async def run(self, js: JetStreamContext) -> None:
@@ -97,14 +100,23 @@ class Recorder:
 
     async def _keep_in_order(self, pool: Pool, js: JetStreamContext, partitions: Partitions) -> None:
         while True:
+            began = time.monotonic()
             try:
                 await partitions.keep(utc_now())
                 await self._headroom.look(js, utc_now())
-                await write_inventories(pool, (await bucket_items(js, "inventory", NodeInventory)).values())
+                await self._describe_nodes(pool, js)
                 self._health.report("database", ok=True)
             except (*DATABASE_ERRORS, *BUS_ERRORS) as error:
                 self._health.report("database", ok=False, reason=f"{type(error).__name__}: {error}")
-            await asyncio.sleep(UPKEEP_PERIOD_S)
+            # Thousands of nodes take long to look through: never more than a tenth of a recorder's time.
+            await asyncio.sleep(max(UPKEEP_PERIOD_S, 10 * (time.monotonic() - began)))
+
+    async def _describe_nodes(self, pool: Pool, js: JetStreamContext) -> None:
+        """Write inventories that are newer than what was written."""
+        found = (await bucket_items(js, "inventory", NodeInventory)).values()
+        news = [i for i in found if self._described.get(i.node) != i.at]
+        await write_inventories(pool, news)
+        self._described |= {i.node: i.at for i in news}
 
     async def _roll_up(self, pool: Pool) -> None:
         rollups = Rollups(pool)

@@ -6,6 +6,7 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from services.telemetry.adapters.guarded import GuardedSource
 from services.telemetry.adapters.kernel_log import normal_pci
@@ -26,7 +27,7 @@ log = logging.getLogger(__name__)
 
 Publish = Callable[[str, bytes, str], Awaitable[None]]
 PutInventory = Callable[[NodeInventory], Awaitable[None]]
-INVENTORY_PERIOD_S = 10.0
+DISCOVER_PERIOD_S = 10.0
 
 
 def _now_us() -> int:
@@ -52,6 +53,9 @@ class Sampler:
     epoch_us: int = field(default_factory=_now_us)
     extra_events: Callable[[], list[SourceEvent]] = list
     privileged: bool = True
+    inventory_period_s: float = 30.0
+    _inventory: dict[str, Any] = field(default_factory=dict)
+    _inventory_at_s: float = 0.0
     _said_unprivileged: bool = False
     _hung: set[str] = field(default_factory=set)
     _occurrences: OccurrenceFilter = field(default_factory=OccurrenceFilter)
@@ -78,16 +82,18 @@ class Sampler:
             self.devices |= {info.device: (info, source) for info in found}
             for number, event in enumerate(self._link_changes(found)):
                 self._queue_event(event, _now_us(), number)
-        await self.put_inventory(
-            NodeInventory(
-                node=self.node,
-                at=utc_now(),
-                period_s=self.period_s,
-                sources=states,
-                devices=[info for info, _ in self.devices.values()],
-                agent_epoch_us=self.epoch_us,
-            )
+        inventory = NodeInventory(
+            node=self.node,
+            at=utc_now(),
+            period_s=self.period_s,
+            sources=states,
+            devices=[info for info, _ in self.devices.values()],
+            agent_epoch_us=self.epoch_us,
         )
+        content, age_s = inventory.model_dump(exclude={"at"}), _now_us() / 1e6 - self._inventory_at_s
+        if content != self._inventory or age_s >= self.inventory_period_s:
+            self._inventory, self._inventory_at_s = content, _now_us() / 1e6
+            await self.put_inventory(inventory)
 
     def _with_privilege(self, info: DeviceInfo) -> DeviceInfo:
         if not info.can_cap:
@@ -120,12 +126,13 @@ class Sampler:
         """Sample on time until cancelled; a late tick is skipped, never squeezed in."""
         loop = asyncio.get_running_loop()
         assembler = FrameAssembler(self.node, self.period_s, self.epoch_us)
-        next_tick, next_inventory = loop.time(), loop.time() + INVENTORY_PERIOD_S
+        discover_s = min(DISCOVER_PERIOD_S, self.inventory_period_s)
+        next_tick, next_discovery = loop.time(), loop.time() + discover_s
         while True:
             await self._tick(assembler)
             self.health.report("sampling", ok=True, max_age_s=max(5.0, 5 * self.period_s))
-            if loop.time() >= next_inventory:
-                next_inventory = loop.time() + INVENTORY_PERIOD_S
+            if loop.time() >= next_discovery:
+                next_discovery = loop.time() + discover_s
                 await self.discover()
             next_tick += self.period_s * max(1, 1 + int((loop.time() - next_tick) / self.period_s))
             await asyncio.sleep(max(0.0, next_tick - loop.time()))

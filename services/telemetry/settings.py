@@ -22,6 +22,9 @@ class AgentSettings(DeviceMetricsSettings):
     """The agent on every node."""
 
     period_s: float = Field(1.0, ge=0.1, le=60, description="time between samples")
+    inventory_period_s: float = Field(
+        30.0, gt=0, le=60, description="longest time between two inventories; at once on a change"
+    )
     simulate: int = Field(0, ge=0, le=1024, description="number of simulated GPUs")
     simulate_seed: int = Field(0, description="seed of their noise")
     replay_file: Path | None = Field(None, description="recorded frames to play back as devices")

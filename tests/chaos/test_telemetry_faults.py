@@ -14,7 +14,6 @@ import httpx
 import msgpack
 import numpy as np
 import pytest
-from faststream import FastStream
 from nats.aio.client import Client
 from prometheus_client import CollectorRegistry
 from pydantic import SecretStr
@@ -31,21 +30,12 @@ from shared.frames import TelemetryFrame, encode
 from shared.health import HealthState
 from shared.metrics_catalogue import NAMES
 from tests.conftest import NatsServer
+from tests.support.apps import running
 from tests.support.builders import frame
 from tests.support.product import query
 from tests.support.waiting import eventually
 
 pytestmark = [pytest.mark.chaos, pytest.mark.nats, pytest.mark.db, pytest.mark.timeout(180)]
-
-
-@asynccontextmanager
-async def running(app: FastStream) -> AsyncIterator[None]:
-    async with app.lifespan_context():
-        await app.start()
-        try:
-            yield
-        finally:
-            await app.stop()
 
 
 @asynccontextmanager
@@ -63,7 +53,7 @@ async def sampling(nats_server: NatsServer, folder: Path, **more: object) -> Asy
     port = take_port(0, "test")
     values = {"nats_url": nats_server.url, "node": "n1", "simulate": 1, "nvml": False, "cpu": "never",
               "other_accelerators": False, "kernel_log": False, "data_dir": folder, "health_port": port,
-              "period_s": 0.1} | more  # fmt: skip
+              "period_s": 0.1, "inventory_period_s": 1.0} | more  # fmt: skip
     async with running(create_agent(AgentSettings.model_validate(values))):
         yield port
 

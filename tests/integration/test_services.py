@@ -16,7 +16,6 @@ import asyncpg
 import httpx
 import nats
 import pytest
-from faststream import FastStream
 from nats.aio.client import Client
 from nats.js.api import StreamConfig
 from pydantic import SecretStr
@@ -40,22 +39,12 @@ from shared.clock import utc_now
 from shared.database import connect_pool, migrate
 from shared.frames import encode
 from tests.conftest import NatsServer
+from tests.support.apps import running
 from tests.support.builders import alert, event, frame
 from tests.support.product import query
 from tests.support.waiting import eventually
 
 pytestmark = [pytest.mark.nats, pytest.mark.timeout(90)]
-
-
-@asynccontextmanager
-async def running(app: FastStream) -> AsyncIterator[None]:
-    """An app in this process, without its signal handlers."""
-    async with app.lifespan_context():
-        await app.start()
-        try:
-            yield
-        finally:
-            await app.stop()
 
 
 def free_port() -> int:

@@ -18,6 +18,9 @@ from shared.metrics_catalogue import NAMES
 Connection: TypeAlias = "asyncpg.pool.PoolConnectionProxy[Any]"
 
 
+MOST_NODES = 200_000
+
+
 class PostgresFrameStore:
     """Writes each sample once, whichever of several recorders gets it, however often it comes."""
 
@@ -50,6 +53,8 @@ class PostgresFrameStore:
         if not unknown:
             return
         marked = {(f.node, d): d in f.simulated for f in unknown.values() for d in f.devices}
+        if len(self._device_ids) > MOST_NODES:
+            self._device_ids = {k: v for k, v in self._device_ids.items() if k in {(f.node, f.devices) for f in frames}}
         rows = [(node, device, simulated) for (node, device), simulated in sorted(marked.items())]
         async with self._pool.acquire() as connection:
             found = await connection.fetch(

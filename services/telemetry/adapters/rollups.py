@@ -146,7 +146,7 @@ UPDATE jobs SET energy_j = e.energy_j FROM (
       AND s.ts BETWEEN j.started_at - interval '1 second' AND j.finished_at + interval '1 second') p
   WHERE j.energy_j IS NULL AND j.started_at IS NOT NULL AND p.power_w IS NOT NULL
     AND j.finished_at BETWEEN now() - interval '10 minutes' AND now() - interval '5 seconds'
-  LIMIT 2000
+  LIMIT 500
 ) e WHERE e.id = jobs.id
 """
 

@@ -83,6 +83,7 @@ CREATE INDEX outcomes_ts ON outcomes (ts);
 CREATE INDEX commands_ts ON commands (ts);
 ALTER TABLE devices ADD COLUMN parent text, ADD COLUMN serial text, ADD COLUMN pci_bus_id text, ADD COLUMN driver text;
 ALTER TABLE jobs ADD COLUMN energy_j double precision;
+CREATE INDEX jobs_device ON jobs (node, device, finished_at);
 DROP TABLE frame_gaps;
 CREATE TABLE frame_runs (
   node text NOT NULL, epoch_us bigint NOT NULL, frames bigint NOT NULL, lowest bigint NOT NULL, highest bigint NOT NULL,
