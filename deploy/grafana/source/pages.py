@@ -90,7 +90,7 @@ def node() -> Dashboard:
         ("Utilisation", "gpu_util_pct", "percent"),
         ("Temperature", "temp_c", "celsius"),
         ("Memory used", "memory_used_bytes", "bytes"),
-        ("SM clock", "clock_sm_mhz", "rotmhz"),
+        ("SM clock (MHz)", "clock_sm_mhz", "none"),
         ("Time to read a device", "read_time_s", "s"),
     )
     made = (
@@ -107,7 +107,7 @@ def node() -> Dashboard:
         )
     )
     for title, metric, unit in lines:
-        made.with_panel(chart(title, by_interval(metric, _NODE), "none" if unit == "rotmhz" else unit))
+        made.with_panel(chart(title, by_interval(metric, _NODE), unit))
     return made.with_panel(
         rows(
             "Processes",

@@ -6,12 +6,14 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from grafana_foundation_sdk.builders import bargauge, dashboard, stat, table, timeseries
+from grafana_foundation_sdk.builders import common as common_builders
 from grafana_foundation_sdk.cog import builder as cogbuilder
 from grafana_foundation_sdk.cog.variants import Dataquery
 from grafana_foundation_sdk.models import common
 from grafana_foundation_sdk.models.dashboard import (
     DashboardLinkType,
     DataSourceRef,
+    DynamicConfigValue,
     VariableRefresh,
     VariableSort,
 )
@@ -57,7 +59,7 @@ class SqlQuery(Dataquery, cogbuilder.Builder[Dataquery]):
         }
 
 
-def by_interval(column: str, where: str, *, expression: str = "{c}", rollup: str = "avg", name: str = "") -> str:
+def by_interval(column: str, where: str, *, rollup: str = "avg", name: str = "") -> str:
     """A metric of devices at the grain that fits the time range: ticks, minutes or hours.
 
     `where` picks devices from `devices d`, as an array: a join alone would not be pushed down into a
@@ -71,9 +73,8 @@ def by_interval(column: str, where: str, *, expression: str = "{c}", rollup: str
         ("samples_1m", "$__interval_ms >= 60000 AND $__interval_ms < 3600000", f"{column}_{rollup}"),
         ("samples_1h", "$__interval_ms >= 3600000", f"{column}_{rollup}"),
     ):
-        value = expression.format(c=f"s.{source_column}")
         parts.append(
-            f"SELECT s.ts AS time, {label} AS metric, {value} AS value FROM {source} s WHERE {grain} "
+            f"SELECT s.ts AS time, {label} AS metric, s.{source_column} AS value FROM {source} s WHERE {grain} "
             f"AND s.device_id = ANY(ARRAY(SELECT d.device_id FROM devices d WHERE {where})) "
             f"AND $__timeFilter(s.ts) AND s.{source_column} IS NOT NULL"
         )
@@ -96,15 +97,8 @@ def chart(title: str, sql: str, unit: str, *, width: int = 12, stacked: bool = F
         .with_target(SqlQuery(sql))
     )
     if stacked:
-        panel.stacking(common_stacking())
+        panel.stacking(common_builders.StackingConfig().mode(common.StackingMode.NORMAL))
     return panel
-
-
-def common_stacking() -> Any:
-    """Normal stacking."""
-    from grafana_foundation_sdk.builders import common as common_builders  # noqa: PLC0415  one use
-
-    return common_builders.StackingConfig().mode(common.StackingMode.NORMAL)
 
 
 def number(title: str, sql: str, unit: str = "short", *, width: int = 4) -> stat.Panel:
@@ -123,9 +117,7 @@ def rows(title: str, sql: str, *, width: int = 12, links: dict[str, str] | None 
     return panel
 
 
-def _link(column: str, url: str) -> Any:
-    from grafana_foundation_sdk.models.dashboard import DynamicConfigValue  # noqa: PLC0415  one use
-
+def _link(column: str, url: str) -> DynamicConfigValue:
     return DynamicConfigValue(id_val="links", value=[{"title": f"Open {column}", "url": url}])
 
 
