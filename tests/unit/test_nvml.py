@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from types import SimpleNamespace
+from typing import Any
 
 import pynvml
 import pytest
@@ -171,6 +172,32 @@ def test_links_are_read_one_by_one(driver: FakeNvml) -> None:
     ]  # fmt: skip
     sample = source.sample()[UUID]
     assert (sample["nvlink_active"], sample["nvlink_replay_errors"], sample["nvlink_tx_bytes"]) == (2.0, 6.0, 3000.0)
+
+
+def test_gpm_gives_means_between_two_samples_and_adds_transfers_up(driver: FakeNvml, clock: list[float]) -> None:
+    def measure(request: Any) -> None:
+        values = {1: 90.0, 2: 80.0, 3: 40.0, 5: 30.0, 10: 20.0, 60: 8.0, 61: 4.0}
+        for i in range(request.numMetrics):
+            answer = request.metrics[i]
+            answer.nvmlReturn = pynvml.NVML_ERROR_NOT_SUPPORTED if answer.metricId == 10 else pynvml.NVML_SUCCESS
+            answer.value = values[answer.metricId]
+
+    driver.answers |= {
+        "nvmlGpmQueryDeviceSupport": SimpleNamespace(isSupportedDevice=1),
+        "nvmlGpmSampleAlloc": pynvml.c_nvmlGpmSample_t,
+        "nvmlGpmSampleGet": None,
+        "nvmlGpmMetricsGet": measure,
+    }
+    source = NvmlSource()
+    source.discover()
+    assert "sm_util_pct" not in source.sample()[UUID]
+    clock[0] += 2.0
+    sample = source.sample()[UUID]
+    assert (sample["sm_util_pct"], sample["engine_util_pct"], sample["tensor_util_pct"]) == (80.0, 90.0, 30.0)
+    assert "dram_util_pct" not in sample
+    assert sample["nvlink_rx_bytes"] == 16 * 2**20
+    clock[0] += 1.0
+    assert source.sample()[UUID]["nvlink_rx_bytes"] == 24 * 2**20
 
 
 def test_a_cap_is_set_and_both_limits_read_back(driver: FakeNvml) -> None:
