@@ -17,6 +17,7 @@ from shared.metrics_catalogue import METRICS
 
 GRACE_S = 5.0
 MARKS_PER_TURN = 20
+JOBS_AT_ONCE = 500
 LONGEST_S = 900.0
 
 
@@ -146,7 +147,7 @@ UPDATE jobs SET energy_j = e.energy_j FROM (
       AND s.ts BETWEEN j.started_at - interval '1 second' AND j.finished_at + interval '1 second') p
   WHERE j.energy_j IS NULL AND j.started_at IS NOT NULL AND p.power_w IS NOT NULL
     AND j.finished_at BETWEEN now() - interval '10 minutes' AND now() - interval '5 seconds'
-  LIMIT 500
+  LIMIT $1
 ) e WHERE e.id = jobs.id
 """
 
@@ -177,8 +178,12 @@ class Rollups:
         return done
 
     async def jobs(self) -> None:
-        """Give jobs that ended lately the energy that they took."""
-        await self._pool.execute(_JOBS)
+        """Give jobs that ended lately the energy that they took; a second of it at most, the rest next time."""
+        until = time.monotonic() + 1.0
+        while time.monotonic() < until:
+            status = await self._pool.execute(_JOBS, JOBS_AT_ONCE)
+            if int(status.split()[-1]) < JOBS_AT_ONCE:
+                return
 
     async def _one(self, kind: str, age_s: float) -> bool:
         """Take a mark, roll up, and take the mark off unless rows came meanwhile."""
