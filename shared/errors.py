@@ -5,6 +5,7 @@ AutopilotError
 ├── NotFoundError          what was named does not exist
 ├── ConflictError          it exists already or changed meanwhile
 ├── UnavailableError       something outside is away; trying again may help (retryable)
+│   └── BusyError          no more is taken for now; says when to come back
 ├── SettingsError          the process was configured wrongly
 └── JobFailedError         a job ended without a result
 """
@@ -38,6 +39,14 @@ class UnavailableError(AutopilotError):
     """A dependency is away for now."""
 
     retryable = True
+
+
+class BusyError(UnavailableError):
+    """No more is taken for now."""
+
+    def __init__(self, reason: str, retry_after_s: float) -> None:
+        self.retry_after_s = max(1.0, retry_after_s)
+        super().__init__(f"{reason}; try again in {self.retry_after_s:.0f} s")
 
 
 class SettingsError(AutopilotError):

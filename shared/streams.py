@@ -31,6 +31,9 @@ DAY_S = 24 * HOUR_S
 MIB = 2**20
 
 JOB_ACK_WAIT_S = 10.0
+JOB_AGE_S = 7 * DAY_S
+# What waits for other jobs is looked at again this often, also when the news of a result was missed.
+WAITING_ACK_WAIT_S = 15.0
 NO_STORAGE = 10047  # nats-server's "insufficient storage resources available"
 SMALLEST_SCALE = 1 / 64
 PAYLOAD_INLINE_LIMIT = 256 * 1024
@@ -60,29 +63,47 @@ STREAMS: tuple[StreamConfig, ...] = (
         "JOBS",
         subjects.JOBS,
         subjects.JOBS_WITH_ID,
-        age_s=7 * DAY_S,
+        subjects.JOBS_OF_BATCHES,
+        subjects.WAITING,
+        age_s=JOB_AGE_S,
         mib=4096,
         retention=RetentionPolicy.WORK_QUEUE,
         discard=DiscardPolicy.NEW,
+        allow_msg_ttl=True,
+    ),
+    # The server schedules only where it may discard what is old, so there is no size here at which it would.
+    _stream(
+        "LATER",
+        subjects.LATER,
+        subjects.DUE,
+        age_s=JOB_AGE_S + DAY_S,
+        mib=0,
+        max_bytes=-1,
+        retention=RetentionPolicy.WORK_QUEUE,
+        allow_msg_ttl=True,
+        allow_msg_schedules=True,
     ),
     # One message a subject and "discard new" make the first result of a job the only one.
     _stream(
         "RESULTS",
         subjects.RESULTS,
-        age_s=DAY_S,
+        subjects.RESULTS_OF_BATCHES,
+        age_s=7 * DAY_S,
         mib=2048,
+        allow_msg_ttl=True,
         discard=DiscardPolicy.NEW,
         discard_new_per_subject=True,
         max_msgs_per_subject=1,
     ),
-    _stream("DEAD", subjects.DEAD, age_s=30 * DAY_S, mib=512),
+    _stream("DEAD", subjects.DEAD, age_s=30 * DAY_S, mib=512, allow_msg_ttl=True),
     _stream("AUDIT", subjects.AUDIT, age_s=365 * DAY_S, mib=512, deny_delete=True, deny_purge=True),
 )
 
 BUCKETS: tuple[KeyValueConfig, ...] = (
     KeyValueConfig(bucket="inventory"),
     KeyValueConfig(bucket="policy", history=10),
-    KeyValueConfig(bucket="jobs", ttl=DAY_S),
+    KeyValueConfig(bucket="jobs", ttl=JOB_AGE_S),
+    KeyValueConfig(bucket="batches", ttl=JOB_AGE_S),
     KeyValueConfig(bucket="subscriptions"),
     KeyValueConfig(bucket="pools"),
     KeyValueConfig(bucket="open_alerts"),
@@ -93,7 +114,7 @@ BUCKETS: tuple[KeyValueConfig, ...] = (
 )
 
 OBJECT_STORES: tuple[ObjectStoreConfig, ...] = (
-    ObjectStoreConfig(bucket="payloads", ttl=DAY_S, max_bytes=4096 * MIB),
+    ObjectStoreConfig(bucket="payloads", ttl=JOB_AGE_S, max_bytes=4096 * MIB),
     ObjectStoreConfig(bucket="artifacts", max_bytes=4096 * MIB),
 )
 
@@ -107,6 +128,8 @@ _REPAIRED = {
     "discard_new_per_subject",
     "num_replicas",
     "allow_direct",
+    "allow_msg_ttl",
+    "allow_msg_schedules",
 }
 
 
@@ -132,6 +155,16 @@ def job_durable(kind: str, priority: str) -> ConsumerConfig:
     """The consumer that all workers of a kind share for one priority."""
     name = f"pool-{subjects.token(kind)}-{priority}"
     return durable(name, *subjects.jobs_of(kind, priority), ack_wait_s=JOB_ACK_WAIT_S, max_ack_pending=10_000)
+
+
+def waiting_durable() -> ConsumerConfig:
+    """The consumer of jobs that wait for others."""
+    return durable("keeper-waiting", subjects.WAITING, ack_wait_s=WAITING_ACK_WAIT_S, max_ack_pending=100_000)
+
+
+def due_durable() -> ConsumerConfig:
+    """The consumer of jobs whose time has come."""
+    return durable("keeper-due", subjects.DUE, ack_wait_s=WAITING_ACK_WAIT_S)
 
 
 async def ensure(js: JetStreamContext, replicas: int = 1, *, deadline_s: float = 30.0) -> None:
@@ -165,7 +198,8 @@ async def ensure(js: JetStreamContext, replicas: int = 1, *, deadline_s: float =
 
 
 def _scaled(config: StreamConfig | ObjectStoreConfig, scale: float) -> int:
-    return int((config.max_bytes or 0) * scale)
+    size = config.max_bytes or 0
+    return int(size * scale) if size > 0 else -1
 
 
 async def _ensure_stream(js: JetStreamContext, wanted: StreamConfig) -> None:

@@ -7,6 +7,7 @@ subjects, in KV keys and in durable names alike.
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 
 _PLAIN = re.compile(r"[A-Za-z0-9_-]")
 _ESCAPED = re.compile(r"=([0-9A-F]{2})")
@@ -19,8 +20,13 @@ OUTCOMES = "outcomes.*"
 RECOMMENDATIONS = "recommendations.*"
 JOBS = "jobs.*.*"
 JOBS_WITH_ID = "jobs.*.*.*"
+JOBS_OF_BATCHES = "jobs.*.*.*.*"
+WAITING = "waiting.>"
+LATER = "later.>"
+DUE = "due.>"
 RESULTS = "results.*"
-PROGRESS = "progress.*"
+RESULTS_OF_BATCHES = "results.*.*"
+PROGRESS = "progress.>"
 DEAD = "dead.*"
 AUDIT = "audit.*"
 
@@ -92,30 +98,66 @@ def recommendation(scope: str) -> str:
     return f"recommendations.{token(scope)}"
 
 
+def job_tokens(job_id: str) -> str:
+    """A job's id in a subject: a batch's job, `<batch>.<rest>`, takes two tokens, so that a batch can be asked for."""
+    batch, dot, rest = job_id.partition(".")
+    return f"{token(batch)}.{token(rest)}" if dot and batch and rest else token(job_id)
+
+
+def job_id(tokens: Sequence[str]) -> str:
+    """Undo `job_tokens`."""
+    return ".".join(untoken(t) for t in tokens)
+
+
 def job(kind: str, priority: str, job_id: str) -> str:
     """One job; publishers without an id may leave the last token out."""
-    return f"jobs.{token(kind)}.{token(priority)}.{token(job_id)}"
+    return f"jobs.{token(kind)}.{token(priority)}.{job_tokens(job_id)}"
 
 
 def any_job(job_id: str) -> str:
     """One job of whatever kind and priority."""
-    return f"jobs.*.*.{token(job_id)}"
+    return f"jobs.*.*.{job_tokens(job_id)}"
 
 
 def jobs_of(kind: str, priority: str) -> list[str]:
-    """Both forms under which jobs of a kind and priority arrive."""
+    """All forms under which jobs of a kind and priority arrive."""
     base = f"jobs.{token(kind)}.{token(priority)}"
-    return [base, f"{base}.*"]
+    return [base, f"{base}.*", f"{base}.*.*"]
+
+
+def waiting(job_id: str) -> str:
+    """One job that waits for others."""
+    return f"waiting.{job_tokens(job_id)}"
+
+
+def later(job_id: str) -> str:
+    """One job that the server lets go at a time."""
+    return f"later.{job_tokens(job_id)}"
+
+
+def due(job_id: str) -> str:
+    """One job whose time has come."""
+    return f"due.{job_tokens(job_id)}"
 
 
 def result(job_id: str) -> str:
     """The one result of a job."""
-    return f"results.{token(job_id)}"
+    return f"results.{job_tokens(job_id)}"
+
+
+def results_of(batch: str) -> str:
+    """The results of a batch's jobs."""
+    return f"results.{token(batch)}.*"
+
+
+def jobs_of_batch(batch: str) -> tuple[str, ...]:
+    """Where a batch's jobs wait: in the queue, for others, for their time."""
+    return f"jobs.*.*.{token(batch)}.*", f"waiting.{token(batch)}.*", f"later.{token(batch)}.*"
 
 
 def progress(job_id: str) -> str:
     """Progress of a job (core NATS)."""
-    return f"progress.{token(job_id)}"
+    return f"progress.{job_tokens(job_id)}"
 
 
 def dead(kind: str) -> str:

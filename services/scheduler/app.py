@@ -12,7 +12,6 @@ from faststream.nats import JStream, NatsMessage, PullSub
 from prometheus_client import Counter, Gauge
 
 from services.scheduler.adapters.fleet_reader import FleetReader
-from services.scheduler.adapters.leader import Leadership
 from services.scheduler.deciding import Decider
 from services.scheduler.domain.policies import make_policy
 from services.scheduler.settings import SchedulerSettings
@@ -24,6 +23,7 @@ from shared.errors import AutopilotError
 from shared.frames import decode
 from shared.health import HealthState
 from shared.ids import new_id
+from shared.leader import Leadership
 from shared.messages.alerts import Alert
 from shared.service import Service
 from shared.settings import load
@@ -68,7 +68,7 @@ def create_app(settings: SchedulerSettings | None = None) -> FastStream:
         nonlocal reader
         async with service.running([Watched("ALERTS", alerts)]) as js:
             reader = FleetReader(js, settings.stale_after_s)
-            leadership = Leadership(js, f"{settings.node}-{new_id()[:8]}")
+            leadership = Leadership(js, f"{settings.node}-{new_id()[:8]}", "scheduler")
             service.spawn(leadership.run())
             decider = Decider(service.bus, reader, policy, utc_now, counter, settings.cap_lease_s)
             service.spawn(decide_for_ever(decider, leadership, service.health, wake, settings.decide_period_s, leading))

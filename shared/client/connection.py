@@ -12,6 +12,8 @@ from nats.errors import Error as NatsError
 from nats.js import JetStreamContext
 
 from shared.client.alerts import Alerts
+from shared.client.batches import Batches
+from shared.client.dead import DeadJobs
 from shared.client.fleet import Fleet
 from shared.client.jobs import Jobs
 from shared.client.steering import Steering
@@ -54,6 +56,8 @@ class AutopilotClient:
         js = self._nc.jetstream(timeout=5.0)
         self.js: JetStreamContext = js
         self.jobs = Jobs(self._nc, js, self._actor)
+        self.batches = Batches(self._nc, js, self.jobs, self._actor)
+        self.dead = DeadJobs(js, self.jobs)
         self.fleet = Fleet(self._nc, js)
         self.alerts = Alerts(self._nc, js, self._actor)
         self.steering = Steering(self._nc, js, self._actor)

@@ -6,6 +6,7 @@ import asyncio
 import json
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any
 
 import nats.errors
@@ -15,22 +16,19 @@ from nats.js.errors import APIError, NotFoundError
 from pydantic import BaseModel, ValidationError
 
 from shared import subjects
+from shared.client.following import follow
+from shared.client.submission import Options, address, first_problem, make_job, make_options
 from shared.clock import utc_now
-from shared.errors import (
-    ConflictError,
-    InvalidInputError,
-    JobFailedError,
-    UnavailableError,
-)
-from shared.errors import (
-    NotFoundError as Missing,
-)
+from shared.errors import BusyError, ConflictError, JobFailedError, UnavailableError
+from shared.errors import NotFoundError as Missing
 from shared.ids import derived_id, new_id
-from shared.messages.jobs import PRIORITIES, Job, JobProgress, JobResult, JobState, Priority
+from shared.messages.jobs import Job, JobProgress, JobResult, JobState
 from shared.payloads import load_payload, store_payload
-from shared.streams import PAYLOAD_INLINE_LIMIT
+from shared.streams import DAY_S, PAYLOAD_INLINE_LIMIT
 
 _MAX_MESSAGES_PER_SUBJECT = 10077
+_FULL = 10077  # the same code says that a stream has no room
+_RETRY_WHEN_FULL_S = 30.0
 
 
 class JobView(BaseModel):
@@ -68,51 +66,49 @@ class Jobs:
         kind: str,
         payload: dict[str, Any],
         *,
-        priority: Priority = "normal",
         job_id: str | None = None,
         idempotency_key: str | None = None,
-        ttl_s: float = 86_400.0,
-        max_attempts: int = 3,
+        submitter: str | None = None,
+        **options: Any,
     ) -> JobHandle:
-        """Publish a job and wait until it is stored.
+        """Publish a job and wait until it is stored; `options` are the fields of `Options`.
 
         The same `job_id` or `idempotency_key` is the same job. Raises InvalidInputError for a bad
-        argument and UnavailableError when the stream did not confirm.
+        argument, BusyError when the queue is full, and UnavailableError when the stream did not confirm.
         """
-        if priority not in PRIORITIES:
-            raise InvalidInputError("priority", priority, f"must be one of {', '.join(PRIORITIES)}")
+        chosen = make_options(**options)
+        who = submitter or self._actor
         if job_id is None:
-            job_id = derived_id(self._actor, kind, idempotency_key) if idempotency_key else new_id()
-        reference = None
-        if len(json.dumps(payload)) > PAYLOAD_INLINE_LIMIT:
-            reference = await store_payload(self._js, f"job-{job_id}", payload)
-        try:
-            job = Job(
-                id=job_id,
-                kind=kind,
-                priority=priority,
-                payload={} if reference else payload,
-                payload_ref=reference,
-                submitter=self._actor,
-                submitted_at=utc_now(),
-                ttl_s=ttl_s,
-                max_attempts=max_attempts,
-            )
-        except ValidationError as error:
-            first = error.errors()[0]
-            raise InvalidInputError(str(first["loc"][0]), first["input"], first["msg"]) from error
+            job_id = derived_id(who, kind, idempotency_key) if idempotency_key else new_id()
+        job = await self.prepare(job_id, kind, payload, chosen, submitter=who)
         if idempotency_key and await self.find_result(job_id):
             return JobHandle(job_id, kind, self, duplicate=True)
+        return JobHandle(job_id, kind, self, duplicate=await self.publish(job))
+
+    async def prepare(
+        self, job_id: str, kind: str, payload: dict[str, Any], options: Options, *, submitter: str
+    ) -> Job:
+        """The job as it travels: a payload that is too large for a message goes to the object store first."""
+        job = make_job(job_id, kind, payload, options, submitter=submitter, now=utc_now())
+        if len(json.dumps(payload)) <= PAYLOAD_INLINE_LIMIT:
+            return job
+        expires_at = job.submitted_at + timedelta(seconds=job.ttl_s)
+        reference = await store_payload(self._js, f"job-{job_id}", payload, expires_at)
+        return job.model_copy(update={"payload": {}, "payload_ref": reference})
+
+    async def publish(self, job: Job) -> bool:
+        """Publish a prepared job; True when the stream had it already."""
+        stream, subject, headers = address(job, utc_now())
+        body = job.model_dump_json(exclude_none=True).encode()
         try:
-            ack = await self._js.publish(
-                subjects.job(kind, priority, job_id),
-                job.model_dump_json(exclude_none=True).encode(),
-                headers={"Nats-Msg-Id": job_id},
-                stream="JOBS",
-            )
-        except (APIError, nats.errors.Error) as error:
-            raise UnavailableError(f"job {job_id} was not confirmed: {error}") from error
-        return JobHandle(job_id, kind, self, duplicate=bool(ack.duplicate))
+            ack = await self._js.publish(subject, body, headers=headers, stream=stream)
+        except APIError as error:
+            if error.err_code == _FULL:
+                raise BusyError("the queue is full", _RETRY_WHEN_FULL_S) from error
+            raise UnavailableError(f"job {job.id} was not confirmed: {error}") from error
+        except nats.errors.Error as error:
+            raise UnavailableError(f"job {job.id} was not confirmed: {error}") from error
+        return bool(ack.duplicate)
 
     async def find_result(self, job_id: str) -> JobResult | None:
         """The result, if there is one."""
@@ -153,63 +149,78 @@ class Jobs:
 
     async def progress(self, job_id: str) -> AsyncIterator[JobProgress]:
         """Follow a job until it ends."""
-        done = asyncio.create_task(self.wait(job_id, timeout_s=86_400))
-        subscription = await self._nc.subscribe(subjects.progress(job_id))
-        try:
-            while not done.done():
-                try:
-                    message = await subscription.next_msg(timeout=0.2)
-                    yield JobProgress.model_validate_json(message.data)
-                except (nats.errors.TimeoutError, ValidationError):
-                    continue
-        finally:
-            done.cancel()
-            await subscription.unsubscribe()
+        async for told in follow(self._nc, self.find_result, job_id):
+            if isinstance(told, JobProgress):
+                yield told
+
+    async def stream(
+        self, kind: str, payload: dict[str, Any], *, job_id: str | None = None, **options: Any
+    ) -> AsyncIterator[JobProgress | JobResult]:
+        """Submit a job and yield everything that it tells, its result last."""
+        job_id = job_id or new_id()
+
+        async def begin() -> None:
+            await self.submit(kind, payload, job_id=job_id, **options)
+
+        async for told in follow(self._nc, self.find_result, job_id, begin):
+            yield told
+
+    async def load(self, job: Job) -> dict[str, Any]:
+        """A job's payload, wherever it is kept. Raises NotFoundError when it expired."""
+        return await load_payload(self._js, job.payload_ref) if job.payload_ref else job.payload
 
     async def view(self, job_id: str) -> JobView:
         """What is known of a job. Raises NotFoundError for an unknown id."""
         result = await self.find_result(job_id)
         if result is not None:
             return JobView(id=job_id, kind=result.kind, state=result.status, result=result)
-        try:
-            message = await self._js.get_last_msg("JOBS", subjects.any_job(job_id), direct=True)
-        except NotFoundError:
-            raise Missing(f"job {job_id} is neither queued nor finished within the last day") from None
-        _, kind, priority, *_ = (message.subject or "").split(".")
-        return JobView(id=job_id, kind=subjects.untoken(kind), state="queued", priority=priority)
+        for state, stream, subject in (
+            ("queued", "JOBS", subjects.any_job(job_id)),
+            ("waiting", "JOBS", subjects.waiting(job_id)),
+            ("scheduled", "LATER", subjects.later(job_id)),
+        ):
+            try:
+                message = await self._js.get_last_msg(stream, subject, direct=True)
+            except NotFoundError:
+                continue
+            return _waiting_view(job_id, state, message.subject or "", message.data or b"")
+        raise Missing(f"job {job_id} is neither queued nor finished within its time to live")
 
     async def cancel(self, job_id: str) -> JobResult:
         """End a job that has no result yet. Raises ConflictError when it ended already."""
         view = await self.view(job_id)
         if view.result is not None:
             raise ConflictError(f"job {job_id} already {view.state}")
+        if not await self.end_cancelled(job_id, view.kind):
+            raise ConflictError(f"job {job_id} ended meanwhile")
+        await self._js.purge_stream("JOBS", subject=subjects.any_job(job_id))
+        await self._js.purge_stream("JOBS", subject=subjects.waiting(job_id))
+        await self._js.purge_stream("LATER", subject=subjects.later(job_id))
+        return JobResult(job_id=job_id, kind=view.kind, status="cancelled", submitted_at=utc_now(), finished_at=utc_now())
+
+    async def end_cancelled(self, job_id: str, kind: str) -> bool:
+        """Tell its worker, and write the result of a cancelled job; False when it ended otherwise meanwhile."""
         kv = await self._js.key_value("jobs")
         await kv.put(subjects.token(job_id), JobState(cancelled=True).model_dump_json().encode())
         now = utc_now()
-        result = JobResult(job_id=job_id, kind=view.kind, status="cancelled", submitted_at=now, finished_at=now)
+        result = JobResult(job_id=job_id, kind=kind, status="cancelled", submitted_at=now, finished_at=now)
         try:
-            await self._js.publish(subjects.result(job_id), result.model_dump_json().encode(), stream="RESULTS")
+            await self._js.publish(
+                subjects.result(job_id), result.model_dump_json().encode(), stream="RESULTS", msg_ttl=DAY_S
+            )
         except APIError as error:
             if error.err_code == _MAX_MESSAGES_PER_SUBJECT:
-                raise ConflictError(f"job {job_id} ended meanwhile") from error
+                return False
             raise
-        await self._js.purge_stream("JOBS", subject=subjects.any_job(job_id))
-        return result
+        return True
 
     async def queued(self, limit: int = 1000) -> list[JobView]:
         """Jobs that wait or run."""
-        info = await self._js.stream_info("JOBS", subjects_filter=subjects.JOBS_WITH_ID)
         views = []
-        for subject in list(info.state.subjects or {})[:limit]:
-            _, kind, priority, job_id = subject.split(".")
-            views.append(
-                JobView(
-                    id=subjects.untoken(job_id),
-                    kind=subjects.untoken(kind),
-                    state="queued",
-                    priority=priority,
-                )
-            )
+        for stream, wildcard in (("JOBS", ">"), ("LATER", subjects.LATER)):
+            info = await self._js.stream_info(stream, subjects_filter=wildcard)
+            for subject in list(info.state.subjects or {})[: limit - len(views)]:
+                views += _queued_view(subject)
         return views
 
     async def finished(self, limit: int = 50) -> list[JobView]:
@@ -224,3 +235,27 @@ class Jobs:
             result = JobResult.model_validate_json(message.data or b"")
             views.append(JobView(id=result.job_id, kind=result.kind, state=result.status, result=result))
         return views
+
+
+def _queued_view(subject: str) -> list[JobView]:
+    stage, *tokens = subject.split(".")
+    if stage == "jobs" and len(tokens) > 2:
+        kind, priority, *identity = tokens
+        return [
+            JobView(id=subjects.job_id(identity), kind=subjects.untoken(kind), state="queued", priority=priority)
+        ]
+    if stage in {"waiting", "later"}:
+        state = "waiting" if stage == "waiting" else "scheduled"
+        return [JobView(id=subjects.job_id(tokens), kind="", state=state)]
+    return []
+
+
+def _waiting_view(job_id: str, state: str, subject: str, body: bytes) -> JobView:
+    if state == "queued":
+        _, kind, priority, *_ = subject.split(".")
+        return JobView(id=job_id, kind=subjects.untoken(kind), state=state, priority=priority)
+    try:
+        job = Job.model_validate_json(body)
+    except ValidationError as error:
+        raise first_problem(error) from error
+    return JobView(id=job_id, kind=job.kind, state=state, priority=job.priority)

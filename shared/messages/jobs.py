@@ -11,6 +11,28 @@ from shared.messages.base import Message, Name, Timestamp
 Priority = Literal["high", "normal", "low"]
 PRIORITIES: tuple[Priority, ...] = get_args(Priority)
 JobStatus = Literal["succeeded", "failed", "cancelled"]
+DeadReason = Literal[
+    "attempts_exhausted", "invalid", "expired", "permanent_error", "nobody_can_run", "dependency_failed"
+]
+
+
+class JobNeeds(Message):
+    """What a job asks of the worker that runs it."""
+
+    model: str | None = Field(default=None, max_length=500, description="a model that its pool offers")
+    device: Literal["cpu", "gpu"] | None = None
+    memory_bytes: int | None = Field(default=None, ge=0, description="memory of the device in all")
+    devices: int = Field(default=1, ge=1, le=64, description="devices of one worker")
+
+
+class JobUsage(Message):
+    """What a job took."""
+
+    wait_s: float = Field(default=0.0, ge=0, description="from submission to start")
+    run_s: float = Field(default=0.0, ge=0, description="of its batch on the device")
+    batch_size: int = Field(default=1, ge=1)
+    prompt_tokens: int | None = None
+    completion_tokens: int | None = None
 
 
 class JobBody(Message):
@@ -23,8 +45,13 @@ class JobBody(Message):
     payload_ref: str | None = None
     submitter: str = "anonymous"
     submitted_at: Timestamp | None = None
-    ttl_s: float = Field(default=86_400.0, gt=0)
+    ttl_s: float = Field(default=86_400.0, gt=0, description="it must have begun by then, counted from submission")
+    deadline_at: Timestamp | None = Field(default=None, description="it must have begun by then; the earliest first")
+    result_ttl_s: float = Field(default=86_400.0, ge=1, le=604_800, description="its result is kept so long")
     max_attempts: int = Field(default=3, ge=1, le=20)
+    after: list[Name] = Field(default=[], max_length=1000, description="jobs that must have succeeded before")
+    not_before: Timestamp | None = None
+    needs: JobNeeds | None = None
 
 
 class Job(JobBody):
@@ -58,7 +85,9 @@ class JobResult(Message):
     worker: str = ""
     device: str = ""
     node: str = ""
+    submitter: str = ""
     attempt: int = 1
+    usage: JobUsage | None = None
     submitted_at: Timestamp
     started_at: Timestamp | None = None
     finished_at: Timestamp
@@ -80,7 +109,7 @@ class DeadJob(Message):
 
     id: Name
     kind: str
-    reason: Literal["attempts_exhausted", "invalid", "expired", "permanent_error"]
+    reason: DeadReason
     job: Job | None = None
     raw: str = Field(default="", description="what was received, when it is no job at all; truncated")
     errors: list[JobError] = []
@@ -95,6 +124,16 @@ class JobState(Message):
     errors: list[JobError] = []
 
 
+class Batch(Message):
+    """Many jobs under one handle; KV `batches`, key = its id. Its jobs are `<id>.0` to `<id>.<count - 1>`."""
+
+    id: Name
+    kind: Name
+    count: int = Field(ge=0)
+    submitter: str = "anonymous"
+    submitted_at: Timestamp
+
+
 class WorkerStatus(Message):
     """One worker process as its pool sees it."""
 
@@ -107,6 +146,11 @@ class WorkerStatus(Message):
     jobs_failed: int = 0
     busy_s: float = 0.0
     running: list[str] = Field(default=[], max_length=64)
+    models: list[str] = Field(default=[], description="models in its memory")
+    memory_bytes: int | None = Field(default=None, description="memory of its devices")
+    devices: int = 1
+    accelerator: Literal["cpu", "gpu"] = "cpu"
+    share: float = Field(default=1.0, ge=0, le=1, description="of its batch size that its device's state allows")
 
 
 class PoolStatus(Message):
@@ -117,6 +161,7 @@ class PoolStatus(Message):
     at: Timestamp
     desired: int
     kinds: list[str]
+    models: list[str] = Field(default=[], description="models that it can load")
     workers: list[WorkerStatus]
     cordoned: list[str] = []
     restarts: int = 0

@@ -1,4 +1,4 @@
-"""One leader among any number of schedulers: a key that expires unless renewed.
+"""One leader among any number of processes: a key that expires unless renewed.
 
 The revision at which a leader created the key only ever grows, so it is the fencing token that
 its commands carry.
@@ -15,16 +15,15 @@ from nats.js.errors import APIError
 
 log = logging.getLogger(__name__)
 
-KEY = "scheduler"
 LEASE_S = 5.0
 RENEW_S = 1.5
 
 
 class Leadership:
-    """Whether this process leads, and with which token."""
+    """Whether this process leads in one role, and with which token."""
 
-    def __init__(self, js: JetStreamContext, name: str) -> None:
-        self._js, self._name = js, name
+    def __init__(self, js: JetStreamContext, name: str, role: str) -> None:
+        self._js, self._name, self._role = js, name, role
         self._revision = 0
         self._token = 0
         self._renewed_at = 0.0
@@ -49,10 +48,10 @@ class Leadership:
             try:
                 kv = await self._js.key_value("leader")
                 if self._token:
-                    self._revision = await kv.update(KEY, self._name.encode(), last=self._revision)
+                    self._revision = await kv.update(self._role, self._name.encode(), last=self._revision)
                 else:
-                    self._revision = self._token = await kv.create(KEY, self._name.encode())
-                    log.info("leading", extra={"fencing_token": self._token})
+                    self._revision = self._token = await kv.create(self._role, self._name.encode())
+                    log.info("leading", extra={"role": self._role, "fencing_token": self._token})
                 self._renewed_at = asked_at
             except APIError:
                 if self._token:
@@ -68,6 +67,6 @@ class Leadership:
             token, self._token = self._token, 0
             try:
                 kv = await self._js.key_value("leader")
-                await kv.delete(KEY, last=self._revision)
+                await kv.delete(self._role, last=self._revision)
             except (APIError, nats.errors.Error, OSError):
                 log.info("lease left to expire", extra={"fencing_token": token})

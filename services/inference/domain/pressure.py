@@ -1,0 +1,32 @@
+"""How much of its usual batch a worker may take, from the state of its device. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Literal
+
+# Thermal and power-brake slowdowns, by the bits of nvmlClocksEventReasons (nvml.h); 0x4 is the power cap's own.
+HOT_REASONS = 0x20 | 0x40 | 0x80
+CAP_REASON = 0x4
+MARGIN_LOW_C = 5.0
+MARGIN_NONE_C = 0.0
+CAPPED_FRACTION = 0.6
+Severity = Literal["info", "warning", "critical"]
+
+
+def share(sample: Mapping[str, float], worst_alert: Severity | None, power_default_w: float | None) -> float:
+    """1 for a healthy device, less for one that is hot, capped low or alerted, 0 for one to leave alone.
+
+    `sample` is the device's latest readings by metric name; what is missing counts for nothing.
+    """
+    margin = sample.get("temp_margin_c")
+    if worst_alert == "critical" or (margin is not None and margin <= MARGIN_NONE_C):
+        return 0.0
+    allowed = 1.0
+    reasons = int(sample.get("clock_event_reasons", 0))
+    if reasons & HOT_REASONS or (margin is not None and margin < MARGIN_LOW_C) or worst_alert == "warning":
+        allowed = 0.5
+    cap = sample.get("power_cap_w")
+    if cap and power_default_w and cap < CAPPED_FRACTION * power_default_w and reasons & CAP_REASON:
+        allowed = min(allowed, max(0.25, cap / power_default_w))
+    return allowed

@@ -1,0 +1,172 @@
+"""Many jobs under one handle. The streams' subjects tell how far it is; no second store counts along."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import nats.errors
+from nats.aio.client import Client
+from nats.aio.msg import Msg
+from nats.js import JetStreamContext
+from nats.js.errors import APIError, KeyNotFoundError
+from pydantic import BaseModel
+
+from shared import subjects
+from shared.client.submission import address, make_options
+from shared.clock import utc_now
+from shared.errors import InvalidInputError, NotFoundError, UnavailableError
+from shared.ids import new_id
+from shared.messages.jobs import Batch, JobResult
+
+if TYPE_CHECKING:
+    from shared.client.jobs import Jobs
+
+WINDOW = 1000
+CONFIRM_S = 30.0
+
+
+class BatchView(BaseModel):
+    """How far a batch is."""
+
+    id: str
+    kind: str
+    count: int
+    done: int
+
+    @property
+    def finished(self) -> bool:
+        """Whether every job has a result."""
+        return self.done >= self.count
+
+
+@dataclass(frozen=True)
+class BatchHandle:
+    """A submitted batch."""
+
+    id: str
+    count: int
+    batches: Batches
+
+    async def progress(self) -> BatchView:
+        """How far it is."""
+        return await self.batches.view(self.id)
+
+    def results(self, timeout_s: float = 3600.0) -> AsyncIterator[JobResult]:
+        """Results in the order of the inputs, each as soon as it and those before it are there."""
+        return self.batches.results(self.id, timeout_s)
+
+    async def outputs(self, timeout_s: float = 3600.0) -> list[Any]:
+        """All outputs, None where a job failed."""
+        return [r.output async for r in self.results(timeout_s)]
+
+    async def cancel(self) -> int:
+        """End what has no result yet; returns how many jobs."""
+        return await self.batches.cancel(self.id)
+
+
+class Batches:
+    """Submit, follow and cancel batches."""
+
+    def __init__(self, nc: Client, js: JetStreamContext, jobs: Jobs, actor: str) -> None:
+        self._nc, self._js, self._jobs, self._actor = nc, js, jobs, actor
+
+    async def map(
+        self,
+        kind: str,
+        payloads: Iterable[Mapping[str, Any]],
+        *,
+        submitter: str | None = None,
+        batch_id: str | None = None,
+        **options: Any,
+    ) -> BatchHandle:
+        """One job an input. The same `batch_id` with the same inputs is the same batch.
+
+        Raises InvalidInputError for a bad argument and UnavailableError when not every job was confirmed; with a
+        `batch_id` the call can then be repeated.
+        """
+        chosen, inputs = make_options(**options), [dict(p) for p in payloads]
+        if not inputs:
+            raise InvalidInputError("payloads", 0, "a batch needs at least one input")
+        who, batch_id = submitter or self._actor, batch_id or new_id()
+        if "." in batch_id:
+            raise InvalidInputError("batch_id", batch_id, "must not contain a dot")
+        record = Batch(id=batch_id, kind=kind, count=len(inputs), submitter=who, submitted_at=utc_now())
+        kv = await self._js.key_value("batches")
+        await kv.put(subjects.token(batch_id), record.model_dump_json().encode())
+        for start in range(0, len(inputs), WINDOW):
+            prepared = [
+                await self._jobs.prepare(f"{batch_id}.{i}", kind, inputs[i], chosen, submitter=who)
+                for i in range(start, min(start + WINDOW, len(inputs)))
+            ]
+            await self._confirmed([address(job, utc_now()) for job in prepared], [_body(job) for job in prepared])
+        return BatchHandle(batch_id, len(inputs), self)
+
+    async def _confirmed(self, addresses: Sequence[tuple[str, str, dict[str, str]]], bodies: list[bytes]) -> None:
+        try:
+            async with asyncio.timeout(CONFIRM_S):
+                await asyncio.gather(
+                    *(
+                        self._js.publish(subject, body, headers=headers, stream=stream)
+                        for (stream, subject, headers), body in zip(addresses, bodies, strict=True)
+                    )
+                )
+        except (APIError, nats.errors.Error, TimeoutError) as error:
+            raise UnavailableError(f"not every job of the batch was confirmed: {error or type(error).__name__}") from error
+
+    async def view(self, batch_id: str) -> BatchView:
+        """How far a batch is. Raises NotFoundError for an unknown id."""
+        record = await self._record(batch_id)
+        info = await self._js.stream_info("RESULTS", subjects_filter=subjects.results_of(batch_id))
+        return BatchView(id=batch_id, kind=record.kind, count=record.count, done=len(info.state.subjects or {}))
+
+    async def results(self, batch_id: str, timeout_s: float = 3600.0) -> AsyncIterator[JobResult]:
+        """Results in the order of the inputs. Raises TimeoutError when the next takes longer than `timeout_s`."""
+        record = await self._record(batch_id)
+        arrived = asyncio.Event()
+
+        async def on_result(_: Msg) -> None:
+            arrived.set()
+
+        subscription = await self._nc.subscribe(subjects.results_of(batch_id), cb=on_result)
+        try:
+            for index in range(record.count):
+                async with asyncio.timeout(timeout_s):
+                    while (found := await self._jobs.find_result(f"{batch_id}.{index}")) is None:
+                        arrived.clear()
+                        try:
+                            await asyncio.wait_for(arrived.wait(), 2.0)
+                        except TimeoutError:
+                            continue
+                yield found
+        finally:
+            await subscription.unsubscribe()
+
+    async def cancel(self, batch_id: str) -> int:
+        """End what has no result yet; returns how many jobs."""
+        record = await self._record(batch_id)
+        info = await self._js.stream_info("RESULTS", subjects_filter=subjects.results_of(batch_id))
+        done = set(info.state.subjects or {})
+        left = [
+            job
+            for job in (f"{batch_id}.{i}" for i in range(record.count))
+            if subjects.result(job) not in done
+        ]
+        queue, waiting, later = subjects.jobs_of_batch(batch_id)
+        for stream, subject in (("JOBS", queue), ("JOBS", waiting), ("LATER", later)):
+            await self._js.purge_stream(stream, subject=subject)
+        outcomes = await asyncio.gather(*(self._jobs.end_cancelled(job, record.kind) for job in left))
+        return sum(outcomes)
+
+    async def _record(self, batch_id: str) -> Batch:
+        try:
+            kv = await self._js.key_value("batches")
+            return Batch.model_validate_json((await kv.get(subjects.token(batch_id))).value or b"")
+        except (KeyNotFoundError, ValueError):
+            raise NotFoundError(f"batch {batch_id} is not known") from None
+
+
+def _body(job: BaseModel) -> bytes:
+    return job.model_dump_json(exclude_none=True).encode()

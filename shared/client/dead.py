@@ -1,0 +1,55 @@
+"""Jobs that could not succeed: read them, and give them another life."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from nats.js import JetStreamContext
+
+from shared import subjects
+from shared.client.reading import last_messages
+from shared.clock import utc_now
+from shared.errors import NotFoundError
+from shared.ids import derived_id
+from shared.messages.jobs import DeadJob
+
+if TYPE_CHECKING:
+    from shared.client.jobs import JobHandle, Jobs
+
+NEWEST = 1000
+
+
+class DeadJobs:
+    """The dead letters of the last thirty days."""
+
+    def __init__(self, js: JetStreamContext, jobs: Jobs) -> None:
+        self._js, self._jobs = js, jobs
+
+    async def list(self, kind: str | None = None, limit: int = 50) -> list[DeadJob]:
+        """The newest dead letters, newest first."""
+        subject = subjects.dead(kind) if kind else subjects.DEAD
+        return (await last_messages(self._js, "DEAD", subject, DeadJob, limit=limit))[::-1]
+
+    async def replay(self, job_id: str) -> JobHandle:
+        """Submit a dead job again, as a new job; replaying it twice is the same new job.
+
+        Raises NotFoundError when it is unknown, was no job at all, or its payload has expired.
+        """
+        dead = next((d for d in await self.list(limit=NEWEST) if d.id == job_id), None)
+        if dead is None or dead.job is None:
+            raise NotFoundError(f"job {job_id} is not among the newest {NEWEST} dead jobs")
+        payload = await self._jobs.load(dead.job)
+        needs = dead.job.needs.model_dump() if dead.job.needs else None
+        return await self._jobs.submit(
+            dead.kind,
+            payload,
+            job_id=derived_id(job_id, dead.at.isoformat()),
+            submitter=dead.job.submitter,
+            priority=dead.job.priority,
+            ttl_s=dead.job.ttl_s,
+            result_ttl_s=dead.job.result_ttl_s,
+            max_attempts=dead.job.max_attempts,
+            needs=needs,
+            after=[d for d in dead.job.after if d != job_id] if dead.reason != "dependency_failed" else [],
+            deadline_at=dead.job.deadline_at if dead.job.deadline_at and dead.job.deadline_at > utc_now() else None,
+        )
