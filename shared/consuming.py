@@ -29,6 +29,8 @@ log = logging.getLogger(__name__)
 
 BACKOFF_S = (0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
 WATCH_PERIOD_S = 1.0
+# Requests to the server that a fleet of watchdogs makes add up.
+WATCH_EACH_S = 0.05
 
 
 def backoff_s(delivered: int) -> float:
@@ -117,7 +119,7 @@ class ConsumerWatchdog:
         while True:
             for watched in self._watched:
                 await self._check(watched)
-            await asyncio.sleep(WATCH_PERIOD_S)
+            await asyncio.sleep(max(WATCH_PERIOD_S, WATCH_EACH_S * len(self._watched)))
 
     async def _check(self, watched: Watched) -> None:
         durable = watched.config.durable_name or ""

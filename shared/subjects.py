@@ -63,6 +63,11 @@ def alert(severity: str, node: str, device: str) -> str:
     return f"alerts.{token(severity)}.{token(node)}.{token(device)}"
 
 
+def alerts_of(node: str) -> str:
+    """Alerts about any device of a node."""
+    return f"alerts.*.{token(node)}.*"
+
+
 def power_command(node: str, device: str) -> str:
     """Power commands to one device."""
     return f"commands.power.{token(node)}.{token(device)}"

@@ -26,7 +26,7 @@ def main() -> None:
         worker = load(WorkerSettings)
         setup_logging(f"worker {worker.worker}", worker.log_level)
         try:
-            asyncio.run(run_worker(worker))
+            sys.exit(asyncio.run(run_worker(worker)))
         except SettingsError as error:
             sys.exit(str(error))
     else:

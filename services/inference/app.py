@@ -6,18 +6,26 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from faststream import FastStream
-from faststream.nats import JStream, PullSub
+from faststream.nats import JStream, NatsMessage, PullSub
 
+from services.inference.device_watch import DeviceWatch
 from services.inference.handlers import PoolCommands
+from services.inference.keeper import QueueKeeper
 from services.inference.pool_memory import PoolMemory
 from services.inference.settings import PoolSettings
 from services.inference.supervisor import PoolSupervisor
 from shared import subjects
+from shared.broker import client_of
+from shared.client.reading import bucket_items
 from shared.consuming import Watched
+from shared.frames import decode
+from shared.ids import new_id
+from shared.leader import Leadership
+from shared.messages.alerts import Alert
 from shared.messages.jobs import PRIORITIES
 from shared.service import Service
 from shared.settings import load
-from shared.streams import durable, job_durable
+from shared.streams import due_durable, durable, job_durable, waiting_durable
 
 
 def create_app(settings: PoolSettings | None = None) -> FastStream:
@@ -42,16 +50,33 @@ def create_app(settings: PoolSettings | None = None) -> FastStream:
             subject, stream=stream, durable=config.durable_name, config=config, pull_sub=pull, no_reply=True
         )(handler)
 
+    watch = DeviceWatch(supervisor)
+
+    async def on_frame(message: NatsMessage) -> None:
+        watch.on_frame(decode(message.body))
+
+    async def on_alert(alert: Alert) -> None:
+        watch.on_alerts([alert])
+
+    # A reply would be taken for the stream's own confirmation by whoever published.
+    broker.subscriber(subjects.frames(settings.node), no_reply=True)(on_frame)
+    broker.subscriber(subjects.alerts_of(settings.node), no_reply=True)(on_alert)
+
     watched = [Watched("COMMANDS", scale), Watched("COMMANDS", drain)]
+    watched += [Watched("JOBS", waiting_durable()), Watched("LATER", due_durable())]
     watched += [Watched("JOBS", job_durable(kind, p)) for kind in settings.pool_kinds for p in PRIORITIES]
 
     @asynccontextmanager
     async def lifespan() -> AsyncIterator[None]:
-        async with service.running(watched):
+        async with service.running(watched) as js:
             await memory.recall()
+            watch.on_alerts((await bucket_items(js, "open_alerts", Alert)).values())
+            leadership = Leadership(js, f"{settings.node}-{settings.pool}-{new_id()[:8]}", "queue")
+            keeper = QueueKeeper(client_of(broker), js, leadership, settings.unrunnable_after_s)
             service.health.report("workers", ok=False, reason="no worker is ready yet")
             service.spawn(supervisor.run())
             service.spawn(memory.keep_reporting(service.health))
+            service.spawn(keeper.run())
             yield
             await supervisor.stop()
 

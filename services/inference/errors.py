@@ -1,7 +1,9 @@
 """Errors of the inference service.
 
 AutopilotError
-└── RetryableJobError     this attempt failed, the next may not
+├── RetryableJobError     this attempt failed, the next may not
+├── NotConfiguredError    the kind needs a model or tool that this fleet has not
+└── CannotRunError        no worker of the fleet can run the job
 """
 
 from __future__ import annotations
@@ -13,3 +15,11 @@ class RetryableJobError(AutopilotError):
     """This attempt failed for a reason that may pass."""
 
     retryable = True
+
+
+class NotConfiguredError(AutopilotError):
+    """The kind needs a model or tool that this fleet does not have."""
+
+
+class CannotRunError(AutopilotError):
+    """No worker of the fleet can run the job."""

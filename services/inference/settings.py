@@ -2,28 +2,94 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Literal
+
 from pydantic import Field
+from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from shared.settings import ServiceSettings
 
+KINDS = [
+    "echo",
+    "embed",
+    "summarize",
+    "classify",
+    "extract",
+    "generate",
+    "chat",
+    "analyze-code",
+    "generate-tests",
+    "analyze-logs",
+    "detect-anomalies",
+    "classify-image",
+    "benchmark",
+]
 
-class PoolSettings(ServiceSettings):
-    """A pool of workers on one node."""
 
-    pool: str = Field("default", pattern="^[A-Za-z0-9_-]+$", description="name of the pool")
-    pool_kinds: list[str] = Field(["echo", "embed", "summarize"], description="job kinds that it runs, as JSON")
-    pool_initial: int = Field(1, ge=0, description="workers before the first scale command")
-    drain_timeout_s: float = Field(30.0, gt=0, description="a draining worker is killed after this time")
+class ModelSettings(BaseSettings):
+    """Which models run, how and on what."""
 
+    model_config = SettingsConfigDict(env_prefix="AUTOPILOT_", extra="ignore", frozen=True)
 
-class WorkerSettings(PoolSettings):
-    """One worker process; the pool sets the first three."""
-
-    worker: str = Field("worker", min_length=1, description="name of this worker")
-    worker_device: str = Field("cpu-0", description="device that it works for")
-    torch_device: str = Field("cpu", description="torch's name of that device")
+    torch_device: str = Field("cpu", description="torch's name of the worker's device; the pool sets it")
     torch_threads: int = Field(1, ge=1, description="threads of one worker on a CPU")
-    embed_model: str = Field("all-MiniLM-L6-v2", description="folder or hub name; the default is on disk")
+    devices_per_worker: int = Field(1, ge=1, le=64, description="devices that one worker spreads its models over")
+    dtype: Literal["auto", "float32", "float16", "bfloat16"] = Field(
+        "auto", description="of weights; auto takes half precision on GPUs and float32 elsewhere"
+    )
+    compile_models: bool = Field(False, description="torch.compile models; pays where they stay loaded for long")
+    embed_model: str = Field(
+        "all-MiniLM-L6-v2", description="folder or hub name, with model.onnx for ONNX Runtime; the default is on disk"
+    )
+    classify_model: str | None = Field(None, description="sequence classifier; none compares embeddings with labels")
     summarize_model: str | None = Field(
         None, description="folder or hub name of a seq2seq or causal model; none summarises by extraction"
     )
+    generate_model: str | None = Field(
+        None, description="causal model of generate, chat and extract; none switches off"
+    )
+    code_model: str | None = Field(None, description="causal model that explains code and writes tests")
+    image_model: str | None = Field(None, description="vision model of classify-image")
+    generate_engine: Literal["auto", "transformers", "vllm"] = Field("auto", description="auto takes vLLM if installed")
+    generate_slots: int = Field(16, ge=1, le=1024, description="sequences generated at once")
+    sandbox: Literal["auto", "bwrap", "unshare"] = Field(
+        "auto", description="what shuts in generated tests; auto takes bubblewrap where there is one"
+    )
+
+    @property
+    def offered(self) -> list[str]:
+        """Every model that is configured."""
+        names = (
+            self.embed_model,
+            self.classify_model,
+            self.summarize_model,
+            self.generate_model,
+            self.code_model,
+            self.image_model,
+        )
+        return sorted({name for name in names if name})
+
+
+class PoolSettings(ServiceSettings, ModelSettings):
+    """A pool of workers on one node."""
+
+    pool: str = Field("default", pattern="^[A-Za-z0-9_-]+$", description="name of the pool")
+    pool_kinds: list[str] = Field(KINDS, description="job kinds that it runs, as JSON")
+    pool_initial: int = Field(1, ge=0, description="workers before the first scale command")
+    drain_timeout_s: float = Field(30.0, gt=0, description="a draining worker is killed after this time")
+    unrunnable_after_s: float = Field(60.0, gt=0, description="a job that no pool runs is given up after this time")
+
+
+class WorkerSettings(PoolSettings):
+    """One worker process; the pool sets the first ones."""
+
+    worker: str = Field("worker", min_length=1, description="name of this worker")
+    worker_device: str = Field("cpu-0", description="device that it works for")
+    device_memory_bytes: int | None = Field(None, description="memory of its devices")
+    batch_budget_s: float = Field(0.25, gt=0, description="time on the device that a batch may take")
+    models_warm: list[str] = Field([], description="kinds whose models are loaded before the worker is ready, as JSON")
+    model_idle_s: float = Field(
+        900.0, gt=0, description="a worker with idle models begins anew after this time, which frees all memory"
+    )
+    scratch_dir: Path | None = Field(None, description="folder for temporary files; the system's own by default")

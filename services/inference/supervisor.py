@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import ctypes
+import json
 import logging
 import os
 import signal
 import sys
 import uuid
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from pydantic import ValidationError
 
+from services.inference.device_group import DeviceGroup, group
 from services.inference.domain.placement import plan
 from services.inference.settings import PoolSettings
+from services.inference.worker_state import BEGIN_ANEW
 from shared.clock import utc_now
 from shared.messages.jobs import PoolStatus, WorkerStatus
 from shared.messages.telemetry import DeviceInfo
@@ -35,6 +38,7 @@ class WorkerProcess:
     status: WorkerStatus
     reader: asyncio.Task[None] | None = None
     draining_since: float | None = None
+    share: float = 1.0
 
 
 @dataclass
@@ -45,6 +49,7 @@ class PoolSupervisor:
     desired: int
     devices: list[DeviceInfo] = field(default_factory=list)
     cordoned: set[str] = field(default_factory=set)
+    shares: dict[str, float] = field(default_factory=dict)
     restarts: int = 0
     _workers: dict[str, WorkerProcess] = field(default_factory=dict)
     _crashes: int = 0
@@ -61,13 +66,15 @@ class PoolSupervisor:
         now = asyncio.get_running_loop().time()
         self._reap(now)
         active = {n: w.status.device for n, w in self._workers.items() if w.draining_since is None}
-        order = [d.device for d in self.devices]
-        changes = plan(self.desired, order, self.cordoned, active)
+        groups = {g.name: g for g in group(self.devices, self.settings.devices_per_worker)}
+        closed = {name for name, g in groups.items() if self.cordoned & {d.device for d in g.devices}}
+        changes = plan(self.desired, list(groups), closed, active)
         for name in changes.drain:
             self._drain(self._workers[name], now)
         if now >= self._start_after:
-            for device in changes.start:
-                await self._start(next(d for d in self.devices if d.device == device))
+            for name in changes.start:
+                await self._start(groups[name])
+        await self._tell_shares(groups)
         for worker in self._workers.values():
             if worker.draining_since is not None and now - worker.draining_since > self.settings.drain_timeout_s:
                 log.error("worker did not drain in time, killing it", extra={"worker": worker.status.worker})
@@ -79,7 +86,7 @@ class PoolSupervisor:
             if code is None:
                 continue
             del self._workers[name]
-            if worker.draining_since is not None:
+            if worker.draining_since is not None or code == BEGIN_ANEW:
                 continue
             self.restarts += 1
             self._crashes = 0 if worker.status.jobs_done else self._crashes + 1
@@ -93,32 +100,31 @@ class PoolSupervisor:
         if worker.process.returncode is None:
             worker.process.terminate()
 
-    async def _start(self, device: DeviceInfo) -> None:
+    async def _tell_shares(self, groups: Mapping[str, DeviceGroup]) -> None:
+        for worker in self._workers.values():
+            its = groups.get(worker.status.device)
+            share = min((self.shares.get(d.device, 1.0) for d in its.devices), default=1.0) if its else 1.0
+            if share != worker.share and worker.process.stdin is not None:
+                worker.share = share
+                worker.process.stdin.write(json.dumps({"share": share}).encode() + b"\n")
+
+    async def _start(self, devices: DeviceGroup) -> None:
         name = f"{self.settings.pool}-{uuid.uuid4().hex[:6]}"
-        real_gpu = device.source == "nvml"
-        environment = os.environ | {
-            "AUTOPILOT_WORKER": name,
-            "AUTOPILOT_WORKER_DEVICE": device.device,
-            "AUTOPILOT_TORCH_DEVICE": "cuda" if real_gpu else "cpu",
-        }
-        if real_gpu:
-            environment["CUDA_VISIBLE_DEVICES"] = device.device
         process = await asyncio.create_subprocess_exec(
             sys.executable,
             "-m",
             "services.inference",
             "worker",
-            env=environment,
+            env=os.environ | {"AUTOPILOT_WORKER": name} | devices.environment(),
+            stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
             preexec_fn=_die_with_parent,
         )
-        status = WorkerStatus(
-            worker=name, device=device.device, pid=process.pid, state="starting", started_at=utc_now()
-        )
+        status = WorkerStatus(worker=name, device=devices.name, pid=process.pid, state="starting", started_at=utc_now())
         worker = WorkerProcess(process, status)
         worker.reader = asyncio.create_task(self._read(worker))
         self._workers[name] = worker
-        log.info("worker started", extra={"worker": name, "device": device.device, "pid": process.pid})
+        log.info("worker started", extra={"worker": name, "device": devices.name, "pid": process.pid})
 
     async def _read(self, worker: WorkerProcess) -> None:
         assert worker.process.stdout is not None  # noqa: S101  piped above
@@ -139,6 +145,7 @@ class PoolSupervisor:
             at=utc_now(),
             desired=self.desired,
             kinds=self.settings.pool_kinds,
+            models=self.settings.offered,
             workers=list(workers),
             cordoned=sorted(self.cordoned),
             restarts=self.restarts,

@@ -1,7 +1,7 @@
 """A worker process: its lanes, its heartbeat to the pool, its end.
 
-It speaks to its pool by JSON lines on standard output and drains on SIGTERM: what runs is
-finished, what was not begun is given back.
+It speaks to its pool by JSON lines on standard output, hears from it by JSON lines on standard input, and
+drains on SIGTERM: what runs is finished, what was not begun is given back.
 """
 
 from __future__ import annotations
@@ -12,25 +12,27 @@ import logging
 import os
 import signal
 import sys
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 
 import nats
-from nats.aio.client import Client
 from nats.js import JetStreamContext
 from nats.js.kv import KV_DEL, KV_PURGE
 from pydantic import ValidationError
 
-from services.inference.kinds import registry
-from services.inference.lane import NATS_ERRORS, Lane, WorkerState
+from services.inference.lane import NATS_ERRORS, Lane
+from services.inference.lanes import LaneFactory
 from services.inference.outcomes import JobOutcomes
+from services.inference.scratch import sweep_scratch
 from services.inference.settings import WorkerSettings
+from services.inference.shelf import SHELF
+from services.inference.warm_up import warm_up
+from services.inference.worker_state import BEGIN_ANEW, WorkerState
 from shared import streams, subjects
 from shared.clock import utc_now
 from shared.connection import connection_options
-from shared.errors import AutopilotError, SettingsError
-from shared.messages.jobs import PRIORITIES, JobState, WorkerStatus
-from shared.puller import Puller
+from shared.messages.jobs import JobState, WorkerStatus
 
 log = logging.getLogger(__name__)
 
@@ -38,9 +40,9 @@ KEEP_ALIVE_S = streams.JOB_ACK_WAIT_S / 4
 REPORT_S = 0.5
 
 
-async def run_worker(settings: WorkerSettings) -> None:
-    """Work until SIGTERM or SIGINT."""
-    stop = asyncio.Event()
+async def run_worker(settings: WorkerSettings) -> int:
+    """Work until SIGTERM or SIGINT; returns the exit code, BEGIN_ANEW when only a new process frees the memory."""
+    stop, state = asyncio.Event(), WorkerState()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
 
@@ -49,16 +51,25 @@ async def run_worker(settings: WorkerSettings) -> None:
             log.critical("nats connection closed for good, exiting")
             os._exit(1)
 
+    sweep_scratch(settings.scratch_dir)
+    executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="device")
+    await asyncio.get_running_loop().run_in_executor(executor, warm_up, settings)
     options = connection_options(settings, f"autopilot-worker-{settings.worker}")
     nc = await nats.connect(settings.servers, closed_cb=gone, **options)
     js = nc.jetstream(timeout=5.0)
-    state = WorkerState()
-    outcomes = JobOutcomes(js, await js.key_value("jobs"))
-    executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="device")
-    lanes = [await _open_lane(name, settings, nc, outcomes, state, executor) for name in settings.pool_kinds]
+    outcomes = JobOutcomes(js, await js.key_value("jobs"), settings)
+    factory = LaneFactory(settings, nc, js, outcomes, state, executor)
+    lanes = [await factory.open(name) for name in settings.pool_kinds]
     work = [asyncio.create_task(lane.run()) for lane in lanes]
     side = [
-        asyncio.create_task(c) for c in (_keep_alive(state, lanes), _report(settings, state, stop), _watch(js, state))
+        asyncio.create_task(c)
+        for c in (
+            _keep_alive(state, lanes),
+            _report(settings, state, stop),
+            _watch(js, state),
+            _listen(state),
+            _begin_anew(settings, state, stop),
+        )
     ]
     await stop.wait()
     for lane in lanes:
@@ -73,39 +84,10 @@ async def run_worker(settings: WorkerSettings) -> None:
     with suppress(*NATS_ERRORS):
         await nc.flush()
     await nc.close()
+    return BEGIN_ANEW if state.begin_anew else 0
 
 
-async def _open_lane(
-    name: str,
-    settings: WorkerSettings,
-    nc: Client,
-    outcomes: JobOutcomes,
-    state: WorkerState,
-    executor: ThreadPoolExecutor,
-) -> Lane:
-    kind = registry().get(name)
-    if kind is None:
-        raise SettingsError(f"AUTOPILOT_POOL_KINDS names {name!r}; there are {', '.join(sorted(registry()))}")
-    js = nc.jetstream(timeout=5.0)
-    configs = [streams.job_durable(name, priority) for priority in PRIORITIES]
-
-    async def repair() -> None:
-        try:
-            await streams.ensure(js, settings.stream_replicas, deadline_s=5.0)
-            for config in configs:
-                await streams.ensure_consumer(js, "JOBS", config)
-        except (AutopilotError, *NATS_ERRORS) as error:
-            log.warning("consumers not there yet", extra={"error": type(error).__name__})
-
-    await repair()
-    arrived = asyncio.Event()
-    pullers = [Puller(nc, "JOBS", config.durable_name or "", arrived) for config in configs]
-    for puller in pullers:
-        await puller.start()
-    return Lane(kind, pullers, arrived, settings, nc, outcomes, state, executor, repair)
-
-
-async def _keep_alive(state: WorkerState, lanes: list[Lane]) -> None:
+async def _keep_alive(state: WorkerState, lanes: Sequence[Lane]) -> None:
     """Tell the server that jobs here are taken care of, also those that wait behind a long one."""
     while True:
         await asyncio.sleep(KEEP_ALIVE_S)
@@ -132,10 +114,39 @@ async def _report(settings: WorkerSettings, state: WorkerState, stop: asyncio.Ev
             jobs_failed=state.jobs_failed,
             busy_s=state.busy_s + running_for,
             running=list(state.running)[:64],
+            models=SHELF.names,
+            memory_bytes=settings.device_memory_bytes,
+            devices=settings.devices_per_worker,
+            accelerator="cpu" if settings.torch_device == "cpu" else "gpu",
+            share=state.share,
         )
         sys.stdout.write(json.dumps(status.model_dump(mode="json")) + "\n")
         sys.stdout.flush()
         await asyncio.sleep(REPORT_S)
+
+
+async def _listen(state: WorkerState) -> None:
+    """What the pool says of the device: how much of a batch it bears."""
+    reader = asyncio.StreamReader()
+    try:
+        await asyncio.get_running_loop().connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
+    except (OSError, ValueError):
+        return
+    while line := await reader.readline():
+        with suppress(ValueError, KeyError, TypeError):
+            state.share = min(1.0, max(0.0, float(json.loads(line)["share"])))
+
+
+async def _begin_anew(settings: WorkerSettings, state: WorkerState, stop: asyncio.Event) -> None:
+    """End, so that a fresh process takes over, when models lie idle or the memory is taken."""
+    loop = asyncio.get_running_loop()
+    while not stop.is_set():
+        await asyncio.sleep(1.0)
+        idle = SHELF.names and not state.running and loop.time() - state.last_job_at > settings.model_idle_s
+        if idle or SHELF.crowded:
+            log.info("begins anew to free memory", extra={"models": SHELF.names, "crowded": SHELF.crowded})
+            state.begin_anew = True
+            stop.set()
 
 
 async def _watch(js: JetStreamContext, state: WorkerState) -> None:

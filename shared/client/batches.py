@@ -15,10 +15,10 @@ from nats.js.errors import APIError, KeyNotFoundError
 from pydantic import BaseModel
 
 from shared import subjects
-from shared.client.submission import address, make_options
 from shared.clock import utc_now
 from shared.errors import InvalidInputError, NotFoundError, UnavailableError
 from shared.ids import new_id
+from shared.jobs import address, make_options
 from shared.messages.jobs import Batch, JobResult
 
 if TYPE_CHECKING:
@@ -114,7 +114,9 @@ class Batches:
                     )
                 )
         except (APIError, nats.errors.Error, TimeoutError) as error:
-            raise UnavailableError(f"not every job of the batch was confirmed: {error or type(error).__name__}") from error
+            raise UnavailableError(
+                f"not every job of the batch was confirmed: {error or type(error).__name__}"
+            ) from error
 
     async def view(self, batch_id: str) -> BatchView:
         """How far a batch is. Raises NotFoundError for an unknown id."""
@@ -149,11 +151,7 @@ class Batches:
         record = await self._record(batch_id)
         info = await self._js.stream_info("RESULTS", subjects_filter=subjects.results_of(batch_id))
         done = set(info.state.subjects or {})
-        left = [
-            job
-            for job in (f"{batch_id}.{i}" for i in range(record.count))
-            if subjects.result(job) not in done
-        ]
+        left = [job for job in (f"{batch_id}.{i}" for i in range(record.count)) if subjects.result(job) not in done]
         queue, waiting, later = subjects.jobs_of_batch(batch_id)
         for stream, subject in (("JOBS", queue), ("JOBS", waiting), ("LATER", later)):
             await self._js.purge_stream(stream, subject=subject)

@@ -17,11 +17,11 @@ from pydantic import BaseModel, ValidationError
 
 from shared import subjects
 from shared.client.following import follow
-from shared.client.submission import Options, address, first_problem, make_job, make_options
 from shared.clock import utc_now
 from shared.errors import BusyError, ConflictError, JobFailedError, UnavailableError
 from shared.errors import NotFoundError as Missing
 from shared.ids import derived_id, new_id
+from shared.jobs import Options, address, first_problem, make_job, make_options
 from shared.messages.jobs import Job, JobProgress, JobResult, JobState
 from shared.payloads import load_payload, store_payload
 from shared.streams import DAY_S, PAYLOAD_INLINE_LIMIT
@@ -196,7 +196,9 @@ class Jobs:
         await self._js.purge_stream("JOBS", subject=subjects.any_job(job_id))
         await self._js.purge_stream("JOBS", subject=subjects.waiting(job_id))
         await self._js.purge_stream("LATER", subject=subjects.later(job_id))
-        return JobResult(job_id=job_id, kind=view.kind, status="cancelled", submitted_at=utc_now(), finished_at=utc_now())
+        return JobResult(
+            job_id=job_id, kind=view.kind, status="cancelled", submitted_at=utc_now(), finished_at=utc_now()
+        )
 
     async def end_cancelled(self, job_id: str, kind: str) -> bool:
         """Tell its worker, and write the result of a cancelled job; False when it ended otherwise meanwhile."""
@@ -216,7 +218,7 @@ class Jobs:
 
     async def queued(self, limit: int = 1000) -> list[JobView]:
         """Jobs that wait or run."""
-        views = []
+        views: list[JobView] = []
         for stream, wildcard in (("JOBS", ">"), ("LATER", subjects.LATER)):
             info = await self._js.stream_info(stream, subjects_filter=wildcard)
             for subject in list(info.state.subjects or {})[: limit - len(views)]:
@@ -241,9 +243,7 @@ def _queued_view(subject: str) -> list[JobView]:
     stage, *tokens = subject.split(".")
     if stage == "jobs" and len(tokens) > 2:
         kind, priority, *identity = tokens
-        return [
-            JobView(id=subjects.job_id(identity), kind=subjects.untoken(kind), state="queued", priority=priority)
-        ]
+        return [JobView(id=subjects.job_id(identity), kind=subjects.untoken(kind), state="queued", priority=priority)]
     if stage in {"waiting", "later"}:
         state = "waiting" if stage == "waiting" else "scheduled"
         return [JobView(id=subjects.job_id(tokens), kind="", state=state)]

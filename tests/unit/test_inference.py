@@ -165,6 +165,7 @@ class TestRealModel:
 
     def test_a_seq2seq_and_a_causal_model_summarise(self, tmp_path: Any) -> None:
         from services.inference.adapters.text_generator import TextGenerator
+
         from tests.support.tiny_models import save_tiny_causal, save_tiny_seq2seq
 
         for make, name in ((save_tiny_seq2seq, "t5"), (save_tiny_causal, "gpt2")):

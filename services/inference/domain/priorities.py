@@ -46,9 +46,7 @@ class StridePicker:
         return chosen
 
 
-def fair_order(
-    jobs: Sequence[T], submitter: Callable[[T], str], deadline: Callable[[T], datetime | None]
-) -> list[T]:
+def fair_order(jobs: Sequence[T], submitter: Callable[[T], str], deadline: Callable[[T], datetime | None]) -> list[T]:
     """Jobs in the order in which to run them: one of each submitter in turn, the earliest deadline first.
 
     A submitter's jobs without deadlines stay in the order in which they came.

@@ -4,20 +4,21 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Literal
 
 from shared.errors import AutopilotError
-from shared.messages.jobs import Job, JobError
+from shared.messages.jobs import DeadReason, Job, JobError
 
 BACKOFF_S = (0.5, 2.0, 8.0, 30.0)
 SILENT_DELIVERIES = 5
+# A job with needs is handed on until a worker fits, which costs a delivery each time.
+SILENT_DELIVERIES_WITH_NEEDS = 10_000
 
 
 @dataclass(frozen=True)
 class Bury:
     """Give up, for this reason."""
 
-    reason: Literal["attempts_exhausted", "invalid", "expired", "permanent_error"]
+    reason: DeadReason
 
 
 @dataclass(frozen=True)
@@ -27,15 +28,24 @@ class Retry:
     delay_s: float
 
 
+def expires_at(job: Job) -> datetime:
+    """When a job that has not begun is given up."""
+    ends = job.submitted_at + timedelta(seconds=job.ttl_s)
+    if job.not_before is not None:
+        ends = max(ends, job.not_before + timedelta(seconds=job.ttl_s))
+    return min(ends, job.deadline_at) if job.deadline_at else ends
+
+
 def before_attempt(job: Job, delivered: int, errors: list[JobError], now: datetime) -> Bury | None:
     """Whether a delivered job should not be run at all.
 
     Deliveries that ended without an error (a worker died or drained) count apart: a few are
     normal, more mean that the job kills its workers.
     """
-    if now > job.submitted_at + timedelta(seconds=job.ttl_s):
+    if now > expires_at(job):
         return Bury("expired")
-    if len(errors) >= job.max_attempts or delivered > job.max_attempts + SILENT_DELIVERIES:
+    silent = SILENT_DELIVERIES if job.needs is None else SILENT_DELIVERIES_WITH_NEEDS
+    if len(errors) >= job.max_attempts or delivered > job.max_attempts + silent:
         return Bury("attempts_exhausted")
     return None
 

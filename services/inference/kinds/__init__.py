@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import pkgutil
+from functools import cache
 from importlib import import_module
 
-from services.inference.kinds.base import Kind
+from services.inference.kinds.base import ContinuousKind, Kind
 
 
-def registry() -> dict[str, Kind]:
+@cache
+def registry() -> dict[str, Kind | ContinuousKind]:
     """All kinds by name."""
-    kinds: dict[str, Kind] = {}
+    kinds: dict[str, Kind | ContinuousKind] = {}
     for module in pkgutil.iter_modules(__path__):
         kind = getattr(import_module(f"{__name__}.{module.name}"), "KIND", None)
         if kind is not None:

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any, Protocol
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from typing import Any, Protocol, runtime_checkable
 
 from pydantic import BaseModel, ConfigDict
+
+from services.inference.scratch import Scratch
+from services.inference.settings import ModelSettings
 
 
 class Input(BaseModel):
@@ -16,22 +20,59 @@ class Input(BaseModel):
 
 
 @dataclass(frozen=True)
-class RunContext:
-    """What a kind may use while it runs: its device, its settings, and how to tell progress.
+class Tokens:
+    """Tokens of one job, where its kind counts them."""
 
-    `progress(index, fraction)` speaks about one input of the batch; `attempt[index]` counts its
-    attempts from 1; `cancelled(index)` says that nobody waits for it any more.
+    prompt: int = 0
+    completion: int = 0
+
+
+def _silent(*_: Any) -> None:
+    """Nobody listens."""
+
+
+@dataclass(frozen=True)
+class RunContext:
+    """What a kind may use while it runs: its models, and how to tell progress.
+
+    `progress(index, fraction)` and `partial(index, output)` speak about one input of the batch; `attempts[index]`
+    counts its attempts from 1; `cancelled(index)` says that nobody waits for it any more; `tokens[index]` is the
+    kind's to fill in; `scratch.folder` is a folder that is gone when the batch has ended.
     """
 
-    torch_device: str
-    torch_threads: int
-    embed_model: str
-    summarize_model: str | None
+    models: ModelSettings
+    scratch: Scratch
     attempts: Sequence[int]
-    progress: Callable[[int, float], None]
-    cancelled: Callable[[int], bool]
+    progress: Callable[[int, float], None] = _silent
+    partial: Callable[[int, Any], None] = _silent
+    cancelled: Callable[[int], bool] = lambda _: False
+    tokens: dict[int, Tokens] = field(default_factory=dict)
+
+    def part(self, places: Sequence[int]) -> RunContext:
+        """The context of some of the batch's inputs."""
+        return RunContext(
+            models=self.models,
+            scratch=self.scratch,
+            attempts=[self.attempts[i] for i in places],
+            progress=lambda index, fraction: self.progress(places[index], fraction),
+            partial=lambda index, output: self.partial(places[index], output),
+            cancelled=lambda index: self.cancelled(places[index]),
+            tokens=_Placed(self.tokens, places),
+        )
 
 
+class _Placed(dict[int, Tokens]):
+    """Writes what is told of a part's input into the whole batch's place."""
+
+    def __init__(self, whole: dict[int, Tokens], places: Sequence[int]) -> None:
+        super().__init__()
+        self._whole, self._places = whole, places
+
+    def __setitem__(self, index: int, value: Tokens) -> None:
+        self._whole[self._places[index]] = value
+
+
+@runtime_checkable
 class Kind(Protocol):
     """One kind of job. `run` is called in a thread with inputs that were validated.
 
@@ -45,3 +86,25 @@ class Kind(Protocol):
 
     def run(self, inputs: Sequence[Any], context: RunContext) -> list[BaseModel | Exception]:
         """Run a batch."""
+
+
+class ContinuousKind(Protocol):
+    """A kind whose inputs join a running batch at any time: `start` returns at once."""
+
+    name: str
+    input: type[Input]
+    output: type[BaseModel]
+
+    def start(self, item: Any, context: RunContext) -> Future[BaseModel]:
+        """Begin one input."""
+
+
+def each(run: Callable[[Any, int], BaseModel], inputs: Sequence[Any]) -> list[BaseModel | Exception]:
+    """Run inputs one by one; an error is its input's own."""
+    outputs: list[BaseModel | Exception] = []
+    for index, item in enumerate(inputs):
+        try:
+            outputs.append(run(item, index))
+        except Exception as error:  # noqa: BLE001  one bad input must not take the others with it
+            outputs.append(error)
+    return outputs

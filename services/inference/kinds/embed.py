@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 from pydantic import BaseModel, Field
 
-from services.inference.kinds.base import Input, RunContext
+from services.inference.kinds.base import Input, RunContext, Tokens
+from services.inference.models import encoder
 
 
 class EmbedInput(Input):
@@ -29,18 +30,18 @@ class Embed:
     name = "embed"
     input = EmbedInput
     output = EmbedOutput
-    max_batch = 64
+    max_batch = 256
 
     def run(self, inputs: Sequence[EmbedInput], context: RunContext) -> list[BaseModel | Exception]:
         """Flatten, embed once, and hand each job its rows."""
-        from services.inference.adapters.sentence_encoder import encoder  # noqa: PLC0415  torch loads on first use
-
-        model = encoder(context.embed_model, context.torch_device, context.torch_threads)
-        vectors = model.encode([text for item in inputs for text in item.texts])
+        model = encoder(context.models)
+        texts = [text for item in inputs for text in item.texts]
+        vectors, counts = model.encode(texts), model.count_tokens(texts)
         outputs: list[BaseModel | Exception] = []
         position = 0
-        for item in inputs:
+        for index, item in enumerate(inputs):
             rows = vectors[position : position + len(item.texts)]
+            context.tokens[index] = Tokens(prompt=sum(counts[position : position + len(item.texts)]))
             position += len(item.texts)
             outputs.append(EmbedOutput(vectors=rows.tolist(), model=model.name, dimensions=int(rows.shape[1])))
         return outputs

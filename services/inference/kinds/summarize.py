@@ -9,10 +9,11 @@ from typing import Any, Literal
 import numpy as np
 from pydantic import BaseModel, Field
 
-from services.inference.kinds.base import Input, RunContext
+from services.inference.kinds.base import Input, RunContext, each
+from services.inference.models import encoder, summarizer
 
 # Ends of sentences in scripts that use them, and line breaks of lists and headings.
-_BOUNDARY = re.compile(r"(?<=[.!?。！？])\s+|\n{2,}|\n(?=\s*(?:[-*#|]|\d+\.))")  # noqa: RUF001
+_BOUNDARY = re.compile(r"(?<=[.!?।؟])\s+|(?<=[。！？])\s*|\n{2,}|\n(?=\s*(?:[-*#|]|\d+\.))")  # noqa: RUF001
 _FENCED = re.compile(r"^```.*?^```", re.MULTILINE | re.DOTALL)
 MIN_SENTENCE = 20
 LEAST_PROSE = 0.75
@@ -46,22 +47,18 @@ class Summarize:
 
     def run(self, inputs: Sequence[SummarizeInput], context: RunContext) -> list[BaseModel | Exception]:
         """Summarise each text."""
-        return [self._one(item, context) for item in inputs]
+        return each(lambda item, _: self._one(item, context), inputs)
 
     def _one(self, item: SummarizeInput, context: RunContext) -> BaseModel:
-        if context.summarize_model:
-            from services.inference.adapters.text_generator import generator  # noqa: PLC0415  torch loads on first use
-
-            model = generator(context.summarize_model, context.torch_device, context.torch_threads)
-            text = model.summarize(item.text)
-            return SummarizeOutput(summary=text, sentences=split(text), method="generative", model=model.name)
-        from services.inference.adapters.sentence_encoder import encoder  # noqa: PLC0415  torch loads on first use
-
+        name = context.models.summarize_model
+        if name:
+            text = summarizer(context.models, name).summarize(item.text)
+            return SummarizeOutput(summary=text, sentences=split(text), method="generative", model=name)
         sentences = split(item.text)[:MAX_SENTENCES]
-        model_ = encoder(context.embed_model, context.torch_device, context.torch_threads)
-        chosen = choose(model_.encode(sentences), item.max_sentences)
+        model = encoder(context.models)
+        chosen = choose(model.encode(sentences), item.max_sentences)
         kept = [sentences[i] for i in chosen]
-        return SummarizeOutput(summary=" ".join(kept), sentences=kept, method="extractive", model=model_.name)
+        return SummarizeOutput(summary=" ".join(kept), sentences=kept, method="extractive", model=model.name)
 
 
 def split(text: str) -> list[str]:

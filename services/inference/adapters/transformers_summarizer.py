@@ -2,35 +2,30 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
 from typing import Any
 
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer
 
-from shared.errors import InvalidInputError
+from services.inference.adapters.torch_loading import load_model, loading, place
+from services.inference.settings import ModelSettings
 
 NEW_TOKENS = 128
 DEFAULT_CONTEXT = 512
 
 
-class TextGenerator:
+class TransformersSummarizer:
     """One model on one device."""
 
-    def __init__(self, name: str, device: str, threads: int) -> None:
-        if device == "cpu":
-            torch.set_num_threads(threads)
-        self.name, self._device = name, device
-        try:
-            config: Any = AutoConfig.from_pretrained(name)
-            self._tokenizer: Any = AutoTokenizer.from_pretrained(name)
-            self._seq2seq = bool(config.is_encoder_decoder)
-            family: Any = AutoModelForSeq2SeqLM if self._seq2seq else AutoModelForCausalLM
-            self._model: Any = family.from_pretrained(name).to(device).eval()
-        except (OSError, ValueError) as error:
-            raise InvalidInputError(
-                "summarize_model", name, "is no model folder and not to be had from a hub"
-            ) from error
+    def __init__(self, name: str, models: ModelSettings) -> None:
+        self.name, self._device = name, place(models)
+        config: Any = load_model("summarize_model", name, lambda: AutoConfig.from_pretrained(name))
+        self._tokenizer: Any = load_model("summarize_model", name, lambda: AutoTokenizer.from_pretrained(name))
+        self._seq2seq = bool(config.is_encoder_decoder)
+        family: Any = AutoModelForSeq2SeqLM if self._seq2seq else AutoModelForCausalLM
+        self._model: Any = load_model(
+            "summarize_model", name, lambda: family.from_pretrained(name, **loading(models)), models
+        )
         context = getattr(config, "max_position_embeddings", None) or getattr(config, "n_positions", None)
         self._context = int(context or DEFAULT_CONTEXT)
 
@@ -64,9 +59,3 @@ class TextGenerator:
         )
         new = out[0] if self._seq2seq else out[0][tokens["input_ids"].shape[1] :]
         return str(self._tokenizer.decode(new, skip_special_tokens=True)).strip()
-
-
-@lru_cache(maxsize=1)
-def generator(name: str, device: str, threads: int) -> TextGenerator:
-    """The generator of this process; loaded on first use."""
-    return TextGenerator(name, device, threads)

@@ -1,0 +1,55 @@
+"""Getting a model into a device's memory: precision, attention, compilation, several devices."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import torch
+
+from services.inference.settings import ModelSettings
+from shared.errors import InvalidInputError
+
+T = TypeVar("T")
+
+
+def place(models: ModelSettings) -> str:
+    """The device that inputs go to."""
+    if models.torch_device == "cpu":
+        torch.set_num_threads(models.torch_threads)
+    return models.torch_device
+
+
+def precision(models: ModelSettings) -> torch.dtype:
+    """Half precision where the device computes in it, float32 elsewhere, or what is configured."""
+    if models.dtype != "auto":
+        chosen: torch.dtype = getattr(torch, models.dtype)
+        return chosen
+    if models.torch_device.startswith("cuda"):
+        return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
+    return torch.float16 if models.torch_device == "mps" else torch.float32
+
+
+def loading(models: ModelSettings) -> dict[str, Any]:
+    """Arguments of `from_pretrained`: the weights' type, and how several devices share them."""
+    spread = {"device_map": "auto"} if models.devices_per_worker > 1 else {}
+    return {"dtype": precision(models)} | spread
+
+
+def load_model(field: str, name: str, load: Callable[[], T], models: ModelSettings | None = None) -> T:
+    """Load, and with `models` move to the device and make ready to infer.
+
+    Raises InvalidInputError, naming the setting, for a model that cannot be found or read.
+    """
+    try:
+        loaded: Any = load()
+    except (OSError, ValueError, KeyError) as error:
+        raise InvalidInputError(field, name, "is neither a model folder nor to be had from a hub") from error
+    if models is not None:
+        if models.devices_per_worker == 1:
+            loaded = loaded.to(device=models.torch_device, dtype=precision(models))
+        loaded = loaded.eval()
+        if models.compile_models:
+            loaded = torch.compile(loaded, dynamic=True)
+    result: T = loaded
+    return result

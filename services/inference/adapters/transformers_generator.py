@@ -1,0 +1,146 @@
+"""A causal model through transformers' continuous batching: requests join and leave a running batch at any token."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from typing import Any
+
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig
+from transformers.generation.configuration_utils import ContinuousBatchingConfig
+
+from services.inference.adapters.torch_loading import load_model, loading, place
+from services.inference.errors import RetryableJobError
+from services.inference.ports import FinishReason, Generated, GenerationRequest
+from services.inference.settings import ModelSettings
+from shared.errors import InvalidInputError
+
+DEFAULT_CONTEXT = 2048
+PAGE_TOKENS = 64
+STEP_TOKENS = 512
+# Tokens that later ones may still change the text of: a piece is told once they are past.
+UNSURE = "\N{REPLACEMENT CHARACTER}"
+
+
+@dataclass
+class _Stream:
+    """One request while it runs."""
+
+    request: GenerationRequest
+    on_text: Callable[[str], None]
+    cancelled: Callable[[], bool]
+    prompt_tokens: int
+    future: Future[Generated] = field(default_factory=Future)
+    told: int = 0
+
+
+class TransformersGenerator:
+    """One model with its own loop of decoding in a thread."""
+
+    def __init__(self, name: str, models: ModelSettings) -> None:
+        self.name = name
+        place(models)
+        config: Any = load_model("generate_model", name, lambda: AutoConfig.from_pretrained(name))
+        self._tokenizer: Any = load_model("generate_model", name, lambda: AutoTokenizer.from_pretrained(name))
+        model: Any = load_model(
+            "generate_model", name, lambda: AutoModelForCausalLM.from_pretrained(name, **loading(models)), models
+        )
+        context = getattr(config, "max_position_embeddings", None) or getattr(config, "n_positions", None)
+        self.context = int(context or DEFAULT_CONTEXT)
+        self._numbers = itertools.count()
+        pages = models.generate_slots * (self.context // PAGE_TOKENS + 1)
+        self._manager = model.init_continuous_batching(
+            generation_config=GenerationConfig(  # type: ignore[no-untyped-call]
+                do_sample=True,
+                max_new_tokens=self.context,
+                eos_token_id=self._tokenizer.eos_token_id,
+                pad_token_id=self._tokenizer.pad_token_id or self._tokenizer.eos_token_id,
+                top_p=1.0,
+                top_k=0,
+                temperature=1.0,
+            ),
+            continuous_batching_config=ContinuousBatchingConfig(
+                page_size=PAGE_TOKENS,
+                # On a GPU the library fits the cache to what is free; elsewhere it has no measure.
+                num_blocks=None if models.torch_device.startswith("cuda") else pages,
+                max_batch_tokens=None if models.torch_device.startswith("cuda") else STEP_TOKENS,
+                max_requests_per_batch=models.generate_slots,
+                per_request_processors=True,
+            ),
+        )
+        self._loop = asyncio.new_event_loop()
+        threading.Thread(target=self._loop.run_forever, name="generated", daemon=True).start()
+        self._manager.start()
+
+    def start(
+        self, request: GenerationRequest, on_text: Callable[[str], None], cancelled: Callable[[], bool]
+    ) -> Future[Generated]:
+        """Begin; `on_text` gets each new piece. Raises InvalidInputError for a prompt longer than the context."""
+        ids = self._ids(request)
+        room = self.context - len(ids)
+        if room < 1:
+            raise InvalidInputError("prompt", f"{len(ids)} tokens", f"must be shorter than {self.context} tokens")
+        if not ids:
+            raise InvalidInputError("prompt", "", "has no tokens")
+        stream = _Stream(request, on_text, cancelled, len(ids))
+        name = f"r{next(self._numbers)}"
+        asyncio.run_coroutine_threadsafe(self._begin(name, ids, stream, min(request.max_tokens, room)), self._loop)
+        return stream.future
+
+    async def _begin(self, name: str, ids: list[int], stream: _Stream, max_tokens: int) -> None:
+        request = stream.request
+        try:
+            self._manager.register_result_handler(name, lambda output: self._on_output(name, stream, output))
+            self._manager.add_request(
+                ids,
+                request_id=name,
+                max_new_tokens=max_tokens,
+                streaming=True,
+                # One token in the lot is the likeliest one, whatever the temperature.
+                top_k=1 if request.temperature == 0 else 0,
+                temperature=request.temperature or 1.0,
+                top_p=request.top_p,
+            )
+        except Exception as error:  # noqa: BLE001  whatever the library raised belongs to this request
+            stream.future.set_exception(error)
+
+    def _on_output(self, name: str, stream: _Stream, output: Any) -> None:
+        if stream.future.done():
+            return
+        if output.error:
+            stream.future.set_exception(RetryableJobError(f"generation failed: {output.error}"))
+            return
+        tokens = [t for t in output.generated_tokens if t != self._tokenizer.eos_token_id]
+        text = self._tokenizer.decode(tokens, skip_special_tokens=True)
+        cut = min((at for s in stream.request.stop if (at := text.find(s)) >= 0), default=None)
+        ended = output.is_finished()
+        if cut is not None:
+            text, ended = text[:cut], True
+        held_back = 0 if ended else max((len(s) - 1 for s in stream.request.stop), default=0)
+        sure = text.rstrip(UNSURE) if not ended else text
+        upto = max(stream.told, len(sure) - held_back)
+        if upto > stream.told:
+            stream.on_text(sure[stream.told : upto])
+            stream.told = upto
+        stopped = stream.cancelled()
+        if not ended and not stopped:
+            return
+        if not output.is_finished():
+            self._manager.cancel_request(name)
+        natural = cut is not None or len(tokens) < len(output.generated_tokens)
+        reason: FinishReason = "cancelled" if stopped and not ended else "stop" if natural else "length"
+        stream.future.set_result(Generated(text, stream.prompt_tokens, len(output.generated_tokens), reason))
+
+    def _ids(self, request: GenerationRequest) -> list[int]:
+        if isinstance(request.prompt, str):
+            return list(self._tokenizer(request.prompt)["input_ids"])
+        turns = [{"role": m.role, "content": m.content} for m in request.prompt]
+        if self._tokenizer.chat_template:
+            text = self._tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
+            return list(self._tokenizer(text, add_special_tokens=False)["input_ids"])
+        plain = "\n".join(f"{turn['role']}: {turn['content']}" for turn in turns)
+        return list(self._tokenizer(f"{plain}\nassistant:")["input_ids"])

@@ -1,0 +1,82 @@
+"""A causal model through vLLM, where it is installed: paged attention, tensor parallel over the worker's devices."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future
+from typing import Any
+
+from services.inference.ports import FinishReason, Generated, GenerationRequest
+from services.inference.settings import ModelSettings
+from shared.errors import InvalidInputError
+
+
+class VllmGenerator:
+    """One asynchronous engine with its event loop in a thread."""
+
+    def __init__(self, name: str, models: ModelSettings) -> None:
+        from vllm import AsyncEngineArgs, AsyncLLMEngine  # noqa: PLC0415  optional
+
+        self.name = name
+        self._numbers = itertools.count()
+        self._loop = asyncio.new_event_loop()
+        threading.Thread(target=self._loop.run_forever, name="vllm", daemon=True).start()
+        arguments = AsyncEngineArgs(
+            model=name,
+            tensor_parallel_size=models.devices_per_worker,
+            max_num_seqs=models.generate_slots,
+            dtype=models.dtype,
+        )
+
+        async def make() -> tuple[Any, Any]:
+            engine = AsyncLLMEngine.from_engine_args(arguments)
+            return engine, await engine.get_tokenizer()
+
+        try:
+            self._engine, self._tokenizer = asyncio.run_coroutine_threadsafe(make(), self._loop).result()
+        except (OSError, ValueError) as error:
+            raise InvalidInputError("generate_model", name, "vLLM cannot load it") from error
+
+    def start(
+        self, request: GenerationRequest, on_text: Callable[[str], None], cancelled: Callable[[], bool]
+    ) -> Future[Generated]:
+        """Begin; `on_text` gets each new piece. Raises InvalidInputError for a prompt longer than the context."""
+        work: Future[Generated] = asyncio.run_coroutine_threadsafe(
+            self._generate(request, on_text, cancelled), self._loop
+        )
+        return work
+
+    async def _generate(
+        self, request: GenerationRequest, on_text: Callable[[str], None], cancelled: Callable[[], bool]
+    ) -> Generated:
+        from vllm import SamplingParams  # noqa: PLC0415  optional
+
+        prompt = request.prompt
+        if not isinstance(prompt, str):
+            turns = [{"role": m.role, "content": m.content} for m in prompt]
+            prompt = self._tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
+        sampling = SamplingParams(
+            max_tokens=request.max_tokens,
+            temperature=request.temperature,
+            top_p=request.top_p,
+            stop=list(request.stop),
+        )
+        name, told, last = f"r{next(self._numbers)}", 0, None
+        try:
+            async for last in self._engine.generate(prompt, sampling, name):
+                text = last.outputs[0].text
+                on_text(text[told:])
+                told = len(text)
+                if cancelled():
+                    await self._engine.abort(name)
+                    break
+        except ValueError as error:
+            raise InvalidInputError("prompt", f"{len(prompt)} characters", str(error)) from error
+        if last is None:
+            raise InvalidInputError("prompt", f"{len(prompt)} characters", "gave nothing")
+        output = last.outputs[0]
+        reason: FinishReason = output.finish_reason if output.finish_reason in {"stop", "length"} else "cancelled"
+        return Generated(output.text, len(last.prompt_token_ids or ()), len(output.token_ids), reason)

@@ -1,0 +1,83 @@
+"""One kind whose jobs join a running batch: each begins as soon as there is a slot, and ends on its own."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from dataclasses import dataclass, field
+
+from nats.aio.msg import Msg
+
+from services.inference.kinds.base import ContinuousKind
+from services.inference.lane import NATS_ERRORS, Lane
+from services.inference.outcomes import Ran
+from services.inference.scratch import Scratch
+from services.inference.telling import make_context
+from shared.clock import utc_now
+
+log = logging.getLogger(__name__)
+
+
+@dataclass
+class ContinuousLane(Lane):
+    """Keeps up to `slots` jobs running at once."""
+
+    kind: ContinuousKind = field(kw_only=True)
+    slots: int = field(kw_only=True)
+    _tasks: set[asyncio.Task[None]] = field(default_factory=set)
+
+    async def run(self) -> None:
+        """Work until drained, then until what runs has ended."""
+        while not self.draining:
+            free = int(self.slots * self.state.share) - len(self._tasks)
+            if free < 1 and self._tasks:
+                await asyncio.wait(self._tasks, return_when=asyncio.FIRST_COMPLETED, timeout=1.0)
+                continue
+            for message in await self.take(free, prefetch=False):
+                task = asyncio.create_task(self._serve(message))
+                self._tasks.add(task)
+                task.add_done_callback(self._tasks.discard)
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    async def _serve(self, message: Msg) -> None:
+        try:
+            await self._one(message)
+        except NATS_ERRORS as error:
+            log.warning("job not confirmed", extra={"kind": self.name, "error": type(error).__name__})
+        except Exception:
+            log.exception("job failed", extra={"kind": self.name})
+        finally:
+            self.release([message])
+
+    async def _one(self, message: Msg) -> None:
+        prepared = await self.intake.prepare(message)
+        if prepared is None:
+            return
+        taken, item = prepared
+        loop = asyncio.get_running_loop()
+        started_at, began = utc_now(), loop.time()
+        self.state.running[taken.job.id] = taken
+        try:
+            with Scratch(self.settings.scratch_dir) as scratch:
+                context = make_context([taken], self.nc, self.settings, self.state, scratch)
+                future = await loop.run_in_executor(None, self.kind.start, item, context)
+                output = await asyncio.wrap_future(future)
+        except Exception as error:  # noqa: BLE001  whatever the kind raised is the job's own error
+            self.state.jobs_failed += 1
+            await self.outcomes.fail(taken, error)
+            return
+        finally:
+            self.state.running.pop(taken.job.id, None)
+            self.state.last_job_at = loop.time()
+            # Jobs share the device: each is as busy as its part of what runs.
+            self.state.busy_s += (loop.time() - began) / (len(self._tasks) or 1)
+        counted = context.tokens.get(0)
+        ran = Ran(
+            started_at,
+            loop.time() - began,
+            len(self._tasks) or 1,
+            prompt_tokens=counted.prompt if counted else None,
+            completion_tokens=counted.completion if counted else None,
+        )
+        await self.outcomes.succeed(taken, output.model_dump(mode="json"), ran)
+        self.state.jobs_done += 1

@@ -1,0 +1,173 @@
+"""detect-anomalies: tables of transactions or metrics to their outliers, with reasons, and a report for the files."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any
+
+import numpy as np
+from pydantic import BaseModel, Field
+
+from services.inference.domain.outliers import Column, categorical, numeric
+from services.inference.kinds.base import Input, RunContext, each
+from services.inference.kinds.files import FileInput
+from shared.clock import utc_now
+from shared.errors import InvalidInputError
+
+MOST_CELLS = 50_000_000
+LISTED = 1000
+REASONS = 5
+
+
+class DetectAnomaliesInput(Input):
+    """A CSV or Parquet file, or rows as JSON objects."""
+
+    file: FileInput | None = None
+    rows: list[dict[str, Any]] | None = Field(default=None, max_length=1_000_000)
+    ignore: list[str] = Field(default=[], description="columns to leave out, identifiers say")
+    most: int = Field(default=100, ge=1, le=LISTED, description="rows to report at most")
+
+
+class Reason(BaseModel):
+    """What is odd about a row in one column."""
+
+    column: str
+    value: Any
+    expected: str
+
+
+class Anomaly(BaseModel):
+    """An outlying row, counted from 0."""
+
+    row: int
+    score: float
+    reasons: list[Reason]
+
+
+class ComplianceReport(BaseModel):
+    """What was checked and what was found, as data and in Markdown."""
+
+    made_at: datetime
+    rows: int
+    columns_checked: list[str]
+    columns_skipped: list[str]
+    missing_values: dict[str, int]
+    duplicate_rows: int
+    anomalous_rows: int
+    by_column: dict[str, int]
+    method: str
+    markdown: str = ""
+
+
+class DetectAnomaliesOutput(BaseModel):
+    """Outliers, worst first, and the report."""
+
+    anomalies: list[Anomaly]
+    report: ComplianceReport
+
+
+class DetectAnomalies:
+    """One table a job."""
+
+    name = "detect-anomalies"
+    input = DetectAnomaliesInput
+    output = DetectAnomaliesOutput
+    max_batch = 1
+
+    def run(self, inputs: Sequence[DetectAnomaliesInput], context: RunContext) -> list[BaseModel | Exception]:  # noqa: ARG002  every kind is called so
+        """Look through each table."""
+        return each(lambda item, _: self._one(item), inputs)
+
+    def _one(self, item: DetectAnomaliesInput) -> DetectAnomaliesOutput:
+        table = _read(item)
+        if table.height < 3:
+            raise InvalidInputError("rows", table.height, "needs at least three rows")
+        if table.height * table.width > MOST_CELLS:
+            raise InvalidInputError("rows", table.height * table.width, f"may have {MOST_CELLS} cells")
+        unknown = sorted(set(item.ignore) - set(table.columns))
+        if unknown:
+            raise InvalidInputError("ignore", unknown[0], f"is no column; there are {', '.join(table.columns)}")
+        columns = [c for name in table.columns if name not in item.ignore and (c := _column(table, name))]
+        total = sum((c.score for c in columns), np.zeros(table.height))
+        flagged = np.flatnonzero(np.any([c.odd for c in columns], axis=0)) if columns else np.array([], dtype=int)
+        worst = flagged[np.argsort(-total[flagged], kind="stable")]
+        anomalies = [_anomaly(table, columns, int(row), float(total[row])) for row in worst[: item.most]]
+        return DetectAnomaliesOutput(anomalies=anomalies, report=_report(table, columns, len(flagged), anomalies))
+
+
+def _read(item: DetectAnomaliesInput) -> Any:
+    import polars as pl  # noqa: PLC0415  a worker starts faster without
+
+    if (item.file is None) == (item.rows is None):
+        raise InvalidInputError("file", None, "give either file or rows")
+    try:
+        if item.rows is not None:
+            return pl.DataFrame(item.rows, infer_schema_length=None, strict=False)
+        assert item.file is not None  # noqa: S101  checked above
+        data = item.file.data()
+        if data[:4] == b"PAR1":
+            return pl.read_parquet(io.BytesIO(data))
+        return pl.read_csv(io.BytesIO(data), infer_schema_length=10_000, try_parse_dates=True)
+    except (pl.exceptions.PolarsError, UnicodeDecodeError, ValueError, TypeError) as error:
+        field = "rows" if item.rows is not None else "file"
+        raise InvalidInputError(field, type(error).__name__, "is no readable CSV, Parquet or list of rows") from error
+
+
+def _column(table: Any, name: str) -> Column | None:
+    values = table[name]
+    if values.dtype.is_numeric():
+        return numeric(name, values.cast(float, strict=False).fill_null(float("nan")).to_numpy())
+    if values.dtype.is_temporal() or values.dtype.is_nested():
+        return None
+    return categorical(name, [None if v is None else str(v) for v in values.to_list()])
+
+
+def _anomaly(table: Any, columns: list[Column], row: int, score: float) -> Anomaly:
+    odd = sorted((c for c in columns if c.odd[row]), key=lambda c: -c.score[row])
+    return Anomaly(
+        row=row,
+        score=round(score, 4),
+        reasons=[Reason(column=c.name, value=table[c.name][row], expected=c.expected) for c in odd[:REASONS]],
+    )
+
+
+def _report(table: Any, columns: list[Column], flagged: int, anomalies: list[Anomaly]) -> ComplianceReport:
+    checked = [c.name for c in columns]
+    report = ComplianceReport(
+        made_at=utc_now(),
+        rows=table.height,
+        columns_checked=checked,
+        columns_skipped=[name for name in table.columns if name not in checked],
+        missing_values={name: n for name in table.columns if (n := table[name].null_count())},
+        duplicate_rows=table.height - table.n_unique(),
+        anomalous_rows=flagged,
+        by_column={c.name: int(c.odd.sum()) for c in columns if c.odd.any()},
+        method="robust z over 3.5, empirical tails (ECOD), categories in at most 0.5 % of the rows",
+    )
+    return report.model_copy(update={"markdown": _markdown(report, anomalies)})
+
+
+def _markdown(report: ComplianceReport, anomalies: list[Anomaly]) -> str:
+    lines = [
+        "# Anomaly report",
+        "",
+        (
+            f"Made {report.made_at:%Y-%m-%d %H:%M} UTC. {report.rows} rows, {len(report.columns_checked)} columns "
+            f"checked, {report.anomalous_rows} anomalous rows, {report.duplicate_rows} duplicates, "
+            f"{sum(report.missing_values.values())} missing values."
+        ),
+        "",
+        f"Method: {report.method}. Not checked: {', '.join(report.columns_skipped) or 'nothing'}.",
+        "",
+        "| row | score | reasons |",
+        "| --- | --- | --- |",
+    ]
+    for one in anomalies[:50]:
+        reasons = "; ".join(f"{r.column} = {r.value}, expected {r.expected}" for r in one.reasons)
+        lines.append(f"| {one.row} | {one.score:.2f} | {reasons.replace('|', '/')} |")
+    return "\n".join(lines) + "\n"
+
+
+KIND = DetectAnomalies()

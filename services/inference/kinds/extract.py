@@ -1,0 +1,169 @@
+"""extract: key findings, and the fields of a given JSON schema, from clinical, financial or any other text.
+
+Every value comes with the span of the text that it was taken from. With a configured causal model the model proposes
+the values; those that the text does not hold word for word are left out.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import numpy as np
+from pydantic import BaseModel, Field
+
+from services.inference.domain import extraction
+from services.inference.kinds.base import Input, RunContext, Tokens, each
+from services.inference.kinds.summarize import choose
+from services.inference.models import encoder, generator
+from services.inference.ports import GenerationRequest
+
+# A field that the text names itself outweighs any likeness.
+LABELLED_BONUS = 1.0
+LEAST_LIKENESS = 0.15
+MOST_CANDIDATES = 200
+ANSWER_TOKENS = 512
+
+
+class ExtractInput(Input):
+    """The text, and what to take from it."""
+
+    text: str = Field(min_length=1, max_length=2_000_000)
+    schema_: dict[str, Any] | None = Field(default=None, alias="schema", description="JSON schema with properties")
+    findings: int = Field(default=5, ge=0, le=50, description="key sentences to return")
+
+
+class Value(BaseModel):
+    """A value, where it stands (characters, end excluded), and how sure it is."""
+
+    value: Any
+    start: int
+    end: int
+    text: str
+    confidence: float
+
+
+class Finding(BaseModel):
+    """A key sentence and where it stands."""
+
+    text: str
+    start: int
+    end: int
+
+
+class ExtractOutput(BaseModel):
+    """Fields by name, None where the text has none; lists for fields of type array."""
+
+    fields: dict[str, Value | list[Value] | None]
+    missing: list[str]
+    findings: list[Finding]
+    method: Literal["rules", "model"]
+    model: str
+
+
+class Extract:
+    """One text a job."""
+
+    name = "extract"
+    input = ExtractInput
+    output = ExtractOutput
+    max_batch = 8
+
+    def run(self, inputs: Sequence[ExtractInput], context: RunContext) -> list[BaseModel | Exception]:
+        """Extract from each text."""
+        return each(lambda item, index: self._one(item, index, context), inputs)
+
+    def _one(self, item: ExtractInput, index: int, context: RunContext) -> ExtractOutput:
+        fields = extraction.fields_of(item.schema_) if item.schema_ is not None else []
+        name = context.models.generate_model
+        if name and fields:
+            found = _by_model(item, fields, index, context)
+        else:
+            found = {field.name: _by_rules(field, item.text, context) for field in fields}
+        return ExtractOutput(
+            fields=found,
+            missing=[f.name for f in fields if f.required and not found[f.name]],
+            findings=_findings(item, context),
+            method="model" if name and fields else "rules",
+            model=name or context.models.embed_model,
+        )
+
+
+def _by_rules(field: extraction.Field, text: str, context: RunContext) -> Value | list[Value] | None:
+    options = extraction.candidates(field, text)[:MOST_CANDIDATES]
+    if not options:
+        return [] if field.type == "array" else None
+    model = encoder(context.models)
+    likeness = model.encode([c.context for c in options]) @ model.encode([field.wanted])[0]
+    scores = likeness + np.array([LABELLED_BONUS * c.labelled for c in options])
+    values = [
+        Value(value=c.value, start=c.start, end=c.end, text=text[c.start : c.end], confidence=_confidence(float(s)))
+        for c, s in zip(options, scores, strict=True)
+        if s >= LEAST_LIKENESS
+    ]
+    if field.type == "array":
+        return values
+    return max(values, key=lambda v: v.confidence, default=None)
+
+
+def _confidence(score: float) -> float:
+    return round(min(1.0, max(0.0, score)), 3)
+
+
+def _by_model(
+    item: ExtractInput, fields: list[extraction.Field], index: int, context: RunContext
+) -> dict[str, Value | list[Value] | None]:
+    asked = "\n".join(f"- {f.name} ({f.type}): {f.description}" for f in fields)
+    prompt = (
+        f"Text:\n{item.text}\n\nGive these fields as one JSON object, quoting the text word for word, null where the "
+        f"text does not say:\n{asked}\nJSON:"
+    )
+    model = generator(context.models, context.models.generate_model)
+    request = GenerationRequest(prompt, ANSWER_TOKENS)
+    answer = model.start(request, lambda _: None, lambda: context.cancelled(index)).result()
+    context.tokens[index] = Tokens(answer.prompt_tokens, answer.completion_tokens)
+    proposed = _first_object(answer.text)
+    return {f.name: _grounded(f, proposed.get(f.name), item.text) for f in fields}
+
+
+def _first_object(text: str) -> dict[str, Any]:
+    for match in re.finditer(r"\{", text):
+        try:
+            found, _ = json.JSONDecoder().raw_decode(text[match.start() :])
+        except ValueError:
+            continue
+        if isinstance(found, dict):
+            return found
+    return {}
+
+
+def _grounded(field: extraction.Field, proposed: Any, text: str) -> Value | list[Value] | None:
+    """The proposal where the text holds it, nothing otherwise."""
+    if isinstance(proposed, list):
+        values = [_grounded(field, one, text) for one in proposed]
+        return [v for v in values if isinstance(v, Value)]
+    raw = "" if proposed is None else str(proposed)
+    start = text.lower().find(raw.lower()) if raw else -1
+    if start < 0:
+        return [] if field.type == "array" else None
+    quoted = text[start : start + len(raw)]
+    value = extraction.convert(field, quoted)
+    if value is None:
+        return None
+    return Value(value=value, start=start, end=start + len(raw), text=quoted, confidence=1.0)
+
+
+def _findings(item: ExtractInput, context: RunContext) -> list[Finding]:
+    spans = extraction.sentences(item.text)[:2000]
+    if not spans or not item.findings:
+        return []
+    vectors = encoder(context.models).encode([item.text[a:b] for a, b in spans])
+    return [
+        Finding(text=item.text[spans[i][0] : spans[i][1]], start=spans[i][0], end=spans[i][1])
+        for i in choose(vectors, item.findings)
+    ]
+
+
+KIND = Extract()

@@ -1,0 +1,86 @@
+"""generate: a prompt to a text, with a configured causal model; jobs join a running batch at any token."""
+
+from __future__ import annotations
+
+from concurrent.futures import Future
+from typing import Any, Literal
+
+from pydantic import BaseModel, Field
+
+from services.inference.kinds.base import Input, RunContext, Tokens
+from services.inference.models import generator
+from services.inference.ports import Generated, GenerationRequest
+
+
+class Sampling(Input):
+    """How to choose tokens, and when to stop."""
+
+    max_tokens: int = Field(default=256, ge=1, le=131_072)
+    temperature: float = Field(default=0.0, ge=0, le=2)
+    top_p: float = Field(default=1.0, gt=0, le=1)
+    stop: list[str] = Field(default=[], max_length=16)
+
+
+class GenerateInput(Sampling):
+    """A prompt."""
+
+    prompt: str = Field(min_length=1, max_length=10_000_000)
+
+
+class GenerateOutput(BaseModel):
+    """The text, and why it ended. While it runs, `partial` tells {"text": piece, "offset": characters before it}."""
+
+    text: str
+    finish_reason: Literal["stop", "length", "cancelled"]
+    model: str
+    prompt_tokens: int
+    completion_tokens: int
+
+
+class Generate:
+    """One text a job."""
+
+    name = "generate"
+    input = GenerateInput
+    output = GenerateOutput
+
+    def start(self, item: GenerateInput, context: RunContext) -> Future[BaseModel]:
+        """Begin one text."""
+        return begin(item.prompt, item, context)
+
+
+def begin(prompt: Any, item: Sampling, context: RunContext) -> Future[BaseModel]:
+    """Begin a generation and tell its pieces; shared with `chat`."""
+    model = generator(context.models, context.models.generate_model)
+    told = 0
+    ended: Future[BaseModel] = Future()
+
+    def on_text(piece: str) -> None:
+        nonlocal told
+        context.partial(0, {"text": piece, "offset": told})
+        told += len(piece)
+
+    def on_end(work: Future[Generated]) -> None:
+        error = work.exception()
+        if error is not None:
+            ended.set_exception(error)
+            return
+        done = work.result()
+        context.tokens[0] = Tokens(done.prompt_tokens, done.completion_tokens)
+        ended.set_result(
+            GenerateOutput(
+                text=done.text,
+                finish_reason=done.finish_reason,
+                model=model.name,
+                prompt_tokens=done.prompt_tokens,
+                completion_tokens=done.completion_tokens,
+            )
+        )
+
+    request = GenerationRequest(prompt, item.max_tokens, item.temperature, item.top_p, tuple(s for s in item.stop if s))
+    work = model.start(request, on_text, lambda: context.cancelled(0))
+    work.add_done_callback(on_end)
+    return ended
+
+
+KIND = Generate()

@@ -1,0 +1,90 @@
+"""Opening a worker's lanes: each kind with its consumers, its intake and the way it runs."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from concurrent.futures import ThreadPoolExecutor
+
+from nats.aio.client import Client
+from nats.js import JetStreamContext
+
+from services.inference.continuous_lane import ContinuousLane
+from services.inference.domain.capability import Capability
+from services.inference.intake import Intake
+from services.inference.kinds import registry
+from services.inference.kinds.base import Kind
+from services.inference.lane import NATS_ERRORS, BatchLane
+from services.inference.outcomes import JobOutcomes
+from services.inference.settings import WorkerSettings
+from services.inference.worker_state import WorkerState
+from shared import streams
+from shared.client.reading import bucket_items
+from shared.errors import AutopilotError, SettingsError
+from shared.messages.jobs import PRIORITIES, PoolStatus
+from shared.puller import Puller
+
+log = logging.getLogger(__name__)
+
+POOLS_FRESH_S = 2.0
+
+
+class LaneFactory:
+    """Opens lanes over one connection."""
+
+    def __init__(
+        self,
+        settings: WorkerSettings,
+        nc: Client,
+        js: JetStreamContext,
+        outcomes: JobOutcomes,
+        state: WorkerState,
+        executor: ThreadPoolExecutor,
+    ) -> None:
+        self._settings, self._nc, self._js = settings, nc, js
+        self._outcomes, self._state, self._executor = outcomes, state, executor
+        self._capability = Capability(
+            frozenset(settings.offered),
+            "cpu" if settings.torch_device == "cpu" else "gpu",
+            settings.device_memory_bytes,
+            settings.devices_per_worker,
+        )
+        self._pools: list[PoolStatus] = []
+        self._pools_at = float("-inf")
+
+    async def open(self, name: str) -> BatchLane | ContinuousLane:
+        """The lane of a kind. Raises SettingsError for a kind that there is not."""
+        kind = registry().get(name)
+        if kind is None:
+            raise SettingsError(f"AUTOPILOT_POOL_KINDS names {name!r}; there are {', '.join(sorted(registry()))}")
+        configs = [streams.job_durable(name, priority) for priority in PRIORITIES]
+
+        async def repair() -> None:
+            try:
+                await streams.ensure(self._js, self._settings.stream_replicas, deadline_s=5.0)
+                for config in configs:
+                    await streams.ensure_consumer(self._js, "JOBS", config)
+            except (AutopilotError, *NATS_ERRORS) as error:
+                log.warning("consumers not there yet", extra={"error": type(error).__name__})
+
+        try:
+            for config in configs:
+                await streams.ensure_consumer(self._js, "JOBS", config)
+        except NATS_ERRORS:
+            await repair()
+        arrived = asyncio.Event()
+        pullers = [Puller(self._nc, "JOBS", config.durable_name or "", arrived) for config in configs]
+        for puller in pullers:
+            await puller.start()
+        intake = Intake(name, kind.input, self._js, self._outcomes, self._state, self._capability, self._recent_pools)
+        common = (name, pullers, arrived, self._settings, self._nc, intake, self._outcomes, self._state, repair)
+        if isinstance(kind, Kind):
+            return BatchLane(*common, kind=kind, executor=self._executor)
+        return ContinuousLane(*common, kind=kind, slots=self._settings.generate_slots)
+
+    async def _recent_pools(self) -> list[PoolStatus]:
+        now = asyncio.get_running_loop().time()
+        if now - self._pools_at > POOLS_FRESH_S:
+            self._pools = list((await bucket_items(self._js, "pools", PoolStatus)).values())
+            self._pools_at = now
+        return self._pools

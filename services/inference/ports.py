@@ -1,0 +1,73 @@
+"""What kinds need of models, whatever library runs them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol
+
+import numpy as np
+
+FinishReason = Literal["stop", "length", "cancelled"]
+
+
+class Encoder(Protocol):
+    """Texts to vectors."""
+
+    name: str
+
+    def encode(self, texts: Sequence[str]) -> np.ndarray[Any, Any]:
+        """Texts to an array [texts, dimensions] of unit vectors, in the order given."""
+
+    def count_tokens(self, texts: Sequence[str]) -> list[int]:
+        """Tokens that the model reads of each text."""
+
+
+class Summarizer(Protocol):
+    """A long text to a short one."""
+
+    name: str
+
+    def summarize(self, text: str) -> str:
+        """The text's summary."""
+
+
+@dataclass(frozen=True)
+class Message:
+    """One turn of a conversation."""
+
+    role: Literal["system", "user", "assistant"]
+    content: str
+
+
+@dataclass(frozen=True)
+class GenerationRequest:
+    """What to generate, and when to stop. `temperature` 0 takes the likeliest token each time."""
+
+    prompt: str | Sequence[Message]
+    max_tokens: int
+    temperature: float = 0.0
+    top_p: float = 1.0
+    stop: Sequence[str] = ()
+
+
+@dataclass(frozen=True)
+class Generated:
+    """A finished generation."""
+
+    text: str
+    prompt_tokens: int
+    completion_tokens: int
+    finish_reason: FinishReason
+
+
+class Generator(Protocol):
+    """A causal language model that generates many texts at once."""
+
+    name: str
+
+    def start(
+        self, request: GenerationRequest, on_text: Callable[[str], None], cancelled: Callable[[], bool]
+    ) -> Future[Generated]:
+        """Begin; `on_text` gets each new piece. Raises InvalidInputError for a prompt longer than the context."""

@@ -1,0 +1,1 @@
+"""Programs that run inside the sandbox: plain files that import nothing of ours."""

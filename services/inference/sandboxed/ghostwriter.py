@@ -1,0 +1,16 @@
+"""Print property tests of a module's functions, one program a function, as hypothesis' ghostwriter writes them."""
+
+import importlib
+import inspect
+import json
+import sys
+
+from hypothesis.extra import ghostwriter
+
+module = importlib.import_module(sys.argv[1])
+for name, function in inspect.getmembers(module, inspect.isfunction):
+    if function.__module__ == module.__name__ and not name.startswith("_"):
+        try:
+            print("TEST " + json.dumps({"function": name, "code": ghostwriter.magic(function)}), flush=True)
+        except Exception as error:
+            print("SKIP " + json.dumps({"function": name, "reason": type(error).__name__}), flush=True)

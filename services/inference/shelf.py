@@ -1,0 +1,67 @@
+"""The models in this process's memory: loaded when first asked for, shared by all kinds, counted as used.
+
+A process has one device memory, so it has one shelf. Dropping a model seldom gives all of its memory back;
+only the end of the process does, which the worker asks for when its models lie idle or do not fit.
+"""
+
+from __future__ import annotations
+
+import gc
+import logging
+import sys
+import threading
+import time
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from services.inference.errors import RetryableJobError
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+
+class Shelf:
+    """Keeps models by a key that says all that matters of them."""
+
+    def __init__(self) -> None:
+        self._models: dict[tuple[object, ...], Any] = {}
+        self._lock = threading.Lock()
+        self.crowded = False
+
+    def get(self, key: tuple[object, ...], load: Callable[[], T]) -> T:
+        """The model under a key; `load` makes it. Raises RetryableJobError when it does not fit beside the others."""
+        with self._lock:
+            if key not in self._models:
+                began = time.monotonic()
+                self._models[key] = self._make_room_for(load)
+                log.info("model loaded", extra={"model": str(key[1]), "took_s": round(time.monotonic() - began, 3)})
+            model: T = self._models[key]
+        return model
+
+    def _make_room_for(self, load: Callable[[], T]) -> T:
+        try:
+            return load()
+        except Exception as error:
+            if type(error).__name__ != "OutOfMemoryError" and not isinstance(error, MemoryError):
+                raise
+            if not self._models:
+                raise RetryableJobError("the model does not fit into the device's memory") from error
+        self._models.clear()
+        gc.collect()
+        torch = sys.modules.get("torch")
+        if torch is not None and torch.cuda.is_available():
+            torch.cuda.empty_cache()
+        try:
+            return load()
+        except Exception as error:
+            self.crowded = True
+            raise RetryableJobError("the device's memory is taken; the worker begins anew") from error
+
+    @property
+    def names(self) -> list[str]:
+        """The models' names."""
+        return sorted({str(key[1]) for key in self._models})
+
+
+SHELF = Shelf()

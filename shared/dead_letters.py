@@ -1,0 +1,31 @@
+"""Writing a dead letter. The job's input is kept beside it, for as long as the job itself was to live."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+from nats.js import JetStreamContext
+
+from shared import subjects
+from shared.clock import utc_now
+from shared.messages.jobs import DeadJob, DeadReason, Job, JobError
+from shared.payloads import store_payload
+
+LEAST_S = 60.0
+
+
+async def publish_dead(
+    js: JetStreamContext, job: Job, reason: DeadReason, errors: list[JobError], subject: str
+) -> None:
+    """Publish a job's dead letter; repeating it changes nothing."""
+    now = utc_now()
+    if job.payload:
+        until = max(job.submitted_at + timedelta(seconds=job.ttl_s), now + timedelta(seconds=LEAST_S))
+        reference = await store_payload(js, f"dead-{job.id}", job.payload, until)
+        job = job.model_copy(update={"payload": {}, "payload_ref": reference})
+    dead = DeadJob(id=job.id, kind=job.kind, reason=reason, job=job, errors=errors, subject=subject, at=now)
+    await js.publish(
+        subjects.dead(dead.kind),
+        dead.model_dump_json(exclude_none=True).encode(),
+        headers={"Nats-Msg-Id": f"dead-{dead.id}"},
+    )
