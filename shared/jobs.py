@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from pydantic import AwareDatetime, BaseModel, Field, ValidationError
@@ -87,7 +87,9 @@ def address(job: Job, now: datetime) -> tuple[str, str, dict[str, str]]:
     if job.after:
         return "JOBS", subjects.waiting(job.id), {MESSAGE_ID: f"waiting-{job.id}"}
     if job.not_before is not None and job.not_before > now:
-        headers = {SCHEDULE: f"@at {job.not_before.strftime('%Y-%m-%dT%H:%M:%SZ')}"}
+        # The server counts whole seconds, and a job must not begin before its time.
+        at = (job.not_before + timedelta(microseconds=999_999)).astimezone(UTC)
+        headers = {SCHEDULE: f"@at {at.strftime('%Y-%m-%dT%H:%M:%SZ')}"}
         headers |= {SCHEDULE_TARGET: subjects.due(job.id), MESSAGE_ID: f"later-{job.id}"}
         return "LATER", subjects.later(job.id), headers
     return "JOBS", subjects.job(job.kind, job.priority, job.id), {MESSAGE_ID: job.id}

@@ -38,8 +38,11 @@ class Puller:
         """Open the inbox."""
         self._subscription = await self._nc.subscribe(self._inbox, cb=self._on_message)
 
-    async def ask(self, wanted: int) -> None:
-        """Have requests for `wanted` messages standing, counting what has arrived and not been taken."""
+    async def ask(self, wanted: int) -> bool:
+        """Have requests for `wanted` messages standing, counting what has arrived and not been taken.
+
+        True when one was sent just now: until its answer had time to come, nobody knows whether there is a message.
+        """
         now = asyncio.get_running_loop().time()
         if self._outstanding and now - self._asked_at > EXPIRES_S + GRACE_S:
             # Requests die with a connection or a server, without a word.
@@ -47,11 +50,12 @@ class Puller:
         more = wanted - self._outstanding - len(self.ready)
         # Small top-ups cost a request each: wait until a good part is used up.
         if more <= 0 or (self._outstanding and more * 2 < wanted):
-            return
+            return False
         self._outstanding += more
         self._asked_at = now
         request = {"batch": more, "expires": int(EXPIRES_S * 1e9)}
         await self._nc.publish(self._next, json.dumps(request).encode(), reply=self._inbox)
+        return True
 
     async def stop(self) -> list[Msg]:
         """Stop receiving and return what was never taken."""

@@ -31,12 +31,15 @@ for function in (
     jobs.jobs,
     jobs.result,
     jobs.cancel,
+    jobs.batch,
+    jobs.dead,
     alerts.alerts,
     alerts.subscribe,
     alerts.unsubscribe,
     alerts.subscriptions,
 ):
     app.command()(function)
+app.command("map")(jobs.map_)
 
 
 def main() -> None:

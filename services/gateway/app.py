@@ -8,12 +8,15 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
 from fastapi import FastAPI, Request, Response
+from nats.aio.msg import Msg
 from prometheus_client import CollectorRegistry, Counter
 
 from services.gateway import problems
+from services.gateway.admission import Admission, Quota
 from services.gateway.auth import load_keys
-from services.gateway.routes import alerts, fleet, jobs
+from services.gateway.routes import alerts, batches, dead, fleet, jobs, openai
 from services.gateway.settings import GatewaySettings
+from shared import subjects
 from shared.client import AutopilotClient
 from shared.errors import UnavailableError
 from shared.health import HealthServer, HealthState
@@ -25,6 +28,8 @@ def create_app(settings: GatewaySettings | None = None) -> FastAPI:
     """The gateway. Raises SettingsError when the keys cannot be read."""
     settings = settings or load(GatewaySettings)
     health, registry = HealthState("gateway"), CollectorRegistry()
+    quota = Quota(settings.jobs_per_minute, settings.unfinished_jobs, settings.fair_share_jobs)
+    admission = Admission(quota, settings.queue_limit)
     requests = Counter("autopilot_http_requests", "requests", ["method", "route", "status"], registry=registry)
 
     async def watch(client: AutopilotClient) -> None:
@@ -48,6 +53,12 @@ def create_app(settings: GatewaySettings | None = None) -> FastAPI:
                 await asyncio.sleep(0.5)
         await ensure(client.js, settings.stream_replicas)
         app.state.client = client
+
+        async def on_result(message: Msg) -> None:
+            identity = subjects.job_id(message.subject.split(".")[1:])
+            admission.finished(identity, asyncio.get_running_loop().time())
+
+        await client.nc.subscribe("results.>", cb=on_result)
         task = asyncio.create_task(watch(client))
         health.report("started", ok=True)
         yield
@@ -61,9 +72,10 @@ def create_app(settings: GatewaySettings | None = None) -> FastAPI:
         lifespan=lifespan,
         description="Submit jobs, follow them, read the fleet and steer it.",
     )
+    app.state.admission = admission
     app.state.keys = load_keys(settings.api_keys_file)
     problems.install(app)
-    for module in (jobs, fleet, alerts):
+    for module in (jobs, batches, dead, openai, fleet, alerts):
         app.include_router(module.router)
 
     @app.middleware("http")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from http import HTTPStatus
 from typing import Any
 
@@ -10,14 +11,30 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
-from shared.errors import AutopilotError, ConflictError, InvalidInputError, NotFoundError, UnavailableError
+from shared.errors import (
+    AutopilotError,
+    BusyError,
+    ConflictError,
+    InvalidInputError,
+    JobFailedError,
+    NotFoundError,
+    UnavailableError,
+)
 
+# The first that fits.
 _STATUS: dict[type[AutopilotError], int] = {
+    BusyError: 429,
+    JobFailedError: 422,
     InvalidInputError: 422,
     NotFoundError: 404,
     ConflictError: 409,
     UnavailableError: 503,
 }
+
+
+def status_of(error: Exception) -> int:
+    """The HTTP status of an error of ours."""
+    return next((status for kind, status in _STATUS.items() if isinstance(error, kind)), 500)
 
 
 def problem(status: int, detail: str, **more: Any) -> JSONResponse:
@@ -34,7 +51,11 @@ def install(app: FastAPI) -> None:
     """Have the app answer every error this way."""
 
     async def on_own(_: Request, error: Exception) -> JSONResponse:
-        status = next((s for kind, s in _STATUS.items() if isinstance(error, kind)), 500)
+        status = status_of(error)
+        if isinstance(error, BusyError):
+            response = problem(status, str(error), retry_after_s=error.retry_after_s)
+            response.headers["Retry-After"] = str(math.ceil(error.retry_after_s))
+            return response
         if isinstance(error, InvalidInputError):
             return problem(status, str(error), errors=[{"field": error.field, "rule": error.rule}])
         return problem(status, str(error))

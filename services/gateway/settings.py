@@ -16,6 +16,12 @@ class GatewaySettings(ServiceSettings):
     gateway_port: int = Field(8080, ge=1, le=65535, description="port to listen on")
     api_keys_file: Path = Field(
         Path("api_keys.json"),
-        description="JSON object of SHA-256 of each key to its role: viewer, operator or admin",
+        description="JSON object of SHA-256 of each key to its role (viewer, operator, admin), or to role and user",
     )
+    jobs_per_minute: int = Field(60_000, ge=1, description="jobs that one key may submit in a minute")
+    unfinished_jobs: int = Field(100_000, ge=1, description="jobs without a result that one key may have")
+    fair_share_jobs: int = Field(
+        1_000, ge=1, description="a key's unfinished jobs beyond these queue one priority lower"
+    )
+    queue_limit: int = Field(500_000, ge=1, description="jobs in the queue, above which no more are taken")
     max_body_bytes: int = Field(64 * 2**20, ge=1024, description="largest request body")

@@ -19,7 +19,7 @@ from services.inference.worker_state import WorkerState
 from shared import subjects
 from shared.clock import utc_now
 from shared.errors import AutopilotError, UnavailableError
-from shared.jobs import address
+from shared.jobs import MESSAGE_ID, address
 from shared.messages.jobs import Job, JobBody, PoolStatus
 
 ELSEWHERE_S = 1.0
@@ -79,6 +79,8 @@ class Intake:
         if not left and (job.not_before is None or job.not_before <= now):
             return False
         stream, subject, headers = address(job.model_copy(update={"after": left}), now)
+        # It may have been there before, and must not be taken for its own repetition.
+        headers.pop(MESSAGE_ID)
         await self.js.publish(subject, job.model_dump_json(exclude_none=True).encode(), headers=headers, stream=stream)
         await taken.message.ack()
         return True

@@ -31,6 +31,8 @@ log = logging.getLogger(__name__)
 
 NATS_ERRORS = (nats.errors.Error, APIError, OSError)
 IDLE_S = 1.0
+# A message that waits in the stream is here within a millisecond of being asked for.
+ARRIVES_S = 0.004
 
 
 @dataclass
@@ -62,8 +64,8 @@ class Lane:
         if wanted < 1:
             await asyncio.sleep(IDLE_S)
             return []
-        for puller in self.pullers:
-            await puller.ask(wanted)
+        asked = [puller for puller in self.pullers if await puller.ask(wanted)]
+        await self._let_arrive(asked)
         if not any(puller.ready for puller in self.pullers):
             await self._idle()
             return []
@@ -84,6 +86,17 @@ class Lane:
         """These need no more heartbeats."""
         for message in messages:
             self.state.held.pop(message.reply, None)
+
+    async def _let_arrive(self, asked: list[Puller]) -> None:
+        """Give what was asked for just now the time to come, lest a lower priority that is here already goes first."""
+        until = asyncio.get_running_loop().time() + ARRIVES_S
+        while any(p.ready for p in self.pullers) and not all(p.ready for p in asked):
+            self.arrived.clear()
+            try:
+                async with asyncio.timeout_at(until):
+                    await self.arrived.wait()
+            except TimeoutError:
+                return
 
     async def _idle(self) -> None:
         self.arrived.clear()

@@ -118,7 +118,11 @@ class Jobs:
             return None
         result = JobResult.model_validate_json(message.data or b"")
         if result.output_ref:
-            output = (await load_payload(self._js, result.output_ref)).get("output")
+            try:
+                output = (await load_payload(self._js, result.output_ref)).get("output")
+            except Missing:
+                # The output's time to live has ended, and the result's with it.
+                return None
             result = result.model_copy(update={"output": output})
         return result
 
@@ -141,11 +145,7 @@ class Jobs:
 
     async def output(self, job_id: str, timeout_s: float = 60.0) -> Any:
         """Wait for the output of a job. Raises JobFailedError when it ended without one."""
-        result = await self.wait(job_id, timeout_s)
-        if result.status != "succeeded":
-            reason = result.errors[-1].message if result.errors else result.status
-            raise JobFailedError(f"job {job_id} {result.status}: {reason}")
-        return result.output
+        return output_of(await self.wait(job_id, timeout_s))
 
     async def progress(self, job_id: str) -> AsyncIterator[JobProgress]:
         """Follow a job until it ends."""
@@ -237,6 +237,14 @@ class Jobs:
             result = JobResult.model_validate_json(message.data or b"")
             views.append(JobView(id=result.job_id, kind=result.kind, state=result.status, result=result))
         return views
+
+
+def output_of(result: JobResult) -> Any:
+    """The output of a finished job. Raises JobFailedError when it ended without one."""
+    if result.status != "succeeded":
+        reason = result.errors[-1].message if result.errors else result.status
+        raise JobFailedError(f"job {result.job_id} {result.status}: {reason}")
+    return result.output
 
 
 def _queued_view(subject: str) -> list[JobView]:

@@ -68,7 +68,7 @@ class TestStreams:
         await js.update_stream(StreamConfig(**{**before.__dict__, "max_age": 600.0}))
         await streams.ensure(js)
         after = (await js.stream_info("RESULTS")).config
-        assert after.max_age == streams.DAY_S
+        assert after.max_age == 7 * streams.DAY_S
         assert after.max_msgs_per_subject == 1
         assert len(await js.streams_info()) == len(streams.STREAMS) + len(streams.BUCKETS) + len(streams.OBJECT_STORES)
 

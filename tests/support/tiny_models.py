@@ -2,11 +2,24 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 from typing import Any
 
 from tokenizers import Tokenizer, models, pre_tokenizers
-from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast, T5Config, T5ForConditionalGeneration
+from transformers import (
+    BertConfig,
+    BertForSequenceClassification,
+    BertModel,
+    GPT2Config,
+    GPT2LMHeadModel,
+    PreTrainedTokenizerFast,
+    T5Config,
+    T5ForConditionalGeneration,
+    ViTConfig,
+    ViTForImageClassification,
+    ViTImageProcessor,
+)
 
 WORDS = ["<pad>", "</s>", "<unk>", "one", "two", "three", "Summary", ":"]
 
@@ -34,3 +47,56 @@ def save_tiny_causal(folder: Path) -> Path:
     GPT2LMHeadModel(config).save_pretrained(folder)
     _tokenizer().save_pretrained(folder)
     return folder
+
+
+TINY_BERT = {
+    "vocab_size": len(WORDS), "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2,
+    "intermediate_size": 16, "max_position_embeddings": 256, "pad_token_id": 0,
+}  # fmt: skip
+
+
+def save_tiny_classifier(folder: Path) -> Path:
+    BertForSequenceClassification(BertConfig(**TINY_BERT, num_labels=3)).save_pretrained(folder)
+    _tokenizer().save_pretrained(folder)
+    return folder
+
+
+def save_tiny_vision(folder: Path) -> Path:
+    config = ViTConfig(
+        image_size=32, patch_size=8, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16,
+        num_labels=4,
+    )  # fmt: skip
+    ViTForImageClassification(config).save_pretrained(folder)
+    ViTImageProcessor(size={"height": 32, "width": 32}).save_pretrained(folder)
+    return folder
+
+
+def export_encoder(folder: Path) -> tuple[Path, Path]:
+    """The same encoder for torch and for ONNX Runtime."""
+    import torch
+
+    torch_folder, onnx_folder = folder / "torch", folder / "onnx-model"
+    model = BertModel(BertConfig(**TINY_BERT), add_pooling_layer=False).eval()
+    model.save_pretrained(torch_folder)
+    for each in (torch_folder, onnx_folder):
+        _tokenizer().save_pretrained(each)
+
+    class Hidden(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.model = model
+
+        def forward(self, input_ids: Any, attention_mask: Any) -> Any:
+            return self.model(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
+
+    ids = torch.ones(2, 5, dtype=torch.long)
+    axes = {0: "texts", 1: "tokens"}
+    with warnings.catch_warnings():
+        # The exporter tells of every branch that it takes as fixed.
+        warnings.simplefilter("ignore")
+        torch.onnx.export(
+            Hidden(), (ids, torch.ones_like(ids)), str(onnx_folder / "model.onnx"), dynamo=False,
+            input_names=["input_ids", "attention_mask"], output_names=["hidden"],
+            dynamic_axes={"input_ids": axes, "attention_mask": axes, "hidden": axes},
+        )  # fmt: skip
+    return torch_folder, onnx_folder

@@ -11,20 +11,22 @@ from sse_starlette import EventSourceResponse
 
 from services.gateway.auth import Operator, Viewer
 from services.gateway.deps import Autopilot
+from services.gateway.submitting import Submit
 from shared.client.jobs import JobView
-from shared.messages.jobs import Priority
+from shared.jobs import Options
 
 router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
 
 
-class Submission(BaseModel):
+class Submission(Options):
     """A job to run."""
 
     kind: str = Field(min_length=1, max_length=200, examples=["summarize"])
     payload: dict[str, Any] = Field(examples=[{"text": "A long text. It has sentences.", "max_sentences": 1}])
-    priority: Priority = "normal"
-    ttl_s: float = Field(default=86_400.0, gt=0, le=7 * 86_400)
-    max_attempts: int = Field(default=3, ge=1, le=20)
+
+    def options(self) -> dict[str, Any]:
+        """What is said besides the kind and the payload."""
+        return self.model_dump(exclude={"kind", "payload"}, exclude_unset=True)
 
 
 class Submitted(BaseModel):
@@ -34,22 +36,15 @@ class Submitted(BaseModel):
     duplicate: bool
 
 
-@router.post("", status_code=202, dependencies=[Operator])
+@router.post("", status_code=202)
 async def submit(
     body: Submission,
-    autopilot: Autopilot,
+    to_queue: Submit,
     response: Response,
     idempotency_key: Annotated[str | None, Header(max_length=200)] = None,
 ) -> Submitted:
     """Submit a job; the same Idempotency-Key is the same job."""
-    handle = await autopilot.jobs.submit(
-        body.kind,
-        body.payload,
-        priority=body.priority,
-        idempotency_key=idempotency_key,
-        ttl_s=body.ttl_s,
-        max_attempts=body.max_attempts,
-    )
+    handle = await to_queue.job(body.kind, body.payload, body.options(), idempotency_key=idempotency_key)
     response.headers["Location"] = f"/v1/jobs/{handle.id}"
     return Submitted(id=handle.id, duplicate=handle.duplicate)
 

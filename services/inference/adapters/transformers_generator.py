@@ -51,6 +51,7 @@ class TransformersGenerator:
         )
         context = getattr(config, "max_position_embeddings", None) or getattr(config, "n_positions", None)
         self.context = int(context or DEFAULT_CONTEXT)
+        self._vocabulary = int(config.vocab_size)
         self._numbers = itertools.count()
         pages = models.generate_slots * (self.context // PAGE_TOKENS + 1)
         self._manager = model.init_continuous_batching(
@@ -59,9 +60,10 @@ class TransformersGenerator:
                 max_new_tokens=self.context,
                 eos_token_id=self._tokenizer.eos_token_id,
                 pad_token_id=self._tokenizer.pad_token_id or self._tokenizer.eos_token_id,
-                top_p=1.0,
-                top_k=0,
-                temperature=1.0,
+                # The library makes room for what a request may ask for only where the default is not neutral.
+                top_p=0.9,
+                top_k=50,
+                temperature=0.7,
             ),
             continuous_batching_config=ContinuousBatchingConfig(
                 page_size=PAGE_TOKENS,
@@ -101,7 +103,7 @@ class TransformersGenerator:
                 max_new_tokens=max_tokens,
                 streaming=True,
                 # One token in the lot is the likeliest one, whatever the temperature.
-                top_k=1 if request.temperature == 0 else 0,
+                top_k=1 if request.temperature == 0 else self._vocabulary,
                 temperature=request.temperature or 1.0,
                 top_p=request.top_p,
             )

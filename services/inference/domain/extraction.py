@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+import sys
+from bisect import bisect_right
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -49,6 +51,11 @@ class Field:
     def wanted(self) -> str:
         """What to look for, in words."""
         return f"{self.name.replace('_', ' ').replace('-', ' ')}: {self.description}".rstrip(": ")
+
+    @property
+    def free(self) -> bool:
+        """Whether any text could be its value, so that only likeness decides."""
+        return self.type in {"string", "array"} and not self.options and not self.pattern and self.format not in FORMATS
 
 
 @dataclass(frozen=True)
@@ -97,9 +104,11 @@ def fields_of(schema: dict[str, Any]) -> list[Field]:
 def candidates(field: Field, text: str) -> list[Candidate]:
     """Every place in the text that could be the field's value."""
     found = list(_labelled(field, text))
+    spans = sentences(text)
     for value, start, end in _by_type(field, text):
         if not any(c.start <= start < c.end for c in found):
-            around = text[max(0, start - CONTEXT) : end + CONTEXT]
+            first, last = _sentence_around(spans, start, end)
+            around = text[max(first, start - CONTEXT) : min(last, end + CONTEXT)]
             found.append(Candidate(value, start, end, " ".join(around.split())))
     return found
 
@@ -114,6 +123,12 @@ def sentences(text: str) -> list[tuple[int, int]]:
         if end > start:
             spans.append((start, end))
     return spans
+
+
+def _sentence_around(spans: Sequence[tuple[int, int]], start: int, end: int) -> tuple[int, int]:
+    index = bisect_right(spans, (start, sys.maxsize)) - 1
+    first, last = spans[index] if index >= 0 else (start, end)
+    return min(first, start), max(last, end)
 
 
 def convert(field: Field, raw: str) -> Any | None:

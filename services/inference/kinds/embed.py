@@ -8,12 +8,14 @@ from pydantic import BaseModel, Field
 
 from services.inference.kinds.base import Input, RunContext, Tokens
 from services.inference.models import encoder
+from shared.errors import InvalidInputError
 
 
 class EmbedInput(Input):
     """Texts to embed; each is cut at the model's context."""
 
     texts: list[str] = Field(min_length=1, max_length=4096)
+    model: str | None = Field(default=None, max_length=500, description="must be the one that is configured")
 
 
 class EmbedOutput(BaseModel):
@@ -35,6 +37,9 @@ class Embed:
     def run(self, inputs: Sequence[EmbedInput], context: RunContext) -> list[BaseModel | Exception]:
         """Flatten, embed once, and hand each job its rows."""
         model = encoder(context.models)
+        for item in inputs:
+            if item.model not in {None, model.name}:
+                raise InvalidInputError("model", item.model, f"does not embed here; what does: {model.name}")
         texts = [text for item in inputs for text in item.texts]
         vectors, counts = model.encode(texts), model.count_tokens(texts)
         outputs: list[BaseModel | Exception] = []

@@ -101,7 +101,7 @@ def _by_rules(field: extraction.Field, text: str, context: RunContext) -> Value 
     values = [
         Value(value=c.value, start=c.start, end=c.end, text=text[c.start : c.end], confidence=_confidence(float(s)))
         for c, s in zip(options, scores, strict=True)
-        if s >= LEAST_LIKENESS
+        if s >= LEAST_LIKENESS or not field.free
     ]
     if field.type == "array":
         return values

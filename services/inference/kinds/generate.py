@@ -10,11 +10,13 @@ from pydantic import BaseModel, Field
 from services.inference.kinds.base import Input, RunContext, Tokens
 from services.inference.models import generator
 from services.inference.ports import Generated, GenerationRequest
+from shared.errors import InvalidInputError
 
 
 class Sampling(Input):
-    """How to choose tokens, and when to stop."""
+    """Which model, how to choose tokens, and when to stop."""
 
+    model: str | None = Field(default=None, max_length=500, description="one that is configured; the first by default")
     max_tokens: int = Field(default=256, ge=1, le=131_072)
     temperature: float = Field(default=0.0, ge=0, le=2)
     top_p: float = Field(default=1.0, gt=0, le=1)
@@ -51,7 +53,7 @@ class Generate:
 
 def begin(prompt: Any, item: Sampling, context: RunContext) -> Future[BaseModel]:
     """Begin a generation and tell its pieces; shared with `chat`."""
-    model = generator(context.models, context.models.generate_model)
+    model = generator(context.models, _chosen(item.model, context))
     told = 0
     ended: Future[BaseModel] = Future()
 
@@ -81,6 +83,14 @@ def begin(prompt: Any, item: Sampling, context: RunContext) -> Future[BaseModel]
     work = model.start(request, on_text, lambda: context.cancelled(0))
     work.add_done_callback(on_end)
     return ended
+
+
+def _chosen(name: str | None, context: RunContext) -> str | None:
+    models = context.models
+    if name is None or name in {models.generate_model, models.code_model}:
+        return name or models.generate_model
+    known = ", ".join(filter(None, (models.generate_model, models.code_model))) or "none"
+    raise InvalidInputError("model", name, f"generates no text here; what does: {known}")
 
 
 KIND = Generate()

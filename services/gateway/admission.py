@@ -1,0 +1,85 @@
+"""Who may submit how much: a rate and a number of unfinished jobs for each key, and no more than the queue bears. Pure.
+
+Counted by this gateway alone, from what it admitted; a restart begins anew.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass, field
+
+from shared.errors import BusyError
+from shared.messages.jobs import Priority
+
+LOWER: dict[Priority, Priority] = {"high": "normal", "normal": "low", "low": "low"}
+WINDOW_S = 60.0
+LEAST_RATE = 0.1
+
+
+@dataclass(frozen=True)
+class Quota:
+    """What one submitter may have. Beyond `fair_share` unfinished jobs the next ones queue behind everybody's."""
+
+    jobs_per_minute: int
+    unfinished: int
+    fair_share: int
+
+
+@dataclass
+class _Account:
+    submitted: deque[float] = field(default_factory=deque)
+    unfinished: set[str] = field(default_factory=set)
+
+
+@dataclass
+class Admission:
+    """Keeps the accounts."""
+
+    quota: Quota
+    queue_limit: int
+    _accounts: dict[str, _Account] = field(default_factory=dict)
+    _finished: deque[float] = field(default_factory=lambda: deque(maxlen=10_000))
+    _owners: dict[str, str] = field(default_factory=dict)
+
+    def admit(self, submitter: str, count: int, queued: int, now_s: float) -> None:
+        """Raises BusyError, with the time to come back, when `count` more jobs are too many."""
+        account = self._accounts.setdefault(submitter, _Account())
+        while account.submitted and account.submitted[0] <= now_s - WINDOW_S:
+            account.submitted.popleft()
+        if queued + count > self.queue_limit:
+            over = queued + count - self.queue_limit
+            raise BusyError(f"{queued} jobs are queued, at most {self.queue_limit} may be", over / self._rate(now_s))
+        if len(account.unfinished) + count > self.quota.unfinished:
+            over = len(account.unfinished) + count - self.quota.unfinished
+            reason = (
+                f"{submitter} has {len(account.unfinished)} unfinished jobs, at most {self.quota.unfinished} may be"
+            )
+            raise BusyError(reason, over / self._rate(now_s))
+        if len(account.submitted) + count > self.quota.jobs_per_minute:
+            wait_s = account.submitted[0] + WINDOW_S - now_s if account.submitted else WINDOW_S
+            raise BusyError(f"{submitter} may submit {self.quota.jobs_per_minute} jobs a minute", wait_s)
+
+    def priority(self, submitter: str, wanted: Priority) -> Priority:
+        """The priority that a submitter's next job gets."""
+        account = self._accounts.get(submitter)
+        crowded = account is not None and len(account.unfinished) >= self.quota.fair_share
+        return LOWER[wanted] if crowded else wanted
+
+    def submitted(self, submitter: str, job_ids: list[str], now_s: float) -> None:
+        """Jobs were stored."""
+        account = self._accounts.setdefault(submitter, _Account())
+        account.submitted.extend([now_s] * len(job_ids))
+        account.unfinished.update(job_ids)
+        self._owners.update(dict.fromkeys(job_ids, submitter))
+
+    def finished(self, job_id: str, now_s: float) -> None:
+        """A job has its result."""
+        self._finished.append(now_s)
+        owner = self._owners.pop(job_id, None)
+        if owner is not None:
+            self._accounts[owner].unfinished.discard(job_id)
+
+    def _rate(self, now_s: float) -> float:
+        """Jobs that end each second, over the last minute."""
+        recent = sum(at > now_s - WINDOW_S for at in self._finished)
+        return max(LEAST_RATE, recent / WINDOW_S)

@@ -1,0 +1,70 @@
+"""Batches: many jobs of a kind under one handle."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Query, Response
+from fastapi.responses import StreamingResponse
+from pydantic import BaseModel, Field
+
+from services.gateway.auth import Operator, Viewer
+from services.gateway.deps import Autopilot
+from services.gateway.submitting import Submit
+from shared.client.batches import BatchView
+from shared.jobs import Options
+
+router = APIRouter(prefix="/v1/batches", tags=["batches"])
+
+
+class BatchSubmission(Options):
+    """One job an input."""
+
+    kind: str = Field(min_length=1, max_length=200, examples=["embed"])
+    payloads: list[dict[str, Any]] = Field(min_length=1, max_length=100_000, examples=[[{"texts": ["a"]}]])
+
+    def options(self) -> dict[str, Any]:
+        """What is said besides the kind and the payloads."""
+        return self.model_dump(exclude={"kind", "payloads"}, exclude_unset=True)
+
+
+class BatchSubmitted(BaseModel):
+    """Where to find the batch; its jobs are `<id>.0` to `<id>.<count - 1>`."""
+
+    id: str
+    count: int
+
+
+@router.post("", status_code=202)
+async def submit(body: BatchSubmission, to_queue: Submit, response: Response) -> BatchSubmitted:
+    """Submit a batch."""
+    handle = await to_queue.batch(body.kind, body.payloads, body.options())
+    response.headers["Location"] = f"/v1/batches/{handle.id}"
+    return BatchSubmitted(id=handle.id, count=handle.count)
+
+
+@router.get("/{batch_id}", dependencies=[Viewer])
+async def read(batch_id: str, autopilot: Autopilot) -> BatchView:
+    """How far a batch is."""
+    return await autopilot.batches.view(batch_id)
+
+
+@router.get("/{batch_id}/results", dependencies=[Viewer])
+async def results(
+    batch_id: str, autopilot: Autopilot, timeout_s: Annotated[float, Query(gt=0, le=86_400)] = 3600.0
+) -> StreamingResponse:
+    """Results in the order of the inputs, a JSON line each, as soon as they are there."""
+    await autopilot.batches.view(batch_id)
+
+    async def lines() -> AsyncIterator[bytes]:
+        async for result in autopilot.batches.results(batch_id, timeout_s):
+            yield result.model_dump_json().encode() + b"\n"
+
+    return StreamingResponse(lines(), media_type="application/x-ndjson")
+
+
+@router.delete("/{batch_id}", dependencies=[Operator])
+async def cancel(batch_id: str, autopilot: Autopilot) -> dict[str, int]:
+    """End what has no result yet."""
+    return {"cancelled": await autopilot.batches.cancel(batch_id)}

@@ -1,0 +1,80 @@
+"""Submitting for a caller: admitted, with the priority that the caller's share allows."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+from fastapi import Depends, Request
+
+from services.gateway.admission import Admission
+from services.gateway.auth import Caller, Role, require
+from services.gateway.deps import Autopilot
+from shared.client import AutopilotClient
+from shared.client.batches import BatchHandle
+from shared.client.jobs import JobHandle
+from shared.ids import new_id
+
+_QUEUE_FRESH_S = 0.5
+
+
+@dataclass
+class _Depth:
+    jobs: int = 0
+    at: float = float("-inf")
+
+
+@dataclass
+class SubmitFor:
+    """One caller's way to the queue."""
+
+    autopilot: AutopilotClient
+    admission: Admission
+    caller: Caller
+    depth: _Depth
+
+    async def job(self, kind: str, payload: dict[str, Any], options: dict[str, Any], **identity: Any) -> JobHandle:
+        """Submit one job. Raises BusyError when it is not admitted."""
+        await self.admit(1)
+        wanted = options.get("priority", "normal")
+        options = options | {"priority": self.admission.priority(self.caller.user, wanted)}
+        handle = await self.autopilot.jobs.submit(kind, payload, submitter=self.caller.user, **identity, **options)
+        if not handle.duplicate:
+            self.count([handle.id])
+        return handle
+
+    async def batch(self, kind: str, payloads: list[dict[str, Any]], options: dict[str, Any]) -> BatchHandle:
+        """Submit a batch. Raises BusyError when it is not admitted as a whole."""
+        await self.admit(len(payloads))
+        wanted = options.get("priority", "normal")
+        options = options | {"priority": self.admission.priority(self.caller.user, wanted)}
+        handle = await self.autopilot.batches.map(
+            kind, payloads, submitter=self.caller.user, batch_id=new_id(), **options
+        )
+        self.count([f"{handle.id}.{i}" for i in range(handle.count)])
+        return handle
+
+    async def admit(self, count: int) -> None:
+        """Raises BusyError when so many more jobs are too many."""
+        now = asyncio.get_running_loop().time()
+        if now - self.depth.at > _QUEUE_FRESH_S:
+            self.depth.jobs, self.depth.at = await self.autopilot.fleet.queue_depth(), now
+        self.admission.admit(self.caller.user, count, self.depth.jobs, now)
+
+    def count(self, job_ids: list[str]) -> None:
+        """Jobs were stored."""
+        self.depth.jobs += len(job_ids)
+        self.admission.submitted(self.caller.user, job_ids, asyncio.get_running_loop().time())
+
+
+def submit_for(
+    request: Request, autopilot: Autopilot, caller: Annotated[Caller, Depends(require(Role.operator))]
+) -> SubmitFor:
+    """The caller's way to the queue; needs the role operator."""
+    if not hasattr(request.app.state, "depth"):
+        request.app.state.depth = _Depth()
+    return SubmitFor(autopilot, request.app.state.admission, caller, request.app.state.depth)
+
+
+Submit = Annotated[SubmitFor, Depends(submit_for)]

@@ -1,0 +1,500 @@
+"""Every kind, run as a worker runs it, without a server."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import tarfile
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+
+from services.inference.device_run import run_safely
+from services.inference.domain.batching import BatchSizer
+from services.inference.kinds import registry
+from services.inference.kinds.base import RunContext
+from services.inference.scratch import Scratch
+from services.inference.settings import ModelSettings
+from tests.support.tiny_models import save_tiny_causal, save_tiny_classifier, save_tiny_seq2seq, save_tiny_vision
+
+
+class Caller:
+    """Runs kinds and keeps what they told."""
+
+    def __init__(self, **settings: Any) -> None:
+        self.models = ModelSettings(**settings)
+        self.told: list[Any] = []
+        self.cancelled = False
+
+    def outcome(self, kind: str, /, **payload: Any) -> Any:
+        found = registry()[kind]
+        item = found.input.model_validate(payload)
+        with Scratch(None) as scratch:
+            context = RunContext(
+                models=self.models, scratch=scratch, attempts=[1], partial=lambda _, piece: self.told.append(piece),
+                cancelled=lambda _: self.cancelled,
+            )  # fmt: skip
+            if hasattr(found, "start"):
+                return found.start(item, context).result(timeout=60)
+            return run_safely(found, [item], context, BatchSizer(largest=1))[0]
+
+    def __call__(self, kind: str, /, **payload: Any) -> Any:
+        outcome = self.outcome(kind, **payload)
+        if isinstance(outcome, Exception):
+            raise outcome
+        return outcome
+
+
+call = Caller()
+
+
+def zipped(**files: str) -> str:
+    out = io.BytesIO()
+    with zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, text in files.items():
+            archive.writestr(name.replace("__", "."), text)
+    return base64.b64encode(out.getvalue()).decode()
+
+
+class TestClassify:
+    def test_texts_get_the_label_that_they_are_about(self) -> None:
+        out = call(
+            "classify",
+            texts=["The striker scored twice in the final.", "Shares fell after the earnings report."],
+            labels=["sports", "finance", "cooking"],
+        )
+        assert [r.label for r in out.results] == ["sports", "finance"]
+        assert sum(out.results[0].scores.values()) == pytest.approx(1)
+
+    def test_a_configured_classifier_has_its_own_labels(self, tmp_path: Path) -> None:
+        own = Caller(classify_model=str(save_tiny_classifier(tmp_path)))
+        out = own("classify", texts=["one two", "three"])
+        assert out.method == "classifier"
+        assert set(out.results[0].scores) == {"LABEL_0", "LABEL_1", "LABEL_2"}
+
+    def test_without_labels_and_classifier_it_says_what_to_give(self) -> None:
+        with pytest.raises(Exception, match="labels"):
+            call("classify", texts=["x"])
+
+
+class TestExtract:
+    TEXT = (
+        "Patient: Ada Lovelace\nDate of admission: 2026-03-04\n\nThe patient reports chest pain since Monday. "
+        "Blood pressure was 142 over 91. She takes 75 mg of aspirin daily. Diagnosis: stable angina.\n"
+        "Contact: ada@example.org. Smoker: no"
+    )
+    SCHEMA = {
+        "properties": {
+            "patient": {"type": "string"},
+            "admission": {"type": "string", "format": "date", "description": "date of admission"},
+            "aspirin_mg": {"type": "number", "description": "dose of aspirin in mg"},
+            "contact": {"type": "string", "format": "email"},
+            "smoker": {"type": "boolean"},
+            "diagnosis": {"enum": ["stable angina", "myocardial infarction"]},
+            "insurance": {"type": "string", "format": "uri"},
+        },
+        "required": ["patient", "insurance"],
+    }
+
+    def test_every_value_stands_where_its_span_says(self) -> None:
+        out = call("extract", text=self.TEXT, schema=self.SCHEMA, findings=2)
+        values = {name: v.value if v else None for name, v in out.fields.items()}
+        assert values == {
+            "patient": "Ada Lovelace", "admission": "2026-03-04", "aspirin_mg": 75.0, "contact": "ada@example.org",
+            "smoker": False, "diagnosis": "stable angina", "insurance": None,
+        }  # fmt: skip
+        assert out.missing == ["insurance"]
+        for found in filter(None, out.fields.values()):
+            assert self.TEXT[found.start : found.end] == found.text
+        assert len(out.findings) == 2
+        assert all(self.TEXT[f.start : f.end] == f.text for f in out.findings)
+
+    def test_lists_take_all_places(self) -> None:
+        schema = {"properties": {"amounts": {"type": "array", "items": {"format": "date"}, "description": "dates"}}}
+        out = call("extract", text="Due dates are 2026-01-02 and 2026-02-03.", schema=schema)
+        assert [v.value for v in out.fields["amounts"]] == ["2026-01-02", "2026-02-03"]
+
+    def test_a_schema_that_asks_for_the_impossible_is_refused(self) -> None:
+        with pytest.raises(Exception, match=r"schema.properties.x.type"):
+            call("extract", text="x", schema={"properties": {"x": {"type": "object"}}})
+
+
+class TestGeneration:
+    @pytest.fixture(scope="class")
+    def model(self, tmp_path_factory: pytest.TempPathFactory) -> str:
+        return str(save_tiny_causal(tmp_path_factory.mktemp("causal")))
+
+    def test_pieces_add_up_to_the_text(self, model: str) -> None:
+        own = Caller(generate_model=model)
+        out = own("generate", prompt="one two three", max_tokens=12)
+        assert "".join(p["text"] for p in own.told) == out.text
+        assert [p["offset"] for p in own.told] == [
+            sum(len(q["text"]) for q in own.told[:i]) for i in range(len(own.told))
+        ]
+        assert 0 < out.completion_tokens <= 12
+        assert out.prompt_tokens == 3
+
+    def test_greedy_is_the_models_own_generate(self, model: str) -> None:
+        from transformers import AutoModelForCausalLM, AutoTokenizer
+
+        tokenizer = AutoTokenizer.from_pretrained(model)
+        ids = tokenizer("two one", return_tensors="pt")
+        ids.pop("token_type_ids", None)
+        bare = AutoModelForCausalLM.from_pretrained(model).generate(
+            **ids, max_new_tokens=8, do_sample=False, pad_token_id=0
+        )
+        expected = tokenizer.decode(bare[0][2:], skip_special_tokens=True)
+        assert Caller(generate_model=model)("generate", prompt="two one", max_tokens=8).text == expected
+
+    def test_many_at_once_give_what_each_gives_alone(self, model: str) -> None:
+        own = Caller(generate_model=model)
+        kind = registry()["generate"]
+        prompts = ["one", "two three", "three one two", "Summary :"]
+        with Scratch(None) as scratch:
+            futures = [
+                kind.start(
+                    kind.input.model_validate({"prompt": p, "max_tokens": 9}),
+                    RunContext(models=own.models, scratch=scratch, attempts=[1]),
+                )
+                for p in prompts
+            ]
+            together = [f.result(timeout=60).text for f in futures]
+        assert together == [own("generate", prompt=p, max_tokens=9).text for p in prompts]
+
+    def test_a_stop_text_ends_it_and_is_not_told(self, model: str) -> None:
+        free = Caller(generate_model=model)("generate", prompt="one", max_tokens=12).text
+        stop = free.split()[3]
+        own = Caller(generate_model=model)
+        out = own("generate", prompt="one", max_tokens=12, stop=[stop])
+        assert out.finish_reason == "stop"
+        assert out.text == free[: free.index(stop)]
+        assert stop not in "".join(p["text"] for p in own.told)
+
+    def test_a_conversation_has_a_next_turn(self, model: str) -> None:
+        out = Caller(generate_model=model)("chat", messages=[{"role": "user", "content": "one two"}], max_tokens=4)
+        assert out.completion_tokens <= 4
+
+    def test_a_prompt_longer_than_the_context_names_it(self, model: str) -> None:
+        with pytest.raises(Exception, match="prompt='300 tokens': must be shorter than 256"):
+            Caller(generate_model=model)("generate", prompt="one " * 300)
+
+    def test_cancelling_ends_it(self, model: str) -> None:
+        own = Caller(generate_model=model)
+        own.cancelled = True
+        assert own("generate", prompt="one two", max_tokens=200).finish_reason == "cancelled"
+
+    def test_without_a_model_it_names_the_setting(self) -> None:
+        with pytest.raises(Exception, match="AUTOPILOT_GENERATE_MODEL"):
+            call("generate", prompt="x")
+
+    def test_a_model_that_does_not_exist_is_named(self, tmp_path: Path) -> None:
+        with pytest.raises(Exception, match=r"generate_model=.*nowhere.*: is neither a model folder"):
+            Caller(generate_model=str(tmp_path / "nowhere"))("generate", prompt="x")
+
+
+class TestSummarize:
+    def test_a_model_maps_and_reduces(self, tmp_path: Path) -> None:
+        own = Caller(summarize_model=str(save_tiny_seq2seq(tmp_path)))
+        out = own("summarize", text="one two three. " * 200)
+        assert out.method == "generative"
+
+    def test_other_scripts_have_sentences_too(self) -> None:
+        text = "这是关于人工智能的第一句话它很长而且有内容。这是关于天气的第二句话今天下雨了很冷。第三句讨论股票市场。"
+        out = call("summarize", text=text, max_sentences=1)
+        assert out.sentences[0] in text
+        assert len(out.sentences[0]) < len(text) / 2
+
+
+class TestAnalyzeCode:
+    def test_findings_come_from_every_analyser_with_their_lines(self) -> None:
+        python = (
+            "import subprocess\nimport torch\nfrom torch.utils.data import DataLoader\n\n"
+            "def train(data, model):\n    total = 0\n    for x in DataLoader(data):\n"
+            "        loss = model(x.cuda())\n        loss.backward()\n        total += loss.item()\n"
+            "    return total\n\n"
+            "def run(cmd, seen=[]):\n    return subprocess.call(cmd, shell=True)\n"
+        )
+        files = [
+            {"name": "a/train.py", "text": python},
+            {"name": "b.c", "text": "int main(){ char b[8]; gets(b); return 0; }"},
+            {"name": "c.js", "text": "function f(x){ return eval(x) }"},
+            {"name": "logo.png", "base64": base64.b64encode(b"\x89PNG\0\0").decode()},
+        ]
+        out = call("analyze-code", files=files)
+        found = {(f.file, f.line, f.rule) for f in out.findings}
+        assert {
+            ("a/train.py", 10, "GPU001"), ("a/train.py", 7, "GPU002"), ("a/train.py", 9, "GPU008"),
+            ("a/train.py", 13, "B006"), ("a/train.py", 14, "B602"), ("b.c", 1, "C001"), ("c.js", 1, "JS001"),
+        } <= found  # fmt: skip
+        assert out.languages == {"python": 1, "c": 1, "javascript": 1}
+        assert out.skipped == ["logo.png"]
+        assert out.counts["gpu"] >= 3
+        assert {f.tool for f in out.findings} >= {"ruff", "bandit", "torch-advice", "tree-sitter"}
+
+    def test_sarif_holds_the_same(self) -> None:
+        out = call("analyze-code", code="def f():\n    return undefined_name\n")
+        assert out.sarif["version"] == "2.1.0"
+        (run,) = [r for r in out.sarif["runs"] if r["tool"]["driver"]["name"] == "ruff"]
+        region = run["results"][0]["locations"][0]["physicalLocation"]["region"]
+        assert (run["results"][0]["ruleId"], region["startLine"]) == ("F821", 2)
+        json.dumps(out.sarif)
+
+    def test_the_language_is_found_out(self) -> None:
+        out = call("analyze-code", code="fn main() { let x: u32 = unsafe { std::mem::transmute(1i32) }; }")
+        assert out.languages == {"rust": 1}
+        assert [f.rule for f in out.findings] == ["RS001"]
+
+    def test_broken_code_has_its_syntax_errors(self) -> None:
+        out = call("analyze-code", code="def f(:\n  pass", language="python")
+        assert out.counts["syntax"] >= 1
+
+    def test_prose_is_no_code(self) -> None:
+        with pytest.raises(Exception, match="is in no language"):
+            call("analyze-code", code="Dear all, the meeting is moved to Friday; bring your notes. Regards")
+
+    def test_a_code_model_explains(self, tmp_path: Path) -> None:
+        own = Caller(code_model=str(save_tiny_causal(tmp_path)))
+        out = own("analyze-code", code="import os\n")
+        assert out.explanation is not None
+
+
+class TestGenerateTests:
+    CODE = (
+        "def mean(values: list[float]) -> float:\n    return sum(values) / len(values)\n\n\n"
+        "def shout(text: str) -> str:\n    return text.upper()\n"
+    )
+
+    def test_every_test_was_run_and_says_how_it_ended(self) -> None:
+        out = call("generate-tests", code=self.CODE)
+        assert {t.origin for t in out.tests} == {"property", "edge_case"}
+        assert out.passed + out.failed == len(out.tests)
+        edge = [t for t in out.tests if t.origin == "edge_case"]
+        assert edge
+        assert all(t.passed for t in edge), [t.output for t in edge if not t.passed]
+        # The ghostwriter's property for `mean` must fall over the empty list, and say so.
+        assert any(not t.passed and "ZeroDivisionError" in t.output for t in out.tests if t.origin == "property")
+        tried = [c for c in out.edge_cases if (c.function, c.arguments) == ("mean", "([],)")]
+        assert tried[0].raises == "ZeroDivisionError"
+
+    @pytest.mark.parametrize("wall", ["bwrap", "unshare"])
+    def test_the_sandbox_has_no_network_no_files_and_little_time(self, wall: str, tmp_path: Path) -> None:
+        from services.inference.adapters.sandbox import Sandbox
+        from services.inference.errors import NotConfiguredError
+
+        try:
+            sandbox = Sandbox(wall)  # type: ignore[arg-type]
+        except NotConfiguredError:
+            pytest.skip(f"{wall} does not work here")
+        program = (
+            "import socket, pathlib, os\n"
+            "def attempt(f):\n    try:\n        f()\n        return 'done'\n    except Exception as e:\n"
+            "        return type(e).__name__\n"
+            "print('net', attempt(lambda: socket.create_connection(('127.0.0.1', {port}), 2)))\n"
+            "print('out', attempt(lambda: pathlib.Path('{folder}/out').write_text('x')))\n"
+            "print('usr', attempt(lambda: pathlib.Path('/usr/out').write_text('x')))\n"
+            "print('big', attempt(lambda: pathlib.Path('/tmp/big').write_bytes(b'x' * 10**8)))\n"
+            "print('mem', attempt(lambda: bytearray(4 * 2**30)))\n"
+            "print('env', os.environ.get('AUTOPILOT_SECRET'))\n"
+        )
+        import socket
+
+        server = socket.create_server(("127.0.0.1", 0))
+        text = program.replace("{port}", str(server.getsockname()[1])).replace("{folder}", str(tmp_path))
+        out = sandbox.run({"p.py": text}, ["p.py"], tmp_path / "scratch", timeout_s=20)
+        server.close()
+        said = dict(line.split(" ", 1) for line in out.output.splitlines() if " " in line)
+        assert said["net"] != "done", out.output
+        assert said["out"] != "done"
+        assert said["usr"] != "done"
+        assert said["big"] != "done"
+        assert said["mem"] == "MemoryError"
+        assert said["env"] == "None"
+        assert not (tmp_path / "out").exists()
+        forever = sandbox.run({"p.py": "while True: pass"}, ["p.py"], tmp_path / "scratch", timeout_s=1)
+        assert forever.timed_out
+        forks = sandbox.run(
+            {"p.py": "import os, time\nif os.fork() == 0:\n    time.sleep(60)\nprint('parent')"}, ["p.py"],
+            tmp_path / "scratch", timeout_s=10,
+        )  # fmt: skip
+        assert "parent" in forks.output
+
+    def test_code_that_loops_for_ever_is_told(self) -> None:
+        with pytest.raises(Exception, match="did not end in time"):
+            call("generate-tests", code="while True:\n    pass\n\ndef f():\n    pass\n", timeout_s=2)
+
+    def test_code_that_cannot_be_imported_says_why(self) -> None:
+        with pytest.raises(Exception, match="cannot be imported: ModuleNotFoundError"):
+            call("generate-tests", code="import no_such_module\n\ndef f():\n    pass\n")
+
+    def test_no_python_is_refused(self) -> None:
+        with pytest.raises(Exception, match="is no valid Python"):
+            call("generate-tests", code="def f(:")
+
+
+class TestAnalyzeLogs:
+    def log(self) -> str:
+        lines = [f"2026-01-01T00:{i // 60:02}:{i % 60:02} INFO step {i} loss 0.{i}" for i in range(300)]
+        lines[100:100] = ["2026-01-01T00:01:40 kernel: NVRM: Xid (PCI:0000:4b:00): 79, GPU has fallen off the bus."]
+        lines += [
+            "2026-01-01T00:05:01 ERROR rank 3: CUDA error: unspecified launch failure",
+            *[f"2026-01-01T00:05:0{i} ERROR NCCL WARN rank {i}: connection closed by peer" for i in range(2, 9)],
+        ]
+        return "\n".join(lines)
+
+    def test_the_device_is_to_blame_and_not_what_suffered_from_it(self) -> None:
+        out = call("analyze-logs", text=self.log())
+        assert out.root_cause.line.line == 101
+        assert "Xid" in out.root_cause.line.text
+        assert [("CUDA" in e.text, "NCCL" in e.text) for e in out.root_cause.evidence[1:]] == [
+            (True, False),
+            (False, True),
+        ]
+        assert out.first_error.line == 101
+        assert {"xid", "cuda", "nccl"} <= set(out.gpu)
+        steps = next(t for t in out.templates if "step" in t.template)
+        assert steps.count == 300
+
+    def test_a_baseline_tells_what_is_new_and_what_is_gone(self) -> None:
+        before = "\n".join(
+            [*(f"INFO step {i}" for i in range(20)), *(f"INFO heartbeat from node {i}" for i in range(20))]
+        )
+        out = call(
+            "analyze-logs",
+            text="\n".join([*(f"INFO step {i}" for i in range(20)), "WARN disk nearly full"]),
+            baseline=before,
+        )
+        assert any("disk" in t for t in out.new_templates)
+        assert not any("step" in t for t in out.new_templates)
+        assert any("heartbeat" in t for t in out.vanished_templates)
+
+    def test_bursts_are_seen(self) -> None:
+        lines = []
+        for minute in range(30):
+            lines += [f"2026-01-01T00:{minute:02}:{s:02} INFO tick {s}" for s in range(0, 60, 10)]
+            if minute == 20:
+                lines += [f"2026-01-01T00:20:5{s % 10} WARN retry connection number {s}" for s in range(40)]
+        burst = call("analyze-logs", text="\n".join(lines)).bursts[0]
+        assert (burst.count, "retry" in burst.template) == (40, True)
+
+    def test_a_healthy_log_has_no_cause(self) -> None:
+        out = call("analyze-logs", text="INFO started\nINFO 0 errors found\nINFO done")
+        assert (out.errors, out.root_cause, out.first_error) == (0, None, None)
+
+    @pytest.mark.parametrize("data", [b"\x00\x01\x02", b"caf\xe9 latin"])
+    def test_what_is_no_text_is_named(self, data: bytes) -> None:
+        with pytest.raises(Exception, match=r"x\.log"):
+            call("analyze-logs", files=[{"name": "x.log", "base64": base64.b64encode(data).decode()}])
+
+
+class TestDetectAnomalies:
+    def csv(self) -> str:
+        rows = ["id,amount,currency,at"]
+        rows += [f"{i},{100 + i % 7},{'EUR' if i % 2 else 'USD'},2026-01-{1 + i % 28:02}" for i in range(400)]
+        rows[200] = "199,99999,EUR,2026-01-05"
+        rows[300] = "299,103,XAU,2026-01-06"
+        return "\n".join(rows)
+
+    def test_rows_are_odd_for_a_reason(self) -> None:
+        out = call("detect-anomalies", file={"name": "t.csv", "text": self.csv()}, ignore=["id"])
+        reasons = {a.row: [(r.column, r.value) for r in a.reasons] for a in out.anomalies}
+        assert reasons == {199: [("amount", 99999)], 299: [("currency", "XAU")]}
+        assert out.report.by_column == {"amount": 1, "currency": 1}
+        assert "| 199 |" in out.report.markdown
+
+    def test_parquet_and_rows_are_read_alike(self) -> None:
+        table = pl.read_csv(io.StringIO(self.csv()))
+        out = io.BytesIO()
+        table.write_parquet(out)
+        data = base64.b64encode(out.getvalue()).decode()
+        by_file = call("detect-anomalies", file={"name": "t.parquet", "base64": data}, ignore=["id"])
+        by_rows = call("detect-anomalies", rows=table.to_dicts(), ignore=["id"])
+        assert [a.row for a in by_file.anomalies] == [a.row for a in by_rows.anomalies] == [199, 299]
+
+    @pytest.mark.parametrize("text", ["", "a,b\n1,2", "\x00\x01"])
+    def test_no_table_is_refused(self, text: str) -> None:
+        with pytest.raises(Exception, match=r"file|rows"):
+            call("detect-anomalies", file={"name": "t.csv", "text": text})
+
+
+class TestClassifyImage:
+    def test_images_of_an_archive_get_labels(self, tmp_path: Path) -> None:
+        from PIL import Image
+
+        own = Caller(image_model=str(save_tiny_vision(tmp_path)))
+        out = io.BytesIO()
+        Image.new("RGB", (40, 30), "red").save(out, format="PNG")
+        image = base64.b64encode(out.getvalue()).decode()
+        found = own("classify-image", files=[{"name": "red.png", "base64": image}], top=2)
+        assert found.images[0].name == "red.png"
+        assert len(found.images[0].scores) == 2
+        with pytest.raises(Exception, match=r"bad\.png.*is no readable image"):
+            own("classify-image", files=[{"name": "bad.png", "text": "no"}])
+
+    def test_without_a_model_it_names_the_setting(self) -> None:
+        with pytest.raises(Exception, match="AUTOPILOT_IMAGE_MODEL"):
+            call("classify-image", files=[{"name": "a.png", "text": "x"}])
+
+
+class TestBenchmark:
+    def test_it_measures_and_draws(self) -> None:
+        out = call("benchmark", kind="echo", payload={"text": "x"}, batch_sizes=[1, 4], repeats=3)
+        assert [(m.device, m.batch_size) for m in out.measurements] == [("cpu", 1), ("cpu", 4)]
+        assert out.measurements[0].speed_up == 1.0
+        assert all(m.items_per_s > 0 for m in out.measurements)
+        assert out.plot_svg.lstrip().startswith("<?xml")
+        assert "| cpu | 4 |" in out.markdown
+
+    def test_it_does_not_benchmark_itself(self) -> None:
+        with pytest.raises(Exception, match="kind='benchmark': must be one of"):
+            call("benchmark", kind="benchmark", payload={})
+
+
+class TestArchives:
+    def test_a_bomb_ends_the_job_and_not_the_worker(self) -> None:
+        with pytest.raises(Exception, match="unpacks to far more than it is"):
+            call("analyze-code", archive=zipped(big__py="0" * 100_000_000))
+
+    @pytest.mark.parametrize("name", ["../../etc/x.py", "/etc/x.py", "a/../../x.py", "C:\\x.py"])
+    def test_a_path_that_climbs_out_is_refused(self, name: str) -> None:
+        out = io.BytesIO()
+        with tarfile.open(fileobj=out, mode="w:gz") as archive:
+            info = tarfile.TarInfo(name)
+            info.size = 1
+            archive.addfile(info, io.BytesIO(b"x"))
+        with pytest.raises(Exception, match="outside of itself"):
+            call("analyze-code", archive=base64.b64encode(out.getvalue()).decode())
+
+    def test_links_are_left_out(self) -> None:
+        out = io.BytesIO()
+        with tarfile.open(fileobj=out, mode="w") as archive:
+            link = tarfile.TarInfo("link.py")
+            link.type, link.linkname = tarfile.SYMTYPE, "/etc/passwd"
+            archive.addfile(link)
+            data = b"import os\n"
+            info = tarfile.TarInfo("a.py")
+            info.size = len(data)
+            archive.addfile(info, io.BytesIO(data))
+        assert call("analyze-code", archive=base64.b64encode(out.getvalue()).decode()).languages == {"python": 1}
+
+    @pytest.mark.parametrize("archive", ["not base64!", base64.b64encode(b"PK\x03\x04broken").decode(), ""])
+    def test_what_is_no_archive_is_named(self, archive: str) -> None:
+        with pytest.raises(Exception, match="archive"):
+            call("analyze-code", archive=archive)
+
+
+class TestOnnx:
+    def test_onnx_runtime_gives_what_torch_gives(self, tmp_path: Path) -> None:
+        import numpy as np
+
+        from services.inference.models import encoder
+        from tests.support.tiny_models import export_encoder
+
+        texts = ["one two", "three", "one two three one"]
+        torch_folder, onnx_folder = export_encoder(tmp_path)
+        by_torch = encoder(ModelSettings(embed_model=str(torch_folder))).encode(texts)
+        by_onnx = encoder(ModelSettings(embed_model=str(onnx_folder))).encode(texts)
+        np.testing.assert_allclose(by_onnx, by_torch, atol=1e-4)
