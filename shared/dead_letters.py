@@ -12,6 +12,11 @@ from shared.messages.jobs import DeadJob, DeadReason, Job, JobError
 from shared.payloads import store_payload
 
 LEAST_S = 60.0
+# Errors whose texts are our own: fields, rules, sizes.
+OWN = {
+    "InvalidInputError", "ValidationError", "CannotRunError", "NotConfiguredError", "NotFoundError",
+    "RetryableJobError", "UnavailableError", "expired", "dependency_failed",
+}  # fmt: skip
 
 
 async def publish_dead(
@@ -23,6 +28,8 @@ async def publish_dead(
         until = max(job.submitted_at + timedelta(seconds=job.ttl_s), now + timedelta(seconds=LEAST_S))
         reference = await store_payload(js, f"dead-{job.id}", job.payload, until)
         job = job.model_copy(update={"payload": {}, "payload_ref": reference})
+    # What libraries say may quote the job, and this letter outlives it.
+    errors = [e if e.type in OWN else e.model_copy(update={"message": ""}) for e in errors]
     dead = DeadJob(id=job.id, kind=job.kind, reason=reason, job=job, errors=errors, subject=subject, at=now)
     await js.publish(
         subjects.dead(dead.kind),

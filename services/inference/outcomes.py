@@ -207,6 +207,8 @@ class JobOutcomes:
 
 def explain(error: Exception) -> str:
     """What went wrong, by field and rule and without the input: an error must not quote the job."""
+    if isinstance(error, InvalidInputError):
+        return f"{error.field}: {error.rule}"
     if isinstance(error, ValidationError):
         return "; ".join(f"{'.'.join(str(p) for p in e['loc'])}: {e['msg']}" for e in error.errors())
     return str(error) or type(error).__name__

@@ -21,6 +21,7 @@ from services.telemetry.adapters.fleet_rows import (
 )
 from services.telemetry.adapters.frame_store import PostgresFrameStore
 from services.telemetry.adapters.partitions import Partitions
+from services.telemetry.adapters.queue_rows import write_queue
 from services.telemetry.adapters.record_rows import TABLES
 from services.telemetry.adapters.rollups import Rollups
 from services.telemetry.domain.latest import LatestSamples
@@ -86,6 +87,7 @@ class Recorder:
             group.create_task(self._keep_in_order(pool, js, partitions))
             group.create_task(self._roll_up(pool))
             group.create_task(self._count_frames(pool))
+            group.create_task(self._count_queue(pool, js))
             group.create_task(self.frames.run(nc, PostgresFrameStore(pool)))
             for table in TABLES:
                 group.create_task(self._tables.run(nc, js, pool, table))
@@ -148,6 +150,14 @@ class Recorder:
                 # What another recorder has and did not count yet is missing in one count only.
                 self._tell_missing({node: min(n, before.get(node, 0)) for node, n in now.items()})
                 before = now
+            await asyncio.sleep(COUNT_PERIOD_S)
+
+    async def _count_queue(self, pool: Pool, js: JetStreamContext) -> None:
+        while True:
+            try:
+                await write_queue(pool, js)
+            except (*DATABASE_ERRORS, *BUS_ERRORS) as error:
+                log.info("queue not counted", extra={"error": type(error).__name__})
             await asyncio.sleep(COUNT_PERIOD_S)
 
     async def _write_factors(self, pool: Pool) -> None:

@@ -113,13 +113,9 @@ class TestTime:
 
 
 class TestDependencies:
-    async def test_a_result_feeds_the_next(
-        self, client: AutopilotClient, nc: Client, nats_server: NatsServer
-    ) -> None:
+    async def test_a_result_feeds_the_next(self, client: AutopilotClient, nc: Client, nats_server: NatsServer) -> None:
         async with keeper(nc), worker_process(nats_server.url, **ECHO):
-            await client.jobs.submit(
-                "echo", {"text": {"$result": "first", "select": "text"}}, job_id="second"
-            )
+            await client.jobs.submit("echo", {"text": {"$result": "first", "select": "text"}}, job_id="second")
             await client.jobs.submit("echo", {"text": {"$result": "second", "select": "text"}}, job_id="third")
             assert (await client.jobs.view("third")).state == "waiting"
             await client.jobs.submit("echo", {"text": "from the first"}, job_id="first")
@@ -155,9 +151,7 @@ class TestDependencies:
 
 
 class TestNeeds:
-    async def test_a_job_that_no_worker_can_run_says_so(
-        self, client: AutopilotClient, nats_server: NatsServer
-    ) -> None:
+    async def test_a_job_that_no_worker_can_run_says_so(self, client: AutopilotClient, nats_server: NatsServer) -> None:
         await tell_pool(client, memory_bytes=8 * 2**30)
         async with worker_process(nats_server.url, AUTOPILOT_DEVICE_MEMORY_BYTES=str(8 * 2**30), **ECHO):
             handle = await client.jobs.submit("echo", {}, needs={"memory_bytes": 80 * 2**30})
@@ -170,9 +164,7 @@ class TestNeeds:
             assert (await fits.wait(20)).status == "succeeded"
         assert {d.reason for d in await client.dead.list()} == {"nobody_can_run"}
 
-    async def test_a_kind_that_no_pool_runs_does_not_wait_for_ever(
-        self, client: AutopilotClient, nc: Client
-    ) -> None:
+    async def test_a_kind_that_no_pool_runs_does_not_wait_for_ever(self, client: AutopilotClient, nc: Client) -> None:
         await tell_pool(client)
         handle = await client.jobs.submit("make-coffee", {"cups": 2})
         async with keeper(nc, unrunnable_after_s=0.5):
@@ -275,7 +267,7 @@ class TestPrivacy:
                 except NotFoundError:
                     continue
                 assert secret.encode() not in (message.data or b""), name
-        assert os.listdir(scratch) == []
+        assert not list(scratch.iterdir())
 
     async def test_logs_hold_nothing_of_a_job(self, client: AutopilotClient, nats_server: NatsServer) -> None:
         import sys

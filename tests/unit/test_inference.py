@@ -11,15 +11,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+from services.inference.device_run import run_safely
 from services.inference.domain.batching import BatchSizer
 from services.inference.domain.placement import plan
 from services.inference.domain.retry import Bury, Retry, after_error, before_attempt
 from services.inference.errors import RetryableJobError
+from services.inference.intake import read_job
 from services.inference.kinds import registry
 from services.inference.kinds.base import RunContext
 from services.inference.kinds.echo import Echo, EchoInput
 from services.inference.kinds.summarize import choose, split
-from services.inference.lane import _run_safely, read_job
+from services.inference.scratch import Scratch
+from services.inference.settings import ModelSettings
 from shared.errors import InvalidInputError
 from shared.messages.jobs import Job, JobError
 from tests.support.builders import T0, at
@@ -31,8 +34,8 @@ def job(**more: Any) -> Job:
 
 def context(count: int = 1, **more: Any) -> RunContext:
     base = {
-        "torch_device": "cpu", "torch_threads": 1, "embed_model": "all-MiniLM-L6-v2", "summarize_model": None,
-        "attempts": [1] * count, "progress": lambda *_: None, "cancelled": lambda _: False,
+        "models": ModelSettings(), "scratch": Scratch(None), "attempts": [1] * count, "progress": lambda *_: None,
+        "cancelled": lambda _: False,
     }  # fmt: skip
     return RunContext(**(base | more))
 
@@ -127,7 +130,7 @@ class TestKinds:
                 return super().run(inputs, context)
 
         texts = ["a", "bad", "b"]
-        outputs = _run_safely(Fragile(), [EchoInput(text=t) for t in texts], context(3))
+        outputs = run_safely(Fragile(), [EchoInput(text=t) for t in texts], context(3), BatchSizer(largest=3))
         assert [type(o).__name__ for o in outputs] == ["EchoOutput", "RuntimeError", "EchoOutput"]
 
     def test_every_kind_describes_itself(self) -> None:
@@ -135,7 +138,7 @@ class TestKinds:
         assert set(kinds) >= {"echo", "embed", "summarize"}
         for name, kind in kinds.items():
             assert kind.name == name
-            assert kind.max_batch >= 1
+            assert getattr(kind, "max_batch", 1) >= 1
             assert kind.input.model_json_schema()["additionalProperties"] is False
 
     def test_sentences_are_split_and_the_central_ones_chosen(self) -> None:
@@ -164,16 +167,16 @@ class TestRealModel:
         assert np.linalg.norm(a) == pytest.approx(1, abs=1e-4)
 
     def test_a_seq2seq_and_a_causal_model_summarise(self, tmp_path: Any) -> None:
-        from services.inference.adapters.text_generator import TextGenerator
-
+        from services.inference.adapters.transformers_summarizer import TransformersSummarizer
         from tests.support.tiny_models import save_tiny_causal, save_tiny_seq2seq
 
         for make, name in ((save_tiny_seq2seq, "t5"), (save_tiny_causal, "gpt2")):
             folder = make(tmp_path / name)
-            assert isinstance(TextGenerator(str(folder), "cpu", 1).summarize("one two three " * 200), str)
+            summarizer = TransformersSummarizer(str(folder), ModelSettings())
+            assert isinstance(summarizer.summarize("one two three " * 200), str)
 
     def test_a_model_that_does_not_exist_is_named(self) -> None:
-        from services.inference.adapters.sentence_encoder import SentenceEncoder
+        from services.inference.models import encoder
 
         with pytest.raises(InvalidInputError, match="no-such-model"):
-            SentenceEncoder("no-such-model", "cpu", 1)
+            encoder(ModelSettings(embed_model="no-such-model"))

@@ -119,6 +119,8 @@ def _result(msg: Msg) -> Row:
         r.started_at,
         r.finished_at,
         error,
+        r.submitter,
+        *((u.wait_s, u.run_s, u.batch_size, u.prompt_tokens, u.completion_tokens) if (u := r.usage) else [None] * 5),
     )
 
 
@@ -168,7 +170,11 @@ TABLES: tuple[StreamTable, ...] = (
     ),
     StreamTable(
         "RESULTS",
-        _insert("jobs", "id kind status node worker device attempt submitted_at started_at finished_at error"),
+        _insert(
+            "jobs",
+            "id kind status node worker device attempt submitted_at started_at finished_at error submitter "
+            "wait_s run_s batch_size prompt_tokens completion_tokens",
+        ),
         _result,
     ),
     StreamTable("DEAD", _insert("dead_jobs", "id ts kind reason errors"), _dead),

@@ -1,0 +1,30 @@
+"""How many jobs of each kind and priority wait and run, as rows; a month of them is kept."""
+
+from __future__ import annotations
+
+from typing import Any, TypeAlias
+
+import asyncpg
+from nats.js import JetStreamContext
+
+from shared import subjects
+from shared.messages.jobs import PRIORITIES
+
+Pool: TypeAlias = "asyncpg.Pool[Any]"
+PREFIX = "pool-"
+
+
+async def write_queue(pool: Pool, js: JetStreamContext) -> None:
+    """One row a consumer of jobs, for now, to ten seconds: several recorders write the same."""
+    rows = []
+    for info in await js.consumers_info("JOBS"):
+        kind, _, priority = (info.name or "").removeprefix(PREFIX).rpartition("-")
+        if info.name and info.name.startswith(PREFIX) and priority in PRIORITIES:
+            rows.append((subjects.untoken(kind), priority, info.num_pending or 0, info.num_ack_pending or 0))
+    async with pool.acquire() as connection, connection.transaction():
+        await connection.executemany(
+            "INSERT INTO queue VALUES (to_timestamp(floor(extract(epoch FROM now()) / 10) * 10), $1, $2, $3, $4) "
+            "ON CONFLICT DO NOTHING",
+            rows,
+        )
+        await connection.execute("DELETE FROM queue WHERE ts < now() - interval '30 days'")
