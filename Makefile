@@ -31,6 +31,8 @@ lint: $(STAMP) ## style, types and import rules
 
 bench: $(STAMP) ## the benchmarks, short form
 	$(BIN)/python -m tests.benchmarks.jobs --short
+	$(BIN)/python -m tests.benchmarks.batching --short
+	$(BIN)/python -m tests.benchmarks.soak --short
 	$(BIN)/python -m tests.benchmarks.ingest --short
 	$(BIN)/python -m tests.benchmarks.agent --short
 	$(BIN)/python -m tests.benchmarks.storage --short

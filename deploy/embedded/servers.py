@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import shutil
 import sys
 import warnings
@@ -19,9 +20,11 @@ NATS_CONFIG = """
 listen: 127.0.0.1:{port}
 server_name: autopilot
 max_payload: 1048576
-jetstream {{ store_dir: "{store}", sync_interval: {sync} }}
+jetstream {{ store_dir: "{store}", sync_interval: {sync}{cipher} }}
 authorization {{ user: {user}, password: "{password}" }}
 """
+
+STORE_KEY = "AUTOPILOT_NATS_STORE_KEY"
 
 # Telemetry is a steady flood of writes: checkpoints every few seconds would write every page twice.
 POSTGRES_TUNING = """
@@ -47,7 +50,9 @@ def write_nats_config(folder: Path, port: int, user: str, password: str, *, sync
     store.mkdir(mode=0o700, parents=True, exist_ok=True)
     path = folder / "nats.conf"
     path.touch(mode=0o600)
-    path.write_text(NATS_CONFIG.format(port=port, store=store, user=user, password=password, sync=sync))
+    # The server reads the key from its environment: on the disk it would protect nothing.
+    cipher = f", cipher: chachapoly, key: ${STORE_KEY}" if os.environ.get(STORE_KEY) else ""
+    path.write_text(NATS_CONFIG.format(port=port, store=store, user=user, password=password, sync=sync, cipher=cipher))
     return path
 
 

@@ -117,8 +117,11 @@ class BatchLane(Lane):
     kind: Kind = field(kw_only=True)
     executor: ThreadPoolExecutor = field(kw_only=True)
     sizer: BatchSizer = field(init=False)
+    _concluded: asyncio.Future[None] = field(init=False)
 
     def __post_init__(self) -> None:
+        self._concluded = asyncio.get_running_loop().create_future()
+        self._concluded.set_result(None)
         self.sizer = BatchSizer(largest=self.kind.max_batch, budget_s=self.settings.batch_budget_s)
 
     async def run(self) -> None:
@@ -129,19 +132,35 @@ class BatchLane(Lane):
             if not messages:
                 continue
             try:
-                await self._work(messages)
+                concluding = await self._work(messages)
             except NATS_ERRORS as error:
-                # Unconfirmed jobs come again once their acknowledgement is overdue.
-                log.warning("batch not confirmed", extra={"kind": self.name, "error": type(error).__name__})
+                concluding = None
+                log.warning("batch not begun", extra={"kind": self.name, "error": type(error).__name__})
             except Exception:
+                concluding = None
                 log.exception("batch failed", extra={"kind": self.name})
-            finally:
-                self.release(messages)
+            # One batch is written down while the next one runs, never more.
+            await self._concluded
+            self._concluded = asyncio.ensure_future(self._finish(concluding, messages))
+        await self._concluded
 
-    async def _work(self, messages: list[Msg]) -> None:
+    async def _finish(self, concluding: Awaitable[object] | None, messages: list[Msg]) -> None:
+        try:
+            if concluding is not None:
+                await concluding
+        except NATS_ERRORS as error:
+            # Unconfirmed jobs come again once their acknowledgement is overdue.
+            log.warning("batch not confirmed", extra={"kind": self.name, "error": type(error).__name__})
+        except Exception:
+            log.exception("batch not concluded", extra={"kind": self.name})
+        finally:
+            self.release(messages)
+
+    async def _work(self, messages: list[Msg]) -> Awaitable[object] | None:
+        """Run a batch; what is left to do of it is returned."""
         prepared = [p for m in messages if (p := await self.intake.prepare(m)) is not None]
         if not prepared:
-            return
+            return None
         if len(prepared) > 1:
             prepared = fair_order(prepared, lambda p: p[0].job.submitter, lambda p: p[0].job.deadline_at)
         taken, inputs = [p[0] for p in prepared], [p[1] for p in prepared]
@@ -161,7 +180,7 @@ class BatchLane(Lane):
                 completion_tokens=counted.completion if counted else None,
             )
             endings.append(self._conclude(one, output, ran))
-        await asyncio.gather(*endings)
+        return asyncio.gather(*endings)
 
     async def _run_on_device(
         self, taken: list[Taken], inputs: list[Any], context: RunContext

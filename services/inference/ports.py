@@ -20,8 +20,8 @@ class Encoder(Protocol):
     def encode(self, texts: Sequence[str]) -> np.ndarray[Any, Any]:
         """Texts to an array [texts, dimensions] of unit vectors, in the order given."""
 
-    def count_tokens(self, texts: Sequence[str]) -> list[int]:
-        """Tokens that the model reads of each text."""
+    def encode_counted(self, texts: Sequence[str]) -> tuple[np.ndarray[Any, Any], list[int]]:
+        """The same, and the tokens that the model read of each text."""
 
 
 class Summarizer(Protocol):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +16,8 @@ from nats.js.errors import APIError, KeyNotFoundError
 from pydantic import BaseModel
 
 from shared import subjects
+from shared.client.following import look_again
+from shared.client.reading import count_messages
 from shared.clock import utc_now
 from shared.errors import InvalidInputError, NotFoundError, UnavailableError
 from shared.ids import new_id
@@ -121,8 +124,8 @@ class Batches:
     async def view(self, batch_id: str) -> BatchView:
         """How far a batch is. Raises NotFoundError for an unknown id."""
         record = await self._record(batch_id)
-        info = await self._js.stream_info("RESULTS", subjects_filter=subjects.results_of(batch_id))
-        return BatchView(id=batch_id, kind=record.kind, count=record.count, done=len(info.state.subjects or {}))
+        done = await count_messages(self._js, "RESULTS", subjects.results_of(batch_id))
+        return BatchView(id=batch_id, kind=record.kind, count=record.count, done=done)
 
     async def results(self, batch_id: str, timeout_s: float = 3600.0) -> AsyncIterator[JobResult]:
         """Results in the order of the inputs. Raises TimeoutError when the next takes longer than `timeout_s`."""
@@ -135,14 +138,17 @@ class Batches:
         subscription = await self._nc.subscribe(subjects.results_of(batch_id), cb=on_result)
         try:
             for index in range(record.count):
+                found = None
                 async with asyncio.timeout(timeout_s):
-                    while (found := await self._jobs.find_result(f"{batch_id}.{index}")) is None:
+                    for pause_s in look_again():
                         arrived.clear()
-                        try:
-                            await asyncio.wait_for(arrived.wait(), 2.0)
-                        except TimeoutError:
-                            continue
-                yield found
+                        found = await self._jobs.find_result(f"{batch_id}.{index}")
+                        if found is not None:
+                            break
+                        with suppress(TimeoutError):
+                            await asyncio.wait_for(arrived.wait(), pause_s)
+                if found is not None:
+                    yield found
         finally:
             await subscription.unsubscribe()
 

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import suppress
+from itertools import chain, repeat
 
+import nats.errors
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 from pydantic import ValidationError
@@ -12,8 +15,15 @@ from pydantic import ValidationError
 from shared import subjects
 from shared.messages.jobs import JobProgress, JobResult
 
-LOOK_AGAIN_S = 2.0
+# The server tells its subscribers before it has stored what it tells: who subscribes just then and looks at once
+# sees neither. So the second look comes soon, the later ones are for news that were lost on the way.
+LOOK_AGAIN_S = (0.02, 0.2, 2.0)
 Find = Callable[[str], Awaitable[JobResult | None]]
+
+
+def look_again() -> Iterator[float]:
+    """How long to wait for news before each next look, for ever."""
+    return chain(LOOK_AGAIN_S, repeat(LOOK_AGAIN_S[-1]))
 
 
 async def follow(
@@ -27,30 +37,41 @@ async def follow(
         await told.put(None)
 
     result = await nc.subscribe(subjects.result(job_id), cb=ended)
+    found: JobResult | None = None
     try:
         if begin is not None:
             await begin()
-        while True:
+        for pause_s in look_again():
             found = await find(job_id)
             if found is not None:
                 break
-            try:
-                async with asyncio.timeout(LOOK_AGAIN_S):
-                    while (message := await told.get()) is not None:
-                        for report in _parsed(message):
-                            yield report
-            except TimeoutError:
-                continue
+            async for report in _until_ended(told, pause_s):
+                yield report
         # What was told before the result may still be on its way through this connection.
         await nc.flush()
         while not told.empty():
-            message = told.get_nowait()
-            for report in _parsed(message):
+            for report in _parsed(told.get_nowait()):
                 yield report
-        yield found
+        if found is not None:
+            yield found
     finally:
-        await progress.unsubscribe()
-        await result.unsubscribe()
+        # Whoever stopped listening may have closed the connection before.
+        with suppress(nats.errors.Error):
+            await progress.unsubscribe()
+            await result.unsubscribe()
+
+
+async def _until_ended(told: asyncio.Queue[Msg | None], pause_s: float) -> AsyncIterator[JobProgress]:
+    """Progress until the end is told or nothing is for a while."""
+    while True:
+        try:
+            message = await asyncio.wait_for(told.get(), pause_s)
+        except TimeoutError:
+            return
+        if message is None:
+            return
+        for report in _parsed(message):
+            yield report
 
 
 def _parsed(message: Msg | None) -> list[JobProgress]:

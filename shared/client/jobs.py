@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
@@ -16,7 +17,7 @@ from nats.js.errors import APIError, NotFoundError
 from pydantic import BaseModel, ValidationError
 
 from shared import subjects
-from shared.client.following import follow
+from shared.client.following import follow, look_again
 from shared.clock import utc_now
 from shared.errors import BusyError, ConflictError, JobFailedError, UnavailableError
 from shared.errors import NotFoundError as Missing
@@ -132,14 +133,13 @@ class Jobs:
         subscription = await self._nc.subscribe(subjects.result(job_id))
         try:
             async with asyncio.timeout(timeout_s):
-                while True:
+                for pause_s in look_again():
                     found = await self.find_result(job_id)
                     if found is not None:
                         return found
-                    try:
-                        await subscription.next_msg(timeout=2.0)
-                    except nats.errors.TimeoutError:
-                        continue
+                    with suppress(nats.errors.TimeoutError):
+                        await subscription.next_msg(timeout=pause_s)
+            raise UnavailableError(f"job {job_id} has no result")
         finally:
             await subscription.unsubscribe()
 

@@ -7,7 +7,7 @@ from typing import TypeVar
 
 import nats.errors
 from nats.js import JetStreamContext
-from nats.js.api import ConsumerConfig, DeliverPolicy
+from nats.js.api import AckPolicy, ConsumerConfig, DeliverPolicy
 from nats.js.errors import BucketNotFoundError, KeyNotFoundError, NotFoundError
 from pydantic import BaseModel, ValidationError
 
@@ -34,6 +34,20 @@ async def bucket_items(js: JetStreamContext, bucket: str, model: type[M]) -> dic
         except (KeyNotFoundError, ValidationError):
             continue
     return found
+
+
+async def count_messages(js: JetStreamContext, stream: str, subject: str) -> int:
+    """Messages of a stream under a subject, counted by the server without listing them."""
+    config = ConsumerConfig(
+        filter_subject=subject,
+        deliver_policy=DeliverPolicy.ALL,
+        ack_policy=AckPolicy.NONE,
+        mem_storage=True,
+        inactive_threshold=5.0,
+    )
+    info = await js.add_consumer(stream, config)
+    await js.delete_consumer(stream, info.name)
+    return info.num_pending or 0
 
 
 async def last_messages(js: JetStreamContext, stream: str, subject: str, model: type[M], *, limit: int) -> list[M]:

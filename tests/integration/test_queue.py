@@ -5,15 +5,19 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import subprocess
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from datetime import timedelta
 from pathlib import Path
 
+import nats
 import pytest
 from nats.aio.client import Client
 from nats.js.errors import NotFoundError
 
+from deploy.embedded.instance import take_port
+from deploy.embedded.servers import nats_binary, wait_for_port, write_nats_config
 from services.inference.keeper import QueueKeeper
 from shared import streams, subjects
 from shared.client import AutopilotClient, SyncAutopilot
@@ -320,3 +324,29 @@ def test_ids_and_subjects_go_both_ways() -> None:
     for job_id in ("plain", "batch.7", "a.b.c", ".x", "x.", "with space", "ü.ß"):
         tokens = subjects.result(job_id).split(".")[1:]
         assert subjects.job_id(tokens) == job_id
+
+
+async def test_with_a_key_the_brokers_disk_holds_nothing_readable(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    secret = "the patient is Ada Lovelace"
+    for key in ("", "a-long-random-key-of-the-operator"):
+        monkeypatch.setenv("AUTOPILOT_NATS_STORE_KEY", key)
+        folder = tmp_path / (key[:6] or "plain")
+        port = take_port(0, "nats")
+        config = write_nats_config(folder, port, "u", "p")
+        server = subprocess.Popen([nats_binary(), "-c", str(config)], stderr=subprocess.DEVNULL)
+        try:
+            await wait_for_port(port)
+            connection = await nats.connect(f"nats://u:p@127.0.0.1:{port}")
+            await streams.ensure(connection.jetstream())
+            await connection.jetstream().publish(
+                "jobs.echo.normal.x", json.dumps({"payload": {"text": secret}}).encode()
+            )
+            await connection.close()
+        finally:
+            server.terminate()
+            server.wait()
+        kept = any(secret.encode() in f.read_bytes() for f in folder.rglob("*") if f.is_file())
+        assert kept == (key == "")
+        assert not any(key.encode() in f.read_bytes() for f in folder.rglob("*") if f.is_file() and key)

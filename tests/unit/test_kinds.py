@@ -381,7 +381,9 @@ class TestAnalyzeLogs:
         assert (burst.count, "retry" in burst.template) == (40, True)
 
     def test_a_healthy_log_has_no_cause(self) -> None:
-        out = call("analyze-logs", text="INFO started\nINFO 0 errors found\nINFO done")
+        out = call(
+            "analyze-logs", text="INFO started\nINFO 0 errors found\nINFO error handler installed\nall 0 errors fixed"
+        )
         assert (out.errors, out.root_cause, out.first_error) == (0, None, None)
 
     @pytest.mark.parametrize("data", [b"\x00\x01\x02", b"caf\xe9 latin"])

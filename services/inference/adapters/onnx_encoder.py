@@ -46,6 +46,11 @@ class OnnxEncoder:
 
     def encode(self, texts: Sequence[str]) -> np.ndarray[Any, Any]:
         """Texts to an array [texts, dimensions] of unit vectors, in the order given."""
+        return self.encode_counted(texts)[0]
+
+    def encode_counted(self, texts: Sequence[str]) -> tuple[np.ndarray[Any, Any], list[int]]:
+        """The same, and the tokens that the model read of each text."""
+        counts = [0] * len(texts)
         order = sorted(range(len(texts)), key=lambda i: len(texts[i]))
         rows: list[Any] = [None] * len(texts)
         for start in range(0, len(order), BATCH):
@@ -61,10 +66,6 @@ class OnnxEncoder:
             weights = mask[:, :, None].astype(np.float32)
             pooled = (hidden * weights).sum(1) / np.maximum(weights.sum(1), 1)
             unit = pooled / np.maximum(np.linalg.norm(pooled, axis=1, keepdims=True), 1e-12)
-            for i, row in zip(part, unit.astype(np.float32), strict=True):
-                rows[i] = row
-        return np.stack(rows)
-
-    def count_tokens(self, texts: Sequence[str]) -> list[int]:
-        """Tokens that the model reads of each text."""
-        return [sum(e.attention_mask) for e in self._tokenizer.encode_batch(list(texts))]
+            for i, row, read in zip(part, unit.astype(np.float32), mask.sum(1).tolist(), strict=True):
+                rows[i], counts[i] = row, read
+        return np.stack(rows), counts

@@ -24,9 +24,14 @@ class TransformersEncoder:
         self._tokenizer: Any = load_model("embed_model", name, lambda: AutoTokenizer.from_pretrained(path))
         self._model = load_model("embed_model", name, lambda: AutoModel.from_pretrained(path), models)
 
-    @torch.inference_mode()
     def encode(self, texts: Sequence[str]) -> np.ndarray[Any, Any]:
         """Texts to an array [texts, dimensions] of unit vectors, in the order given."""
+        return self.encode_counted(texts)[0]
+
+    @torch.inference_mode()
+    def encode_counted(self, texts: Sequence[str]) -> tuple[np.ndarray[Any, Any], list[int]]:
+        """The same, and the tokens that the model read of each text."""
+        counts = [0] * len(texts)
         # Texts of like length together waste the least padding.
         order = sorted(range(len(texts)), key=lambda i: len(texts[i]))
         rows: list[Any] = [None] * len(texts)
@@ -43,11 +48,6 @@ class TransformersEncoder:
             mask = tokens["attention_mask"].unsqueeze(-1)
             pooled = (hidden * mask).sum(1) / mask.sum(1).clamp(min=1)
             unit = torch.nn.functional.normalize(pooled.float(), dim=1).cpu().numpy()
-            for i, row in zip(part, unit, strict=True):
-                rows[i] = row
-        return np.stack(rows)
-
-    def count_tokens(self, texts: Sequence[str]) -> list[int]:
-        """Tokens that the model reads of each text."""
-        encoded = self._tokenizer(list(texts), truncation=True, max_length=CONTEXT_TOKENS)
-        return [len(ids) for ids in encoded["input_ids"]]
+            for i, row, read in zip(part, unit, tokens["attention_mask"].sum(1).tolist(), strict=True):
+                rows[i], counts[i] = row, read
+        return np.stack(rows), counts

@@ -17,6 +17,7 @@ ERROR_ANY = re.compile(r"\b(?:error|failed|failure|exception)\b", re.IGNORECASE)
 HARMLESS = re.compile(
     r"\b(?:0|no|without) (?:errors?|failures?)\b|error[_ ]?(?:rate|count)\s*[=:]\s*0\b", re.IGNORECASE
 )
+CALM = re.compile(r"\b(?:INFO|DEBUG|TRACE|NOTICE)\b")
 WARNING = re.compile(r"\bWARN(?:ING)?\b", re.IGNORECASE)
 
 
@@ -111,11 +112,14 @@ def timestamp(line: str, year: int = 1970) -> datetime | None:
 
 def badness(line: str) -> int:
     """0 ordinary, 1 warning, 2 error, 3 fatal."""
-    if HARMLESS.search(line):
+    if pattern_of(line):
+        return 3 if FATAL.search(line) else 2
+    # A line that says how bad it is knows best: INFO about an "error" handler is no error.
+    if HARMLESS.search(line) or CALM.search(line[:120]):
         return 0
     if FATAL.search(line):
         return 3
-    if ERROR.search(line) or ERROR_ANY.search(line) or pattern_of(line):
+    if ERROR.search(line) or ERROR_ANY.search(line):
         return 2
     return 1 if WARNING.search(line) else 0
 

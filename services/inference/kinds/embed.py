@@ -41,7 +41,7 @@ class Embed:
             if item.model not in {None, model.name}:
                 raise InvalidInputError("model", item.model, f"does not embed here; what does: {model.name}")
         texts = [text for item in inputs for text in item.texts]
-        vectors, counts = model.encode(texts), model.count_tokens(texts)
+        vectors, counts = model.encode_counted(texts)
         outputs: list[BaseModel | Exception] = []
         position = 0
         for index, item in enumerate(inputs):
