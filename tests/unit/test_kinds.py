@@ -1,4 +1,4 @@
-"""Every kind, run as a worker runs it, without a server."""
+"""Kinds that analyse, run as a worker runs them, without a server."""
 
 from __future__ import annotations
 
@@ -8,46 +8,12 @@ import json
 import tarfile
 import zipfile
 from pathlib import Path
-from typing import Any
 
 import polars as pl
 import pytest
 
-from services.inference.device_run import run_safely
-from services.inference.domain.batching import BatchSizer
-from services.inference.kinds import registry
-from services.inference.kinds.base import RunContext
-from services.inference.scratch import Scratch
-from services.inference.settings import ModelSettings
-from tests.support.tiny_models import save_tiny_causal, save_tiny_classifier, save_tiny_seq2seq, save_tiny_vision
-
-
-class Caller:
-    """Runs kinds and keeps what they told."""
-
-    def __init__(self, **settings: Any) -> None:
-        self.models = ModelSettings(**settings)
-        self.told: list[Any] = []
-        self.cancelled = False
-
-    def outcome(self, kind: str, /, **payload: Any) -> Any:
-        found = registry()[kind]
-        item = found.input.model_validate(payload)
-        with Scratch(None) as scratch:
-            context = RunContext(
-                models=self.models, scratch=scratch, attempts=[1], partial=lambda _, piece: self.told.append(piece),
-                cancelled=lambda _: self.cancelled,
-            )  # fmt: skip
-            if hasattr(found, "start"):
-                return found.start(item, context).result(timeout=60)
-            return run_safely(found, [item], context, BatchSizer(largest=1))[0]
-
-    def __call__(self, kind: str, /, **payload: Any) -> Any:
-        outcome = self.outcome(kind, **payload)
-        if isinstance(outcome, Exception):
-            raise outcome
-        return outcome
-
+from tests.support.kinds import Caller
+from tests.support.tiny_models import save_tiny_causal
 
 call = Caller()
 
@@ -58,27 +24,6 @@ def zipped(**files: str) -> str:
         for name, text in files.items():
             archive.writestr(name.replace("__", "."), text)
     return base64.b64encode(out.getvalue()).decode()
-
-
-class TestClassify:
-    def test_texts_get_the_label_that_they_are_about(self) -> None:
-        out = call(
-            "classify",
-            texts=["The striker scored twice in the final.", "Shares fell after the earnings report."],
-            labels=["sports", "finance", "cooking"],
-        )
-        assert [r.label for r in out.results] == ["sports", "finance"]
-        assert sum(out.results[0].scores.values()) == pytest.approx(1)
-
-    def test_a_configured_classifier_has_its_own_labels(self, tmp_path: Path) -> None:
-        own = Caller(classify_model=str(save_tiny_classifier(tmp_path)))
-        out = own("classify", texts=["one two", "three"])
-        assert out.method == "classifier"
-        assert set(out.results[0].scores) == {"LABEL_0", "LABEL_1", "LABEL_2"}
-
-    def test_without_labels_and_classifier_it_says_what_to_give(self) -> None:
-        with pytest.raises(Exception, match="labels"):
-            call("classify", texts=["x"])
 
 
 class TestExtract:
@@ -121,92 +66,6 @@ class TestExtract:
     def test_a_schema_that_asks_for_the_impossible_is_refused(self) -> None:
         with pytest.raises(Exception, match=r"schema.properties.x.type"):
             call("extract", text="x", schema={"properties": {"x": {"type": "object"}}})
-
-
-class TestGeneration:
-    @pytest.fixture(scope="class")
-    def model(self, tmp_path_factory: pytest.TempPathFactory) -> str:
-        return str(save_tiny_causal(tmp_path_factory.mktemp("causal")))
-
-    def test_pieces_add_up_to_the_text(self, model: str) -> None:
-        own = Caller(generate_model=model)
-        out = own("generate", prompt="one two three", max_tokens=12)
-        assert "".join(p["text"] for p in own.told) == out.text
-        assert [p["offset"] for p in own.told] == [
-            sum(len(q["text"]) for q in own.told[:i]) for i in range(len(own.told))
-        ]
-        assert 0 < out.completion_tokens <= 12
-        assert out.prompt_tokens == 3
-
-    def test_greedy_is_the_models_own_generate(self, model: str) -> None:
-        from transformers import AutoModelForCausalLM, AutoTokenizer
-
-        tokenizer = AutoTokenizer.from_pretrained(model)
-        ids = tokenizer("two one", return_tensors="pt")
-        ids.pop("token_type_ids", None)
-        bare = AutoModelForCausalLM.from_pretrained(model).generate(
-            **ids, max_new_tokens=8, do_sample=False, pad_token_id=0
-        )
-        expected = tokenizer.decode(bare[0][2:], skip_special_tokens=True)
-        assert Caller(generate_model=model)("generate", prompt="two one", max_tokens=8).text == expected
-
-    def test_many_at_once_give_what_each_gives_alone(self, model: str) -> None:
-        own = Caller(generate_model=model)
-        kind = registry()["generate"]
-        prompts = ["one", "two three", "three one two", "Summary :"]
-        with Scratch(None) as scratch:
-            futures = [
-                kind.start(
-                    kind.input.model_validate({"prompt": p, "max_tokens": 9}),
-                    RunContext(models=own.models, scratch=scratch, attempts=[1]),
-                )
-                for p in prompts
-            ]
-            together = [f.result(timeout=60).text for f in futures]
-        assert together == [own("generate", prompt=p, max_tokens=9).text for p in prompts]
-
-    def test_a_stop_text_ends_it_and_is_not_told(self, model: str) -> None:
-        free = Caller(generate_model=model)("generate", prompt="one", max_tokens=12).text
-        stop = free.split()[3]
-        own = Caller(generate_model=model)
-        out = own("generate", prompt="one", max_tokens=12, stop=[stop])
-        assert out.finish_reason == "stop"
-        assert out.text == free[: free.index(stop)]
-        assert stop not in "".join(p["text"] for p in own.told)
-
-    def test_a_conversation_has_a_next_turn(self, model: str) -> None:
-        out = Caller(generate_model=model)("chat", messages=[{"role": "user", "content": "one two"}], max_tokens=4)
-        assert out.completion_tokens <= 4
-
-    def test_a_prompt_longer_than_the_context_names_it(self, model: str) -> None:
-        with pytest.raises(Exception, match="prompt='300 tokens': must be shorter than 256"):
-            Caller(generate_model=model)("generate", prompt="one " * 300)
-
-    def test_cancelling_ends_it(self, model: str) -> None:
-        own = Caller(generate_model=model)
-        own.cancelled = True
-        assert own("generate", prompt="one two", max_tokens=200).finish_reason == "cancelled"
-
-    def test_without_a_model_it_names_the_setting(self) -> None:
-        with pytest.raises(Exception, match="AUTOPILOT_GENERATE_MODEL"):
-            call("generate", prompt="x")
-
-    def test_a_model_that_does_not_exist_is_named(self, tmp_path: Path) -> None:
-        with pytest.raises(Exception, match=r"generate_model=.*nowhere.*: is neither a model folder"):
-            Caller(generate_model=str(tmp_path / "nowhere"))("generate", prompt="x")
-
-
-class TestSummarize:
-    def test_a_model_maps_and_reduces(self, tmp_path: Path) -> None:
-        own = Caller(summarize_model=str(save_tiny_seq2seq(tmp_path)))
-        out = own("summarize", text="one two three. " * 200)
-        assert out.method == "generative"
-
-    def test_other_scripts_have_sentences_too(self) -> None:
-        text = "这是关于人工智能的第一句话它很长而且有内容。这是关于天气的第二句话今天下雨了很冷。第三句讨论股票市场。"
-        out = call("summarize", text=text, max_sentences=1)
-        assert out.sentences[0] in text
-        assert len(out.sentences[0]) < len(text) / 2
 
 
 class TestAnalyzeCode:
@@ -422,25 +281,6 @@ class TestDetectAnomalies:
             call("detect-anomalies", file={"name": "t.csv", "text": text})
 
 
-class TestClassifyImage:
-    def test_images_of_an_archive_get_labels(self, tmp_path: Path) -> None:
-        from PIL import Image
-
-        own = Caller(image_model=str(save_tiny_vision(tmp_path)))
-        out = io.BytesIO()
-        Image.new("RGB", (40, 30), "red").save(out, format="PNG")
-        image = base64.b64encode(out.getvalue()).decode()
-        found = own("classify-image", files=[{"name": "red.png", "base64": image}], top=2)
-        assert found.images[0].name == "red.png"
-        assert len(found.images[0].scores) == 2
-        with pytest.raises(Exception, match=r"bad\.png.*is no readable image"):
-            own("classify-image", files=[{"name": "bad.png", "text": "no"}])
-
-    def test_without_a_model_it_names_the_setting(self) -> None:
-        with pytest.raises(Exception, match="AUTOPILOT_IMAGE_MODEL"):
-            call("classify-image", files=[{"name": "a.png", "text": "x"}])
-
-
 class TestBenchmark:
     def test_it_measures_and_draws(self) -> None:
         out = call("benchmark", kind="echo", payload={"text": "x"}, batch_sizes=[1, 4], repeats=3)
@@ -486,17 +326,3 @@ class TestArchives:
     def test_what_is_no_archive_is_named(self, archive: str) -> None:
         with pytest.raises(Exception, match="archive"):
             call("analyze-code", archive=archive)
-
-
-class TestOnnx:
-    def test_onnx_runtime_gives_what_torch_gives(self, tmp_path: Path) -> None:
-        import numpy as np
-
-        from services.inference.models import encoder
-        from tests.support.tiny_models import export_encoder
-
-        texts = ["one two", "three", "one two three one"]
-        torch_folder, onnx_folder = export_encoder(tmp_path)
-        by_torch = encoder(ModelSettings(embed_model=str(torch_folder))).encode(texts)
-        by_onnx = encoder(ModelSettings(embed_model=str(onnx_folder))).encode(texts)
-        np.testing.assert_allclose(by_onnx, by_torch, atol=1e-4)

@@ -1,0 +1,39 @@
+"""Job kinds as a worker runs them, without a server."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from services.inference.device_run import run_safely
+from services.inference.domain.batching import BatchSizer
+from services.inference.kinds import registry
+from services.inference.kinds.base import RunContext
+from services.inference.scratch import Scratch
+from services.inference.settings import ModelSettings
+
+
+class Caller:
+    """Runs kinds and keeps what they told."""
+
+    def __init__(self, **settings: Any) -> None:
+        self.models = ModelSettings(**settings)
+        self.told: list[Any] = []
+        self.cancelled = False
+
+    def outcome(self, kind: str, /, **payload: Any) -> Any:
+        found = registry()[kind]
+        item = found.input.model_validate(payload)
+        with Scratch(None) as scratch:
+            context = RunContext(
+                models=self.models, scratch=scratch, attempts=[1], partial=lambda _, piece: self.told.append(piece),
+                cancelled=lambda _: self.cancelled,
+            )  # fmt: skip
+            if hasattr(found, "start"):
+                return found.start(item, context).result(timeout=60)
+            return run_safely(found, [item], context, BatchSizer(largest=1))[0]
+
+    def __call__(self, kind: str, /, **payload: Any) -> Any:
+        outcome = self.outcome(kind, **payload)
+        if isinstance(outcome, Exception):
+            raise outcome
+        return outcome
