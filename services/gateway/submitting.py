@@ -67,6 +67,10 @@ class SubmitFor:
         self.depth.jobs += len(job_ids)
         self.admission.submitted(self.caller.user, job_ids, asyncio.get_running_loop().time())
 
+    def forget(self, job_id: str) -> None:
+        """A job that was counted did not come to be."""
+        self.admission.finished(job_id, asyncio.get_running_loop().time())
+
 
 def submit_for(
     request: Request, autopilot: Autopilot, caller: Annotated[Caller, Depends(require(Role.operator))]

@@ -235,6 +235,7 @@ async def _stream(
             else:
                 output = output_of(event)
     except AutopilotError as error:
+        to_queue.forget(head["id"])
         failure = openai_error(status_of(error), str(error))
         yield {"data": bytes(failure.body).decode()}
     except (asyncio.CancelledError, GeneratorExit):
