@@ -155,7 +155,9 @@ class TestGenerateTests:
             "print('net', attempt(lambda: socket.create_connection(('127.0.0.1', {port}), 2)))\n"
             "print('out', attempt(lambda: pathlib.Path('{folder}/out').write_text('x')))\n"
             "print('usr', attempt(lambda: pathlib.Path('/usr/out').write_text('x')))\n"
-            "print('big', attempt(lambda: pathlib.Path('/tmp/big').write_bytes(b'x' * 10**8)))\n"
+            "print('tmp', attempt(lambda: pathlib.Path('/tmp/out').write_text('x')))\n"
+            "print('own', attempt(lambda: pathlib.Path('/mnt/own').write_text('x')))\n"
+            "print('big', attempt(lambda: pathlib.Path('/mnt/big').write_bytes(b'x' * 10**8)))\n"
             "print('mem', attempt(lambda: bytearray(4 * 2**30)))\n"
             "print('env', os.environ.get('AUTOPILOT_SECRET'))\n"
         )
@@ -169,6 +171,8 @@ class TestGenerateTests:
         assert said["net"] != "done", out.output
         assert said["out"] != "done"
         assert said["usr"] != "done"
+        assert said["tmp"] != "done"
+        assert said["own"] == "done"
         assert said["big"] != "done"
         assert said["mem"] == "MemoryError"
         assert said["env"] == "None"

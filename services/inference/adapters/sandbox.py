@@ -25,6 +25,8 @@ DISK_BYTES = 64 * 2**20
 PROCESSES = 64
 OUTPUT_BYTES = 2 * 2**20
 POLL_S = 0.1
+# The only folder that a program in there may write to; not /tmp, where its interpreter may lie.
+HOME = "/mnt"
 SYSTEM = ("/usr", "/lib", "/lib64", "/bin", "/sbin", "/etc/ld.so.cache", "/etc/alternatives")
 Isolation = Literal["bwrap", "unshare"]
 
@@ -74,17 +76,19 @@ class Sandbox:
             binds += [part for path in homes for part in ("--ro-bind", path, path)]
             return [
                 "bwrap", "--unshare-all", "--die-with-parent", "--new-session", "--cap-drop", "ALL", *binds,
-                "--proc", "/proc", "--dev", "/dev", "--size", str(DISK_BYTES), "--tmpfs", "/tmp",
-                "--ro-bind", str(inputs), "/tmp/work", "--chdir", "/tmp/work", "--",
+                "--proc", "/proc", "--dev", "/dev", "--size", str(DISK_BYTES), "--tmpfs", HOME,
+                "--ro-bind", str(inputs), f"{HOME}/work", "--remount-ro", "/", "--chdir", f"{HOME}/work", "--",
             ]  # fmt: skip
         script = (
-            f'mount -t tmpfs -o size={DISK_BYTES} tmpfs /mnt && mkdir /mnt/work && cp -r "$0"/. /mnt/work/ && '
-            "mount --bind /mnt /tmp && for m in $(awk '{print $2}' /proc/self/mounts | sort -r); do case $m in "
-            '/tmp*|/mnt*|/proc*|/dev*) ;; *) mount -o remount,bind,ro "$m" 2>/dev/null ;; esac; done; '
-            'cd /tmp/work && exec setpriv --no-new-privs --bounding-set=-all "$@"'
+            f'mount -t tmpfs -o size={DISK_BYTES} tmpfs {HOME} && mkdir {HOME}/work && cp -r "$0"/. {HOME}/work/ && '
+            "for m in $(awk '{print $2}' /proc/self/mounts | sort -r); do case $m in "
+            f'{HOME}*|/proc*|/dev*) ;; *) mount -o remount,bind,ro "$m" 2>/dev/null ;; esac; done; '
+            f'cd {HOME}/work && exec setpriv --no-new-privs --bounding-set=-all "$@"'
         )
-        return ["unshare", "--user", "--map-root-user", "--net", "--pid", "--mount", "--ipc", "--fork", "--kill-child",
-                "sh", "-c", script, str(inputs)]  # fmt: skip
+        return [
+            "unshare", "--user", "--map-root-user", "--net", "--pid", "--mount", "--ipc", "--fork", "--kill-child",
+            "sh", "-c", script, str(inputs),
+        ]  # fmt: skip
 
 
 def _choose(wanted: str) -> Isolation:
@@ -109,8 +113,8 @@ def _works(walls: list[str]) -> bool:
 
 def _environment() -> dict[str, str]:
     return {
-        "PATH": "/usr/local/bin:/usr/bin:/bin", "HOME": "/tmp", "TMPDIR": "/tmp", "LANG": "C.UTF-8",
-        "PYTHONDONTWRITEBYTECODE": "1", "PYTHONHASHSEED": "0", "HYPOTHESIS_STORAGE_DIRECTORY": "/tmp/hypothesis",
+        "PATH": "/usr/local/bin:/usr/bin:/bin", "HOME": HOME, "TMPDIR": HOME, "LANG": "C.UTF-8",
+        "PYTHONDONTWRITEBYTECODE": "1", "PYTHONHASHSEED": "0", "HYPOTHESIS_STORAGE_DIRECTORY": f"{HOME}/hypothesis",
         "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1",
     }  # fmt: skip
 

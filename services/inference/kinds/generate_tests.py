@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, Field
 
-from services.inference.adapters.sandbox import Finished, Sandbox
+from services.inference.adapters.sandbox import HOME, Finished, Sandbox
 from services.inference.domain.written_tests import (
     Verdict,
     characterization,
@@ -23,7 +23,7 @@ from services.inference.models import generator
 from services.inference.ports import GenerationRequest
 from shared.errors import InvalidInputError
 
-REPORT = "/tmp/report.xml"  # noqa: S108  inside the sandbox
+REPORT = f"{HOME}/report.xml"
 BEGIN_REPORT = "\nREPORT\n"
 ANSWER_TOKENS = 1024
 RUN_TESTS = (

@@ -26,13 +26,13 @@ from deploy.embedded.servers import nats_binary, wait_for_port
 from tests.benchmarks import jobs as own
 
 HERE = Path(__file__).parent
-PACKAGES = [
-    "celery[redis]>=5.5,<6",
-    "arq>=0.26,<1",
-    "dramatiq[redis]>=1.17,<3",
-    "taskiq-nats>=0.5,<1",
-    "taskiq>=0.11,<1",
-]
+# Their demands on redis-py exclude each other, so each has an environment of its own.
+PACKAGES = {
+    "echo_celery": ["celery[redis]>=5.5,<6"],
+    "echo_arq": ["arq>=0.26,<1"],
+    "echo_dramatiq": ["dramatiq[redis]>=1.17,<3"],
+    "echo_taskiq": ["taskiq-nats>=0.5,<1", "taskiq>=0.11,<1"],
+}
 
 
 @dataclass(frozen=True)
@@ -63,12 +63,15 @@ def peers(redis: int, nats: int, rabbit: str | None, scale: float) -> list[Peer]
     return found
 
 
-def environment(folder: Path) -> Path:
-    """The peers' own packages."""
-    subprocess.run([sys.executable, "-m", "venv", str(folder)], check=True)
-    pip = [str(folder / "bin" / "pip"), "install", "-q", "--disable-pip-version-check", *PACKAGES]
-    subprocess.run(pip, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    return folder / "bin"
+def environment(folder: Path, module: str) -> Path:
+    """The programs of one peer's own environment, made where it is not there yet."""
+    own_folder = folder / module
+    if not (own_folder / ".installed").exists():
+        subprocess.run([sys.executable, "-m", "venv", str(own_folder)], check=True)
+        pip = [str(own_folder / "bin" / "pip"), "install", "-q", "--disable-pip-version-check", *PACKAGES[module]]
+        subprocess.run(pip, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        (own_folder / ".installed").touch()
+    return own_folder / "bin"
 
 
 @contextmanager
@@ -105,11 +108,15 @@ def rabbitmq(folder: Path) -> Iterator[str | None]:
             process.wait()
 
 
-def measure(peer: Peer, binaries: Path, folder: Path, redis: int) -> dict[str, Any] | str:
+def measure(peer: Peer, environments: Path, folder: Path, redis: int) -> dict[str, Any] | str:
     """What one peer's client measured, or why it could not."""
     environ = os.environ | {
         "BROKER": peer.broker, "BACKEND": f"redis://127.0.0.1:{redis}/1", "PYTHONPATH": str(HERE),
     }  # fmt: skip
+    try:
+        binaries = environment(environments, peer.module)
+    except subprocess.CalledProcessError:
+        return f"{PACKAGES[peer.module]} cannot be installed"
     worker = [str(binaries / peer.worker[0]), *peer.worker[1:]]
     with (folder / f"{peer.name}.log").open("wb") as log:
         process = subprocess.Popen(
@@ -135,8 +142,7 @@ def main() -> None:
     scale = 0.1 if arguments.short else 1.0
     folder = Path(tempfile.mkdtemp(prefix="autopilot-peers-"))
     try:
-        kept = arguments.environment
-        binaries = kept / "bin" if kept and (kept / "bin" / "celery").exists() else environment(kept or folder / "env")
+        environments = arguments.environment or folder / "environments"
         redis, nats = take_port(0, "redis"), take_port(0, "nats")
         redis_server = ["redis-server", "--port", str(redis), "--dir", str(folder), "--appendonly", "yes"]
         nats_server = [nats_binary(), "-a", "127.0.0.1", "-p", str(nats), "-js", "-sd", str(folder / "nats")]
@@ -149,7 +155,7 @@ def main() -> None:
             asyncio.run(wait_for_port(redis))
             asyncio.run(wait_for_port(nats))
             for peer in peers(redis, nats, amqp, scale):
-                results[peer.name] = measure(peer, binaries, folder, redis)
+                results[peer.name] = measure(peer, environments, folder, redis)
         # The same guarantees: Redis syncs its log once a second, RabbitMQ and nats-server when they see fit.
         ours = asyncio.run(own.run(int(25_600 * scale), int(1_000 * scale), "1s"))
     finally:
