@@ -11,6 +11,7 @@ import json
 import logging
 import os
 import signal
+import stat
 import sys
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -127,6 +128,8 @@ async def _report(settings: WorkerSettings, state: WorkerState, stop: asyncio.Ev
 
 async def _listen(state: WorkerState) -> None:
     """What the pool says of the device: how much of a batch it bears."""
+    if not stat.S_ISFIFO(os.fstat(sys.stdin.fileno()).st_mode):
+        return
     reader = asyncio.StreamReader()
     try:
         await asyncio.get_running_loop().connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
@@ -138,11 +141,17 @@ async def _listen(state: WorkerState) -> None:
 
 
 async def _begin_anew(settings: WorkerSettings, state: WorkerState, stop: asyncio.Event) -> None:
-    """End, so that a fresh process takes over, when models lie idle or the memory is taken."""
+    """End, so that a fresh process takes over, when models lie idle or the memory is taken.
+
+    Those that were loaded before the first job are meant to stay.
+    """
     loop = asyncio.get_running_loop()
+    warm = set(SHELF.names)
+    state.last_job_at = loop.time()
     while not stop.is_set():
-        await asyncio.sleep(1.0)
-        idle = SHELF.names and not state.running and loop.time() - state.last_job_at > settings.model_idle_s
+        await asyncio.sleep(min(1.0, settings.model_idle_s))
+        rested_s = 0.0 if state.running else loop.time() - state.last_job_at
+        idle = set(SHELF.names) - warm and rested_s > settings.model_idle_s
         if idle or SHELF.crowded:
             log.info("begins anew to free memory", extra={"models": SHELF.names, "crowded": SHELF.crowded})
             state.begin_anew = True

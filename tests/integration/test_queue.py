@@ -6,6 +6,7 @@ import asyncio
 import json
 import os
 import subprocess
+import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from datetime import timedelta
@@ -19,6 +20,7 @@ from nats.js.errors import NotFoundError
 from deploy.embedded.instance import take_port
 from deploy.embedded.servers import nats_binary, wait_for_port, write_nats_config
 from services.inference.keeper import QueueKeeper
+from services.inference.worker_state import BEGIN_ANEW
 from shared import streams, subjects
 from shared.client import AutopilotClient, SyncAutopilot
 from shared.clock import utc_now
@@ -274,8 +276,6 @@ class TestPrivacy:
         assert not list(scratch.iterdir())
 
     async def test_logs_hold_nothing_of_a_job(self, client: AutopilotClient, nats_server: NatsServer) -> None:
-        import sys
-
         process = await asyncio.create_subprocess_exec(
             sys.executable, "-m", "services.inference", "worker",
             env=os.environ | ECHO | {"AUTOPILOT_NATS_URL": nats_server.url, "AUTOPILOT_LOG_LEVEL": "DEBUG"},
@@ -292,6 +292,43 @@ class TestPrivacy:
 
     async def emptied(self, client: AutopilotClient) -> bool:
         return await client.fleet.queue_depth() == 0
+
+
+class TestModels:
+    @asynccontextmanager
+    async def worker(self, nats_server: NatsServer, **settings: str) -> AsyncIterator[asyncio.subprocess.Process]:
+        process = await asyncio.create_subprocess_exec(
+            sys.executable, "-m", "services.inference", "worker",
+            env=os.environ | settings | {
+                "AUTOPILOT_NATS_URL": nats_server.url, "AUTOPILOT_POOL_KINDS": '["embed"]',
+                "AUTOPILOT_MODEL_IDLE_S": "0.2",
+            },
+            stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.DEVNULL, stdin=asyncio.subprocess.DEVNULL,
+        )  # fmt: skip
+        try:
+            yield process
+        finally:
+            if process.returncode is None:
+                process.kill()
+            await process.wait()
+
+    async def test_a_worker_whose_models_lie_idle_begins_anew(
+        self, client: AutopilotClient, nats_server: NatsServer
+    ) -> None:
+        async with self.worker(nats_server) as process:
+            handle = await client.jobs.submit("embed", {"texts": ["x"]})
+            assert (await handle.wait(30)).status == "succeeded"
+            assert await asyncio.wait_for(process.wait(), 20) == BEGIN_ANEW
+
+    async def test_models_that_are_kept_warm_stay(self, client: AutopilotClient, nats_server: NatsServer) -> None:
+        async with self.worker(nats_server, AUTOPILOT_MODELS_WARM='["embed"]') as process:
+            assert process.stdout is not None
+            # A report every half second: ten times the idle time is over after these.
+            reports = [json.loads(await asyncio.wait_for(process.stdout.readline(), 30)) for _ in range(5)]
+            assert reports[0]["models"] == ["all-MiniLM-L6-v2"]
+            assert process.returncode is None
+            handle = await client.jobs.submit("embed", {"texts": ["x"]})
+            assert (await handle.wait(30)).status == "succeeded"
 
 
 class TestRawContract:
