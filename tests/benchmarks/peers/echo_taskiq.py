@@ -7,7 +7,7 @@ from taskiq_nats import NATSObjectStoreResultBackend, PullBasedJetStreamBroker
 
 backend = NATSObjectStoreResultBackend(servers=os.environ["BROKER"])
 broker = PullBasedJetStreamBroker(
-    servers=os.environ["BROKER"], queue="taskiq", pull_consume_batch=64, durable="taskiq", stream_name="taskiq"
+    servers=os.environ["BROKER"], queue="taskiq", pull_consume_batch=1, durable="taskiq", stream_name="taskiq"
 ).with_result_backend(backend)
 
 
