@@ -16,6 +16,7 @@ from typing import Any
 import psutil
 
 GPUS = 8
+NVLINKS = 18  # of an H100
 
 
 def install_driver() -> list[float]:
@@ -24,6 +25,7 @@ def install_driver() -> list[float]:
 
     spent = [0.0]
     union = SimpleNamespace(dVal=100.0, uiVal=100, ulVal=100, ullVal=100, sllVal=100, siVal=100)
+    links = SimpleNamespace(dVal=float(NVLINKS))
     answers: dict[str, Any] = {
         "nvmlDeviceGetCount": GPUS,
         "nvmlDeviceGetHandleByIndex": lambda index: f"GPU-{index}",
@@ -41,7 +43,10 @@ def install_driver() -> list[float]:
         "nvmlDeviceGetSupportedEventTypes": 0,
         "nvmlEventSetCreate": "set",
         "nvmlDeviceGetFieldValues": lambda _, ids: [
-            SimpleNamespace(nvmlReturn=0, valueType=0, value=union) for _ in ids
+            SimpleNamespace(
+                nvmlReturn=0, valueType=0, value=links if i == pynvml.NVML_FI_DEV_NVLINK_LINK_COUNT else union
+            )
+            for i in ids
         ],
     }
     numbers = {

@@ -56,7 +56,7 @@ def peers(redis: int, nats: int, rabbit: str | None, scale: float) -> list[Peer]
         Peer("celery-redis", "echo_celery", celery, redis_url, int(3000 * scale), int(200 * scale)),
         Peer("arq", "echo_arq", ("arq", "echo_arq.WorkerSettings"), redis_url, int(5000 * scale), int(200 * scale)),
         Peer("dramatiq", "echo_dramatiq", dramatiq, redis_url, int(3000 * scale), int(200 * scale)),
-        Peer("taskiq-nats", "echo_taskiq", taskiq, nats_url, int(512 * scale), int(100 * scale)),
+        Peer("taskiq-nats", "echo_taskiq", taskiq, nats_url, 256, int(100 * scale)),
     ]
     if rabbit:
         found.insert(1, Peer("celery-rabbitmq", "echo_celery", celery, rabbit, int(3000 * scale), int(200 * scale)))
