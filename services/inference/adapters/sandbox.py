@@ -77,13 +77,13 @@ class Sandbox:
             return [
                 "bwrap", "--unshare-all", "--die-with-parent", "--new-session", "--cap-drop", "ALL", *binds,
                 "--proc", "/proc", "--dev", "/dev", "--size", str(DISK_BYTES), "--tmpfs", HOME,
-                "--ro-bind", str(inputs), f"{HOME}/work", "--remount-ro", "/", "--chdir", f"{HOME}/work", "--",
+                "--ro-bind", str(inputs), f"{HOME}/program", "--remount-ro", "/", "--chdir", f"{HOME}/program", "--",
             ]  # fmt: skip
         script = (
-            f'mount -t tmpfs -o size={DISK_BYTES} tmpfs {HOME} && mkdir {HOME}/work && cp -r "$0"/. {HOME}/work/ && '
+            f'mount -t tmpfs -o size={DISK_BYTES} tmpfs {HOME} && mkdir {HOME}/program && cp -r "$0"/. {HOME}/program/ && '
             "for m in $(awk '{print $2}' /proc/self/mounts | sort -r); do case $m in "
             f'{HOME}*|/proc*|/dev*) ;; *) mount -o remount,bind,ro "$m" 2>/dev/null ;; esac; done; '
-            f'cd {HOME}/work && exec setpriv --no-new-privs --bounding-set=-all "$@"'
+            f'cd {HOME}/program && exec setpriv --no-new-privs --bounding-set=-all "$@"'
         )
         return [
             "unshare", "--user", "--map-root-user", "--net", "--pid", "--mount", "--ipc", "--fork", "--kill-child",
