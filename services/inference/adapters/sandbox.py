@@ -80,7 +80,8 @@ class Sandbox:
                 "--ro-bind", str(inputs), f"{HOME}/program", "--remount-ro", "/", "--chdir", f"{HOME}/program", "--",
             ]  # fmt: skip
         script = (
-            f'mount -t tmpfs -o size={DISK_BYTES} tmpfs {HOME} && mkdir {HOME}/program && cp -r "$0"/. {HOME}/program/ && '
+            f'mount -t tmpfs -o size={DISK_BYTES} tmpfs {HOME} && '
+            f'mkdir {HOME}/program && cp -r "$0"/. {HOME}/program/ && '
             "for m in $(awk '{print $2}' /proc/self/mounts | sort -r); do case $m in "
             f'{HOME}*|/proc*|/dev*) ;; *) mount -o remount,bind,ro "$m" 2>/dev/null ;; esac; done; '
             f'cd {HOME}/program && exec setpriv --no-new-privs --bounding-set=-all "$@"'
