@@ -80,7 +80,7 @@ class Sandbox:
                 "--ro-bind", str(inputs), f"{HOME}/program", "--remount-ro", "/", "--chdir", f"{HOME}/program", "--",
             ]  # fmt: skip
         script = (
-            f'mount -t tmpfs -o size={DISK_BYTES} tmpfs {HOME} && '
+            f"mount -t tmpfs -o size={DISK_BYTES} tmpfs {HOME} && "
             f'mkdir {HOME}/program && cp -r "$0"/. {HOME}/program/ && '
             "for m in $(awk '{print $2}' /proc/self/mounts | sort -r); do case $m in "
             f'{HOME}*|/proc*|/dev*) ;; *) mount -o remount,bind,ro "$m" 2>/dev/null ;; esac; done; '
