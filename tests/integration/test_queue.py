@@ -64,6 +64,15 @@ async def tell_pool(client: AutopilotClient, **worker: object) -> None:
     await kv.put("default.n1", pool.model_dump_json().encode())
 
 
+async def drained(client: AutopilotClient) -> None:
+    """A worker acknowledges a job after its result was told."""
+
+    async def empty() -> bool:
+        return (await client.js.stream_info("JOBS")).state.messages == 0
+
+    await eventually(empty, what="no job left in JOBS")
+
+
 class TestOrder:
     async def test_urgent_jobs_go_first_and_low_ones_are_not_starved(
         self, client: AutopilotClient, nats_server: NatsServer
@@ -126,7 +135,7 @@ class TestDependencies:
             assert (await client.jobs.view("third")).state == "waiting"
             await client.jobs.submit("echo", {"text": "from the first"}, job_id="first")
             assert await client.jobs.output("third", 20) == {"text": "from the first"}
-        assert (await client.js.stream_info("JOBS")).state.messages == 0
+        await drained(client)
 
     async def test_what_waits_for_a_failed_job_fails_with_it(
         self, client: AutopilotClient, nc: Client, nats_server: NatsServer
@@ -176,7 +185,7 @@ class TestNeeds:
         async with keeper(nc, unrunnable_after_s=0.5):
             with pytest.raises(JobFailedError, match="no pool runs 'make-coffee'; there are echo"):
                 await client.jobs.output(handle.id, 30)
-        assert (await client.js.stream_info("JOBS")).state.messages == 0
+        await drained(client)
 
     async def test_a_job_goes_to_the_worker_that_fits(self, client: AutopilotClient, nats_server: NatsServer) -> None:
         small = worker_process(nats_server.url, "small", AUTOPILOT_DEVICE_MEMORY_BYTES="1000", **ECHO)
@@ -208,7 +217,7 @@ class TestBatches:
         handle = await client.batches.map("echo", [{}] * 50)
         assert await handle.cancel() == 50
         assert {r.status async for r in handle.results(5)} == {"cancelled"}
-        assert (await client.js.stream_info("JOBS")).state.messages == 0
+        await drained(client)
 
     async def test_a_program_without_an_event_loop_has_the_same(
         self, client: AutopilotClient, nats_server: NatsServer
