@@ -1,0 +1,128 @@
+"""The learned detector: every horizon, the relations and the surprises of each slot, as one score.
+
+Fusion: the fourth-power mean of four parts, each in spreads of its own past: relations (over metrics in the square),
+long residuals (in the fourth power: one far channel counts), short residuals (in the square), local residuals
+(in the square root: most channels have to agree). Smoothed over 4 rows, with a peak that fades over 10.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from services.anomaly.domain.learned.relations import Relations
+from services.anomaly.domain.learned.residuals import Residual, Residuals
+from services.anomaly.domain.learned.slots import Slots
+from services.anomaly.domain.learned.surprise import Surprise
+from shared.errors import InvalidInputError
+
+LONG_WEIGHT, SHORT_WEIGHT, LOCAL_WEIGHT = 0.5, 1.0, 1.25
+SMOOTH_ROWS, HOLD_ROWS = 4, 10
+# Of many metrics one is surprising by chance: Bonferroni's correction, for a sum of several logarithms.
+MANY_METRICS = 1.5
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Of each row: `oddness` [rows] ranks, `surprise` [rows] alarms, `by_metric` [rows, metrics] explains.
+
+    `expected` [rows, metrics] is what each metric usually is.
+    """
+
+    oddness: Tensor
+    surprise: Tensor
+    by_metric: Tensor
+    expected: Tensor
+
+
+class LearnedDetector:
+    """Learns online, all slots of a batch at once; nothing is trained beforehand."""
+
+    def __init__(self, metrics: int) -> None:
+        self.metrics = metrics
+        self._residuals, self._relations = Residuals(metrics), Relations(metrics)
+        self._surprise = Surprise(metrics)
+        self._smooth = Slots({"count": (), "level": (), "held": ()})
+        self._parts = {
+            "residuals": self._residuals.slots,
+            "relations": self._relations.slots,
+            "surprise": self._surprise.slots,
+            "smooth": self._smooth,
+        }
+
+    @property
+    def bytes_per_slot(self) -> int:
+        """Memory of one slot."""
+        return sum(part.bytes_per_slot for part in self._parts.values())
+
+    def grow(self, slots: int) -> None:
+        """Have at least this many slots."""
+        for part in self._parts.values():
+            part.grow(slots)
+
+    def forget(self, slots: Tensor) -> None:
+        """Begin anew with these slots."""
+        for part in self._parts.values():
+            part.forget(slots)
+
+    @torch.no_grad()
+    def step(self, slots: Tensor, x: Tensor, learn: Tensor) -> Scores:
+        """Score rows `x` [rows, metrics] (NaN: missing) of `slots` [rows], then learn where `learn` [rows] is true."""
+        residual = self._residuals.step(slots, x, learn)
+        related = self._relations.step(slots, x, learn)
+        surprise = self._surprise.step(slots, x, learn)
+        known = torch.isfinite(x)
+        fused = fuse(residual, related, known)
+        by_metric = torch.stack(
+            [related.abs(), LONG_WEIGHT * residual.long, SHORT_WEIGHT * residual.short, LOCAL_WEIGHT * residual.local]
+        ).amax(0)
+        rarest = surprise.amax(1) - MANY_METRICS * math.log10(self.metrics)
+        return Scores(self._smoothed(slots, fused), rarest, by_metric, residual.center)
+
+    def _smoothed(self, slots: Tensor, fused: Tensor) -> Tensor:
+        s = self._smooth.read(slots)
+        count = s["count"] + 1
+        level = s["level"] + (1 / count).clamp(min=2 / (SMOOTH_ROWS + 1)) * (fused - s["level"])
+        held = torch.maximum(level, s["held"] * torch.tensor(-1 / HOLD_ROWS).exp())
+        self._smooth.write(slots, {"count": count, "level": level, "held": held})
+        return held
+
+    def snapshot(self) -> dict[str, Tensor]:
+        """All state, to be saved."""
+        return {f"{name}.{key}": t for name, part in self._parts.items() for key, t in part.snapshot().items()}
+
+    def load(self, tensors: Mapping[str, Tensor]) -> None:
+        """Go on from a snapshot. Raises InvalidInputError when it is another version's, and changes nothing then."""
+        parts = {
+            name: {key.removeprefix(f"{name}."): t for key, t in tensors.items() if key.startswith(f"{name}.")}
+            for name in self._parts
+        }
+        lengths = {len(t) for t in tensors.values()}
+        if len(lengths) != 1:
+            raise InvalidInputError("snapshot", sorted(lengths), "must have one number of slots")
+        for name, part in self._parts.items():
+            part.check(parts[name])
+        for name, part in self._parts.items():
+            part.load(parts[name])
+
+
+def fuse(residual: Residual, related: Tensor, known: Tensor) -> Tensor:
+    """One number a row from the four parts; metrics that are missing do not count."""
+    parts = torch.stack(
+        [
+            _mean(related.abs(), 2.0, known),
+            LONG_WEIGHT * _mean(residual.long, 4.0, known),
+            SHORT_WEIGHT * _mean(residual.short, 2.0, known),
+            LOCAL_WEIGHT * _mean(residual.local, 0.5, known),
+        ]
+    )
+    return (parts**4).mean(0) ** 0.25
+
+
+def _mean(z: Tensor, power: float, known: Tensor) -> Tensor:
+    share = (z**power * known).sum(1) / known.sum(1).clamp(min=1)
+    return share ** (1 / power)
