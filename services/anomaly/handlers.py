@@ -2,32 +2,39 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from dataclasses import dataclass, field
 from datetime import datetime
 
+import numpy as np
+
 from services.anomaly.domain.alert_book import AlertBook
-from services.anomaly.domain.finding import Detector, Finding, Tick
+from services.anomaly.domain.batching import batches
+from services.anomaly.domain.finding import EventDetector, Finding
+from services.anomaly.domain.watch import Watch
 from shared.clock import Clock
 from shared.frames import TelemetryFrame
 from shared.messages.alerts import Alert
-from shared.messages.telemetry import DeviceEvent
+from shared.messages.telemetry import DeviceEvent, NodeInventory
 
 
 @dataclass
 class Detection:
     """All detectors, the book of alerts, and where its changes go."""
 
-    detectors: list[Detector]
+    watch: Watch
+    detectors: list[EventDetector]
     book: AlertBook
     publish: Callable[[Alert], Awaitable[None]]
     clock: Clock
+    _drivers: dict[tuple[str, str], str | None] = field(default_factory=dict)
 
-    async def on_frame(self, frame: TelemetryFrame) -> None:
-        """Show the newest tick of a frame to every detector."""
-        at = frame.tick_time(frame.ticks - 1)
-        tick = Tick(frame.node, at, frame.period_s, frame.latest(), frame.simulated)
-        await self._take(f for detector in self.detectors for f in detector.on_tick(tick))
+    async def on_frames(self, frames: Sequence[TelemetryFrame]) -> None:
+        """Show every tick of some frames to the watch."""
+        heard_s = self.clock().timestamp()
+        for batch in batches(self.watch, frames):
+            heard = np.full(len(batch.slots), heard_s)
+            await self._take(self.watch.rows(batch.slots, batch.at_s, batch.values, batch.period_s, heard))
 
     async def on_event(self, event: DeviceEvent) -> None:
         """Show an event to every detector."""
@@ -36,10 +43,28 @@ class Detection:
     async def on_time(self, now: datetime) -> None:
         """Let every detector see that time passed."""
         await self._take(f for detector in self.detectors for f in detector.on_time(now))
+        await self._take(self.watch.time(now.timestamp()))
+
+    def on_inventory(self, inventory: NodeInventory) -> None:
+        """A device with another driver is learnt anew."""
+        for device in inventory.devices:
+            key = (inventory.node, device.device)
+            if self._drivers.get(key, device.driver) != device.driver:
+                self.watch.forget(*key)
+            self._drivers[key] = device.driver
+
+    def restore(self, alerts: Sequence[Alert]) -> None:
+        """Go on with the alerts that were open before a restart."""
+        self.book = AlertBook.restore(alerts)
+        for alert in alerts:
+            for detector in self.detectors:
+                detector.restore(alert)
+            self.watch.restore(alert)
 
     async def _take(self, findings: Iterable[Finding]) -> None:
         now = self.clock()
         for finding in findings:
             alert = self.book.observe(finding, now)
             if alert is not None:
+                self.watch.alerted(alert.node, alert.device, alerted=self.book.has_open(alert.node, alert.device))
                 await self.publish(alert)

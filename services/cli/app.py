@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from services.cli.commands import alerts, fleet, jobs, product, tour
+from services.cli.commands import alerts, fleet, jobs, product, replay, tour
 
 app = typer.Typer(
     name="autopilot",
@@ -37,6 +37,7 @@ for function in (
     alerts.subscribe,
     alerts.unsubscribe,
     alerts.subscriptions,
+    replay.replay,
 ):
     app.command()(function)
 app.command("map")(jobs.map_)

@@ -37,3 +37,4 @@ class Alert(Message):
     at: Timestamp
     count: int = 1
     simulated: bool = False
+    score: float = Field(default=1.0, ge=0, le=1)

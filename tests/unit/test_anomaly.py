@@ -1,4 +1,4 @@
-"""Detectors and the alert book."""
+"""Detectors, rules and the alert book."""
 
 from __future__ import annotations
 
@@ -10,26 +10,47 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from services.anomaly.domain.alert_book import AlertBook
-from services.anomaly.domain.detectors import Tuning, all_detectors
-from services.anomaly.domain.detectors.agent_silent import AgentSilentDetector
-from services.anomaly.domain.detectors.frozen_sensor import FrozenSensorDetector
-from services.anomaly.domain.detectors.memory_errors import MemoryErrorDetector
-from services.anomaly.domain.detectors.robust import RobustDetector
-from services.anomaly.domain.detectors.thermal import ThermalDetector
-from services.anomaly.domain.detectors.throttle import ThrottleDetector
+from services.anomaly.domain.columns import COLUMNS
+from services.anomaly.domain.conditions import Conditions
+from services.anomaly.domain.detectors import all_detectors
 from services.anomaly.domain.detectors.xid import XidDetector
-from services.anomaly.domain.finding import Finding, Tick
+from services.anomaly.domain.detectors.xid_catalogue import ADVICE, CATALOGUE, look_up
+from services.anomaly.domain.finding import Finding
+from services.anomaly.domain.rules import all_rules
+from services.anomaly.domain.watch import Watch, matrix
 from services.anomaly.handlers import Detection
 from shared.messages.alerts import Alert
 from tests.support.builders import alert, at, event, frame
 
 
-def tick(seconds: float = 0.0, **sample: float) -> Tick:
-    return Tick("n1", at(seconds), 1.0, {"gpu-0": sample})
-
-
 def finding(firing: bool, **more: Any) -> Finding:
     return Finding("n1", "gpu-0", "k", firing, **more)
+
+
+class OneDevice:
+    """A watch that is shown one device, tick after tick."""
+
+    def __init__(self, *kinds: str, period_s: float = 1.0) -> None:
+        self.watch = Watch(only=frozenset(kinds) or None)
+        self.period_s, self.now_s = period_s, 1_000_000.0
+        self.open: set[str] = set()
+
+    def tick(self, **sample: float) -> set[str]:
+        """Kinds that are open after one more tick."""
+        self.now_s += self.period_s
+        names = tuple(sample)
+        slots = self.watch.slots("n1", ["gpu-0"])
+        values = matrix(np.array([list(sample.values())], np.float32), names)
+        one = np.array([self.now_s])
+        for found in self.watch.rows(slots, one, values, np.array([self.period_s]), one):
+            (self.open.add if found.firing else self.open.discard)(found.kind)
+        return set(self.open)
+
+    def ticks(self, count: int, **sample: float) -> set[str]:
+        """The same tick several times."""
+        for _ in range(count):
+            self.tick(**sample)
+        return set(self.open)
 
 
 class TestAlertBook:
@@ -98,79 +119,169 @@ class TestXid:
         detector.restore(alert(kind="xid_79"))
         assert [f.kind for f in detector.on_time(at(61))] == ["xid_79"]
 
+    def test_an_application_error_on_many_devices_is_the_applications(self) -> None:
+        detector = XidDetector(60)
+        found = [detector.on_event(event("xid", n, code=31, device=f"gpu-{n}"))[0] for n in range(4)]
+        assert found[-1].severity == "info"
+        assert "the application" in found[-1].summary
+
+    def test_the_same_on_one_device_again_and_again_is_the_devices(self) -> None:
+        detector = XidDetector(60)
+        burst = [detector.on_event(event("xid", n, code=31))[0].severity for n in range(5)]
+        assert set(burst) == {"info"}, "a burst is one occurrence"
+        later = [detector.on_event(event("xid", 3600 * n, code=31))[0] for n in range(1, 4)]
+        assert later[-1].severity == "warning"
+        assert "hardware" in later[-1].summary
+
+    def test_every_code_has_an_action_that_is_advised(self) -> None:
+        assert {xid.action for xid in CATALOGUE.values()} <= set(ADVICE)
+        assert look_up(79).action == "reboot"
+        assert look_up(9999).meaning == "not in the catalogue"
+
+
+BUSY = {"gpu_util_pct": 90.0, "power_w": 300.0, "clock_sm_mhz": 1900.0, "temp_c": 60.0, "memory_used_bytes": 1e9}
+
 
 class TestRules:
     def test_thermal_compares_with_the_devices_own_limit(self) -> None:
-        detector = ThermalDetector()
-        assert detector.on_tick(tick(temp_c=83, temp_slowdown_c=83))[0].firing
-        assert not detector.on_tick(tick(temp_c=70, temp_slowdown_c=83))[0].firing
-        assert detector.on_tick(tick(temp_c=80, temp_slowdown_c=83)) == []
-        assert detector.on_tick(tick(temp_c=95)) == []
+        device = OneDevice("thermal")
+        assert device.ticks(5, temp_c=83, temp_slowdown_c=83) == {"thermal"}
+        assert device.ticks(5, temp_c=80, temp_slowdown_c=83) == {"thermal"}
+        assert device.ticks(5, temp_c=70, temp_slowdown_c=83) == set()
+        assert OneDevice("thermal").ticks(5, temp_c=85) == set()
+        assert OneDevice("thermal").ticks(5, temp_c=60, temp_slowdown_c=83, temp_margin_c=-1) == {"thermal"}
 
-    def test_our_own_cap_is_no_fault(self) -> None:
-        detector = ThrottleDetector()
-        assert not detector.on_tick(tick(clock_event_reasons=0x4))[0].firing
-        assert detector.on_tick(tick(clock_event_reasons=0x84))[0].firing
+    def test_our_own_cap_is_no_fault_and_a_power_brake_is(self) -> None:
+        device = OneDevice("throttle", "power_brake")
+        assert device.ticks(10, clock_event_reasons=0x4) == set()
+        assert device.ticks(10, clock_event_reasons=0x40) == {"throttle"}
+        assert device.ticks(20, clock_event_reasons=0x84) == {"power_brake"}
 
     def test_only_new_memory_errors_fire_and_a_driver_reload_does_not(self) -> None:
-        detector = MemoryErrorDetector()
-        fired = [detector.on_tick(tick(ecc_dbe=n))[0].firing for n in (5, 5, 6, 0, 0, 1)]
-        assert fired == [False, False, True, False, False, True]
-        assert detector.on_tick(tick(row_remap_failure=1.0))[0].severity == "critical"
+        device = OneDevice("ecc_uncorrected")
+        assert device.ticks(3, ecc_dbe=5) == set()
+        assert device.tick(ecc_dbe=6) == {"ecc_uncorrected"}
+        assert device.ticks(400, ecc_dbe=6) == set()
+        assert device.ticks(3, ecc_dbe=0) == set()
+        assert device.tick(ecc_dbe=1) == {"ecc_uncorrected"}
 
-    def test_a_frozen_sensor_counts_only_under_load(self) -> None:
-        busy, idle = FrozenSensorDetector(), FrozenSensorDetector()
-        for _ in range(31):
-            stuck = busy.on_tick(tick(power_w=200.0, gpu_util_pct=90.0))
-            still = idle.on_tick(tick(power_w=50.0, gpu_util_pct=0.0))
-        assert stuck[0].firing
-        assert not still[0].firing
+    @pytest.mark.parametrize("flag", ["row_remap_pending", "row_remap_failure", "recovery_action"])
+    def test_flags_fire_while_they_are_set(self, flag: str) -> None:
+        device = OneDevice(flag)
+        assert device.tick(**{flag: 0.0}) == set()
+        assert device.tick(**{flag: 1.0}) == {flag}
+        assert device.tick(**{flag: 0.0}) == set()
 
-    def test_a_silent_node_is_told_and_one_that_speaks_again_is_not(self) -> None:
-        detector = AgentSilentDetector(10)
-        detector.on_tick(tick())
-        assert not detector.on_time(at(0))[0].firing
-        assert not detector.on_time(at(10))[0].firing
-        assert detector.on_time(at(11))[0].firing
-        detector.on_tick(tick())
-        assert not detector.on_time(at(12))[0].firing
+    def test_corrected_errors_fire_by_their_rate(self) -> None:
+        slow, fast = OneDevice("ecc_corrected", period_s=60), OneDevice("ecc_corrected", period_s=60)
+        for minute in range(120):
+            few = slow.tick(ecc_sbe=minute // 30)
+            many = fast.tick(ecc_sbe=minute)
+        assert few == set()
+        assert many == {"ecc_corrected"}
 
+    def test_a_link_that_lost_width_or_a_neighbour(self) -> None:
+        device = OneDevice("pcie_link_degraded", "nvlink_down")
+        assert device.ticks(100, pcie_width=16, pcie_gen=1, gpu_util_pct=0, nvlink_active=18) == set()
+        assert device.ticks(100, pcie_width=8, pcie_gen=1, gpu_util_pct=0, nvlink_active=18) == {"pcie_link_degraded"}
+        assert "nvlink_down" in device.ticks(10, nvlink_active=17)
 
-class TestRobust:
-    def test_an_outlier_fires_and_noise_never_does(self) -> None:
-        detector = RobustDetector(8.0)
-        noise = np.random.default_rng(1).normal(40, 2, 2000)
-        fired = [f for t in noise for f in detector.on_tick(tick(temp_c=float(t))) if f.firing]
-        assert fired == []
-        (hot,) = detector.on_tick(tick(temp_c=95.0))
-        assert hot.firing
-        assert hot.evidence[0].value == 95.0
+    def test_low_clocks_need_a_cause(self) -> None:
+        device = OneDevice("clocks_low")
+        device.ticks(60, **BUSY, power_cap_w=400)
+        capped = {**BUSY, "clock_sm_mhz": 900.0, "power_cap_w": 200.0, "power_w": 198.0}
+        assert device.ticks(120, **capped, clock_event_reasons=0x4) == set()
+        low = {**BUSY, "clock_sm_mhz": 900.0, "power_cap_w": 400.0, "power_w": 150.0}
+        assert device.ticks(120, **low, clock_event_reasons=0x0) == {"clocks_low"}
 
-    def test_gaps_and_constant_series_are_no_trouble(self) -> None:
-        detector = RobustDetector(8.0)
+    def test_power_that_does_not_fit_the_load(self) -> None:
+        device = OneDevice("power_without_load", "hung_kernel")
+        device.ticks(5, gpu_util_pct=0, power_w=60)
+        device.ticks(5, gpu_util_pct=100, power_w=380)
+        assert device.ticks(100, gpu_util_pct=0, power_w=300) == {"power_without_load"}
+        assert "hung_kernel" in device.ticks(400, gpu_util_pct=100, power_w=62)
+
+    def test_sensors_that_stand_still_lie_or_fall_silent(self) -> None:
+        noise = np.random.default_rng(1)
+        device = OneDevice("frozen_sensor", "impossible_value", "samples_missing")
         for _ in range(100):
-            detector.on_tick(tick(temp_c=50.0))
-            detector.on_tick(tick(power_w=1.0))
-        assert not any(f.firing for f in detector.on_tick(tick(temp_c=50.0)))
+            assert device.tick(**{**BUSY, "power_w": 300 + noise.normal()}) == set()
+        assert device.ticks(40, **BUSY) == {"frozen_sensor"}
+        assert device.tick(**{**BUSY, "power_w": 301.0}) == set()
+        assert device.tick(**{**BUSY, "temp_c": -40.0}) == {"impossible_value"}
+        assert "samples_missing" in device.ticks(30, gpu_util_pct=90.0)
+
+    def test_a_leak_is_told_with_the_time_that_is_left(self) -> None:
+        device = OneDevice("memory_leak", period_s=60)
+        told: list[Finding] = []
+        for minute in range(180):
+            device.now_s += 60
+            slots = device.watch.slots("n1", ["gpu-0"])
+            sample = np.array([[40e9 + minute * 0.1e9, 80e9]], np.float32)
+            one = np.array([device.now_s])
+            values = matrix(sample, ("memory_used_bytes", "memory_total_bytes"))
+            told += device.watch.rows(slots, one, values, np.array([60.0]), one)
+        assert told[0].kind == "memory_leak"
+        assert "full in 5." in told[0].summary
+
+    @pytest.mark.parametrize("rule", all_rules(), ids=lambda rule: rule.kind.name)
+    def test_every_rule_bears_gaps_and_odd_values(self, rule: Any) -> None:
+        device = OneDevice(rule.kind.name)
+        for value in (np.nan, 0.0, -1.0, 1e9, np.inf):
+            device.ticks(3, **dict.fromkeys(COLUMNS, value))
+        device.now_s -= 7200
+        device.ticks(3, **BUSY)
+        assert rule.kind.action
+        assert rule.kind.runbook.endswith(rule.kind.name)
+        assert set(rule.kind.metrics) <= set(COLUMNS)
 
 
-@pytest.mark.parametrize("detector", all_detectors(Tuning()), ids=lambda d: d.name)
-class TestEveryDetector:
-    def test_it_bears_empty_and_odd_samples(self, detector: Any) -> None:
-        assert detector.on_tick(Tick("n", at(0), 1.0, {})) == []
-        for value in (0.0, -1.0, 1e9):
-            sample = dict.fromkeys(("temp_c", "power_w", "ecc_dbe", "clock_event_reasons", "fan_pct"), value)
-            for found in detector.on_tick(Tick("n", at(1), 1.0, {"d": sample | {"clock_event_reasons": 0.0}})):
-                assert found.kind
+class TestSilence:
+    def test_a_silent_node_is_told_and_one_that_speaks_again_is_not(self) -> None:
+        device = OneDevice()
+        device.tick(temp_c=50)
+        assert device.watch.time(device.now_s + 9) == []
+        (silent,) = device.watch.time(device.now_s + 11)
+        assert (silent.kind, silent.device, silent.firing) == ("agent_silent", "node", True)
+        device.now_s += 12
+        device.tick(temp_c=50)
+        (heard,) = device.watch.time(device.now_s)
+        assert not heard.firing
 
-    def test_its_findings_carry_evidence_and_an_action_when_they_fire(self, detector: Any) -> None:
-        found = detector.on_event(event("xid", code=79)) + detector.on_event(event("lost"))
-        found += detector.on_tick(tick(temp_c=99, temp_slowdown_c=83, clock_event_reasons=0x80))
-        for one in found:
-            if one.firing:
-                assert one.evidence
-                assert one.summary
-                assert one.action
+    def test_a_device_whose_rows_stop_while_its_node_goes_on(self) -> None:
+        watch = Watch()
+        told: list[Finding] = []
+        for second in range(30):
+            devices = ["a", "b"] if second < 10 else ["a"]
+            slots = watch.slots("n1", devices)
+            now = np.full(len(slots), float(second))
+            values = matrix(np.full((len(slots), 1), 50.0, np.float32), ("temp_c",))
+            told += watch.rows(slots, now, values, np.ones(len(slots)), now)
+            told += watch.time(float(second))
+        assert [(f.kind, f.device) for f in told if f.firing] == [("samples_stopped", "b")]
+
+
+class TestConditions:
+    @given(st.lists(st.tuples(st.booleans(), st.booleans(), st.floats(-30, 30)), max_size=60))
+    def test_it_opens_and_ends_in_turn_whatever_the_clock_does(self, steps: list[tuple[bool, bool, float]]) -> None:
+        conditions, now, counts = Conditions(5.0, 5.0), 0.0, False
+        conditions.grow(1)
+        slot = np.array([0])
+        for firing, known, dt in steps:
+            now += dt
+            changes = conditions.update(slot, np.array([now]), np.array([firing]), np.array([known]))
+            assert not (len(changes.opened) and counts)
+            assert not (len(changes.ended) and not counts)
+            counts = (counts or bool(len(changes.opened))) and not len(changes.ended)
+            assert bool(conditions.counts(slot)[0]) == counts
+
+
+@pytest.mark.parametrize("detector", all_detectors(), ids=lambda d: d.name)
+def test_findings_of_events_carry_evidence_and_an_action_when_they_fire(detector: Any) -> None:
+    for one in detector.on_event(event("xid", code=79)) + detector.on_event(event("lost")):
+        assert one.evidence
+        assert one.summary
+        assert one.action
 
 
 async def test_a_fault_goes_from_frame_to_alert() -> None:
@@ -180,11 +291,27 @@ async def test_a_fault_goes_from_frame_to_alert() -> None:
         published.append(change)
 
     now = at(0)
-    detection = Detection(all_detectors(Tuning()), AlertBook(), publish, lambda: now)
+    detection = Detection(Watch(), all_detectors(), AlertBook(), publish, lambda: now)
     for second in range(4):
         now = at(second)
         hot = frame(metrics=("temp_c", "temp_slowdown_c"), start=now)
         hot.values[:] = [90.0, 83.0]
-        await detection.on_frame(hot)
+        await detection.on_frames([hot])
     assert [(a.kind, a.state, a.severity) for a in published] == [("thermal", "opened", "critical")]
     assert published[0].evidence[0].metric == "temp_c"
+
+
+async def test_frames_of_one_node_in_one_bunch_are_looked_at_in_order() -> None:
+    published: list[Alert] = []
+
+    async def publish(change: Alert) -> None:
+        published.append(change)
+
+    detection = Detection(Watch(), all_detectors(), AlertBook(), publish, lambda: at(9))
+    bunch = []
+    for second in range(9):
+        one = frame(metrics=("ecc_dbe",), start=at(second))
+        one.values[:] = float(second >= 5)
+        bunch.append(one)
+    await detection.on_frames(bunch)
+    assert [a.kind for a in published] == ["ecc_uncorrected"]

@@ -44,6 +44,10 @@ class AlertBook:
         """Alerts that are open."""
         return [c.alert for c in self._conditions.values() if c.alert is not None]
 
+    def has_open(self, node: str, device: str) -> bool:
+        """Whether a device has any open alert."""
+        return any(a.node == node and a.device == device for a in self.open_alerts)
+
     def observe(self, finding: Finding, now: datetime) -> Alert | None:
         """Take a finding in; returns the alert when it opened, changed or ended."""
         key = (finding.node, finding.device, finding.kind)
@@ -81,6 +85,7 @@ class AlertBook:
                 at=now,
                 count=condition.count,
                 simulated=finding.simulated,
+                score=finding.score,
             )
         else:
             worse = _ORDER[finding.severity] > _ORDER[known.severity]
@@ -95,6 +100,7 @@ class AlertBook:
                     "summary": finding.summary,
                     "evidence": list(finding.evidence),
                     "count": condition.count,
+                    "score": max(known.score, finding.score),
                 }
             )
         condition.told_at = now

@@ -1,8 +1,7 @@
-"""What detectors look at and what they say."""
+"""What detectors say, and those that look at events."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Protocol
@@ -12,21 +11,11 @@ from shared.messages.telemetry import DeviceEvent
 
 
 @dataclass(frozen=True)
-class Tick:
-    """One node's samples at one moment."""
-
-    node: str
-    at: datetime
-    period_s: float
-    samples: Mapping[str, Mapping[str, float]]
-    simulated: frozenset[str] = frozenset()
-
-
-@dataclass(frozen=True)
 class Finding:
     """A detector's word on one condition of one device: it holds, or it does not.
 
-    `open_after_s` and `clear_after_s` are how long the condition must hold, or not, to count.
+    `open_after_s` and `clear_after_s` are how long the condition must hold, or not, to count. `score` is how sure
+    it is: 1 for a rule; of what was learnt, the share of the alarm threshold s as s / (1 + s).
     """
 
     node: str
@@ -40,15 +29,14 @@ class Finding:
     open_after_s: float = 0.0
     clear_after_s: float = 0.0
     simulated: bool = False
+    at: datetime | None = None
+    score: float = 1.0
 
 
-class Detector(Protocol):
-    """One way to find what is wrong; detectors keep state and never look at a clock."""
+class EventDetector(Protocol):
+    """Looks at events one by one; keeps state and never looks at a clock."""
 
     name: str
-
-    def on_tick(self, tick: Tick) -> list[Finding]:
-        """Look at a node's samples."""
 
     def on_event(self, event: DeviceEvent) -> list[Finding]:
         """Look at an event."""
@@ -62,10 +50,6 @@ class Detector(Protocol):
 
 class QuietDetector:
     """Finds nothing; detectors override what they look at."""
-
-    def on_tick(self, tick: Tick) -> list[Finding]:  # noqa: ARG002
-        """Find nothing."""
-        return []
 
     def on_event(self, event: DeviceEvent) -> list[Finding]:  # noqa: ARG002
         """Find nothing."""

@@ -2,14 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from services.anomaly.domain.finding import Finding, QuietDetector
 from shared.messages.alerts import Evidence
 from shared.messages.telemetry import DeviceEvent
-
-if TYPE_CHECKING:
-    from services.anomaly.domain.detectors import Tuning
 
 _KINDS = {
     "lost": ("device_lost", True, "device no longer answers", "drain, look for an XID, reboot or replace"),
@@ -45,6 +40,6 @@ class DeviceLostDetector(QuietDetector):
         ]
 
 
-def make(_: Tuning) -> DeviceLostDetector:
+def make(_: float) -> DeviceLostDetector:
     """Build it."""
     return DeviceLostDetector()

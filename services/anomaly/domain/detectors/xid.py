@@ -1,37 +1,36 @@
-"""XID errors: every occurrence is an event; its code says whether the application or the hardware is at fault.
+"""XID errors: every occurrence is an event; code and company say whether the application or the hardware is at fault.
 
-Meanings and actions: NVIDIA, "XID Errors" (docs.nvidia.com/deploy/xid-errors), and the list of
-application errors in NVIDIA/k8s-device-plugin, internal/rm/health.go.
+An application's error on many devices at once is the application's; the same on one device alone, again and again,
+is the device's (NVIDIA/NVSentinel, docs on its health events analyzer: RepeatedXIDErrorOnSameGPU and its bursts).
 """
 
 from __future__ import annotations
 
+from collections import defaultdict, deque
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING
 
+from services.anomaly.domain.detectors.xid_catalogue import ADVICE, look_up
 from services.anomaly.domain.finding import Finding, QuietDetector
 from shared.messages.alerts import Alert, Evidence, Severity
 from shared.messages.telemetry import DeviceEvent
 
-if TYPE_CHECKING:
-    from services.anomaly.domain.detectors import Tuning
+TEARDOWN = 45  # the driver's clean-up after another error or a killed job: says nothing by itself
+REPEAT_WITHIN = timedelta(days=1)
+BURST = timedelta(minutes=3)  # repeats within it are one occurrence
+REPEATS = 3
+MANY_WITHIN = timedelta(minutes=3)
+MANY_DEVICES = 3
+MOST_REMEMBERED = 100
 
-APPLICATION = {13, 31, 43, 45, 68, 109}
-CATALOGUE: dict[int, tuple[Severity, str, str]] = {
-    48: ("critical", "double-bit memory error", "drain, reset the GPU"),
-    62: ("critical", "micro-controller halt", "drain, reset the GPU"),
-    63: ("warning", "memory row remapping recorded", "reset the GPU when idle"),
-    64: ("critical", "memory row remapping failed", "drain, replace the GPU"),
-    74: ("warning", "NVLink error", "check the links of this GPU"),
-    79: ("critical", "GPU has fallen off the bus", "drain, reboot the node, reseat or replace the GPU"),
-    92: ("warning", "high rate of corrected memory errors", "watch, run diagnostics when idle"),
-    94: ("warning", "contained memory error", "restart the job, reset the GPU when idle"),
-    95: ("critical", "uncontained memory error", "drain, reset the GPU"),
-    119: ("critical", "GSP does not answer", "drain, reset the GPU"),
-    120: ("critical", "GSP error", "drain, reset the GPU"),
-    154: ("critical", "recovery action changed", "read the recovery action and follow it"),
-}
+
+@dataclass
+class _Seen:
+    """Bursts of one application code: on each device, and everywhere lately."""
+
+    bursts: dict[tuple[str, str], deque[datetime]] = field(default_factory=dict)
+    lately: deque[tuple[datetime, str, str]] = field(default_factory=lambda: deque(maxlen=MOST_REMEMBERED))
 
 
 class XidDetector(QuietDetector):
@@ -42,15 +41,15 @@ class XidDetector(QuietDetector):
     def __init__(self, hold_s: float) -> None:
         self._hold = timedelta(seconds=hold_s)
         self._last: dict[tuple[str, str, int], DeviceEvent] = {}
+        self._seen: dict[int, _Seen] = defaultdict(_Seen)
 
     def on_event(self, event: DeviceEvent) -> list[Finding]:
         """An XID fires; a device that appears anew was reset, which clears its XIDs."""
         if event.kind == "xid" and event.code is not None:
-            if event.code == 45:
-                # The driver's clean-up after another error or a killed job: says nothing by itself.
+            if event.code == TEARDOWN:
                 return []
             self._last[event.node, event.device, event.code] = event
-            return [_finding(event, firing=True)]
+            return [_finding(event, *self._judge(event))]
         if event.kind == "appeared":
             return self._clear(lambda e: (e.node, e.device) == (event.node, event.device) and e.at <= event.at)
         return []
@@ -73,24 +72,45 @@ class XidDetector(QuietDetector):
                 simulated=alert.simulated,
             )
 
+    def _judge(self, event: DeviceEvent) -> tuple[Severity, str, str]:
+        """Severity, what it is, and what to do."""
+        xid = look_up(event.code or 0)
+        if not xid.application:
+            return xid.severity, xid.meaning, ADVICE[xid.action]
+        seen = self._seen[event.code or 0]
+        device = (event.node, event.device)
+        bursts = seen.bursts.setdefault(device, deque(maxlen=MOST_REMEMBERED))
+        while bursts and event.at - bursts[0] > REPEAT_WITHIN:
+            bursts.popleft()
+        if not bursts or event.at - bursts[-1] > BURST:
+            bursts.append(event.at)
+        seen.lately.append((event.at, *device))
+        others = {(n, d) for at, n, d in seen.lately if event.at - at <= MANY_WITHIN} - {device}
+        if len(others) + 1 >= MANY_DEVICES:
+            return (
+                "info",
+                f"{xid.meaning}; on {len(others) + 1} devices at once: the application",
+                ADVICE["restart_job"],
+            )
+        if len(bursts) >= REPEATS:
+            text = f"{xid.meaning}; {len(bursts)} times within a day on this device alone: the hardware is suspect"
+            return "warning", text, ADVICE["drain"]
+        return xid.severity, xid.meaning, ADVICE[xid.action]
+
     def _clear(self, over: Callable[[DeviceEvent], bool]) -> list[Finding]:
         cleared = [key for key, event in self._last.items() if over(event)]
-        return [_finding(self._last.pop(key), firing=False) for key in cleared]
+        return [_finding(self._last.pop(key)) for key in cleared]
 
 
-def _finding(event: DeviceEvent, *, firing: bool) -> Finding:
+def _finding(event: DeviceEvent, severity: Severity | None = None, meaning: str = "", action: str = "") -> Finding:
     code = event.code or 0
-    if code in APPLICATION:
-        severity, meaning, action = "info", "application error", "look at the job that ran"
-    else:
-        severity, meaning, action = CATALOGUE.get(code, ("warning", "hardware error", "look the code up"))
     evidence = Evidence(metric="xid", value=float(code), expected="none", at=event.at)
     return Finding(
         event.node,
         event.device,
         f"xid_{code}",
-        firing,
-        severity=severity,  # type: ignore[arg-type]
+        severity is not None,
+        severity=severity or "info",
         summary=f"XID {code}: {meaning}",
         action=action,
         evidence=(evidence,),
@@ -98,6 +118,6 @@ def _finding(event: DeviceEvent, *, firing: bool) -> Finding:
     )
 
 
-def make(tuning: Tuning) -> XidDetector:
+def make(xid_hold_s: float) -> XidDetector:
     """Build it."""
-    return XidDetector(tuning.xid_hold_s)
+    return XidDetector(xid_hold_s)

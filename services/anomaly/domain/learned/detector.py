@@ -42,17 +42,17 @@ class Scores:
 class LearnedDetector:
     """Learns online, all slots of a batch at once; nothing is trained beforehand."""
 
-    def __init__(self, metrics: int) -> None:
+    def __init__(self, metrics: int, *, surprise: bool = True) -> None:
         self.metrics = metrics
         self._residuals, self._relations = Residuals(metrics), Relations(metrics)
-        self._surprise = Surprise(metrics)
+        # Histograms take most of the memory: 3.4 kB a metric.
+        self._surprise = Surprise(metrics) if surprise else None
         self._smooth = Slots({"count": (), "level": (), "held": ()})
         self._parts = {
             "residuals": self._residuals.slots,
             "relations": self._relations.slots,
-            "surprise": self._surprise.slots,
             "smooth": self._smooth,
-        }
+        } | ({"surprise": self._surprise.slots} if self._surprise else {})
 
     @property
     def bytes_per_slot(self) -> int:
@@ -74,7 +74,7 @@ class LearnedDetector:
         """Score rows `x` [rows, metrics] (NaN: missing) of `slots` [rows], then learn where `learn` [rows] is true."""
         residual = self._residuals.step(slots, x, learn)
         related = self._relations.step(slots, x, learn)
-        surprise = self._surprise.step(slots, x, learn)
+        surprise = self._surprise.step(slots, x, learn) if self._surprise else torch.zeros_like(x)
         known = torch.isfinite(x)
         fused = fuse(residual, related, known)
         by_metric = torch.stack(

@@ -1,0 +1,14 @@
+"""Every rule; adding one is adding it to a file's `make`."""
+
+from __future__ import annotations
+
+import pkgutil
+from importlib import import_module
+
+from services.anomaly.domain.rules.base import Rule
+
+
+def all_rules() -> list[Rule]:
+    """One of each."""
+    modules = [import_module(f"{__name__}.{m.name}") for m in pkgutil.iter_modules(__path__) if m.name != "base"]
+    return [rule for module in modules for rule in module.make()]

@@ -1,0 +1,113 @@
+"""A rule: one kind of known fault, tested on all rows of a batch at once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import numpy as np
+
+from services.anomaly.domain.columns import COLUMN
+from services.anomaly.domain.history import Bools, Doubles, Floats, Slots, View, all_of, any_of
+from shared.messages.alerts import Severity
+
+Tested = tuple[Bools, Bools]
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What a rule finds: how bad it is, how long it must hold, what to do, and the metrics that show it.
+
+    `summary` is a format string over the metrics' names.
+    """
+
+    name: str
+    severity: Severity
+    summary: str
+    action: str
+    metrics: tuple[str, ...]
+    expected: str = ""
+    open_after_s: float = 0.0
+    clear_after_s: float = 30.0
+
+    @property
+    def runbook(self) -> str:
+        """Where the documents say what to do."""
+        return f"docs/alerts.md#{self.name}"
+
+
+class Rule(Protocol):
+    """One kind of fault; rules may keep a little state for each slot."""
+
+    kind: Kind
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        """Metrics without any of which there is nothing to test."""
+
+    def grow(self, slots: int) -> None:
+        """Have at least this many slots."""
+
+    def test(self, view: View) -> Tested:
+        """Whether the fault is there [rows], and whether that can be said [rows]."""
+
+
+@dataclass
+class Simple:
+    """A rule without memory: `fires` of the last known values. Unknown where any of `needs` was never read."""
+
+    kind: Kind
+    needs: tuple[str, ...]
+    fires: Callable[[View], Bools]
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        """Whatever it needs."""
+        return self.needs
+
+    def grow(self, slots: int) -> None:
+        """Nothing is kept."""
+
+    def test(self, view: View) -> Tested:
+        """Test the rows."""
+        known = ~any_of(np.isnan(view.held[:, [COLUMN[name] for name in self.needs]]))
+        return self.fires(view) & known, known
+
+
+@dataclass
+class Growth:
+    """Counters of one thing: fires while the growth of the busiest within a fading window exceeds `most`."""
+
+    kind: Kind
+    counters: tuple[str, ...]
+    most: float
+    window_s: float
+    _sum: Floats = field(default_factory=lambda: np.empty(0, np.float32))
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        """The counters."""
+        return self.counters
+
+    def grow(self, slots: int) -> None:
+        """Have at least this many slots."""
+        more = slots - len(self._sum)
+        if more > 0:
+            self._sum = np.concatenate([self._sum, np.zeros(max(more, len(self._sum)), np.float32)])
+
+    def test(self, view: View) -> Tested:
+        """Let the sums fade, add what grew."""
+        gained = np.stack([view.growth(name) for name in self.counters], 1)
+        known = ~all_of(np.isnan(gained))
+        total = self._sum[view.slots] * np.exp(-view.dt_s / self.window_s) + np.nan_to_num(gained).max(1)
+        self._sum[view.slots] = total
+        return total > self.most, known | (total > 0)
+
+
+def filled(array: Doubles | Floats | Slots, slots: int, value: float) -> Doubles:
+    """An array lengthened to at least this many slots."""
+    more = slots - len(array)
+    if more <= 0:
+        return array  # type: ignore[return-value]
+    return np.concatenate([array, np.full(max(more, len(array)), value)])

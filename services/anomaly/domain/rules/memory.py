@@ -1,0 +1,126 @@
+"""Memory: corrected and uncorrected errors, remapped rows, retired pages.
+
+Actions follow NVIDIA's GPU memory error management guide (docs.nvidia.com/deploy/a100-gpu-mem-error-mgmt).
+"""
+
+from __future__ import annotations
+
+from services.anomaly.domain.rules.base import Growth, Kind, Rule, Simple
+
+UNCORRECTED_HOLD_S = 300.0
+CORRECTED_AN_HOUR = 20.0
+HOUR_S = 3600.0
+
+
+def make() -> list[Rule]:
+    """One of each."""
+    return [
+        Growth(
+            Kind(
+                "ecc_uncorrected",
+                "critical",
+                "new uncorrected memory errors; {ecc_dbe:.0f} since the driver was loaded",
+                "drain, reset the GPU",
+                ("ecc_dbe", "ecc_dbe_total"),
+                "no growth",
+                clear_after_s=0.0,
+            ),
+            ("ecc_dbe", "ecc_dbe_total"),
+            # One error counts until it has faded for the hold time.
+            most=0.37,
+            window_s=UNCORRECTED_HOLD_S,
+        ),
+        Growth(
+            Kind(
+                "ecc_corrected",
+                "warning",
+                "corrected memory errors come at more than 20 an hour; {ecc_sbe:.0f} so far",
+                "watch, run diagnostics when idle",
+                ("ecc_sbe", "ecc_sbe_total"),
+                "a few a day",
+                clear_after_s=60.0,
+            ),
+            ("ecc_sbe", "ecc_sbe_total"),
+            most=CORRECTED_AN_HOUR,
+            window_s=HOUR_S,
+        ),
+        Growth(
+            Kind(
+                "row_remapped",
+                "warning",
+                "a memory row was remapped; {remapped_rows:.0f} for uncorrected errors so far",
+                "reset the GPU when idle",
+                ("remapped_rows", "remapped_rows_corrected"),
+                "no growth",
+            ),
+            ("remapped_rows", "remapped_rows_corrected"),
+            most=0.37,
+            window_s=HOUR_S,
+        ),
+        Growth(
+            Kind(
+                "page_retired",
+                "warning",
+                "a memory page was retired",
+                "reset the GPU when idle",
+                ("retired_pages_sbe", "retired_pages_dbe"),
+                "no growth",
+            ),
+            ("retired_pages_sbe", "retired_pages_dbe"),
+            most=0.37,
+            window_s=HOUR_S,
+        ),
+        Simple(
+            Kind(
+                "row_remap_pending",
+                "warning",
+                "a memory row remapping waits for a reset",
+                "reset the GPU when idle",
+                ("row_remap_pending",),
+                "0",
+                clear_after_s=0.0,
+            ),
+            ("row_remap_pending",),
+            lambda view: view.get("row_remap_pending") > 0,
+        ),
+        Simple(
+            Kind(
+                "row_remap_failure",
+                "critical",
+                "a memory row remapping failed",
+                "drain, replace the GPU",
+                ("row_remap_failure",),
+                "0",
+                clear_after_s=0.0,
+            ),
+            ("row_remap_failure",),
+            lambda view: view.get("row_remap_failure") > 0,
+        ),
+        Simple(
+            Kind(
+                "page_retirement_pending",
+                "warning",
+                "a memory page waits to be retired",
+                "reset the GPU when idle",
+                ("retired_pages_pending",),
+                "0",
+                clear_after_s=0.0,
+            ),
+            ("retired_pages_pending",),
+            lambda view: view.get("retired_pages_pending") > 0,
+        ),
+        Simple(
+            Kind(
+                "recovery_action",
+                "critical",
+                "the driver asks for recovery action {recovery_action:.0f} "
+                "(1 reset, 2 reboot, 3 drain peer to peer, 4 drain and reset)",
+                "drain, then do what the driver asks for",
+                ("recovery_action",),
+                "0, none",
+                clear_after_s=0.0,
+            ),
+            ("recovery_action",),
+            lambda view: view.get("recovery_action") > 0,
+        ),
+    ]

@@ -1,0 +1,214 @@
+"""Sensors that stand still, tell the impossible, or stop telling."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from services.anomaly.domain.columns import COLUMN
+from services.anomaly.domain.history import Bools, Doubles, View, all_of, any_of
+from services.anomaly.domain.rules.base import Kind, Rule, Tested, filled
+
+STILL_TICKS, STILL_S = 30.0, 25.0
+ALL = ("power_w", "temp_c", "clock_sm_mhz", "gpu_util_pct", "memory_used_bytes")
+USUAL_FACTOR = 3.0
+SETTLE_TICKS = 12.0
+BUSY_PCT = 5.0
+MOVED = {"power_w": 0.3, "temp_c": 0.3, "gpu_util_pct": 40.0}  # share of the highest power; points of utilisation
+STUCK_S = 120.0
+MISSING_ROWS, MISSING_SHARE = 20.0, 0.5
+LIMITS: dict[str, tuple[float, float]] = {
+    "gpu_util_pct": (0.0, 100.5), "mem_util_pct": (0.0, 100.5), "power_w": (0.0, 20_000.0), "temp_c": (1.0, 130.0),
+    "temp_mem_c": (1.0, 140.0), "fan_pct": (0.0, 130.0), "clock_sm_mhz": (0.0, 6_000.0),
+    "clock_mem_mhz": (0.0, 40_000.0), "memory_used_bytes": (0.0, 1e13),
+}  # fmt: skip
+
+
+class Stillness:
+    """How long a value has repeated itself, beside the longest time that it did so and moved on, idle and busy."""
+
+    def __init__(self) -> None:
+        self._ticks: Doubles = np.empty(0)
+        self._still_s: Doubles = np.empty(0)
+        self._longest = [np.empty(0), np.empty(0)]
+
+    def grow(self, slots: int) -> None:
+        """Have at least this many slots."""
+        self._ticks, self._still_s = filled(self._ticks, slots, 0.0), filled(self._still_s, slots, 0.0)
+        self._longest = [filled(values, slots, STILL_TICKS / USUAL_FACTOR) for values in self._longest]
+
+    def count(self, view: View, same: Bools, known: Bools) -> Doubles:
+        """Take rows in; returns for how many rows the value has stood still."""
+        s, busy = view.slots, self._busy(view)
+        before = self._ticks[s]
+        ticks = np.where(same, before + 1, 0.0)
+        for state, longest in enumerate(self._longest):
+            ended = known & ~same & (busy == bool(state))
+            longest[s] = np.where(ended, np.maximum(longest[s], before), longest[s])
+        self._ticks[s] = np.where(known, ticks, before)
+        self._still_s[s] = np.where(known, np.where(same, self._still_s[s] + view.dt_s, 0.0), self._still_s[s])
+        return self._ticks[s]
+
+    def lasts(self, view: View, least_s: float) -> Bools:
+        """Whether it stands still for much longer than ever before."""
+        s = view.slots
+        usual = np.where(self._busy(view), self._longest[1][s], self._longest[0][s])
+        lasting: Bools = (self._ticks[s] >= USUAL_FACTOR * usual) & (self._still_s[s] >= least_s)
+        return lasting
+
+    @staticmethod
+    def _busy(view: View) -> Bools:
+        busy: Bools = view.get("gpu_util_pct") > BUSY_PCT
+        return busy
+
+
+class Frozen:
+    """All numbers repeat to the last digit."""
+
+    kind = Kind(
+        "frozen_sensor",
+        "warning",
+        "identical samples, for much longer than ever before",
+        "do not trust this device's numbers; reload the driver",
+        ("power_w", "temp_c", "clock_sm_mhz", "gpu_util_pct"),
+        "to change",
+        open_after_s=0.0,
+        clear_after_s=0.0,
+    )
+    reads = ("power_w",)
+
+    def __init__(self) -> None:
+        self._columns = [COLUMN[name] for name in ALL]
+        self._still = Stillness()
+
+    def grow(self, slots: int) -> None:
+        """Have at least this many slots."""
+        self._still.grow(slots)
+
+    def test(self, view: View) -> Tested:
+        """Count rows that repeat the one before; what a device did before while it was well is usual."""
+        now, before = view.now[:, self._columns], view.before[:, self._columns]
+        known = ~np.isnan(now[:, 0])
+        same = known & all_of((now == before) | np.isnan(now))
+        self._still.count(view, same, known)
+        return self._still.lasts(view, STILL_S), known
+
+
+class Stuck:
+    """One number repeats to the last digit while another that it follows has moved far."""
+
+    def __init__(self, metric: str, follows: str, share_of_peak: float, points: float, text: str) -> None:
+        self._metric, self._follows, self._share, self._points = metric, follows, share_of_peak, points
+        self.kind = Kind(
+            f"stuck_{metric}",
+            "warning",
+            f"{metric} repeats {{{metric}:g}} while {follows} moves",
+            f"do not trust this device's {text}; reload the driver",
+            (metric, follows),
+            f"to follow {follows}",
+            clear_after_s=0.0,
+        )
+        self.reads = (metric,)
+        self._still = Stillness()
+        self._high: Doubles = np.empty(0)
+        self._low: Doubles = np.empty(0)
+        self._level: Doubles = np.empty(0)
+
+    def grow(self, slots: int) -> None:
+        """Have at least this many slots."""
+        self._still.grow(slots)
+        self._high, self._low = filled(self._high, slots, -np.inf), filled(self._low, slots, np.inf)
+        self._level = filled(self._level, slots, np.nan)
+
+    def test(self, view: View) -> Tested:
+        """How far the other has moved, in its mean over a few rows, since this one last changed."""
+        now, other = view.read(self._metric), view.read(self._follows)
+        known = ~np.isnan(now) & ~np.isnan(other)
+        same = known & (now == view.before[:, COLUMN[self._metric]])
+        s = view.slots
+        ticks = self._still.count(view, same, known)
+        level = np.where(np.isnan(self._level[s]), other, self._level[s] + 0.2 * (other - self._level[s]))
+        # The mean needs some rows to arrive where the other already is.
+        begun = ticks <= SETTLE_TICKS
+        high = np.where(begun, level, np.maximum(self._high[s], level))
+        low = np.where(begun, level, np.minimum(self._low[s], level))
+        for array, fresh in ((self._high, high), (self._low, low), (self._level, level)):
+            array[s] = np.where(known, fresh, array[s])
+        moved = (high - low) >= np.maximum(self._share * np.nan_to_num(view.highest(self._follows)), self._points)
+        extreme = (now <= 0) | (now >= 100) if self._metric.endswith("_pct") else np.zeros(len(view), bool)
+        return self._still.lasts(view, STUCK_S) & moved & ~extreme, known
+
+
+class Impossible:
+    """Values that no device can have."""
+
+    kind = Kind(
+        "impossible_value",
+        "warning",
+        "a sensor tells what cannot be",
+        "do not trust this device's numbers; reload the driver",
+        tuple(LIMITS),
+        "within physical limits",
+        clear_after_s=60.0,
+    )
+    reads = tuple(LIMITS)
+
+    def __init__(self) -> None:
+        self._columns = [COLUMN[name] for name in LIMITS]
+        self._low = np.array([low for low, _ in LIMITS.values()], np.float32)
+        self._high = np.array([high for _, high in LIMITS.values()], np.float32)
+
+    def grow(self, slots: int) -> None:
+        """Nothing is kept."""
+
+    def test(self, view: View) -> Tested:
+        """Compare with the limits, and memory used with memory there is."""
+        now = view.now[:, self._columns]
+        out = any_of((now < self._low) | (now > self._high))
+        out |= view.get("memory_used_bytes") > 1.02 * view.get("memory_total_bytes")
+        cap = view.highest("power_cap_w")
+        out |= view.get("power_w") > 2.0 * cap
+        return out, ~all_of(np.isnan(now))
+
+
+class Missing:
+    """What a device used to tell, it tells less and less: before a device falls off the bus, samples fail."""
+
+    kind = Kind(
+        "samples_missing",
+        "warning",
+        "power, temperature or utilisation could not be read in half of the last samples",
+        "drain; look for XIDs and at the bus; reboot",
+        ("power_w", "temp_c", "gpu_util_pct", "read_errors"),
+        "one each tick",
+        open_after_s=0.0,
+        clear_after_s=30.0,
+    )
+    reads = ("power_w", "temp_c", "gpu_util_pct")
+
+    def __init__(self) -> None:
+        self._columns = [COLUMN[name] for name in ("power_w", "temp_c", "gpu_util_pct")]
+        self._share: Doubles = np.empty(0)
+
+    def grow(self, slots: int) -> None:
+        """Have at least this many slots."""
+        self._share = filled(self._share, slots, 0.0)
+
+    def test(self, view: View) -> Tested:
+        """Follow the share of rows in which a metric that was read before was not."""
+        gone = any_of(np.isnan(view.now[:, self._columns]) & ~np.isnan(view.before[:, self._columns]))
+        share = self._share[view.slots]
+        share = share + (gone - share) * 2 / (MISSING_ROWS + 1)
+        self._share[view.slots] = share
+        return share > MISSING_SHARE, np.ones(len(view), bool)
+
+
+def make() -> list[Rule]:
+    """One of each."""
+    return [
+        Frozen(),
+        Stuck("temp_c", "power_w", MOVED["power_w"], 20.0, "temperature"),
+        Stuck("power_w", "gpu_util_pct", 0.0, MOVED["gpu_util_pct"], "power"),
+        Stuck("gpu_util_pct", "power_w", 0.4, 40.0, "utilisation"),
+        Impossible(),
+        Missing(),
+    ]

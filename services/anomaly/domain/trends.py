@@ -1,0 +1,129 @@
+"""Failures to come: a straight line through the recent past of memory and temperature, and when it meets its limit.
+
+Weighted least squares with exponentially fading weights; sums are kept about the newest row, so that nothing grows
+with time (West 1979). The interval is of the slope, plus and minus two standard errors.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from services.anomaly.domain.history import Bools, Doubles, View
+from services.anomaly.domain.rules.base import Kind, filled
+
+FADE_S = 1800.0
+LEAST_SPAN_S = 3600.0
+STEADY = 0.97  # share of the variance that the line explains
+HORIZON_S = 6 * 3600.0
+
+
+@dataclass(frozen=True)
+class Course:
+    """Of each row: whether the limit comes within the horizon, whether that can be said, and when, from and to."""
+
+    firing: Bools
+    known: Bools
+    in_s: Doubles
+    earliest_s: Doubles
+    latest_s: Doubles
+
+
+class Trend:
+    """Follows one metric towards its limit."""
+
+    def __init__(self, kind: Kind, metric: str, limit: str, least_share: float, least_rise: float) -> None:
+        self.kind, self._metric, self._limit = kind, metric, limit
+        self._least_share, self._least_rise = least_share, least_rise
+        # Sums of weight, time, time squared, value, time times value, value squared; time is seconds before now.
+        self._sums: list[Doubles] = [np.empty(0) for _ in range(6)]
+        self._span_s: Doubles = np.empty(0)
+
+    def grow(self, slots: int) -> None:
+        """Have at least this many slots."""
+        self._sums = [filled(values, slots, 0.0) for values in self._sums]
+        self._span_s = filled(self._span_s, slots, 0.0)
+
+    def test(self, view: View) -> Course:
+        """Take the rows in and look ahead."""
+        value, limit = view.read(self._metric).astype(np.float64), view.get(self._limit).astype(np.float64)
+        known = ~np.isnan(value) & (limit > 0)
+        share = np.where(known, value / np.where(known, limit, 1.0), 0.0)
+        w, t, tt, y, ty, yy = (values[view.slots] for values in self._sums)
+        span_s = self._span_s[view.slots] + view.dt_s
+        # A fall by a tenth of the limit is an end of what grew.
+        fallen = known & (w > 0) & (share < y / np.maximum(w, 1e-9) - 0.1)
+        dt, fade = view.dt_s, np.exp(-view.dt_s / FADE_S)
+        tt, t, ty = tt - 2 * dt * t + dt * dt * w, t - dt * w, ty - dt * y
+        keep = np.where(fallen, 0.0, fade)
+        w, t, tt = w * keep + known, t * keep, tt * keep
+        y, ty, yy = y * keep + share, ty * keep, yy * keep + share * share
+        span_s = np.where(fallen, 0.0, span_s)
+        for array, fresh in zip(self._sums, (w, t, tt, y, ty, yy), strict=True):
+            array[view.slots] = fresh
+        self._span_s[view.slots] = span_s
+        return self._course(known, span_s, (w, t, tt, y, ty, yy))
+
+    def _course(self, known: Bools, span_s: Doubles, sums: tuple[Doubles, ...]) -> Course:
+        w, t, tt, y, ty, yy = sums
+        n = np.maximum(w, 1e-9)
+        var_t, var_y, cov = tt / n - (t / n) ** 2, yy / n - (y / n) ** 2, ty / n - (t / n) * (y / n)
+        slope = cov / np.maximum(var_t, 1e-9)
+        explained = cov**2 / np.maximum(var_t * var_y, 1e-30)
+        error = np.sqrt(np.maximum(var_y * (1 - explained), 0) / np.maximum(var_t * np.maximum(n - 2, 1), 1e-9))
+        level = y / n - slope * t / n
+        left = 1.0 - level
+
+        def when(rate: Doubles) -> Doubles:
+            return np.where(rate > 0, left / np.maximum(rate, 1e-12), np.inf)
+
+        in_s = when(slope)
+        ready = known & (span_s >= LEAST_SPAN_S) & (n > 10)
+        rise = slope * np.minimum(span_s, 2 * FADE_S)
+        firing = (
+            ready
+            & (explained > STEADY)
+            & (when(slope - 2 * error) < HORIZON_S)
+            & (level > self._least_share)
+            & (rise > self._least_rise)
+        )
+        return Course(firing, known, in_s, when(slope + 2 * error), when(slope - 2 * error))
+
+
+def make() -> list[Trend]:
+    """One of each."""
+    return [
+        Trend(
+            Kind(
+                "memory_leak",
+                "warning",
+                "memory grows steadily and is full in {in_h:.1f} h (between {from_h:.1f} and {to_h:.1f} h)",
+                "find the process that leaks; restart it before the device runs out of memory",
+                ("memory_used_bytes", "memory_total_bytes", "processes"),
+                "no steady growth",
+                open_after_s=300.0,
+                clear_after_s=300.0,
+            ),
+            "memory_used_bytes",
+            "memory_total_bytes",
+            least_share=0.3,
+            least_rise=0.02,
+        ),
+        Trend(
+            Kind(
+                "heating",
+                "warning",
+                "temperature climbs steadily and meets its limit in {in_h:.1f} h ({from_h:.1f} to {to_h:.1f} h)",
+                "check airflow, filters and coolant before the device slows down",
+                ("temp_c", "temp_slowdown_c", "power_w", "fan_pct"),
+                "no steady climb",
+                open_after_s=300.0,
+                clear_after_s=300.0,
+            ),
+            "temp_c",
+            "temp_slowdown_c",
+            least_share=0.75,
+            least_rise=0.03,
+        ),
+    ]

@@ -1,0 +1,293 @@
+"""All detection on samples: rows in, findings out, for any number of devices at once. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+
+import numpy as np
+from torch import Tensor
+
+from services.anomaly.domain.columns import COLUMN, COLUMNS
+from services.anomaly.domain.conditions import Changes, Conditions
+from services.anomaly.domain.finding import Finding
+from services.anomaly.domain.history import Doubles, Floats, History, Slots, View
+from services.anomaly.domain.learned.channels import LEARN_S, Channels
+from services.anomaly.domain.learned.watcher import FleetWatcher, telling
+from services.anomaly.domain.roster import NODE, Roster
+from services.anomaly.domain.rules import all_rules
+from services.anomaly.domain.rules.base import Kind, Rule
+from services.anomaly.domain.silence import AGENT, DEVICE, Silence
+from services.anomaly.domain.trends import make as all_trends
+from shared.messages.alerts import Alert, Evidence
+
+UNUSUAL = Kind(
+    "unusual",
+    "warning",
+    "",
+    "compare with load, neighbours and the last change",
+    (),
+    open_after_s=60.0,
+    clear_after_s=300.0,
+)
+CLEARED_SHARE = 0.7
+
+
+@dataclass
+class Watch:
+    """Rules, trends, silence and the learned detector over one roster."""
+
+    false_alarms_per_week: float = 0.1
+    silent_after_s: float = 10.0
+    only: frozenset[str] | None = None
+    roster: Roster = field(default_factory=Roster)
+
+    def __post_init__(self) -> None:
+        self._history, self._channels = History(), Channels()
+        self._learned = FleetWatcher(self.false_alarms_per_week)
+        self._rules = [(r, Conditions(r.kind.open_after_s, r.kind.clear_after_s)) for r in all_rules()]
+        self._trends = [(t, Conditions(t.kind.open_after_s, t.kind.clear_after_s)) for t in all_trends()]
+        self._seen = np.zeros(len(COLUMNS), bool)
+        self._active: list[tuple[Rule, Conditions]] = []
+        self._unusual = Conditions(UNUSUAL.open_after_s, UNUSUAL.clear_after_s)
+        self._silence = Silence(self.silent_after_s)
+        self._silent_devices, self._silent_nodes = Conditions(0.0, 0.0), Conditions(0.0, 0.0)
+        self._node_of: Slots = np.empty(0, np.int64)
+        self._alerted = np.empty(0, bool)
+        self._grow()
+
+    def slots(self, node: str, devices: Sequence[str], simulated: frozenset[str] = frozenset()) -> Slots:
+        """Slots of a node's devices."""
+        before = len(self.roster)
+        slots = self.roster.slots(node, devices, simulated)
+        if len(self.roster) > len(self._node_of):
+            self._grow()
+        elif len(self.roster) > before:
+            self._node_of[before : len(self.roster)] = self.roster.node_of[before:]
+        return slots
+
+    def forget(self, node: str, device: str) -> None:
+        """Learn a device anew, as after a change of its driver."""
+        slot = self.roster.find(node, device)
+        if slot is not None:
+            slots = np.array([slot])
+            self._history.forget(slots)
+            self._learned.forget(slots)
+
+    def rows(self, slots: Slots, at_s: Doubles, values: Floats, period_s: Doubles, heard_s: Doubles) -> list[Finding]:
+        """Take rows in, each slot at most once; `values` is [rows, COLUMNS] with NaN for what is missing."""
+        findings: list[Finding] = []
+        view = self._history.advance(slots, at_s, values)
+        self._silence.hear(slots, self._node_of[slots], heard_s, period_s)
+        for rule, conditions in self._testable(values):
+            if self._wanted(rule.kind):
+                firing, known = rule.test(view)
+                findings += self._tell(view, rule.kind, conditions.update(slots, at_s, firing, known))
+        for trend, conditions in self._trends:
+            if self._wanted(trend.kind):
+                course = trend.test(view)
+                changes = conditions.update(slots, at_s, course.firing, course.known)
+                more = {"in_h": course.in_s, "from_h": course.earliest_s, "to_h": course.latest_s}
+                findings += self._tell(view, trend.kind, changes, {k: v / 3600 for k, v in more.items()})
+        if self._wanted(UNUSUAL):
+            findings += self._learn(view)
+        return findings
+
+    def time(self, now_s: float) -> list[Finding]:
+        """Look at who is silent; `now_s` is on the clock of `heard_s`."""
+        count = len(self.roster)
+        findings: list[Finding] = []
+        if self._wanted(DEVICE):
+            silent, silent_s = self._silence.silent_devices(self._node_of[:count])
+            findings += self._silence_findings(silent, silent_s, count, self._silent_devices, DEVICE, now_s)
+        if self._wanted(AGENT):
+            silent, silent_s = self._silence.silent_nodes(now_s)
+            nodes = len(self.roster.node_names)
+            findings += self._silence_findings(silent, silent_s, nodes, self._silent_nodes, AGENT, now_s)
+        return findings
+
+    def restore(self, alert: Alert) -> None:
+        """Go on with an alert that was open before a restart."""
+        (slot,) = self.slots(alert.node, [alert.device]) if alert.device != NODE else (0,)
+        at_s = alert.at.timestamp()
+        for kind, conditions in self._all_conditions():
+            if kind.name == alert.kind:
+                if kind is AGENT:
+                    self.slots(alert.node, [NODE])
+                    slot = self.roster.node_names.index(alert.node)
+                    self._silence.node_heard_s[slot] = at_s
+                conditions.hold(int(slot), at_s)
+
+    def alerted(self, node: str, device: str, *, alerted: bool) -> None:
+        """Whether a device has an open alert: nothing is learnt from it then."""
+        slot = self.roster.find(node, device)
+        if slot is not None:
+            self._alerted[slot] = alerted
+
+    def snapshot(self) -> dict[str, Tensor]:
+        """What was learnt, to be saved with the roster's snapshot."""
+        return self._learned.snapshot()
+
+    def load(self, tensors: Mapping[str, Tensor]) -> None:
+        """Go on from a snapshot. Raises InvalidInputError when it is another version's."""
+        self._learned.load(tensors)
+        self._learned.grow(len(self._node_of))
+
+    @property
+    def bytes_per_device(self) -> int:
+        """Memory of what is learnt of one device."""
+        return self._learned.bytes_per_slot
+
+    def last_known(self, slot: int) -> Floats:
+        """The last known values of a slot, [COLUMNS]."""
+        return self._history.held(slot)
+
+    def _testable(self, values: Floats) -> list[tuple[Rule, Conditions]]:
+        """Rules for which there was ever anything to read: most fleets lack half of the metrics."""
+        fresh = ~np.isnan(values).all(axis=0) & ~self._seen
+        if fresh.any():
+            self._seen |= fresh
+            self._active = [(r, c) for r, c in self._rules if any(self._seen[COLUMN[name]] for name in r.reads)]
+        return self._active
+
+    def _wanted(self, kind: Kind) -> bool:
+        return self.only is None or kind.name in self.only
+
+    def _all_conditions(self) -> list[tuple[Kind, Conditions]]:
+        known = [(rule.kind, c) for rule, c in self._rules] + [(trend.kind, c) for trend, c in self._trends]
+        return [*known, (UNUSUAL, self._unusual), (DEVICE, self._silent_devices), (AGENT, self._silent_nodes)]
+
+    def _grow(self) -> None:
+        room = max(64, 2 * len(self.roster))
+        self._node_of = np.zeros(room, np.int64)
+        self._node_of[: len(self.roster)] = self.roster.node_of
+        self._alerted = np.concatenate([self._alerted, np.zeros(room - len(self._alerted), bool)])
+        for part in (self._history, self._channels, self._learned, self._silence):
+            part.grow(room)
+        for rule, _ in self._rules:
+            rule.grow(room)
+        for trend, _ in self._trends:
+            trend.grow(room)
+        for _, conditions in self._all_conditions():
+            conditions.grow(room)
+
+    def _tell(
+        self, view: View, kind: Kind, changes: Changes, more: Mapping[str, Doubles] | None = None
+    ) -> list[Finding]:
+        told = [(row, True) for row in (*changes.opened, *changes.going_on)] + [(row, False) for row in changes.ended]
+        return [self._finding(view, int(row), kind, firing=firing, more=more or {}) for row, firing in told]
+
+    def _finding(self, view: View, row: int, kind: Kind, *, firing: bool, more: Mapping[str, Doubles]) -> Finding:
+        slot = int(view.slots[row])
+        at = datetime.fromtimestamp(float(view.at_s[row]), UTC)
+        values = {name: float(view.held[row, COLUMN[name]]) for name in kind.metrics}
+        values |= {name: float(column[row]) for name, column in more.items()}
+        evidence = tuple(
+            Evidence(
+                metric=name,
+                value=value if np.isfinite(value) else None,
+                expected=kind.expected if i == 0 else "",
+                at=at,
+            )
+            for i, (name, value) in enumerate(values.items())
+            if i == 0 or np.isfinite(value)
+        )
+        return Finding(
+            self.roster.nodes[slot],
+            self.roster.devices[slot],
+            kind.name,
+            firing,
+            severity=kind.severity,
+            summary=kind.summary.format(**values),
+            action=kind.action,
+            evidence=evidence,
+            simulated=self.roster.simulated[slot],
+            at=at,
+        )
+
+    def _learn(self, view: View) -> list[Finding]:
+        due = self._channels.add(view)
+        if not len(due):
+            return []
+        x, period_s = self._channels.take(view, due, self._node_of[view.slots])
+        slots, at_s = view.slots[due], view.at_s[due]
+        share, scores, expected = self._learned.step(slots, x, np.maximum(period_s, LEARN_S / 2), self._alerted[slots])
+        open_ = self._unusual.counts(slots)
+        firing = np.where(open_, share > CLEARED_SHARE, share > 1.0)
+        changes = self._unusual.update(slots, at_s, firing, np.ones(len(due), bool))
+        told = [(i, True) for i in (*changes.opened, *changes.going_on)] + [(i, False) for i in changes.ended]
+        return [
+            self._odd(
+                view, int(due[i]), firing=firing, share=float(share[i]), why=telling(scores[i], x[i], expected[i])
+            )
+            for i, firing in told
+        ]
+
+    def _odd(
+        self, view: View, row: int, *, firing: bool, share: float, why: list[tuple[str, float, float, float]]
+    ) -> Finding:
+        slot = int(view.slots[row])
+        at = datetime.fromtimestamp(float(view.at_s[row]), UTC)
+        first = f"{why[0][0]} is {why[0][2]:g}, usually {why[0][3]:g}" if why else "the whole is unusual"
+        evidence = [Evidence(metric="score", value=share, expected="below 1", at=at)]
+        evidence += [Evidence(metric=n, value=v, expected=f"about {usual:g}", at=at) for n, _, v, usual in why]
+        return Finding(
+            self.roster.nodes[slot],
+            self.roster.devices[slot],
+            UNUSUAL.name,
+            firing,
+            severity=UNUSUAL.severity,
+            score=share / (1 + share),
+            summary=f"unlike its past for its load: {first}",
+            action=UNUSUAL.action,
+            evidence=tuple(evidence),
+            simulated=self.roster.simulated[slot],
+            at=at,
+        )
+
+    def _silence_findings(
+        self, silent: Slots, silent_s: Doubles, count: int, conditions: Conditions, kind: Kind, now_s: float
+    ) -> list[Finding]:
+        everyone = np.arange(count)
+        firing = np.zeros(count, bool)
+        firing[silent] = True
+        lasting = dict(zip(silent.tolist(), silent_s.tolist(), strict=True))
+        changes = conditions.update(everyone, np.full(count, now_s), firing, np.ones(count, bool))
+        at = datetime.fromtimestamp(now_s, UTC)
+        findings = []
+        for indices, fires in ((changes.opened, True), (changes.going_on, True), (changes.ended, False)):
+            for i in indices.tolist():
+                seconds = lasting.get(i, 0.0)
+                on_node = kind is AGENT
+                findings.append(
+                    Finding(
+                        self.roster.node_names[i] if on_node else self.roster.nodes[i],
+                        NODE if on_node else self.roster.devices[i],
+                        kind.name,
+                        fires,
+                        severity=kind.severity,
+                        summary=kind.summary.format(silent_s=seconds),
+                        action=kind.action,
+                        evidence=(Evidence(metric="silent_s", value=seconds, expected=kind.expected, at=at),),
+                        simulated=False if on_node else self.roster.simulated[i],
+                        at=at,
+                    )
+                )
+        return findings
+
+
+def columns_of(metrics: Sequence[str]) -> tuple[list[int], list[int]]:
+    """Positions of the watched ones among `metrics`, and their columns."""
+    pairs = [(i, COLUMN[name]) for i, name in enumerate(metrics) if name in COLUMN]
+    return [i for i, _ in pairs], [j for _, j in pairs]
+
+
+def matrix(values: Floats, metrics: Sequence[str]) -> Floats:
+    """Values [rows, metrics] as [rows, COLUMNS]."""
+    here, there = columns_of(metrics)
+    out = np.full((len(values), len(COLUMNS)), np.nan, np.float32)
+    out[:, there] = values[:, here]
+    # Infinity is no reading.
+    out[~np.isfinite(out)] = np.nan
+    return out

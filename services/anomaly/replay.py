@@ -1,0 +1,110 @@
+"""Run the detectors over a past span, of a file or of the database: python -m services.anomaly.replay --help."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import sys
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from itertools import pairwise
+from pathlib import Path
+
+import torch
+
+from services.anomaly.adapters.past import past_ticks
+from services.anomaly.adapters.plot import Recording
+from services.anomaly.adapters.tables import read_table
+from services.anomaly.domain.rerun import Moment, Rerun, Told
+from services.anomaly.domain.watch import Watch
+from services.anomaly.settings import AnomalySettings
+from shared.errors import AutopilotError, InvalidInputError
+from shared.settings import DatabaseSettings, load
+
+
+def line(told: Told) -> dict[str, object]:
+    """An alert as a line of the output."""
+    alert = told.alert
+    return {
+        "device": alert.device,
+        "kind": alert.kind,
+        "severity": alert.severity,
+        "score": round(alert.score, 4),
+        "opened_s": told.opened_s,
+        "resolved_s": told.resolved_s,
+        "summary": alert.summary,
+        "action": alert.action,
+        "evidence": [e.model_dump(mode="json", exclude={"at"}) for e in alert.evidence],
+    }
+
+
+def moment_of(text: str) -> datetime:
+    """An ISO 8601 time; without a zone it is UTC."""
+    at = datetime.fromisoformat(text)
+    return at if at.tzinfo else at.replace(tzinfo=UTC)
+
+
+def collect(since: datetime, until: datetime) -> list[Moment]:
+    """The moments of a span of the database."""
+
+    async def read() -> list[Moment]:
+        dsn = load(DatabaseSettings).database_url.get_secret_value()
+        return [moment async for moment in past_ticks(dsn, since, until)]
+
+    return asyncio.run(read())
+
+
+def usual_period_s(moments: list[Moment]) -> float:
+    """The middle distance of two moments."""
+    steps = sorted(b.at_s - a.at_s for a, b in pairwise(moments))
+    return steps[len(steps) // 2] if steps else 1.0
+
+
+def run(arguments: argparse.Namespace) -> list[Told]:
+    """Read, detect, draw. Raises AutopilotError."""
+    settings = load(AnomalySettings)
+    moments: Iterator[Moment] | list[Moment]
+    if arguments.input is not None:
+        table = read_table(arguments.input)
+        moments, node, period_s = table.ticks(), table.node, table.period_s
+    elif arguments.since and arguments.until:
+        moments, node = collect(arguments.since, arguments.until), "past"
+        period_s = usual_period_s(moments)
+    else:
+        raise InvalidInputError("--input", None, "is needed, or --from and --to")
+    recording = Recording()
+    only = frozenset(arguments.detector) if arguments.detector else None
+    again = Rerun(Watch(settings.false_alarms_per_week, settings.silent_after_s, only), node, period_s)
+    for moment in recording.keep(moments) if arguments.plot else moments:
+        again.take(moment)
+    if arguments.plot:
+        recording.draw(again.told, arguments.plot)
+    return again.told
+
+
+def main() -> None:
+    """Replay and write one line of JSON an alert."""
+    parser = argparse.ArgumentParser(prog="replay", description=__doc__)
+    parser.add_argument("--input", type=Path, help="CSV, CSV.gz or Parquet: t_s, device, metrics of the catalogue")
+    parser.add_argument("--from", dest="since", type=moment_of, help="start of a span of the database, ISO 8601")
+    parser.add_argument("--to", dest="until", type=moment_of, help="its end")
+    parser.add_argument("--out", type=Path, help="JSON lines; standard output when left out")
+    parser.add_argument("--detector", action="append", help="only alerts of this kind; may be given several times")
+    parser.add_argument("--plot", type=Path, help="a picture of the alerted devices, PNG or SVG")
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    try:
+        alerts = run(arguments)
+    except AutopilotError as error:
+        sys.exit(str(error))
+    text = "".join(json.dumps(line(told)) + "\n" for told in alerts)
+    if arguments.out:
+        arguments.out.write_text(text, encoding="utf-8")
+    else:
+        sys.stdout.write(text)
+    sys.stderr.write(f"{len(alerts)} alerts\n")
+
+
+if __name__ == "__main__":
+    main()
