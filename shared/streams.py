@@ -105,6 +105,8 @@ BUCKETS: tuple[KeyValueConfig, ...] = (
     KeyValueConfig(bucket="jobs", ttl=JOB_AGE_S),
     KeyValueConfig(bucket="batches", ttl=JOB_AGE_S),
     KeyValueConfig(bucket="subscriptions"),
+    KeyValueConfig(bucket="silences"),
+    KeyValueConfig(bucket="acknowledged", ttl=90 * 86_400.0),
     KeyValueConfig(bucket="pools"),
     KeyValueConfig(bucket="open_alerts"),
     KeyValueConfig(bucket="cordons"),

@@ -63,6 +63,11 @@ def alert(severity: str, node: str, device: str) -> str:
     return f"alerts.{token(severity)}.{token(node)}.{token(device)}"
 
 
+def alert_key(node: str, device: str, kind: str) -> str:
+    """Where KV `open_alerts` keeps the open alert of a kind."""
+    return ".".join(token(part) for part in (node, device, kind))
+
+
 def alerts_of(node: str) -> str:
     """Alerts about any device of a node."""
     return f"alerts.*.{token(node)}.*"
@@ -173,6 +178,10 @@ def dead(kind: str) -> str:
 def audit(actor: str) -> str:
     """What one actor did."""
     return f"audit.{token(actor)}"
+
+
+DELIVER = "notifier.deliver"
+"""Requests to tell one subscription of one alert now (core NATS, request and reply)."""
 
 
 def simulate(node: str) -> str:

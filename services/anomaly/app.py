@@ -122,7 +122,7 @@ def restore_learned(detection: Detection, settings: AnomalySettings, snapshot: S
 async def publish_alert(bus: Bus, alert: Alert) -> None:
     """Publish a change of an alert, however long it takes: the book has moved on and will not repeat it."""
     log.info("alert", extra={"id": alert.id, "kind": alert.kind, "state": alert.state, "device": alert.device})
-    key = ".".join(subjects.token(part) for part in (alert.node, alert.device, alert.kind))
+    key = subjects.alert_key(alert.node, alert.device, alert.kind)
     identity = f"{alert.id}-{alert.state}-{alert.at.isoformat()}"
     while True:
         try:

@@ -37,6 +37,11 @@ for function in (
     alerts.subscribe,
     alerts.unsubscribe,
     alerts.subscriptions,
+    alerts.acknowledge,
+    alerts.silence,
+    alerts.silences,
+    alerts.unsilence,
+    alerts.deliveries,
     replay.replay,
 ):
     app.command()(function)

@@ -6,17 +6,21 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 
 from faststream import FastStream
 from faststream.nats import KvWatch
 
 from services.notifier.adapters.receiver import WebhookReceiver
+from services.notifier.delivering import Surroundings
 from services.notifier.dispatch import Dispatcher
 from services.notifier.settings import NotifierSettings
 from shared import subjects
-from shared.bus import BUS_ERRORS
+from shared.bus import BUS_ERRORS, Bus
 from shared.client.reading import bucket_items
-from shared.messages.audit import AuditRecord, Subscription
+from shared.messages.alerts import Alert
+from shared.messages.audit import AuditRecord
+from shared.messages.notices import Acknowledgement, DeliveryReply, DeliveryRequest, Silence, Subscription
 from shared.service import Service
 from shared.settings import load
 
@@ -31,24 +35,56 @@ def create_app(settings: NotifierSettings | None = None) -> FastStream:
     service = Service("notifier", settings)
     broker = service.broker
     changed = asyncio.Event()
+    running: list[Dispatcher] = []
 
-    async def on_subscription() -> None:
+    async def on_change() -> None:
         changed.set()
 
-    async def audit(record: AuditRecord) -> None:
-        await service.bus.publish(subjects.audit(record.actor), record, record.id)
+    async def on_delivery(request: DeliveryRequest) -> DeliveryReply:
+        if not running:
+            return DeliveryReply(ok=False, detail="the notifier is still starting")
+        return await running[0].deliver_now(request)
 
-    async def keep_synced(dispatcher: Dispatcher) -> None:
-        try:
-            await follow(dispatcher)
-        finally:
-            await dispatcher.stop()
+    for bucket in ("subscriptions", "silences"):
+        broker.subscriber(">", kv_watch=KvWatch(bucket, declare=False), no_reply=True)(on_change)
+    broker.subscriber(subjects.DELIVER)(on_delivery)
 
-    async def follow(dispatcher: Dispatcher) -> None:
-        # Watches go blind for a while after an outage, so the bucket is read anew now and then.
+    @asynccontextmanager
+    async def lifespan() -> AsyncIterator[None]:
+        async with service.running() as js:
+            receiver = WebhookReceiver(settings.webhook_timeout_s, private_targets=settings.webhook_private_targets)
+            audit, unattended = partial(write_audit, service.bus), partial(needs_somebody, service.bus)
+            dispatcher = Dispatcher(Surroundings(js, settings, receiver, audit, unattended))
+            running.append(dispatcher)
+            service.spawn(keep_synced(service, dispatcher, changed))
+            yield
+            await receiver.close()
+
+    return service.app(lifespan)
+
+
+async def write_audit(bus: Bus, record: AuditRecord) -> None:
+    """Put a record into the audit stream."""
+    await bus.publish(subjects.audit(record.actor), record, record.id)
+
+
+async def needs_somebody(bus: Bus, alert: Alert) -> bool:
+    """Whether an alert is still open and nobody has taken it on."""
+    key = subjects.alert_key(alert.node, alert.device, alert.kind)
+    if await bus.read("open_alerts", key, Alert) is None:
+        return False
+    return await bus.read("acknowledged", subjects.token(alert.id), Acknowledgement) is None
+
+
+async def keep_synced(service: Service, dispatcher: Dispatcher, changed: asyncio.Event) -> None:
+    """Follow subscriptions and silences until cancelled."""
+    js = dispatcher.around.js
+    try:
+        # Watches go blind for a while after an outage, so the buckets are read anew now and then.
         while True:
             try:
-                await dispatcher.sync(await bucket_items(dispatcher.js, "subscriptions", Subscription))
+                dispatcher.around.silences = await bucket_items(js, "silences", Silence)
+                await dispatcher.sync(await bucket_items(js, "subscriptions", Subscription))
                 service.health.report("subscriptions", ok=True)
             except BUS_ERRORS as error:
                 service.health.report("subscriptions", ok=False, reason=f"not read: {type(error).__name__}")
@@ -58,16 +94,5 @@ def create_app(settings: NotifierSettings | None = None) -> FastStream:
             except TimeoutError:
                 pass
             changed.clear()
-
-    broker.subscriber(">", kv_watch=KvWatch("subscriptions", declare=False), no_reply=True)(on_subscription)
-
-    @asynccontextmanager
-    async def lifespan() -> AsyncIterator[None]:
-        async with service.running() as js:
-            receiver = WebhookReceiver(settings.webhook_timeout_s, private_targets=settings.webhook_private_targets)
-            dispatcher = Dispatcher(js, settings, receiver, audit)
-            service.spawn(keep_synced(dispatcher))
-            yield
-            await receiver.close()
-
-    return service.app(lifespan)
+    finally:
+        await dispatcher.stop()

@@ -5,7 +5,10 @@ from __future__ import annotations
 import base64
 import secrets
 from collections.abc import AsyncIterator
+from datetime import datetime
+from typing import TypeVar
 
+import nats.errors
 from nats.aio.client import Client
 from nats.js import JetStreamContext
 from nats.js.errors import KeyNotFoundError
@@ -14,10 +17,15 @@ from pydantic import ValidationError
 from shared import subjects
 from shared.client.reading import bucket_items, last_messages
 from shared.clock import utc_now
-from shared.errors import InvalidInputError, NotFoundError
+from shared.errors import InvalidInputError, NotFoundError, UnavailableError
 from shared.ids import new_id
 from shared.messages.alerts import Alert
-from shared.messages.audit import AuditRecord, Subscription
+from shared.messages.audit import AuditRecord
+from shared.messages.base import Message
+from shared.messages.notices import Acknowledgement, DeliveryReply, DeliveryRequest, Silence, Subscription
+
+M = TypeVar("M", bound=Message)
+DELIVER_S = 15.0
 
 
 class Alerts:
@@ -46,35 +54,62 @@ class Alerts:
         finally:
             await subscription.unsubscribe()
 
-    async def subscribe(
-        self,
-        url: str,
-        *,
-        severities: list[str] | None = None,
-        kinds: list[str] | None = None,
-        nodes: list[str] | None = None,
-    ) -> Subscription:
-        """Have alerts posted to a URL; empty filters take all. Raises InvalidInputError for a bad URL."""
+    async def subscribe(self, url: str, **more: object) -> Subscription:
+        """Have alerts posted to a URL; `more` are fields of Subscription, empty filters take all.
+
+        Raises InvalidInputError that names the field.
+        """
         secret = "whsec_" + base64.b64encode(secrets.token_bytes(24)).decode()
-        try:
-            subscription = Subscription.model_validate(
-                {
-                    "id": new_id()[:12],
-                    "url": url,
-                    "secret": secret,
-                    "severities": severities or [],
-                    "kinds": kinds or [],
-                    "nodes": nodes or [],
-                    "created_at": utc_now(),
-                }
-            )
-        except ValidationError as error:
-            first = error.errors()[0]
-            raise InvalidInputError(str(first["loc"][0]), url, first["msg"]) from error
-        kv = await self._js.key_value("subscriptions")
-        await kv.put(subscription.id, subscription.model_dump_json().encode())
+        made = {"id": new_id()[:12], "url": url, "secret": secret, "created_at": utc_now()}
+        subscription = _checked(Subscription, made | {name: value for name, value in more.items() if value is not None})
+        await self._put("subscriptions", subscription.id, subscription)
         await self._audit("subscription.created", subscription.id)
         return subscription
+
+    async def deliver(self, subscription_id: str, alert: Alert | None = None) -> DeliveryReply:
+        """Tell a subscription of an alert now, or of a test alert. Raises UnavailableError without a notifier."""
+        request = DeliveryRequest(subscription_id=subscription_id, alert=alert)
+        try:
+            reply = await self._nc.request(subjects.DELIVER, request.model_dump_json().encode(), timeout=DELIVER_S)
+        except (nats.errors.Error, TimeoutError) as error:
+            raise UnavailableError(f"no notifier answers: {type(error).__name__}") from error
+        return DeliveryReply.model_validate_json(reply.data)
+
+    async def deliveries(self, limit: int = 50) -> list[AuditRecord]:
+        """The newest deliveries and what became of them, oldest first."""
+        return await last_messages(self._js, "AUDIT", subjects.audit("notifier"), AuditRecord, limit=limit)
+
+    async def acknowledge(self, alert_id: str, note: str = "") -> Acknowledgement:
+        """Take an open alert on: it escalates no further. Raises NotFoundError."""
+        if alert_id not in {a.id for a in await self.open()}:
+            raise NotFoundError(f"alert {alert_id} is not open")
+        taken = _checked(Acknowledgement, {"alert_id": alert_id, "by": self._actor, "at": utc_now(), "note": note})
+        await self._put("acknowledged", subjects.token(alert_id), taken)
+        await self._audit("alert.acknowledged", alert_id)
+        return taken
+
+    async def acknowledgements(self) -> dict[str, Acknowledgement]:
+        """Who has taken which alert on, by the alert's id."""
+        taken = await bucket_items(self._js, "acknowledged", Acknowledgement)
+        return {a.alert_id: a for a in taken.values()}
+
+    async def silence(self, ends_at: datetime, *, starts_at: datetime | None = None, **more: object) -> Silence:
+        """Do not tell of alerts that match until a time, or in a planned window. Raises InvalidInputError."""
+        made = {"id": new_id()[:12], "starts_at": starts_at or utc_now(), "ends_at": ends_at, "created_by": self._actor}
+        silence = _checked(Silence, made | {name: value for name, value in more.items() if value is not None})
+        await self._put("silences", silence.id, silence)
+        await self._audit("silence.created", silence.id)
+        return silence
+
+    async def silences(self) -> list[Silence]:
+        """Silences that are not over, the first to end first."""
+        found = (await bucket_items(self._js, "silences", Silence)).values()
+        return sorted((s for s in found if s.ends_at > utc_now()), key=lambda s: s.ends_at)
+
+    async def unsilence(self, silence_id: str) -> None:
+        """End a silence. Raises NotFoundError."""
+        await self._remove("silences", silence_id, f"silence {silence_id} does not exist")
+        await self._audit("silence.deleted", silence_id)
 
     async def subscriptions(self) -> list[Subscription]:
         """All subscriptions."""
@@ -82,16 +117,32 @@ class Alerts:
 
     async def unsubscribe(self, subscription_id: str) -> None:
         """Remove a subscription. Raises NotFoundError."""
-        kv = await self._js.key_value("subscriptions")
-        try:
-            await kv.get(subscription_id)
-        except KeyNotFoundError:
-            raise NotFoundError(f"subscription {subscription_id} does not exist") from None
-        await kv.delete(subscription_id)
+        await self._remove("subscriptions", subscription_id, f"subscription {subscription_id} does not exist")
         await self._audit("subscription.deleted", subscription_id)
+
+    async def _put(self, bucket: str, key: str, value: Message) -> None:
+        await (await self._js.key_value(bucket)).put(key, value.model_dump_json().encode())
+
+    async def _remove(self, bucket: str, key: str, missing: str) -> None:
+        kv = await self._js.key_value(bucket)
+        try:
+            await kv.get(key)
+        except KeyNotFoundError:
+            raise NotFoundError(missing) from None
+        await kv.delete(key)
 
     async def _audit(self, action: str, target: str) -> None:
         record = AuditRecord(id=new_id(), actor=self._actor, action=action, target=target, at=utc_now())
         await self._js.publish(
             subjects.audit(self._actor), record.model_dump_json().encode(), headers={"Nats-Msg-Id": record.id}
         )
+
+
+def _checked(model: type[M], fields: dict[str, object]) -> M:
+    """A message of these fields. Raises InvalidInputError that names the first field that is wrong."""
+    try:
+        return model.model_validate(fields)
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = str(first["loc"][0]) if first["loc"] else model.__name__
+        raise InvalidInputError(name, fields.get(name), first["msg"]) from error

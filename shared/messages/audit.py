@@ -1,8 +1,6 @@
-"""Who did what, and who wants to be told."""
+"""Who did what."""
 
 from __future__ import annotations
-
-from pydantic import AnyHttpUrl, Field
 
 from shared.messages.base import Message, Name, Timestamp
 
@@ -16,16 +14,3 @@ class AuditRecord(Message):
     target: str = ""
     detail: dict[str, str] = {}
     at: Timestamp
-
-
-class Subscription(Message):
-    """A webhook receiver and what it wants; KV `subscriptions`, key = id."""
-
-    id: Name
-    url: AnyHttpUrl
-    secret: str = Field(description="Standard Webhooks secret, whsec_…", min_length=10, repr=False)
-    severities: list[str] = []
-    kinds: list[str] = []
-    nodes: list[str] = []
-    created_at: Timestamp
-    active: bool = True

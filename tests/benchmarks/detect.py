@@ -80,7 +80,7 @@ def main() -> None:
     torch.set_num_threads(1)
     nodes, count = (1_250, 22) if arguments.short else (12_500, 33)
     rng = np.random.default_rng(0)
-    start = int(time.time()) - count
+    start = int(utc_now().timestamp()) - count
     seconds = [second(rng, nodes, start + n) for n in range(count)]
     before_kib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     spent, told, watch = asyncio.run(run(nodes, seconds))

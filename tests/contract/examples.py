@@ -69,6 +69,13 @@ EXAMPLES: dict[str, dict[str, Any]] = {
     "WorkerStatus": WORKER,
     "PoolStatus": {"pool": "default", "node": "n1", "at": T0, "desired": 1, "kinds": ["echo"], "workers": [WORKER]},
     "AuditRecord": {"id": "a1", "actor": "tester", "action": "policy.set", "target": "fleet", "at": T0},
+    "Silence": {
+        "id": "q1", "node": "n*", "kind": "thermal", "starts_at": T0, "ends_at": "2027-01-02T04:04:05Z",
+        "reason": "fans", "created_by": "ada",
+    },
+    "Acknowledgement": {"alert_id": "a1", "by": "ada", "at": T0, "note": "on it"},
+    "DeliveryRequest": {"subscription_id": "s1"},
+    "DeliveryReply": {"ok": True, "detail": "204 in 12 ms"},
     "Subscription": {"id": "s1", "url": "https://example.com/hook", "secret": "whsec_c2VjcmV0", "created_at": T0},
 }  # fmt: skip
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
+from typing import Any
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -9,10 +12,11 @@ from hypothesis import strategies as st
 from services.cli.webhook_catcher import WebhookCatcher
 from services.notifier.adapters.receiver import RefusedTargetError, WebhookReceiver
 from services.notifier.domain.breaker import CircuitBreaker
-from services.notifier.domain.delivery import payload, retry_delay_s, wants
+from services.notifier.domain.delivery import Rate, quiet_s, retry_delay_s, silenced, wants
+from services.notifier.domain.formats import body_of
 from shared.clock import utc_now
-from shared.errors import UnavailableError
-from shared.messages.audit import Subscription
+from shared.errors import InvalidInputError, UnavailableError
+from shared.messages.notices import Silence, Subscription
 from tests.support.builders import T0, alert, at
 
 SECRET = "whsec_" + "QUJDREVGR0hJSktMTU5PUFFSU1RVVldY"
@@ -68,7 +72,12 @@ async def test_a_delivery_is_signed_and_failures_are_told() -> None:
     catcher.start()
     receiver = WebhookReceiver(2.0, private_targets=True)
     try:
-        assert await receiver.post(subscription(catcher.url), "msg_1", utc_now(), payload(alert())) == 204
+        assert (
+            await receiver.post(
+                subscription(catcher.url), "msg_1", utc_now(), body_of(subscription(), alert(), "msg_1")
+            )
+            == 204
+        )
         verified = catcher.caught[0].verified(SECRET)
         assert verified is not None
         assert verified["data"]["kind"] == "thermal"
@@ -79,3 +88,63 @@ async def test_a_delivery_is_signed_and_failures_are_told() -> None:
     finally:
         await receiver.close()
         catcher.stop()
+
+
+class TestFormats:
+    def of(self, channel: str, state: str = "opened", **more: object) -> Any:
+        made = subscription(channel=channel, **more)
+        return body_of(made, alert(state=state, summary='hot "a"\nb'), "msg_1")
+
+    def test_each_channel_gets_its_own_words(self) -> None:
+        assert self.of("webhook")["type"] == "alert.opened"
+        event = self.of("cloudevents")
+        assert (event["specversion"], event["id"], event["datacontenttype"]) == ("1.0", "msg_1", "application/json")
+        (told,) = self.of("alertmanager", "resolved")
+        assert told["labels"]["alertname"] == "thermal"
+        assert "endsAt" in told
+        assert "endsAt" not in self.of("alertmanager")[0]
+        assert "thermal" in self.of("slack")["text"]
+        page = self.of("pagerduty", "resolved")
+        assert (page["event_action"], page["dedup_key"], page["routing_key"]) == ("resolve", "a1", SECRET)
+
+    def test_a_template_is_filled_and_quotes_cannot_break_it(self) -> None:
+        body = self.of("template", template='{"text": "$kind on $device: $summary", "n": 1}')
+        assert body == {"text": 'thermal on gpu-0: hot "a"\nb', "n": 1}
+
+    @pytest.mark.parametrize(
+        ("template", "message"),
+        [("{$nothing}", "no field of an alert"), ("{$kind", "no JSON"), ('"$kind"', "object or list")],
+    )
+    def test_a_template_that_fails_says_why(self, template: str, message: str) -> None:
+        with pytest.raises(InvalidInputError, match=message):
+            self.of("template", template=template)
+
+    def test_a_template_channel_needs_one_and_quiet_hours_come_in_pairs(self) -> None:
+        with pytest.raises(ValueError, match="needs a template"):
+            subscription(channel="template")
+        with pytest.raises(ValueError, match="come together"):
+            subscription(quiet_from="22:00")
+
+
+class TestTiming:
+    def test_quiet_hours_over_midnight_spare_all_but_critical(self) -> None:
+        night = subscription(quiet_from="22:00", quiet_to="07:00")
+        late, early, noon = (datetime(2026, 1, 2, h, 30, tzinfo=UTC) for h in (23, 6, 12))
+        warning = alert(severity="warning")
+        assert quiet_s(night, warning, late) == 7.5 * 3600
+        assert quiet_s(night, warning, early) == 1800
+        assert quiet_s(night, warning, noon) == 0
+        assert quiet_s(night, alert(severity="critical"), late) == 0
+
+    def test_a_rate_lets_so_many_through_a_minute(self) -> None:
+        rate = Rate()
+        assert [rate.wait_s(2, now) for now in (0.0, 1.0, 2.0, 61.0)] == [0.0, 0.0, 58.0, 0.0]
+        assert Rate().wait_s(None, 0.0) == 0.0
+
+    def test_a_silence_covers_what_matches_while_it_lasts(self) -> None:
+        silence = Silence(id="q", node="n*", kind="thermal", starts_at=at(0), ends_at=at(60), created_by="ada")
+        assert silenced([silence], alert(), at(5)) is silence
+        assert silenced([silence], alert(), at(61)) is None
+        assert silenced([silence], alert(kind="xid_79"), at(5)) is None
+        with pytest.raises(ValueError, match="after starts_at"):
+            Silence(id="q", starts_at=at(0), ends_at=at(0), created_by="ada")

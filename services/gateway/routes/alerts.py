@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from datetime import datetime, time
 from typing import Annotated
 
 from fastapi import APIRouter, Query
@@ -11,19 +12,47 @@ from sse_starlette import EventSourceResponse
 
 from services.gateway.auth import Operator, Viewer
 from services.gateway.deps import Autopilot
-from shared.messages.alerts import Alert
-from shared.messages.audit import Subscription
+from shared.messages.alerts import Alert, AlertState
+from shared.messages.audit import AuditRecord
+from shared.messages.notices import Acknowledgement, Channel, DeliveryReply, Silence, Subscription
 
 router = APIRouter(prefix="/v1", tags=["alerts"])
 
 
 class NewSubscription(BaseModel):
-    """A receiver and its filters; an empty filter takes all."""
+    """A receiver, how it is told, and its filters; an empty filter takes all."""
 
     url: str = Field(max_length=2000, examples=["https://example.com/hooks/autopilot"])
+    channel: Channel = "webhook"
+    secret: str | None = Field(None, min_length=10, description="PagerDuty's routing key; else one is made")
+    template: str = Field("", max_length=20_000)
     severities: list[str] = []
     kinds: list[str] = []
     nodes: list[str] = []
+    devices: list[str] = []
+    states: list[AlertState] = []
+    per_minute: int | None = Field(None, ge=1)
+    quiet_from: time | None = None
+    quiet_to: time | None = None
+    escalate_after_s: float = Field(0.0, ge=0, le=86_400)
+
+
+class NewSilence(BaseModel):
+    """What is not told, from when (now) until when; patterns of the shell."""
+
+    node: str = "*"
+    device: str = "*"
+    kind: str = "*"
+    severity: str = "*"
+    starts_at: datetime | None = None
+    ends_at: datetime
+    reason: str = Field("", max_length=500)
+
+
+class Note(BaseModel):
+    """What whoever takes an alert on has to say."""
+
+    note: str = Field("", max_length=500)
 
 
 @router.get("/alerts", dependencies=[Viewer])
@@ -52,7 +81,7 @@ async def live(autopilot: Autopilot) -> EventSourceResponse:
 @router.post("/subscriptions", status_code=201, dependencies=[Operator])
 async def subscribe(body: NewSubscription, autopilot: Autopilot) -> Subscription:
     """Have alerts posted to a URL; the secret is shown this once."""
-    return await autopilot.alerts.subscribe(body.url, severities=body.severities, kinds=body.kinds, nodes=body.nodes)
+    return await autopilot.alerts.subscribe(**body.model_dump())
 
 
 @router.get("/subscriptions", dependencies=[Viewer])
@@ -65,3 +94,51 @@ async def subscriptions(autopilot: Autopilot) -> list[Subscription]:
 async def unsubscribe(subscription_id: str, autopilot: Autopilot) -> None:
     """Remove a subscription."""
     await autopilot.alerts.unsubscribe(subscription_id)
+
+
+@router.post("/subscriptions/{subscription_id}/test", dependencies=[Operator])
+async def try_out(subscription_id: str, autopilot: Autopilot) -> DeliveryReply:
+    """Send a test alert to a receiver now."""
+    return await autopilot.alerts.deliver(subscription_id)
+
+
+@router.post("/subscriptions/{subscription_id}/deliveries", dependencies=[Operator])
+async def redeliver(subscription_id: str, alert: Alert, autopilot: Autopilot) -> DeliveryReply:
+    """Send an alert to a receiver again."""
+    return await autopilot.alerts.deliver(subscription_id, alert)
+
+
+@router.get("/deliveries", dependencies=[Viewer])
+async def deliveries(autopilot: Autopilot, limit: Annotated[int, Query(ge=1, le=1000)] = 50) -> list[AuditRecord]:
+    """The newest deliveries and what became of them."""
+    return await autopilot.alerts.deliveries(limit)
+
+
+@router.post("/alerts/{alert_id}/acknowledge", dependencies=[Operator])
+async def acknowledge(alert_id: str, body: Note, autopilot: Autopilot) -> Acknowledgement:
+    """Take an open alert on: it escalates no further."""
+    return await autopilot.alerts.acknowledge(alert_id, body.note)
+
+
+@router.get("/alerts/acknowledged", dependencies=[Viewer])
+async def acknowledged(autopilot: Autopilot) -> list[Acknowledgement]:
+    """Who has taken which alert on."""
+    return list((await autopilot.alerts.acknowledgements()).values())
+
+
+@router.post("/silences", status_code=201, dependencies=[Operator])
+async def silence(body: NewSilence, autopilot: Autopilot) -> Silence:
+    """Do not tell of alerts that match until a time, or in a planned window."""
+    return await autopilot.alerts.silence(**body.model_dump())
+
+
+@router.get("/silences", dependencies=[Viewer])
+async def silences(autopilot: Autopilot) -> list[Silence]:
+    """Silences that are not over."""
+    return await autopilot.alerts.silences()
+
+
+@router.delete("/silences/{silence_id}", status_code=204, dependencies=[Operator])
+async def unsilence(silence_id: str, autopilot: Autopilot) -> None:
+    """End a silence."""
+    await autopilot.alerts.unsilence(silence_id)

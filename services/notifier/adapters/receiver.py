@@ -12,8 +12,9 @@ from urllib.parse import urlsplit
 import httpx
 from standardwebhooks.webhooks import Webhook
 
+from services.notifier.domain.formats import CONTENT_TYPES, SIGNED, Body
 from shared.errors import AutopilotError, InvalidInputError, UnavailableError
-from shared.messages.audit import Subscription
+from shared.messages.notices import Subscription
 
 
 class RefusedTargetError(AutopilotError):
@@ -27,21 +28,14 @@ class WebhookReceiver:
         self._client = httpx.AsyncClient(timeout=timeout_s, follow_redirects=False, trust_env=False)
         self._private_targets = private_targets
 
-    async def post(self, subscription: Subscription, message_id: str, at: datetime, body: dict[str, object]) -> int:
+    async def post(self, subscription: Subscription, message_id: str, at: datetime, body: Body) -> int:
         """Post and return the status. Raises UnavailableError for anything but a 2xx, RefusedTargetError."""
         url = str(subscription.url)
         address = await self._resolve(url)
         data = json.dumps(body)
-        try:
-            signature = Webhook(subscription.secret).sign(message_id, at, data)
-        except Exception as error:  # the library raises bare exceptions for a bad secret
-            raise InvalidInputError("secret", "…", "is no Standard Webhooks secret") from error
-        headers = {
-            "Content-Type": "application/json",
-            "webhook-id": message_id,
-            "webhook-timestamp": str(int(at.timestamp())),
-            "webhook-signature": signature,
-        }
+        headers = {"Content-Type": CONTENT_TYPES.get(subscription.channel, "application/json")}
+        if subscription.channel in SIGNED:
+            headers |= _signature(subscription.secret, message_id, at, data)
         # The address that was checked is the one that is used: a name cannot change in between.
         parts = urlsplit(url)
         headers["Host"] = parts.netloc.rsplit("@", 1)[-1]
@@ -75,3 +69,16 @@ class WebhookReceiver:
     async def close(self) -> None:
         """Close the client."""
         await self._client.aclose()
+
+
+def _signature(secret: str, message_id: str, at: datetime, data: str) -> dict[str, str]:
+    """Headers of Standard Webhooks. Raises InvalidInputError for a secret that is none."""
+    try:
+        signature = Webhook(secret).sign(message_id, at, data)
+    except Exception as error:  # the library raises bare exceptions for a bad secret
+        raise InvalidInputError("secret", "…", "is no Standard Webhooks secret") from error
+    return {
+        "webhook-id": message_id,
+        "webhook-timestamp": str(int(at.timestamp())),
+        "webhook-signature": signature,
+    }
