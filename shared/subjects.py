@@ -68,6 +68,11 @@ def alert_key(node: str, device: str, kind: str) -> str:
     return ".".join(token(part) for part in (node, device, kind))
 
 
+def alerts_matching(severity: str, node: str) -> str:
+    """Alerts of a severity and of a node; empty is any."""
+    return f"alerts.{token(severity) if severity else '*'}.{token(node) if node else '*'}.*"
+
+
 def alerts_of(node: str) -> str:
     """Alerts about any device of a node."""
     return f"alerts.*.{token(node)}.*"

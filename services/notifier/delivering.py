@@ -22,6 +22,7 @@ from services.notifier.domain.breaker import CircuitBreaker
 from services.notifier.domain.delivery import Rate, quiet_s, retry_delay_s, silenced, wants
 from services.notifier.domain.formats import body_of
 from services.notifier.settings import NotifierSettings
+from shared import subjects
 from shared.clock import utc_now
 from shared.consuming import pull_batches
 from shared.errors import AutopilotError, InvalidInputError
@@ -35,11 +36,21 @@ log = logging.getLogger(__name__)
 
 BEHIND_S = 0.5  # until a message is looked at again that an earlier one of its device keeps waiting
 LONGEST_NAK_S = 600.0
+MOST_FILTERS = 100
 
 
 def durable_name(subscription: Subscription) -> str:
     """The consumer of a subscription."""
     return f"notifier-{subscription.id}"
+
+
+def stream_filters(subscription: Subscription) -> list[str]:
+    """Subjects that hold all that a subscription wants, so that the server sends it little else; none is all."""
+    severities, nodes = sorted(set(subscription.severities)), sorted(set(subscription.nodes))
+    if not (severities or nodes) or max(1, len(severities)) * max(1, len(nodes)) > MOST_FILTERS:
+        return []
+    pairs = [(severity, node) for severity in severities or [""] for node in nodes or [""]]
+    return [subjects.alerts_matching(severity, node) for severity, node in pairs]
 
 
 @dataclass
@@ -80,6 +91,7 @@ class Deliveries:
         limit = self.around.settings.webhook_concurrency
         config = durable(
             name,
+            *stream_filters(self.subscription),
             ack_wait_s=60.0,
             max_ack_pending=256,
             deliver_policy=DeliverPolicy.BY_START_TIME,

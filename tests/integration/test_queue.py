@@ -135,7 +135,7 @@ class TestDependencies:
             assert (await client.jobs.view("third")).state == "waiting"
             await client.jobs.submit("echo", {"text": "from the first"}, job_id="first")
             assert await client.jobs.output("third", 20) == {"text": "from the first"}
-        await drained(client)
+            await drained(client)
 
     async def test_what_waits_for_a_failed_job_fails_with_it(
         self, client: AutopilotClient, nc: Client, nats_server: NatsServer
