@@ -66,5 +66,5 @@ class Detection:
         for finding in findings:
             alert = self.book.observe(finding, now)
             if alert is not None:
-                self.watch.alerted(alert.node, alert.device, alerted=self.book.has_open(alert.node, alert.device))
+                self.watch.note_alerts(alert.node, alert.device, self.book)
                 await self.publish(alert)

@@ -37,6 +37,7 @@ for function in (
     alerts.subscribe,
     alerts.unsubscribe,
     alerts.subscriptions,
+    alerts.incidents,
     alerts.acknowledge,
     alerts.silence,
     alerts.silences,

@@ -38,3 +38,4 @@ class Alert(Message):
     count: int = 1
     simulated: bool = False
     score: float = Field(default=1.0, ge=0, le=1)
+    incident: str = Field(default="", description="alerts of one incident share it; empty where there is none")

@@ -188,8 +188,9 @@ def main() -> None:
     """Run it."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--short", action="store_true")
+    parser.add_argument("--subscriptions", type=int, default=1_000)
     arguments = parser.parse_args()
-    print(json.dumps(asyncio.run(run(*((50, 10) if arguments.short else (1_000, 10))))))
+    print(json.dumps(asyncio.run(run(*((50, 10) if arguments.short else (arguments.subscriptions, 10))))))
 
 
 if __name__ == "__main__":

@@ -185,7 +185,7 @@ class TestNeeds:
         async with keeper(nc, unrunnable_after_s=0.5):
             with pytest.raises(JobFailedError, match="no pool runs 'make-coffee'; there are echo"):
                 await client.jobs.output(handle.id, 30)
-        await drained(client)
+            await drained(client)
 
     async def test_a_job_goes_to_the_worker_that_fits(self, client: AutopilotClient, nats_server: NatsServer) -> None:
         small = worker_process(nats_server.url, "small", AUTOPILOT_DEVICE_MEMORY_BYTES="1000", **ECHO)

@@ -19,6 +19,7 @@ from services.anomaly.domain.finding import Finding
 from services.anomaly.domain.rules import all_rules
 from services.anomaly.domain.watch import Watch, matrix
 from services.anomaly.handlers import Detection
+from shared.incidents import incidents
 from shared.messages.alerts import Alert
 from tests.support.builders import alert, at, event, frame
 
@@ -96,6 +97,37 @@ class TestAlertBook:
             assert states.count("resolved") <= 1
             assert "resolved" not in states[:-1]
         assert len(book.open_alerts) <= 1
+
+
+class TestIncidents:
+    def opened(self, book: AlertBook, node: str, device: str, kind: str, second: float) -> Alert:
+        change = book.observe(Finding(node, device, kind, True), at(second))
+        assert change is not None
+        return change
+
+    def test_what_one_device_shows_is_one_incident_with_its_cause_first(self) -> None:
+        book = AlertBook()
+        kinds = ("throttle", "thermal", "fan_stopped", "unusual")
+        told = [self.opened(book, "n1", "gpu-0", kind, n * 20) for n, kind in enumerate(kinds)]
+        other = self.opened(book, "n2", "gpu-5", "ecc_uncorrected", 90)
+        assert len({a.incident for a in told}) == 1
+        assert other.incident not in {a.incident for a in told}
+        first, second = incidents([*told, other])
+        assert {first.root.kind, second.root.kind} == {"fan_stopped", "ecc_uncorrected"}
+
+    def test_the_cooling_of_a_rack_is_one_incident(self) -> None:
+        book = AlertBook()
+        told = [self.opened(book, f"n{n // 8}", f"gpu-{n % 8}", "thermal", n / 4) for n in range(64)]
+        late = [a for a in told if a.node not in {"n0", "n1"}]
+        assert len({a.incident for a in late}) == 1
+        assert len({a.incident for a in told}) <= 2
+
+    def test_far_apart_in_time_are_two(self) -> None:
+        book = AlertBook()
+        first = self.opened(book, "n1", "gpu-0", "thermal", 0)
+        book.observe(Finding("n1", "gpu-0", "thermal", firing=False), at(60))
+        again = self.opened(book, "n1", "gpu-0", "thermal", 7200)
+        assert first.incident != again.incident
 
 
 class TestXid:
@@ -262,6 +294,15 @@ class TestSilence:
 
 
 class TestConditions:
+    def test_what_flaps_is_told_less_and_less(self) -> None:
+        conditions = Conditions(0.0, 0.0)
+        conditions.grow(1)
+        slot, yes = np.array([0]), np.array([True])
+        opened = sum(
+            len(conditions.update(slot, np.array([n * 5.0]), np.array([n % 2 == 0]), yes).opened) for n in range(720)
+        )
+        assert opened <= 2
+
     @given(st.lists(st.tuples(st.booleans(), st.booleans(), st.floats(-30, 30)), max_size=60))
     def test_it_opens_and_ends_in_turn_whatever_the_clock_does(self, steps: list[tuple[bool, bool, float]]) -> None:
         conditions, now, counts = Conditions(5.0, 5.0), 0.0, False

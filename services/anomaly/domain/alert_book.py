@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
 from services.anomaly.domain.finding import Finding
+from services.anomaly.domain.incidents import Correlation
 from shared.ids import derived_id
 from shared.messages.alerts import Alert
 
@@ -29,6 +31,7 @@ class AlertBook:
     """Every condition that was ever found, and its alert while it has one."""
 
     _conditions: dict[Key, _Condition] = field(default_factory=dict)
+    _correlation: Correlation = field(default_factory=Correlation)
 
     @classmethod
     def restore(cls, alerts: Iterable[Alert]) -> AlertBook:
@@ -36,6 +39,7 @@ class AlertBook:
         book = cls()
         for alert in alerts:
             key = (alert.node, alert.device, alert.kind)
+            book._correlation.know(alert)
             book._conditions[key] = _Condition(alert.at, firing=True, alert=alert, told_at=alert.at, count=alert.count)
         return book
 
@@ -44,9 +48,9 @@ class AlertBook:
         """Alerts that are open."""
         return [c.alert for c in self._conditions.values() if c.alert is not None]
 
-    def has_open(self, node: str, device: str) -> bool:
-        """Whether a device has any open alert."""
-        return any(a.node == node and a.device == device for a in self.open_alerts)
+    def has_open(self, node: str, device: str, kinds: AbstractSet[str]) -> bool:
+        """Whether a device has an open alert of any of these kinds."""
+        return any((condition := self._conditions.get((node, device, kind))) and condition.alert for kind in kinds)
 
     def observe(self, finding: Finding, now: datetime) -> Alert | None:
         """Take a finding in; returns the alert when it opened, changed or ended."""
@@ -86,6 +90,7 @@ class AlertBook:
                 count=condition.count,
                 simulated=finding.simulated,
                 score=finding.score,
+                incident=self._correlation.incident_of(identity, finding.node, finding.device, finding.kind, now),
             )
         else:
             worse = _ORDER[finding.severity] > _ORDER[known.severity]
@@ -109,4 +114,5 @@ class AlertBook:
     def _resolve(self, key: Key, condition: _Condition, now: datetime) -> Alert | None:
         assert condition.alert is not None  # noqa: S101  the caller looked
         del self._conditions[key]
+        self._correlation.forget(condition.alert)
         return condition.alert.model_copy(update={"state": "resolved", "at": now, "count": condition.count})

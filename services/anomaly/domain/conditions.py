@@ -9,6 +9,7 @@ import numpy as np
 from services.anomaly.domain.history import Bools, Doubles, Slots
 
 TELL_AGAIN_S = 60.0
+FLAP_WITHIN_S, MOST_FLAPS, FLAP_CLEAR_S = 3600.0, 6.0, 10.0
 
 
 @dataclass(frozen=True)
@@ -29,6 +30,8 @@ class Conditions:
         self._counts = np.empty(0, bool)
         self._since_s = np.empty(0)
         self._told_s = np.empty(0)
+        self._ended_s = np.empty(0)
+        self._flaps = np.empty(0)
 
     def grow(self, slots: int) -> None:
         """Have at least this many slots."""
@@ -39,6 +42,8 @@ class Conditions:
             self._counts = np.concatenate([self._counts, np.zeros(more, bool)])
             self._since_s = np.concatenate([self._since_s, np.full(more, -np.inf)])
             self._told_s = np.concatenate([self._told_s, np.full(more, -np.inf)])
+            self._ended_s = np.concatenate([self._ended_s, np.full(more, -np.inf)])
+            self._flaps = np.concatenate([self._flaps, np.zeros(more)])
 
     def counts(self, slots: Slots) -> Bools:
         """Whether the condition counts for these slots."""
@@ -62,7 +67,13 @@ class Conditions:
         held_s = at_s - since_s
         before = self._counts[slots]
         opened = known & firing & ~before & (held_s >= self.open_after_s)
-        ended = known & ~firing & before & (held_s >= self.clear_after_s)
+        # What comes again soon after its end has to be gone for longer, each time twice as long.
+        flaps = self._flaps[slots]
+        again = (self.clear_after_s + FLAP_CLEAR_S) * 2**flaps
+        ended = known & ~firing & before & (held_s >= np.where(flaps > 0, again, self.clear_after_s))
+        soon = np.abs(at_s - self._ended_s[slots]) < FLAP_WITHIN_S
+        self._flaps[slots] = np.where(opened, np.where(soon, np.minimum(flaps + 1, MOST_FLAPS), 0.0), flaps)
+        self._ended_s[slots] = np.where(ended, at_s, self._ended_s[slots])
         going_on = known & firing & before & (np.abs(at_s - self._told_s[slots]) >= TELL_AGAIN_S)
         self._firing[slots], self._since_s[slots] = firing, since_s
         self._counts[slots] = (before | opened) & ~ended

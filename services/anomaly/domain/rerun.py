@@ -58,8 +58,7 @@ class Rerun:
             change = self._book.observe(finding, datetime.fromtimestamp(at_s, UTC))
             if change is None:
                 continue
-            open_ = self._book.has_open(change.node, change.device)
-            self._watch.alerted(change.node, change.device, alerted=open_)
+            self._watch.note_alerts(change.node, change.device, self._book)
             first = self._told.get(change.id)
             opened_s = first.opened_s if first else at_s
             self._told[change.id] = Told(change, opened_s, at_s if change.state == "resolved" else None)

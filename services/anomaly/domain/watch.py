@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 import numpy as np
 from torch import Tensor
 
+from services.anomaly.domain.alert_book import AlertBook
 from services.anomaly.domain.columns import COLUMN, COLUMNS
 from services.anomaly.domain.conditions import Changes, Conditions
 from services.anomaly.domain.finding import Finding
@@ -48,11 +49,12 @@ class Watch:
         self._learned = FleetWatcher(self.false_alarms_per_week)
         self._rules = [(r, Conditions(r.kind.open_after_s, r.kind.clear_after_s)) for r in all_rules()]
         self._trends = [(t, Conditions(t.kind.open_after_s, t.kind.clear_after_s)) for t in all_trends()]
-        self._seen = np.zeros(len(COLUMNS), bool)
-        self._active: list[tuple[Rule, Conditions]] = []
         self._unusual = Conditions(UNUSUAL.open_after_s, UNUSUAL.clear_after_s)
         self._silence = Silence(self.silent_after_s)
         self._silent_devices, self._silent_nodes = Conditions(0.0, 0.0), Conditions(0.0, 0.0)
+        self._disturbing = {kind.name for kind, _ in self._all_conditions() if kind.disturbs}
+        self._seen = np.zeros(len(COLUMNS), bool)
+        self._active: list[tuple[Rule, Conditions]] = []
         self._node_of: Slots = np.empty(0, np.int64)
         self._alerted = np.empty(0, bool)
         self._grow()
@@ -119,11 +121,11 @@ class Watch:
                     self._silence.node_heard_s[slot] = at_s
                 conditions.hold(int(slot), at_s)
 
-    def alerted(self, node: str, device: str, *, alerted: bool) -> None:
-        """Whether a device has an open alert: nothing is learnt from it then."""
+    def note_alerts(self, node: str, device: str, book: AlertBook) -> None:
+        """A device's alerts changed: while there is one that disturbs, nothing is learnt from it."""
         slot = self.roster.find(node, device)
         if slot is not None:
-            self._alerted[slot] = alerted
+            self._alerted[slot] = book.has_open(node, device, self._disturbing)
 
     def snapshot(self) -> dict[str, Tensor]:
         """What was learnt, to be saved with the roster's snapshot."""

@@ -1,4 +1,4 @@
-"""alerts, acknowledge, silence, silences, unsilence, subscribe, unsubscribe, subscriptions, deliveries."""
+"""alerts, incidents, acknowledge, silence, silences, unsilence, subscribe, unsubscribe, subscriptions, deliveries."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from rich.table import Table
 
 from services.cli.session import DEFAULT_FOLDER, DataDir, connected, console, run
 from shared.clock import utc_now
+from shared.incidents import incidents as grouped
 from shared.messages.notices import Silence, Subscription
 
 
@@ -34,6 +35,21 @@ def alerts(
                 state = f"{a.state}, {taken[a.id].by} is on it" if a.id in taken else a.state
                 at = a.at.strftime("%H:%M:%S")
                 table.add_row(at, a.id, state, a.severity, device, a.summary, evidence, a.action)
+        console.print(table)
+
+    run(work)
+
+
+def incidents(data_dir: DataDir = DEFAULT_FOLDER) -> None:
+    """Open alerts that belong together, with the likeliest cause of each."""
+
+    async def work() -> None:
+        table = Table("id", "severity", "devices", "alerts", "likeliest cause", "do")
+        async with connected(data_dir) as autopilot:
+            for i in grouped(await autopilot.alerts.open()):
+                shown = ", ".join(i.devices[:4]) + (f" and {len(i.devices) - 4} more" if len(i.devices) > 4 else "")
+                cause = f"{i.root.kind}: {i.root.summary}"
+                table.add_row(i.id, i.severity, shown, str(len(i.alerts)), cause, i.root.action)
         console.print(table)
 
     run(work)

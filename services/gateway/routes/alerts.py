@@ -12,6 +12,7 @@ from sse_starlette import EventSourceResponse
 
 from services.gateway.auth import Operator, Viewer
 from services.gateway.deps import Autopilot
+from shared.incidents import incidents
 from shared.messages.alerts import Alert, AlertState
 from shared.messages.audit import AuditRecord
 from shared.messages.notices import Acknowledgement, Channel, DeliveryReply, Silence, Subscription
@@ -49,6 +50,15 @@ class NewSilence(BaseModel):
     reason: str = Field("", max_length=500)
 
 
+class IncidentView(BaseModel):
+    """An incident: its alerts, the likeliest root cause first."""
+
+    id: str
+    severity: str
+    devices: list[str]
+    alerts: list[Alert]
+
+
 class Note(BaseModel):
     """What whoever takes an alert on has to say."""
 
@@ -59,6 +69,13 @@ class Note(BaseModel):
 async def open_alerts(autopilot: Autopilot) -> list[Alert]:
     """Alerts that are open now."""
     return await autopilot.alerts.open()
+
+
+@router.get("/incidents", dependencies=[Viewer])
+async def open_incidents(autopilot: Autopilot) -> list[IncidentView]:
+    """Open alerts that belong together, the likeliest cause first."""
+    found = incidents(await autopilot.alerts.open())
+    return [IncidentView(id=i.id, severity=i.severity, devices=i.devices, alerts=list(i.alerts)) for i in found]
 
 
 @router.get("/alerts/history", dependencies=[Viewer])

@@ -17,6 +17,7 @@ from services.anomaly.domain.learned.slots import Slots
 
 LONG_SPAN, SHORT_SPAN, LOCAL_SPAN = 20_000, 3, 200
 SCALE_SPAN = 20_000
+SHORT_RATE = 2 / (SHORT_SPAN + 1)
 LONG_CLIP, SHORT_CLIP, LOCAL_CLIP = 100.0, 10.0, 100.0
 RANGE_SHARE = 0.01  # of the largest value seen: no spread is taken for smaller
 SETTLED = 20  # rows before residuals are clipped, when nothing is known of the spread
@@ -53,12 +54,17 @@ class Residuals:
         seen = known & (s["count"] > 1)
         takes = known & learn[:, None]
         s["count"] = s["count"] + takes.float()
+        # What is short forgets by itself: were it held, whatever goes on would be far from it.
+        recent = known & (s["count"] > 0)
         warm = s["count"] > SETTLED
         once = 1.0 / s["count"].clamp(min=1)
         floor = RANGE_SHARE * s["peak"] + TINY
         long = self._horizon(s, "long", x, floor, once, takes, warm, LONG_SPAN, LONG_CLIP)
         short = self._horizon(s, "short", x, floor, once, takes, warm, SHORT_SPAN, SHORT_CLIP)
-        local = self._local(s, x, once, takes)
+        s["short_mean"] = torch.where(
+            recent & ~takes, s["short_mean"] + SHORT_RATE * (x - s["short_mean"]), s["short_mean"]
+        )
+        local = self._local(s, x, once, recent)
         self.slots.write(slots, s)
         zero = torch.zeros(())
         return Residual(

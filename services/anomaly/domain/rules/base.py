@@ -30,6 +30,8 @@ class Kind:
     expected: str = ""
     open_after_s: float = 0.0
     clear_after_s: float = 30.0
+    # Whether load, heat and power of a device that has it are not to be learnt from.
+    disturbs: bool = True
 
     @property
     def runbook(self) -> str:
