@@ -36,6 +36,9 @@ bench: $(STAMP) ## the benchmarks, short form
 	$(BIN)/python -m tests.benchmarks.ingest --short
 	$(BIN)/python -m tests.benchmarks.agent --short
 	$(BIN)/python -m tests.benchmarks.storage --short
+	$(BIN)/python -m tests.benchmarks.detect --short
+	$(BIN)/python -m tests.benchmarks.notify --short
+	$(BIN)/python -m tests.benchmarks.faults --short
 
 docs: $(STAMP) ## write the generated documents
 	$(BIN)/python -m tests.contract.generate

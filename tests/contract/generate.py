@@ -6,6 +6,7 @@ A golden file that exists is never written again: it is what some version once s
 from __future__ import annotations
 
 import json
+import re
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,11 @@ from faststream.specification import AsyncAPI
 from pydantic_settings import BaseSettings
 
 from services.anomaly.app import create_app as create_anomaly
+from services.anomaly.domain.detectors.xid_catalogue import ADVICE, CATALOGUE
+from services.anomaly.domain.rules import all_rules
+from services.anomaly.domain.silence import AGENT, DEVICE
+from services.anomaly.domain.trends import make as all_trends
+from services.anomaly.domain.watch import UNUSUAL
 from services.anomaly.settings import AnomalySettings
 from services.gateway.app import create_app as create_gateway
 from services.gateway.settings import GatewaySettings
@@ -100,10 +106,33 @@ def metrics_page() -> str:
     return "\n".join([*lines, ""])
 
 
+def alerts_page() -> str:
+    """Every kind of alert: what it means, what shows it, what to do."""
+    lines = [(DOCS / "source" / "alerts.md").read_text(encoding="utf-8").rstrip(), "", "## Kinds", ""]
+    kinds = [rule.kind for rule in all_rules()] + [trend.kind for trend in all_trends()] + [UNUSUAL, AGENT, DEVICE]
+    for kind in kinds:
+        text = re.sub(r"\{(\w+)[^}]*\}", r"*\1*", kind.summary) or "unlike its past for its load"
+        shown = ", ".join(f"`{name}`" for name in kind.metrics) or "none"
+        after = f"opens after {kind.open_after_s:g} s, " if kind.open_after_s else ""
+        ends = f"{after}ends {kind.clear_after_s:g} s after it is gone"
+        lines += [
+            f"### {kind.name}",
+            "",
+            f"{kind.severity}: {text}. Shown by {shown}; {ends}. **Do:** {kind.action}.",
+            "",
+        ]
+    lines += ["## XIDs", "", "| code | meaning | severity | fault of | do |", "| --- | --- | --- | --- | --- |"]
+    for code, xid in sorted(CATALOGUE.items()):
+        whose = "the application" if xid.application else "the hardware or driver"
+        lines.append(f"| {code} | {xid.meaning} | {xid.severity} | {whose} | {ADVICE[xid.action]} |")
+    return "\n".join([*lines, ""])
+
+
 def main() -> None:
     DOCS.mkdir(exist_ok=True)
     (DOCS / "settings.md").write_text(settings_page())
     (DOCS / "metrics.md").write_text(metrics_page())
+    (DOCS / "alerts.md").write_text(alerts_page())
     for name, document in documents().items():
         (DOCS / f"{name}.json").write_text(json.dumps(document, indent=1, sort_keys=True) + "\n")
     GOLDEN.mkdir(exist_ok=True)
