@@ -38,4 +38,5 @@ class Alert(Message):
     count: int = 1
     simulated: bool = False
     score: float = Field(default=1.0, ge=0, le=1)
+    runbook: str = Field(default="", description="where the documents say what to do")
     incident: str = Field(default="", description="alerts of one incident share it; empty where there is none")

@@ -37,7 +37,9 @@ from shared.api_keys import digest
 from shared.client import AutopilotClient
 from shared.clock import utc_now
 from shared.database import connect_pool, migrate
+from shared.errors import NotFoundError
 from shared.frames import encode
+from shared.messages.notices import Subscription
 from tests.conftest import NatsServer
 from tests.support.apps import running
 from tests.support.builders import alert, event, frame
@@ -263,6 +265,53 @@ class TestNotifier:
             return {"webhook.failed", "webhook.delivered"} <= set(actions)
 
         await eventually(audited)
+
+    async def test_silences_acknowledgement_and_the_test_button(
+        self, nats_server: NatsServer, client: AutopilotClient
+    ) -> None:
+        catcher = WebhookCatcher()
+        catcher.start()
+        settings = NotifierSettings(nats_url=nats_server.url, webhook_private_targets=True)
+        plain = await client.alerts.subscribe(catcher.url, nodes=["n1"])
+        late = await client.alerts.subscribe(catcher.url + "/late", nodes=["n2"], escalate_after_s=0.5)
+        await client.alerts.silence(utc_now() + timedelta(hours=1), kind="thermal", reason="fans are changed")
+
+        async def publish(identity: str, node: str, kind: str) -> None:
+            told = alert(id=identity, node=node, kind=kind, severity="critical", at=utc_now(), opened_at=utc_now())
+            body = told.model_dump_json().encode()
+            key = subjects.alert_key(node, told.device, kind)
+            await (await client.js.key_value("open_alerts")).put(key, body)
+            await client.js.publish(subjects.alert("critical", node, told.device), body)
+
+        def received(subscription: Subscription) -> list[str]:
+            bodies = [c.verified(subscription.secret) for c in catcher.caught]
+            return [str(b["data"]["id"]) for b in bodies if b]
+
+        try:
+            async with running(create_notifier(settings)):
+
+                async def answers() -> bool:
+                    return (await client.alerts.deliver(plain.id)).ok
+
+                await eventually(answers, 20)
+                assert received(plain)[0].startswith("test-")
+                assert not (await client.alerts.deliver("nobody")).ok
+                await publish("hushed", "n1", "thermal")
+                await publish("told", "n1", "xid_79")
+                await publish("taken", "n2", "ecc_uncorrected")
+                await client.alerts.acknowledge("taken", "on it")
+                await publish("alone", "n2", "xid_48")
+                await eventually(lambda: received(plain)[-1] == "told" and received(late) == ["alone"], 20)
+        finally:
+            catcher.stop()
+        assert "hushed" not in received(plain)
+
+        async def silenced() -> bool:
+            return "webhook.silenced" in {d.action for d in await client.alerts.deliveries()}
+
+        await eventually(silenced)
+        with pytest.raises(NotFoundError):
+            await client.alerts.acknowledge("nothing")
 
 
 class TestGateway:

@@ -90,6 +90,7 @@ class AlertBook:
                 count=condition.count,
                 simulated=finding.simulated,
                 score=finding.score,
+                runbook=finding.runbook,
                 incident=self._correlation.incident_of(identity, finding.node, finding.device, finding.kind, now),
             )
         else:

@@ -31,6 +31,7 @@ class Finding:
     simulated: bool = False
     at: datetime | None = None
     score: float = 1.0
+    runbook: str = ""
 
 
 class EventDetector(Protocol):

@@ -113,6 +113,7 @@ def _finding(event: DeviceEvent, severity: Severity | None = None, meaning: str 
         severity=severity or "info",
         summary=f"XID {code}: {meaning}",
         action=action,
+        runbook="docs/alerts.md#xids",
         evidence=(evidence,),
         simulated=event.simulated,
     )
