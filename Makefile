@@ -37,6 +37,7 @@ bench: $(STAMP) ## the benchmarks, short form
 	$(BIN)/python -m tests.benchmarks.agent --short
 	$(BIN)/python -m tests.benchmarks.storage --short
 	$(BIN)/python -m tests.benchmarks.detect --short
+	$(BIN)/python -m tests.benchmarks.detect_live --short
 	$(BIN)/python -m tests.benchmarks.notify --short
 	$(BIN)/python -m tests.benchmarks.faults --short
 

@@ -48,7 +48,8 @@ def create_app(settings: AnomalySettings | None = None) -> FastStream:
     snapshot_path = settings.data_dir / "anomaly" / "learned.pt"
 
     publish = partial(publish_alert, service.bus)
-    detection = Detection(make_watch(settings), all_detectors(settings.xid_hold_s), AlertBook(), publish, utc_now)
+    detectors = all_detectors(settings.xid_hold_s)
+    detection = Detection(make_watch(settings), detectors, AlertBook(), publish, utc_now, settings.shadow_kinds)
     intake = Intake(detection.on_frames, service.registry)
 
     async def on_event(event: DeviceEvent) -> None:

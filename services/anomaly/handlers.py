@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from fnmatch import fnmatchcase
 
 import numpy as np
 
@@ -17,6 +19,8 @@ from shared.frames import TelemetryFrame
 from shared.messages.alerts import Alert
 from shared.messages.telemetry import DeviceEvent, NodeInventory
 
+log = logging.getLogger(__name__)
+
 
 @dataclass
 class Detection:
@@ -27,6 +31,7 @@ class Detection:
     book: AlertBook
     publish: Callable[[Alert], Awaitable[None]]
     clock: Clock
+    shadow_kinds: Sequence[str] = ()
     _drivers: dict[tuple[str, str], str | None] = field(default_factory=dict)
 
     async def on_frames(self, frames: Sequence[TelemetryFrame]) -> None:
@@ -65,6 +70,11 @@ class Detection:
         now = self.clock()
         for finding in findings:
             alert = self.book.observe(finding, now)
-            if alert is not None:
+            if alert is None:
+                continue
+            if any(fnmatchcase(alert.kind, pattern) for pattern in self.shadow_kinds):
+                told = {"id": alert.id, "kind": alert.kind, "state": alert.state, "device": alert.device}
+                log.info("alert in the shadow", extra=told | {"summary": alert.summary})
+            else:
                 self.watch.note_alerts(alert.node, alert.device, self.book)
                 await self.publish(alert)

@@ -12,6 +12,9 @@ class AnomalySettings(ServiceSettings):
 
     xid_hold_s: float = Field(600.0, gt=0, description="an XID alert ends after this time without another")
     silent_after_s: float = Field(10.0, gt=0, description="a node without frames for this time is silent")
+    shadow_kinds: list[str] = Field(
+        [], description="kinds, as patterns of the shell, that are only logged: to see what they would say"
+    )
     false_alarms_per_week: float = Field(
         0.1, gt=0, description="alerts of the learned detector that a healthy device may cause in a week"
     )

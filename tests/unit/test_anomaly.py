@@ -342,6 +342,20 @@ async def test_a_fault_goes_from_frame_to_alert() -> None:
     assert published[0].evidence[0].metric == "temp_c"
 
 
+async def test_what_is_in_the_shadow_is_logged_and_not_told(caplog: pytest.LogCaptureFixture) -> None:
+    published: list[Alert] = []
+
+    async def publish(change: Alert) -> None:
+        published.append(change)
+
+    detection = Detection(Watch(), all_detectors(), AlertBook(), publish, lambda: at(0), ["xid_*"])
+    with caplog.at_level("INFO"):
+        await detection.on_event(event("xid", code=79))
+        await detection.on_event(event("lost"))
+    assert [a.kind for a in published] == ["device_lost"]
+    assert "alert in the shadow" in caplog.messages
+
+
 async def test_frames_of_one_node_in_one_bunch_are_looked_at_in_order() -> None:
     published: list[Alert] = []
 

@@ -17,6 +17,7 @@ FADE_S = 1800.0
 LEAST_SPAN_S = 3600.0
 STEADY = 0.97  # share of the variance that the line explains
 HORIZON_S = 6 * 3600.0
+BEYOND_HIGHEST = 1.5  # a limit that is not told is taken as half as much again as was ever seen
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,7 @@ class Trend:
     def test(self, view: View) -> Course:
         """Take the rows in and look ahead."""
         value, limit = view.read(self._metric).astype(np.float64), view.get(self._limit).astype(np.float64)
+        limit = np.where(np.isnan(limit), BEYOND_HIGHEST * view.highest(self._metric), limit)
         known = ~np.isnan(value) & (limit > 0)
         share = np.where(known, value / np.where(known, limit, 1.0), 0.0)
         w, t, tt, y, ty, yy = (values[view.slots] for values in self._sums)
