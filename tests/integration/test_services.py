@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import random
 import subprocess
+import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from datetime import timedelta
@@ -184,6 +186,24 @@ class TestRecorder:
                            "WHERE device = 'a' ORDER BY ts")  # fmt: skip
         assert [r["temp_c"] for r in rows] == [1.0, None, 1.0, 1.0, 1.0]
         await pool.close()
+
+    async def test_the_past_can_be_replayed(self, database_url: str) -> None:
+        await migrate(database_url)
+        pool = await connect_pool(database_url)
+        began = utc_now().replace(microsecond=0)
+        hot = frame(metrics=("temp_c", "temp_slowdown_c"), ticks=60, devices=("a", "b"), start=began)
+        hot.values[:] = [60.0, 83.0]
+        hot.values[30:, 1, 0] = 90.0
+        await PostgresFrameStore(pool).write([hot])
+        await pool.close()
+        span = ["--from", began.isoformat(), "--to", (began + timedelta(seconds=60)).isoformat()]
+        environment = os.environ | {"AUTOPILOT_DATABASE_URL": database_url}
+        command = [sys.executable, "-m", "services.anomaly.replay", *span]
+        process = await asyncio.create_subprocess_exec(*command, env=environment, stdout=asyncio.subprocess.PIPE)
+        out, _ = await process.communicate()
+        (told,) = [json.loads(line) for line in out.splitlines()]
+        assert (told["device"], told["kind"]) == ("n1/b", "thermal")
+        assert 30 <= told["opened_s"] - began.timestamp() <= 34
 
     async def test_streams_reach_the_database_and_an_outage_loses_nothing(
         self, nats_server: NatsServer, client: AutopilotClient, database_url: str, secret_url: SecretStr

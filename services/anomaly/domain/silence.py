@@ -8,6 +8,7 @@ from services.anomaly.domain.history import Doubles, Slots
 from services.anomaly.domain.rules.base import Kind, filled
 
 PERIODS = 5.0
+REMOVED_S = 86_400.0  # what a node has gone without for a day was taken out
 AGENT = Kind(
     "agent_silent",
     "warning",
@@ -58,5 +59,6 @@ class Silence:
         """Devices that are silent while their nodes are not, and for how long behind their nodes."""
         count = len(node_of)
         behind_s = self.node_heard_s[node_of] - self.heard_s[:count]
-        silent = np.flatnonzero(behind_s > np.maximum(self._after_s, PERIODS * self._period_s[:count]))
+        late = behind_s > np.maximum(self._after_s, PERIODS * self._period_s[:count])
+        silent = np.flatnonzero(late & (behind_s < REMOVED_S))
         return silent, behind_s[silent]
