@@ -210,10 +210,11 @@ class Watch:
         )
 
     def _learn(self, view: View) -> list[Finding]:
-        due = self._channels.add(view)
+        node = self._node_of[view.slots]
+        due = self._channels.add(view, node)
         if not len(due):
             return []
-        x, period_s = self._channels.take(view, due, self._node_of[view.slots])
+        x, period_s = self._channels.take(view, due, node)
         slots, at_s = view.slots[due], view.at_s[due]
         share, scores, expected = self._learned.step(slots, x, np.maximum(period_s, LEARN_S / 2), self._alerted[slots])
         open_ = self._unusual.counts(slots)

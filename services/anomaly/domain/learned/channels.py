@@ -13,7 +13,7 @@ OWN = (
 )  # fmt: skip
 NAMES = (*OWN, "power_slow_w", "peer_temp_c", "peer_power_w")
 TEMP, POWER = OWN.index("temp_c"), OWN.index("power_w")
-LEARN_S = 10.0
+LEARN_S, TURNS = 10.0, 10
 SLOW_S = 60.0  # heat follows power with a time constant of about a minute
 MOST_PEERS = 16
 
@@ -38,8 +38,8 @@ class Channels:
             self._slow_w = np.concatenate([self._slow_w, np.full(more, np.nan)])
             self._since_s = np.concatenate([self._since_s, np.full(more, np.nan)])
 
-    def add(self, view: View) -> Slots:
-        """Take rows in; returns the indices of rows whose slots are due."""
+    def add(self, view: View, node: Slots) -> Slots:
+        """Take rows of these nodes in; returns the indices of rows whose slots are due."""
         slots = view.slots
         now = view.now[:, self._columns]
         there = ~np.isnan(now)
@@ -48,7 +48,9 @@ class Channels:
         power = view.get("power_w")
         before = np.where(np.isnan(self._slow_w[slots]), power, self._slow_w[slots])
         self._slow_w[slots] = before + (1 - np.exp(-view.dt_s / SLOW_S)) * (np.nan_to_num(power) - before)
-        since_s = np.where(np.isnan(self._since_s[slots]), view.at_s - view.dt_s, self._since_s[slots])
+        # Nodes take turns, so that a fleet is not learnt from all at once; a node's devices stay together.
+        begun_s = view.at_s - view.dt_s - LEARN_S * (node % TURNS) / TURNS
+        since_s = np.where(np.isnan(self._since_s[slots]), begun_s, self._since_s[slots])
         self._since_s[slots] = np.minimum(since_s, view.at_s)
         return np.flatnonzero(view.at_s - self._since_s[slots] >= LEARN_S * 0.95)
 
