@@ -36,6 +36,7 @@ log = logging.getLogger(__name__)
 
 BEHIND_S = 0.5  # until a message is looked at again that an earlier one of its device keeps waiting
 LONGEST_NAK_S = 600.0
+PULL_S = 10.0  # a thousand subscriptions that ask every second or two would keep a core busy with asking
 MOST_FILTERS = 100
 
 
@@ -104,7 +105,7 @@ class Deliveries:
             except (APIError, nats.errors.Error, OSError) as error:
                 log.warning("consumer not made yet", extra={"subscription": name, "error": str(error)})
                 await asyncio.sleep(1.0)
-        async for batch in pull_batches(self.around.js, "ALERTS", name, batch=limit):
+        async for batch in pull_batches(self.around.js, "ALERTS", name, batch=limit, wait_s=PULL_S):
             pause = self._breaker.wait_s(asyncio.get_running_loop().time())
             if pause > 0:
                 for message in batch:

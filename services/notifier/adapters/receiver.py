@@ -16,17 +16,24 @@ from services.notifier.domain.formats import CONTENT_TYPES, SIGNED, Body
 from shared.errors import AutopilotError, InvalidInputError, UnavailableError
 from shared.messages.notices import Subscription
 
+LIMITS = httpx.Limits(max_connections=16, max_keepalive_connections=2, keepalive_expiry=30.0)
+
 
 class RefusedTargetError(AutopilotError):
     """The receiver's address is not allowed."""
 
 
 class WebhookReceiver:
-    """One HTTP client for all receivers; redirects are not followed, so none can lead inside."""
+    """An HTTP client a subscription, so that one that hangs holds no other's connections.
+
+    Redirects are not followed, so none can lead inside.
+    """
 
     def __init__(self, timeout_s: float, *, private_targets: bool) -> None:
-        self._client = httpx.AsyncClient(timeout=timeout_s, follow_redirects=False, trust_env=False)
-        self._private_targets = private_targets
+        self._timeout_s, self._private_targets = timeout_s, private_targets
+        self._clients: dict[str, httpx.AsyncClient] = {}
+        # Loading the authorities takes longer than a delivery: once is enough.
+        self._tls = httpx.create_ssl_context(trust_env=False)
 
     async def post(self, subscription: Subscription, message_id: str, at: datetime, body: Body) -> int:
         """Post and return the status. Raises UnavailableError for anything but a 2xx, RefusedTargetError."""
@@ -42,7 +49,9 @@ class WebhookReceiver:
         pinned = httpx.URL(url).copy_with(host=address)
         extensions = {"sni_hostname": parts.hostname or ""}
         try:
-            response = await self._client.post(pinned, content=data, headers=headers, extensions=extensions)
+            response = await self._client(subscription.id).post(
+                pinned, content=data, headers=headers, extensions=extensions
+            )
         except httpx.HTTPError as error:
             raise UnavailableError(f"{type(error).__name__}") from error
         if not response.is_success:
@@ -66,9 +75,25 @@ class WebhookReceiver:
                 )
         return addresses[0]
 
+    def _client(self, subscription_id: str) -> httpx.AsyncClient:
+        client = self._clients.get(subscription_id)
+        if client is None:
+            client = httpx.AsyncClient(
+                timeout=self._timeout_s, follow_redirects=False, trust_env=False, verify=self._tls, limits=LIMITS
+            )
+            self._clients[subscription_id] = client
+        return client
+
+    async def forget(self, subscription_id: str) -> None:
+        """Close what a subscription held."""
+        client = self._clients.pop(subscription_id, None)
+        if client is not None:
+            await client.aclose()
+
     async def close(self) -> None:
-        """Close the client."""
-        await self._client.aclose()
+        """Close every client."""
+        for subscription_id in list(self._clients):
+            await self.forget(subscription_id)
 
 
 def _signature(secret: str, message_id: str, at: datetime, data: str) -> dict[str, str]:
