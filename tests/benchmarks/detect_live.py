@@ -9,25 +9,22 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
-import os
 import statistics
 import sys
 import tempfile
 from pathlib import Path
 
-import nats
 import numpy as np
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 
-from deploy.embedded.instance import take_port
 from deploy.embedded.process import ManagedProcess
-from deploy.embedded.servers import nats_binary, wait_for_port, write_nats_config
-from shared import streams, subjects
+from shared import subjects
 from shared.clock import utc_now
 from shared.frames import TelemetryFrame, decode, encode
 from shared.messages.alerts import Alert
 from tests.benchmarks.detect import DEVICES_A_NODE, METRICS, second
+from tests.support.broker import bench_broker
 from tests.support.waiting import eventually
 
 FLAG = METRICS.index("row_remap_failure")
@@ -86,34 +83,23 @@ async def run(nodes: int, seconds: int) -> dict[str, object]:
     """Run it."""
     with tempfile.TemporaryDirectory(prefix="autopilot-bench-", ignore_cleanup_errors=True) as name:
         folder = Path(name)
-        port = take_port(0, "nats")
-        config = write_nats_config(folder, port, "bench", "bench")
-        server = ManagedProcess("nats", [nats_binary(), "-c", str(config)], os.environ, folder / "nats.log")
-        await server.start()
-        await wait_for_port(port)
-        nc = await nats.connect(f"nats://bench:bench@127.0.0.1:{port}")
-        js = nc.jetstream()
-        await streams.ensure(js)
-        environment = dict(os.environ) | {
-            "AUTOPILOT_NATS_URL": f"nats://127.0.0.1:{port}", "AUTOPILOT_NATS_USER": "bench",
-            "AUTOPILOT_NATS_PASSWORD": "bench", "AUTOPILOT_DATA_DIR": str(folder / "data"),
-        }  # fmt: skip
-        command = [sys.executable, "-m", "services.anomaly"]
-        service = ManagedProcess("anomaly", command, environment, folder / "anomaly.log")
-        await service.start()
+        async with bench_broker(folder) as broker:
+            nc, js = broker.nc, broker.nc.jetstream()
+            environment = dict(broker.environment) | {"AUTOPILOT_DATA_DIR": str(folder / "data")}
+            command = [sys.executable, "-m", "services.anomaly"]
+            service = ManagedProcess("anomaly", command, environment, folder / "anomaly.log")
+            await service.start()
 
-        async def consuming() -> bool:
-            return ((await js.stream_info("EVENTS")).state.consumer_count or 0) > 0
+            async def consuming() -> bool:
+                return ((await js.stream_info("EVENTS")).state.consumer_count or 0) > 0
 
-        await eventually(consuming, 60)
-        delays = Delays()
-        await nc.subscribe(subjects.ALERTS, cb=delays.on_alert)
-        await nc.subscribe(subjects.FRAMES, cb=delays.on_frame)
-        await publish(nc, delays, nodes, seconds)
-        await eventually(lambda: len(delays.alerted) >= len(delays.sent), 30)
-        await nc.close()
-        await service.stop()
-        await server.stop()
+            await eventually(consuming, 60)
+            delays = Delays()
+            await nc.subscribe(subjects.ALERTS, cb=delays.on_alert)
+            await nc.subscribe(subjects.FRAMES, cb=delays.on_frame)
+            await publish(nc, delays, nodes, seconds)
+            await eventually(lambda: len(delays.alerted) >= len(delays.sent), 30)
+            await service.stop()
 
     def ms(values: list[float], percentile: int) -> float:
         return round(statistics.quantiles(values, n=100)[percentile - 1] * 1e3, 1)

@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
-import os
 import statistics
 import sys
 import tempfile
@@ -19,18 +18,16 @@ from datetime import datetime
 from pathlib import Path
 
 import httpx
-import nats
 from nats.aio.client import Client
 
-from deploy.embedded.instance import take_port
 from deploy.embedded.process import ManagedProcess
-from deploy.embedded.servers import nats_binary, wait_for_port, write_nats_config
-from shared import streams, subjects
-from shared.client import AutopilotClient
+from shared import subjects
+from shared.client.reading import last_messages
 from shared.clock import utc_now
 from shared.messages.alerts import Alert
+from shared.messages.audit import AuditRecord
 from shared.messages.notices import Subscription
-from shared.settings import NatsSettings
+from tests.support.broker import bench_broker
 from tests.support.waiting import eventually
 
 SECRET = "whsec_QUJDREVGR0hJSktMTU5PUFFSU1RVVldY"
@@ -122,51 +119,34 @@ async def run(nodes: int, each: int) -> dict[str, object]:
     receivers = Receivers()
     await receivers.start()
     with tempfile.TemporaryDirectory(prefix="autopilot-bench-", ignore_cleanup_errors=True) as name:
-        folder = Path(name)
-        port = take_port(0, "nats")
-        config = write_nats_config(folder, port, "bench", "bench")
-        server = ManagedProcess("nats", [nats_binary(), "-c", str(config)], os.environ, folder / "nats.log")
-        await server.start()
-        await wait_for_port(port)
-        nc = await nats.connect(f"nats://bench:bench@127.0.0.1:{port}")
-        js = nc.jetstream(timeout=60)
-        await streams.ensure(js)
-        kv = await js.key_value("subscriptions")
-        for n in range(nodes):
-            subscription = Subscription.model_validate(
-                {
-                    "id": f"s{n}", "url": f"{receivers.url}/node-{n}", "secret": SECRET, "nodes": [f"node-{n}"],
-                    "created_at": utc_now(),
-                }
-            )  # fmt: skip
-            await kv.put(subscription.id, subscription.model_dump_json().encode())
-        environment = dict(os.environ) | {
-            "AUTOPILOT_NATS_URL": f"nats://127.0.0.1:{port}", "AUTOPILOT_NATS_USER": "bench",
-            "AUTOPILOT_NATS_PASSWORD": "bench", "AUTOPILOT_WEBHOOK_PRIVATE_TARGETS": "true",
-        }  # fmt: skip
-        notifier = ManagedProcess(
-            "notifier", [sys.executable, "-m", "services.notifier"], environment, folder / "notifier.log"
-        )
-        await notifier.start()
+        async with bench_broker(Path(name)) as broker:
+            js = broker.nc.jetstream(timeout=60)
+            kv = await js.key_value("subscriptions")
+            for n in range(nodes):
+                subscription = Subscription.model_validate(
+                    {
+                        "id": f"s{n}", "url": f"{receivers.url}/node-{n}", "secret": SECRET, "nodes": [f"node-{n}"],
+                        "created_at": utc_now(),
+                    }
+                )  # fmt: skip
+                await kv.put(subscription.id, subscription.model_dump_json().encode())
+            environment = dict(broker.environment) | {"AUTOPILOT_WEBHOOK_PRIVATE_TARGETS": "true"}
+            command = [sys.executable, "-m", "services.notifier"]
+            notifier = ManagedProcess("notifier", command, environment, Path(name) / "notifier.log")
+            await notifier.start()
 
-        async def all_there() -> bool:
-            return ((await js.stream_info("ALERTS")).state.consumer_count or 0) >= nodes
+            async def all_there() -> bool:
+                return ((await js.stream_info("ALERTS")).state.consumer_count or 0) >= nodes
 
-        await eventually(all_there, 240)
-        bare_rate = await bare(receivers.url, 2_000)
-        receivers.delays_s.clear()
-        receivers.order.clear()
-        published_s = await storm(nc, nodes, each)
-        expected = (nodes - 2) * each
-        await eventually(lambda: len(receivers.delays_s) >= expected, 300)
-        settings = NatsSettings.model_validate(
-            {"nats_url": f"nats://127.0.0.1:{port}", "nats_user": "bench", "nats_password": "bench"}
-        )
-        async with AutopilotClient(settings, name="bench") as client:
-            log = await client.alerts.deliveries(100)
-        await nc.close()
-        await notifier.stop()
-        await server.stop()
+            await eventually(all_there, 240)
+            bare_rate = await bare(receivers.url, 2_000)
+            receivers.delays_s.clear()
+            receivers.order.clear()
+            published_s = await storm(broker.nc, nodes, each)
+            expected = (nodes - 2) * each
+            await eventually(lambda: len(receivers.delays_s) >= expected, 300)
+            log = await last_messages(js, "AUDIT", subjects.audit("notifier"), AuditRecord, limit=100)
+            await notifier.stop()
     delays = sorted(receivers.delays_s)
     in_order = all(numbers == sorted(numbers) for numbers in receivers.order.values())
     p99_s = statistics.quantiles(delays, n=100)[98]

@@ -13,6 +13,8 @@ from services.anomaly.domain.history import Bools, Doubles, Floats, Slots, View,
 from shared.messages.alerts import Severity
 
 Tested = tuple[Bools, Bools]
+# One count fades below it after the window: 1/e.
+ANY_GROWTH = 0.367
 
 
 @dataclass(frozen=True)
@@ -55,8 +57,15 @@ class Rule(Protocol):
         """Whether the fault is there [rows], and whether that can be said [rows]."""
 
 
+class Stateless:
+    """Keeps nothing of any slot."""
+
+    def grow(self, slots: int) -> None:
+        """Nothing is kept."""
+
+
 @dataclass
-class Simple:
+class Simple(Stateless):
     """A rule without memory: `fires` of the last known values. Unknown where any of `needs` was never read."""
 
     kind: Kind
@@ -67,9 +76,6 @@ class Simple:
     def reads(self) -> tuple[str, ...]:
         """Whatever it needs."""
         return self.needs
-
-    def grow(self, slots: int) -> None:
-        """Nothing is kept."""
 
     def test(self, view: View) -> Tested:
         """Test the rows."""

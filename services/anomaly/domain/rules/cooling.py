@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from services.anomaly.domain.history import Bools, View
-from services.anomaly.domain.rules.base import Kind, Rule, Simple, Tested
+from services.anomaly.domain.rules.base import Kind, Rule, Simple, Stateless, Tested
 
 MARGIN_C = 5.0
 HOT_C = 92.0  # where a device does not tell its limit: above the slowdown of the usual cards, 83 to 92 °C
@@ -14,7 +14,7 @@ FAN_STOPPED_PCT, FAN_NEEDED_C = 5.0, 65.0
 HW_SLOWDOWN, SW_THERMAL, HW_THERMAL, POWER_BRAKE = 0x8, 0x20, 0x40, 0x80
 
 
-class Thermal:
+class Thermal(Stateless):
     """At the slowdown temperature, or no margin left; clears with a margin below it."""
 
     kind = Kind(
@@ -28,9 +28,6 @@ class Thermal:
         clear_after_s=3.0,
     )
     reads = ("temp_c", "temp_margin_c")
-
-    def grow(self, slots: int) -> None:
-        """Nothing is kept."""
 
     def test(self, view: View) -> Tested:
         """Compare each device with its own limit."""

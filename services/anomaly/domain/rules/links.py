@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from services.anomaly.domain.rules.base import Growth, Kind, Rule, Simple
+from services.anomaly.domain.rules.base import ANY_GROWTH, Growth, Kind, Rule, Simple
 
 REPLAYS_IN_TEN_MINUTES = 20.0
 CORRECTABLE_IN_TEN_MINUTES = 100.0
@@ -40,7 +40,7 @@ def make() -> list[Rule]:
                 disturbs=False,
             ),
             ("pcie_fatal_errors", "pcie_non_fatal_errors"),
-            0.37,
+            ANY_GROWTH,
             TEN_MINUTES_S,
         ),
         Growth(

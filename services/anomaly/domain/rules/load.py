@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from services.anomaly.domain.history import Bools, Doubles, View
-from services.anomaly.domain.rules.base import Kind, Rule, Tested, filled
+from services.anomaly.domain.rules.base import Kind, Rule, Stateless, Tested, filled
 from services.anomaly.domain.rules.cooling import reasons
 
 BUSY_PCT, FULL_PCT, IDLE_PCT = 50.0, 95.0, 3.0
@@ -63,7 +63,7 @@ def _span(view: View) -> tuple[Doubles, Bools]:
     return share.astype(np.float64), wide & ~np.isnan(view.get("power_w"))
 
 
-class HiddenLoad:
+class HiddenLoad(Stateless):
     """Much power with no utilisation: work that hides, or a counter that stands."""
 
     kind = Kind(
@@ -78,9 +78,6 @@ class HiddenLoad:
     )
     reads = ("power_w",)
 
-    def grow(self, slots: int) -> None:
-        """Nothing is kept."""
-
     def test(self, view: View) -> Tested:
         """Idle by utilisation, far from idle by power."""
         share, known = _span(view)
@@ -88,7 +85,7 @@ class HiddenLoad:
         return known & (util <= IDLE_PCT) & (share > HIDDEN_SHARE), known & ~np.isnan(util)
 
 
-class Hung:
+class Hung(Stateless):
     """Full utilisation at idle power for long: a kernel that spins or waits for a peer that died."""
 
     kind = Kind(
@@ -102,9 +99,6 @@ class Hung:
         clear_after_s=30.0,
     )
     reads = ("power_w",)
-
-    def grow(self, slots: int) -> None:
-        """Nothing is kept."""
 
     def test(self, view: View) -> Tested:
         """Busy by utilisation, idle by power."""

@@ -5,11 +5,23 @@ Actions follow NVIDIA's GPU memory error management guide (docs.nvidia.com/deplo
 
 from __future__ import annotations
 
-from services.anomaly.domain.rules.base import Growth, Kind, Rule, Simple
+from services.anomaly.domain.history import Bools, View
+from services.anomaly.domain.rules.base import ANY_GROWTH, Growth, Kind, Rule, Simple
+from shared.messages.alerts import Severity
 
 UNCORRECTED_HOLD_S = 300.0
 CORRECTED_AN_HOUR = 20.0
 HOUR_S = 3600.0
+
+
+def _flag(name: str, severity: Severity, summary: str, action: str, expected: str = "0") -> Simple:
+    """A metric that is zero while all is well."""
+
+    def set_(view: View) -> Bools:
+        there: Bools = view.get(name) > 0
+        return there
+
+    return Simple(Kind(name, severity, summary, action, (name,), expected, 0.0, 0.0, disturbs=False), (name,), set_)
 
 
 def make() -> list[Rule]:
@@ -27,9 +39,8 @@ def make() -> list[Rule]:
                 disturbs=False,
             ),
             ("ecc_dbe", "ecc_dbe_total"),
-            # One error counts until it has faded for the hold time.
-            most=0.37,
-            window_s=UNCORRECTED_HOLD_S,
+            ANY_GROWTH,
+            UNCORRECTED_HOLD_S,
         ),
         Growth(
             Kind(
@@ -43,8 +54,8 @@ def make() -> list[Rule]:
                 disturbs=False,
             ),
             ("ecc_sbe", "ecc_sbe_total"),
-            most=CORRECTED_AN_HOUR,
-            window_s=HOUR_S,
+            CORRECTED_AN_HOUR,
+            HOUR_S,
         ),
         Growth(
             Kind(
@@ -57,8 +68,8 @@ def make() -> list[Rule]:
                 disturbs=False,
             ),
             ("remapped_rows", "remapped_rows_corrected"),
-            most=0.37,
-            window_s=HOUR_S,
+            ANY_GROWTH,
+            HOUR_S,
         ),
         Growth(
             Kind(
@@ -71,64 +82,18 @@ def make() -> list[Rule]:
                 disturbs=False,
             ),
             ("retired_pages_sbe", "retired_pages_dbe"),
-            most=0.37,
-            window_s=HOUR_S,
+            ANY_GROWTH,
+            HOUR_S,
         ),
-        Simple(
-            Kind(
-                "row_remap_pending",
-                "warning",
-                "a memory row remapping waits for a reset",
-                "reset the GPU when idle",
-                ("row_remap_pending",),
-                "0",
-                clear_after_s=0.0,
-                disturbs=False,
-            ),
-            ("row_remap_pending",),
-            lambda view: view.get("row_remap_pending") > 0,
-        ),
-        Simple(
-            Kind(
-                "row_remap_failure",
-                "critical",
-                "a memory row remapping failed",
-                "drain, replace the GPU",
-                ("row_remap_failure",),
-                "0",
-                clear_after_s=0.0,
-                disturbs=False,
-            ),
-            ("row_remap_failure",),
-            lambda view: view.get("row_remap_failure") > 0,
-        ),
-        Simple(
-            Kind(
-                "page_retirement_pending",
-                "warning",
-                "a memory page waits to be retired",
-                "reset the GPU when idle",
-                ("retired_pages_pending",),
-                "0",
-                clear_after_s=0.0,
-                disturbs=False,
-            ),
-            ("retired_pages_pending",),
-            lambda view: view.get("retired_pages_pending") > 0,
-        ),
-        Simple(
-            Kind(
-                "recovery_action",
-                "critical",
-                "the driver asks for recovery action {recovery_action:.0f} "
-                "(1 reset, 2 reboot, 3 drain peer to peer, 4 drain and reset)",
-                "drain, then do what the driver asks for",
-                ("recovery_action",),
-                "0, none",
-                clear_after_s=0.0,
-                disturbs=False,
-            ),
-            ("recovery_action",),
-            lambda view: view.get("recovery_action") > 0,
+        _flag("row_remap_pending", "warning", "a memory row remapping waits for a reset", "reset the GPU when idle"),
+        _flag("row_remap_failure", "critical", "a memory row remapping failed", "drain, replace the GPU"),
+        _flag("retired_pages_pending", "warning", "a memory page waits to be retired", "reset the GPU when idle"),
+        _flag(
+            "recovery_action",
+            "critical",
+            "the driver asks for recovery action {recovery_action:.0f} "
+            "(1 reset, 2 reboot, 3 drain peer to peer, 4 drain and reset)",
+            "drain, then do what the driver asks for",
+            "0, none",
         ),
     ]

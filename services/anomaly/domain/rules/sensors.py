@@ -6,7 +6,7 @@ import numpy as np
 
 from services.anomaly.domain.columns import COLUMN
 from services.anomaly.domain.history import Bools, Doubles, View, all_of, any_of
-from services.anomaly.domain.rules.base import Kind, Rule, Tested, filled
+from services.anomaly.domain.rules.base import Kind, Rule, Stateless, Tested, filled
 
 STILL_TICKS, STILL_S = 30.0, 25.0
 ALL = ("power_w", "temp_c", "clock_sm_mhz", "gpu_util_pct", "memory_used_bytes")
@@ -143,7 +143,7 @@ class Stuck:
         return self._still.lasts(view, STUCK_S) & moved & ~extreme, known
 
 
-class Impossible:
+class Impossible(Stateless):
     """Values that no device can have."""
 
     kind = Kind(
@@ -161,9 +161,6 @@ class Impossible:
         self._columns = [COLUMN[name] for name in LIMITS]
         self._low = np.array([low for low, _ in LIMITS.values()], np.float32)
         self._high = np.array([high for _, high in LIMITS.values()], np.float32)
-
-    def grow(self, slots: int) -> None:
-        """Nothing is kept."""
 
     def test(self, view: View) -> Tested:
         """Compare with the limits, and memory used with memory there is."""
