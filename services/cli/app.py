@@ -38,6 +38,7 @@ for function in (
     alerts.unsubscribe,
     alerts.subscriptions,
     alerts.incidents,
+    alerts.risk,
     alerts.acknowledge,
     alerts.silence,
     alerts.silences,

@@ -23,9 +23,11 @@ from shared.messages.alerts import Alert
 from shared.messages.audit import AuditRecord
 from shared.messages.base import Message
 from shared.messages.notices import Acknowledgement, DeliveryReply, DeliveryRequest, Silence, Subscription
+from shared.risk import Risk, risks
 
 M = TypeVar("M", bound=Message)
 DELIVER_S = 15.0
+RISK_ALERTS = 5_000
 
 
 class Alerts:
@@ -41,6 +43,10 @@ class Alerts:
     async def history(self, limit: int = 50) -> list[Alert]:
         """The newest changes of alerts, oldest first."""
         return await last_messages(self._js, "ALERTS", subjects.ALERTS, Alert, limit=limit)
+
+    async def risks(self) -> list[Risk]:
+        """Devices by their risk, from the alerts of the last months."""
+        return risks(await self.history(RISK_ALERTS), utc_now())
 
     async def follow(self) -> AsyncIterator[Alert]:
         """Alerts as they change."""

@@ -21,6 +21,7 @@ from services.anomaly.domain.watch import Watch, matrix
 from services.anomaly.handlers import Detection
 from shared.incidents import incidents
 from shared.messages.alerts import Alert
+from shared.risk import risks
 from tests.support.builders import alert, at, event, frame
 
 
@@ -128,6 +129,20 @@ class TestIncidents:
         book.observe(Finding("n1", "gpu-0", "thermal", firing=False), at(60))
         again = self.opened(book, "n1", "gpu-0", "thermal", 7200)
         assert first.incident != again.incident
+
+
+class TestRisk:
+    def test_what_came_often_and_lately_weighs_most_and_says_why(self) -> None:
+        history = [
+            alert(id=f"a{n}", device="gpu-0", kind="ecc_uncorrected", opened_at=at(-86_400 * n), at=at(0))
+            for n in range(3)
+        ]
+        history += [alert(id="b", device="gpu-1", kind="ecc_uncorrected", opened_at=at(-86_400 * 60), at=at(0))]
+        history += [alert(id="c", device="gpu-2", kind="xid_31", severity="info", opened_at=at(0), at=at(0))]
+        found = risks([*history, history[0]], at(0))
+        assert [r.device for r in found] == ["gpu-0", "gpu-1"]
+        assert 0 < found[1].score < 0.1 < found[0].score < 1
+        assert found[0].explained == "ecc_uncorrected x3 (100%)"
 
 
 class TestXid:

@@ -1,4 +1,4 @@
-"""alerts, incidents, acknowledge, silence, silences, unsilence, subscribe, unsubscribe, subscriptions, deliveries."""
+"""Alerts, incidents and risk; silences; subscriptions and deliveries."""
 
 from __future__ import annotations
 
@@ -50,6 +50,19 @@ def incidents(data_dir: DataDir = DEFAULT_FOLDER) -> None:
                 shown = ", ".join(i.devices[:4]) + (f" and {len(i.devices) - 4} more" if len(i.devices) > 4 else "")
                 cause = f"{i.root.kind}: {i.root.summary}"
                 table.add_row(i.id, i.severity, shown, str(len(i.alerts)), cause, i.root.action)
+        console.print(table)
+
+    run(work)
+
+
+def risk(data_dir: DataDir = DEFAULT_FOLDER) -> None:
+    """Devices by how likely they are to fail again, and why."""
+
+    async def work() -> None:
+        table = Table("device", "risk", "because of")
+        async with connected(data_dir) as autopilot:
+            for r in await autopilot.alerts.risks():
+                table.add_row(f"{r.node}/{r.device}", f"{r.score:.2f}", r.explained)
         console.print(table)
 
     run(work)

@@ -59,6 +59,15 @@ class IncidentView(BaseModel):
     alerts: list[Alert]
 
 
+class RiskView(BaseModel):
+    """A device's risk from 0 to 1, and what it comes from."""
+
+    node: str
+    device: str
+    score: float
+    because: str
+
+
 class Note(BaseModel):
     """What whoever takes an alert on has to say."""
 
@@ -76,6 +85,13 @@ async def open_incidents(autopilot: Autopilot) -> list[IncidentView]:
     """Open alerts that belong together, the likeliest cause first."""
     found = incidents(await autopilot.alerts.open())
     return [IncidentView(id=i.id, severity=i.severity, devices=i.devices, alerts=list(i.alerts)) for i in found]
+
+
+@router.get("/risks", dependencies=[Viewer])
+async def risks(autopilot: Autopilot) -> list[RiskView]:
+    """Devices by how likely they are to fail again, and why."""
+    found = await autopilot.alerts.risks()
+    return [RiskView(node=r.node, device=r.device, score=round(r.score, 4), because=r.explained) for r in found]
 
 
 @router.get("/alerts/history", dependencies=[Viewer])
