@@ -14,34 +14,15 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-import polars as pl
 import torch
 
 from services.anomaly.domain.columns import COLUMN, COLUMNS
 from services.anomaly.domain.rerun import Moment, Told, rerun
 from services.anomaly.domain.watch import Watch
-from tests.support.drill import MEMORY_BYTES, Columns, Fault, Load, Node, all_faults, made_up_load, with_fault
+from tests.benchmarks.drill_runs import CALM_DAYS, DEVICES, GRACE_S, PERIOD_S, drill_runs, load_of
+from tests.support.drill import Columns, Node, all_faults
 
-DEVICES, PERIOD_S = 8, 60.0
-CALM_DAYS, FAULT_HOURS = 2.0, 6.0
 MONTH_S = 30 * 86_400.0
-GRACE_S = 600.0
-
-
-def real_load(path: Path, rng: np.random.Generator, ticks: int, devices: int) -> Load:
-    """Days of real GPUs, one after the other in random order."""
-    rows = pl.read_csv(path).sort("gpu", "t_s").partition_by("gpu", maintain_order=True)
-    days = [(r["gpu_util_pct"].to_numpy(), r["gpu_mem_mib"].to_numpy() * 2.0**20) for r in rows if len(r) > 600]
-    util, memory = np.zeros((ticks, devices)), np.zeros((ticks, devices))
-    for device in range(devices):
-        at = 0
-        while at < ticks:
-            u, m = days[rng.integers(len(days))]
-            length = min(len(u), ticks - at)
-            util[at : at + length, device] = np.nan_to_num(u[:length])
-            memory[at : at + length, device] = np.minimum(np.nan_to_num(m[:length]), 0.98 * MEMORY_BYTES)
-            at += length
-    return Load(util, memory)
 
 
 def ticks_of(columns: Columns) -> Iterator[Moment]:
@@ -93,13 +74,7 @@ def main() -> None:
     parser.add_argument("--table", type=Path, help="write the table as Markdown")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    calm_days, weeks = (0.5, 0.2) if arguments.short else (CALM_DAYS, 4.0)
-
-    def load(rng: np.random.Generator, ticks: int) -> Load:
-        if arguments.traces:
-            return real_load(arguments.traces, rng, ticks, DEVICES)
-        return made_up_load(rng, ticks, DEVICES, PERIOD_S)
-
+    calm_days, weeks, every = (0.5, 0.2, 3) if arguments.short else (CALM_DAYS, 4.0, 1)
     began = time.perf_counter()
     found: dict[str, list[float | None]] = defaultdict(list)
     fixed: dict[str, list[float | None]] = defaultdict(list)
@@ -107,27 +82,21 @@ def main() -> None:
     false_ours: list[Told] = []
     false_fixed = 0
     device_s = 0.0
-    first, length = int(calm_days * 86_400 / PERIOD_S), int(FAULT_HOURS * 3600 / PERIOD_S)
-    for number, fault in enumerate(list(all_faults())[:: 3 if arguments.short else 1]):
-        rng = np.random.default_rng(number)
-        ticks = first + length + 60
-        columns, device = fault_run(rng, load(rng, ticks), fault, first, first + length)
-        start_s, end_s = first * PERIOD_S, (first + length) * PERIOD_S + GRACE_S
-        name = f"gpu-{device}"
-        alerts = ours(columns)
+    for run in drill_runs(arguments.traces, calm_days, every):
+        start_s, end_s, name = run.first * PERIOD_S, run.last * PERIOD_S + GRACE_S, f"gpu-{run.device}"
+        alerts = ours(run.columns)
         hits = [a for a in alerts if a.alert.device == name and start_s <= a.opened_s <= end_s]
-        found[fault.name].append(min((a.opened_s for a in hits), default=float("inf")) - start_s if hits else None)
-        seen_kinds[fault.name] |= {a.alert.kind for a in hits}
+        found[run.fault.name].append(min(a.opened_s for a in hits) - start_s if hits else None)
+        seen_kinds[run.fault.name] |= {a.alert.kind for a in hits}
         false_ours += [a for a in alerts if a not in hits and a.alert.device != "node"]
-        rules = fixed_thresholds(columns)
+        rules = fixed_thresholds(run.columns)
         told = [s for d, s in rules if d == name and start_s <= s <= end_s]
-        fixed[fault.name].append(min(told) - start_s if told else None)
+        fixed[run.fault.name].append(min(told) - start_s if told else None)
         false_fixed += len(rules) - len(told)
-        device_s += (DEVICES - 1) * ticks * PERIOD_S + first * PERIOD_S
+        device_s += ((run.devices - 1) * run.ticks + run.first) * PERIOD_S
     rng = np.random.default_rng(1_000)
-    clean = Node(rng, load(rng, int(weeks * 7 * 86_400 / PERIOD_S)), PERIOD_S).run()
-    clean_alerts = ours(clean)
-    false_ours += clean_alerts
+    clean = Node(rng, load_of(arguments.traces, rng, int(weeks * 7 * 86_400 / PERIOD_S)), PERIOD_S).run()
+    false_ours += ours(clean)
     false_fixed += len(fixed_thresholds(clean))
     device_s += DEVICES * weeks * 7 * 86_400
     months = device_s / MONTH_S
@@ -156,12 +125,6 @@ def main() -> None:
             }
         )
     )
-
-
-def fault_run(rng: np.random.Generator, load: Load, fault: Fault, first: int, last: int) -> tuple[Columns, int]:
-    """A node with the fault in the device that is busiest then: a fault that nothing runs on shows nowhere."""
-    device = int(load.util_pct[first:last].mean(axis=0).argmax())
-    return with_fault(rng, load, PERIOD_S, fault, device, first, last), device
 
 
 def render(
