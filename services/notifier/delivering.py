@@ -21,6 +21,7 @@ from services.notifier.adapters.receiver import RefusedTargetError, WebhookRecei
 from services.notifier.domain.breaker import CircuitBreaker
 from services.notifier.domain.delivery import Rate, quiet_s, retry_delay_s, silenced, wants
 from services.notifier.domain.formats import body_of
+from services.notifier.domain.grouping import IncidentGrouping
 from services.notifier.settings import NotifierSettings
 from shared import subjects
 from shared.clock import utc_now
@@ -83,6 +84,7 @@ class Deliveries:
     around: Surroundings
     _breaker: CircuitBreaker = field(default_factory=CircuitBreaker)
     _rate: Rate = field(default_factory=Rate)
+    _grouping: IncidentGrouping = field(default_factory=IncidentGrouping)
     _attempts: dict[int, int] = field(default_factory=dict)
     _first_waiting: dict[tuple[str, str], int] = field(default_factory=dict)
 
@@ -133,6 +135,10 @@ class Deliveries:
         sequence, device = message.metadata.sequence.stream, (alert.node, alert.device)
         if self._first_waiting.get(device, sequence) < sequence:
             await message.nak(delay=BEHIND_S)
+            return
+        retried = sequence in self._attempts or self._first_waiting.get(device) == sequence
+        if self.subscription.by_incident and not retried and not self._grouping.tells(alert):
+            await self._done(message, device, sequence)
             return
         if await self._waits(message, alert, sequence):
             return

@@ -29,6 +29,7 @@ class Subscription(Message):
     nodes: list[str] = []
     devices: list[str] = []
     states: list[AlertState] = []
+    by_incident: bool = Field(default=False, description="of an incident only the first alert and what is worse")
     per_minute: int | None = Field(default=None, ge=1, description="more wait their turn")
     quiet_from: time | None = Field(default=None, description="UTC; until quiet_to only critical alerts are told")
     quiet_to: time | None = None

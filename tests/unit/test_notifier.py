@@ -14,6 +14,7 @@ from services.notifier.adapters.receiver import RefusedTargetError, WebhookRecei
 from services.notifier.domain.breaker import CircuitBreaker
 from services.notifier.domain.delivery import Rate, quiet_s, retry_delay_s, silenced, wants
 from services.notifier.domain.formats import body_of
+from services.notifier.domain.grouping import IncidentGrouping
 from shared.clock import utc_now
 from shared.errors import InvalidInputError, UnavailableError
 from shared.messages.notices import Silence, Subscription
@@ -124,6 +125,23 @@ class TestFormats:
             subscription(channel="template")
         with pytest.raises(ValueError, match="come together"):
             subscription(quiet_from="22:00")
+
+
+class TestGrouping:
+    def test_an_incident_is_told_once_unless_it_gets_worse_and_ends_where_it_was_told(self) -> None:
+        grouping = IncidentGrouping()
+
+        def tells(name: str, severity: str, state: str = "opened", incident: str = "i1") -> bool:
+            return grouping.tells(alert(id=name, severity=severity, state=state, incident=incident))
+
+        assert tells("a", "warning")
+        assert not tells("b", "warning")
+        assert tells("c", "critical")
+        assert not tells("d", "critical")
+        assert tells("a", "warning", "updated")
+        assert tells("a", "warning", "resolved")
+        assert not tells("b", "warning", "resolved")
+        assert tells("e", "info", incident="i2")
 
 
 class TestTiming:

@@ -32,6 +32,7 @@ class NewSubscription(BaseModel):
     nodes: list[str] = []
     devices: list[str] = []
     states: list[AlertState] = []
+    by_incident: bool = False
     per_minute: int | None = Field(None, ge=1)
     quiet_from: time | None = None
     quiet_to: time | None = None
