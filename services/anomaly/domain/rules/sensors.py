@@ -12,6 +12,7 @@ STILL_TICKS, STILL_S = 30.0, 25.0
 ALL = ("power_w", "temp_c", "clock_sm_mhz", "gpu_util_pct", "memory_used_bytes")
 USUAL_FACTOR = 3.0
 KNOWN_ROWS, KNOWN_STILL_TICKS = 500.0, 12.0
+IDLE_ROWS = 100.0
 SETTLE_TICKS = 12.0
 BUSY_PCT = 5.0
 MOVED = {"power_w": 0.3, "temp_c": 0.3, "gpu_util_pct": 40.0}  # share of the highest power; points of utilisation
@@ -30,13 +31,13 @@ class Stillness:
     def __init__(self) -> None:
         self._ticks: Doubles = np.empty(0)
         self._still_s: Doubles = np.empty(0)
-        self._rows: Doubles = np.empty(0)
+        self._rows = [np.empty(0), np.empty(0)]
         self._longest = [np.empty(0), np.empty(0)]
 
     def grow(self, slots: int) -> None:
         """Have at least this many slots."""
         self._ticks, self._still_s = filled(self._ticks, slots, 0.0), filled(self._still_s, slots, 0.0)
-        self._rows = filled(self._rows, slots, 0.0)
+        self._rows = [filled(values, slots, 0.0) for values in self._rows]
         self._longest = [filled(values, slots, 0.0) for values in self._longest]
 
     def count(self, view: View, same: Bools, known: Bools) -> Doubles:
@@ -44,8 +45,8 @@ class Stillness:
         s, busy = view.slots, self._busy(view)
         before = self._ticks[s]
         ticks = np.where(same, before + 1, 0.0)
-        self._rows[s] += known
-        for state, longest in enumerate(self._longest):
+        for state, (longest, rows) in enumerate(zip(self._longest, self._rows, strict=True)):
+            rows[s] += known & (busy == bool(state))
             ended = known & ~same & (busy == bool(state))
             longest[s] = np.where(ended, np.maximum(longest[s], before), longest[s])
         self._ticks[s] = np.where(known, ticks, before)
@@ -55,9 +56,13 @@ class Stillness:
     def lasts(self, view: View, least_s: float) -> Bools:
         """Whether it stands still for much longer than ever before."""
         s = view.slots
-        usual = np.where(self._busy(view), self._longest[1][s], self._longest[0][s])
-        least = np.where(self._rows[s] >= KNOWN_ROWS, KNOWN_STILL_TICKS, STILL_TICKS)
-        lasting: Bools = (self._ticks[s] >= np.maximum(USUAL_FACTOR * usual, least)) & (self._still_s[s] >= least_s)
+        busy, ticks = self._busy(view), self._ticks[s]
+        usual = np.where(busy, self._longest[1][s], self._longest[0][s])
+        seen_before = np.where(busy, self._rows[1][s], self._rows[0][s]) - ticks
+        least = np.where(seen_before >= KNOWN_ROWS, KNOWN_STILL_TICKS, STILL_TICKS)
+        # Some devices stand still when idle: that has to be known before it can be odd.
+        judged = busy | (seen_before >= IDLE_ROWS)
+        lasting: Bools = judged & (ticks >= np.maximum(USUAL_FACTOR * usual, least)) & (self._still_s[s] >= least_s)
         return lasting
 
     @staticmethod
