@@ -193,6 +193,7 @@ async def fault(stage: Stage) -> str:
     await autopilot.steering.simulate(node, SimulationRequest(device=device, fault="none", util=0.0))
     await _alert(stage, device, "xid_79", "resolved")
     await _alert(stage, device, "thermal", "resolved")
+    await _healthy(stage, device)
     await _cordoned(stage, device, wanted=False)
     return (
         f"{device} at {hot.evidence[0].value:.0f} °C ({hot.evidence[0].expected}), then XID 79; drained, "
@@ -206,6 +207,14 @@ async def _alert(stage: Stage, device: str, kind: str, state: str) -> Alert:
         return [a for a in history if (a.device, a.kind, a.state) == (device, kind, state)]
 
     return (await eventually(look, bool, 30, f"alert {kind} {state}"))[-1]
+
+
+async def _healthy(stage: Stage, device: str) -> None:
+    async def look() -> list[str]:
+        return [a.kind for a in await stage.autopilot.alerts.open() if a.device == device and a.severity == "critical"]
+
+    # An alert that came twice has to be gone for longer before it counts as resolved.
+    await eventually(look, lambda kinds: not kinds, 60, f"no critical alert of {device}")
 
 
 async def _cordoned(stage: Stage, device: str, *, wanted: bool) -> None:

@@ -26,6 +26,7 @@ log = logging.getLogger(__name__)
 
 COMMAND_TTL = timedelta(seconds=15)
 ADVISE_AGAIN = timedelta(minutes=1)
+DRAIN_SETTLES = timedelta(seconds=5)
 
 
 @dataclass
@@ -40,6 +41,7 @@ class Decider:
     cap_lease_s: float
     governor: Governor = field(default_factory=Governor)
     _caps: dict[Device, tuple[float, datetime]] = field(default_factory=dict)
+    _drains: dict[Device, datetime] = field(default_factory=dict)
     _advised: dict[str, tuple[str, datetime]] = field(default_factory=dict)
 
     async def decide(self, token: int) -> None:
@@ -83,10 +85,16 @@ class Decider:
     async def _drain(self, pools: list[PoolStatus], policy: FleetPolicy, token: int) -> None:
         fleet = set(await self.reader.devices())
         cordoned = {(p.node, device) for p in pools for device in p.cordoned}
-        ours = await self._drained_by_us()
+        now = self.clock()
+        on_the_way = {d for d, at in self._drains.items() if now - at < DRAIN_SETTLES}
+        known = await self._drained_by_us()
+        # A device is ours until it was seen back in service: a restore that got lost is sent again.
+        ours = known & (cordoned | on_the_way)
+        if ours != known:
+            await self._remember_drained(ours)
         for decision in drains(await self.reader.critical(), ours, cordoned, fleet, policy):
             self._count(decision.reason)
-            if decision.action is None:
+            if decision.action is None or decision.device in on_the_way:
                 continue
             node, device = decision.device
             evidence = {"cordoned": float(len(cordoned)), "fleet": float(len(fleet))}
@@ -105,8 +113,10 @@ class Decider:
                 effect="no job runs on a device with a critical alert",
             )
             if sent:
-                ours = ours | {decision.device} if decision.action == "drain" else ours - {decision.device}
-                await self._remember_drained(ours)
+                self._drains[decision.device] = now
+                if decision.action == "drain":
+                    ours = ours | {decision.device}
+                    await self._remember_drained(ours)
 
     async def _cap(self, policy: FleetPolicy, token: int, *, full_power: bool, now: datetime) -> None:
         devices = await self.reader.devices()

@@ -100,7 +100,14 @@ async def test_a_device_with_a_critical_alert_is_drained_and_later_restored() ->
     fleet.cordoned, fleet.hurt, clock[0] = ["gpu-0"], set(), 30.0
     await made.decide(1)
     assert [(m.action, m.device) for _, m in bus.published][-1] == ("restore", "gpu-0")
+    clock[0] = 40.0
+    await made.decide(1)
+    assert [m.action for _, m in bus.published] == ["drain", "restore", "restore"], "a lost command is sent again"
+    assert bus.kept["scheduler", "drained"] == DeviceSet(devices=[DEVICE]), "ours until seen back"
+    fleet.cordoned, clock[0] = [], 50.0
+    await made.decide(1)
     assert bus.kept["scheduler", "drained"] == DeviceSet(devices=[])
+    assert len(bus.published) == 3
 
 
 async def test_caps_hold_while_no_jobs_wait() -> None:
