@@ -59,6 +59,7 @@ STREAMS: tuple[StreamConfig, ...] = (
     _stream("COMMANDS", subjects.COMMANDS, age_s=DAY_S, mib=256),
     _stream("OUTCOMES", subjects.OUTCOMES, age_s=90 * DAY_S, mib=512),
     _stream("RECOMMENDATIONS", subjects.RECOMMENDATIONS, age_s=90 * DAY_S, mib=256),
+    _stream("DECISIONS", subjects.DECISIONS, age_s=30 * DAY_S, mib=256),
     _stream(
         "JOBS",
         subjects.JOBS,

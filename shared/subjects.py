@@ -18,6 +18,8 @@ ALERTS = "alerts.*.*.*"
 COMMANDS = "commands.>"
 OUTCOMES = "outcomes.*"
 RECOMMENDATIONS = "recommendations.*"
+DECISIONS = "decisions.*"
+SCALE_COMMANDS = "commands.scale.*"
 JOBS = "jobs.*.*"
 JOBS_WITH_ID = "jobs.*.*.*"
 JOBS_OF_BATCHES = "jobs.*.*.*.*"
@@ -106,6 +108,11 @@ def drain_commands(node: str) -> str:
 def outcome(command_id: str) -> str:
     """The outcome of one command."""
     return f"outcomes.{token(command_id)}"
+
+
+def decision(decision_id: str) -> str:
+    """A decision about a pool."""
+    return f"decisions.{token(decision_id)}"
 
 
 def recommendation(scope: str) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from services.cli.commands import alerts, fleet, jobs, product, replay, tour
+from services.cli.commands import alerts, fleet, jobs, policy, product, replay, scheduling, tour
 
 app = typer.Typer(
     name="autopilot",
@@ -45,6 +45,13 @@ for function in (
     alerts.unsilence,
     alerts.deliveries,
     replay.replay,
+    policy.policy,
+    scheduling.explain,
+    scheduling.recommendations,
+    scheduling.approve,
+    scheduling.whatif,
+    scheduling.analyse,
+    scheduling.report,
 ):
     app.command()(function)
 app.command("map")(jobs.map_)

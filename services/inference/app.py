@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
 from faststream import FastStream
 from faststream.nats import JStream, NatsMessage, PullSub
+from nats.js.api import ConsumerConfig
 
 from services.inference.device_watch import DeviceWatch
 from services.inference.handlers import PoolCommands
@@ -42,10 +43,12 @@ def create_app(settings: PoolSettings | None = None) -> FastStream:
     drain = durable(f"pool-drain-{settings.pool}-{node}", subjects.drain_commands(settings.node))
     stream = JStream("COMMANDS", declare=False)
     pull = PullSub(batch_size=1, timeout=10)
-    for config, subject, handler in (
-        (scale, subjects.scale_command(settings.pool), commands.on_scale),
-        (drain, subjects.drain_commands(settings.node), commands.on_drain),
-    ):
+    taken: list[tuple[ConsumerConfig, str, Callable[..., Awaitable[None]]]] = [
+        (drain, subjects.drain_commands(settings.node), commands.on_drain)
+    ]
+    if not settings.pool_fixed:
+        taken.append((scale, subjects.scale_command(settings.pool), commands.on_scale))
+    for config, subject, handler in taken:
         broker.subscriber(
             subject, stream=stream, durable=config.durable_name, config=config, pull_sub=pull, no_reply=True
         )(handler)
@@ -62,7 +65,7 @@ def create_app(settings: PoolSettings | None = None) -> FastStream:
     broker.subscriber(subjects.frames(settings.node), no_reply=True)(on_frame)
     broker.subscriber(subjects.alerts_of(settings.node), no_reply=True)(on_alert)
 
-    watched = [Watched("COMMANDS", scale), Watched("COMMANDS", drain)]
+    watched = [Watched("COMMANDS", config) for config, _, _ in taken]
     watched += [Watched("JOBS", waiting_durable()), Watched("LATER", due_durable())]
     watched += [Watched("JOBS", job_durable(kind, p)) for kind in settings.pool_kinds for p in PRIORITIES]
 

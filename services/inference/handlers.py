@@ -27,7 +27,8 @@ class PoolCommands:
         """Set the wanted number of workers."""
         status, detail = self._judge(command)
         if status == "applied":
-            self.supervisor.desired = command.replicas
+            here = (command.nodes or {}).get(self.supervisor.settings.node, 0)
+            self.supervisor.desired = command.replicas if command.nodes is None else here
         await self._tell(command, "scale", command.pool, status, detail, requested=float(command.replicas))
 
     async def on_drain(self, command: DrainCommand) -> None:

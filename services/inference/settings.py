@@ -77,6 +77,7 @@ class PoolSettings(ServiceSettings, ModelSettings):
     pool: str = Field("default", pattern="^[A-Za-z0-9_-]+$", description="name of the pool")
     pool_kinds: list[str] = Field(KINDS, description="job kinds that it runs, as JSON")
     pool_initial: int = Field(1, ge=0, description="workers before the first scale command")
+    pool_fixed: bool = Field(False, description="an orchestrator scales the pool: scale commands are left to it")
     drain_timeout_s: float = Field(30.0, gt=0, description="a draining worker is killed after this time")
     unrunnable_after_s: float = Field(60.0, gt=0, description="a job that no pool runs is given up after this time")
 

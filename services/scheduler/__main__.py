@@ -1,20 +1,39 @@
-"""`python -m services.scheduler`."""
+"""`python -m services.scheduler [hands|keda]`."""
 
 from __future__ import annotations
 
 import asyncio
+import sys
 
-from services.scheduler.app import create_app
-from services.scheduler.settings import SchedulerSettings
+from services.scheduler.settings import HandsSettings, KedaSettings, SchedulerSettings
 from shared.logs import setup_logging
 from shared.settings import load
 
 
 def main() -> None:
-    """Run the service."""
-    settings = load(SchedulerSettings)
-    setup_logging("scheduler", settings.log_level)
-    asyncio.run(create_app(settings).run())
+    """Run the scheduler, or what carries its commands out elsewhere."""
+    role = sys.argv[1] if len(sys.argv) == 2 else ""
+    if len(sys.argv) == 1:
+        from services.scheduler.app import create_app  # noqa: PLC0415  each role needs its own libraries
+
+        settings = load(SchedulerSettings)
+        setup_logging("scheduler", settings.log_level)
+        app = create_app(settings)
+    elif role == "hands":
+        from services.scheduler.hands.app import create_hands  # noqa: PLC0415
+
+        hands = load(HandsSettings)
+        setup_logging("hands", hands.log_level)
+        app = create_hands(hands)
+    elif role == "keda":
+        from services.scheduler.hands.keda_app import create_keda  # noqa: PLC0415
+
+        keda = load(KedaSettings)
+        setup_logging("keda", keda.log_level)
+        app = create_keda(keda)
+    else:
+        sys.exit("usage: python -m services.scheduler [hands|keda]")
+    asyncio.run(app.run())
 
 
 if __name__ == "__main__":

@@ -11,9 +11,15 @@ from faststream import FastStream
 from faststream.nats import JStream, NatsMessage, PullSub
 from prometheus_client import Counter, Gauge
 
+from services.scheduler.acting import Actor
 from services.scheduler.adapters.fleet_reader import FleetReader
 from services.scheduler.deciding import Decider
-from services.scheduler.domain.policies import make_policy
+from services.scheduler.device_deciding import DeviceDecider
+from services.scheduler.domain.champion import Championship
+from services.scheduler.domain.governor import Governor
+from services.scheduler.domain.panel import Panel
+from services.scheduler.domain.policies import policy_maker
+from services.scheduler.pool_deciding import PoolDecider
 from services.scheduler.settings import SchedulerSettings
 from shared import subjects
 from shared.bus import BUS_ERRORS
@@ -25,6 +31,7 @@ from shared.health import HealthState
 from shared.ids import new_id
 from shared.leader import Leadership
 from shared.messages.alerts import Alert
+from shared.messages.commands import ScaleCommand
 from shared.service import Service
 from shared.settings import load
 from shared.streams import durable
@@ -37,7 +44,9 @@ def create_app(settings: SchedulerSettings | None = None) -> FastStream:
     settings = settings or load(SchedulerSettings)
     service = Service("scheduler", settings)
     broker = service.broker
-    policy = make_policy(settings.policy_name)
+    panel = Panel({name: policy_maker(name) for name in settings.panel}, settings.decide_period_s)
+    governor = Governor()
+    championship = Championship(settings.policy_name, settings.fallback_policy)
     wake = asyncio.Event()
     leading = Gauge("autopilot_scheduler_leading", "1 while this process leads", registry=service.registry)
     counter = Counter("autopilot_decisions", "decisions by reason", ["reason"], registry=service.registry)
@@ -51,9 +60,14 @@ def create_app(settings: SchedulerSettings | None = None) -> FastStream:
         if alert.severity == "critical":
             wake.set()
 
+    async def on_scale(command: ScaleCommand) -> None:
+        if command.issuer != "scheduler":
+            governor.manual(command.pool, command.at)
+
     alerts = durable("scheduler-alerts", subjects.ALERTS)
     # A reply would be taken for the stream's own confirmation by the agent that published the frame.
     broker.subscriber(subjects.FRAMES, no_reply=True)(on_frame)
+    broker.subscriber(subjects.SCALE_COMMANDS, no_reply=True)(on_scale)
     broker.subscriber(
         subjects.ALERTS,
         stream=JStream("ALERTS", declare=False),
@@ -70,7 +84,12 @@ def create_app(settings: SchedulerSettings | None = None) -> FastStream:
             reader = FleetReader(js, settings.stale_after_s)
             leadership = Leadership(js, f"{settings.node}-{new_id()[:8]}", "scheduler")
             service.spawn(leadership.run())
-            decider = Decider(service.bus, reader, policy, utc_now, counter, settings.cap_lease_s)
+            actor = Actor(service.bus, utc_now, counter)
+            decider = Decider(
+                reader,
+                PoolDecider(actor, panel, governor, championship),
+                DeviceDecider(actor, settings.cap_lease_s),
+            )
             service.spawn(decide_for_ever(decider, leadership, service.health, wake, settings.decide_period_s, leading))
             yield
 

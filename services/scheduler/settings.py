@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from pydantic import Field
 
 from shared.settings import ServiceSettings
@@ -11,6 +13,30 @@ class SchedulerSettings(ServiceSettings):
     """The scheduler."""
 
     decide_period_s: float = Field(1.0, ge=0.2, le=60, description="time between decisions")
-    policy_name: str = Field("forecasting", description="the policy that decides")
+    policy_name: str = Field("learned", description="the policy that decides until a replay of the fleet's own days")
+    fallback_policy: str = Field("reserve", description="decides when the champion leaves its predicted band")
+    challengers: list[str] = Field(
+        ["queue_lag", "utilisation", "predictive", "energy_sweep"], description="propose beside it, for the record"
+    )
     stale_after_s: float = Field(10.0, gt=0, description="pools and frames older than this count as missing")
     cap_lease_s: float = Field(60.0, ge=5, description="a power cap of ours ends after this time unless renewed")
+
+    @property
+    def panel(self) -> list[str]:
+        """Every policy that sees the pools."""
+        return sorted({self.policy_name, self.fallback_policy, *self.challengers})
+
+
+class HandsSettings(ServiceSettings):
+    """What carries scale commands out where pools are not processes of a node."""
+
+    orchestrator: Literal["kubernetes", "docker"] = Field("kubernetes", description="where pools run")
+    pool_label: str = Field("autopilot.pool", description="label of a Deployment or container; its value is the pool")
+    kubernetes_namespace: str = Field("default", description="namespace of the Deployments")
+    kubernetes_config: str | None = Field(None, description="kubeconfig; none takes the pod's service account")
+
+
+class KedaSettings(ServiceSettings):
+    """The external scaler that KEDA asks."""
+
+    keda_address: str = Field("0.0.0.0:6000", description="where gRPC listens")

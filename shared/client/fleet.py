@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from contextlib import suppress
 
 from nats.aio.client import Client
 from nats.js import JetStreamContext
@@ -17,6 +18,7 @@ from shared.frames import TelemetryFrame, decode
 from shared.messages.commands import (
     Command,
     CommandOutcome,
+    DecisionRecord,
     DrainCommand,
     PowerCommand,
     Recommendation,
@@ -40,6 +42,13 @@ class Decision(BaseModel):
     command: PowerCommand | ScaleCommand | DrainCommand
     kind: str
     target: str
+    outcome: CommandOutcome | None = None
+
+
+class Explanation(BaseModel):
+    """A decision of the scheduler with its command's outcome, where there was a command."""
+
+    record: DecisionRecord
     outcome: CommandOutcome | None = None
 
 
@@ -122,3 +131,25 @@ class Fleet:
     async def recommendations(self, limit: int = 50) -> list[Recommendation]:
         """The newest recommendations, oldest first."""
         return await last_messages(self._js, "RECOMMENDATIONS", subjects.RECOMMENDATIONS, Recommendation, limit=limit)
+
+    async def decision_records(self, limit: int = 50) -> list[DecisionRecord]:
+        """The newest decisions about pools, commanded or not, oldest first."""
+        return await last_messages(self._js, "DECISIONS", subjects.DECISIONS, DecisionRecord, limit=limit)
+
+    async def explain(self, decision: str) -> Explanation:
+        """What was seen, considered and allowed, by the id of a decision or of its command. Raises NotFoundError."""
+        try:
+            message = await self._js.get_last_msg("DECISIONS", subjects.decision(decision), direct=True)
+            record = DecisionRecord.model_validate_json(message.data or b"")
+        except NotFoundError:
+            kept = await self.decision_records(1000)
+            found = next((r for r in reversed(kept) if r.command_id == decision), None)
+            if found is None:
+                raise Missing(f"no decision {decision!r}: `autopilot decisions` lists them") from None
+            record = found
+        outcome = None
+        if record.command_id:
+            with suppress(NotFoundError):
+                last = await self._js.get_last_msg("OUTCOMES", subjects.outcome(record.command_id), direct=True)
+                outcome = CommandOutcome.model_validate_json(last.data or b"")
+        return Explanation(record=record, outcome=outcome)

@@ -24,6 +24,7 @@ from shared.messages.commands import (
     DrainCommand,
     FleetPolicy,
     PowerCommand,
+    Recommendation,
     ScaleCommand,
 )
 from shared.messages.telemetry import SimulationReply, SimulationRequest
@@ -72,6 +73,23 @@ class Steering:
         """Take a device out of service or back."""
         command = self._build(DrainCommand, reason, node=node, device=device, action=action)
         await self._send(subjects.drain_command(node, device), command)
+        return command
+
+    async def approve(self, recommendation: Recommendation) -> PowerCommand | ScaleCommand | DrainCommand:
+        """Carry out what was recommended, in the operator's name. Raises InvalidInputError."""
+        models: dict[str, type[PowerCommand | ScaleCommand | DrainCommand]] = {
+            "scale": ScaleCommand,
+            "power": PowerCommand,
+            "drain": DrainCommand,
+        }
+        kind = (recommendation.subject or "").split(".")[1:2]
+        model = models.get(kind[0]) if kind else None
+        if model is None or recommendation.command is None or recommendation.subject is None:
+            raise InvalidInputError("recommendation", recommendation.id, "has no command to carry out")
+        base = {"id", "issuer", "reason", "at", "expires_at", "fencing_token", "schema_version"}
+        fields = {name: value for name, value in recommendation.command.items() if name not in base}
+        command = self._build(model, f"approved-{recommendation.id}", **fields)
+        await self._send(recommendation.subject, command)
         return command
 
     async def outcome(self, command_id: str, timeout_s: float = 10.0) -> CommandOutcome:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field
 
@@ -35,7 +35,9 @@ class ScaleCommand(Command):
     """Set the number of workers of a pool."""
 
     pool: Name
-    replicas: int = Field(ge=0, le=10_000)
+    replicas: int = Field(ge=0, le=10_000, description="on all nodes together, where `nodes` is given")
+    nodes: dict[str, int] | None = Field(default=None, description="on each node; else every node has `replicas`")
+    decision: Name | None = None
 
 
 class DrainCommand(Command):
@@ -77,6 +79,37 @@ class Recommendation(Message):
     confidence: float = Field(ge=0, le=1)
     evidence: dict[str, float] = {}
     at: Timestamp
+    decision: Name | None = Field(default=None, description="the decision that it comes from")
+    subject: str | None = Field(default=None, description="where its command goes when it is approved")
+    command: dict[str, Any] | None = None
+
+
+class Considered(Message):
+    """What one policy would have done."""
+
+    policy: Name
+    replicas: int
+    power_level: float = Field(description="0: the cheapest cap of the curve; 1: full power")
+    chosen: bool = False
+
+
+class DecisionRecord(Message):
+    """A decision about a pool: what was seen, considered, allowed, and what came of it."""
+
+    id: Name
+    pool: Name
+    at: Timestamp
+    autonomy: Autonomy
+    seen: dict[str, float]
+    considered: list[Considered]
+    wanted: int
+    allowed: int | None = Field(description="none where nothing was changed")
+    reason: Name
+    explanation: str
+    command_id: Name | None = None
+
+
+Autonomy = Literal["observe", "advise", "approve", "act"]
 
 
 class PoolPolicy(Message):
@@ -87,13 +120,44 @@ class PoolPolicy(Message):
     step_up: int = Field(default=4, ge=1)
     step_down: int = Field(default=1, ge=1)
     scale_down_after_s: float = Field(default=30.0, ge=0)
-    target_wait_s: float = Field(default=5.0, gt=0)
+    target_wait_s: float = Field(default=5.0, gt=0, description="how long a job may wait beyond its own work")
+    autonomy: Autonomy | None = Field(default=None, description="the fleet's mode, unless given")
+    policy: Name | None = Field(default=None, description="this policy and no other; none lets the champion decide")
+    actions_per_min: int = Field(default=30, ge=1, description="changes of its size in a minute, at most")
+    manual_hold_s: float = Field(default=300.0, ge=0, description="hands off after an operator's scale command")
+    load_time_s: float = Field(default=5.0, gt=0, description="from start to ready, until it was measured")
+
+
+class TimedValue(Message):
+    """A value for a part of each day, UTC; one that ends before it begins goes over midnight."""
+
+    start: str = Field(pattern=r"^([01]\d|2[0-3]):[0-5]\d$")
+    end: str = Field(pattern=r"^([01]\d|2[0-3]):[0-5]\d$")
+    value: float = Field(ge=0)
+
+
+class Objective(Message):
+    """What counts how much; only the relation of the weights matters."""
+
+    energy: float = Field(default=1.0, ge=0)
+    cost: float = Field(default=0.0, ge=0)
+    carbon: float = Field(default=0.0, ge=0)
+    latency: float = Field(default=1.0, ge=0)
+
+
+class PowerBudget(Message):
+    """Watts that the caps of some devices may add up to; the narrowest that applies holds."""
+
+    watts: float = Field(gt=0)
+    nodes: list[Name] | None = Field(default=None, description="the whole fleet, unless given; a rack is its nodes")
+    start: str = Field(default="00:00", pattern=r"^([01]\d|2[0-3]):[0-5]\d$")
+    end: str = Field(default="00:00", pattern=r"^([01]\d|2[0-3]):[0-5]\d$", description="as the start: all day")
 
 
 class FleetPolicy(Message):
     """The operator's bounds for the fleet; KV `policy`, key `fleet`."""
 
-    mode: Literal["observe", "advise", "act"] = "act"
+    mode: Autonomy = "act"
     power: Literal["off", "simulated", "all"] = "simulated"
     power_floor_fraction: float = Field(default=0.5, ge=0, le=1)
     cap_fraction: float | None = Field(
@@ -102,12 +166,24 @@ class FleetPolicy(Message):
         le=1,
         description="cap, of the default, that holds while no jobs wait; none caps nothing",
     )
+    device_max_w: dict[str, float] = Field(default={}, description="watts at most, by node/device or model")
+    budgets: list[PowerBudget] = []
+    prices: list[TimedValue] = Field(default=[], description="of a kWh, by time of day")
+    carbon: list[TimedValue] = Field(default=[], description="grams of CO2 a kWh, by time of day")
+    objective: Objective = Objective()
+    shares: dict[str, float] = Field(
+        default={}, description="of the load, by kind of accelerator; advised where it is not given"
+    )
     max_drained_fraction: float = Field(default=0.5, ge=0, le=1)
     pools: dict[str, PoolPolicy] = {}
 
     def pool(self, name: str) -> PoolPolicy:
         """The bounds of a pool, or the defaults."""
         return self.pools.get(name, PoolPolicy())
+
+    def autonomy(self, name: str) -> Autonomy:
+        """How far the scheduler may go with a pool."""
+        return self.pool(name).autonomy or self.mode
 
 
 class DeviceSet(Message):

@@ -1,4 +1,4 @@
-"""One round of decisions with a fake bus and fleet."""
+"""Rounds of decisions with a fake bus and fleet."""
 
 from __future__ import annotations
 
@@ -7,15 +7,32 @@ from typing import Any
 import pytest
 from prometheus_client import CollectorRegistry, Counter
 
+from services.scheduler.acting import Actor
 from services.scheduler.deciding import Decider
+from services.scheduler.device_deciding import DeviceDecider
+from services.scheduler.domain.champion import Championship
+from services.scheduler.domain.governor import Governor
 from services.scheduler.domain.observation import PoolObservation
-from services.scheduler.domain.policies import make_policy
-from shared.messages.commands import DeviceSet, DrainCommand, FleetPolicy, PowerCommand, Recommendation, ScaleCommand
+from services.scheduler.domain.panel import Panel
+from services.scheduler.domain.policies import policy_maker
+from services.scheduler.domain.power_curves import curve_of
+from services.scheduler.pool_deciding import PoolDecider
+from shared.messages.commands import (
+    DecisionRecord,
+    DeviceSet,
+    DrainCommand,
+    FleetPolicy,
+    PoolPolicy,
+    PowerCommand,
+    Recommendation,
+    ScaleCommand,
+)
 from shared.messages.jobs import PoolStatus
 from tests.support.builders import at, device
 
 DEVICE = ("n", "gpu-0")
 OTHER = ("n", "gpu-1")
+NOT_CAPPING = FleetPolicy(cap_fraction=None)
 
 
 class FakeBus:
@@ -31,6 +48,9 @@ class FakeBus:
         assert message_id == message.id
         self.published.append((subject, message))
 
+    def of(self, kind: type) -> list[Any]:
+        return [message for _, message in self.published if isinstance(message, kind)]
+
     async def read(self, bucket: str, key: str, _: Any) -> Any:
         return self.kept.get((bucket, key))
 
@@ -39,20 +59,29 @@ class FakeBus:
 
 
 class FakeFleet:
-    """A pool with a backlog on two simulated devices."""
+    """A pool with jobs waiting on two simulated devices."""
 
-    def __init__(self) -> None:
+    def __init__(self, **more: Any) -> None:
         self.hurt: set[tuple[str, str]] = set()
         self.cordoned: list[str] = []
-        self.backlog, self.known = 100, True
+        self.seen, self.known, self.nodes = more, True, ["n"]
+        self.caps_now = {DEVICE: 250.0, OTHER: 250.0}
 
-    async def pools(self, now: Any) -> list[PoolStatus]:
+    async def pools(self, now: Any) -> dict[str, list[PoolStatus]]:
         if not self.known:
-            return []
-        return [PoolStatus(pool="p", node="n", at=now, desired=1, kinds=["echo"], workers=[], cordoned=self.cordoned)]
+            return {}
+        status = {"pool": "p", "at": now, "desired": 1, "kinds": ["echo"], "workers": [], "cordoned": self.cordoned}
+        return {"p": [PoolStatus(node=node, **status) for node in self.nodes]}
 
-    async def observe(self, status: PoolStatus, policy: FleetPolicy, now: Any) -> PoolObservation:
-        return PoolObservation("p", now, 1, 1, 0, self.backlog, 0.0, 0.1, policy.pool("p"))
+    async def observe(
+        self, pool: str, parts: Any, devices: Any, power_w: Any, bounds: PoolPolicy, now: Any
+    ) -> PoolObservation:
+        base = {
+            "desired": len(self.nodes), "ready": 1, "starting": 0, "busy": 1, "waiting": 100, "oldest_wait_s": 4.0,
+            "arrivals": 50, "completions": 10, "service_s": 0.5, "load_time_s": 5.0, "power_w": 100.0,
+            "curve": curve_of("V100", 250.0, 100.0), "devices": [DEVICE],
+        }  # fmt: skip
+        return PoolObservation(pool=pool, at=now, bounds=bounds, **(base | self.seen))
 
     async def critical(self) -> set[tuple[str, str]]:
         return self.hurt
@@ -60,72 +89,105 @@ class FakeFleet:
     async def devices(self) -> dict[tuple[str, str], Any]:
         return {DEVICE: device(device="gpu-0"), OTHER: device(device="gpu-1")}
 
-    def caps_now_w(self, now: Any) -> dict[tuple[str, str], float]:
-        return {DEVICE: 250.0, OTHER: 250.0}
+    def samples(self, metric: str, now: Any) -> dict[tuple[str, str], float]:
+        return self.caps_now if metric == "power_cap_w" else {}
 
 
-def decider(policy: FleetPolicy, fleet: FakeFleet) -> tuple[Decider, FakeBus, list[float]]:
+IDLE = {"waiting": 0, "oldest_wait_s": 0.0, "arrivals": 0, "busy": 0, "completions": 0, "service_s": None}
+
+
+def decider(policy: FleetPolicy, fleet: FakeFleet, *, name: str = "queue_lag") -> tuple[Decider, FakeBus, list[float]]:
     bus, clock = FakeBus(policy), [0.0]
     counter = Counter("decisions", "by reason", ["reason"], registry=CollectorRegistry())
-    made = Decider(bus, fleet, make_policy("forecasting"), lambda: at(clock[0]), counter, 60.0)  # type: ignore[arg-type]
-    return made, bus, clock
+    actor = Actor(bus, lambda: at(clock[0]), counter)  # type: ignore[arg-type]
+    panel = Panel({n: policy_maker(n) for n in {name, "static", "energy_sweep"}}, 10.0)
+    pools = PoolDecider(actor, panel, Governor(), Championship(name, "static"))
+    return Decider(fleet, pools, DeviceDecider(actor, 60.0)), bus, clock  # type: ignore[arg-type]
 
 
-async def test_commands_carry_reason_numbers_and_fencing_token() -> None:
-    made, bus, _ = decider(FleetPolicy(cap_fraction=None), FakeFleet())
+async def test_commands_carry_reason_numbers_and_fencing_token_and_the_decision_is_on_record() -> None:
+    made, bus, _ = decider(NOT_CAPPING, FakeFleet())
     await made.decide(token=9)
-    ((subject, command),) = bus.published
-    assert subject == "commands.scale.p"
-    assert isinstance(command, ScaleCommand)
-    assert (command.replicas, command.reason, command.fencing_token) == (2, "backlog", 9)
-    assert command.evidence["backlog"] == 100
+    (command,) = bus.of(ScaleCommand)
+    assert (command.replicas, command.reason, command.fencing_token) == (4, "backlog", 9)
+    assert command.evidence["waiting"] == 100
+    (record,) = bus.of(DecisionRecord)
+    assert (record.command_id, record.id, record.allowed) == (command.id, command.decision, 4)
+    assert {c.policy: c.chosen for c in record.considered} == {
+        "queue_lag": True, "static": False, "energy_sweep": False,
+    }  # fmt: skip
+    assert "100 jobs waiting" in record.explanation
 
 
-@pytest.mark.parametrize(("mode", "kinds"), [("advise", [Recommendation]), ("observe", [])])
-async def test_without_leave_to_act_nothing_is_commanded(mode: Any, kinds: list[type]) -> None:
+@pytest.mark.parametrize(("mode", "advised"), [("advise", 1), ("approve", 1), ("observe", 0)])
+async def test_without_leave_to_act_nothing_is_commanded(mode: Any, advised: int) -> None:
     made, bus, clock = decider(FleetPolicy(mode=mode, cap_fraction=None), FakeFleet())
     await made.decide(1)
     clock[0] = 20.0
     await made.decide(1)
-    assert [type(m) for _, m in bus.published] == kinds, "and the same advice is not repeated at once"
+    assert bus.of(ScaleCommand) == []
+    advice = bus.of(Recommendation)
+    assert len(advice) == advised, "and the same advice is not repeated at once"
+    assert all(a.subject == "commands.scale.p" and a.command["replicas"] == 4 for a in advice)
+
+
+async def test_autonomy_can_differ_by_pool() -> None:
+    made, bus, _ = decider(
+        FleetPolicy(mode="observe", cap_fraction=None, pools={"p": PoolPolicy(autonomy="act")}), FakeFleet()
+    )
+    await made.decide(1)
+    assert len(bus.of(ScaleCommand)) == 1
+
+
+async def test_an_operators_choice_of_policy_goes_before_the_champion() -> None:
+    policy = FleetPolicy(cap_fraction=None, pools={"p": PoolPolicy(policy="static", ceiling=3, step_up=9)})
+    made, bus, _ = decider(policy, FakeFleet(**IDLE))
+    await made.decide(1)
+    assert bus.of(ScaleCommand)[0].replicas == 3
+
+
+async def test_a_pool_on_several_nodes_is_told_where() -> None:
+    fleet = FakeFleet()
+    fleet.nodes = ["n", "m"]
+    made, bus, _ = decider(NOT_CAPPING, fleet)
+    await made.decide(1)
+    assert bus.of(ScaleCommand)[0].nodes == {"n": 4, "m": 0}, "m has no healthy device"
 
 
 async def test_a_device_with_a_critical_alert_is_drained_and_later_restored() -> None:
-    fleet = FakeFleet()
-    fleet.backlog, fleet.hurt = 0, {DEVICE}
-    made, bus, clock = decider(FleetPolicy(cap_fraction=None), fleet)
+    fleet = FakeFleet(**IDLE)
+    fleet.hurt = {DEVICE}
+    made, bus, clock = decider(NOT_CAPPING, fleet)
     await made.decide(1)
-    assert [(m.action, m.device) for _, m in bus.published if isinstance(m, DrainCommand)] == [("drain", "gpu-0")]
+    assert [(m.action, m.device) for m in bus.of(DrainCommand)] == [("drain", "gpu-0")]
     assert bus.kept["scheduler", "drained"] == DeviceSet(devices=[DEVICE])
     fleet.cordoned, fleet.hurt, clock[0] = ["gpu-0"], set(), 30.0
     await made.decide(1)
-    assert [(m.action, m.device) for _, m in bus.published][-1] == ("restore", "gpu-0")
+    assert [(m.action, m.device) for m in bus.of(DrainCommand)][-1] == ("restore", "gpu-0")
     clock[0] = 40.0
     await made.decide(1)
-    assert [m.action for _, m in bus.published] == ["drain", "restore", "restore"], "a lost command is sent again"
+    assert [m.action for m in bus.of(DrainCommand)] == ["drain", "restore", "restore"], "a lost command is sent again"
     assert bus.kept["scheduler", "drained"] == DeviceSet(devices=[DEVICE]), "ours until seen back"
     fleet.cordoned, clock[0] = [], 50.0
     await made.decide(1)
     assert bus.kept["scheduler", "drained"] == DeviceSet(devices=[])
-    assert len(bus.published) == 3
+    assert len(bus.of(DrainCommand)) == 3
 
 
-async def test_caps_hold_while_no_jobs_wait() -> None:
-    fleet = FakeFleet()
-    fleet.backlog = 0
-    made, bus, _ = decider(FleetPolicy(cap_fraction=0.8), fleet)
+async def test_devices_of_a_pool_get_the_cap_that_its_policy_wants_and_others_none() -> None:
+    made, bus, _ = decider(FleetPolicy(cap_fraction=0.5), FakeFleet(**IDLE), name="energy_sweep")
     await made.decide(1)
-    caps = [m for _, m in bus.published if isinstance(m, PowerCommand)]
-    assert [(c.device, c.cap_w, c.reason) for c in caps] == [
-        ("gpu-0", 200.0, "cap_no_backlog"),
-        ("gpu-1", 200.0, "cap_no_backlog"),
-    ]
+    (cap,) = bus.of(PowerCommand)
+    assert (cap.device, cap.reason) == ("gpu-0", "cap_cheapest")
+    assert 125 <= cap.cap_w < 250
 
 
-async def test_missing_data_means_hold() -> None:
-    fleet = FakeFleet()
-    fleet.known = False
-    made, bus, _ = decider(FleetPolicy(), fleet)
-    await made.decide(1)
-    assert bus.published == []
-    assert made.decisions.labels("missing_data")._value.get() == 1
+async def test_a_pool_that_vanishes_and_comes_back_and_absurd_numbers_change_nothing() -> None:
+    fleet = FakeFleet(waiting=-5, oldest_wait_s=float("nan"), arrivals=-1, service_s=float("inf"), busy=0)
+    made, bus, clock = decider(NOT_CAPPING, fleet)
+    for second in range(5):
+        clock[0], fleet.known = float(second), second != 2
+        await made.decide(1)
+    assert bus.of(ScaleCommand) == []
+    assert made.pools.actor.decisions.labels("missing_data")._value.get() == 1
+    assert made.pools.actor.decisions.labels("absurd_data")._value.get() == 4

@@ -1,66 +1,38 @@
-"""Forecast, policy, governor, drains and caps."""
+"""Governor, drains, caps, budgets, placement and the champion."""
 
 from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.scheduler.domain.devices import caps, drains
-from services.scheduler.domain.forecast import HoltForecast
+from services.scheduler.domain.caps import DeviceBoard, caps
+from services.scheduler.domain.champion import Band, Championship, Choice, Replayed, choose
+from services.scheduler.domain.drains import drains
 from services.scheduler.domain.governor import Governor
 from services.scheduler.domain.observation import PoolObservation, Proposal
-from services.scheduler.domain.policies import make_policy
-from shared.errors import SettingsError
-from shared.messages.commands import FleetPolicy, PoolPolicy
-from tests.support.builders import at, device
+from services.scheduler.domain.power_budget import Limit, share_out
+from services.scheduler.domain.power_curves import curve_of
+from services.scheduler.domain.spread import NodeRoom, spread
+from services.scheduler.domain.timetable import mean_of, value_at
+from shared.messages.commands import FleetPolicy, PoolPolicy, PowerBudget, TimedValue
+from tests.support.builders import at
 
 
 def seen(seconds: float = 0.0, bounds: PoolPolicy | None = None, **more: Any) -> PoolObservation:
     base = {
-        "pool": "p", "at": at(seconds), "desired": 1, "ready": 1, "starting": 0, "backlog": 0, "arrival_rate": 0.0,
-        "service_s": 0.1, "bounds": bounds or PoolPolicy(),
+        "pool": "p", "at": at(seconds), "desired": 1, "ready": 1, "starting": 0, "busy": 0, "waiting": 0,
+        "oldest_wait_s": 0.0, "arrivals": 0, "completions": 0, "service_s": 0.1, "load_time_s": 5.0, "power_w": 0.0,
+        "bounds": bounds or PoolPolicy(), "curve": curve_of("V100", 250.0, 100.0),
     }  # fmt: skip
     return PoolObservation(**(base | more))
 
 
 def proposal(replicas: int) -> Proposal:
-    return Proposal(replicas, "backlog", {}, full_power=False)
-
-
-class TestForecast:
-    def test_it_settles_on_a_constant_and_follows_a_ramp(self) -> None:
-        steady, ramp = HoltForecast(), HoltForecast()
-        for second in range(200):
-            steady.observe(5.0, at(second))
-            ramp.observe(float(second), at(second))
-        assert steady.ahead(10) == pytest.approx(5.0, abs=0.01)
-        assert ramp.ahead(10) > 195
-
-    @given(st.lists(st.floats(0, 1e6), max_size=50))
-    def test_it_is_never_negative(self, values: list[float]) -> None:
-        forecast = HoltForecast()
-        for second, value in enumerate(values):
-            forecast.observe(value, at(second))
-        assert forecast.ahead(60) >= 0
-
-
-class TestForecastingPolicy:
-    def test_a_backlog_asks_for_enough_to_clear_it_in_the_target_wait(self) -> None:
-        wanted = make_policy("forecasting").propose(seen(backlog=300, bounds=PoolPolicy(target_wait_s=5)))
-        assert wanted.replicas == 6
-        assert wanted.reason == "backlog"
-        assert wanted.full_power
-        assert wanted.evidence["backlog"] == 300
-
-    def test_nothing_to_do_asks_for_nothing(self) -> None:
-        assert make_policy("forecasting").propose(seen(desired=3)).replicas == 0
-
-    def test_an_unknown_policy_names_those_there_are(self) -> None:
-        with pytest.raises(SettingsError, match="forecasting"):
-            make_policy("crystal-ball")
+    return Proposal("test", replicas, 0.0, "backlog")
 
 
 class TestGovernor:
@@ -79,26 +51,73 @@ class TestGovernor:
         assert governor.judge(seen(14, desired=2, starting=1), proposal(3)).reason == "waiting_to_settle"
         assert governor.judge(seen(16, desired=2, starting=1), proposal(3)).replicas == 3
 
-    @given(
-        wishes=st.lists(st.integers(0, 50), min_size=1, max_size=40), floor=st.integers(0, 5), extra=st.integers(0, 10),
-        up=st.integers(1, 5), down=st.integers(1, 5),
-    )  # fmt: skip
-    def test_no_policy_gets_past_floor_ceiling_and_steps(
-        self, wishes: list[int], floor: int, extra: int, up: int, down: int
-    ) -> None:
-        governor, desired = Governor(), floor
-        bounds = PoolPolicy(floor=floor, ceiling=floor + extra, step_up=up, step_down=down, scale_down_after_s=2)
-        for second, wish in enumerate(wishes):
-            verdict = governor.judge(seen(second, bounds, desired=desired, ready=desired), proposal(wish))
+    def test_commands_that_time_out_again_and_again_open_the_breaker_for_a_while(self) -> None:
+        governor = Governor()
+        reasons = [governor.judge(seen(second), proposal(3)).reason for second in range(0, 130, 4)]
+        assert "breaker_open" in reasons
+        opened = reasons.index("breaker_open")
+        assert set(reasons[opened : opened + 14]) == {"breaker_open"}
+        assert reasons[opened + 16] != "breaker_open"
+
+    def test_what_an_operator_set_is_left_alone_until_the_hold_ends(self) -> None:
+        governor, bounds = Governor(), PoolPolicy(ceiling=8, manual_hold_s=60)
+        governor.manual("p", at(10))
+        assert governor.judge(seen(30, bounds), proposal(4)).reason == "manual_change"
+        assert governor.judge(seen(71, bounds), proposal(4)).replicas == 4
+
+    def test_a_manual_size_outside_the_bounds_is_brought_back(self) -> None:
+        governor, bounds = Governor(), PoolPolicy(ceiling=2)
+        governor.manual("p", at(0))
+        assert governor.judge(seen(1, bounds, desired=9, ready=9), proposal(9)).replicas == 2
+
+    def test_a_policy_that_dithers_is_slowed_down(self) -> None:
+        governor = Governor()
+        bounds = PoolPolicy(floor=0, ceiling=8, scale_down_after_s=0, actions_per_min=3, step_down=8)
+        desired, changes = 1, 0
+        for second in range(50):
+            verdict = governor.judge(seen(second, bounds, desired=desired, ready=desired), proposal(5 - desired))
             if verdict.replicas is not None:
-                assert floor <= verdict.replicas <= floor + extra
-                assert -down <= verdict.replicas - desired <= up
-                assert verdict.replicas != desired
-                desired = verdict.replicas
+                desired, changes = verdict.replicas, changes + 1
+        assert changes == 3
+
+    @given(
+        wishes=st.lists(st.integers(-5, 10**6), min_size=1, max_size=60), floor=st.integers(0, 5),
+        extra=st.integers(0, 10), up=st.integers(1, 5), down=st.integers(1, 5), rate=st.integers(1, 60),
+        settles=st.lists(st.booleans(), min_size=60, max_size=60), manual=st.sets(st.integers(0, 60), max_size=3),
+    )  # fmt: skip
+    def test_no_policy_gets_past_the_operators_limits(
+        self, wishes: list[int], floor: int, extra: int, up: int, down: int, rate: int, settles: list[bool],
+        manual: set[int],
+    ) -> None:  # fmt: skip
+        governor, desired, changed_at, set_at = Governor(), floor, [], None
+        bounds = PoolPolicy(
+            floor=floor, ceiling=floor + extra, step_up=up, step_down=down, scale_down_after_s=2, actions_per_min=rate,
+            manual_hold_s=10,
+        )  # fmt: skip
+        for second, wish in enumerate(wishes):
+            if second in manual:
+                desired, set_at = floor, second
+                governor.manual("p", at(second))
+            starting = 0 if settles[second] else 1
+            now = seen(second, bounds, desired=desired, ready=desired, starting=starting)
+            verdict = governor.judge(now, proposal(wish))
+            if verdict.replicas is None:
+                continue
+            assert set_at is None or second - set_at >= 10, "hands off what an operator set"
+            assert floor <= verdict.replicas <= floor + extra
+            assert -down <= verdict.replicas - desired <= up
+            assert verdict.replicas != desired
+            changed_at.append(second)
+            assert sum(second - s < 60 for s in changed_at) <= rate
+            desired = verdict.replicas
 
     def test_a_ceiling_that_is_lowered_is_obeyed_at_once(self) -> None:
         verdict = Governor().judge(seen(desired=9, ready=9, bounds=PoolPolicy(ceiling=2)), proposal(9))
         assert (verdict.replicas, verdict.reason) == (2, "at_ceiling")
+
+    def test_numbers_that_are_none_change_nothing(self) -> None:
+        verdict = Governor().judge(seen(), Proposal("test", float("nan"), 0.0, "backlog"))  # type: ignore[arg-type]
+        assert (verdict.replicas, verdict.reason) == (None, "absurd_data")
 
 
 class TestDrains:
@@ -119,24 +138,149 @@ class TestDrains:
         assert drains([], [], [("n", "d0")], self.fleet, FleetPolicy()) == []
 
 
+def board(**more: Any) -> DeviceBoard:
+    """Two devices on two nodes, 250 W each, uncapped; nobody wants anything."""
+    base = {
+        "devices": [("n1", "g"), ("n2", "g")], "models": ["V100", "A40"], "simulated": np.array([True, True]),
+        "default_w": np.full(2, 250.0), "lowest_w": np.full(2, 100.0), "now_w": np.full(2, 250.0),
+        "wanted_w": np.full(2, np.nan), "ours_w": np.full(2, np.nan), "ours_at_s": np.full(2, np.nan),
+    }  # fmt: skip
+    return DeviceBoard(**(base | {k: np.array(v) if isinstance(v, list) else v for k, v in more.items()}))
+
+
+def decided(policy: FleetPolicy, seconds: float = 100.0, **more: Any) -> list[tuple[str, float | None, str]]:
+    return [(d.device[0], d.cap_w, d.reason) for d in caps(board(**more), policy, at(seconds), lease_s=60.0)]
+
+
 class TestCaps:
-    key = ("n", "gpu-0")
+    def test_what_a_policy_wants_is_capped_renewed_and_lifted(self) -> None:
+        policy, sent_s = FleetPolicy(), at(0).timestamp()
+        assert decided(policy, wanted_w=[150.0, np.nan]) == [("n1", 150.0, "cap_cheapest")]
+        held = {"now_w": [150.0, 250.0], "ours_w": [150.0, np.nan], "ours_at_s": [sent_s, np.nan]}
+        assert decided(policy, 20.0, wanted_w=[150.0, np.nan], **held) == []
+        assert decided(policy, 40.0, wanted_w=[150.0, np.nan], **held) == [("n1", 150.0, "cap_renewed")]
+        assert decided(policy, 40.0, **held) == [("n1", None, "cap_lifted_for_backlog")]
 
-    def decide(self, now_w: float, ours: Any = None, seconds: float = 0, **more: Any) -> list[Any]:
-        policy = FleetPolicy(**({"cap_fraction": 0.8} | more.pop("policy", {})))
-        return caps(
-            {self.key: device(**more.pop("info", {}))}, {self.key: now_w}, {self.key: ours} if ours else {}, policy,
-            full_power=more.pop("full_power", False), now=at(seconds), lease_s=60,
-        )  # fmt: skip
+    def test_a_cap_of_an_operator_is_left_alone(self) -> None:
+        assert decided(FleetPolicy(), now_w=[180.0, 250.0], wanted_w=[150.0, np.nan]) == []
 
-    def test_caps_while_nothing_waits_lifts_when_jobs_do_and_renews(self) -> None:
-        assert self.decide(250)[0].cap_w == 200
-        assert self.decide(200, (200.0, at(0)), full_power=True)[0].cap_w is None
-        assert self.decide(200, (200.0, at(0)), seconds=10) == []
-        assert self.decide(200, (200.0, at(0)), seconds=31)[0].reason == "cap_renewed"
+    def test_power_off_and_real_devices_without_leave_are_left_alone(self) -> None:
+        assert decided(FleetPolicy(power="off"), wanted_w=[150.0, 150.0]) == []
+        real = [False, True]
+        assert decided(FleetPolicy(power="simulated"), wanted_w=[150.0, 150.0], simulated=real) == [
+            ("n2", 150.0, "cap_cheapest")
+        ]
 
-    def test_an_operators_cap_and_forbidden_devices_are_left_alone(self) -> None:
-        assert self.decide(150) == []
-        assert self.decide(250, info={"simulated": False}) == []
-        assert self.decide(250, policy={"power": "off"}) == []
-        assert self.decide(250, policy={"cap_fraction": None}) == []
+    def test_a_device_that_tells_no_cap_is_not_commanded(self) -> None:
+        assert decided(FleetPolicy(), now_w=[np.nan, 250.0], wanted_w=[150.0, np.nan]) == []
+
+    def test_limits_of_devices_models_nodes_and_the_fleet_hold_by_time_of_day(self) -> None:
+        by_model = FleetPolicy(device_max_w={"A40": 200.0, "n1/g": 180.0})
+        assert decided(by_model) == [("n1", 180.0, "cap_device_limit"), ("n2", 200.0, "cap_device_limit")]
+        budget = FleetPolicy(budgets=[PowerBudget(watts=400.0), PowerBudget(watts=150.0, nodes=["n1"])])
+        assert decided(budget) == [("n1", 150.0, "cap_budget")]
+        night = FleetPolicy(budgets=[PowerBudget(watts=300.0, start="22:00", end="06:00")])
+        assert len(decided(night, (23 - at(0).hour) * 3600.0)) == 2
+        assert decided(night, (12 - at(0).hour) * 3600.0) == []
+        too_little = FleetPolicy(budgets=[PowerBudget(watts=50.0)])
+        assert {reason for _, _, reason in decided(too_little)} == {"budget_below_minimum"}
+
+    @given(
+        wanted=st.lists(st.floats(50, 400), min_size=3, max_size=12), watts=st.floats(10, 3000),
+        narrow=st.floats(10, 1000),
+    )  # fmt: skip
+    def test_shared_watts_stay_under_every_limit_that_can_be_met(
+        self, wanted: list[float], watts: float, narrow: float
+    ) -> None:
+        lowest = np.full(len(wanted), 60.0)
+        first = np.arange(len(wanted)) < 2
+        limits = [Limit(watts, np.ones(len(wanted), bool)), Limit(narrow, first)]
+        shared = share_out(np.array(wanted), lowest, limits)
+        assert (shared.cap_w >= lowest - 1e-9).all()
+        assert (shared.cap_w <= np.maximum(wanted, lowest) + 1e-9).all()
+        for limit in limits:
+            possible = max(limit.watts, float(lowest[limit.members].sum()))
+            assert shared.cap_w[limit.members].sum() <= possible + 1e-6
+
+
+class TestSpread:
+    def test_new_workers_go_where_a_device_is_free_and_idle_nodes_stay_idle(self) -> None:
+        rooms = [NodeRoom("a", "gpu", 2, 4), NodeRoom("b", "gpu", 0, 4)]
+        assert spread(4, rooms, {}) == {"a": 4, "b": 0}
+        assert spread(6, rooms, {}) == {"a": 4, "b": 2}
+
+    def test_the_node_with_the_fewest_is_emptied_first_and_the_hot_one_before_it(self) -> None:
+        assert spread(3, [NodeRoom("a", "gpu", 3, 4), NodeRoom("b", "gpu", 1, 4)], {}) == {"a": 3, "b": 0}
+        hot = [NodeRoom("a", "gpu", 3, 4, hottest_c=95), NodeRoom("b", "gpu", 1, 4)]
+        assert spread(3, hot, {}) == {"a": 2, "b": 1}
+
+    def test_sick_nodes_get_nothing_and_without_a_healthy_one_nothing_moves(self) -> None:
+        assert spread(2, [NodeRoom("a", "gpu", 2, 0), NodeRoom("b", "gpu", 0, 1)], {}) == {"a": 0, "b": 2}
+        assert spread(5, [NodeRoom("a", "gpu", 2, 0)], {}) == {"a": 2}
+
+    def test_shares_of_kinds_are_kept(self) -> None:
+        rooms = [NodeRoom("a", "gpu", 0, 8), NodeRoom("b", "cpu", 0, 8)]
+        assert spread(10, rooms, {"gpu": 0.7, "cpu": 0.3}) == {"a": 7, "b": 3}
+        assert spread(10, rooms, {}) == {"a": 10, "b": 0}
+
+    @given(
+        replicas=st.integers(0, 40),
+        rooms=st.lists(st.tuples(st.integers(0, 9), st.integers(0, 4), st.sampled_from(["gpu", "cpu"])), min_size=1),
+        gpu=st.floats(0, 1),
+    )
+    def test_every_worker_has_a_place_and_none_is_on_a_sick_node(
+        self, replicas: int, rooms: list[tuple[int, int, str]], gpu: float
+    ) -> None:
+        made = [NodeRoom(f"n{i}", kind, workers, devices) for i, (workers, devices, kind) in enumerate(rooms)]
+        placed = spread(replicas, made, {"gpu": gpu, "cpu": 1 - gpu})
+        if any(room.devices for room in made):
+            assert sum(placed.values()) == replicas
+            assert all(placed[room.node] == 0 for room in made if not room.devices)
+
+
+class TestTimetable:
+    def test_values_by_time_of_day(self) -> None:
+        table = [TimedValue(start="22:00", end="06:00", value=0.1), TimedValue(start="06:00", end="22:00", value=0.3)]
+        day = at(0).replace(hour=0, minute=0)
+        assert value_at(table, day.replace(hour=23), 9) == 0.1
+        assert value_at(table, day.replace(hour=6), 9) == 0.3
+        assert value_at([], day, 9) == 9
+        assert mean_of(table, 9) == pytest.approx((8 * 0.1 + 16 * 0.3) / 24)
+
+
+def replayed(joules: float, late: float = 0.0, blocks: int = 24, spread_by: float = 0.1) -> Replayed:
+    noise = np.random.default_rng(3).normal(0, spread_by, blocks)
+    return Replayed(joules * 100 * (1 + noise), np.full(blocks, 100.0), np.full(blocks, 100.0 * late))
+
+
+class TestChampion:
+    def test_a_challenger_that_surely_saves_energy_in_time_is_promoted(self) -> None:
+        chosen = choose("queue_lag", {"queue_lag": replayed(100), "learned": replayed(70), "static": replayed(300)})
+        assert (chosen.champion, round(chosen.saving, 2)) == ("learned", 0.3)
+        assert 0 < chosen.saving_low <= chosen.saving + 1e-9
+
+    def test_one_that_is_late_is_not_whatever_it_saves(self) -> None:
+        assert choose("a", {"a": replayed(100), "b": replayed(50, late=0.02)}).champion == "a"
+
+    def test_a_saving_that_may_be_chance_promotes_nobody(self) -> None:
+        noise = np.random.default_rng(4).normal(0, 40, 24)
+        near = Replayed(replayed(100).joules * 0.999 + noise * 100, np.full(24, 100.0), np.zeros(24))
+        assert choose("a", {"a": replayed(100), "b": near}).champion == "a"
+
+    def test_little_history_promotes_nobody(self) -> None:
+        chosen = choose("a", {"a": replayed(100, blocks=3), "b": replayed(10, blocks=3)})
+        assert (chosen.champion, "3 blocks" in chosen.why) == ("a", True)
+
+    def test_a_late_champion_gives_way(self) -> None:
+        replays = {"a": replayed(50, late=0.2), "b": replayed(90), "c": replayed(200)}
+        assert choose("a", replays).champion == "b"
+
+    def test_a_champion_outside_its_band_falls_until_the_next_replay(self) -> None:
+        championship = Championship("learned", "reserve", Band(in_time_low=0.97, joules_high=120.0))
+        for _ in range(5):
+            assert championship.live(100, 10, 9000.0) is None
+        assert "learned" in (championship.live(100, 10, 9000.0) or "")
+        assert championship.deciding == "reserve"
+        championship.crown(Choice("learned", "won again"), Band(0.9, 200.0))
+        assert championship.deciding == "learned"
+        assert all(championship.live(100, 1, 9000.0) is None for _ in range(20))

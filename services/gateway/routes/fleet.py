@@ -12,8 +12,9 @@ from sse_starlette import EventSourceResponse
 
 from services.gateway.auth import Admin, Operator, Viewer
 from services.gateway.deps import Autopilot
-from shared.client.fleet import Decision, DeviceView
-from shared.messages.commands import CommandOutcome, FleetPolicy, Recommendation
+from shared.client.fleet import Decision, DeviceView, Explanation
+from shared.errors import NotFoundError
+from shared.messages.commands import CommandOutcome, DecisionRecord, FleetPolicy, Recommendation
 from shared.messages.jobs import PoolStatus
 
 router = APIRouter(prefix="/v1", tags=["fleet"])
@@ -97,6 +98,28 @@ async def scale(pool: str, body: ScaleRequest, autopilot: Autopilot) -> CommandO
 async def decisions(autopilot: Autopilot, limit: Limit = 50) -> list[Decision]:
     """Every command with its reason and its outcome."""
     return await autopilot.fleet.decisions(limit)
+
+
+@router.get("/decisions/records", dependencies=[Viewer])
+async def decision_records(autopilot: Autopilot, limit: Limit = 50) -> list[DecisionRecord]:
+    """Decisions about pools, commanded or not."""
+    return await autopilot.fleet.decision_records(limit)
+
+
+@router.get("/decisions/{decision}", dependencies=[Viewer])
+async def explain(decision: str, autopilot: Autopilot) -> Explanation:
+    """What was seen, considered and allowed, and what came of it."""
+    return await autopilot.fleet.explain(decision)
+
+
+@router.post("/recommendations/{recommendation}/approve", dependencies=[Operator])
+async def approve(recommendation: str, autopilot: Autopilot) -> CommandOutcome:
+    """Carry out what was recommended."""
+    found = [r for r in await autopilot.fleet.recommendations(1000) if r.id == recommendation]
+    if not found:
+        raise NotFoundError(f"no recommendation {recommendation!r}")
+    command = await autopilot.steering.approve(found[0])
+    return await autopilot.steering.outcome(command.id)
 
 
 @router.get("/recommendations", dependencies=[Viewer])

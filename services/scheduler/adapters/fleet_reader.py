@@ -1,35 +1,27 @@
-"""Reads the fleet: pools, queues, alerts, policy, and the newest samples."""
+"""Reads the fleet: pools, queues, alerts, and the newest samples."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 
 from nats.js import JetStreamContext
 from nats.js.errors import NotFoundError
 
+from services.scheduler.adapters.pool_tracks import PoolTrack, QueueCount
 from services.scheduler.domain.observation import PoolObservation
+from services.scheduler.domain.power_curves import PowerCurve, curve_of
 from shared.client.reading import bucket_items
 from shared.frames import TelemetryFrame
 from shared.messages.alerts import Alert
-from shared.messages.commands import FleetPolicy
+from shared.messages.commands import PoolPolicy
 from shared.messages.jobs import PRIORITIES, PoolStatus
 from shared.messages.telemetry import DeviceInfo, NodeInventory
 from shared.streams import job_durable
 
-SERVICE_MEMORY = 0.3
-
-
-@dataclass
-class _PoolTrack:
-    """What was seen of a pool before, to make rates of counters."""
-
-    at: datetime | None = None
-    delivered: int = 0
-    backlog: int = 0
-    done: dict[str, tuple[int, float]] = field(default_factory=dict)
-    service_s: float | None = None
+Device = tuple[str, str]
 
 
 @dataclass
@@ -39,74 +31,94 @@ class FleetReader:
     js: JetStreamContext
     stale_after_s: float
     frames: dict[str, tuple[datetime, TelemetryFrame]] = field(default_factory=dict)
-    _tracks: dict[str, _PoolTrack] = field(default_factory=dict)
+    _tracks: dict[str, PoolTrack] = field(default_factory=dict)
 
     def on_frame(self, frame: TelemetryFrame, now: datetime) -> None:
         """Keep the newest frame of each node."""
         self.frames[frame.node] = (now, frame)
 
-    async def pools(self, now: datetime) -> list[PoolStatus]:
-        """Pools that reported lately."""
+    async def pools(self, now: datetime) -> dict[str, list[PoolStatus]]:
+        """Pools that reported lately, each with its part on every node."""
         found = (await bucket_items(self.js, "pools", PoolStatus)).values()
-        return [p for p in found if (now - p.at).total_seconds() <= self.stale_after_s]
+        parts: defaultdict[str, list[PoolStatus]] = defaultdict(list)
+        for part in sorted(found, key=lambda p: p.node):
+            if (now - part.at).total_seconds() <= self.stale_after_s:
+                parts[part.pool].append(part)
+        return dict(parts)
 
-    async def critical(self) -> set[tuple[str, str]]:
+    async def critical(self) -> set[Device]:
         """Devices with an open critical alert."""
         alerts = (await bucket_items(self.js, "open_alerts", Alert)).values()
         return {(a.node, a.device) for a in alerts if a.severity == "critical"}
 
-    async def devices(self) -> dict[tuple[str, str], DeviceInfo]:
+    async def devices(self) -> dict[Device, DeviceInfo]:
         """Every device of every node."""
         inventories = (await bucket_items(self.js, "inventory", NodeInventory)).values()
         return {(i.node, d.device): d for i in inventories for d in i.devices}
 
-    def caps_now_w(self, now: datetime) -> dict[tuple[str, str], float]:
-        """Caps that devices told lately."""
+    def samples(self, metric: str, now: datetime) -> dict[Device, float]:
+        """A metric that devices told lately."""
         return {
-            (node, device): sample["power_cap_w"]
+            (node, device): sample[metric]
             for node, (at, frame) in self.frames.items()
             if (now - at).total_seconds() <= self.stale_after_s
             for device, sample in frame.latest().items()
-            if "power_cap_w" in sample
+            if metric in sample
         }
 
-    async def observe(self, status: PoolStatus, policy: FleetPolicy, now: datetime) -> PoolObservation | None:
+    async def observe(
+        self,
+        pool: str,
+        parts: Sequence[PoolStatus],
+        devices: Mapping[Device, DeviceInfo],
+        power_w: Mapping[Device, float],
+        bounds: PoolPolicy,
+        now: datetime,
+    ) -> PoolObservation | None:
         """A pool as a policy sees it; None while its queue cannot be read."""
-        waiting = delivered = 0
-        for kind in status.kinds:
+        queue = await self._queue({kind for part in parts for kind in part.kinds})
+        if queue is None:
+            return None
+        progress = self._tracks.setdefault(pool, PoolTrack()).look(queue, parts, now)
+        workers = [(part.node, w) for part in parts for w in part.workers]
+        used = sorted({(node, device) for node, w in workers for device in w.device.split("+")})
+        return PoolObservation(
+            pool=pool,
+            at=now,
+            desired=sum(part.desired for part in parts),
+            ready=sum(w.state == "ready" for _, w in workers),
+            starting=sum(w.state == "starting" for _, w in workers),
+            busy=sum(bool(w.running) for _, w in workers),
+            waiting=progress.waiting,
+            oldest_wait_s=progress.oldest_wait_s,
+            arrivals=progress.arrivals,
+            completions=progress.completions,
+            service_s=progress.service_s,
+            load_time_s=progress.load_time_s or bounds.load_time_s,
+            power_w=sum(power_w.get(device, 0.0) for device in used),
+            bounds=bounds,
+            curve=_curve([devices[d] for d in used if d in devices]),
+            devices=used,
+        )
+
+    async def _queue(self, kinds: set[str]) -> QueueCount | None:
+        pending = in_hand = delivered = 0
+        for kind in sorted(kinds):
             for priority in PRIORITIES:
                 try:
                     info = await self.js.consumer_info("JOBS", job_durable(kind, priority).durable_name or "")
                 except NotFoundError:
                     return None
-                waiting += (info.num_pending or 0) + (info.num_ack_pending or 0)
+                pending += info.num_pending or 0
+                in_hand += info.num_ack_pending or 0
                 delivered += info.delivered.consumer_seq if info.delivered else 0
-        track = self._tracks.setdefault(f"{status.pool}.{status.node}", _PoolTrack())
-        rate = 0.0
-        if track.at is not None and now > track.at:
-            came = (delivered - track.delivered) + (waiting - track.backlog)
-            rate = max(0.0, came / (now - track.at).total_seconds())
-        track.at, track.delivered, track.backlog = now, delivered, waiting
-        self._learn_service(track, status)
-        return PoolObservation(
-            pool=status.pool,
-            at=now,
-            desired=status.desired,
-            backlog=waiting,
-            arrival_rate=rate,
-            ready=sum(w.state == "ready" for w in status.workers),
-            starting=sum(w.state == "starting" for w in status.workers),
-            service_s=track.service_s,
-            bounds=policy.pool(status.pool),
-        )
+        return QueueCount(pending, in_hand, delivered)
 
-    @staticmethod
-    def _learn_service(track: _PoolTrack, status: PoolStatus) -> None:
-        current: Mapping[str, tuple[int, float]] = {w.worker: (w.jobs_done, w.busy_s) for w in status.workers}
-        done = sum(n - track.done.get(name, (0, 0.0))[0] for name, (n, _) in current.items())
-        busy = sum(b - track.done.get(name, (0, 0.0))[1] for name, (_, b) in current.items())
-        track.done = dict(current)
-        if done > 0 and busy >= 0:
-            fresh = busy / done
-            old = track.service_s if track.service_s is not None else fresh
-            track.service_s = old + SERVICE_MEMORY * (fresh - old)
+
+def _curve(devices: Sequence[DeviceInfo]) -> PowerCurve:
+    """Of the model that most of them are; devices of other models follow at the same power level."""
+    if not devices:
+        return curve_of("", None, None)
+    model, _ = Counter(d.model for d in devices).most_common(1)[0]
+    typical = next(d for d in devices if d.model == model)
+    return curve_of(model, typical.power_default_w, typical.power_min_w)

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import math
+from collections import deque
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
 from services.scheduler.domain.observation import PoolObservation, Proposal, Reason
 
 SETTLE_TIMEOUT = timedelta(seconds=15)
+TIMEOUTS_TO_OPEN = 3
+OPEN_FOR = timedelta(seconds=60)
 
 
 @dataclass(frozen=True)
@@ -23,49 +27,91 @@ class _PoolMemory:
     pending: int | None = None
     pending_since: datetime | None = None
     surplus_since: datetime | None = None
+    manual_at: datetime | None = None
+    timeouts: int = 0
+    open_until: datetime | None = None
+    changes: deque[datetime] = field(default_factory=deque)
 
 
 @dataclass
 class Governor:
-    """One action in flight, bounded steps, up at once, down after a while."""
+    """One action in flight, bounded steps, up at once, down after a while, hands off what an operator set."""
 
     _memory: dict[str, _PoolMemory] = field(default_factory=dict)
 
+    def manual(self, pool: str, at: datetime) -> None:
+        """An operator set the size of this pool."""
+        memory = self._of(pool)
+        memory.manual_at, memory.pending = at, None
+
     def judge(self, seen: PoolObservation, proposal: Proposal) -> Verdict:
         """Bound a proposal by the operator's policy and by what happened before."""
-        memory = self._memory.setdefault(seen.pool, _PoolMemory())
-        waiting = self._waiting(memory, seen)
-        if waiting:
-            return Verdict(None, "waiting_to_settle")
-        bounds = seen.bounds
-        ceiling = max(bounds.floor, bounds.ceiling)
-        wanted = min(max(proposal.replicas, bounds.floor), ceiling)
-        reason = proposal.reason
-        if wanted < proposal.replicas:
-            reason = "at_ceiling"
-        elif wanted > proposal.replicas:
-            reason = "at_floor"
+        memory = self._of(seen.pool)
+        held = self._held(memory, seen)
+        if held:
+            return Verdict(None, held)
+        if not math.isfinite(proposal.replicas) or not math.isfinite(proposal.power_level):
+            return Verdict(None, "absurd_data")
+        wanted, reason = self._bounded(seen, proposal)
         if wanted >= seen.desired:
             memory.surplus_since = None
         if wanted == seen.desired:
             return Verdict(None, reason if reason in ("at_ceiling", "at_floor") else "no_change")
-        if wanted < seen.desired and seen.desired <= ceiling:
-            memory.surplus_since = memory.surplus_since or seen.at
-            if (seen.at - memory.surplus_since).total_seconds() < bounds.scale_down_after_s:
-                return Verdict(None, "waiting_to_scale_down")
-        step = min(max(wanted, seen.desired - bounds.step_down), seen.desired + bounds.step_up)
-        if seen.desired > ceiling:
-            step = ceiling
+        ceiling = max(seen.bounds.floor, seen.bounds.ceiling)
+        inside = seen.bounds.floor <= seen.desired <= ceiling
+        if inside:
+            reluctant = self._reluctant(memory, seen, wanted)
+            if reluctant:
+                return Verdict(None, reluctant)
+        step = min(max(wanted, seen.desired - seen.bounds.step_down), seen.desired + seen.bounds.step_up)
+        # What an operator forbade ends at once, not step by step.
+        step = min(max(step, seen.bounds.floor), ceiling)
         memory.pending, memory.pending_since = step, seen.at
+        memory.changes.append(seen.at)
         return Verdict(step, "step_limited" if step != wanted else reason)
 
     @staticmethod
-    def _waiting(memory: _PoolMemory, seen: PoolObservation) -> bool:
-        if memory.pending is None or memory.pending_since is None:
-            return False
-        settled = seen.desired == memory.pending and seen.starting == 0
-        # With a time limit: a worker that never starts must not freeze the pool.
-        if settled or seen.at - memory.pending_since > SETTLE_TIMEOUT:
-            memory.pending = None
-            return False
-        return True
+    def _bounded(seen: PoolObservation, proposal: Proposal) -> tuple[int, Reason]:
+        bounds = seen.bounds
+        wanted = min(max(proposal.replicas, bounds.floor), max(bounds.floor, bounds.ceiling))
+        if wanted < proposal.replicas:
+            return wanted, "at_ceiling"
+        return (wanted, "at_floor") if wanted > proposal.replicas else (wanted, proposal.reason)
+
+    @staticmethod
+    def _reluctant(memory: _PoolMemory, seen: PoolObservation, wanted: int) -> Reason | None:
+        if wanted < seen.desired:
+            memory.surplus_since = memory.surplus_since or seen.at
+            if (seen.at - memory.surplus_since).total_seconds() < seen.bounds.scale_down_after_s:
+                return "waiting_to_scale_down"
+        while memory.changes and seen.at - memory.changes[0] >= timedelta(minutes=1):
+            memory.changes.popleft()
+        return "rate_limited" if len(memory.changes) >= seen.bounds.actions_per_min else None
+
+    def _held(self, memory: _PoolMemory, seen: PoolObservation) -> Reason | None:
+        if memory.open_until is not None and seen.at < memory.open_until:
+            return "breaker_open"
+        if memory.pending is not None and memory.pending_since is not None:
+            if seen.desired == memory.pending and seen.starting == 0:
+                memory.pending, memory.timeouts = None, 0
+            elif seen.at - memory.pending_since <= SETTLE_TIMEOUT:
+                return "waiting_to_settle"
+            else:
+                # With a time limit: a worker that never starts must not freeze the pool.
+                return self._timed_out(memory, seen)
+        manual_s = (seen.at - memory.manual_at).total_seconds() if memory.manual_at else math.inf
+        ceiling = max(seen.bounds.floor, seen.bounds.ceiling)
+        within = seen.bounds.floor <= seen.desired <= ceiling
+        return "manual_change" if within and 0 <= manual_s < seen.bounds.manual_hold_s else None
+
+    @staticmethod
+    def _timed_out(memory: _PoolMemory, seen: PoolObservation) -> Reason | None:
+        memory.pending = None
+        memory.timeouts += 1
+        if memory.timeouts < TIMEOUTS_TO_OPEN:
+            return None
+        memory.timeouts, memory.open_until = 0, seen.at + OPEN_FOR
+        return "breaker_open"
+
+    def _of(self, pool: str) -> _PoolMemory:
+        return self._memory.setdefault(pool, _PoolMemory())

@@ -1,11 +1,13 @@
-"""What a policy sees of a pool, and what it proposes."""
+"""What is seen of one pool, and what a policy proposes for it."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Literal
 
+from services.scheduler.domain.power_curves import PowerCurve
 from shared.messages.commands import PoolPolicy
 
 Reason = Literal[
@@ -15,54 +17,93 @@ Reason = Literal[
     "no_change",
     "missing_data",
     "stale_data",
+    "absurd_data",
     "at_ceiling",
     "at_floor",
     "step_limited",
+    "rate_limited",
+    "manual_change",
+    "breaker_open",
     "waiting_to_settle",
     "waiting_to_scale_down",
     "mode_observe",
+    "mode_advise",
+    "mode_approve",
     "critical_alert",
     "alert_resolved",
     "too_many_drained",
-    "cap_no_backlog",
+    "cap_cheapest",
     "cap_lifted_for_backlog",
     "cap_renewed",
+    "cap_budget",
+    "cap_device_limit",
     "cap_held_by_operator",
+    "budget_below_minimum",
 ]
 
 
 @dataclass(frozen=True)
 class PoolObservation:
-    """A pool at one moment. `backlog` counts jobs waiting and running; rates are per second."""
+    """A pool at one moment. Counts are since the look before."""
 
     pool: str
     at: datetime
     desired: int
     ready: int
     starting: int
-    backlog: int
-    arrival_rate: float
+    busy: int
+    waiting: int
+    oldest_wait_s: float
+    arrivals: int
+    completions: int
     service_s: float | None
+    load_time_s: float
+    power_w: float
     bounds: PoolPolicy
+    curve: PowerCurve
+    power_level: float = 1.0  # 0: the cheapest cap of its devices; 1: full power
+    devices: list[tuple[str, str]] = field(default_factory=list)
+
+    @property
+    def absurd(self) -> bool:
+        """Numbers that cannot be: nothing is decided on them."""
+        told = (
+            self.desired, self.ready, self.starting, self.busy, self.waiting, self.oldest_wait_s, self.arrivals,
+            self.completions, self.service_s or 0.0, self.load_time_s, self.power_w,
+        )  # fmt: skip
+        return not all(math.isfinite(x) and x >= 0 for x in told)
 
     @property
     def numbers(self) -> dict[str, float]:
         """The same as evidence for a command."""
-        return {
+        told = {
             "desired": self.desired,
             "ready": self.ready,
             "starting": self.starting,
-            "backlog": self.backlog,
-            "arrival_rate": round(self.arrival_rate, 4),
+            "busy": self.busy,
+            "waiting": self.waiting,
+            "oldest_wait_s": round(self.oldest_wait_s, 3),
+            "arrivals": self.arrivals,
+            "completions": self.completions,
             "service_s": round(self.service_s or 0.0, 4),
+            "load_time_s": round(self.load_time_s, 2),
+            "power_level": round(self.power_level, 3),
         }
+        return {name: value for name, value in told.items() if math.isfinite(value)}
 
 
 @dataclass(frozen=True)
 class Proposal:
-    """What a policy would do, why, and the numbers it was decided on."""
+    """What a policy would do with a pool, and why."""
 
+    policy: str
     replicas: int
+    power_level: float
     reason: Reason
-    evidence: dict[str, float]
-    full_power: bool
+
+
+def reason_for(seen: PoolObservation, replicas: int) -> Reason:
+    """The plain word for a change."""
+    if replicas > seen.desired:
+        return "backlog" if seen.waiting else "demand_forecast"
+    return "idle" if replicas < seen.desired else "no_change"

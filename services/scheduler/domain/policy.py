@@ -1,16 +1,26 @@
-"""The contract of a scaling policy; a learned one implements the same."""
+"""The contract of a scaling policy, classical or learned."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Protocol
 
-from services.scheduler.domain.observation import PoolObservation, Proposal
+from services.scheduler.domain.pool import Action, PoolFacts, Seen
 
 
-class Policy(Protocol):
-    """Proposes replicas and power for a pool. It may keep state; what may be done is the governor's word."""
+class PoolPolicy(Protocol):
+    """Proposes replicas and power for many pools at once.
+
+    It may remember what it saw; what may be done is the governor's word.
+    """
 
     name: str
 
-    def propose(self, seen: PoolObservation) -> Proposal:
-        """Look at a pool and say what it needs."""
+    def reset(self, facts: PoolFacts) -> None:
+        """Forget everything; these are the pools from now on."""
+
+    def decide(self, seen: Seen) -> Action:
+        """Look at all pools and say what each needs."""
+
+
+PoolPolicyMaker = Callable[[], PoolPolicy]

@@ -5,14 +5,18 @@ from __future__ import annotations
 import pkgutil
 from importlib import import_module
 
-from services.scheduler.domain.policy import Policy
+from services.scheduler.domain.policy import PoolPolicyMaker
 from shared.errors import SettingsError
 
 
-def make_policy(name: str) -> Policy:
-    """The policy of this name. Raises SettingsError."""
-    names = sorted(m.name for m in pkgutil.iter_modules(__path__))
-    if name not in names:
-        raise SettingsError(f"AUTOPILOT_POLICY_NAME={name!r}: there are {', '.join(names)}")
-    policy: Policy = import_module(f"{__name__}.{name}").make()
-    return policy
+def policy_names() -> list[str]:
+    """All that there are."""
+    return sorted(m.name for m in pkgutil.iter_modules(__path__))
+
+
+def policy_maker(name: str) -> PoolPolicyMaker:
+    """What makes the policy of this name. Raises SettingsError."""
+    if name not in policy_names():
+        raise SettingsError(f"policy {name!r}: there are {', '.join(policy_names())}")
+    make: PoolPolicyMaker = import_module(f"{__name__}.{name}").make
+    return make

@@ -1,0 +1,97 @@
+"""From a decision to the bus: a command, a proposal to approve, an advice, or nothing, as the operator wants it."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import Any
+
+from prometheus_client import Counter
+
+from services.scheduler.domain.observation import Reason
+from shared import subjects
+from shared.bus import Bus
+from shared.clock import Clock
+from shared.ids import new_id
+from shared.messages.commands import (
+    Autonomy,
+    DecisionRecord,
+    DrainCommand,
+    PowerCommand,
+    Recommendation,
+    ScaleCommand,
+)
+
+log = logging.getLogger(__name__)
+
+COMMAND_TTL = timedelta(seconds=15)
+ADVISE_AGAIN = timedelta(minutes=1)
+NOT_SENT: dict[Autonomy, Reason] = {"observe": "mode_observe", "advise": "mode_advise", "approve": "mode_approve"}
+
+
+@dataclass
+class Actor:
+    """Sends, proposes or keeps still."""
+
+    bus: Bus
+    clock: Clock
+    decisions: Counter
+    _advised: dict[str, tuple[str, datetime]] = field(default_factory=dict)
+
+    def count(self, reason: Reason) -> None:
+        """One more decision for this reason."""
+        self.decisions.labels(reason).inc()
+
+    def base(self, token: int, reason: Reason, evidence: dict[str, float]) -> dict[str, Any]:
+        """What every command of ours carries."""
+        now = self.clock()
+        return {
+            "id": new_id(),
+            "issuer": "scheduler",
+            "reason": reason,
+            "at": now,
+            "expires_at": now + COMMAND_TTL,
+            "fencing_token": token,
+            "evidence": evidence,
+        }
+
+    async def act(
+        self,
+        autonomy: Autonomy,
+        subject: str,
+        command: ScaleCommand | DrainCommand | PowerCommand,
+        *,
+        scope: str,
+        action: str,
+        effect: str,
+        decision: str | None = None,
+    ) -> bool:
+        """True when the command was sent."""
+        if autonomy == "act":
+            await self.bus.publish(subject, command, command.id)
+            log.info("command", extra={"scope": scope, "action": action, "reason": command.reason, "id": command.id})
+            return True
+        self.count(NOT_SENT[autonomy])
+        told, at = self._advised.get(scope, ("", command.at - 2 * ADVISE_AGAIN))
+        if autonomy != "observe" and (told != action or command.at - at > ADVISE_AGAIN):
+            self._advised[scope] = (action, command.at)
+            advice = Recommendation(
+                id=new_id(),
+                scope=scope,
+                action=action,
+                reason=command.reason,
+                expected_effect=effect,
+                confidence=0.5,
+                evidence=command.evidence,
+                at=command.at,
+                decision=decision,
+                subject=subject,
+                command=command.model_dump(mode="json"),
+            )
+            await self.bus.publish(subjects.recommendation(scope), advice, advice.id)
+        return False
+
+    async def record(self, record: DecisionRecord) -> None:
+        """Keep what was seen, considered and allowed, for whoever asks why."""
+        await self.bus.publish(subjects.decision(record.id), record, record.id)

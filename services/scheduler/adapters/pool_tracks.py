@@ -1,0 +1,92 @@
+"""What was seen of a pool before, to make rates and waits of what its queue and its workers count."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+
+from shared.messages.jobs import PoolStatus
+
+LOAD_MEMORY = 0.3
+
+
+@dataclass(frozen=True)
+class QueueCount:
+    """What a pool's consumers say: jobs not yet given to a worker, given and not ended, ever given."""
+
+    pending: int
+    in_hand: int
+    delivered: int
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Since the look before."""
+
+    waiting: int
+    arrivals: int
+    completions: int
+    service_s: float | None
+    oldest_wait_s: float
+    load_time_s: float | None
+
+
+@dataclass
+class PoolTrack:
+    """One pool, over all its nodes."""
+
+    _came: int = 0
+    _before: QueueCount | None = None
+    _arrived: deque[tuple[datetime, int]] = field(default_factory=deque)
+    _done: dict[str, tuple[int, float]] = field(default_factory=dict)
+    _starting: set[str] = field(default_factory=set)
+    _load_time_s: float | None = None
+
+    def look(self, queue: QueueCount, parts: Sequence[PoolStatus], now: datetime) -> Progress:
+        """Take one look in."""
+        running = sum(len(w.running) for part in parts for w in part.workers)
+        waiting = queue.pending + max(0, queue.in_hand - running)
+        before = self._before or queue
+        came = (queue.delivered + queue.pending) - (before.delivered + before.pending)
+        self._before = queue
+        arrivals = max(0, came)
+        done, busy_s = self._finished(parts)
+        self._learn_load_time(parts, now)
+        return Progress(
+            waiting=waiting,
+            arrivals=arrivals,
+            completions=done,
+            service_s=busy_s / done if done > 0 and busy_s > 0 else None,
+            oldest_wait_s=self._oldest_wait_s(arrivals, waiting, now),
+            load_time_s=self._load_time_s,
+        )
+
+    def _oldest_wait_s(self, arrivals: int, waiting: int, now: datetime) -> float:
+        # First come, first served: the job at the head came when the count passed all that are no longer here.
+        self._came += arrivals
+        if arrivals:
+            self._arrived.append((now, self._came))
+        gone = self._came - waiting
+        while self._arrived and self._arrived[0][1] <= gone:
+            self._arrived.popleft()
+        if not waiting or not self._arrived:
+            return 0.0
+        return (now - self._arrived[0][0]).total_seconds()
+
+    def _finished(self, parts: Sequence[PoolStatus]) -> tuple[int, float]:
+        current = {w.worker: (w.jobs_done, w.busy_s) for part in parts for w in part.workers}
+        done = sum(max(0, n - self._done.get(name, (0, 0.0))[0]) for name, (n, _) in current.items())
+        busy_s = sum(max(0.0, b - self._done.get(name, (0, 0.0))[1]) for name, (_, b) in current.items())
+        self._done = current
+        return done, busy_s
+
+    def _learn_load_time(self, parts: Sequence[PoolStatus], now: datetime) -> None:
+        workers = [w for part in parts for w in part.workers]
+        for worker in workers:
+            if worker.state == "ready" and worker.worker in self._starting:
+                took_s = max(0.0, (now - worker.started_at).total_seconds())
+                old = took_s if self._load_time_s is None else self._load_time_s
+                self._load_time_s = old + LOAD_MEMORY * (took_s - old)
+        self._starting = {w.worker for w in workers if w.state == "starting"}

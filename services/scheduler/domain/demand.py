@@ -1,0 +1,121 @@
+"""What a policy remembers of each pool: recent demand, arrivals, and how long a job works."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from services.scheduler.domain.pool import Doubles, PoolFacts, Seen
+
+WINDOWS_S = (10.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1200.0)
+WORK_MEMORY = 0.1
+LATE_MEMORY_S = 3600.0
+
+
+@dataclass(frozen=True)
+class Demand:
+    """Demand of each pool; [P] or [P, W], W for WINDOWS_S."""
+
+    work_s: Doubles  # [P] of a job at full power, mean
+    now: Doubles  # [P] replicas that would end what is here in time
+    offered: Doubles  # [P] replicas that arriving work asks for, smoothed over the time that it may take
+    peak: Doubles  # [P, W] the most of `offered` in each window
+    peak_now: Doubles  # [P, W] the most of `now`
+    rate: Doubles  # [P, W] arrivals a second
+    quiet_s: Doubles  # [P] since the last arrival, at most the longest window
+    started: Doubles  # [P] jobs since the look before
+    late: Doubles  # [P] of these, estimated
+    late_share: Doubles  # [P] estimated, of recent jobs
+
+
+class DemandHistory:
+    """Rings over the longest window. Asked once a decision, in order."""
+
+    def __init__(self, facts: PoolFacts) -> None:
+        p = len(facts)
+        self.facts = facts
+        self.period_s = float(facts.interval_s[0])
+        ends = np.maximum(1, np.round(np.array(WINDOWS_S) / self.period_s)).astype(np.int64)
+        self._starts = np.concatenate([[0], ends[:-1]])
+        # Windows that are shorter than a period are all of them the newest slot.
+        self._starts = np.minimum(self._starts, ends - 1)
+        self._ends = ends
+        self._offered = np.zeros((p, int(ends[-1])))
+        self._demand = np.zeros((p, int(ends[-1])))
+        self._arrived = np.zeros((p, int(ends[-1])))
+        self._slots = np.zeros(p)
+        self._work_s = np.full(p, np.nan)
+        self._quiet_s = np.full(p, WINDOWS_S[-1])
+        self._depth = np.zeros(p)
+        self._oldest_s = np.zeros(p)
+        self._started = np.zeros(p)
+        self._late = np.zeros(p)
+
+    def observe(self, seen: Seen) -> Demand:
+        """Take one look in."""
+        facts = self.facts
+        slow = relative_time(facts, seen.power_cap_w)
+        self._learn_work(seen, slow)
+        work_s = np.where(np.isnan(self._work_s), facts.slack_s, self._work_s)
+        began, late = self._estimate_late(seen, slow, work_s)
+        now = seen.busy + 1.0 * seen.queue_depth * np.minimum(1.0, work_s / facts.slack_s)
+        share = 1.0 - np.exp(-facts.interval_s / (facts.slack_s + work_s))
+        asked = seen.arrivals * work_s / facts.interval_s
+        offered = self._offered[:, 0] + share * (asked - self._offered[:, 0])
+        for ring, value in ((self._offered, offered), (self._demand, now), (self._arrived, seen.arrivals)):
+            ring[:, 1:] = ring[:, :-1]
+            ring[:, 0] = value
+        self._slots = np.minimum(self._slots + 1, self._demand.shape[1])
+        self._quiet_s = np.where(seen.arrivals > 0, 0.0, np.minimum(self._quiet_s + self.period_s, WINDOWS_S[-1]))
+        peak, peak_now = (
+            np.maximum.accumulate(np.maximum.reduceat(ring, self._starts, axis=1), axis=1)
+            for ring in (self._offered, self._demand)
+        )
+        sums = np.cumsum(self._arrived, axis=1)[:, self._ends - 1]
+        lasted_s = np.minimum(self._ends, self._slots[:, None]) * self.period_s
+        return Demand(
+            work_s=work_s,
+            now=now,
+            offered=offered,
+            peak=peak,
+            peak_now=peak_now,
+            rate=sums / lasted_s,
+            quiet_s=self._quiet_s.copy(),
+            started=began,
+            late=late,
+            late_share=self._late / np.maximum(self._started, 1.0),
+        )
+
+    def _learn_work(self, seen: Seen, slow: Doubles) -> None:
+        known = seen.completions > 0
+        fresh = np.where(known, seen.mean_service_s / slow, 0.0)
+        old = np.where(np.isnan(self._work_s), fresh, self._work_s)
+        weight = WORK_MEMORY * np.minimum(1.0, seen.completions / 3.0)
+        self._work_s = np.where(known, old + weight * (fresh - old), self._work_s)
+
+    def _estimate_late(self, seen: Seen, slow: Doubles, work_s: Doubles) -> tuple[Doubles, Doubles]:
+        """From the queue's head before and now: the jobs started between waited from one to the other."""
+        started = np.maximum(self._depth + seen.arrivals - seen.queue_depth, 0.0)
+        longest = self._oldest_s + np.where(self._depth > 0, self.period_s / 2, 0.0)
+        shortest = np.where(seen.queue_depth > 0, seen.oldest_wait_s, 0.0)
+        low, high = np.minimum(longest, shortest), np.maximum(longest, shortest)
+        allowed = self.facts.slack_s - (slow - 1.0) * work_s
+        share = np.clip((high - allowed) / np.maximum(high - low, 1e-9), 0.0, 1.0)
+        fade = 0.5 ** (self.period_s / LATE_MEMORY_S)
+        self._late = self._late * fade + started * share
+        self._started = self._started * fade + started
+        self._depth, self._oldest_s = seen.queue_depth.astype(float), seen.oldest_wait_s
+        return started, started * share
+
+
+def relative_time(facts: PoolFacts, cap_w: Doubles) -> Doubles:
+    """[P] how much longer a job takes at this cap, by the pool's curve; between its points a straight line."""
+    caps = facts.cap_w
+    right = np.clip((caps < cap_w[:, None]).sum(axis=1), 1, caps.shape[1] - 1)
+    at = np.arange(len(facts))
+    low, high = caps[at, right - 1], caps[at, right]
+    share = np.clip((cap_w - low) / np.maximum(high - low, 1e-9), 0.0, 1.0)
+    before, after = facts.relative_time[at, right - 1], facts.relative_time[at, right]
+    slower: Doubles = before + share * (after - before)
+    return slower

@@ -1,0 +1,56 @@
+"""learned: the tuned rule, corrected by a network."""
+
+from __future__ import annotations
+
+from functools import cache
+from importlib import resources
+from pathlib import Path
+
+import numpy as np
+
+from services.scheduler.domain.caution import Caution
+from services.scheduler.domain.demand import DemandHistory
+from services.scheduler.domain.features import LATE_PRICES, features
+from services.scheduler.domain.gains import action, proposed
+from services.scheduler.domain.network import Checkpoint, load_checkpoint
+from services.scheduler.domain.pool import Action, PoolFacts, Seen
+from services.scheduler.domain.reserve_rule import gains, shipped_numbers
+
+LATE_PRICE = 10.0  # of a late job in mean energies of a job, where the operator's objective says nothing else
+
+
+class Learned:
+    """The tuned rule, its gains corrected by one network for every pool."""
+
+    name = "learned"
+
+    def __init__(self, checkpoint: Checkpoint, late_price: float = LATE_PRICE) -> None:
+        self._checkpoint, self._late_price = checkpoint, late_price
+
+    def reset(self, facts: PoolFacts) -> None:
+        """These pools from now on."""
+        self._facts = facts
+        self._per_pool = shipped_numbers().of(facts)
+        self._history = DemandHistory(facts)
+        self._caution = Caution(len(facts))
+        self._price = np.full(len(facts), min(max(self._late_price, LATE_PRICES[0]), LATE_PRICES[1]))
+
+    def decide(self, seen: Seen) -> Action:
+        """One pass of the network for all pools."""
+        facts = self._facts
+        demand = self._history.observe(seen)
+        caution = self._caution.observe(demand)
+        rule = gains(self._per_pool, caution)
+        output = self._checkpoint.output(features(facts, seen, demand, rule, caution, self._price))
+        return action(facts, *proposed(facts, seen, demand, rule + output))
+
+
+@cache
+def shipped_checkpoint() -> Checkpoint:
+    """The one that the product comes with."""
+    return load_checkpoint(Path(str(resources.files("services.scheduler") / "data" / "policy.npz")))
+
+
+def make() -> Learned:
+    """Build it."""
+    return Learned(shipped_checkpoint())

@@ -1,0 +1,83 @@
+"""Many pools at once as arrays: what is known of them, what is seen of them, what to do with them.
+
+Every array has one entry a pool (P), so that one policy call decides for all pools of a fleet, for one
+pool, or for all environments of a training run.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields, replace
+from typing import Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+Ints = NDArray[np.int64]
+Doubles = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class PoolFacts:
+    """What does not change between decisions. A curve is padded by repeating its last point."""
+
+    max_replicas: Ints  # [P]
+    interval_s: Doubles  # [P] between decisions
+    load_time_s: Doubles  # [P] from start to ready, median
+    slack_s: Doubles  # [P] how long a job may take beyond its own work
+    idle_w: Doubles  # [P] a ready replica without work
+    load_w: Doubles  # [P] a loading replica
+    cap_w: Doubles  # [P, C] rising
+    relative_time: Doubles  # [P, C] of a job at this cap
+    power_w: Doubles  # [P, C] drawn at work at this cap
+
+    def __len__(self) -> int:
+        """How many pools."""
+        return len(self.max_replicas)
+
+    @property
+    def relative_energy(self) -> Doubles:
+        """[P, C] energy of a job at each cap, 1 at full power."""
+        energy = self.relative_time * self.power_w
+        full: Doubles = energy / energy[:, -1:]
+        return full
+
+    @property
+    def cheapest(self) -> Ints:
+        """[P] index of the cap that costs least energy a job."""
+        return np.asarray(self.relative_energy.argmin(axis=1), np.int64)
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What a decision is made on. Counts and means are since the decision before."""
+
+    time_s: Doubles
+    queue_depth: Ints
+    oldest_wait_s: Doubles
+    arrivals: Ints
+    completions: Ints
+    mean_service_s: Doubles  # NaN where nothing was completed
+    ready: Ints
+    busy: Ints
+    loading: Ints
+    power_cap_w: Doubles
+    power_w: Doubles
+
+
+@dataclass(frozen=True)
+class Action:
+    """Replicas and power cap for each pool, and how long the first job waits for company in a batch."""
+
+    replicas: Ints
+    power_cap_w: Doubles
+    batch_delay_s: Doubles
+
+    @classmethod
+    def at_once(cls, replicas: Ints, power_cap_w: Doubles) -> Self:
+        """Without waiting for company."""
+        return cls(replicas, power_cap_w, np.zeros(len(replicas)))
+
+
+def rows(facts: PoolFacts, which: NDArray[np.intp] | NDArray[np.bool_]) -> PoolFacts:
+    """Some of the pools."""
+    return replace(facts, **{f.name: getattr(facts, f.name)[which] for f in fields(facts)})

@@ -1,0 +1,62 @@
+"""How fast and how thirsty a device is at each power cap: the published sweep that fits it best, to its scale."""
+
+from __future__ import annotations
+
+import csv
+from dataclasses import dataclass
+from functools import cache
+from importlib import resources
+
+import numpy as np
+
+from services.scheduler.domain.pool import Doubles
+
+REFERENCE = "resnet50"
+TYPICAL = "a40"
+IDLE_SHARE = 0.25  # of the default power with a context open: A40 0.23, V100 0.28, A100 0.2 (Zeus, Perseus)
+LOADING_SHARE = 0.2  # of what lies between idle and full
+
+
+@dataclass(frozen=True)
+class PowerCurve:
+    """[C] each, caps rising to the device's default; one point where nothing can be capped."""
+
+    cap_w: Doubles
+    relative_time: Doubles
+    power_w: Doubles
+    idle_w: float
+
+    @property
+    def load_w(self) -> float:
+        """While a model is loaded."""
+        return self.idle_w + LOADING_SHARE * (float(self.cap_w[-1]) - self.idle_w)
+
+    def cap_at(self, level: float) -> float:
+        """Watts at a power level between the cheapest cap (0) and full power (1)."""
+        cheapest = float(self.cap_w[(self.relative_time * self.power_w).argmin()])
+        return cheapest + min(max(level, 0.0), 1.0) * (float(self.cap_w[-1]) - cheapest)
+
+
+@cache
+def published() -> dict[tuple[str, str], Doubles]:
+    """[3, C] caps, relative time and watts of the published sweeps (Zeus, NSDI'23), by GPU and network."""
+    with (resources.files("services.scheduler") / "data" / "power_curves.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    found: dict[tuple[str, str], list[tuple[float, float, float]]] = {}
+    for row in rows:
+        point = (float(row["power_limit_w"]), float(row["relative_time"]), float(row["average_power_w"]))
+        found.setdefault((row["gpu"], row["network"]), []).append(point)
+    return {key: np.array(sorted(points)).T for key, points in found.items()}
+
+
+def curve_of(model: str, default_w: float | None, low_w: float | None) -> PowerCurve:
+    """The curve of a device model. A device that cannot be capped has one point."""
+    if not default_w or not low_w or low_w >= default_w:
+        watts = np.array([default_w or 1.0])
+        return PowerCurve(watts, np.ones(1), watts, IDLE_SHARE * float(watts[0]))
+    gpus = {gpu for gpu, _ in published()}
+    gpu = next((g for g in gpus if g in model.lower()), TYPICAL)
+    caps, relative_time, power_w = published()[gpu, REFERENCE]
+    scale = default_w / caps[-1]
+    keep = caps * scale >= low_w - 1e-6
+    return PowerCurve(caps[keep] * scale, relative_time[keep], power_w[keep] * scale, IDLE_SHARE * default_w)

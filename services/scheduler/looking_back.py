@@ -1,0 +1,90 @@
+"""A past span as pools of the twin, and every policy played on them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from services.scheduler.adapters.past import Past, PastDevice
+from services.scheduler.domain.policies import policy_maker
+from services.scheduler.domain.power_curves import PowerCurve, curve_of
+from services.scheduler.twin.calibration import Minutes, TwinError, calibrated_curve, pool_model, trace_of, twin_error
+from services.scheduler.twin.play import Outcome, play
+from services.scheduler.twin.twin import PoolModel, Trace
+from shared.errors import InvalidInputError
+from shared.messages.commands import FleetPolicy
+
+INTERVAL_S = 10.0
+BLOCK_S = 900.0
+FEWEST_JOBS = 20
+
+
+@dataclass(frozen=True)
+class PastPool:
+    """A pool as it was, ready to be played."""
+
+    pool: str
+    model: PoolModel
+    trace: Trace
+    waited_s: float
+    energy_j: float  # of its jobs, as recorded; NaN where that is not known
+
+
+def past_pools(past: Past, policy: FleetPolicy, ceiling: int | None, slack_s: float | None) -> list[PastPool]:
+    """The pools that ran jobs. Raises InvalidInputError when there are too few."""
+    jobs = past.jobs
+    found = []
+    for pool in sorted(set(jobs.pool)):
+        its = np.array([p == pool for p in jobs.pool])
+        if its.sum() < FEWEST_JOBS:
+            continue
+        bounds = policy.pool(pool)
+        devices = {jobs.device[i] for i in np.flatnonzero(its)}
+        curve = _curve([d for d in past.devices if (d.node, d.device) in devices])
+        found.append(
+            PastPool(
+                pool,
+                pool_model(
+                    curve,
+                    ceiling=ceiling or bounds.ceiling,
+                    slack_s=slack_s or bounds.target_wait_s,
+                    load_s=np.array([bounds.load_time_s]),
+                    interval_s=INTERVAL_S,
+                ),
+                trace_of(jobs.submitted_s[its], jobs.work_s[its]),
+                waited_s=float(np.mean(jobs.started_s[its] - jobs.submitted_s[its])),
+                energy_j=float(np.sum(jobs.energy_j[its])),
+            )
+        )
+    if not found:
+        raise InvalidInputError("--from", past.since.isoformat(), f"no pool ran {FEWEST_JOBS} jobs since then")
+    return found
+
+
+def _curve(devices: Sequence[PastDevice]) -> PowerCurve:
+    if not devices:
+        return curve_of("", None, None)
+    typical = devices[0]
+    told = [Minutes(d.util_pct, d.power_w, d.cap_w) for d in devices if d.model == typical.model]
+    return calibrated_curve(curve_of(typical.model, typical.power_default_w, typical.power_min_w), told)
+
+
+def played(pools: Sequence[PastPool], names: Sequence[str], seed: int = 0) -> dict[str, Outcome]:
+    """Each policy on all pools of the past."""
+    models, traces = [p.model for p in pools], [p.trace for p in pools]
+    return {name: play(policy_maker(name), models, traces, seed) for name in names}
+
+
+def error_of(pool: PastPool, outcome: Outcome, index: int, waited_s: float) -> TwinError | None:
+    """The twin against the recorded energy and waits; None where the energy is not known."""
+    if not np.isfinite(pool.energy_j) or pool.energy_j <= 0:
+        return None
+    return twin_error(
+        simulated_j=float(outcome.joules[index]),
+        measured_j=pool.energy_j,
+        simulated_wait_s=waited_s,
+        measured_wait_s=pool.waited_s,
+        jobs=len(pool.trace.work_s),
+    )

@@ -1,0 +1,128 @@
+"""The sizes of pools: every policy proposes, the champion's proposal is bounded, spread over nodes, and commanded."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from services.scheduler.acting import Actor
+from services.scheduler.domain.champion import Championship
+from services.scheduler.domain.governor import Governor, Verdict
+from services.scheduler.domain.observation import PoolObservation, Proposal
+from services.scheduler.domain.panel import Panel
+from services.scheduler.domain.spread import NodeRoom, spread
+from shared import subjects
+from shared.ids import new_id
+from shared.messages.commands import Considered, DecisionRecord, FleetPolicy, ScaleCommand
+
+SILENT = ("no_change", "waiting_to_settle")
+LEVEL_TOLD = 0.25  # a change of the power level that is worth a record
+
+
+@dataclass
+class PoolDecider:
+    """Decides for all pools at once."""
+
+    actor: Actor
+    panel: Panel
+    governor: Governor
+    championship: Championship
+    levels: dict[str, float] = field(default_factory=dict)  # power level by pool, 0 cheapest to 1 full
+    _recorded: dict[str, tuple[str, float]] = field(default_factory=dict)
+
+    async def decide(
+        self,
+        pools: Sequence[PoolObservation],
+        rooms: Mapping[str, list[NodeRoom]],
+        policy: FleetPolicy,
+        token: int,
+    ) -> None:
+        """One round."""
+        proposals = self.panel.propose(pools)
+        for seen in pools:
+            considered = proposals.get(seen.pool, {})
+            proposal = considered.get(seen.bounds.policy or "") or considered.get(self.championship.deciding)
+            if proposal is None:
+                self.actor.count("absurd_data")
+                continue
+            verdict = Verdict(None, "absurd_data") if seen.absurd else self.governor.judge(seen, proposal)
+            self.actor.count(verdict.reason)
+            if not seen.absurd:
+                self.levels[seen.pool] = proposal.power_level
+            await self._carry_out(seen, proposal, considered, verdict, rooms.get(seen.pool, []), policy, token)
+
+    async def _carry_out(
+        self,
+        seen: PoolObservation,
+        proposal: Proposal,
+        considered: Mapping[str, Proposal],
+        verdict: Verdict,
+        rooms: Sequence[NodeRoom],
+        policy: FleetPolicy,
+        token: int,
+    ) -> None:
+        decision = new_id()
+        sent: ScaleCommand | None = None
+        if verdict.replicas is not None:
+            evidence = seen.numbers | {"wanted": float(proposal.replicas)}
+            command = ScaleCommand(
+                **self.actor.base(token, verdict.reason, evidence),
+                pool=seen.pool,
+                replicas=verdict.replicas,
+                nodes=spread(verdict.replicas, rooms, policy.shares) if len(rooms) > 1 else None,
+                decision=decision,
+            )
+            was_sent = await self.actor.act(
+                policy.autonomy(seen.pool),
+                subjects.scale_command(seen.pool),
+                command,
+                scope=seen.pool,
+                action=f"scale to {verdict.replicas}",
+                effect=f"{seen.desired} to {verdict.replicas} workers",
+                decision=decision,
+            )
+            sent = command if was_sent else None
+        if self._worth_telling(seen.pool, proposal, verdict):
+            await self.actor.record(_record(decision, seen, proposal, considered, verdict, policy, sent))
+
+    def _worth_telling(self, pool: str, proposal: Proposal, verdict: Verdict) -> bool:
+        reason, level = self._recorded.get(pool, ("", -1.0))
+        news = verdict.reason not in SILENT and verdict.reason != reason
+        if verdict.replicas is None and not news and abs(level - proposal.power_level) < LEVEL_TOLD:
+            return False
+        self._recorded[pool] = (verdict.reason, proposal.power_level)
+        return True
+
+
+def _record(
+    decision: str,
+    seen: PoolObservation,
+    proposal: Proposal,
+    considered: Mapping[str, Proposal],
+    verdict: Verdict,
+    policy: FleetPolicy,
+    sent: ScaleCommand | None,
+) -> DecisionRecord:
+    bounds = seen.bounds
+    allowed = "nothing changed" if verdict.replicas is None else f"{seen.desired} to {verdict.replicas} workers"
+    return DecisionRecord(
+        id=decision,
+        pool=seen.pool,
+        at=seen.at,
+        autonomy=policy.autonomy(seen.pool),
+        seen=seen.numbers,
+        considered=[
+            Considered(policy=p.policy, replicas=p.replicas, power_level=p.power_level, chosen=p is proposal)
+            for p in considered.values()
+        ],
+        wanted=proposal.replicas,
+        allowed=verdict.replicas,
+        reason=verdict.reason,
+        explanation=(
+            f"{seen.waiting} jobs waiting, the first for {seen.oldest_wait_s:.1f} s of {bounds.target_wait_s:g} s; "
+            f"{seen.ready} workers ready, {seen.busy} busy, {seen.starting} starting. {proposal.policy} wants "
+            f"{proposal.replicas} at power level {proposal.power_level:.2f}; the governor allows "
+            f"{bounds.floor} to {max(bounds.floor, bounds.ceiling)}: {allowed} ({verdict.reason})"
+        ),
+        command_id=sent.id if sent else None,
+    )

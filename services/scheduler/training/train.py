@@ -1,0 +1,175 @@
+"""Train the network that corrects the rule: `python -m services.scheduler.training.train`.
+
+Proximal policy optimisation (Schulman et al. 2017) of Stable-Baselines3 on random pools of the twin. Every
+round draws its pools and its random numbers from the seed and its own number, so a run is the same each time
+on one machine, and one that was broken off goes on as if it had not been.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from stable_baselines3 import PPO
+from stable_baselines3.common.logger import configure
+
+from services.scheduler.domain.network import Checkpoint
+from services.scheduler.domain.policies.learned import Learned
+from services.scheduler.domain.policies.reserve import make as make_reserve
+from services.scheduler.training.vec_env import TwinVecEnv
+from services.scheduler.twin.environment import TwinEnv
+from services.scheduler.twin.play import Outcome, play
+from services.scheduler.twin.twin import PoolModel, Trace
+from services.scheduler.twin.workloads import random_pools
+
+log = logging.getLogger(__name__)
+
+POOLS, DECISIONS, LIBRARY, VALIDATION = 256, 360, 2000, 96
+LENGTH_S = 4500.0
+RATE, FIRST_LOG_STD, HIDDEN = 6e-4, -3.0, 96
+VALIDATION_SEED = 1_000_003
+EVERY = 10
+
+
+@dataclass
+class Library:
+    """Pools to draw episodes from: made once, since making one takes longer than playing it."""
+
+    models: list[PoolModel]
+    traces: list[Trace]
+
+    def draw(self, random: np.random.Generator, count: int) -> tuple[list[PoolModel], list[Trace]]:
+        """Some of them, each from some moment on."""
+        chosen = random.integers(len(self.models), size=count)
+        traces = [self.traces[i].since(random.uniform(0, LENGTH_S - DECISIONS * 10.0)) for i in chosen]
+        return [self.models[i] for i in chosen], traces
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Train, validate, export."""
+    ask = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    ask.add_argument("--rounds", type=int, default=400, help=f"of {POOLS * DECISIONS} decisions each")
+    ask.add_argument("--seed", type=int, default=0)
+    ask.add_argument("--out", type=Path, default=Path("policy"), help="folder for checkpoint, card, curves and state")
+    ask.add_argument("--resume", action="store_true", help="go on from the state in --out")
+    ask.add_argument("--short", action="store_true", help="few pools and rounds, to see that it works")
+    a = ask.parse_args(arguments)
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    a.out.mkdir(parents=True, exist_ok=True)
+    library, validation = (60, 8) if a.short else (LIBRARY, VALIDATION)
+    rounds = min(a.rounds, 2) if a.short else a.rounds
+    Training(a.out, a.seed, rounds, library, validation).run(resume=a.resume)
+
+
+class Training:
+    """One run."""
+
+    def __init__(self, out: Path, seed: int, rounds: int, library: int, validation: int) -> None:
+        torch.set_num_threads(1)  # the network is too small to share
+        self.out, self.seed, self.rounds = out, seed, rounds
+        random = np.random.default_rng([seed, 0])
+        self.library = Library(*random_pools(random, library, LENGTH_S))
+        self.validation = random_pools(np.random.default_rng(VALIDATION_SEED), validation, LENGTH_S)
+        self.env = TwinEnv(self.library.draw, min(POOLS, library), DECISIONS, seed)
+        self.curve: list[dict[str, float]] = []
+        self.took_s = 0.0
+
+    def run(self, *, resume: bool) -> None:
+        """Every round; a state and a checkpoint are written every few."""
+        model = self._resumed() if resume else self._fresh()
+        reference = self._validate(make_reserve())
+        log.info("the rule alone: %s", reference)
+        for number in range(len(self.curve), self.rounds):
+            began = time.perf_counter()
+            self._round(model, number)
+            self.took_s += time.perf_counter() - began
+            point: dict[str, float] = {"round": number + 1, "decisions": (number + 1) * self.env.num_envs * DECISIONS}
+            if (number + 1) % EVERY == 0 or number + 1 == self.rounds:
+                checkpoint = self._export(model, number + 1)
+                point |= self._validate(Learned(checkpoint))
+                log.info("%s", json.dumps(point))
+            self.curve.append(point)
+            if (number + 1) % EVERY == 0 or number + 1 == self.rounds:
+                self._keep(model, reference)
+
+    def _fresh(self) -> PPO:
+        model = PPO(
+            "MlpPolicy",
+            TwinVecEnv(self.env),
+            n_steps=60,
+            batch_size=3840,
+            n_epochs=4,
+            gamma=0.98,
+            gae_lambda=0.95,
+            learning_rate=RATE,
+            # Noise that depends on the state and is kept for a while: replicas that jump about cost starts.
+            use_sde=True,
+            sde_sample_freq=30,
+            policy_kwargs={"net_arch": [HIDDEN, HIDDEN], "log_std_init": FIRST_LOG_STD},
+            seed=self.seed,
+            device="cpu",
+        )
+        model.set_logger(configure(None, []))
+        return model
+
+    def _resumed(self) -> PPO:
+        model = PPO.load(self.out / "state.zip", env=TwinVecEnv(self.env), device="cpu")
+        model.set_logger(configure(None, []))
+        kept = json.loads((self.out / "state.json").read_text(encoding="utf-8"))
+        self.curve, self.took_s = kept["curve"], kept["took_s"]
+        return model
+
+    def _round(self, model: PPO, number: int) -> None:
+        left = max(0.02, 1.0 - number / self.rounds)
+        model.lr_schedule = lambda _: RATE * left
+        self.env.draw_from(np.random.default_rng([self.seed, 1, number]))
+        np.random.seed(number)  # noqa: NPY002  Stable-Baselines3 shuffles its batches with it
+        torch.manual_seed(self.seed * 1_000_003 + number)
+        model._last_obs = None  # noqa: SLF001  so that learn() begins with the pools of this round
+        model.learn(self.env.num_envs * DECISIONS, reset_num_timesteps=False)
+
+    def _validate(self, policy: Any) -> dict[str, float]:
+        models, traces = self.validation
+        seen: Outcome = play(lambda: policy, models, traces, VALIDATION_SEED)
+        return {
+            "ratio_to_bound": round(float(np.exp(np.log(seen.ratio_to_bound).mean())), 4),
+            "late_share": round(float(1 - seen.in_time.mean()), 5),
+            "pools_in_time": round(float((seen.in_time >= 0.99).mean()), 4),
+        }
+
+    def _export(self, model: PPO, rounds: int) -> Checkpoint:
+        policy = model.policy
+        linear = [m for m in (*policy.mlp_extractor.policy_net, policy.action_net) if isinstance(m, torch.nn.Linear)]
+        layers = [(m.weight.detach().numpy().copy(), m.bias.detach().numpy().copy()) for m in linear]
+        card = {
+            "trained_by": "python -m services.scheduler.training.train",
+            "algorithm": "PPO, Stable-Baselines3",
+            "seed": self.seed,
+            "rounds": rounds,
+            "decisions": rounds * self.env.num_envs * DECISIONS,
+            "training_s": round(self.took_s),
+            "pools": len(self.library.models),
+            "network": [list(w.shape) for w, _ in layers],
+        }
+        return Checkpoint(layers, card)
+
+    def _keep(self, model: PPO, reference: dict[str, float]) -> None:
+        model.save(self.out / "state.zip")
+        kept = {"curve": self.curve, "took_s": self.took_s}
+        (self.out / "state.json").write_text(json.dumps(kept), encoding="utf-8")
+        checkpoint = self._export(model, len(self.curve))
+        checkpoint.card["validation"] = {"rule": reference, "learned": {**self.curve[-1]}}
+        checkpoint.save(self.out / "policy.npz")
+        (self.out / "card.json").write_text(json.dumps(checkpoint.card, indent=1) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
