@@ -6,13 +6,16 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
+from datetime import timedelta
 
 from faststream import FastStream
 from faststream.nats import JStream, NatsMessage, PullSub
 from prometheus_client import Counter, Gauge
+from pydantic import ValidationError
 
 from services.scheduler.acting import Actor
 from services.scheduler.adapters.fleet_reader import FleetReader
+from services.scheduler.crowning import Crowning
 from services.scheduler.deciding import Decider
 from services.scheduler.device_deciding import DeviceDecider
 from services.scheduler.domain.champion import Championship
@@ -49,6 +52,9 @@ def create_app(settings: SchedulerSettings | None = None) -> FastStream:
     championship = Championship(settings.policy_name, settings.fallback_policy)
     wake = asyncio.Event()
     leading = Gauge("autopilot_scheduler_leading", "1 while this process leads", registry=service.registry)
+    deciding = Gauge(
+        "autopilot_scheduler_policy", "1 for the policy that decides", ["policy"], registry=service.registry
+    )
     counter = Counter("autopilot_decisions", "decisions by reason", ["reason"], registry=service.registry)
     reader: FleetReader | None = None
 
@@ -90,10 +96,31 @@ def create_app(settings: SchedulerSettings | None = None) -> FastStream:
                 PoolDecider(actor, panel, governor, championship),
                 DeviceDecider(actor, settings.cap_lease_s),
             )
+            if settings.database_url is not None:
+                crowning = Crowning(
+                    settings.database_url.get_secret_value(),
+                    service.bus,
+                    championship,
+                    settings.panel,
+                    utc_now,
+                    lambda: leadership.token is not None,
+                    deciding,
+                    timedelta(hours=settings.replay_every_h),
+                )
+                await recall(crowning)
+                service.spawn(crowning.run())
             service.spawn(decide_for_ever(decider, leadership, service.health, wake, settings.decide_period_s, leading))
             yield
 
     return service.app(lifespan)
+
+
+async def recall(crowning: Crowning) -> None:
+    """The champion of before; one that cannot be read or is unknown gives way to the first."""
+    try:
+        await crowning.recall()
+    except (AutopilotError, ValidationError) as error:
+        log.warning("champion not recalled", extra={"reason": str(error)})
 
 
 async def decide_for_ever(

@@ -7,14 +7,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
-import numpy as np
 from pydantic import ValidationError
 
 from services.scheduler.acting import Actor
-from services.scheduler.domain.caps import DeviceBoard, caps
+from services.scheduler.cap_board import CapBoard
+from services.scheduler.domain.caps import caps
 from services.scheduler.domain.drains import Device, DrainDecision, drains
 from services.scheduler.domain.observation import PoolObservation
-from services.scheduler.domain.power_curves import PowerCurve, curve_of
 from shared import subjects
 from shared.messages.commands import DeviceSet, DrainCommand, FleetPolicy, PowerCommand
 from shared.messages.telemetry import DeviceInfo
@@ -30,9 +29,9 @@ class DeviceDecider:
 
     actor: Actor
     cap_lease_s: float
-    _caps: dict[Device, tuple[float, datetime]] = field(default_factory=dict)
     _drains: dict[Device, datetime] = field(default_factory=dict)
-    _curves: dict[tuple[str, float | None, float | None], PowerCurve] = field(default_factory=dict)
+    _known: Mapping[Device, DeviceInfo] = field(default_factory=dict)
+    _kept: CapBoard = field(default_factory=lambda: CapBoard({}))
 
     async def drain(
         self,
@@ -87,7 +86,9 @@ class DeviceDecider:
         token: int,
     ) -> None:
         """One round of caps. A device that no pool uses is left at its default, under every limit."""
-        board = self._board(devices, caps_now_w, wanted_levels, policy)
+        if devices is not self._known:
+            self._known, self._kept = devices, CapBoard(devices, self._kept)
+        board = self._kept.board(caps_now_w, wanted_levels, policy.cap_fraction)
         now = self.actor.clock()
         for decision in caps(board, policy, now, self.cap_lease_s):
             self.actor.count(decision.reason)
@@ -111,37 +112,7 @@ class DeviceDecider:
                 effect="less energy a job" if decision.cap_w else "jobs in time",
             )
             if sent and decision.cap_w is not None:
-                self._caps[decision.device] = (decision.cap_w, now)
-
-    def _board(
-        self,
-        devices: Mapping[Device, DeviceInfo],
-        caps_now_w: Mapping[Device, float],
-        wanted_levels: Mapping[Device, float],
-        policy: FleetPolicy,
-    ) -> DeviceBoard:
-        able = {d: i for d, i in devices.items() if i.power_default_w and i.power_min_w}
-        names = list(able)
-        ours = [self._caps.get(d) for d in names]
-        return DeviceBoard(
-            devices=names,
-            models=[i.model for i in able.values()],
-            simulated=np.array([i.simulated for i in able.values()], bool),
-            default_w=np.array([i.power_default_w for i in able.values()], float),
-            lowest_w=np.array([i.power_min_w for i in able.values()], float),
-            now_w=np.array([caps_now_w.get(d, np.nan) for d in names], float),
-            wanted_w=np.array([self._wanted_w(able[d], wanted_levels.get(d), policy) for d in names], float),
-            ours_w=np.array([cap[0] if cap else np.nan for cap in ours], float),
-            ours_at_s=np.array([cap[1].timestamp() if cap else np.nan for cap in ours], float),
-        )
-
-    def _wanted_w(self, info: DeviceInfo, level: float | None, policy: FleetPolicy) -> float:
-        if level is None or policy.cap_fraction is None or info.power_default_w is None:
-            return float("nan")
-        key = (info.model, info.power_default_w, info.power_min_w)
-        if key not in self._curves:
-            self._curves[key] = curve_of(*key)
-        return max(self._curves[key].cap_at(level), policy.cap_fraction * info.power_default_w)
+                self._kept.remember(decision.device, decision.cap_w, now)
 
     async def _drained_by_us(self) -> set[Device]:
         try:

@@ -17,7 +17,6 @@ from shared.errors import InvalidInputError
 from shared.messages.commands import FleetPolicy
 
 INTERVAL_S = 10.0
-BLOCK_S = 900.0
 FEWEST_JOBS = 20
 
 

@@ -9,7 +9,7 @@ from services.scheduler.acting import Actor
 from services.scheduler.domain.champion import Championship
 from services.scheduler.domain.governor import Governor, Verdict
 from services.scheduler.domain.observation import PoolObservation, Proposal
-from services.scheduler.domain.panel import Panel
+from services.scheduler.domain.panel import Opinions, Panel
 from services.scheduler.domain.spread import NodeRoom, spread
 from shared import subjects
 from shared.ids import new_id
@@ -38,10 +38,10 @@ class PoolDecider:
         token: int,
     ) -> None:
         """One round."""
-        proposals = self.panel.propose(pools)
+        opinions = self.panel.propose(pools)
         for seen in pools:
-            considered = proposals.get(seen.pool, {})
-            proposal = considered.get(seen.bounds.policy or "") or considered.get(self.championship.deciding)
+            considered = opinions[seen.pool]
+            proposal = considered.by(seen.bounds.policy or "") or considered.by(self.championship.deciding)
             if proposal is None:
                 self.actor.count("absurd_data")
                 continue
@@ -55,12 +55,15 @@ class PoolDecider:
         self,
         seen: PoolObservation,
         proposal: Proposal,
-        considered: Mapping[str, Proposal],
+        considered: Opinions,
         verdict: Verdict,
         rooms: Sequence[NodeRoom],
         policy: FleetPolicy,
         token: int,
     ) -> None:
+        news = self._worth_telling(seen.pool, proposal, verdict)
+        if verdict.replicas is None and not news:
+            return
         decision = new_id()
         sent: ScaleCommand | None = None
         if verdict.replicas is not None:
@@ -82,7 +85,7 @@ class PoolDecider:
                 decision=decision,
             )
             sent = command if was_sent else None
-        if self._worth_telling(seen.pool, proposal, verdict):
+        if news:
             await self.actor.record(_record(decision, seen, proposal, considered, verdict, policy, sent))
 
     def _worth_telling(self, pool: str, proposal: Proposal, verdict: Verdict) -> bool:
@@ -98,7 +101,7 @@ def _record(
     decision: str,
     seen: PoolObservation,
     proposal: Proposal,
-    considered: Mapping[str, Proposal],
+    considered: Opinions,
     verdict: Verdict,
     policy: FleetPolicy,
     sent: ScaleCommand | None,
@@ -112,8 +115,8 @@ def _record(
         autonomy=policy.autonomy(seen.pool),
         seen=seen.numbers,
         considered=[
-            Considered(policy=p.policy, replicas=p.replicas, power_level=p.power_level, chosen=p is proposal)
-            for p in considered.values()
+            Considered(policy=p.policy, replicas=p.replicas, power_level=p.power_level, chosen=p == proposal)
+            for p in considered.all()
         ],
         wanted=proposal.replicas,
         allowed=verdict.replicas,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, SecretStr
 
 from shared.settings import ServiceSettings
 
@@ -14,6 +14,10 @@ class SchedulerSettings(ServiceSettings):
 
     decide_period_s: float = Field(1.0, ge=0.2, le=60, description="time between decisions")
     policy_name: str = Field("learned", description="the policy that decides until a replay of the fleet's own days")
+    database_url: SecretStr | None = Field(
+        None, description="where the recorder writes; none: no replay, the first policy stays"
+    )
+    replay_every_h: float = Field(6.0, gt=0, description="time between replays of the fleet's last day")
     fallback_policy: str = Field("reserve", description="decides when the champion leaves its predicted band")
     challengers: list[str] = Field(
         ["queue_lag", "utilisation", "predictive", "energy_sweep"], description="propose beside it, for the record"

@@ -11,8 +11,9 @@ from datetime import UTC, datetime, timedelta
 import numpy as np
 
 from services.scheduler.adapters.past import Past, read_past
+from services.scheduler.domain.champion import BLOCK_S
 from services.scheduler.domain.policies import policy_names
-from services.scheduler.looking_back import BLOCK_S, INTERVAL_S, past_pools, played
+from services.scheduler.looking_back import INTERVAL_S, past_pools, played
 from shared.errors import AutopilotError
 from shared.messages.commands import FleetPolicy
 from shared.settings import DatabaseSettings, load

@@ -186,6 +186,15 @@ class FleetPolicy(Message):
         return self.pool(name).autonomy or self.mode
 
 
+class ChampionStatus(Message):
+    """Which scaling policy decides, and why; KV `scheduler`, key `champion`."""
+
+    champion: Name
+    deciding: Name = Field(description="the fall-back, where the champion left its predicted band")
+    why: str
+    at: Timestamp
+
+
 class DeviceSet(Message):
     """A set of devices kept in a bucket: cordoned ones of a node, or those that a scheduler drained."""
 

@@ -53,6 +53,7 @@ EXAMPLES: dict[str, dict[str, Any]] = {
         "considered": [{"policy": "learned", "replicas": 2, "power_level": 0.0, "chosen": True}], "reason": "backlog",
         "explanation": "9 jobs waiting", "command_id": "c1",
     },
+    "ChampionStatus": {"champion": "learned", "deciding": "reserve", "why": "left its band", "at": T0},
     "TimedValue": {"start": "22:00", "end": "06:00", "value": 0.18},
     "Objective": {"energy": 1.0, "latency": 2.0},
     "PowerBudget": {"watts": 5000.0, "nodes": ["n1", "n2"], "start": "08:00", "end": "20:00"},

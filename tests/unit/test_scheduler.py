@@ -142,10 +142,12 @@ def board(**more: Any) -> DeviceBoard:
     """Two devices on two nodes, 250 W each, uncapped; nobody wants anything."""
     base = {
         "devices": [("n1", "g"), ("n2", "g")], "models": ["V100", "A40"], "simulated": np.array([True, True]),
-        "default_w": np.full(2, 250.0), "lowest_w": np.full(2, 100.0), "now_w": np.full(2, 250.0),
+        "default_w": np.full(2, 250.0), "lowest_w": np.full(2, 100.0),
         "wanted_w": np.full(2, np.nan), "ours_w": np.full(2, np.nan), "ours_at_s": np.full(2, np.nan),
     }  # fmt: skip
-    return DeviceBoard(**(base | {k: np.array(v) if isinstance(v, list) else v for k, v in more.items()}))
+    now_w = np.array(more.pop("now_w", [250.0, 250.0]))
+    given = {k: np.array(v) if isinstance(v, list) else v for k, v in more.items()}
+    return DeviceBoard(told_w=lambda rows: now_w[rows], **(base | given))
 
 
 def decided(policy: FleetPolicy, seconds: float = 100.0, **more: Any) -> list[tuple[str, float | None, str]]:

@@ -31,6 +31,7 @@ class FleetReader:
     js: JetStreamContext
     stale_after_s: float
     frames: dict[str, tuple[datetime, TelemetryFrame]] = field(default_factory=dict)
+    _inventory: tuple[int, dict[Device, DeviceInfo]] = (-1, {})
     _tracks: dict[str, PoolTrack] = field(default_factory=dict)
 
     def on_frame(self, frame: TelemetryFrame, now: datetime) -> None:
@@ -52,9 +53,14 @@ class FleetReader:
         return {(a.node, a.device) for a in alerts if a.severity == "critical"}
 
     async def devices(self) -> dict[Device, DeviceInfo]:
-        """Every device of every node."""
-        inventories = (await bucket_items(self.js, "inventory", NodeInventory)).values()
-        return {(i.node, d.device): d for i in inventories for d in i.devices}
+        """Every device of every node; the same object while nothing changed."""
+        written = (await self.js.stream_info("KV_inventory")).state.last_seq
+        if written != self._inventory[0]:
+            inventories = (await bucket_items(self.js, "inventory", NodeInventory)).values()
+            found = {(i.node, d.device): d for i in inventories for d in i.devices}
+            # Nodes report again and again: what says the same stays the same object.
+            self._inventory = written, self._inventory[1] if found == self._inventory[1] else found
+        return self._inventory[1]
 
     def samples(self, metric: str, now: datetime) -> dict[Device, float]:
         """A metric that devices told lately."""

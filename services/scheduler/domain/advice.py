@@ -133,7 +133,7 @@ def _published_range(fraction: float) -> tuple[float, float]:
     for caps, relative_time, power_w in published().values():
         energy = relative_time * power_w
         savings.append(1.0 - float(np.interp(fraction * caps[-1], caps, energy) / energy[-1]))
-    return float(np.quantile(savings, 0.05)), float(np.quantile(savings, 0.95))
+    return min(savings), max(savings)
 
 
 def pools_too_large(pool: str, running: Doubles, floor: int, idle_w: float) -> list[Advice]:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from datetime import datetime
 
 import numpy as np
@@ -38,7 +38,7 @@ class DeviceBoard:
     simulated: NDArray[np.bool_]
     default_w: Doubles
     lowest_w: Doubles
-    now_w: Doubles  # NaN: not told lately
+    told_w: Callable[[NDArray[np.intp]], Doubles]  # the cap that devices tell, of some rows; NaN: not lately
     wanted_w: Doubles  # by the policy of the device's pool; NaN: nobody wants anything
     ours_w: Doubles  # the cap that we set last; NaN: none
     ours_at_s: Doubles  # and when
@@ -53,34 +53,34 @@ def caps(board: DeviceBoard, policy: FleetPolicy, now: datetime, lease_s: float)
 
     A cap that we did not set is an operator's and is left alone, but its watts count.
     """
-    at_s = now.timestamp()
     target, narrowed, limited, broken = _targets(board, policy, now)
-    capped = board.now_w < board.default_w - CAP_TOLERANCE_W
-    mine = ~np.isnan(board.ours_w)
-    foreign = capped & ~(mine & (np.abs(board.ours_w - board.now_w) <= CAP_TOLERANCE_W))
-    allowed = np.zeros(len(board), bool) if policy.power == "off" else board.simulated | (policy.power == "all")
-    able = allowed & ~np.isnan(board.now_w)
-    # A command on its way must not be sent again at every look.
-    with np.errstate(invalid="ignore"):
-        rested = ~mine | (at_s - board.ours_at_s > SENT_AGAIN_AFTER_S)
-        renew = mine & (at_s - board.ours_at_s > lease_s / 2)
-    foreign &= rested
     hold = target < board.default_w - CAP_TOLERANCE_W
-    lift = able & ~hold & capped & ~foreign & rested
-    settled = capped & (np.abs(board.now_w - target) <= CAP_TOLERANCE_W)
-    change = able & hold & ~foreign & ~settled & rested
-    again = able & hold & ~foreign & settled & renew
-    decisions = [CapDecision(board.devices[i], None, "cap_lifted_for_backlog") for i in np.flatnonzero(lift)]
-    for i in np.flatnonzero(change | again):
+    allowed = np.zeros(len(board), bool) if policy.power == "off" else board.simulated | (policy.power == "all")
+    # Only where something is wanted or was set by us is it worth asking what a device told.
+    rows = np.flatnonzero(allowed & (hold | ~np.isnan(board.ours_w)))
+    now_w, ours_w, default_w = board.told_w(rows), board.ours_w[rows], board.default_w[rows]
+    hold, wanted_w, known = hold[rows], target[rows], ~np.isnan(now_w)
+    mine, age_s = ~np.isnan(ours_w), now.timestamp() - board.ours_at_s[rows]
+    with np.errstate(invalid="ignore"):
+        capped = now_w < default_w - CAP_TOLERANCE_W
+        as_ours = mine & (np.abs(ours_w - now_w) <= CAP_TOLERANCE_W)
+        settled = capped & (np.abs(now_w - wanted_w) <= CAP_TOLERANCE_W)
+        # A command on its way must not be sent again at every look.
+        rested = ~mine | (age_s > SENT_AGAIN_AFTER_S)
+        due = mine & (age_s > lease_s / 2)
+    free = known & rested & ~(capped & ~as_ours)
+    lift = free & ~hold & capped
+    again = known & hold & as_ours & settled & due
+    decisions = [CapDecision(board.devices[i], None, "cap_lifted_for_backlog") for i in rows[lift]]
+    for i in rows[(free & hold & ~settled) | again]:
         reason: Reason = "cap_cheapest"
-        if again[i]:
-            reason = "cap_renewed"
-        elif narrowed[i]:
+        if narrowed[i]:
             reason = "budget_below_minimum" if broken[i] else "cap_budget"
         elif limited[i]:
             reason = "cap_device_limit"
-        decisions.append(CapDecision(board.devices[i], float(np.round(target[i], 1)), reason))
-    return decisions
+        decisions.append(CapDecision(board.devices[i], round(float(target[i]), 1), reason))
+    renewed = {board.devices[i] for i in rows[again]}
+    return [replace(d, reason="cap_renewed") if d.device in renewed else d for d in decisions]
 
 
 def _targets(

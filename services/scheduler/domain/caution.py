@@ -12,7 +12,7 @@ from services.scheduler.domain.demand import Demand
 from services.scheduler.domain.pool import Doubles
 
 LATE_GOAL = 0.006
-STEP = 0.03  # for one late job
+STEP = 0.02  # for one late job
 LOWEST, HIGHEST = -2.0, 1.0
 
 

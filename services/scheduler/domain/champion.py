@@ -9,6 +9,7 @@ import numpy as np
 
 from services.scheduler.domain.pool import Doubles
 
+BLOCK_S = 900.0  # of a course, compared as one
 IN_TIME_GOAL = 0.99
 FEWEST_BLOCKS = 8  # blocks of replay below which nothing is promoted
 RESAMPLES = 2000

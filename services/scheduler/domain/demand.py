@@ -42,6 +42,7 @@ class DemandHistory:
         self._starts = np.minimum(self._starts, ends - 1)
         self._ends = ends
         self._offered = np.zeros((p, int(ends[-1])))
+        self._smooth = np.zeros(p)
         self._demand = np.zeros((p, int(ends[-1])))
         self._arrived = np.zeros((p, int(ends[-1])))
         self._slots = np.zeros(p)
@@ -62,7 +63,7 @@ class DemandHistory:
         now = seen.busy + 1.0 * seen.queue_depth * np.minimum(1.0, work_s / facts.slack_s)
         share = 1.0 - np.exp(-facts.interval_s / (facts.slack_s + work_s))
         asked = seen.arrivals * work_s / facts.interval_s
-        offered = self._offered[:, 0] + share * (asked - self._offered[:, 0])
+        self._smooth = offered = self._smooth + share * (asked - self._smooth)
         for ring, value in ((self._offered, offered), (self._demand, now), (self._arrived, seen.arrivals)):
             ring[:, 1:] = ring[:, :-1]
             ring[:, 0] = value

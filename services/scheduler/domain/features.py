@@ -10,7 +10,7 @@ from services.scheduler.domain.gains import proposed
 from services.scheduler.domain.pool import Doubles, PoolFacts, Seen
 
 Floats = NDArray[np.float32]
-LATE_PRICES = (1.0, 40.0)  # what a late job may cost, in mean energies of a job
+LATE_PRICES = (2.0, 80.0)  # what a late job may cost, in mean energies of a job
 
 FEATURES = (
     "ready", "busy", "loading", "queued", "drain", "oldest_wait", "idle_share", "demand",

@@ -11,8 +11,9 @@ from numpy.typing import NDArray
 from services.scheduler.domain.demand import Demand
 from services.scheduler.domain.pool import Action, Doubles, PoolFacts, Seen
 
-OUTPUTS = ("hold", "react", "drain", "power", "patience", "spare")
+OUTPUTS = ("hold", "react", "drain", "power", "patience", "spare", "base")
 HOLD, REACT, DRAIN = 0.5, 1.0, 1.0
+BASE = 0.1  # of what the operator sized the pool for
 PATIENCE_LOADS = 4.0  # load times without an arrival after which less is held
 HELD_WINDOW = 5  # of WINDOWS_S: 600 s
 FULL_POWER_WAIT, FULL_POWER_DRAIN = 0.5, 0.7  # of the slack
@@ -23,6 +24,7 @@ def proposed(facts: PoolFacts, seen: Seen, demand: Demand, output: NDArray[np.fl
     out = np.clip(output.astype(float), -3.0, 3.0)
     patience_s = PATIENCE_LOADS * np.exp(out[:, 4]) * facts.load_time_s
     held = HOLD * np.exp(out[:, 0] - demand.quiet_s / patience_s) * demand.peak[:, HELD_WINDOW]
+    held = np.maximum(held, BASE * np.exp(out[:, 6]) * facts.max_replicas)
     arriving = REACT * np.exp(out[:, 1]) * demand.rate[:, 0] * demand.work_s
     waiting = seen.queue_depth * np.minimum(1.0, demand.work_s / facts.slack_s)
     wanted = np.maximum(np.maximum(held, arriving), seen.busy + DRAIN * np.exp(out[:, 2]) * waiting)

@@ -71,7 +71,8 @@ class PoolObservation:
             self.desired, self.ready, self.starting, self.busy, self.waiting, self.oldest_wait_s, self.arrivals,
             self.completions, self.service_s or 0.0, self.load_time_s, self.power_w,
         )  # fmt: skip
-        return not all(math.isfinite(x) and x >= 0 for x in told)
+        # A sum with what is not finite is not finite.
+        return not (min(told) >= 0 and sum(told) < math.inf)
 
     @property
     def numbers(self) -> dict[str, float]:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-import numpy as np
-
 from services.scheduler.domain.observation import PoolObservation, Proposal, reason_for
 from services.scheduler.domain.policy import PoolPolicy, PoolPolicyMaker
-from services.scheduler.domain.pool import PoolFacts
+from services.scheduler.domain.pool import Action, Doubles, PoolFacts
 from services.scheduler.domain.pool_rows import facts_of, power_levels, seen_of
 
 MOST_COHORTS = 8
@@ -26,31 +25,52 @@ class _Cohort:
     policies: dict[str, PoolPolicy]
 
 
+@dataclass(frozen=True)
+class Opinions:
+    """What each policy said of one pool; made into proposals only where somebody looks."""
+
+    pool: PoolObservation
+    row: int
+    said: Mapping[str, tuple[Action, Doubles]]
+
+    def by(self, policy: str) -> Proposal | None:
+        """What this policy proposes; None where there is no such policy or its number is none."""
+        if policy not in self.said:
+            return None
+        action, levels = self.said[policy]
+        level = float(levels[self.row])
+        if not math.isfinite(level):
+            return None
+        replicas = int(action.replicas[self.row])
+        return Proposal(policy, replicas, level, reason_for(self.pool, replicas))
+
+    def all(self) -> list[Proposal]:
+        """Of every policy."""
+        return [proposal for name in self.said if (proposal := self.by(name)) is not None]
+
+
 @dataclass
 class Panel:
-    """Proposals of several policies for every pool; memory of a pool lasts while its facts stay the same."""
+    """Opinions of several policies on every pool; memory of a pool lasts while its facts stay the same."""
 
     makers: Mapping[str, PoolPolicyMaker]
     interval_s: float
     _cohorts: list[_Cohort] = field(default_factory=list)
 
-    def propose(self, pools: Sequence[PoolObservation]) -> dict[str, dict[str, Proposal]]:
-        """By pool, by policy."""
+    def propose(self, pools: Sequence[PoolObservation]) -> dict[str, Opinions]:
+        """By pool."""
         by_name = {p.pool: p for p in pools}
         self._arrange(by_name)
-        proposals: dict[str, dict[str, Proposal]] = {}
+        opinions: dict[str, Opinions] = {}
         for cohort in self._cohorts:
             its = [by_name.get(name) if name in cohort.live else None for name in cohort.pools]
             seen = seen_of(its)
+            said: dict[str, tuple[Action, Doubles]] = {}
             for name, policy in cohort.policies.items():
                 action = policy.decide(seen)
-                levels = power_levels(cohort.facts, action)
-                for pool, replicas, level in zip(its, action.replicas.tolist(), levels.tolist(), strict=True):
-                    if pool is None or not np.isfinite(level):
-                        continue
-                    reason = reason_for(pool, replicas)
-                    proposals.setdefault(pool.pool, {})[name] = Proposal(name, replicas, level, reason)
-        return proposals
+                said[name] = action, power_levels(cohort.facts, action)
+            opinions |= {pool.pool: Opinions(pool, row, said) for row, pool in enumerate(its) if pool is not None}
+        return opinions
 
     def _arrange(self, pools: Mapping[str, PoolObservation]) -> None:
         shapes = {name: _shape(pool) for name, pool in pools.items()}
@@ -75,5 +95,5 @@ class Panel:
 def _shape(pool: PoolObservation) -> object:
     bounds = pool.bounds
     # Load times are measured and wander: only a change by half makes another pool of it.
-    load = round(np.log2(max(pool.load_time_s, 1e-3)) * 2)
-    return bounds.ceiling, bounds.target_wait_s, load, pool.curve.cap_w.tobytes(), pool.curve.relative_time.tobytes()
+    load = round(math.log2(max(pool.load_time_s, 1e-3)) * 2)
+    return bounds.ceiling, bounds.target_wait_s, load, id(pool.curve)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
 from importlib import resources
 
 import numpy as np
@@ -33,8 +33,13 @@ class PowerCurve:
 
     def cap_at(self, level: float) -> float:
         """Watts at a power level between the cheapest cap (0) and full power (1)."""
-        cheapest = float(self.cap_w[(self.relative_time * self.power_w).argmin()])
-        return cheapest + min(max(level, 0.0), 1.0) * (float(self.cap_w[-1]) - cheapest)
+        low, high = self.span_w
+        return low + min(max(level, 0.0), 1.0) * (high - low)
+
+    @cached_property
+    def span_w(self) -> tuple[float, float]:
+        """The cap that costs least energy a job, and full power."""
+        return float(self.cap_w[(self.relative_time * self.power_w).argmin()]), float(self.cap_w[-1])
 
 
 @cache
@@ -49,8 +54,9 @@ def published() -> dict[tuple[str, str], Doubles]:
     return {key: np.array(sorted(points)).T for key, points in found.items()}
 
 
+@cache
 def curve_of(model: str, default_w: float | None, low_w: float | None) -> PowerCurve:
-    """The curve of a device model. A device that cannot be capped has one point."""
+    """The curve of a device model, the same object each time. A device that cannot be capped has one point."""
     if not default_w or not low_w or low_w >= default_w:
         watts = np.array([default_w or 1.0])
         return PowerCurve(watts, np.ones(1), watts, IDLE_SHARE * float(watts[0]))

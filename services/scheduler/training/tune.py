@@ -26,9 +26,9 @@ log = logging.getLogger(__name__)
 
 POOLS, LIBRARY, LENGTH_S, CANDIDATES = 32, 500, 5400.0, 16
 ALLOWED_LATE, LATE_WEIGHT, MOST_PENALTY = 0.008, 25.0, 2.0
-LOWEST = np.array([-2.5, -2.5, -2.5, -1.0, -3.0, -0.5, 0.0])
-HIGHEST = np.array([1.0, 1.5, 2.0, 1.0, 2.0, 1.5, 1.5])
-START = np.array([-0.3, 0.0, 0.8, 0.0, -0.5, 0.2, 0.7])
+LOWEST = np.array([-2.5, -2.5, -2.5, -1.0, -3.0, -0.5, -3.0, 0.0])
+HIGHEST = np.array([1.0, 1.5, 3.0, 1.0, 2.0, 1.5, 2.0, 1.5])
+START = np.array([-0.6, -0.5, 1.0, 0.0, 0.0, 0.2, -0.5, 0.7])
 
 
 def main(arguments: list[str] | None = None) -> None:

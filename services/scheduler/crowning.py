@@ -1,0 +1,110 @@
+"""Who decides: every policy is played on the fleet's last day, and the one that runs is watched."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+import numpy as np
+from prometheus_client import Gauge
+
+from services.scheduler.adapters.past import Past, read_past
+from services.scheduler.domain.champion import BLOCK_S, Band, Championship, Choice, choose
+from shared.bus import Bus
+from shared.clock import Clock
+from shared.errors import AutopilotError, InvalidInputError
+from shared.messages.commands import ChampionStatus, FleetPolicy
+
+log = logging.getLogger(__name__)
+
+BLOCK = timedelta(seconds=BLOCK_S)
+
+
+@dataclass
+class Crowning:
+    """Replays now and then, and a look at every block of live operation."""
+
+    dsn: str
+    bus: Bus
+    championship: Championship
+    names: Sequence[str]
+    clock: Clock
+    leads: Callable[[], bool]
+    deciding: Gauge
+    replay_every: timedelta
+    replayed: timedelta = timedelta(days=1)
+
+    async def run(self) -> None:
+        """For ever."""
+        self._tell()
+        next_replay = self.clock() + BLOCK
+        while True:
+            await asyncio.sleep(BLOCK_S)
+            now = self.clock()
+            try:
+                if now >= next_replay:
+                    next_replay = now + self.replay_every
+                    await self.replay(now)
+                await self.watch(now)
+            except AutopilotError as error:
+                # Without its past the fleet goes on with whoever decides.
+                log.info("no replay", extra={"reason": str(error)})
+
+    async def replay(self, now: datetime) -> Choice:
+        """Play every policy on what was. Raises UnavailableError or InvalidInputError."""
+        past = await read_past(self.dsn, now - self.replayed, now)
+        policy = await self.bus.policy()
+        choice, band = await asyncio.to_thread(self._judge, past, policy)
+        before = self.championship.champion
+        self.championship.crown(choice, band)
+        log.info("champion", extra={"champion": choice.champion, "before": before, "why": choice.why})
+        await self._keep(now, choice.why)
+        return choice
+
+    def _judge(self, past: Past, policy: FleetPolicy) -> tuple[Choice, Band]:
+        # The twin brings a compiler: a scheduler that never looks back need not load it.
+        from services.scheduler.looking_back import INTERVAL_S, past_pools, played  # noqa: PLC0415
+
+        pools = past_pools(past, policy, None, None)
+        replays = {n: o.blocks(round(BLOCK_S / INTERVAL_S)) for n, o in played(pools, self.names).items()}
+        choice = choose(self.championship.champion, replays)
+        return choice, replays[choice.champion].band
+
+    async def watch(self, now: datetime) -> None:
+        """Hold the last block against what was predicted. Raises UnavailableError."""
+        past = await read_past(self.dsn, now - BLOCK, now)
+        policy = await self.bus.policy()
+        jobs = past.jobs
+        slack_s = np.array([policy.pool(p).target_wait_s for p in jobs.pool])
+        late = int(np.sum(jobs.started_s - jobs.submitted_s > slack_s)) if len(slack_s) else 0
+        known = jobs.energy_j[np.isfinite(jobs.energy_j)]
+        if not len(known):
+            return
+        fell = self.championship.live(len(slack_s), late, float(known.mean()) * len(slack_s))
+        if fell:
+            log.warning("champion fell", extra={"why": fell, "deciding": self.championship.deciding})
+            await self._keep(now, fell)
+
+    async def _keep(self, now: datetime, why: str) -> None:
+        self._tell()
+        if self.leads():
+            status = ChampionStatus(
+                champion=self.championship.champion, deciding=self.championship.deciding, why=why, at=now
+            )
+            await self.bus.write("scheduler", "champion", status)
+
+    async def recall(self) -> None:
+        """Go on with the champion that was found before a restart."""
+        kept = await self.bus.read("scheduler", "champion", ChampionStatus)
+        if kept is None:
+            return
+        if kept.champion not in self.names:
+            raise InvalidInputError("champion", kept.champion, "is no policy of this version: a replay finds another")
+        self.championship.champion = kept.champion
+
+    def _tell(self) -> None:
+        self.deciding.clear()
+        self.deciding.labels(self.championship.deciding).set(1)

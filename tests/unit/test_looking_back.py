@@ -1,0 +1,125 @@
+"""What is made of the past: pools of the twin, advice, effects, the report."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import numpy as np
+import pytest
+
+from services.scheduler.adapters.past import Past, PastDevice, PastJobs
+from services.scheduler.analyse import advise, effect, running_at_once
+from services.scheduler.domain.power_curves import curve_of
+from services.scheduler.looking_back import past_pools, played
+from services.scheduler.report import page
+from services.scheduler.twin.calibration import Minutes, calibrated_curve
+from shared.errors import InvalidInputError
+from shared.messages.commands import FleetPolicy, PoolPolicy
+
+START = datetime(2026, 1, 1, tzinfo=UTC)
+HOURS = 4.0
+
+
+def jobs(count: int = 400, **more: Any) -> PastJobs:
+    random = np.random.default_rng(0)
+    submitted = np.sort(random.uniform(0, HOURS * 3600, count))
+    work = random.lognormal(0.5, 0.5, count)
+    base = {
+        "pool": ["default"] * count, "kind": ["embed"] * count, "device": [("n", "gpu-0")] * count,
+        "submitted_s": submitted, "started_s": submitted + 1.0, "finished_s": submitted + 1.0 + work, "work_s": work,
+        "batch_size": np.ones(count, np.int64), "energy_j": np.full(count, 300.0),
+    }  # fmt: skip
+    return PastJobs(**(base | more))
+
+
+def past_device(name: str = "gpu-0", util_pct: float = 90.0, power_w: float = 240.0, **more: Any) -> PastDevice:
+    minutes = int(HOURS * 60)
+    noise = np.random.default_rng(1).normal(0, 1, minutes)
+    base = {
+        "node": "n", "device": name, "model": "Tesla V100", "simulated": True, "memory_bytes": 16.0 * 2**30,
+        "power_min_w": 100.0, "power_default_w": 250.0, "at_s": np.arange(minutes) * 60.0,
+        "util_pct": np.full(minutes, util_pct), "power_w": power_w + noise, "cap_w": np.full(minutes, 250.0),
+        "memory_used_bytes": np.full(minutes, 12.0 * 2**30), "temp_c": np.full(minutes, 60.0),
+    }  # fmt: skip
+    return PastDevice(**(base | more))
+
+
+def past(devices: list[PastDevice] | None = None, its: PastJobs | None = None) -> Past:
+    factors = {"price_per_kwh": 0.5, "co2_g_per_kwh": 400.0}
+    return Past(START, START + timedelta(hours=HOURS), its or jobs(), devices or [past_device()], factors)
+
+
+class TestAdvice:
+    def kinds(self, its: Past, policy: FleetPolicy | None = None) -> dict[str, Any]:
+        return {a.kind: a for a in advise(its, policy or FleetPolicy())}
+
+    def test_a_healthy_fleet_gets_none(self) -> None:
+        capped = past_device(cap_w=np.full(int(HOURS * 60), 150.0), power_w=150.0)
+        assert self.kinds(past([capped])) == {}
+
+    def test_an_idle_device_is_worth_its_idle_watts(self) -> None:
+        found = self.kinds(past([past_device(util_pct=0.0, power_w=70.0)]))["idle_device"]
+        assert found.saving == pytest.approx(70 * 24 / 1000, rel=0.01)
+        assert found.low <= found.saving <= found.high
+        assert found.command == "autopilot drain gpu-0 drain"
+
+    def test_a_busy_device_at_full_power_is_worth_a_cap(self) -> None:
+        found = self.kinds(past())["cap"]
+        assert found.low < found.saving <= found.high
+        assert found.saving == pytest.approx(240 * 24 / 1000 * 0.236, rel=0.1), "a V100 saves about 23 % there"
+
+    def test_a_floor_above_all_need_is_too_much(self) -> None:
+        policy = FleetPolicy(pools={"default": PoolPolicy(floor=8, ceiling=8)})
+        found = self.kinds(past(), policy)["over_provisioned"]
+        assert found.saving > 0
+        assert "--floor" in found.command
+        assert running_at_once(past(), "default").max() <= 4
+
+    def test_kinds_that_waited_in_small_batches_could_have_shared(self) -> None:
+        work = np.where(np.arange(400) % 2, 1.0, 0.4)
+        batches = np.where(np.arange(400) % 2, 1, 8)
+        slow = jobs(work_s=work, batch_size=batches, started_s=jobs().submitted_s + 5.0)
+        found = self.kinds(past(its=slow))["batch"]
+        assert found.saving == pytest.approx(0.6 * 0.5, abs=0.01)
+
+    def test_memory_that_is_never_used_is_told(self) -> None:
+        found = self.kinds(past([past_device(memory_used_bytes=np.full(int(HOURS * 60), 2.0 * 2**30))]))
+        assert found["unused_memory"].saving == pytest.approx(14.0)
+
+    def test_an_effect_has_an_interval(self) -> None:
+        told = effect(past(), past([past_device(power_w=180.0)]))
+        assert told["watts_per_device"] == pytest.approx(-60, abs=1)
+        assert told["watts_per_device_low"] <= told["watts_per_device"] <= told["watts_per_device_high"]
+
+
+class TestReplay:
+    def test_a_past_day_is_played_with_every_policy_that_is_asked_for(self) -> None:
+        pools = past_pools(past(), FleetPolicy(), ceiling=6, slack_s=20.0)
+        assert [p.pool for p in pools] == ["default"]
+        outcomes = played(pools, ["static", "reserve"])
+        assert outcomes["reserve"].joules.sum() < outcomes["static"].joules.sum()
+        blocks = outcomes["static"].blocks(90)
+        assert blocks.jobs.sum() == pytest.approx(400, abs=30)
+        assert blocks.joules.shape == blocks.late.shape
+
+    def test_too_few_jobs_say_so(self) -> None:
+        with pytest.raises(InvalidInputError, match="no pool ran 20 jobs"):
+            past_pools(past(its=jobs(5)), FleetPolicy(), None, None)
+
+    def test_the_curve_moves_to_what_was_measured(self) -> None:
+        published = curve_of("V100", 250.0, 100.0)
+        told = Minutes(np.repeat([0.0, 100.0], 20), np.repeat([40.0, 200.0], 20), np.full(40, 250.0))
+        measured = calibrated_curve(published, [told])
+        assert measured.idle_w == 40.0
+        assert measured.power_w[-1] == pytest.approx(200.0)
+        assert calibrated_curve(published, []) is published
+
+
+class TestReport:
+    def test_the_page_has_figures_pictures_and_advice_and_no_markup_of_others(self) -> None:
+        html = page(past([past_device("<b>gpu</b>", util_pct=0.0, power_w=70.0)]), FleetPolicy())
+        assert "0.280 kWh, 0.14 in money, 112 g CO2" in html
+        assert html.count("data:image/png;base64,") == 2
+        assert "&lt;b&gt;gpu" in html
+        assert "<b>gpu</b>" not in html
