@@ -113,7 +113,7 @@ def _record(
         pool=seen.pool,
         at=seen.at,
         autonomy=policy.autonomy(seen.pool),
-        seen=seen.numbers,
+        seen=seen.numbers | considered.expected,
         considered=[
             Considered(policy=p.policy, replicas=p.replicas, power_level=p.power_level, chosen=p == proposal)
             for p in considered.all()

@@ -12,7 +12,7 @@ from shared.settings import ServiceSettings
 class SchedulerSettings(ServiceSettings):
     """The scheduler."""
 
-    decide_period_s: float = Field(1.0, ge=0.2, le=60, description="time between decisions")
+    decide_period_s: float = Field(2.0, ge=0.2, le=60, description="time between decisions")
     policy_name: str = Field("learned", description="the policy that decides until a replay of the fleet's own days")
     database_url: SecretStr | None = Field(
         None, description="where the recorder writes; none: no replay, the first policy stays"

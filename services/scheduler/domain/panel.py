@@ -6,12 +6,16 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+import numpy as np
+
+from services.scheduler.domain.forecasting import Forecast, Forecaster
 from services.scheduler.domain.observation import PoolObservation, Proposal, reason_for
 from services.scheduler.domain.policy import PoolPolicy, PoolPolicyMaker
-from services.scheduler.domain.pool import Action, Doubles, PoolFacts
+from services.scheduler.domain.pool import Action, Doubles, Ints, PoolFacts
 from services.scheduler.domain.pool_rows import facts_of, power_levels, seen_of
 
 MOST_COHORTS = 8
+MINUTE_S, HORIZONS_MIN = 60.0, (1, 5)
 
 
 @dataclass
@@ -23,6 +27,18 @@ class _Cohort:
     live: set[str]
     facts: PoolFacts
     policies: dict[str, PoolPolicy]
+    forecaster: Forecaster
+    minute: Doubles  # [P] arrivals of the minute that is not over yet
+    lasted_s: float = 0.0
+    forecast: Forecast | None = None
+
+    def count(self, arrivals: Ints, period_s: float) -> None:
+        """Take arrivals in; once a minute they are forecast anew."""
+        self.minute += arrivals
+        self.lasted_s += period_s
+        if self.lasted_s >= MINUTE_S:
+            self.forecast = self.forecaster.observe(self.minute)
+            self.minute, self.lasted_s = np.zeros(len(self.pools)), 0.0
 
 
 @dataclass(frozen=True)
@@ -32,6 +48,17 @@ class Opinions:
     pool: PoolObservation
     row: int
     said: Mapping[str, tuple[Action, Doubles]]
+    forecast: Forecast | None = None
+
+    @property
+    def expected(self) -> dict[str, float]:
+        """Arrivals forecast for the next minute and for the fifth, with what nine in ten stay below."""
+        if self.forecast is None:
+            return {}
+        mean, high = self.forecast.mean[self.row], self.forecast.high[self.row]
+        names = [f"arrivals_in_{horizon}_min" for horizon in HORIZONS_MIN]
+        told = dict(zip(names, mean.round(2).tolist(), strict=True))
+        return told | {f"{name}_high": value for name, value in zip(names, high.round(2).tolist(), strict=True)}
 
     def by(self, policy: str) -> Proposal | None:
         """What this policy proposes; None where there is no such policy or its number is none."""
@@ -65,11 +92,16 @@ class Panel:
         for cohort in self._cohorts:
             its = [by_name.get(name) if name in cohort.live else None for name in cohort.pools]
             seen = seen_of(its)
+            cohort.count(seen.arrivals, self.interval_s)
             said: dict[str, tuple[Action, Doubles]] = {}
             for name, policy in cohort.policies.items():
                 action = policy.decide(seen)
                 said[name] = action, power_levels(cohort.facts, action)
-            opinions |= {pool.pool: Opinions(pool, row, said) for row, pool in enumerate(its) if pool is not None}
+            opinions |= {
+                pool.pool: Opinions(pool, row, said, cohort.forecast)
+                for row, pool in enumerate(its)
+                if pool is not None
+            }
         return opinions
 
     def _arrange(self, pools: Mapping[str, PoolObservation]) -> None:
@@ -89,7 +121,9 @@ class Panel:
             policies = {name: make() for name, make in self.makers.items()}
             for policy in policies.values():
                 policy.reset(facts)
-            self._cohorts.append(_Cohort(new, [shapes[n] for n in new], set(new), facts, policies))
+            forecaster = Forecaster(len(new), HORIZONS_MIN)
+            minute = np.zeros(len(new))
+            self._cohorts.append(_Cohort(new, [shapes[n] for n in new], set(new), facts, policies, forecaster, minute))
 
 
 def _shape(pool: PoolObservation) -> object:

@@ -1,4 +1,4 @@
-"""Train the network that corrects the rule: `python -m services.scheduler.training.train`.
+"""Train the network that corrects the tuned rule: `python -m services.scheduler.training.train`.
 
 Proximal policy optimisation (Schulman et al. 2017) of Stable-Baselines3 on random pools of the twin. Every
 round draws its pools and its random numbers from the seed and its own number, so a run is the same each time
@@ -12,7 +12,7 @@ import json
 import logging
 import sys
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -37,11 +37,15 @@ LENGTH_S = 4500.0
 RATE, FIRST_LOG_STD, HIDDEN = 6e-4, -3.0, 96
 VALIDATION_SEED = 1_000_003
 EVERY = 10
+INTERVALS_S = (2.0, 5.0, 10.0, 10.0)
 
 
 @dataclass
 class Library:
-    """Pools to draw episodes from: made once, since making one takes longer than playing it."""
+    """Pools to draw episodes from: made once, since making one takes longer than playing it.
+
+    The pools of a draw are decided for at the same interval, which is another one in each draw.
+    """
 
     models: list[PoolModel]
     traces: list[Trace]
@@ -49,8 +53,9 @@ class Library:
     def draw(self, random: np.random.Generator, count: int) -> tuple[list[PoolModel], list[Trace]]:
         """Some of them, each from some moment on."""
         chosen = random.integers(len(self.models), size=count)
-        traces = [self.traces[i].since(random.uniform(0, LENGTH_S - DECISIONS * 10.0)) for i in chosen]
-        return [self.models[i] for i in chosen], traces
+        interval_s = float(random.choice(INTERVALS_S))
+        traces = [self.traces[i].since(random.uniform(0, LENGTH_S - DECISIONS * interval_s)) for i in chosen]
+        return [replace(self.models[i], interval_s=interval_s) for i in chosen], traces
 
 
 def main(arguments: list[str] | None = None) -> None:
