@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from services.scheduler.acting import Actor
 from services.scheduler.domain.champion import Championship
 from services.scheduler.domain.governor import Governor, Verdict
+from services.scheduler.domain.objective import late_weight
 from services.scheduler.domain.observation import PoolObservation, Proposal
 from services.scheduler.domain.panel import Opinions, Panel
 from services.scheduler.domain.spread import NodeRoom, spread
@@ -38,7 +39,7 @@ class PoolDecider:
         token: int,
     ) -> None:
         """One round."""
-        opinions = self.panel.propose(pools)
+        opinions = self.panel.propose(pools, late_weight(policy, self.actor.clock()))
         for seen in pools:
             considered = opinions[seen.pool]
             proposal = considered.by(seen.bounds.policy or "") or considered.by(self.championship.deciding)

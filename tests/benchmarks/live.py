@@ -66,7 +66,7 @@ async def replay(policy: str, trace: Trace, length_s: float) -> Run:
     """The trace against a fresh product."""
     environment = {
         "AUTOPILOT_DECIDE_PERIOD_S": str(PERIOD_S), "AUTOPILOT_POOL_KINDS": '["echo"]', "AUTOPILOT_POOL_INITIAL": "1",
-        "AUTOPILOT_CPU": "off",
+        "AUTOPILOT_CPU": "never",
     }  # fmt: skip
     with tempfile.TemporaryDirectory(prefix="autopilot-bench-") as folder:
         async with running_product(Path(folder), environment, simulate=DEVICES) as (_, client):

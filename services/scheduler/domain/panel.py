@@ -84,14 +84,14 @@ class Panel:
     interval_s: float
     _cohorts: list[_Cohort] = field(default_factory=list)
 
-    def propose(self, pools: Sequence[PoolObservation]) -> dict[str, Opinions]:
+    def propose(self, pools: Sequence[PoolObservation], late_weight: float = 1.0) -> dict[str, Opinions]:
         """By pool."""
         by_name = {p.pool: p for p in pools}
         self._arrange(by_name)
         opinions: dict[str, Opinions] = {}
         for cohort in self._cohorts:
             its = [by_name.get(name) if name in cohort.live else None for name in cohort.pools]
-            seen = seen_of(its)
+            seen = seen_of(its, late_weight)
             cohort.count(seen.arrivals, self.interval_s)
             said: dict[str, tuple[Action, Doubles]] = {}
             for name, policy in cohort.policies.items():

@@ -62,6 +62,7 @@ class Seen:
     loading: Ints
     power_cap_w: Doubles
     power_w: Doubles
+    late_weight: float = 1.0  # how much lateness weighs against energy, by the operator's objective
 
 
 @dataclass(frozen=True)

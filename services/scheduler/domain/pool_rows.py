@@ -32,7 +32,7 @@ def _padded(rows: Sequence[Doubles], length: int) -> Doubles:
     return np.stack([np.concatenate([row, np.full(length - len(row), row[-1])]) for row in rows])
 
 
-def seen_of(pools: Sequence[PoolObservation | None]) -> Seen:
+def seen_of(pools: Sequence[PoolObservation | None], late_weight: float = 1.0) -> Seen:
     """What is seen of each pool now; None is a pool that is not there.
 
     What is absurd (negative, not finite) counts as nothing seen.
@@ -73,6 +73,7 @@ def seen_of(pools: Sequence[PoolObservation | None]) -> Seen:
         loading=counts[8],
         power_cap_w=clean[9],
         power_w=clean[10],
+        late_weight=late_weight,
     )
 
 

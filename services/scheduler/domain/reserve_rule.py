@@ -28,7 +28,7 @@ class ReserveNumbers:
 
     def of(self, facts: PoolFacts) -> Doubles:
         """[P, len(NAMES)] each number for each pool."""
-        short = (1.0 / (1.0 + (facts.slack_s / facts.load_time_s) ** 4))[:, None]
+        short = (1.0 / (1.0 + (facts.slack_s / facts.load_time_s) ** 8))[:, None]
         both = self.values if self.values.ndim == 3 else np.repeat(self.values[None], len(facts), axis=0)
         mixed: Doubles = both[:, 0] * (1.0 - short) + both[:, 1] * short
         return mixed

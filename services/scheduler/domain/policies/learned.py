@@ -33,7 +33,6 @@ class Learned:
         self._per_pool = shipped_numbers().of(facts)
         self._history = DemandHistory(facts)
         self._caution = Caution(len(facts))
-        self._price = np.full(len(facts), min(max(self._late_price, LATE_PRICES[0]), LATE_PRICES[1]))
 
     def decide(self, seen: Seen) -> Action:
         """One pass of the network for all pools."""
@@ -41,7 +40,8 @@ class Learned:
         demand = self._history.observe(seen)
         caution = self._caution.observe(demand)
         rule = gains(self._per_pool, caution)
-        output = self._checkpoint.output(features(facts, seen, demand, rule, caution, self._price))
+        price = np.full(len(facts), np.clip(self._late_price * seen.late_weight, *LATE_PRICES))
+        output = self._checkpoint.output(features(facts, seen, demand, rule, caution, price))
         return action(facts, *proposed(facts, seen, demand, rule + output))
 
 

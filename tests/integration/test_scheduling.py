@@ -1,0 +1,227 @@
+"""The scheduler on real servers: leadership, manual changes, autonomy, explanations, replays of the database."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from datetime import timedelta
+from typing import Any
+
+import asyncpg
+import numpy as np
+import pytest
+from nats.aio.client import Client
+from prometheus_client import CollectorRegistry, Gauge
+
+from deploy.embedded.instance import take_port
+from services.scheduler.adapters.past import read_past
+from services.scheduler.analyse import advise
+from services.scheduler.app import create_app
+from services.scheduler.crowning import Crowning
+from services.scheduler.domain.champion import Championship
+from services.scheduler.looking_back import past_pools
+from services.scheduler.report import page
+from services.scheduler.settings import SchedulerSettings
+from shared import subjects
+from shared.client import AutopilotClient
+from shared.clock import utc_now
+from shared.database import migrate
+from shared.messages.commands import ChampionStatus, FleetPolicy, PoolPolicy, ScaleCommand
+from shared.messages.jobs import PoolStatus
+from shared.streams import job_durable
+from tests.conftest import NatsServer
+from tests.support.apps import running
+from tests.support.waiting import eventually
+
+pytestmark = [pytest.mark.nats, pytest.mark.timeout(90)]
+
+
+class FakePool:
+    """Reports a pool with nobody at work, and takes every scale command."""
+
+    def __init__(self, nc: Client) -> None:
+        self.nc, self.desired, self.commands = nc, 1, []
+
+    async def on_scale(self, message: Any) -> None:
+        command = ScaleCommand.model_validate_json(message.data)
+        self.commands.append(command)
+        self.desired = command.replicas
+
+    async def report(self) -> None:
+        kv = await self.nc.jetstream().key_value("pools")
+        while True:
+            status = PoolStatus(pool="p", node="n", at=utc_now(), desired=self.desired, kinds=["echo"], workers=[])
+            await kv.put("p.n", status.model_dump_json().encode())
+            await asyncio.sleep(0.2)
+
+    @property
+    def ours(self) -> list[ScaleCommand]:
+        return [c for c in self.commands if c.issuer == "scheduler"]
+
+
+@asynccontextmanager
+async def pool_on(nc: Client) -> AsyncIterator[FakePool]:
+    js = nc.jetstream()
+    for priority in ("high", "normal", "low"):
+        await js.add_consumer("JOBS", job_durable("echo", priority))  # type: ignore[arg-type]
+    pool = FakePool(nc)
+    await nc.subscribe(subjects.scale_command("p"), cb=pool.on_scale)
+    reporting = asyncio.create_task(pool.report())
+    yield pool
+    reporting.cancel()
+
+
+def settings(server: NatsServer, **more: Any) -> SchedulerSettings:
+    return SchedulerSettings(
+        nats_url=server.url, health_port=take_port(0, "scheduler"), decide_period_s=0.3, policy_name="queue_lag", **more
+    )
+
+
+def policy(**more: Any) -> FleetPolicy:
+    bounds = PoolPolicy(floor=1, ceiling=3, step_up=3, **more)
+    return FleetPolicy(cap_fraction=None, pools={"p": bounds})
+
+
+async def test_one_of_two_schedulers_decides_and_what_it_did_can_be_explained(
+    nats_server: NatsServer, nc: Client, client: AutopilotClient
+) -> None:
+    await client.steering.set_policy(policy())
+    async with pool_on(nc) as pool:
+        for number in range(6):
+            await client.jobs.submit("echo", {"text": str(number)})
+        async with running(create_app(settings(nats_server))), running(create_app(settings(nats_server))):
+            await eventually(lambda: pool.desired == 3)
+            await eventually(lambda: len({c.fencing_token for c in pool.ours}) == 1)
+        command = pool.ours[-1]
+        told = await client.fleet.explain(command.id)
+        assert told.record.id == command.decision
+        assert told.record.seen["waiting"] == 6
+        assert {c.policy for c in told.record.considered} >= {"queue_lag", "reserve", "energy_sweep"}
+        assert [c.policy for c in told.record.considered if c.chosen] == ["queue_lag"]
+
+
+async def test_after_a_kill_another_goes_on_with_a_higher_token(
+    nats_server: NatsServer, nc: Client, client: AutopilotClient
+) -> None:
+    await client.steering.set_policy(policy())
+    async with pool_on(nc) as pool:
+        async with running(create_app(settings(nats_server))):
+            await client.jobs.submit("echo", {"text": "1"})
+            await client.jobs.submit("echo", {"text": "2"})
+            await eventually(lambda: pool.desired == 2)
+        async with running(create_app(settings(nats_server))):
+            await client.jobs.submit("echo", {"text": "3"})
+            await eventually(lambda: pool.desired == 3, within_s=20)
+        tokens = [c.fencing_token or 0 for c in pool.ours]
+        assert tokens == sorted(tokens)
+        assert tokens[-1] > tokens[0]
+
+
+async def test_an_operator_is_not_fought(nats_server: NatsServer, nc: Client, client: AutopilotClient) -> None:
+    await client.steering.set_policy(policy(manual_hold_s=60))
+    async with pool_on(nc) as pool, running(create_app(settings(nats_server))):
+        await client.steering.scale("p", 2)
+        await eventually(lambda: pool.desired == 2)
+        for number in range(6):
+            await client.jobs.submit("echo", {"text": str(number)})
+
+        async def held() -> bool:
+            records = await client.fleet.decision_records()
+            return any(r.reason == "manual_change" for r in records)
+
+        await eventually(held)
+        assert pool.desired == 2
+        assert pool.ours == []
+
+
+async def test_what_needs_approval_is_proposed_and_carried_out_when_approved(
+    nats_server: NatsServer, nc: Client, client: AutopilotClient
+) -> None:
+    await client.steering.set_policy(policy(autonomy="approve"))
+    async with pool_on(nc) as pool, running(create_app(settings(nats_server))):
+        for number in range(6):
+            await client.jobs.submit("echo", {"text": str(number)})
+
+        async def proposed() -> bool:
+            return bool(await client.fleet.recommendations())
+
+        await eventually(proposed)
+        assert pool.commands == []
+        (advice, *_) = await client.fleet.recommendations()
+        command = await client.steering.approve(advice)
+        await eventually(lambda: pool.desired == 3)
+        assert (command.issuer, command.reason) == ("tester", f"approved-{advice.id}")
+
+
+@pytest.mark.db
+async def test_the_past_of_a_database_is_read_replayed_and_reported(
+    database_url: str, nats_server: NatsServer, nc: Client, client: AutopilotClient
+) -> None:
+    await migrate(database_url)
+    now = utc_now()
+    await fill(database_url, now - timedelta(hours=5), hours=5)
+    past = await read_past(database_url, now - timedelta(hours=6), now)
+    assert len(past.jobs.pool) == 600
+    assert {d.device for d in past.devices} == {"gpu-0", "gpu-1"}
+    assert {a.kind for a in advise(past, FleetPolicy())} == {"idle_device", "cap"}
+    assert past_pools(past, FleetPolicy(), None, None)[0].energy_j == 600 * 200
+    assert "600" in page(past, FleetPolicy())
+    bus = BusOf(client)
+    championship = Championship("static", "reserve")
+    gauge = Gauge("deciding", "who", ["policy"], registry=CollectorRegistry())
+    crowning = Crowning(
+        database_url, bus, championship, ["static", "queue_lag", "reserve"], utc_now, lambda: True, gauge,
+        timedelta(hours=1),
+    )  # type: ignore[arg-type]  # fmt: skip
+    choice = await crowning.replay(now)
+    assert choice.champion == championship.champion
+    assert choice.champion != "static", "anything that switches off saves energy here"
+    assert choice.saving_low > 0
+    kept = ChampionStatus.model_validate_json((await (await client.js.key_value("scheduler")).get("champion")).value)
+    assert kept.champion == choice.champion
+
+
+class BusOf:
+    """As much of the bus as a replay needs."""
+
+    def __init__(self, client: AutopilotClient) -> None:
+        self.client = client
+
+    async def policy(self) -> FleetPolicy:
+        return FleetPolicy(pools={"default": PoolPolicy(floor=0, ceiling=6, target_wait_s=30)})
+
+    async def write(self, bucket: str, key: str, value: Any) -> None:
+        await (await self.client.js.key_value(bucket)).put(key, value.model_dump_json().encode())
+
+
+async def fill(dsn: str, start: Any, hours: float) -> None:
+    """Two V100, one at work and one idle, and 600 jobs."""
+    random = np.random.default_rng(2)
+    connection = await asyncpg.connect(dsn)
+    for name, util, watts in (("gpu-0", 90.0, 240.0), ("gpu-1", 0.0, 60.0)):
+        device_id = await connection.fetchval(
+            "INSERT INTO devices (node, device, model, power_min_w, power_default_w, simulated) "
+            "VALUES ('n', $1, 'Tesla V100', 100, 250, true) RETURNING device_id",
+            name,
+        )
+        await connection.executemany(
+            "INSERT INTO samples (ts, device_id, gpu_util_pct, power_w, power_cap_w) VALUES ($1, $2, $3, $4, 250)",
+            [(start + timedelta(minutes=m), device_id, util, watts) for m in range(int(hours * 60))],
+        )
+    kind = await connection.fetchval("SELECT relkind FROM pg_class WHERE relname = 'samples_1m'")
+    if kind in (b"r", b"p"):
+        await connection.execute(
+            "INSERT INTO samples_1m (device_id, ts, samples, gpu_util_pct_avg, power_w_avg, power_cap_w_avg) "
+            "SELECT device_id, date_trunc('minute', ts), 1, gpu_util_pct, power_w, power_cap_w FROM samples"
+        )
+    at = np.sort(random.uniform(0, hours * 3600, 600))
+    for number, second in enumerate(at.tolist()):
+        submitted = start + timedelta(seconds=second)
+        await connection.execute(
+            "INSERT INTO jobs (id, kind, status, node, worker, device, attempt, submitted_at, started_at, finished_at, "
+            "run_s, batch_size, energy_j) VALUES ($1, 'embed', 'succeeded', 'n', 'default-abc123', 'gpu-0', 1, $2, $3, "
+            "$4, 5, 1, 200)",
+            f"j{number}", submitted, submitted + timedelta(seconds=1), submitted + timedelta(seconds=6),
+        )  # fmt: skip
+    await connection.close()
