@@ -40,6 +40,11 @@ bench: $(STAMP) ## the benchmarks, short form
 	$(BIN)/python -m tests.benchmarks.detect_live --short
 	$(BIN)/python -m tests.benchmarks.notify --short
 	$(BIN)/python -m tests.benchmarks.faults --short
+	$(BIN)/python -m tests.benchmarks.twin --short
+	$(BIN)/python -m tests.benchmarks.decide --short
+	$(BIN)/python -m tests.benchmarks.forecast --short
+	$(BIN)/python -m tests.benchmarks.arena --short
+	$(BIN)/python -m tests.benchmarks.live --short
 
 docs: $(STAMP) ## write the generated documents
 	$(BIN)/python -m tests.contract.generate

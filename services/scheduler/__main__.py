@@ -6,6 +6,7 @@ import asyncio
 import sys
 
 from services.scheduler.settings import HandsSettings, KedaSettings, SchedulerSettings
+from shared.errors import SettingsError
 from shared.logs import setup_logging
 from shared.settings import load
 
@@ -18,7 +19,10 @@ def main() -> None:
 
         settings = load(SchedulerSettings)
         setup_logging("scheduler", settings.log_level)
-        app = create_app(settings)
+        try:
+            app = create_app(settings)
+        except SettingsError as error:
+            sys.exit(str(error))
     elif role == "hands":
         from services.scheduler.hands.app import create_hands  # noqa: PLC0415
 

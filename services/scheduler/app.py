@@ -7,6 +7,7 @@ import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from datetime import timedelta
+from pathlib import Path
 
 from faststream import FastStream
 from faststream.nats import JStream, NatsMessage, PullSub
@@ -20,15 +21,18 @@ from services.scheduler.deciding import Decider
 from services.scheduler.device_deciding import DeviceDecider
 from services.scheduler.domain.champion import Championship
 from services.scheduler.domain.governor import Governor
+from services.scheduler.domain.network import load_checkpoint
 from services.scheduler.domain.panel import Panel
 from services.scheduler.domain.policies import policy_maker
+from services.scheduler.domain.policies.learned import Learned
+from services.scheduler.domain.policy import PoolPolicyMaker
 from services.scheduler.pool_deciding import PoolDecider
 from services.scheduler.settings import SchedulerSettings
 from shared import subjects
 from shared.bus import BUS_ERRORS
 from shared.clock import utc_now
 from shared.consuming import Watched
-from shared.errors import AutopilotError
+from shared.errors import AutopilotError, SettingsError
 from shared.frames import decode
 from shared.health import HealthState
 from shared.ids import new_id
@@ -47,9 +51,11 @@ def create_app(settings: SchedulerSettings | None = None) -> FastStream:
     settings = settings or load(SchedulerSettings)
     service = Service("scheduler", settings)
     broker = service.broker
-    panel = Panel({name: policy_maker(name) for name in settings.panel}, settings.decide_period_s)
+    makers = usable_policies(settings)
+    panel = Panel(makers, settings.decide_period_s)
     governor = Governor()
-    championship = Championship(settings.policy_name, settings.fallback_policy)
+    first = settings.policy_name if settings.policy_name in makers else settings.fallback_policy
+    championship = Championship(first, settings.fallback_policy)
     wake = asyncio.Event()
     leading = Gauge("autopilot_scheduler_leading", "1 while this process leads", registry=service.registry)
     deciding = Gauge(
@@ -101,7 +107,7 @@ def create_app(settings: SchedulerSettings | None = None) -> FastStream:
                     settings.database_url.get_secret_value(),
                     service.bus,
                     championship,
-                    settings.panel,
+                    list(makers),
                     utc_now,
                     lambda: leadership.token is not None,
                     deciding,
@@ -113,6 +119,24 @@ def create_app(settings: SchedulerSettings | None = None) -> FastStream:
             yield
 
     return service.app(lifespan)
+
+
+def usable_policies(settings: SchedulerSettings) -> dict[str, PoolPolicyMaker]:
+    """Those that can be made; without the fall-back there is nothing safe to do. Raises SettingsError."""
+    makers = {name: policy_maker(name) for name in settings.panel}
+    if settings.policy_file is not None:
+        makers["learned"] = lambda: Learned(load_checkpoint(settings.policy_file or Path()))
+    usable = {}
+    for name, make in makers.items():
+        try:
+            make()
+        except SettingsError as error:
+            if name == settings.fallback_policy:
+                raise
+            log.warning("policy left out", extra={"policy": name, "reason": str(error)})
+            continue
+        usable[name] = make
+    return usable
 
 
 async def recall(crowning: Crowning) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Literal
 
 from pydantic import Field, SecretStr
@@ -18,6 +19,7 @@ class SchedulerSettings(ServiceSettings):
         None, description="where the recorder writes; none: no replay, the first policy stays"
     )
     replay_every_h: float = Field(6.0, gt=0, description="time between replays of the fleet's last day")
+    policy_file: Path | None = Field(None, description="checkpoint of the learned policy; none takes the shipped one")
     fallback_policy: str = Field("reserve", description="decides when the champion leaves its predicted band")
     challengers: list[str] = Field(
         ["queue_lag", "utilisation", "predictive", "energy_sweep"], description="propose beside it, for the record"

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from services.scheduler.app import usable_policies
 from services.scheduler.domain.demand import DemandHistory
 from services.scheduler.domain.features import FEATURES, features
 from services.scheduler.domain.gains import OUTPUTS
@@ -19,6 +20,7 @@ from services.scheduler.domain.panel import Opinions, Panel
 from services.scheduler.domain.policies import policy_maker, policy_names
 from services.scheduler.domain.policies.learned import Learned, shipped_checkpoint
 from services.scheduler.domain.pool import Action
+from services.scheduler.settings import SchedulerSettings
 from services.scheduler.twin.play import play
 from services.scheduler.twin.twin import PoolModel, Trace, Twin, bound_j
 from services.scheduler.twin.workloads import random_pool, random_pools
@@ -207,3 +209,18 @@ class TestCheckpoint:
         zeros = Checkpoint([layer], {})
         learned = play(lambda: Learned(zeros), models, traces, 1)
         assert learned.joules.tolist() == play(policy_maker("reserve"), models, traces, 1).joules.tolist()
+
+
+class TestPolicyFile:
+    def test_a_file_of_another_version_leaves_the_fall_back_to_decide(self, tmp_path: Path) -> None:
+        path = tmp_path / "old.npz"
+        path.write_bytes(b"not a checkpoint")
+        usable = usable_policies(SchedulerSettings(policy_file=path))
+        assert "learned" not in usable
+        assert "reserve" in usable
+
+    def test_without_the_fall_back_nothing_starts(self, tmp_path: Path) -> None:
+        path = tmp_path / "old.npz"
+        path.write_bytes(b"not a checkpoint")
+        with pytest.raises(SettingsError, match=r"old\.npz"):
+            usable_policies(SchedulerSettings(policy_file=path, fallback_policy="learned"))

@@ -11,8 +11,8 @@ import numpy as np
 from services.scheduler.domain.demand import Demand
 from services.scheduler.domain.pool import Doubles
 
-LATE_GOAL = 0.006
-STEP = 0.02  # for one late job
+LATE_GOAL = 0.008
+STEP = 0.05  # for one late job
 LOWEST, HIGHEST = -2.0, 1.0
 
 

@@ -28,10 +28,16 @@ class ReserveNumbers:
 
     def of(self, facts: PoolFacts) -> Doubles:
         """[P, len(NAMES)] each number for each pool."""
-        short = (1.0 / (1.0 + (facts.slack_s / facts.load_time_s) ** 8))[:, None]
+        short = shortness(facts)[:, None]
         both = self.values if self.values.ndim == 3 else np.repeat(self.values[None], len(facts), axis=0)
         mixed: Doubles = both[:, 0] * (1.0 - short) + both[:, 1] * short
         return mixed
+
+
+def shortness(facts: PoolFacts) -> Doubles:
+    """[P] 0 where the slack is much longer than the load time, 1 where it is much shorter."""
+    short: Doubles = 1.0 / (1.0 + (facts.slack_s / facts.load_time_s) ** 8)
+    return short
 
 
 @cache

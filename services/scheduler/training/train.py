@@ -8,11 +8,14 @@ on one machine, and one that was broken off goes on as if it had not been.
 from __future__ import annotations
 
 import argparse
+import asyncio
 import json
 import logging
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -21,14 +24,17 @@ import torch
 from stable_baselines3 import PPO
 from stable_baselines3.common.logger import configure
 
-from services.scheduler.domain.network import Checkpoint
+from services.scheduler.adapters.past import read_past
+from services.scheduler.domain.network import Checkpoint, load_checkpoint
 from services.scheduler.domain.policies.learned import Learned
 from services.scheduler.domain.policies.reserve import make as make_reserve
+from services.scheduler.looking_back import PastPool, past_pools
 from services.scheduler.training.vec_env import TwinVecEnv
 from services.scheduler.twin.environment import TwinEnv
 from services.scheduler.twin.play import Outcome, play
 from services.scheduler.twin.twin import PoolModel, Trace
 from services.scheduler.twin.workloads import random_pools
+from shared.messages.commands import FleetPolicy
 
 log = logging.getLogger(__name__)
 
@@ -49,12 +55,14 @@ class Library:
 
     models: list[PoolModel]
     traces: list[Trace]
+    lengths_s: list[float]
 
     def draw(self, random: np.random.Generator, count: int) -> tuple[list[PoolModel], list[Trace]]:
         """Some of them, each from some moment on."""
         chosen = random.integers(len(self.models), size=count)
         interval_s = float(random.choice(INTERVALS_S))
-        traces = [self.traces[i].since(random.uniform(0, LENGTH_S - DECISIONS * interval_s)) for i in chosen]
+        spare_s = [max(0.0, self.lengths_s[i] - DECISIONS * interval_s) for i in chosen]
+        traces = [self.traces[i].since(random.uniform(0, s)) for i, s in zip(chosen, spare_s, strict=True)]
         return [replace(self.models[i], interval_s=interval_s) for i in chosen], traces
 
 
@@ -66,22 +74,52 @@ def main(arguments: list[str] | None = None) -> None:
     ask.add_argument("--out", type=Path, default=Path("policy"), help="folder for checkpoint, card, curves and state")
     ask.add_argument("--resume", action="store_true", help="go on from the state in --out")
     ask.add_argument("--short", action="store_true", help="few pools and rounds, to see that it works")
+    ask.add_argument("--database", help="also learn from this fleet's own jobs")
+    ask.add_argument("--days", type=float, default=7.0, help="of the fleet's past")
+    ask.add_argument("--start", type=Path, help="a checkpoint to begin from, for fine-tuning")
     a = ask.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     a.out.mkdir(parents=True, exist_ok=True)
     library, validation = (60, 8) if a.short else (LIBRARY, VALIDATION)
     rounds = min(a.rounds, 2) if a.short else a.rounds
-    Training(a.out, a.seed, rounds, library, validation).run(resume=a.resume)
+    own = own_pools(a.database, a.days) if a.database else []
+    start = load_checkpoint(a.start) if a.start else None
+    Training(a.out, a.seed, rounds, library, validation, own=own, start=start).run(resume=a.resume)
+
+
+def own_pools(dsn: str, days: float) -> list[PastPool]:
+    """The fleet's pools of so many days. Raises AutopilotError."""
+    until = datetime.now(UTC)
+    past = asyncio.run(read_past(dsn, until - timedelta(days=days), until))
+    return past_pools(past, FleetPolicy(), None, None)
 
 
 class Training:
     """One run."""
 
-    def __init__(self, out: Path, seed: int, rounds: int, library: int, validation: int) -> None:
+    def __init__(
+        self,
+        out: Path,
+        seed: int,
+        rounds: int,
+        library: int,
+        validation: int,
+        *,
+        own: Sequence[PastPool] = (),
+        start: Checkpoint | None = None,
+    ) -> None:
         torch.set_num_threads(1)  # the network is too small to share
-        self.out, self.seed, self.rounds = out, seed, rounds
+        self.out, self.seed, self.rounds, self.start = out, seed, rounds, start
         random = np.random.default_rng([seed, 0])
-        self.library = Library(*random_pools(random, library, LENGTH_S))
+        models, traces = random_pools(random, library, LENGTH_S)
+        lengths_s = [LENGTH_S] * library
+        if own:
+            # As many of the fleet's own as of the others, so that neither is forgotten.
+            again = max(1, library // len(own))
+            models += [pool.model for pool in own] * again
+            traces += [pool.trace for pool in own] * again
+            lengths_s += [pool.trace.length_s for pool in own] * again
+        self.library = Library(models, traces, lengths_s)
         self.validation = random_pools(np.random.default_rng(VALIDATION_SEED), validation, LENGTH_S)
         self.env = TwinEnv(self.library.draw, min(POOLS, library), DECISIONS, seed)
         self.curve: list[dict[str, float]] = []
@@ -123,6 +161,8 @@ class Training:
             device="cpu",
         )
         model.set_logger(configure(None, []))
+        for layer, (weight, bias) in zip(_linear(model), self.start.layers if self.start else (), strict=False):
+            layer.weight.data, layer.bias.data = torch.from_numpy(weight), torch.from_numpy(bias)
         return model
 
     def _resumed(self) -> PPO:
@@ -151,9 +191,7 @@ class Training:
         }
 
     def _export(self, model: PPO, rounds: int) -> Checkpoint:
-        policy = model.policy
-        linear = [m for m in (*policy.mlp_extractor.policy_net, policy.action_net) if isinstance(m, torch.nn.Linear)]
-        layers = [(m.weight.detach().numpy().copy(), m.bias.detach().numpy().copy()) for m in linear]
+        layers = [(m.weight.detach().numpy().copy(), m.bias.detach().numpy().copy()) for m in _linear(model)]
         card = {
             "trained_by": "python -m services.scheduler.training.train",
             "algorithm": "PPO, Stable-Baselines3",
@@ -174,6 +212,12 @@ class Training:
         checkpoint.card["validation"] = {"rule": reference, "learned": {**self.curve[-1]}}
         checkpoint.save(self.out / "policy.npz")
         (self.out / "card.json").write_text(json.dumps(checkpoint.card, indent=1) + "\n", encoding="utf-8")
+
+
+def _linear(model: PPO) -> list[torch.nn.Linear]:
+    policy = model.policy
+    modules = (*policy.mlp_extractor.policy_net, policy.action_net)
+    return [m for m in modules if isinstance(m, torch.nn.Linear)]
 
 
 if __name__ == "__main__":

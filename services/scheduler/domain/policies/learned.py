@@ -10,13 +10,14 @@ import numpy as np
 
 from services.scheduler.domain.caution import Caution
 from services.scheduler.domain.demand import DemandHistory
-from services.scheduler.domain.features import LATE_PRICES, features
-from services.scheduler.domain.gains import action, proposed
+from services.scheduler.domain.features import LATE_PRICES, Floats, features
+from services.scheduler.domain.gains import OUTPUTS, action, proposed
 from services.scheduler.domain.network import Checkpoint, load_checkpoint
-from services.scheduler.domain.pool import Action, PoolFacts, Seen
-from services.scheduler.domain.reserve_rule import gains, shipped_numbers
+from services.scheduler.domain.pool import Action, Doubles, PoolFacts, Seen
+from services.scheduler.domain.reserve_rule import gains, shipped_numbers, shortness
 
-LATE_PRICE = 10.0  # of a late job in mean energies of a job, where the operator's objective says nothing else
+LATE_PRICE = 2.0  # of a late job in mean energies of a job, where the operator's objective says nothing else
+HALF_TRUST, BASE = 0.5, OUTPUTS.index("base")
 
 
 class Learned:
@@ -33,6 +34,7 @@ class Learned:
         self._per_pool = shipped_numbers().of(facts)
         self._history = DemandHistory(facts)
         self._caution = Caution(len(facts))
+        self._short = shortness(facts)
 
     def decide(self, seen: Seen) -> Action:
         """One pass of the network for all pools."""
@@ -42,12 +44,21 @@ class Learned:
         rule = gains(self._per_pool, caution)
         price = np.full(len(facts), np.clip(self._late_price * seen.late_weight, *LATE_PRICES))
         output = self._checkpoint.output(features(facts, seen, demand, rule, caution, price))
-        return action(facts, *proposed(facts, seen, demand, rule + output))
+        return action(facts, *proposed(facts, seen, demand, rule + self._trusted(output)))
+
+    def _trusted(self, output: Floats) -> Doubles:
+        # Where a model loads slower than a job may wait, the network was late too often on pools that it had not
+        # seen: there it has half a say, and none in lowering what is always held.
+        corrections = output * (1.0 - HALF_TRUST * self._short[:, None])
+        corrections[:, BASE] = np.where(
+            self._short > HALF_TRUST, np.maximum(corrections[:, BASE], 0.0), corrections[:, BASE]
+        )
+        return corrections
 
 
 @cache
 def shipped_checkpoint() -> Checkpoint:
-    """The one that the product comes with."""
+    """The one that the product comes with. Raises SettingsError."""
     return load_checkpoint(Path(str(resources.files("services.scheduler") / "data" / "policy.npz")))
 
 
