@@ -66,10 +66,10 @@ class Crowning:
 
     def _judge(self, past: Past, policy: FleetPolicy) -> tuple[Choice, Band]:
         # The twin brings a compiler: a scheduler that never looks back need not load it.
-        from services.scheduler.looking_back import INTERVAL_S, past_pools, played  # noqa: PLC0415
+        from services.scheduler.looking_back import interval_s, past_pools, played  # noqa: PLC0415
 
         pools = past_pools(past, policy, None, None)
-        replays = {n: o.blocks(round(BLOCK_S / INTERVAL_S)) for n, o in played(pools, self.names).items()}
+        replays = {n: o.blocks(round(BLOCK_S / interval_s(past))) for n, o in played(pools, self.names).items()}
         choice = choose(self.championship.champion, replays)
         return choice, replays[choice.champion].band
 

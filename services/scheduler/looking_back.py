@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 
 from services.scheduler.adapters.past import Past, PastDevice
 from services.scheduler.domain.policies import policy_maker
+from services.scheduler.domain.policy import PoolPolicy
+from services.scheduler.domain.pool import Action, Ints, PoolFacts, Seen
 from services.scheduler.domain.power_curves import PowerCurve, curve_of
 from services.scheduler.twin.calibration import Minutes, TwinError, calibrated_curve, pool_model, trace_of, twin_error
 from services.scheduler.twin.play import Outcome, play
@@ -16,7 +19,8 @@ from services.scheduler.twin.twin import PoolModel, Trace
 from shared.errors import InvalidInputError
 from shared.messages.commands import FleetPolicy
 
-INTERVAL_S = 10.0
+DECIDED_EVERY_S, MOST_DECISIONS = 2.0, 20_000
+BEFORE_THE_FIRST_S = 60.0
 FEWEST_JOBS = 20
 
 
@@ -27,14 +31,22 @@ class PastPool:
     pool: str
     model: PoolModel
     trace: Trace
+    floor: int
     waited_s: float
     energy_j: float  # of its jobs, as recorded; NaN where that is not known
+
+
+def interval_s(past: Past) -> float:
+    """Between decisions of a replay: as in operation, wider for long spans."""
+    return max(DECIDED_EVERY_S, past.length_s / MOST_DECISIONS)
 
 
 def past_pools(past: Past, policy: FleetPolicy, ceiling: int | None, slack_s: float | None) -> list[PastPool]:
     """The pools that ran jobs. Raises InvalidInputError when there are too few."""
     jobs = past.jobs
     found = []
+    # What stood still before the first job says nothing about a policy.
+    began_s = max(0.0, float(jobs.submitted_s.min(initial=np.inf)) - BEFORE_THE_FIRST_S)
     for pool in sorted(set(jobs.pool)):
         its = np.array([p == pool for p in jobs.pool])
         if its.sum() < FEWEST_JOBS:
@@ -50,9 +62,10 @@ def past_pools(past: Past, policy: FleetPolicy, ceiling: int | None, slack_s: fl
                     ceiling=ceiling or bounds.ceiling,
                     slack_s=slack_s or bounds.target_wait_s,
                     load_s=np.array([bounds.load_time_s]),
-                    interval_s=INTERVAL_S,
+                    interval_s=interval_s(past),
                 ),
-                trace_of(jobs.submitted_s[its], jobs.work_s[its]),
+                trace_of(jobs.submitted_s[its] - began_s, jobs.work_s[its]),
+                floor=min(bounds.floor, ceiling or bounds.ceiling),
                 waited_s=float(np.mean(jobs.started_s[its] - jobs.submitted_s[its])),
                 energy_j=float(np.sum(jobs.energy_j[its])),
             )
@@ -70,10 +83,31 @@ def _curve(devices: Sequence[PastDevice]) -> PowerCurve:
     return calibrated_curve(curve_of(typical.model, typical.power_default_w, typical.power_min_w), told)
 
 
+class Floored:
+    """A policy that never goes below the operator's floors, as the governor would see to it."""
+
+    def __init__(self, policy: PoolPolicy, floors: Ints) -> None:
+        self.name, self._policy, self._floors = policy.name, policy, floors
+
+    def reset(self, facts: PoolFacts) -> None:
+        """These pools from now on."""
+        self._policy.reset(facts)
+
+    def decide(self, seen: Seen) -> Action:
+        """What the policy says, and no less than the floor."""
+        action = self._policy.decide(seen)
+        return replace(action, replicas=np.maximum(action.replicas, self._floors))
+
+
 def played(pools: Sequence[PastPool], names: Sequence[str], seed: int = 0) -> dict[str, Outcome]:
     """Each policy on all pools of the past."""
     models, traces = [p.model for p in pools], [p.trace for p in pools]
-    return {name: play(policy_maker(name), models, traces, seed) for name in names}
+    floors = np.array([p.floor for p in pools], np.int64)
+    return {name: play(partial(_floored, name, floors), models, traces, seed) for name in names}
+
+
+def _floored(name: str, floors: Ints) -> Floored:
+    return Floored(policy_maker(name)(), floors)
 
 
 def error_of(pool: PastPool, outcome: Outcome, index: int, waited_s: float) -> TwinError | None:

@@ -13,7 +13,7 @@ import numpy as np
 from services.scheduler.adapters.past import Past, read_past
 from services.scheduler.domain.champion import BLOCK_S
 from services.scheduler.domain.policies import policy_names
-from services.scheduler.looking_back import INTERVAL_S, past_pools, played
+from services.scheduler.looking_back import interval_s, past_pools, played
 from shared.errors import AutopilotError
 from shared.messages.commands import FleetPolicy
 from shared.settings import DatabaseSettings, load
@@ -50,13 +50,14 @@ def main() -> None:
     ask.add_argument("--json", action="store_true")
     a = ask.parse_args()
     try:
-        pools = past_pools(past_of(a, timedelta(days=1)), a.fleet_policy, a.ceiling, a.slack_s)
+        past = past_of(a, timedelta(days=1))
+        pools = past_pools(past, a.fleet_policy, a.ceiling, a.slack_s)
         outcomes = played(pools, a.policy or policy_names())
     except AutopilotError as error:
         sys.exit(f"whatif: {error}")
     lines = []
     for name, outcome in sorted(outcomes.items(), key=lambda item: float(item[1].joules.sum())):
-        blocks = outcome.blocks(round(BLOCK_S / INTERVAL_S))
+        blocks = outcome.blocks(round(BLOCK_S / interval_s(past)))
         jobs = int(outcome.jobs.sum())
         lines.append(
             {

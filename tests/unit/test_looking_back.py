@@ -99,8 +99,8 @@ class TestReplay:
         assert [p.pool for p in pools] == ["default"]
         outcomes = played(pools, ["static", "reserve"])
         assert outcomes["reserve"].joules.sum() < outcomes["static"].joules.sum()
-        blocks = outcomes["static"].blocks(90)
-        assert blocks.jobs.sum() == pytest.approx(400, abs=30)
+        blocks = outcomes["static"].blocks(450)
+        assert blocks.jobs.sum() == pytest.approx(400, abs=40)
         assert blocks.joules.shape == blocks.late.shape
 
     def test_too_few_jobs_say_so(self) -> None:
