@@ -13,7 +13,7 @@ from services.scheduler.domain.policies import policy_maker
 from services.scheduler.domain.policy import PoolPolicy
 from services.scheduler.domain.pool import Action, Ints, PoolFacts, Seen
 from services.scheduler.domain.power_curves import PowerCurve, curve_of
-from services.scheduler.twin.calibration import Minutes, TwinError, calibrated_curve, pool_model, trace_of, twin_error
+from services.scheduler.twin.calibration import Minutes, calibrated_curve, pool_model, trace_of
 from services.scheduler.twin.play import Outcome, play
 from services.scheduler.twin.twin import PoolModel, Trace
 from shared.errors import InvalidInputError
@@ -32,7 +32,6 @@ class PastPool:
     model: PoolModel
     trace: Trace
     floor: int
-    waited_s: float
     energy_j: float  # of its jobs, as recorded; NaN where that is not known
 
 
@@ -66,7 +65,6 @@ def past_pools(past: Past, policy: FleetPolicy, ceiling: int | None, slack_s: fl
                 ),
                 trace_of(jobs.submitted_s[its] - began_s, jobs.work_s[its]),
                 floor=min(bounds.floor, ceiling or bounds.ceiling),
-                waited_s=float(np.mean(jobs.started_s[its] - jobs.submitted_s[its])),
                 energy_j=float(np.sum(jobs.energy_j[its])),
             )
         )
@@ -108,16 +106,3 @@ def played(pools: Sequence[PastPool], names: Sequence[str], seed: int = 0) -> di
 
 def _floored(name: str, floors: Ints) -> Floored:
     return Floored(policy_maker(name)(), floors)
-
-
-def error_of(pool: PastPool, outcome: Outcome, index: int, waited_s: float) -> TwinError | None:
-    """The twin against the recorded energy and waits; None where the energy is not known."""
-    if not np.isfinite(pool.energy_j) or pool.energy_j <= 0:
-        return None
-    return twin_error(
-        simulated_j=float(outcome.joules[index]),
-        measured_j=pool.energy_j,
-        simulated_wait_s=waited_s,
-        measured_wait_s=pool.waited_s,
-        jobs=len(pool.trace.work_s),
-    )

@@ -55,6 +55,11 @@ def main() -> None:
         outcomes = played(pools, a.policy or policy_names())
     except AutopilotError as error:
         sys.exit(f"whatif: {error}")
+    recorded_j = sum(p.energy_j for p in pools)
+    if np.isfinite(recorded_j) and not a.json:
+        sys.stdout.write(
+            f"recorded: {sum(len(p.trace.work_s) for p in pools)} jobs with {recorded_j:.0f} J of their own\n"
+        )
     lines = []
     for name, outcome in sorted(outcomes.items(), key=lambda item: float(item[1].joules.sum())):
         blocks = outcome.blocks(round(BLOCK_S / interval_s(past)))

@@ -67,22 +67,6 @@ def trace_of(submitted_s: Doubles, work_s: Doubles) -> Trace:
     return Trace(submitted_s[order], work_s[order])
 
 
-@dataclass(frozen=True)
-class TwinError:
-    """The twin against what was measured, as shares of what was measured."""
-
-    energy: float
-    mean_wait_s: float  # difference in seconds
-    jobs: int
-
-
-def twin_error(
-    *, simulated_j: float, measured_j: float, simulated_wait_s: float, measured_wait_s: float, jobs: int
-) -> TwinError:
-    """Signed: above zero where the twin says more."""
-    return TwinError(simulated_j / max(measured_j, 1e-9) - 1.0, simulated_wait_s - measured_wait_s, jobs)
-
-
 def in_blocks(at_s: Doubles, amount: Doubles, length_s: float, block_s: float) -> Doubles:
     """Sums over blocks of time."""
     which: NDArray[np.intp] = np.minimum(at_s // block_s, length_s // block_s).astype(np.intp)
