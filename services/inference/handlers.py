@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from services.inference.supervisor import PoolSupervisor
 from shared.clock import utc_now
+from shared.fence import Fence, Status
 from shared.ids import new_id
 from shared.messages.commands import Command, CommandOutcome, DrainCommand, ScaleCommand
-
-Status = Literal["applied", "refused", "expired"]
 
 
 @dataclass
@@ -21,11 +20,11 @@ class PoolCommands:
     supervisor: PoolSupervisor
     publish_outcome: Callable[[CommandOutcome], Awaitable[None]]
     save_cordons: Callable[[set[str]], Awaitable[None]]
-    highest_token: int = 0
+    fence: Fence = field(default_factory=Fence)
 
     async def on_scale(self, command: ScaleCommand) -> None:
         """Set the wanted number of workers."""
-        status, detail = self._judge(command)
+        status, detail = self.fence.judge(command, utc_now())
         if status == "applied":
             here = (command.nodes or {}).get(self.supervisor.settings.node, 0)
             self.supervisor.desired = command.replicas if command.nodes is None else here
@@ -33,7 +32,7 @@ class PoolCommands:
 
     async def on_drain(self, command: DrainCommand) -> None:
         """Take a device out of service or back; its workers finish what they run."""
-        status, detail = self._judge(command)
+        status, detail = self.fence.judge(command, utc_now())
         if status == "applied":
             if command.action == "restore":
                 self.supervisor.cordoned.discard(command.device)
@@ -42,15 +41,6 @@ class PoolCommands:
             await self.save_cordons(self.supervisor.cordoned)
             detail = f"{command.action}: cordoned now {', '.join(sorted(self.supervisor.cordoned)) or 'none'}"
         await self._tell(command, "drain", f"{command.node}/{command.device}", status, detail)
-
-    def _judge(self, command: Command) -> tuple[Status, str]:
-        if utc_now() >= command.expires_at:
-            return "expired", f"expired at {command.expires_at.isoformat()}"
-        token = command.fencing_token
-        if token is not None and token < self.highest_token:
-            return "refused", f"fencing token {token} is older than {self.highest_token}"
-        self.highest_token = max(self.highest_token, token or 0)
-        return "applied", ""
 
     async def _tell(
         self,

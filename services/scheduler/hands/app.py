@@ -14,6 +14,7 @@ from services.scheduler.settings import HandsSettings
 from shared import subjects
 from shared.clock import utc_now
 from shared.consuming import Watched
+from shared.fence import Fence
 from shared.ids import new_id
 from shared.messages.commands import CommandOutcome, ScaleCommand
 from shared.service import Service
@@ -41,7 +42,7 @@ class ScaleCommands:
 
     def __init__(self, hands: Hands) -> None:
         self._hands = hands
-        self._highest_token = 0
+        self._fence = Fence()
 
     async def carry_out(self, command: ScaleCommand) -> CommandOutcome:
         """What became of it."""
@@ -55,14 +56,9 @@ class ScaleCommands:
             at=utc_now(),
             executor="hands",
         )
-        if utc_now() >= command.expires_at:
-            detail = f"expired at {command.expires_at.isoformat()}"
-            return outcome.model_copy(update={"status": "expired", "detail": detail})
-        token = command.fencing_token
-        if token is not None and token < self._highest_token:
-            detail = f"fencing token {token} is older than {self._highest_token}"
-            return outcome.model_copy(update={"detail": detail})
-        self._highest_token = max(self._highest_token, token or 0)
+        status, detail = self._fence.judge(command, utc_now())
+        if status != "applied":
+            return outcome.model_copy(update={"status": status, "detail": detail})
         try:
             read_back = await self._hands.scale(command.pool, command.replicas)
         except HandsError as error:
