@@ -65,10 +65,18 @@ class Forecaster:
             self._pending[index].append(told)
             means.append((self._weights[:, index] * told).sum(axis=1))
         mean = np.stack(means, axis=1)
-        known = np.isfinite(self._residuals).any(axis=2)
-        filled = np.where(known[:, :, None], self._residuals, 0.0)
-        low, high = np.nanquantile(filled, [LOW, HIGH], axis=2)
+        low, high = self._spread()
         return Forecast(mean, np.maximum(0.0, mean + low), np.maximum(mean + high, 0.0))
+
+    def _spread(self) -> tuple[Doubles, Doubles]:
+        low, high = np.zeros(self._scale.shape), np.zeros(self._scale.shape)
+        for index, horizon in enumerate(self.horizons):
+            count = min(RESIDUALS, self._count - horizon)
+            if count > 0:
+                ordered = np.sort(self._residuals[:, index, :count], axis=1)
+                low[:, index] = ordered[:, int(LOW * (count - 1))]
+                high[:, index] = ordered[:, int(np.ceil(HIGH * (count - 1)))]
+        return low, high
 
     def _experts(self, horizon: int) -> Doubles:
         values = self._values
@@ -96,7 +104,7 @@ class Forecaster:
             told = self._pending[index].pop(0)
             weights = self._weights[:, index]
             residual = value - (weights * told).sum(axis=1)
-            self._residuals[:, index, self._count % RESIDUALS] = residual
+            self._residuals[:, index, (self._count - horizon) % RESIDUALS] = residual
             error = np.abs(told - value[:, None])
             scale = self._scale[:, index]
             typical = error.mean(axis=1)
