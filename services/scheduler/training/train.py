@@ -40,6 +40,7 @@ log = logging.getLogger(__name__)
 
 POOLS, DECISIONS, LIBRARY, VALIDATION = 256, 360, 2000, 96
 LENGTH_S = 4500.0
+STEPS = 60
 RATE, FIRST_LOG_STD, HIDDEN = 6e-4, -3.0, 96
 VALIDATION_SEED = 1_000_003
 EVERY = 10
@@ -74,6 +75,7 @@ def main(arguments: list[str] | None = None) -> None:
     ask.add_argument("--out", type=Path, default=Path("policy"), help="folder for checkpoint, card, curves and state")
     ask.add_argument("--resume", action="store_true", help="go on from the state in --out")
     ask.add_argument("--short", action="store_true", help="few pools and rounds, to see that it works")
+    ask.add_argument("--stop-after", type=int, help="rounds; --resume goes on from there to --rounds")
     ask.add_argument("--database", help="also learn from this fleet's own jobs")
     ask.add_argument("--days", type=float, default=7.0, help="of the fleet's past")
     ask.add_argument("--start", type=Path, help="a checkpoint to begin from, for fine-tuning")
@@ -84,7 +86,9 @@ def main(arguments: list[str] | None = None) -> None:
     rounds = min(a.rounds, 2) if a.short else a.rounds
     own = own_pools(a.database, a.days) if a.database else []
     start = load_checkpoint(a.start) if a.start else None
-    Training(a.out, a.seed, rounds, library, validation, own=own, start=start).run(resume=a.resume)
+    Training(a.out, a.seed, rounds, library, validation, own=own, start=start).run(
+        resume=a.resume, stop_after=a.stop_after
+    )
 
 
 def own_pools(dsn: str, days: float) -> list[PastPool]:
@@ -125,30 +129,31 @@ class Training:
         self.curve: list[dict[str, float]] = []
         self.took_s = 0.0
 
-    def run(self, *, resume: bool) -> None:
+    def run(self, *, resume: bool, stop_after: int | None = None) -> None:
         """Every round; a state and a checkpoint are written every few."""
         model = self._resumed() if resume else self._fresh()
         reference = self._validate(make_reserve())
         log.info("the rule alone: %s", reference)
-        for number in range(len(self.curve), self.rounds):
+        last = min(self.rounds, stop_after or self.rounds)
+        for number in range(len(self.curve), last):
             began = time.perf_counter()
             self._round(model, number)
             self.took_s += time.perf_counter() - began
             point: dict[str, float] = {"round": number + 1, "decisions": (number + 1) * self.env.num_envs * DECISIONS}
-            if (number + 1) % EVERY == 0 or number + 1 == self.rounds:
+            if (number + 1) % EVERY == 0 or number + 1 == last:
                 checkpoint = self._export(model, number + 1)
                 point |= self._validate(Learned(checkpoint))
                 log.info("%s", json.dumps(point))
             self.curve.append(point)
-            if (number + 1) % EVERY == 0 or number + 1 == self.rounds:
+            if (number + 1) % EVERY == 0 or number + 1 == last:
                 self._keep(model, reference)
 
     def _fresh(self) -> PPO:
         model = PPO(
             "MlpPolicy",
             TwinVecEnv(self.env),
-            n_steps=60,
-            batch_size=3840,
+            n_steps=STEPS,
+            batch_size=STEPS * self.env.num_envs // 4,
             n_epochs=4,
             gamma=0.98,
             gae_lambda=0.95,
@@ -211,7 +216,9 @@ class Training:
         checkpoint = self._export(model, len(self.curve))
         checkpoint.card["validation"] = {"rule": reference, "learned": {**self.curve[-1]}}
         checkpoint.save(self.out / "policy.npz")
-        (self.out / "card.json").write_text(json.dumps(checkpoint.card, indent=1) + "\n", encoding="utf-8")
+        curve = [point for point in self.curve if "ratio_to_bound" in point]
+        told = json.dumps(checkpoint.card | {"curve": curve}, indent=1)
+        (self.out / "policy_card.json").write_text(told + "\n", encoding="utf-8")
 
 
 def _linear(model: PPO) -> list[torch.nn.Linear]:
