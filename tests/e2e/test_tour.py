@@ -100,6 +100,33 @@ def test_commands_show_the_fleet_and_run_jobs(up: Up, tmp_path: Path) -> None:
     assert autopilot("doctor", *folder).returncode == 0
 
 
+def test_the_scheduler_is_steered_explained_and_played_over_the_past(up: Up, tmp_path: Path) -> None:
+    folder = ["--data-dir", str(up.folder)]
+    changed = autopilot("policy", "--pool", "default", "--ceiling", "3", "--wait-s", "20", *folder)
+    assert json.loads(changed.stdout)["pools"]["default"]["ceiling"] == 3, changed.stderr
+    wrong = autopilot("policy", "--mode", "sometimes", *folder)
+    assert wrong.returncode == 1
+    assert "mode" in wrong.stderr
+    lines = tmp_path / "jobs.jsonl"
+    lines.write_text("".join(json.dumps({"text": str(n), "work_s": 0.05}) + "\n" for n in range(60)))
+    batch = autopilot("map", "echo", str(lines), "--lines", *folder).stdout.strip()
+    assert autopilot("batch", batch, *folder).returncode == 0
+    explained = autopilot("explain", *folder)
+    assert "decides" in explained.stdout, explained.stderr
+    assert "queue_lag" in explained.stdout
+    assert autopilot("recommendations", *folder).returncode == 0
+    missing = autopilot("approve", "no-such-advice", *folder)
+    assert (missing.returncode, "no-such-advice" in missing.stderr) == (1, True)
+    until = time.monotonic() + 30
+    while "60 jobs" not in (played := autopilot("whatif", *folder)).stdout and time.monotonic() < until:
+        continue
+    assert re.search(r"static +6[01] jobs +in time", played.stdout), played.stdout + played.stderr
+    assert autopilot("analyse", *folder).returncode == 0
+    page = tmp_path / "week.html"
+    assert autopilot("report", "--out", str(page), *folder).returncode == 0
+    assert "<h1>Energy and service</h1>" in page.read_text(encoding="utf-8")
+
+
 def test_sigterm_leaves_no_process_behind(tmp_path: Path) -> None:
     running = Up(tmp_path / "data")
     family = running.children()
