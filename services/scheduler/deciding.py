@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from services.scheduler.adapters.fleet_reader import FleetReader
 from services.scheduler.device_deciding import DeviceDecider, levels_by_device
@@ -24,6 +24,7 @@ class Decider:
     reader: FleetReader
     pools: PoolDecider
     devices: DeviceDecider
+    _wanted: dict[Device, float] = field(default_factory=dict)
 
     async def decide(self, token: int) -> None:
         """One round with this fencing token."""
@@ -31,19 +32,20 @@ class Decider:
         now = actor.clock()
         policy = await actor.bus.policy()
         parts = await self.reader.pools(now)
-        if not parts:
-            # Without pools nobody knows what is wanted: caps run out, sizes stay.
-            actor.count("missing_data")
-            return
         devices = await self.reader.devices()
+        if not parts:
+            # Without pools nobody knows what is wanted: what was wanted is held, and budgets with it.
+            actor.count("missing_data")
+            await self.devices.cap(devices, self.reader.samples("power_cap_w", now), self._wanted, policy, token)
+            return
         seen = await self._observe(parts, devices, policy)
         cordoned = {(part.node, device) for each in parts.values() for part in each for device in part.cordoned}
         heat_c = self.reader.samples("temp_c", now)
         rooms = {pool: [_room(part, devices, cordoned, heat_c) for part in each] for pool, each in parts.items()}
         await self.pools.decide(seen, rooms, policy, token)
         await self.devices.drain(await self.reader.critical(), cordoned, set(devices), policy, token)
-        wanted = levels_by_device(seen, self.pools.levels)
-        await self.devices.cap(devices, self.reader.samples("power_cap_w", now), wanted, policy, token)
+        self._wanted = levels_by_device(seen, self.pools.levels)
+        await self.devices.cap(devices, self.reader.samples("power_cap_w", now), self._wanted, policy, token)
 
     async def _observe(
         self, parts: Mapping[str, Sequence[PoolStatus]], devices: Mapping[Device, DeviceInfo], policy: FleetPolicy

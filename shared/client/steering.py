@@ -13,6 +13,7 @@ from nats.js.errors import KeyNotFoundError, NotFoundError
 from pydantic import ValidationError
 
 from shared import subjects
+from shared.client.reading import bucket_items
 from shared.clock import utc_now
 from shared.errors import InvalidInputError, UnavailableError
 from shared.ids import new_id
@@ -27,6 +28,7 @@ from shared.messages.commands import (
     Recommendation,
     ScaleCommand,
 )
+from shared.messages.jobs import PoolStatus
 from shared.messages.telemetry import SimulationReply, SimulationRequest
 
 COMMAND_TTL_S = 30.0
@@ -57,8 +59,12 @@ class Steering:
         return command
 
     async def scale(self, pool: str, replicas: int, *, reason: str = "operator") -> ScaleCommand:
-        """Ask for a number of workers."""
-        command = self._build(ScaleCommand, reason, pool=pool, replicas=replicas)
+        """Ask for a number of workers, on all of the pool's nodes together."""
+        parts = (await bucket_items(self._js, "pools", PoolStatus)).values()
+        nodes = sorted({part.node for part in parts if part.pool == pool})
+        each, more = divmod(replicas, max(1, len(nodes)))
+        shares = {node: each + (number < more) for number, node in enumerate(nodes)} if len(nodes) > 1 else None
+        command = self._build(ScaleCommand, reason, pool=pool, replicas=replicas, nodes=shares)
         await self._send(subjects.scale_command(pool), command)
         return command
 

@@ -23,6 +23,7 @@ from shared.messages.commands import (
     DrainCommand,
     FleetPolicy,
     PoolPolicy,
+    PowerBudget,
     PowerCommand,
     Recommendation,
     ScaleCommand,
@@ -180,6 +181,22 @@ async def test_devices_of_a_pool_get_the_cap_that_its_policy_wants_and_others_no
     (cap,) = bus.of(PowerCommand)
     assert (cap.device, cap.reason) == ("gpu-0", "cap_cheapest")
     assert 125 <= cap.cap_w < 250
+
+
+async def test_without_pools_budgets_still_hold_and_caps_are_not_lifted() -> None:
+    fleet = FakeFleet(**IDLE)
+    policy = FleetPolicy(cap_fraction=0.5, budgets=[PowerBudget(watts=360.0)])
+    made, bus, clock = decider(policy, fleet, name="energy_sweep")
+    await made.decide(1)
+    first = {c.device: c.cap_w for c in bus.of(PowerCommand)}
+    assert sum(first.values()) <= 360.5
+    fleet.known, clock[0] = False, 10.0
+    fleet.caps_now = {("n", name): watts for name, watts in first.items()}
+    await made.decide(1)
+    assert len(bus.of(PowerCommand)) == 2, "nothing is lifted while nobody knows"
+    clock[0] = 40.0
+    await made.decide(1)
+    assert [c.reason for c in bus.of(PowerCommand)[2:]] == ["cap_renewed", "cap_renewed"]
 
 
 async def test_a_pool_that_vanishes_and_comes_back_and_absurd_numbers_change_nothing() -> None:
