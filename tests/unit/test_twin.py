@@ -172,6 +172,13 @@ class TestPanel:
             told = panel.propose([seen(pool=f"p{number}"), seen(pool="b", waiting=0)])
         assert set(told) == {"p29", "b"}
 
+    def test_a_pool_that_is_out_of_sight_for_a_moment_is_remembered(self) -> None:
+        panel = Panel({"queue_lag": policy_maker("queue_lag")}, 10.0)
+        panel.propose([seen(pool="a", waiting=9), seen(pool="b")])
+        panel.propose([seen(pool="b")])
+        told = panel.propose([seen(pool="a", waiting=0), seen(pool="b")])
+        assert replicas(told["a"]) == 4, "held for its cooldown"
+
 
 class TestCheckpoint:
     def test_the_shipped_one_is_small_and_has_a_card(self) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -15,6 +16,7 @@ from services.scheduler.domain.pool import Action, Doubles, Ints, PoolFacts
 from services.scheduler.domain.pool_rows import facts_of, power_levels, seen_of
 
 MOST_COHORTS = 8
+MOST_ABSENT = 60  # looks without a pool before its memory is dropped
 MINUTE_S, HORIZONS_MIN = 60.0, (1, 5)
 
 
@@ -31,6 +33,19 @@ class _Cohort:
     minute: Doubles  # [P] arrivals of the minute that is not over yet
     lasted_s: float = 0.0
     forecast: Forecast | None = None
+    absent: Counter[str] = field(default_factory=Counter)
+
+    def keep(self, shapes: Mapping[str, object]) -> None:
+        """A pool that is long gone, or whose bounds or devices changed, is an empty row from now on."""
+        for name, shape in zip(self.pools, self.shapes, strict=True):
+            if name not in shapes:
+                self.absent[name] += 1
+                if self.absent[name] > MOST_ABSENT:
+                    self.live.discard(name)
+                continue
+            self.absent.pop(name, None)
+            if shapes[name] != shape:
+                self.live.discard(name)
 
     def count(self, arrivals: Ints, period_s: float) -> None:
         """Take arrivals in; once a minute they are forecast anew."""
@@ -108,9 +123,7 @@ class Panel:
         shapes = {name: _shape(pool) for name, pool in pools.items()}
         known: set[str] = set()
         for cohort in self._cohorts:
-            # A pool that went, or whose bounds or devices changed, is an empty row from now on.
-            same = {n for n, s in zip(cohort.pools, cohort.shapes, strict=True) if shapes.get(n) == s}
-            cohort.live &= same
+            cohort.keep(shapes)
             known |= cohort.live
         self._cohorts = [c for c in self._cohorts if c.live]
         new = [name for name in pools if name not in known]
