@@ -63,7 +63,6 @@ class Dispatcher:
         return DeliveryReply(ok=True, detail=detail)
 
     async def _remove(self, subscription: Subscription) -> None:
-        await self.around.receiver.forget(subscription.id)
         try:
             await self.around.js.delete_consumer("ALERTS", durable_name(subscription))
         except NotFoundError:

@@ -6,94 +6,100 @@ import asyncio
 import ipaddress
 import json
 import socket
+from contextlib import suppress
 from datetime import datetime
 from urllib.parse import urlsplit
 
-import httpx
+import aiohttp
+from aiohttp.abc import AbstractResolver, ResolveResult
 from standardwebhooks.webhooks import Webhook
 
 from services.notifier.domain.formats import CONTENT_TYPES, SIGNED, Body
 from shared.errors import AutopilotError, InvalidInputError, UnavailableError
 from shared.messages.notices import Subscription
 
-LIMITS = httpx.Limits(max_connections=16, max_keepalive_connections=2, keepalive_expiry=30.0)
-
 
 class RefusedTargetError(AutopilotError):
     """The receiver's address is not allowed."""
 
 
+class CheckedResolver(AbstractResolver):
+    """Resolves names for the connector: what was checked is what is connected to, a name cannot change in between."""
+
+    def __init__(self, *, private_targets: bool) -> None:
+        self._private_targets = private_targets
+
+    async def resolve(
+        self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_UNSPEC
+    ) -> list[ResolveResult]:
+        """Every address of a name. Raises OSError, RefusedTargetError."""
+        found = await asyncio.get_running_loop().getaddrinfo(host, port, family=family, type=socket.SOCK_STREAM)
+        for entry in found:
+            self.check(host, str(entry[4][0]))
+        return [
+            ResolveResult(
+                hostname=host, host=str(entry[4][0]), port=port, family=entry[0], proto=entry[2],
+                flags=socket.AI_NUMERICHOST,
+            )
+            for entry in found
+        ]  # fmt: skip
+
+    def check(self, host: str, address: str) -> None:
+        """Raises RefusedTargetError for an address inside the network, unless the operator allows those."""
+        if not self._private_targets and not ipaddress.ip_address(address.split("%", maxsplit=1)[0]).is_global:
+            raise RefusedTargetError(
+                f"{host} is {address}, which is not a public address; AUTOPILOT_WEBHOOK_PRIVATE_TARGETS=true allows it"
+            )
+
+    async def close(self) -> None:
+        """Nothing to close."""
+
+
 class WebhookReceiver:
-    """An HTTP client a subscription, so that one that hangs holds no other's connections.
+    """One HTTP client without a limit of its own: how many posts are under way is each subscription's to say.
 
     Redirects are not followed, so none can lead inside.
     """
 
     def __init__(self, timeout_s: float, *, private_targets: bool) -> None:
-        self._timeout_s, self._private_targets = timeout_s, private_targets
-        self._clients: dict[str, httpx.AsyncClient] = {}
-        # Loading the authorities takes longer than a delivery: once is enough.
-        self._tls = httpx.create_ssl_context(trust_env=False)
+        self._timeout_s = timeout_s
+        self._resolver = CheckedResolver(private_targets=private_targets)
+        self._session: aiohttp.ClientSession | None = None
 
     async def post(self, subscription: Subscription, message_id: str, at: datetime, body: Body) -> int:
         """Post and return the status. Raises UnavailableError for anything but a 2xx, RefusedTargetError."""
         url = str(subscription.url)
-        address = await self._resolve(url)
         data = json.dumps(body)
         headers = {"Content-Type": CONTENT_TYPES.get(subscription.channel, "application/json")}
         if subscription.channel in SIGNED:
             headers |= _signature(subscription.secret, message_id, at, data)
-        # The address that was checked is the one that is used: a name cannot change in between.
-        parts = urlsplit(url)
-        headers["Host"] = parts.netloc.rsplit("@", 1)[-1]
-        pinned = httpx.URL(url).copy_with(host=address)
-        extensions = {"sni_hostname": parts.hostname or ""}
+        self._check_literal(url)
         try:
-            response = await self._client(subscription.id).post(
-                pinned, content=data, headers=headers, extensions=extensions
-            )
-        except httpx.HTTPError as error:
+            async with self._client().post(url, data=data, headers=headers, allow_redirects=False) as response:
+                status = response.status
+        except (aiohttp.ClientError, TimeoutError, OSError) as error:
             raise UnavailableError(f"{type(error).__name__}") from error
-        if not response.is_success:
-            raise UnavailableError(f"status {response.status_code}")
-        return response.status_code
+        if not 200 <= status < 300:
+            raise UnavailableError(f"status {status}")
+        return status
 
-    async def _resolve(self, url: str) -> str:
-        parts = urlsplit(url)
-        port = parts.port or (443 if parts.scheme == "https" else 80)
-        try:
-            found = await asyncio.get_running_loop().getaddrinfo(parts.hostname, port, type=socket.SOCK_STREAM)
-        except OSError as error:
-            raise UnavailableError(f"{parts.hostname} does not resolve") from error
-        addresses = [str(entry[4][0]) for entry in found]
-        if not self._private_targets:
-            inside = [a for a in addresses if not ipaddress.ip_address(a.split("%")[0]).is_global]
-            if inside:
-                raise RefusedTargetError(
-                    f"{parts.hostname} is {inside[0]}, which is not a public address; "
-                    "AUTOPILOT_WEBHOOK_PRIVATE_TARGETS=true allows it"
-                )
-        return addresses[0]
+    def _check_literal(self, url: str) -> None:
+        # An address in place of a name never comes past the resolver.
+        host = urlsplit(url).hostname or ""
+        with suppress(ValueError):
+            self._resolver.check(host, str(ipaddress.ip_address(host)))
 
-    def _client(self, subscription_id: str) -> httpx.AsyncClient:
-        client = self._clients.get(subscription_id)
-        if client is None:
-            client = httpx.AsyncClient(
-                timeout=self._timeout_s, follow_redirects=False, trust_env=False, verify=self._tls, limits=LIMITS
-            )
-            self._clients[subscription_id] = client
-        return client
-
-    async def forget(self, subscription_id: str) -> None:
-        """Close what a subscription held."""
-        client = self._clients.pop(subscription_id, None)
-        if client is not None:
-            await client.aclose()
+    def _client(self) -> aiohttp.ClientSession:
+        if self._session is None:
+            connector = aiohttp.TCPConnector(resolver=self._resolver, limit=0)
+            timeout = aiohttp.ClientTimeout(total=self._timeout_s)
+            self._session = aiohttp.ClientSession(connector=connector, timeout=timeout)
+        return self._session
 
     async def close(self) -> None:
-        """Close every client."""
-        for subscription_id in list(self._clients):
-            await self.forget(subscription_id)
+        """Close every connection."""
+        if self._session is not None:
+            await self._session.close()
 
 
 def _signature(secret: str, message_id: str, at: datetime, data: str) -> dict[str, str]:
