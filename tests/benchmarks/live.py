@@ -155,7 +155,7 @@ def main() -> None:
     ask.add_argument("--trace", type=Path)
     ask.add_argument("--speedup", type=float, default=1.0)
     a = ask.parse_args()
-    length_s = 60.0 if a.short else a.minutes * 60
+    length_s = 20.0 if a.short else a.minutes * 60
     trace = read(a.trace, a.speedup, length_s) if a.trace else generated(length_s)
     table = {}
     for policy in ("learned", "queue_lag"):
