@@ -15,6 +15,7 @@ OUTPUTS = ("hold", "react", "drain", "power", "patience", "spare", "base")
 HOLD, REACT, DRAIN = 0.5, 1.0, 1.0
 BASE = 0.1  # of what the operator sized the pool for
 PATIENCE_LOADS = 4.0  # load times without an arrival after which less is held
+IDLE_AFTER_S = 600.0  # without an arrival nothing is held
 HELD_WINDOW = 5  # of WINDOWS_S: 600 s
 FULL_POWER_WAIT, FULL_POWER_DRAIN = 0.5, 0.7  # of the slack
 
@@ -25,6 +26,7 @@ def proposed(facts: PoolFacts, seen: Seen, demand: Demand, output: NDArray[np.fl
     patience_s = PATIENCE_LOADS * np.exp(out[:, 4]) * facts.load_time_s
     held = HOLD * np.exp(out[:, 0] - demand.quiet_s / patience_s) * demand.peak[:, HELD_WINDOW]
     held = np.maximum(held, BASE * np.exp(out[:, 6]) * facts.max_replicas)
+    held = np.where(demand.quiet_s < IDLE_AFTER_S, held, 0.0)
     arriving = REACT * np.exp(out[:, 1]) * demand.rate[:, 0] * demand.work_s
     waiting = seen.queue_depth * np.minimum(1.0, demand.work_s / facts.slack_s)
     wanted = np.maximum(np.maximum(held, arriving), seen.busy + DRAIN * np.exp(out[:, 2]) * waiting)
