@@ -70,7 +70,7 @@ class Library:
 def main(arguments: list[str] | None = None) -> None:
     """Train, validate, export."""
     ask = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    ask.add_argument("--rounds", type=int, default=400, help=f"of {POOLS * DECISIONS} decisions each")
+    ask.add_argument("--rounds", type=int, default=200, help=f"of {POOLS * DECISIONS} decisions each")
     ask.add_argument("--seed", type=int, default=0)
     ask.add_argument("--out", type=Path, default=Path("policy"), help="folder for checkpoint, card, curves and state")
     ask.add_argument("--resume", action="store_true", help="go on from the state in --out")

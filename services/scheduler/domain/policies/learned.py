@@ -17,7 +17,7 @@ from services.scheduler.domain.pool import Action, Doubles, PoolFacts, Seen
 from services.scheduler.domain.reserve_rule import gains, shipped_numbers, shortness
 
 LATE_PRICE = 2.0  # of a late job in mean energies of a job, where the operator's objective says nothing else
-DISTRUST, BASE = 0.7, OUTPUTS.index("base")
+DISTRUST, BASE = 0.9, OUTPUTS.index("base")
 
 
 class Learned:
@@ -48,7 +48,7 @@ class Learned:
 
     def _trusted(self, output: Floats) -> Doubles:
         # Where a model loads slower than a job may wait, the network was late too often on pools that it had not
-        # seen: there it has a third of a say, and none in lowering what is always held.
+        # seen: there it has little to say, and none in lowering what is always held.
         corrections = output * (1.0 - DISTRUST * self._short[:, None])
         base = corrections[:, BASE]
         corrections[:, BASE] = np.where(self._short > 0.5, np.maximum(base, 0.0), base)
