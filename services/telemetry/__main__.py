@@ -7,6 +7,7 @@ import gc
 import sys
 
 from services.telemetry.settings import AgentSettings, RecorderSettings
+from shared.lean_imports import leave_out_websockets
 from shared.logs import setup_logging
 from shared.settings import load
 
@@ -17,6 +18,7 @@ def main() -> None:
     if role == "agent":
         agent = load(AgentSettings)
         setup_logging("agent", agent.log_level)
+        leave_out_websockets(agent.nats_url)
         from services.telemetry.agent_app import create_agent  # noqa: PLC0415  an agent needs no database
 
         app = create_agent(agent)

@@ -80,6 +80,9 @@ def install_driver() -> list[float]:
 async def agent(url: str, period_s: float, seconds: float) -> None:
     """The agent's process."""
     spent = install_driver()
+    from shared.lean_imports import leave_out_websockets
+
+    leave_out_websockets("nats://")
     from services.telemetry.agent_app import create_agent
     from services.telemetry.settings import AgentSettings
 
