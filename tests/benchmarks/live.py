@@ -32,7 +32,7 @@ from shared.messages.telemetry import SimulationRequest
 from tests.support.product import running_product
 
 DEVICES, SLACK_S, PERIOD_S = 8, 15.0, 2.0
-LOOK_S = 0.5
+LOOK_S, FEWEST_JOBS = 0.5, 20
 
 
 @dataclass
@@ -131,16 +131,21 @@ async def watch(client: AutopilotClient, run: Run) -> None:
         before = now
 
 
-def foretold(policy: str, run: Run, trace: Trace, length_s: float) -> float:
-    """The twin's joules of the second half against what was measured there, as a share above or below."""
+def foretold(policy: str, run: Run, trace: Trace, length_s: float) -> float | None:
+    """The twin's joules of the second half against what was measured there, as a share above or below.
+
+    None where a half has too few jobs to say.
+    """
     half = length_s / 2
+    if min(len(before(trace, half).work_s), len(trace.since(half).work_s)) < FEWEST_JOBS:
+        return None
     curve = curve_of("", 250.0, 250.0 * 0.999)
     load_s = np.array(run.load_s or [2.0])
     model = pool_model(curve, ceiling=DEVICES, slack_s=SLACK_S, load_s=load_s, interval_s=PERIOD_S, step_s=0.25)
     first, second = (sum(j for at_s, j in run.joules if low <= at_s < low + half) for low in (0.0, half))
     told = play(policy_maker(policy), [model, model], [before(trace, half), trace.since(half)], 0).joules
     # What a watt of the twin is worth here was learnt from the first half.
-    return float(told[1] * (first / told[0]) / second - 1.0)
+    return round(float(told[1] * (first / told[0]) / second - 1.0), 3)
 
 
 def before(trace: Trace, end_s: float) -> Trace:
@@ -164,7 +169,7 @@ def main() -> None:
         table[policy] = {
             "jobs": run.done, "in_time": round(1 - run.late / run.done, 4), "joules": round(joules),
             "starts": run.starts, "wait_p99_s": round(float(np.quantile(run.waits_s, 0.99)), 2),
-            "twin_error": round(foretold(policy, run, trace, length_s), 3),
+            "twin_error": foretold(policy, run, trace, length_s),
         }  # fmt: skip
         print(policy, table[policy])
     value, baseline = table["learned"]["joules"], table["queue_lag"]["joules"]
