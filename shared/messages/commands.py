@@ -171,9 +171,7 @@ class FleetPolicy(Message):
     prices: list[TimedValue] = Field(default=[], description="of a kWh, by time of day")
     carbon: list[TimedValue] = Field(default=[], description="grams of CO2 a kWh, by time of day")
     objective: Objective = Objective()
-    shares: dict[str, float] = Field(
-        default={}, description="of the load, by kind of accelerator; advised where it is not given"
-    )
+    shares: dict[str, float] = Field(default={}, description="of a pool's workers, by kind of accelerator")
     max_drained_fraction: float = Field(default=0.5, ge=0, le=1)
     pools: dict[str, PoolPolicy] = {}
 

@@ -48,7 +48,7 @@ class CountingBus:
 
 
 def observe(pools: int, devices: list[tuple[str, str]], seconds: float, random: np.random.Generator) -> list[Any]:
-    """A steady fleet in which a few pools in a hundred want something else."""
+    """A fleet whose pools are busier or idler at each look, so that hundreds of them want another size."""
     each = len(devices) // pools
     curve = curve_of("V100", 250.0, 100.0)
     bounds = PoolPolicy(ceiling=each)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -183,6 +184,8 @@ class TestPanel:
 class TestCheckpoint:
     def test_the_shipped_one_is_small_and_has_a_card(self) -> None:
         card = shipped_checkpoint().card
+        shipped = resources.files("services.scheduler") / "data" / "policy.npz"
+        assert len(shipped.read_bytes()) < 5_000_000
         assert {"seed", "rounds", "decisions", "training_s", "validation"} <= set(card)
 
     def test_one_of_another_version_or_damaged_is_refused_by_name(self, tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ pool, or for all environments of a training run.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass
 from typing import Self
 
 import numpy as np
@@ -77,8 +77,3 @@ class Action:
     def at_once(cls, replicas: Ints, power_cap_w: Doubles) -> Self:
         """Without waiting for company."""
         return cls(replicas, power_cap_w, np.zeros(len(replicas)))
-
-
-def rows(facts: PoolFacts, which: NDArray[np.intp] | NDArray[np.bool_]) -> PoolFacts:
-    """Some of the pools."""
-    return replace(facts, **{f.name: getattr(facts, f.name)[which] for f in fields(facts)})

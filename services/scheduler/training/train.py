@@ -38,7 +38,7 @@ from shared.messages.commands import FleetPolicy
 
 log = logging.getLogger(__name__)
 
-POOLS, DECISIONS, LIBRARY, VALIDATION = 256, 360, 2000, 96
+POOLS, DECISIONS, STOCK, VALIDATION = 256, 360, 2000, 96
 LENGTH_S = 4500.0
 STEPS = 60
 RATE, FIRST_LOG_STD, HIDDEN = 6e-4, -3.0, 96
@@ -48,7 +48,7 @@ INTERVALS_S = (2.0, 5.0, 10.0, 10.0)
 
 
 @dataclass
-class Library:
+class Stock:
     """Pools to draw episodes from: made once, since making one takes longer than playing it.
 
     The pools of a draw are decided for at the same interval, which is another one in each draw.
@@ -82,11 +82,11 @@ def main(arguments: list[str] | None = None) -> None:
     a = ask.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     a.out.mkdir(parents=True, exist_ok=True)
-    library, validation = (60, 8) if a.short else (LIBRARY, VALIDATION)
+    stock, validation = (60, 8) if a.short else (STOCK, VALIDATION)
     rounds = min(a.rounds, 2) if a.short else a.rounds
     own = own_pools(a.database, a.days) if a.database else []
     start = load_checkpoint(a.start) if a.start else None
-    Training(a.out, a.seed, rounds, library, validation, own=own, start=start).run(
+    Training(a.out, a.seed, rounds, stock, validation, own=own, start=start).run(
         resume=a.resume, stop_after=a.stop_after
     )
 
@@ -106,7 +106,7 @@ class Training:
         out: Path,
         seed: int,
         rounds: int,
-        library: int,
+        stock: int,
         validation: int,
         *,
         own: Sequence[PastPool] = (),
@@ -115,17 +115,17 @@ class Training:
         torch.set_num_threads(1)  # the network is too small to share
         self.out, self.seed, self.rounds, self.start = out, seed, rounds, start
         random = np.random.default_rng([seed, 0])
-        models, traces = random_pools(random, library, LENGTH_S)
-        lengths_s = [LENGTH_S] * library
+        models, traces = random_pools(random, stock, LENGTH_S)
+        lengths_s = [LENGTH_S] * stock
         if own:
             # As many of the fleet's own as of the others, so that neither is forgotten.
-            again = max(1, library // len(own))
+            again = max(1, stock // len(own))
             models += [pool.model for pool in own] * again
             traces += [pool.trace for pool in own] * again
             lengths_s += [pool.trace.length_s for pool in own] * again
-        self.library = Library(models, traces, lengths_s)
+        self.stock = Stock(models, traces, lengths_s)
         self.validation = random_pools(np.random.default_rng(VALIDATION_SEED), validation, LENGTH_S)
-        self.env = TwinEnv(self.library.draw, min(POOLS, library), DECISIONS, seed)
+        self.env = TwinEnv(self.stock.draw, min(POOLS, stock), DECISIONS, seed)
         self.curve: list[dict[str, float]] = []
         self.took_s = 0.0
 
@@ -204,7 +204,7 @@ class Training:
             "rounds": rounds,
             "decisions": rounds * self.env.num_envs * DECISIONS,
             "training_s": round(self.took_s),
-            "pools": len(self.library.models),
+            "pools": len(self.stock.models),
             "network": [list(w.shape) for w, _ in layers],
         }
         return Checkpoint(layers, card)

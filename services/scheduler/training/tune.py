@@ -26,7 +26,7 @@ from services.scheduler.twin.workloads import random_pools
 
 log = logging.getLogger(__name__)
 
-POOLS, LIBRARY, LENGTH_S, CANDIDATES = 64, 400, 4500.0, 14
+POOLS, STOCK, LENGTH_S, CANDIDATES = 64, 400, 4500.0, 14
 LONG, SHORT = 0.85, 1.2  # load time over slack, at most and at least
 ALLOWED_LATE, LATE_WEIGHT, MOST_PENALTY = 0.008, 25.0, 1.0
 LOWEST = np.array([-2.5, -2.5, -2.0, -1.0, -3.0, -0.5, -3.0, 0.0])
@@ -43,7 +43,7 @@ def main(arguments: list[str] | None = None) -> None:
     ask.add_argument("--short", action="store_true", help="few pools, to see that it works")
     a = ask.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
-    models, traces = random_pools(np.random.default_rng(a.seed), 40 if a.short else LIBRARY, LENGTH_S)
+    models, traces = random_pools(np.random.default_rng(a.seed), 40 if a.short else STOCK, LENGTH_S)
     numbers = np.stack([tune(models, traces, regime, a.generations, a.seed) for regime in (0, 1)])
     told = {name: [round(float(v), 4) for v in numbers[:, i]] for i, name in enumerate(NAMES)}
     card = {"found_by": "python -m services.scheduler.training.tune", "generations": a.generations, "seed": a.seed}
