@@ -95,6 +95,11 @@ def scale_command(pool: str) -> str:
     return f"commands.scale.{token(pool)}"
 
 
+def batch_command(pool: str) -> str:
+    """Batch commands to one pool."""
+    return f"commands.batch.{token(pool)}"
+
+
 def drain_command(node: str, device: str) -> str:
     """Drain commands to one device."""
     return f"commands.drain.{token(node)}.{token(device)}"

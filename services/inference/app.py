@@ -40,11 +40,13 @@ def create_app(settings: PoolSettings | None = None) -> FastStream:
     memory = PoolMemory(service.bus, supervisor)
     commands = PoolCommands(supervisor, service.bus.publish_outcome, memory.save_cordons)
     scale = durable(f"pool-scale-{settings.pool}-{node}", subjects.scale_command(settings.pool))
+    batch = durable(f"pool-batch-{settings.pool}-{node}", subjects.batch_command(settings.pool))
     drain = durable(f"pool-drain-{settings.pool}-{node}", subjects.drain_commands(settings.node))
     stream = JStream("COMMANDS", declare=False)
     pull = PullSub(batch_size=1, timeout=10)
     taken: list[tuple[ConsumerConfig, str, Callable[..., Awaitable[None]]]] = [
-        (drain, subjects.drain_commands(settings.node), commands.on_drain)
+        (drain, subjects.drain_commands(settings.node), commands.on_drain),
+        (batch, subjects.batch_command(settings.pool), commands.on_batch),
     ]
     if not settings.pool_fixed:
         taken.append((scale, subjects.scale_command(settings.pool), commands.on_scale))

@@ -26,6 +26,11 @@ class ContinuousLane(Lane):
     slots: int = field(kw_only=True)
     _tasks: set[asyncio.Task[None]] = field(default_factory=set)
 
+    @property
+    def together(self) -> int:
+        """Jobs that may run at once."""
+        return self.slots
+
     async def run(self) -> None:
         """Work until drained, then until what runs has ended."""
         while not self.draining:

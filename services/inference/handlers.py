@@ -10,12 +10,12 @@ from services.inference.supervisor import PoolSupervisor
 from shared.clock import utc_now
 from shared.fence import Fence, Status
 from shared.ids import new_id
-from shared.messages.commands import Command, CommandOutcome, DrainCommand, ScaleCommand
+from shared.messages.commands import BatchCommand, Command, CommandOutcome, DrainCommand, ScaleCommand
 
 
 @dataclass
 class PoolCommands:
-    """Scale and drain commands to this pool."""
+    """Scale, drain and batch commands to this pool."""
 
     supervisor: PoolSupervisor
     publish_outcome: Callable[[CommandOutcome], Awaitable[None]]
@@ -28,7 +28,7 @@ class PoolCommands:
         if status == "applied":
             here = (command.nodes or {}).get(self.supervisor.settings.node, 0)
             self.supervisor.desired = command.replicas if command.nodes is None else here
-        await self._tell(command, "scale", command.pool, status, detail, requested=float(command.replicas))
+        await self._tell(command, "scale", status, detail, requested=float(command.replicas))
 
     async def on_drain(self, command: DrainCommand) -> None:
         """Take a device out of service or back; its workers finish what they run."""
@@ -40,30 +40,36 @@ class PoolCommands:
                 self.supervisor.cordoned.add(command.device)
             await self.save_cordons(self.supervisor.cordoned)
             detail = f"{command.action}: cordoned now {', '.join(sorted(self.supervisor.cordoned)) or 'none'}"
-        await self._tell(command, "drain", f"{command.node}/{command.device}", status, detail)
+        await self._tell(command, "drain", status, detail)
+
+    async def on_batch(self, command: BatchCommand) -> None:
+        """Let jobs wait for company."""
+        status, detail = self.fence.judge(command, utc_now())
+        if status == "applied":
+            self.supervisor.let_jobs_wait(command.delay_s, command.lease_s)
+        await self._tell(command, "batch", status, detail, requested=command.delay_s)
 
     async def _tell(
         self,
         command: Command,
-        kind: Literal["scale", "drain"],
-        target: str,
+        kind: Literal["scale", "drain", "batch"],
         status: Status,
         detail: str,
         *,
         requested: float | None = None,
     ) -> None:
-        desired = float(self.supervisor.desired) if kind == "scale" else None
+        now = {"scale": float(self.supervisor.desired), "batch": self.supervisor.batch_delay.seconds}
         await self.publish_outcome(
             CommandOutcome(
                 id=new_id(),
                 command_id=command.id,
                 command=kind,
-                target=target,
+                target=command.target,
                 status=status,
                 detail=detail,
                 requested=requested,
                 applied=requested if status == "applied" else None,
-                read_back=desired,
+                read_back=now.get(kind),
                 at=utc_now(),
                 executor=f"pool-{self.supervisor.settings.pool}",
             )

@@ -59,8 +59,8 @@ class Lane:
             for message in await puller.stop():
                 await message.nak()
 
-    async def take(self, wanted: int, *, prefetch: bool) -> list[Msg]:
-        """Up to `wanted` messages by priority; none after a while without any."""
+    async def take(self, wanted: int, *, prefetch: bool, delay_s: float = 0.0) -> list[Msg]:
+        """Up to `wanted` messages by priority, the first of which waits for others; none after a while without any."""
         if wanted < 1:
             await asyncio.sleep(IDLE_S)
             return []
@@ -69,6 +69,8 @@ class Lane:
         if not any(puller.ready for puller in self.pullers):
             await self._idle()
             return []
+        if delay_s:
+            await self._gather(wanted, delay_s)
         batch: list[Msg] = []
         while len(batch) < wanted:
             turn = self.picker.next([len(puller.ready) for puller in self.pullers])
@@ -91,6 +93,16 @@ class Lane:
         """Give what was asked for just now the time to come, lest a lower priority that is here already goes first."""
         until = asyncio.get_running_loop().time() + ARRIVES_S
         while any(p.ready for p in self.pullers) and not all(p.ready for p in asked):
+            self.arrived.clear()
+            try:
+                async with asyncio.timeout_at(until):
+                    await self.arrived.wait()
+            except TimeoutError:
+                return
+
+    async def _gather(self, wanted: int, delay_s: float) -> None:
+        until = asyncio.get_running_loop().time() + delay_s
+        while sum(len(puller.ready) for puller in self.pullers) < wanted and not self.draining:
             self.arrived.clear()
             try:
                 async with asyncio.timeout_at(until):
@@ -124,11 +136,18 @@ class BatchLane(Lane):
         self._concluded.set_result(None)
         self.sizer = BatchSizer(largest=self.kind.max_batch, budget_s=self.settings.batch_budget_s)
 
+    @property
+    def together(self) -> int:
+        """Jobs that may run at once."""
+        return self.kind.max_batch
+
     async def run(self) -> None:
         """Work until drained."""
         while not self.draining:
             self.sizer.share = self.state.share
-            messages = await self.take(self.sizer.allowed, prefetch=self.sizer.prefetches)
+            messages = await self.take(
+                self.sizer.allowed, prefetch=self.sizer.prefetches, delay_s=self.state.batch_delay_s
+            )
             if not messages:
                 continue
             try:

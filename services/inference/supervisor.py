@@ -30,6 +30,14 @@ RESTART_DELAY_S = (0.0, 0.5, 2.0, 5.0, 10.0)
 PR_SET_PDEATHSIG = 1
 
 
+@dataclass(frozen=True)
+class BatchDelay:
+    """How long a job waits for company, until when (on the loop's clock)."""
+
+    seconds: float = 0.0
+    until: float = 0.0
+
+
 @dataclass
 class WorkerProcess:
     """A worker as the pool sees it."""
@@ -38,7 +46,7 @@ class WorkerProcess:
     status: WorkerStatus
     reader: asyncio.Task[None] | None = None
     draining_since: float | None = None
-    share: float = 1.0
+    told: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass
@@ -50,6 +58,7 @@ class PoolSupervisor:
     devices: list[DeviceInfo] = field(default_factory=list)
     cordoned: set[str] = field(default_factory=set)
     shares: dict[str, float] = field(default_factory=dict)
+    batch_delay: BatchDelay = field(default_factory=BatchDelay)
     restarts: int = 0
     _workers: dict[str, WorkerProcess] = field(default_factory=dict)
     _crashes: int = 0
@@ -74,7 +83,7 @@ class PoolSupervisor:
         if now >= self._start_after:
             for name in changes.start:
                 await self._start(groups[name])
-        await self._tell_shares(groups)
+        self._tell(groups, now)
         for worker in self._workers.values():
             if worker.draining_since is not None and now - worker.draining_since > self.settings.drain_timeout_s:
                 log.error("worker did not drain in time, killing it", extra={"worker": worker.status.worker})
@@ -100,13 +109,19 @@ class PoolSupervisor:
         if worker.process.returncode is None:
             worker.process.terminate()
 
-    async def _tell_shares(self, groups: Mapping[str, DeviceGroup]) -> None:
+    def let_jobs_wait(self, delay_s: float, lease_s: float) -> None:
+        """For company in a batch, so long as the lease lasts."""
+        self.batch_delay = BatchDelay(delay_s, asyncio.get_running_loop().time() + lease_s)
+
+    def _tell(self, groups: Mapping[str, DeviceGroup], now: float) -> None:
+        delay_s = self.batch_delay.seconds if now < self.batch_delay.until else 0.0
         for worker in self._workers.values():
             its = groups.get(worker.status.device)
             share = min((self.shares.get(d.device, 1.0) for d in its.devices), default=1.0) if its else 1.0
-            if share != worker.share and worker.process.stdin is not None:
-                worker.share = share
-                worker.process.stdin.write(json.dumps({"share": share}).encode() + b"\n")
+            told = {"share": share, "batch_delay_s": delay_s}
+            if told != worker.told and worker.process.stdin is not None:
+                worker.told = told
+                worker.process.stdin.write(json.dumps(told).encode() + b"\n")
 
     async def _start(self, devices: DeviceGroup) -> None:
         name = f"{self.settings.pool}-{uuid.uuid4().hex[:6]}"

@@ -22,7 +22,8 @@ from nats.js import JetStreamContext
 from nats.js.kv import KV_DEL, KV_PURGE
 from pydantic import ValidationError
 
-from services.inference.lane import NATS_ERRORS, Lane
+from services.inference.continuous_lane import ContinuousLane
+from services.inference.lane import NATS_ERRORS, BatchLane, Lane
 from services.inference.lanes import LaneFactory
 from services.inference.outcomes import JobOutcomes
 from services.inference.scratch import sweep_scratch
@@ -66,7 +67,7 @@ async def run_worker(settings: WorkerSettings) -> int:
         asyncio.create_task(c)
         for c in (
             _keep_alive(state, lanes),
-            _report(settings, state, stop),
+            _report(settings, state, lanes, stop),
             _watch(js, state),
             _listen(state),
             _begin_anew(settings, state, stop),
@@ -100,7 +101,9 @@ async def _keep_alive(state: WorkerState, lanes: Sequence[Lane]) -> None:
                 break
 
 
-async def _report(settings: WorkerSettings, state: WorkerState, stop: asyncio.Event) -> None:
+async def _report(
+    settings: WorkerSettings, state: WorkerState, lanes: Sequence[BatchLane | ContinuousLane], stop: asyncio.Event
+) -> None:
     """One JSON line on standard output whenever the pool should know."""
     started_at, loop = utc_now(), asyncio.get_running_loop()
     while True:
@@ -120,6 +123,7 @@ async def _report(settings: WorkerSettings, state: WorkerState, stop: asyncio.Ev
             devices=settings.devices_per_worker,
             accelerator="cpu" if settings.torch_device == "cpu" else "gpu",
             share=state.share,
+            together=max((lane.together for lane in lanes), default=1),
         )
         sys.stdout.write(json.dumps(status.model_dump(mode="json")) + "\n")
         sys.stdout.flush()
@@ -127,7 +131,7 @@ async def _report(settings: WorkerSettings, state: WorkerState, stop: asyncio.Ev
 
 
 async def _listen(state: WorkerState) -> None:
-    """What the pool says of the device: how much of a batch it bears."""
+    """What the pool says: how much of a batch the device bears, and how long a job waits for company."""
     if not stat.S_ISFIFO(os.fstat(sys.stdin.fileno()).st_mode):
         return
     reader = asyncio.StreamReader()
@@ -137,7 +141,9 @@ async def _listen(state: WorkerState) -> None:
         return
     while line := await reader.readline():
         with suppress(ValueError, KeyError, TypeError):
-            state.share = min(1.0, max(0.0, float(json.loads(line)["share"])))
+            told = json.loads(line)
+            state.share = min(1.0, max(0.0, float(told["share"])))
+            state.batch_delay_s = max(0.0, float(told["batch_delay_s"]))
 
 
 async def _begin_anew(settings: WorkerSettings, state: WorkerState, stop: asyncio.Event) -> None:

@@ -17,7 +17,10 @@ BEGIN_ANEW = 75
 
 @dataclass
 class WorkerState:
-    """The jobs in hand, and how the worker has done so far. `share` is what the device's state allows of a batch."""
+    """The jobs in hand, and how the worker has done so far.
+
+    `share` is what the device's state allows of a batch, `batch_delay_s` how long its first job waits for company.
+    """
 
     device_lock: asyncio.Lock = field(default_factory=asyncio.Lock)
     held: dict[str, Msg] = field(default_factory=dict)
@@ -29,4 +32,5 @@ class WorkerState:
     batch_started: float | None = None
     last_job_at: float = 0.0
     share: float = 1.0
+    batch_delay_s: float = 0.0
     begin_anew: bool = False

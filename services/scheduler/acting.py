@@ -15,12 +15,10 @@ from shared.bus import Bus
 from shared.clock import Clock
 from shared.ids import new_id
 from shared.messages.commands import (
+    AnyCommand,
     Autonomy,
     DecisionRecord,
-    DrainCommand,
-    PowerCommand,
     Recommendation,
-    ScaleCommand,
 )
 
 log = logging.getLogger(__name__)
@@ -60,7 +58,7 @@ class Actor:
         self,
         autonomy: Autonomy,
         subject: str,
-        command: ScaleCommand | DrainCommand | PowerCommand,
+        command: AnyCommand,
         *,
         scope: str,
         action: str,

@@ -13,7 +13,16 @@ from services.scheduler.domain.policies import policy_maker
 from services.scheduler.domain.policy import PoolPolicy
 from services.scheduler.domain.pool import Action, Ints, PoolFacts, Seen
 from services.scheduler.domain.power_curves import PowerCurve, curve_of
-from services.scheduler.twin.calibration import Minutes, calibrated_curve, pool_model, trace_of
+from services.scheduler.twin.calibration import (
+    JobRuns,
+    Minutes,
+    calibrated_batching,
+    calibrated_curve,
+    calibrated_speed,
+    pool_model,
+    trace_of,
+    work_alone_s,
+)
 from services.scheduler.twin.play import Outcome, play
 from services.scheduler.twin.twin import PoolModel, Trace
 from shared.errors import InvalidInputError
@@ -42,7 +51,7 @@ def interval_s(past: Past) -> float:
 
 def past_pools(past: Past, policy: FleetPolicy, ceiling: int | None, slack_s: float | None) -> list[PastPool]:
     """The pools that ran jobs. Raises InvalidInputError when there are too few."""
-    jobs = past.jobs
+    jobs, runs = past.jobs, _runs(past)
     found = []
     # What stood still before the first job says nothing about a policy.
     began_s = max(0.0, float(jobs.submitted_s.min(initial=np.inf)) - BEFORE_THE_FIRST_S)
@@ -51,8 +60,11 @@ def past_pools(past: Past, policy: FleetPolicy, ceiling: int | None, slack_s: fl
         if its.sum() < FEWEST_JOBS:
             continue
         bounds = policy.pool(pool)
-        devices = {jobs.device[i] for i in np.flatnonzero(its)}
-        curve = _curve([d for d in past.devices if (d.node, d.device) in devices])
+        alike = _alike(past.devices, {jobs.device[i] for i in np.flatnonzero(its)})
+        on_alike = its & np.array([d in alike for d in jobs.device])
+        curve = _curve(list(alike.values()), runs.of(on_alike))
+        batching = calibrated_batching(runs.of(its))
+        load_s = past.load_s.get(pool, np.zeros(0))
         found.append(
             PastPool(
                 pool,
@@ -60,10 +72,11 @@ def past_pools(past: Past, policy: FleetPolicy, ceiling: int | None, slack_s: fl
                     curve,
                     ceiling=ceiling or bounds.ceiling,
                     slack_s=slack_s or bounds.target_wait_s,
-                    load_s=np.array([bounds.load_time_s]),
+                    load_s=load_s if len(load_s) else np.array([bounds.load_time_s]),
                     interval_s=interval_s(past),
+                    batching=batching,
                 ),
-                trace_of(jobs.submitted_s[its] - began_s, jobs.work_s[its]),
+                trace_of(jobs.submitted_s[its] - began_s, work_alone_s(curve, batching, runs.of(its))),
                 floor=min(bounds.floor, ceiling or bounds.ceiling),
                 energy_j=float(np.sum(jobs.energy_j[its])),
             )
@@ -73,12 +86,31 @@ def past_pools(past: Past, policy: FleetPolicy, ceiling: int | None, slack_s: fl
     return found
 
 
-def _curve(devices: Sequence[PastDevice]) -> PowerCurve:
-    if not devices:
+def _alike(devices: Sequence[PastDevice], used: set[tuple[str, str]]) -> dict[tuple[str, str], PastDevice]:
+    """Those of a pool's devices that are of one model, by name."""
+    its = {(d.node, d.device): d for d in devices if (d.node, d.device) in used}
+    model = next(iter(its.values())).model if its else ""
+    return {name: d for name, d in its.items() if d.model == model}
+
+
+def _curve(alike: Sequence[PastDevice], runs: JobRuns) -> PowerCurve:
+    if not alike:
         return curve_of("", None, None)
-    typical = devices[0]
-    told = [Minutes(d.util_pct, d.power_w, d.cap_w) for d in devices if d.model == typical.model]
-    return calibrated_curve(curve_of(typical.model, typical.power_default_w, typical.power_min_w), told)
+    published = curve_of(alike[0].model, alike[0].power_default_w, alike[0].power_min_w)
+    told = [Minutes(d.util_pct, d.power_w, d.cap_w) for d in alike]
+    return calibrated_curve(calibrated_speed(published, runs), told)
+
+
+def _runs(past: Past) -> JobRuns:
+    jobs = past.jobs
+    cap_w = np.full(len(jobs.kind), np.nan)
+    for device in past.devices:
+        known = np.isfinite(device.cap_w)
+        its = np.array([d == (device.node, device.device) for d in jobs.device], bool)
+        if known.any() and its.any():
+            cap_w[its] = np.interp(jobs.started_s[its], device.at_s[known], device.cap_w[known])
+    _, kind = np.unique(jobs.kind, return_inverse=True)
+    return JobRuns(kind, jobs.batch_size, jobs.work_s * jobs.batch_size, cap_w)
 
 
 class Floored:

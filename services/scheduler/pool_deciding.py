@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from services.scheduler.acting import Actor
+from services.scheduler.domain.batch_delays import LEASE_S, BatchDelays, bounded_s
 from services.scheduler.domain.champion import Championship
 from services.scheduler.domain.governor import Governor, Verdict
 from services.scheduler.domain.objective import late_weight
@@ -14,7 +15,7 @@ from services.scheduler.domain.panel import Opinions, Panel
 from services.scheduler.domain.spread import NodeRoom, spread
 from shared import subjects
 from shared.ids import new_id
-from shared.messages.commands import Considered, DecisionRecord, FleetPolicy, ScaleCommand
+from shared.messages.commands import BatchCommand, Considered, DecisionRecord, FleetPolicy, ScaleCommand
 
 SILENT = ("no_change", "waiting_to_settle")
 LEVEL_TOLD = 0.25  # a change of the power level that is worth a record
@@ -28,6 +29,7 @@ class PoolDecider:
     panel: Panel
     governor: Governor
     championship: Championship
+    batch_delays: BatchDelays = field(default_factory=BatchDelays)
     levels: dict[str, float] = field(default_factory=dict)  # power level by pool, 0 cheapest to 1 full
     _recorded: dict[str, tuple[str, float]] = field(default_factory=dict)
 
@@ -50,6 +52,7 @@ class PoolDecider:
             self.actor.count(verdict.reason)
             if not seen.absurd:
                 self.levels[seen.pool] = proposal.power_level
+                await self._let_jobs_wait(seen, proposal, policy, token)
             await self._carry_out(seen, proposal, considered, verdict, rooms.get(seen.pool, []), policy, token)
 
     async def _carry_out(
@@ -89,6 +92,24 @@ class PoolDecider:
         if news:
             await self.actor.record(_record(decision, seen, proposal, considered, verdict, policy, sent))
 
+    async def _let_jobs_wait(self, seen: PoolObservation, proposal: Proposal, policy: FleetPolicy, token: int) -> None:
+        delay_s = round(bounded_s(proposal.batch_delay_s, seen.bounds), 3)
+        if not self.batch_delays.due(seen.pool, delay_s, seen.at):
+            return
+        command = BatchCommand(
+            **self.actor.base(token, "batch_delay", seen.numbers), pool=seen.pool, delay_s=delay_s, lease_s=LEASE_S
+        )
+        self.actor.count("batch_delay")
+        await self.actor.act(
+            policy.autonomy(seen.pool),
+            subjects.batch_command(seen.pool),
+            command,
+            scope=f"{seen.pool}/batch",
+            action=f"let jobs wait {delay_s:g} s for company",
+            effect="fewer, larger batches",
+        )
+        self.batch_delays.told(seen.pool, delay_s, seen.at)
+
     def _worth_telling(self, pool: str, proposal: Proposal, verdict: Verdict) -> bool:
         reason, level = self._recorded.get(pool, ("", -1.0))
         news = verdict.reason not in SILENT and verdict.reason != reason
@@ -116,7 +137,13 @@ def _record(
         autonomy=policy.autonomy(seen.pool),
         seen=seen.numbers | considered.expected,
         considered=[
-            Considered(policy=p.policy, replicas=p.replicas, power_level=p.power_level, chosen=p == proposal)
+            Considered(
+                policy=p.policy,
+                replicas=p.replicas,
+                power_level=p.power_level,
+                batch_delay_s=p.batch_delay_s,
+                chosen=p == proposal,
+            )
             for p in considered.all()
         ],
         wanted=proposal.replicas,

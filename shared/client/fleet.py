@@ -16,13 +16,11 @@ from shared.errors import InvalidInputError
 from shared.errors import NotFoundError as Missing
 from shared.frames import TelemetryFrame, decode
 from shared.messages.commands import (
-    Command,
+    COMMAND_KINDS,
+    AnyCommand,
     CommandOutcome,
     DecisionRecord,
-    DrainCommand,
-    PowerCommand,
     Recommendation,
-    ScaleCommand,
 )
 from shared.messages.jobs import PoolStatus
 from shared.messages.telemetry import DeviceInfo, NodeInventory
@@ -39,7 +37,7 @@ class DeviceView(BaseModel):
 class Decision(BaseModel):
     """A command with what became of it."""
 
-    command: PowerCommand | ScaleCommand | DrainCommand
+    command: AnyCommand
     kind: str
     target: str
     outcome: CommandOutcome | None = None
@@ -116,16 +114,10 @@ class Fleet:
             for o in await last_messages(self._js, "OUTCOMES", subjects.OUTCOMES, CommandOutcome, limit=limit * 4)
         }
         found: list[Decision] = []
-        models: dict[str, type[Command]] = {
-            "power": PowerCommand,
-            "scale": ScaleCommand,
-            "drain": DrainCommand,
-        }
-        for kind, model in models.items():
+        for kind, model in COMMAND_KINDS.items():
             for command in await last_messages(self._js, "COMMANDS", f"commands.{kind}.>", model, limit=limit):
-                assert isinstance(command, PowerCommand | ScaleCommand | DrainCommand)  # noqa: S101  models above
-                target = command.pool if isinstance(command, ScaleCommand) else f"{command.node}/{command.device}"
-                found.append(Decision(command=command, kind=kind, target=target, outcome=outcomes.get(command.id)))
+                outcome = outcomes.get(command.id)
+                found.append(Decision(command=command, kind=kind, target=command.target, outcome=outcome))
         return sorted(found, key=lambda d: d.command.at)[-limit:]
 
     async def recommendations(self, limit: int = 50) -> list[Recommendation]:

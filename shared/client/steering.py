@@ -20,6 +20,8 @@ from shared.ids import new_id
 from shared.messages.audit import AuditRecord
 from shared.messages.base import Message
 from shared.messages.commands import (
+    COMMAND_KINDS,
+    AnyCommand,
     Command,
     CommandOutcome,
     DrainCommand,
@@ -81,15 +83,10 @@ class Steering:
         await self._send(subjects.drain_command(node, device), command)
         return command
 
-    async def approve(self, recommendation: Recommendation) -> PowerCommand | ScaleCommand | DrainCommand:
+    async def approve(self, recommendation: Recommendation) -> AnyCommand:
         """Carry out what was recommended, in the operator's name. Raises InvalidInputError."""
-        models: dict[str, type[PowerCommand | ScaleCommand | DrainCommand]] = {
-            "scale": ScaleCommand,
-            "power": PowerCommand,
-            "drain": DrainCommand,
-        }
         kind = (recommendation.subject or "").split(".")[1:2]
-        model = models.get(kind[0]) if kind else None
+        model = COMMAND_KINDS.get(kind[0]) if kind else None
         if model is None or recommendation.command is None or recommendation.subject is None:
             raise InvalidInputError("recommendation", recommendation.id, "has no command to carry out")
         base = {"id", "issuer", "reason", "at", "expires_at", "fencing_token", "schema_version"}

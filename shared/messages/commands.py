@@ -20,6 +20,11 @@ class Command(Message):
     fencing_token: int | None = None
     evidence: dict[str, float] = {}
 
+    @property
+    def target(self) -> str:
+        """The pool, or the node and the device, that it is about."""
+        return str(getattr(self, "pool", "")) or f"{getattr(self, 'node', '')}/{getattr(self, 'device', '')}"
+
 
 class PowerCommand(Command):
     """Cap a device's power, or lock its clock, for a while; neither of the two restores its default."""
@@ -48,6 +53,23 @@ class DrainCommand(Command):
     action: Literal["cordon", "drain", "restore"]
 
 
+class BatchCommand(Command):
+    """Let a pool's jobs wait for company in a batch, for a while; then none waits any more."""
+
+    pool: Name
+    delay_s: float = Field(ge=0, le=60, description="after the first job of a batch came")
+    lease_s: float = Field(default=60.0, gt=0, le=86_400)
+
+
+AnyCommand = PowerCommand | ScaleCommand | DrainCommand | BatchCommand
+COMMAND_KINDS: dict[str, type[AnyCommand]] = {
+    "power": PowerCommand,
+    "scale": ScaleCommand,
+    "drain": DrainCommand,
+    "batch": BatchCommand,
+}
+
+
 class CommandOutcome(Message):
     """What became of a command, with what was read back from the device or pool.
 
@@ -57,7 +79,7 @@ class CommandOutcome(Message):
 
     id: Name
     command_id: Name
-    command: Literal["power", "scale", "drain"]
+    command: Literal["power", "scale", "drain", "batch"]
     target: str
     status: Literal["applied", "refused", "expired"]
     detail: str = ""
@@ -90,6 +112,7 @@ class Considered(Message):
     policy: Name
     replicas: int
     power_level: float = Field(description="0: the cheapest cap of the curve; 1: full power")
+    batch_delay_s: float = Field(default=0.0, description="how long a job waits for company in a batch")
     chosen: bool = False
 
 
@@ -123,6 +146,9 @@ class PoolPolicy(Message):
     target_wait_s: float = Field(default=5.0, gt=0, description="how long a job may wait beyond its own work")
     autonomy: Autonomy | None = Field(default=None, description="the fleet's mode, unless given")
     policy: Name | None = Field(default=None, description="this policy and no other; none lets the champion decide")
+    batch_delay_max_s: float = Field(
+        default=0.0, ge=0, le=60, description="a job waits no longer for company in a batch"
+    )
     actions_per_min: int = Field(default=30, ge=1, description="changes of its size in a minute, at most")
     manual_hold_s: float = Field(default=300.0, ge=0, description="hands off after an operator's scale command")
     load_time_s: float = Field(default=5.0, gt=0, description="from start to ready, until it was measured")

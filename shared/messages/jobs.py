@@ -151,6 +151,7 @@ class WorkerStatus(Message):
     devices: int = 1
     accelerator: Literal["cpu", "gpu"] = "cpu"
     share: float = Field(default=1.0, ge=0, le=1, description="of its batch size that its device's state allows")
+    together: int = Field(default=1, ge=1, description="jobs that it can take into one batch")
 
 
 class PoolStatus(Message):

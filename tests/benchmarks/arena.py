@@ -37,6 +37,7 @@ class _OnePool:
                 interval_s=np.array([pool["interval_s"]], float),
                 load_time_s=np.array([pool["load_time_s"]], float),
                 slack_s=np.array([pool["slack_s"]], float),
+                slots=np.ones(1, np.int64),
                 idle_w=np.array([pool["idle_power_w"]], float),
                 load_w=np.array([pool["load_power_w"]], float),
                 cap_w=np.array([pool["caps_w"]], float),

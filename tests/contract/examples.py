@@ -39,6 +39,7 @@ EXAMPLES: dict[str, dict[str, Any]] = {
     "PowerCommand": power_command().model_dump(),
     "ScaleCommand": COMMAND | {"pool": "default", "replicas": 3, "nodes": {"n1": 2, "n2": 1}},
     "DrainCommand": COMMAND | {"node": "n1", "device": "gpu-0", "action": "drain"},
+    "BatchCommand": COMMAND | {"pool": "default", "delay_s": 0.2, "lease_s": 60.0},
     "CommandOutcome": {
         "id": "o1", "command_id": "c1", "command": "power", "target": "n1/gpu-0", "status": "applied",
         "requested": 150.0, "applied": 150.0, "read_back": 150.0, "at": T0, "executor": "agent",

@@ -201,3 +201,24 @@ async def test_jobs_that_wait_behind_a_long_one_run_once(client: AutopilotClient
         assert [(await h.wait(40)).status for h in [long, *behind]] == ["succeeded"] * 4
         infos = [await client.js.consumer_info("JOBS", f"pool-echo-{p}") for p in ("high", "normal", "low")]
         assert sum(i.delivered.consumer_seq for i in infos) == 4, "a job was delivered twice"
+
+
+async def test_a_job_waits_for_company_when_the_pool_says_so(client: AutopilotClient, nats_server: NatsServer) -> None:
+    async with worker_process(nats_server.url) as worker:
+        warm = [await client.jobs.submit("echo", {"text": "warm"}) for _ in range(40)]
+        for handle in warm:
+            await handle.wait(15)
+        assert worker.stdin is not None
+        worker.stdin.write(b'{"share": 1.0, "batch_delay_s": 1.5}\n')
+        await worker.stdin.drain()
+
+        async def together() -> bool:
+            first, second = await client.jobs.submit("echo", {"text": "1"}), await client.jobs.submit("echo", {})
+            results = [await handle.wait(15) for handle in (first, second)]
+            assert all(r.status == "succeeded" for r in results)
+            return results[0].started_at == results[1].started_at
+
+        await eventually(together, 30)
+        alone = await (await client.jobs.submit("echo", {"text": "alone"})).wait(15)
+        assert alone.started_at is not None
+        assert (alone.started_at - alone.submitted_at).total_seconds() >= 1.4

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import timedelta
@@ -23,6 +24,7 @@ from services.scheduler.domain.champion import Championship
 from services.scheduler.looking_back import past_pools
 from services.scheduler.report import page
 from services.scheduler.settings import SchedulerSettings
+from services.scheduler.training.train import own_pools
 from shared import subjects
 from shared.client import AutopilotClient
 from shared.clock import utc_now
@@ -164,9 +166,12 @@ async def test_the_past_of_a_database_is_read_replayed_and_reported(
     past = await read_past(database_url, now - timedelta(hours=6), now)
     assert len(past.jobs.pool) == 600
     assert {d.device for d in past.devices} == {"gpu-0", "gpu-1"}
+    assert past.load_s["default"].tolist() == [7.5]
     assert {a.kind for a in advise(past, FleetPolicy())} == {"idle_device", "cap"}
     assert past_pools(past, FleetPolicy(), None, None)[0].energy_j == 600 * 200
     assert "600" in page(past, FleetPolicy())
+    (own,) = await asyncio.to_thread(own_pools, database_url, 0.25)
+    assert len(own.trace.arrival_s) == 600, "training begins from the same past"
     bus = BusOf(client)
     championship = Championship("static", "reserve")
     gauge = Gauge("deciding", "who", ["policy"], registry=CollectorRegistry())
@@ -215,6 +220,11 @@ async def fill(dsn: str, start: Any, hours: float) -> None:
             "INSERT INTO samples_1m (device_id, ts, samples, gpu_util_pct_avg, power_w_avg, power_cap_w_avg) "
             "SELECT device_id, date_trunc('minute', ts), 1, gpu_util_pct, power_w, power_cap_w FROM samples"
         )
+    await connection.execute(
+        "INSERT INTO commands (id, ts, kind, target, issuer, reason, expires_at, body) "
+        "VALUES ('c1', $1, 'scale', 'default', 'scheduler', 'backlog', $1, $2)",
+        start, json.dumps({"evidence": {"load_time_s": 7.5}}),
+    )  # fmt: skip
     at = np.sort(random.uniform(0, hours * 3600, 600))
     for number, second in enumerate(at.tolist()):
         submitted = start + timedelta(seconds=second)

@@ -17,7 +17,7 @@ async def worker_process(
     settings = {"AUTOPILOT_NATS_URL": nats_url, "AUTOPILOT_WORKER": name, "AUTOPILOT_NODE": "n1"}
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-m", "services.inference", "worker", env=os.environ | settings | environment,
-        stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.DEVNULL,
+        stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.DEVNULL,
     )  # fmt: skip
     assert process.stdout is not None
     try:

@@ -18,6 +18,7 @@ from services.scheduler.domain.policies import policy_maker
 from services.scheduler.domain.power_curves import curve_of
 from services.scheduler.pool_deciding import PoolDecider
 from shared.messages.commands import (
+    BatchCommand,
     DecisionRecord,
     DeviceSet,
     DrainCommand,
@@ -208,3 +209,27 @@ async def test_a_pool_that_vanishes_and_comes_back_and_absurd_numbers_change_not
     assert bus.of(ScaleCommand) == []
     assert made.pools.actor.decisions.labels("missing_data")._value.get() == 1
     assert made.pools.actor.decisions.labels("absurd_data")._value.get() == 4
+
+
+async def test_jobs_wait_for_company_so_long_as_the_operator_allows_it_and_the_lease_is_renewed() -> None:
+    fleet = FakeFleet(**IDLE | {"slots": 8})
+    bounds = PoolPolicy(ceiling=4, target_wait_s=10.0, batch_delay_max_s=0.5)
+    made, bus, clock = decider(FleetPolicy(cap_fraction=None, pools={"p": bounds}), fleet, name="reserve")
+    await made.decide(1)
+    (command,) = bus.of(BatchCommand)
+    assert (command.pool, command.delay_s, command.reason) == ("p", 0.5, "batch_delay")
+    clock[0] = 10.0
+    await made.decide(1)
+    assert len(bus.of(BatchCommand)) == 1, "nothing is repeated while the lease is fresh"
+    clock[0] = 30.0
+    await made.decide(1)
+    assert [c.delay_s for c in bus.of(BatchCommand)] == [0.5, 0.5]
+    clock[0], fleet.seen = 40.0, {"slots": 8, "waiting": 500, "oldest_wait_s": 9.0}
+    await made.decide(1)
+    assert bus.of(BatchCommand)[-1].delay_s == 0.0, "nobody waits for company when jobs are late already"
+
+
+async def test_nobody_waits_for_company_unless_the_operator_allows_it() -> None:
+    made, bus, _ = decider(NOT_CAPPING, FakeFleet(**IDLE | {"slots": 8}), name="reserve")
+    await made.decide(1)
+    assert bus.of(BatchCommand) == []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -13,7 +14,14 @@ from services.scheduler.analyse import advise, effect, running_at_once
 from services.scheduler.domain.power_curves import curve_of
 from services.scheduler.looking_back import past_pools, played
 from services.scheduler.report import page
-from services.scheduler.twin.calibration import Minutes, calibrated_curve
+from services.scheduler.twin.calibration import (
+    JobRuns,
+    Minutes,
+    calibrated_batching,
+    calibrated_curve,
+    calibrated_speed,
+    work_alone_s,
+)
 from shared.errors import InvalidInputError
 from shared.messages.commands import FleetPolicy, PoolPolicy
 
@@ -47,7 +55,62 @@ def past_device(name: str = "gpu-0", util_pct: float = 90.0, power_w: float = 24
 
 def past(devices: list[PastDevice] | None = None, its: PastJobs | None = None) -> Past:
     factors = {"price_per_kwh": 0.5, "co2_g_per_kwh": 400.0}
-    return Past(START, START + timedelta(hours=HOURS), its or jobs(), devices or [past_device()], factors)
+    return Past(
+        START,
+        START + timedelta(hours=HOURS),
+        its or jobs(),
+        devices or [past_device()],
+        {"default": np.array([2.0, 9.0])},
+        factors,
+    )
+
+
+class TestCalibration:
+    RANDOM = np.random.default_rng(4)
+
+    def runs(self, bend: float, count: int = 200) -> JobRuns:
+        published = curve_of("Tesla V100", 250.0, 100.0)
+        cap_w = np.where(np.arange(count) % 2 == 0, 250.0, 150.0)
+        slow = np.interp(cap_w, published.cap_w, published.relative_time) ** bend
+        return JobRuns(
+            np.zeros(count, np.intp), np.ones(count, np.int64), 3.0 * slow * self.RANDOM.lognormal(0, 0.1, count), cap_w
+        )
+
+    @pytest.mark.parametrize("bend", [0.4, 1.0, 2.0])
+    def test_speeds_at_caps_are_those_that_jobs_had(self, bend: float) -> None:
+        published = curve_of("Tesla V100", 250.0, 100.0)
+        measured = calibrated_speed(published, self.runs(bend))
+        at_150 = np.interp(150.0, published.cap_w, published.relative_time) ** bend
+        assert np.interp(150.0, measured.cap_w, measured.relative_time) == pytest.approx(at_150, rel=0.04)
+
+    def test_too_few_jobs_and_unknown_caps_change_nothing(self) -> None:
+        published = curve_of("Tesla V100", 250.0, 100.0)
+        assert calibrated_speed(published, self.runs(2.0, 20)) is published
+        unknown = replace(self.runs(2.0), cap_w=np.full(200, np.nan))
+        assert calibrated_speed(published, unknown) is published
+
+    def test_batches_are_as_large_and_as_slow_as_they_were(self) -> None:
+        sizes = self.RANDOM.choice([1, 2, 8], 300)
+        runs = JobRuns(np.zeros(300, np.intp), sizes, 2.0 * (1 + 0.05 * (sizes - 1)), np.full(300, np.nan))
+        slots, stretch = calibrated_batching(runs)
+        assert (slots, stretch) == (8, pytest.approx(0.05, rel=0.01))
+        assert calibrated_batching(replace(runs, batch_size=np.ones(300, np.int64))) == (1, 0.0)
+        assert work_alone_s(curve_of("", None, None), (slots, stretch), runs) == pytest.approx(2.0)
+
+    def test_the_past_becomes_pools_with_the_speeds_and_batches_that_it_had(self) -> None:
+        cap_w = np.where(np.arange(int(HOURS * 60)) < HOURS * 30, 250.0, 150.0)
+        its = jobs(800)
+        half = its.submitted_s > HOURS * 1800
+        run_s = np.where(half, 2.6, 2.0) * 1.0
+        sizes = np.where(np.arange(800) % 4 == 0, 4, 1)
+        run_s = run_s * (1 + 0.1 * (sizes - 1))
+        its = replace(its, work_s=run_s / sizes, batch_size=sizes, kind=["embed"] * 800)
+        (pool,) = past_pools(past([past_device(cap_w=cap_w)], its), FleetPolicy(), None, None)
+        assert (pool.model.slots, pool.model.stretch) == (4, pytest.approx(0.1, abs=0.02))
+        caps, relative_time, _ = pool.model.curve
+        assert np.interp(150.0, caps, relative_time) == pytest.approx(1.3, abs=0.03)
+        assert pool.trace.work_s.mean() == pytest.approx(2.0, abs=0.05), "alone and at full power"
+        assert pool.model.load_s.tolist() == [2.0, 9.0]
 
 
 class TestAdvice:

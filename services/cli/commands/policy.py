@@ -22,12 +22,16 @@ def policy(
     autonomy: Annotated[str | None, typer.Option(help="observe, advise, approve or act, for this pool")] = None,
     decides: Annotated[str | None, typer.Option(help="this scaling policy and no other")] = None,
     wait_s: Annotated[float | None, typer.Option(min=0.1, help="how long a job may wait")] = None,
+    batch_delay_s: Annotated[
+        float | None, typer.Option(min=0, max=60, help="how long of that for company in a batch, at most")
+    ] = None,
     data_dir: DataDir = DEFAULT_FOLDER,
 ) -> None:
     """Show what the scheduler may do, or change it."""
     of_fleet = {"mode": mode, "power": power}
     of_pool = {
         "floor": floor, "ceiling": ceiling, "autonomy": autonomy, "policy": decides, "target_wait_s": wait_s,
+        "batch_delay_max_s": batch_delay_s,
     }  # fmt: skip
     changes = {name: value for name, value in of_fleet.items() if value is not None}
     pool_changes = {name: value for name, value in of_pool.items() if value is not None}

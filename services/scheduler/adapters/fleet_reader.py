@@ -22,6 +22,7 @@ from shared.messages.telemetry import DeviceInfo, NodeInventory
 from shared.streams import job_durable
 
 Device = tuple[str, str]
+MOST_SLOTS = 16  # no policy was trained on more
 
 
 @dataclass
@@ -104,6 +105,7 @@ class FleetReader:
             power_w=sum(power_w.get(device, 0.0) for device in used),
             bounds=bounds,
             curve=_curve([devices[d] for d in used if d in devices]),
+            slots=min(progress.slots, MOST_SLOTS),
             devices=used,
         )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -18,6 +19,10 @@ FROM jobs WHERE submitted_at >= $1 AND submitted_at < $2 AND started_at IS NOT N
 """
 DEVICES = """
 SELECT device_id, node, device, model, simulated, memory_bytes, power_min_w, power_default_w FROM devices
+"""
+LOADS = """
+SELECT target, (body -> 'evidence' ->> 'load_time_s')::double precision AS load_s
+FROM commands WHERE kind = 'scale' AND issuer = 'scheduler' AND ts >= $1 AND ts < $2 ORDER BY ts
 """
 MINUTES = """
 SELECT device_id, extract(epoch FROM ts)::double precision AS at_s, gpu_util_pct_avg AS util_pct,
@@ -68,6 +73,7 @@ class Past:
     until: datetime
     jobs: PastJobs
     devices: list[PastDevice]
+    load_s: dict[str, Doubles]  # load times of each pool, as the scheduler had measured them at each command
     factors: dict[str, float]  # price_per_kwh, co2_g_per_kwh: as the recorder was told
 
     @property
@@ -83,11 +89,12 @@ async def read_past(dsn: str, since: datetime, until: datetime) -> Past:
         jobs = await pool.fetch(JOBS, since, until)
         devices = await pool.fetch(DEVICES)
         minutes = await pool.fetch(MINUTES, since, until)
+        loads = await pool.fetch(LOADS, since, until)
         factors = await pool.fetch("SELECT name, value FROM factors")
     finally:
         await pool.close()
     told = {r["name"]: float(r["value"]) for r in factors}
-    return Past(since, until, _jobs(jobs, since), _devices(devices, minutes, since), told)
+    return Past(since, until, _jobs(jobs, since), _devices(devices, minutes, since), _loads(loads), told)
 
 
 def _jobs(rows: list[Any], since: datetime) -> PastJobs:
@@ -110,6 +117,14 @@ def _jobs(rows: list[Any], since: datetime) -> PastJobs:
         batch_size=batch,
         energy_j=np.array([np.nan if r["energy_j"] is None else r["energy_j"] for r in rows], float),
     )
+
+
+def _loads(rows: list[Any]) -> dict[str, Doubles]:
+    of: defaultdict[str, list[float]] = defaultdict(list)
+    for row in rows:
+        if row["load_s"] is not None and row["load_s"] > 0:
+            of[row["target"]].append(row["load_s"])
+    return {pool: np.array(its) for pool, its in of.items()}
 
 
 def _devices(rows: list[Any], minutes: list[Any], since: datetime) -> list[PastDevice]:

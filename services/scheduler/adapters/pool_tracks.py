@@ -31,6 +31,7 @@ class Progress:
     service_s: float | None
     oldest_wait_s: float
     load_time_s: float | None
+    slots: int
 
 
 @dataclass
@@ -43,6 +44,7 @@ class PoolTrack:
     _done: dict[str, tuple[int, float]] = field(default_factory=dict)
     _starting: set[str] = field(default_factory=set)
     _load_time_s: float | None = None
+    _slots: int = 1
 
     def look(self, queue: QueueCount, parts: Sequence[PoolStatus], now: datetime) -> Progress:
         """Take one look in."""
@@ -54,6 +56,8 @@ class PoolTrack:
         arrivals = max(0, came)
         done, busy_s = self._finished(parts)
         self._learn_load_time(parts, now)
+        # Remembered, so that a pool without workers stays the pool that it was.
+        self._slots = max((w.together for part in parts for w in part.workers), default=self._slots)
         return Progress(
             waiting=waiting,
             arrivals=arrivals,
@@ -61,6 +65,7 @@ class PoolTrack:
             service_s=busy_s / done if done > 0 and busy_s > 0 else None,
             oldest_wait_s=self._oldest_wait_s(arrivals, waiting, now),
             load_time_s=self._load_time_s,
+            slots=self._slots,
         )
 
     def _oldest_wait_s(self, arrivals: int, waiting: int, now: datetime) -> float:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from services.scheduler.domain.forecasting import HORIZONS_MIN, MINUTE_S, MinuteForecasts
 from services.scheduler.domain.pool import Doubles, PoolFacts, Seen
 
 WINDOWS_S = (10.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1200.0)
@@ -23,6 +24,7 @@ class Demand:
     peak: Doubles  # [P, W] the most of `offered` in each window
     peak_now: Doubles  # [P, W] the most of `now`
     rate: Doubles  # [P, W] arrivals a second
+    forecast: Doubles  # [P, 2H] arrivals a second, the mean and what nine in ten are below, for each horizon
     quiet_s: Doubles  # [P] since the last arrival, at most the longest window
     started: Doubles  # [P] jobs since the look before
     late: Doubles  # [P] of these, estimated
@@ -52,6 +54,7 @@ class DemandHistory:
         self._oldest_s = np.zeros(p)
         self._started = np.zeros(p)
         self._late = np.zeros(p)
+        self._forecasts = MinuteForecasts(p)
 
     def observe(self, seen: Seen) -> Demand:
         """Take one look in."""
@@ -82,11 +85,18 @@ class DemandHistory:
             peak=peak,
             peak_now=peak_now,
             rate=sums / lasted_s,
+            forecast=self._forecast(seen, sums / lasted_s),
             quiet_s=self._quiet_s.copy(),
             started=began,
             late=late,
             late_share=self._late / np.maximum(self._started, 1.0),
         )
+
+    def _forecast(self, seen: Seen, rate: Doubles) -> Doubles:
+        told = self._forecasts.observe(seen.arrivals, self.period_s)
+        if told is None:
+            return np.repeat(rate[:, :1], 2 * len(HORIZONS_MIN), axis=1)
+        return np.stack([told.mean, told.high], axis=2).reshape(len(rate), -1) / MINUTE_S
 
     def _learn_work(self, seen: Seen, slow: Doubles) -> None:
         known = seen.completions > 0

@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from services.scheduler.domain.demand import WINDOWS_S, Demand, relative_time
+from services.scheduler.domain.forecasting import HORIZONS_MIN
 from services.scheduler.domain.gains import proposed
 from services.scheduler.domain.pool import Doubles, PoolFacts, Seen
 
@@ -18,9 +19,10 @@ FEATURES = (
     *(f"peak_now_{w:g}s" for w in WINDOWS_S[2::2]),
     "offered",
     *(f"offered_{w:g}s" for w in WINDOWS_S),
-    "quiet", "late_share", "caution", "late_price", "plain", "missing", "urgency",
+    "quiet", "late_share", "caution", "late_price", "plain", "missing", "power",
     "slow_now", "slow_cheapest", "energy_cheapest", "idle_cost", "load_cost",
-    "load_to_slack", "work_to_slack", "interval_to_slack", "load_to_interval", "size",
+    "load_to_slack", "work_to_slack", "interval_to_slack", "load_to_interval", "size", "slots",
+    *(f"{name}_{minutes}min" for minutes in HORIZONS_MIN for name in ("forecast", "forecast_high")),
 )  # fmt: skip
 
 
@@ -29,7 +31,8 @@ def features(
 ) -> Floats:
     """[P, len(FEATURES)], each within about -3 and 3; `rule` [P, len(OUTPUTS)] are the gains to be corrected."""
     at = np.arange(len(facts))
-    plain, urgent = proposed(facts, seen, demand, rule)
+    asked = proposed(facts, seen, demand, rule)
+    plain = asked.replicas
     cheapest = facts.cheapest
     per_slack = np.minimum(1.0, demand.work_s / facts.slack_s)
     full_w = facts.power_w[:, -1]
@@ -49,7 +52,7 @@ def features(
         (np.log(late_price) - (low + high) / 2) / (high - low) * 2,
         _few(plain),
         np.clip((plain - seen.ready - seen.loading) / np.sqrt(1 + plain), -3, 3),
-        urgent,
+        asked.power,
         relative_time(facts, seen.power_cap_w) - 1.0,
         facts.relative_time[at, cheapest] - 1.0,
         1.0 - facts.relative_energy[at, cheapest],
@@ -60,6 +63,8 @@ def features(
         _about(facts.interval_s / facts.slack_s),
         _about(facts.load_time_s / facts.interval_s),
         _few(facts.max_replicas) - 2,
+        np.log2(facts.slots) / 2,
+        *_few(demand.forecast * demand.work_s[:, None]).T,
     ]
     return np.stack(columns, axis=1).astype(np.float32)
 

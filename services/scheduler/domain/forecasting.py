@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from services.scheduler.domain.pool import Doubles
+from services.scheduler.domain.pool import Doubles, Ints
 
 MEANS = (3, 6, 12, 30)
 SMOOTHINGS = (0.5, 0.2, 0.05)
@@ -20,6 +20,7 @@ DAMPING, TREND = 0.9, 0.1
 LEARNING, SHARING, FADE = 2.0, 0.02, 0.98
 RESIDUALS = 60
 LOW, HIGH = 0.1, 0.9
+MINUTE_S, HORIZONS_MIN = 60.0, (1, 5)
 
 
 @dataclass(frozen=True)
@@ -114,3 +115,22 @@ class Forecaster:
             weights = weights * gain
             weights /= weights.sum(axis=1, keepdims=True)
             self._weights[:, index] = (1 - SHARING) * weights + SHARING / weights.shape[1]
+
+
+class MinuteForecasts:
+    """Arrivals of the next minute and of the fifth, told anew each minute."""
+
+    def __init__(self, pools: int) -> None:
+        self._forecaster = Forecaster(pools, HORIZONS_MIN)
+        self._minute = np.zeros(pools)
+        self._lasted_s = 0.0
+        self.latest: Forecast | None = None
+
+    def observe(self, arrivals: Ints, period_s: float) -> Forecast | None:
+        """Take a period in. None until the first minute is over."""
+        self._minute = self._minute + arrivals
+        self._lasted_s += period_s
+        if self._lasted_s >= MINUTE_S:
+            self.latest = self._forecaster.observe(self._minute * (MINUTE_S / self._lasted_s))
+            self._minute, self._lasted_s = np.zeros(len(self._minute)), 0.0
+        return self.latest

@@ -35,6 +35,7 @@ Reason = Literal[
     "cap_cheapest",
     "cap_lifted_for_backlog",
     "cap_renewed",
+    "batch_delay",
     "cap_budget",
     "cap_device_limit",
     "cap_held_by_operator",
@@ -62,6 +63,7 @@ class PoolObservation:
     bounds: PoolPolicy
     curve: PowerCurve
     power_level: float = 1.0  # 0: the cheapest cap of its devices; 1: full power
+    slots: int = 1  # jobs that a worker takes together
     devices: list[tuple[str, str]] = field(default_factory=list)
 
     @property
@@ -101,6 +103,7 @@ class Proposal:
     replicas: int
     power_level: float
     reason: Reason
+    batch_delay_s: float = 0.0
 
 
 def reason_for(seen: PoolObservation, replicas: int) -> Reason:

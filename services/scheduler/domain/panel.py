@@ -7,17 +7,14 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-import numpy as np
-
-from services.scheduler.domain.forecasting import Forecast, Forecaster
+from services.scheduler.domain.forecasting import HORIZONS_MIN, Forecast, MinuteForecasts
 from services.scheduler.domain.observation import PoolObservation, Proposal, reason_for
 from services.scheduler.domain.policy import PoolPolicy, PoolPolicyMaker
-from services.scheduler.domain.pool import Action, Doubles, Ints, PoolFacts
+from services.scheduler.domain.pool import Action, Doubles, PoolFacts
 from services.scheduler.domain.pool_rows import facts_of, power_levels, seen_of
 
 MOST_COHORTS = 8
 MOST_ABSENT = 60  # looks without a pool before its memory is dropped
-MINUTE_S, HORIZONS_MIN = 60.0, (1, 5)
 
 
 @dataclass
@@ -29,10 +26,7 @@ class _Cohort:
     live: set[str]
     facts: PoolFacts
     policies: dict[str, PoolPolicy]
-    forecaster: Forecaster
-    minute: Doubles  # [P] arrivals of the minute that is not over yet
-    lasted_s: float = 0.0
-    forecast: Forecast | None = None
+    forecasts: MinuteForecasts
     absent: Counter[str] = field(default_factory=Counter)
 
     def keep(self, shapes: Mapping[str, object]) -> None:
@@ -46,14 +40,6 @@ class _Cohort:
             self.absent.pop(name, None)
             if shapes[name] != shape:
                 self.live.discard(name)
-
-    def count(self, arrivals: Ints, period_s: float) -> None:
-        """Take arrivals in; once a minute they are forecast anew."""
-        self.minute += arrivals
-        self.lasted_s += period_s
-        if self.lasted_s >= MINUTE_S:
-            self.forecast = self.forecaster.observe(self.minute)
-            self.minute, self.lasted_s = np.zeros(len(self.pools)), 0.0
 
 
 @dataclass(frozen=True)
@@ -80,11 +66,11 @@ class Opinions:
         if policy not in self.said:
             return None
         action, levels = self.said[policy]
-        level = float(levels[self.row])
-        if not math.isfinite(level):
+        level, delay_s = float(levels[self.row]), float(action.batch_delay_s[self.row])
+        if not math.isfinite(level + delay_s):
             return None
         replicas = int(action.replicas[self.row])
-        return Proposal(policy, replicas, level, reason_for(self.pool, replicas))
+        return Proposal(policy, replicas, level, reason_for(self.pool, replicas), delay_s)
 
     def all(self) -> list[Proposal]:
         """Of every policy."""
@@ -107,15 +93,13 @@ class Panel:
         for cohort in self._cohorts:
             its = [by_name.get(name) if name in cohort.live else None for name in cohort.pools]
             seen = seen_of(its, late_weight)
-            cohort.count(seen.arrivals, self.interval_s)
+            forecast = cohort.forecasts.observe(seen.arrivals, self.interval_s)
             said: dict[str, tuple[Action, Doubles]] = {}
             for name, policy in cohort.policies.items():
                 action = policy.decide(seen)
                 said[name] = action, power_levels(cohort.facts, action)
             opinions |= {
-                pool.pool: Opinions(pool, row, said, cohort.forecast)
-                for row, pool in enumerate(its)
-                if pool is not None
+                pool.pool: Opinions(pool, row, said, forecast) for row, pool in enumerate(its) if pool is not None
             }
         return opinions
 
@@ -134,13 +118,12 @@ class Panel:
             policies = {name: make() for name, make in self.makers.items()}
             for policy in policies.values():
                 policy.reset(facts)
-            forecaster = Forecaster(len(new), HORIZONS_MIN)
-            minute = np.zeros(len(new))
-            self._cohorts.append(_Cohort(new, [shapes[n] for n in new], set(new), facts, policies, forecaster, minute))
+            forecasts = MinuteForecasts(len(new))
+            self._cohorts.append(_Cohort(new, [shapes[n] for n in new], set(new), facts, policies, forecasts))
 
 
 def _shape(pool: PoolObservation) -> object:
     bounds = pool.bounds
     # Load times are measured and wander: only a change by half makes another pool of it.
     load = round(math.log2(max(pool.load_time_s, 1e-3)) * 2)
-    return bounds.ceiling, bounds.target_wait_s, load, id(pool.curve)
+    return bounds.ceiling, bounds.target_wait_s, load, pool.slots, id(pool.curve)

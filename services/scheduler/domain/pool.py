@@ -24,6 +24,7 @@ class PoolFacts:
     interval_s: Doubles  # [P] between decisions
     load_time_s: Doubles  # [P] from start to ready, median
     slack_s: Doubles  # [P] how long a job may take beyond its own work
+    slots: Ints  # [P] jobs that a replica can work on together
     idle_w: Doubles  # [P] a ready replica without work
     load_w: Doubles  # [P] a loading replica
     cap_w: Doubles  # [P, C] rising
@@ -56,7 +57,7 @@ class Seen:
     oldest_wait_s: Doubles
     arrivals: Ints
     completions: Ints
-    mean_service_s: Doubles  # NaN where nothing was completed
+    mean_service_s: Doubles  # of a replica for a job, shared by those that ran together; NaN: nothing was completed
     ready: Ints
     busy: Ints
     loading: Ints
@@ -75,5 +76,5 @@ class Action:
 
     @classmethod
     def at_once(cls, replicas: Ints, power_cap_w: Doubles) -> Self:
-        """Without waiting for company."""
+        """No job waits for company."""
         return cls(replicas, power_cap_w, np.zeros(len(replicas)))

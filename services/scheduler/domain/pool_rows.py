@@ -20,6 +20,7 @@ def facts_of(pools: Sequence[PoolObservation], interval_s: float) -> PoolFacts:
         interval_s=np.full(len(pools), interval_s),
         load_time_s=np.array([p.load_time_s for p in pools]),
         slack_s=np.array([p.bounds.target_wait_s for p in pools]),
+        slots=np.array([p.slots for p in pools], np.int64),
         idle_w=np.array([p.curve.idle_w for p in pools]),
         load_w=np.array([p.curve.load_w for p in pools]),
         cap_w=_padded([p.curve.cap_w for p in pools], most),

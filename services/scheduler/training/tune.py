@@ -29,9 +29,12 @@ log = logging.getLogger(__name__)
 POOLS, STOCK, LENGTH_S, CANDIDATES = 64, 400, 4500.0, 14
 LONG, SHORT = 0.85, 1.2  # load time over slack, at most and at least
 ALLOWED_LATE, LATE_WEIGHT, MOST_PENALTY = 0.008, 25.0, 1.0
-LOWEST = np.array([-2.5, -2.5, -2.0, -1.0, -3.0, -0.5, -3.0, 0.0])
-HIGHEST = np.array([1.2, 1.5, 3.0, 1.0, 2.0, 1.5, 2.0, 1.5])
-STARTS = (np.array([-0.6, -1.0, 0.7, 0.0, -1.0, 0.1, -2.0, 0.6]), np.array([0.2, 0.5, 2.7, 0.2, -0.3, 0.5, 1.2, 0.3]))
+LOWEST = np.array([-2.5, -2.5, -2.0, -1.0, -3.0, -0.5, -3.0, -2.0, 0.0])
+HIGHEST = np.array([1.2, 1.5, 3.0, 1.0, 2.0, 1.5, 2.0, 1.5, 1.5])
+STARTS = (
+    np.array([-0.6, -1.0, 0.7, 0.0, -1.0, 0.1, -2.0, 0.0, 0.6]),
+    np.array([0.2, 0.5, 2.7, 0.2, -0.3, 0.5, 1.2, 0.0, 0.3]),
+)
 
 
 def main(arguments: list[str] | None = None) -> None:

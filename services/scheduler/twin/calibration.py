@@ -13,7 +13,11 @@ from services.scheduler.domain.power_curves import PowerCurve
 from services.scheduler.twin.twin import PoolModel, Trace
 
 IDLE_UTIL_PCT, BUSY_UTIL_PCT = 5.0, 80.0
-FEWEST_MINUTES = 10
+FEWEST_MINUTES, FEWEST_JOBS = 10, 30
+FULL_SPEED = 1.005  # relative time up to which a cap counts as full power
+BEND = (0.25, 3.0)  # of a published curve's logarithm, at least and at most
+MOST_SLOTS, MOST_STRETCH = 16, 1.0
+ALONE = 0.7  # of the working power: ML.ENERGY v3, LLMs on H100, a batch of 8 against the largest
 
 
 @dataclass(frozen=True)
@@ -25,11 +29,74 @@ class Minutes:
     cap_w: Doubles
 
 
-def calibrated_curve(published: PowerCurve, told: Sequence[Minutes]) -> PowerCurve:
-    """The published curve, moved to what was measured: idle watts, and watts at work near full power.
+@dataclass(frozen=True)
+class JobRuns:
+    """Jobs, [N] each."""
 
-    Relative times stay as published: a speed at another cap is known only where that cap was held.
+    kind: NDArray[np.intp]  # a number for each kind of job
+    batch_size: NDArray[np.int64]
+    run_s: Doubles  # of the whole batch
+    cap_w: Doubles  # of the device while it ran; NaN: not known
+
+    def of(self, chosen: NDArray[np.bool_]) -> JobRuns:
+        """Some of them."""
+        return JobRuns(self.kind[chosen], self.batch_size[chosen], self.run_s[chosen], self.cap_w[chosen])
+
+
+def calibrated_speed(published: PowerCurve, runs: JobRuns) -> PowerCurve:
+    """The published relative times, bent to how much longer jobs of a kind ran under a cap than at full power.
+
+    One number is fitted, the exponent of the whole curve, by least squares in logarithms, so that a few caps say
+    something of all. Without enough jobs under a cap and at full power the curve stays as published.
     """
+    slow = np.interp(runs.cap_w, published.cap_w, published.relative_time)
+    known = np.isfinite(runs.cap_w) & (runs.run_s > 0)
+    x, y = [], []
+    for alike in np.unique(np.stack([runs.kind[known], runs.batch_size[known]], axis=1), axis=0):
+        its = known & (runs.kind == alike[0]) & (runs.batch_size == alike[1])
+        full, capped = its & (slow <= FULL_SPEED), its & (slow > FULL_SPEED)
+        if min(full.sum(), capped.sum()) < FEWEST_JOBS:
+            continue
+        x.append(np.log(slow[capped]))
+        y.append(np.log(runs.run_s[capped]) - np.log(runs.run_s[full]).mean())
+    if not x:
+        return published
+    xs, ys = np.concatenate(x), np.concatenate(y)
+    bend = float(np.clip((xs * ys).sum() / (xs * xs).sum(), *BEND))
+    return replace(published, relative_time=published.relative_time**bend)
+
+
+def calibrated_batching(runs: JobRuns) -> tuple[int, float]:
+    """Jobs at once on a worker, and by which share each further one makes all slower; (1, 0) where too few say so."""
+    further, slower = [], []
+    for kind in np.unique(runs.kind):
+        its, several = runs.kind == kind, runs.batch_size > 1
+        if min((its & several).sum(), (its & ~several).sum()) < FEWEST_JOBS:
+            continue
+        alone_s = float(runs.run_s[its & ~several].mean())
+        further.append(runs.batch_size[its & several] - 1.0)
+        slower.append(runs.run_s[its & several] / alone_s - 1.0)
+    if not further:
+        return 1, 0.0
+    x, y = np.concatenate(further), np.concatenate(slower)
+    stretch = float(np.clip((x * y).sum() / (x * x).sum(), 0.0, MOST_STRETCH))
+    return min(int(runs.batch_size.max()), MOST_SLOTS), stretch
+
+
+def work_alone_s(curve: PowerCurve, batching: tuple[int, float], runs: JobRuns) -> Doubles:
+    """[N] how long each job would have run alone at full power.
+
+    Where batches are larger than the twin's, or their cost is not known, a job counts with its part of the batch.
+    """
+    slots, stretch = batching
+    slow = np.interp(runs.cap_w, curve.cap_w, curve.relative_time)
+    together = np.minimum(runs.batch_size, slots)
+    alone: Doubles = runs.run_s * (together / runs.batch_size) / (1.0 + stretch * (together - 1))
+    return alone / np.where(np.isfinite(slow), slow, 1.0)
+
+
+def calibrated_curve(published: PowerCurve, told: Sequence[Minutes]) -> PowerCurve:
+    """The published curve, moved to what was measured: idle watts, and watts at work near full power."""
     if not told:
         return published
     util = np.concatenate([m.util_pct for m in told])
@@ -45,7 +112,14 @@ def calibrated_curve(published: PowerCurve, told: Sequence[Minutes]) -> PowerCur
 
 
 def pool_model(
-    curve: PowerCurve, *, ceiling: int, slack_s: float, load_s: Doubles, interval_s: float, step_s: float = 0.25
+    curve: PowerCurve,
+    *,
+    ceiling: int,
+    slack_s: float,
+    load_s: Doubles,
+    interval_s: float,
+    step_s: float = 0.25,
+    batching: tuple[int, float] = (1, 0.0),
 ) -> PoolModel:
     """A pool of the twin with these bounds; it is found as a scheduler would find it, with nothing running."""
     return PoolModel(
@@ -57,6 +131,9 @@ def pool_model(
         slack_s=slack_s,
         interval_s=interval_s,
         step_s=min(step_s, interval_s),
+        slots=batching[0],
+        stretch=batching[1],
+        alone=ALONE if batching[0] > 1 else 1.0,
         warm=False,
     )
 

@@ -60,7 +60,7 @@ class TwinEnv(VectorEnv[Floats, Floats, NDArray[Any]]):
 
     def step(self, actions: Floats) -> tuple[Floats, NDArray[Any], NDArray[Any], NDArray[Any], dict[str, Any]]:
         """One decision for every pool."""
-        self.twin.act(action(self._facts, *proposed(self._facts, self._seen, self._demand, self._rule + actions)))
+        self.twin.act(action(self._facts, proposed(self._facts, self._seen, self._demand, self._rule + actions)))
         pools = self.twin.pools
         energy = pools["new_joules"] / self._rule_interval_j
         late = pools["new_late"] * self.late_price * self._rule_job_j / self._rule_interval_j
@@ -90,6 +90,6 @@ class TwinEnv(VectorEnv[Floats, Floats, NDArray[Any]]):
             seen = twin.seen()
             demand = self._history.observe(seen)
             rule = gains(self._numbers, self._caution.observe(demand))
-            twin.act(action(self._facts, *proposed(self._facts, seen, demand, rule)))
+            twin.act(action(self._facts, proposed(self._facts, seen, demand, rule)))
         self._rule_interval_j = np.maximum(twin.pools["joules"] / self._decisions, 1.0)
         self._rule_job_j = twin.pools["joules"] / np.maximum(twin.pools["done"], 1)

@@ -129,7 +129,8 @@ def _take(pool: Any, replica: Any, slots: Any, jobs: Any) -> None:
             return
         if slots[k].job != NO_JOB:
             continue
-        if waiting < pool.slots and pool.time_s - jobs[pool.head].arrival_s < pool.delay_s:
+        alone = replica.running == 0 and waiting < pool.slots
+        if alone and pool.time_s - jobs[pool.head].arrival_s < pool.delay_s:
             return
         slots[k].job = pool.head
         slots[k].left_work_s = jobs[pool.head].work_s
@@ -151,7 +152,7 @@ def _work(pool: Any, replica: Any, slots: Any, jobs: Any, relative_time: float) 
             job = jobs[slots[k].job]
             end_s = pool.time_s + pool.step_s * (1.0 + slots[k].left_work_s / done_s)
             pool.new_completions += 1
-            pool.new_service_s += end_s - slots[k].started_s
+            pool.new_service_s += (end_s - slots[k].started_s) / replica.running
             if end_s - job.arrival_s > job.allowed_s + pool.step_s:
                 pool.new_late += 1
             slots[k].job = NO_JOB

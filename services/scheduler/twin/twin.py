@@ -63,11 +63,15 @@ class Trace:
 
 
 def bound_j(model: PoolModel, trace: Trace) -> float:
-    """Joules that no policy can beat: each job at its cheapest cap in time, no idling, no loading."""
+    """Joules that no policy can beat: each job at its cheapest cap and company in time, no idling, no loading."""
     _, relative_time, power_w = model.curve
-    time_s = trace.work_s[:, None] * relative_time
-    in_time = time_s <= trace.allowed_s(model.slack_s)[:, None]
-    cheapest = np.where(in_time, time_s * power_w, np.inf).min(axis=1, initial=np.inf)
+    allowed_s = trace.allowed_s(model.slack_s)[:, None]
+    cheapest = np.full(len(trace.work_s), np.inf)
+    for together in range(1, model.slots + 1):
+        time_s = trace.work_s[:, None] * relative_time * (1.0 + model.stretch * (together - 1))
+        share = model.alone + (1.0 - model.alone) * (together - 1) / max(model.slots - 1, 1)
+        joules = time_s * (model.idle_w + share * (power_w - model.idle_w)) / together
+        cheapest = np.minimum(cheapest, np.where(time_s <= allowed_s, joules, np.inf).min(axis=1, initial=np.inf))
     return float(cheapest.sum())
 
 
@@ -94,6 +98,7 @@ class Twin:
             interval_s=self.pools["interval_s"].copy(),
             load_time_s=np.median(self.loads_s, axis=1),
             slack_s=np.array([m.slack_s for m in self.models]),
+            slots=self.pools["slots"].copy(),
             idle_w=self.pools["idle_w"].copy(),
             load_w=self.pools["load_w"].copy(),
             cap_w=self.curves[:, 0],

@@ -3,7 +3,8 @@
 Nothing here is a recording. The ranges enclose what published traces show: bursts with an inter-arrival
 coefficient of variation up to 13 and silences of minutes (Azure LLM inference 2023), days with a
 factor of nine between peak and valley (Azure 2024), 10 min peaks of eleven times the mean and two modes of
-load time, cached and not (Alibaba GenAI 2026), lognormal service times.
+load time, cached and not (Alibaba GenAI 2026), lognormal service times, batches that slow a job little and use
+a device much better (ML.ENERGY v3).
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from services.scheduler.twin.twin import PoolModel, Trace, Twin
 MOST_REPLICAS = 96
 UNSERVED = 0.002  # late jobs that even all replicas may have
 FEWEST_JOBS = 40
+BATCHING, BATCHES = 0.3, (2, 4, 8, 16)  # share of pools that run several jobs together, and how many
 
 
 def random_curve(random: Generator) -> Doubles:
@@ -108,12 +110,22 @@ def random_load_s(random: Generator) -> Doubles:
     return np.asarray(loads, float)
 
 
+def random_batching(random: Generator) -> tuple[int, float, float]:
+    """Jobs at once, how much each further one slows all, and the share of the working power that one alone draws."""
+    if random.random() >= BATCHING:
+        return 1, 0.0, 1.0
+    stretch = float(np.exp(random.uniform(np.log(0.005), np.log(0.2))))
+    return int(random.choice(BATCHES)), stretch, random.uniform(0.45, 0.95)
+
+
 def random_pool(random: Generator, length_s: float, interval_s: float = 10.0) -> tuple[PoolModel, Trace]:
     """A pool and its jobs. Raises nothing; a trace has at least one job."""
     work_s = float(np.exp(random.uniform(np.log(0.5), np.log(60))))
     spread = random.uniform(0.2, 1.1)
     busy = float(np.exp(random.uniform(np.log(0.7), np.log(14))))
-    shape = random_shape(random, busy / (work_s * np.exp(spread**2 / 2)))
+    slots, stretch, alone = random_batching(random)
+    together = slots / (1.0 + stretch * (slots - 1))
+    shape = random_shape(random, busy * together / (work_s * np.exp(spread**2 / 2)))
     arrival_s = random_arrivals(random, shape, length_s)
     if not len(arrival_s):
         arrival_s = np.array([length_s / 2])
@@ -128,6 +140,9 @@ def random_pool(random: Generator, length_s: float, interval_s: float = 10.0) ->
         slack_s=float(np.exp(random.uniform(np.log(6), np.log(60)))),
         interval_s=interval_s,
         step_s=0.5,
+        slots=slots,
+        stretch=stretch,
+        alone=alone,
     )
     return model, Trace(arrival_s, work_s * random.lognormal(0.0, spread, len(arrival_s)))
 

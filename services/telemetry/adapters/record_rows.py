@@ -14,12 +14,9 @@ from shared.messages.alerts import Alert
 from shared.messages.audit import AuditRecord
 from shared.messages.base import Message
 from shared.messages.commands import (
-    Command,
+    COMMAND_KINDS,
     CommandOutcome,
-    DrainCommand,
-    PowerCommand,
     Recommendation,
-    ScaleCommand,
 )
 from shared.messages.jobs import DeadJob, JobResult
 from shared.messages.telemetry import DeviceEvent
@@ -76,9 +73,8 @@ def _alert(msg: Msg) -> Row:
 
 
 def _command(msg: Msg) -> Row:
-    models: dict[str, type[Command]] = {"power": PowerCommand, "scale": ScaleCommand, "drain": DrainCommand}
     kind, *target = (subjects.untoken(t) for t in msg.subject.split(".")[1:])
-    c = models[kind].model_validate_json(msg.data)
+    c = COMMAND_KINDS[kind].model_validate_json(msg.data)
     return (c.id, c.at, kind, "/".join(target), c.issuer, c.reason, c.expires_at, c.model_dump_json())
 
 

@@ -44,7 +44,7 @@ class Learned:
         rule = gains(self._per_pool, caution)
         price = np.full(len(facts), np.clip(self._late_price * seen.late_weight, *LATE_PRICES))
         output = self._checkpoint.output(features(facts, seen, demand, rule, caution, price))
-        return action(facts, *proposed(facts, seen, demand, rule + self._trusted(output)))
+        return action(facts, proposed(facts, seen, demand, rule + self._trusted(output)))
 
     def _trusted(self, output: Floats) -> Doubles:
         # Where a model loads slower than a job may wait, the network was late too often on pools that it had not

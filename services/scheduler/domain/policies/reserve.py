@@ -28,7 +28,7 @@ class Reserve:
         """What the rule says."""
         demand = self._history.observe(seen)
         output = gains(self._per_pool, self._caution.observe(demand))
-        return action(self._facts, *proposed(self._facts, seen, demand, output))
+        return action(self._facts, proposed(self._facts, seen, demand, output))
 
 
 def make() -> Reserve:
