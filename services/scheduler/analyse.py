@@ -7,12 +7,13 @@ import json
 import sys
 from collections.abc import Iterator
 from dataclasses import asdict
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 import numpy as np
 
 from services.scheduler.adapters.past import Past
 from services.scheduler.domain.advice import (
+    DAY_S,
     Advice,
     DeviceMinutes,
     KindJobs,
@@ -21,13 +22,17 @@ from services.scheduler.domain.advice import (
     interval,
     kinds_to_batch,
     pools_too_large,
+    shares_of_accelerators,
     unused_memory,
 )
 from services.scheduler.domain.pool import Doubles
 from services.scheduler.domain.power_curves import curve_of
 from services.scheduler.whatif import add_span, moment_of, past_of
+from shared import subjects
+from shared.clock import utc_now
 from shared.errors import AutopilotError
-from shared.messages.commands import FleetPolicy
+from shared.ids import new_id
+from shared.messages.commands import Command, DrainCommand, FleetPolicy, PowerCommand, Recommendation
 
 STEP_S = 60.0
 CAPPED_BELOW = 0.98
@@ -41,7 +46,8 @@ def advise(past: Past, policy: FleetPolicy) -> list[Advice]:
         watts = [curve_of(d.model, d.power_default_w, d.power_min_w).idle_w for d in past.devices] or [0.0]
         floor = policy.pool(pool).floor
         found += pools_too_large(pool, running_at_once(past, pool), floor, float(np.median(watts)))
-    found += kinds_to_batch(list(_kinds(past)))
+    kinds = list(_kinds(past))
+    found += kinds_to_batch(kinds) + shares_of_accelerators(kinds, past.length_s / DAY_S)
     return sorted(found, key=lambda a: (a.unit, -a.saving))
 
 
@@ -71,10 +77,21 @@ def running_at_once(past: Past, pool: str) -> Doubles:
 
 def _kinds(past: Past) -> Iterator[KindJobs]:
     jobs = past.jobs
+    gpus = {(d.node, d.device) for d in past.devices if d.power_default_w}
+    accelerators = np.array(["gpu" if device in gpus else "cpu" for device in jobs.device])
     for pool, kind in sorted(set(zip(jobs.pool, jobs.kind, strict=True))):
         its = np.array([(p, k) == (pool, kind) for p, k in zip(jobs.pool, jobs.kind, strict=True)])
         wait_s = jobs.started_s[its] - jobs.submitted_s[its]
-        yield KindJobs(pool, kind, wait_s, jobs.work_s[its], jobs.batch_size[its].astype(float))
+        yield KindJobs(
+            pool,
+            kind,
+            jobs.submitted_s[its],
+            wait_s,
+            jobs.work_s[its],
+            jobs.batch_size[its].astype(float),
+            jobs.energy_j[its],
+            accelerators[its],
+        )
 
 
 def effect(before: Past, after: Past) -> dict[str, float]:
@@ -100,6 +117,7 @@ def main() -> None:
     ask.add_argument("--applied", type=moment_of, help="instead: what a change at this moment really did")
     ask.add_argument("--fleet-policy", type=FleetPolicy.model_validate_json, default=FleetPolicy(), help="as JSON")
     ask.add_argument("--json", action="store_true")
+    ask.add_argument("--recommendations", action="store_true", help="as the bus carries them, a line each")
     a = ask.parse_args()
     try:
         if a.applied:
@@ -110,10 +128,39 @@ def main() -> None:
         found = advise(past_of(a, timedelta(days=1)), a.fleet_policy)
     except AutopilotError as error:
         sys.exit(f"analyse: {error}")
+    if a.recommendations:
+        sys.stdout.writelines(recommendation(each, utc_now()).model_dump_json() + "\n" for each in found)
+        return
     for each in found:
         sys.stdout.write(json.dumps(asdict(each)) + "\n" if a.json else _text(each))
     if not found:
         sys.stdout.write("nothing to advise: no idle device, no cap, floor or batch worth changing\n")
+
+
+def recommendation(each: Advice, now: datetime) -> Recommendation:
+    """As the bus carries it; those about one device can be approved."""
+    node, _, device = each.scope.partition("/")
+    base = {"id": new_id(), "issuer": "analyse", "reason": each.kind, "at": now, "expires_at": now}
+    command: Command | None = None
+    subject: str | None = None
+    if each.kind == "cap":
+        command = PowerCommand(**base, node=node, device=device, cap_w=each.value, lease_s=DAY_S)
+        subject = subjects.power_command(node, device)
+    elif each.kind == "idle_device":
+        command = DrainCommand(**base, node=node, device=device, action="drain")
+        subject = subjects.drain_command(node, device)
+    return Recommendation(
+        id=new_id(),
+        scope=each.scope,
+        action=f"{each.action}: {each.command}",
+        reason=each.kind,
+        expected_effect=f"{each.saving:.3g} {each.unit} ({each.low:.3g} to {each.high:.3g})",
+        confidence=0.9,
+        evidence={"saving": each.saving, "low": each.low, "high": each.high},
+        at=now,
+        subject=subject,
+        command=command.model_dump(mode="json") if command else None,
+    )
 
 
 def _text(each: Advice) -> str:

@@ -95,6 +95,10 @@ class Steering:
         await self._send(recommendation.subject, command)
         return command
 
+    async def recommend(self, recommendation: Recommendation) -> None:
+        """Tell everybody of a recommendation."""
+        await self._send(subjects.recommendation(recommendation.scope), recommendation)
+
     async def outcome(self, command_id: str, timeout_s: float = 10.0) -> CommandOutcome:
         """Wait for what became of a command. Raises TimeoutError."""
         async with asyncio.timeout(timeout_s):

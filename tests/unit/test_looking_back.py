@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from services.scheduler.adapters.past import Past, PastDevice, PastJobs
-from services.scheduler.analyse import advise, effect, running_at_once
+from services.scheduler.analyse import advise, effect, recommendation, running_at_once
 from services.scheduler.domain.power_curves import curve_of
 from services.scheduler.looking_back import past_pools, played
 from services.scheduler.report import page
@@ -66,14 +66,15 @@ def past(devices: list[PastDevice] | None = None, its: PastJobs | None = None) -
 
 
 class TestCalibration:
-    RANDOM = np.random.default_rng(4)
-
     def runs(self, bend: float, count: int = 200) -> JobRuns:
         published = curve_of("Tesla V100", 250.0, 100.0)
         cap_w = np.where(np.arange(count) % 2 == 0, 250.0, 150.0)
         slow = np.interp(cap_w, published.cap_w, published.relative_time) ** bend
         return JobRuns(
-            np.zeros(count, np.intp), np.ones(count, np.int64), 3.0 * slow * self.RANDOM.lognormal(0, 0.1, count), cap_w
+            np.zeros(count, np.intp),
+            np.ones(count, np.int64),
+            3.0 * slow * np.random.default_rng(4).lognormal(0, 0.1, count),
+            cap_w,
         )
 
     @pytest.mark.parametrize("bend", [0.4, 1.0, 2.0])
@@ -90,7 +91,7 @@ class TestCalibration:
         assert calibrated_speed(published, unknown) is published
 
     def test_batches_are_as_large_and_as_slow_as_they_were(self) -> None:
-        sizes = self.RANDOM.choice([1, 2, 8], 300)
+        sizes = np.random.default_rng(4).choice([1, 2, 8], 300)
         runs = JobRuns(np.zeros(300, np.intp), sizes, 2.0 * (1 + 0.05 * (sizes - 1)), np.full(300, np.nan))
         slots, stretch = calibrated_batching(runs)
         assert (slots, stretch) == (8, pytest.approx(0.05, rel=0.01))
@@ -145,6 +146,35 @@ class TestAdvice:
         slow = jobs(work_s=work, batch_size=batches, started_s=jobs().submitted_s + 5.0)
         found = self.kinds(past(its=slow))["batch"]
         assert found.saving == pytest.approx(0.6 * 0.5, abs=0.01)
+
+    def test_jobs_that_came_together_and_ran_alone_could_wait_for_company(self) -> None:
+        work = np.where(np.arange(400) % 2, 1.0, 0.4)
+        pairs = np.repeat(np.arange(200) * 60.0, 2) + np.tile([0.0, 0.1], 200)
+        batches = np.where(np.arange(400) % 2, 8, 1)
+        near = jobs(work_s=work[::-1], batch_size=batches, submitted_s=pairs, started_s=pairs)
+        found = self.kinds(past(its=near))["batch"]
+        assert found.command == "autopilot policy --pool default --batch-delay-s 0.2"
+        apart = replace(near, submitted_s=np.arange(400) * 30.0, started_s=np.arange(400) * 30.0)
+        assert "batch" not in self.kinds(past(its=apart))
+
+    def test_a_kind_that_is_cheaper_on_another_accelerator_should_run_there(self) -> None:
+        on_cpu = np.arange(400) % 2 == 0
+        names = [("n", "cpu-0" if cpu else "gpu-0") for cpu in on_cpu]
+        its = jobs(device=names, work_s=np.where(on_cpu, 4.0, 1.0), energy_j=np.where(on_cpu, 600.0, 150.0))
+        devices = [past_device(), past_device("cpu-0", power_default_w=None)]
+        found = self.kinds(past(devices, its))["share"]
+        assert found.saving == pytest.approx(450 * 200 * 24 / HOURS / 3.6e6, rel=0.01)
+        assert found.command == "autopilot policy --share gpu=0.9 --share cpu=0.1"
+        slower = replace(its, work_s=np.where(on_cpu, 1.0, 4.0))
+        assert "share" not in self.kinds(past(devices, slower)), "fewer joules but later is not advised"
+
+    def test_an_advice_about_a_device_can_be_approved(self) -> None:
+        cap = next(a for a in advise(past(), FleetPolicy()) if a.kind == "cap")
+        told = recommendation(cap, START)
+        assert told.command is not None
+        assert (told.subject, told.command["cap_w"]) == ("commands.power.n.gpu-0", cap.value)
+        assert cap.command in told.action
+        assert told.evidence["low"] <= told.evidence["saving"] <= told.evidence["high"]
 
     def test_memory_that_is_never_used_is_told(self) -> None:
         found = self.kinds(past([past_device(memory_used_bytes=np.full(int(HOURS * 60), 2.0 * 2**30))]))

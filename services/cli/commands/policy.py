@@ -25,6 +25,9 @@ def policy(
     batch_delay_s: Annotated[
         float | None, typer.Option(min=0, max=60, help="how long of that for company in a batch, at most")
     ] = None,
+    share: Annotated[
+        list[str] | None, typer.Option(help="of a pool's workers, by kind of accelerator: gpu=0.9; again for another")
+    ] = None,
     data_dir: DataDir = DEFAULT_FOLDER,
 ) -> None:
     """Show what the scheduler may do, or change it."""
@@ -33,7 +36,9 @@ def policy(
         "floor": floor, "ceiling": ceiling, "autonomy": autonomy, "policy": decides, "target_wait_s": wait_s,
         "batch_delay_max_s": batch_delay_s,
     }  # fmt: skip
-    changes = {name: value for name, value in of_fleet.items() if value is not None}
+    changes: dict[str, Any] = {name: value for name, value in of_fleet.items() if value is not None}
+    if share:
+        changes["shares"] = {kind: value for kind, _, value in (part.partition("=") for part in share)}
     pool_changes = {name: value for name, value in of_pool.items() if value is not None}
     if pool_changes and pool is None:
         fail(f"--{next(iter(pool_changes)).replace('_', '-')} needs --pool")

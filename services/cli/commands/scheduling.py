@@ -16,7 +16,7 @@ from deploy.embedded.instance import Instance
 from services.cli.session import DEFAULT_FOLDER, DataDir, connected, console, fail, run
 from shared.client.fleet import Explanation
 from shared.errors import AutopilotError
-from shared.messages.commands import CommandOutcome
+from shared.messages.commands import CommandOutcome, Recommendation
 
 Since = Annotated[str | None, typer.Option("--from", help="start, ISO 8601; a day before --to when left out")]
 Until = Annotated[str | None, typer.Option("--to", help="end, ISO 8601; now when left out")]
@@ -103,11 +103,26 @@ def analyse(
     since: Since = None,
     until: Until = None,
     applied: Annotated[str | None, typer.Option(help="what a change at this moment really did, ISO 8601")] = None,
+    publish: Annotated[bool, typer.Option("--publish", help="as recommendations, which can be approved")] = False,
     data_dir: DataDir = DEFAULT_FOLDER,
 ) -> None:
     """Idle devices, caps worth setting, pools too large, kinds that should batch: what each would save."""
     given = {"--from": since, "--to": until, "--applied": applied}
-    _past("analyse", given, ["--fleet-policy", _fleet_policy(data_dir)], data_dir)
+    more = ["--fleet-policy", _fleet_policy(data_dir)]
+    if not publish:
+        _past("analyse", given, more, data_dir)
+    told = _run_past("analyse", given, [*more, "--recommendations"], data_dir, capture=True)
+    if told.returncode:
+        raise typer.Exit(told.returncode)
+    found = [Recommendation.model_validate_json(line) for line in told.stdout.splitlines()]
+
+    async def work() -> None:
+        async with connected(data_dir) as autopilot:
+            for each in found:
+                await autopilot.steering.recommend(each)
+
+    run(work)
+    console.print(f"{len(found)} published: `autopilot recommendations` shows them")
 
 
 def report(
@@ -129,6 +144,12 @@ def _fleet_policy(data_dir: Path) -> str:
 
 
 def _past(program: str, given: Mapping[str, object], more: list[str], data_dir: Path) -> None:
+    raise typer.Exit(_run_past(program, given, more, data_dir).returncode)
+
+
+def _run_past(
+    program: str, given: Mapping[str, object], more: list[str], data_dir: Path, *, capture: bool = False
+) -> subprocess.CompletedProcess[str]:
     arguments = [part for name, value in given.items() if value is not None for part in (name, str(value))]
     environment = dict(os.environ)
     if "AUTOPILOT_DATABASE_URL" not in environment:
@@ -137,4 +158,5 @@ def _past(program: str, given: Mapping[str, object], more: list[str], data_dir: 
         except AutopilotError as error:
             fail(str(error))
     command = [sys.executable, "-m", f"services.scheduler.{program}", *arguments, *more]
-    raise typer.Exit(subprocess.run(command, env=environment, check=False).returncode)  # noqa: S603
+    out = subprocess.PIPE if capture else None
+    return subprocess.run(command, env=environment, check=False, stdout=out, text=True)  # noqa: S603

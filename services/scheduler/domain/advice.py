@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from services.scheduler.domain.pool import Doubles
 from services.scheduler.domain.power_curves import PowerCurve, published
@@ -16,6 +17,8 @@ IDLE_PCT, IDLE_SHARE = 5.0, 0.9
 BUSY_PCT, WORTH_CAPPING = 50.0, 0.05
 UNUSED_MEMORY = 0.5
 FEWEST_MINUTES, FEWEST_JOBS = 30, 50
+COMPANY_S, WITH_COMPANY = 0.2, 0.3  # a job that could have had company: another came so soon after it
+MOST_SHARE = 0.9  # of a pool for one kind of accelerator, so that a fault of it does not stop the pool
 
 
 @dataclass(frozen=True)
@@ -32,6 +35,7 @@ class Advice:
     why: str
     query: str
     command: str
+    value: float | None = None  # what is to be set, where it is a number
 
 
 @dataclass(frozen=True)
@@ -49,13 +53,16 @@ class DeviceMinutes:
 
 @dataclass(frozen=True)
 class KindJobs:
-    """Jobs of one kind on one pool, [N] each."""
+    """Jobs of one kind on one pool in the order of submission, [N] each."""
 
     pool: str
     kind: str
+    submitted_s: Doubles
     wait_s: Doubles
     work_s: Doubles
     batch_size: Doubles
+    energy_j: Doubles  # NaN: not known
+    accelerator: NDArray[np.str_]
 
 
 def interval(
@@ -123,6 +130,7 @@ def caps_worth_setting(devices: Sequence[DeviceMinutes]) -> list[Advice]:
                 f"{len(busy)} busy minutes at {busy.mean():.0f} W; a job's time {curve.relative_time[at] - 1:+.0%}",
                 _minutes_query(device.name, "gpu_util_pct_avg, power_w_avg, power_cap_w_avg"),
                 f"autopilot cap {device.name.split('/')[-1]} {curve.cap_w[at]:.0f} --lease-s 86400",
+                float(round(curve.cap_w[at])),
             )
         )
     return found
@@ -168,7 +176,9 @@ def kinds_to_batch(kinds: Sequence[KindJobs]) -> list[Advice]:
             continue
         waited = float(np.median(jobs.wait_s[small]))
         gain = 1.0 - jobs.work_s[large] / float(np.median(jobs.work_s[small]))
-        if waited < float(np.median(jobs.work_s)) or np.median(gain) < WORTH_CAPPING:
+        queued = waited >= float(np.median(jobs.work_s))
+        soon = np.diff(jobs.submitted_s, append=np.inf) <= COMPANY_S
+        if np.median(gain) < WORTH_CAPPING or not (queued or soon[small].mean() >= WITH_COMPANY):
             continue
         low, high = interval(gain, of=lambda x: float(np.median(x)))
         share = float(small.mean())
@@ -176,16 +186,52 @@ def kinds_to_batch(kinds: Sequence[KindJobs]) -> list[Advice]:
             Advice(
                 f"{jobs.pool}/{jobs.kind}",
                 "batch",
-                "give its batches more time",
+                "give its batches more time" if queued else f"let its jobs wait {COMPANY_S:g} s for company",
                 float(np.median(gain)) * share,
                 low * share,
                 high * share,
                 "of its device time",
-                f"{share:.0%} of {len(jobs.work_s)} jobs ran in batches of one or two after waiting {waited:.2f} s",
+                f"{share:.0%} of {len(jobs.work_s)} jobs ran in batches of one or two after waiting {waited:.2f} s; "
+                f"{soon[small].mean():.0%} of these were followed by another within {COMPANY_S:g} s",
                 f"SELECT batch_size, wait_s, run_s FROM jobs WHERE kind = '{jobs.kind}'",  # noqa: S608
-                "AUTOPILOT_BATCH_BUDGET_S=1 autopilot up",
+                "AUTOPILOT_BATCH_BUDGET_S=1 autopilot up"
+                if queued
+                else f"autopilot policy --pool {jobs.pool} --batch-delay-s {COMPANY_S:g}",
             )
         )
+    return found
+
+
+def shares_of_accelerators(kinds: Sequence[KindJobs], days: float) -> list[Advice]:
+    """Kinds of job that one kind of accelerator does for fewer joules than another, in no more than the same time."""
+    found = []
+    for jobs in kinds:
+        known = np.isfinite(jobs.energy_j)
+        energy_j = {str(a): jobs.energy_j[known & (jobs.accelerator == a)] for a in np.unique(jobs.accelerator)}
+        energy_j = {name: its for name, its in energy_j.items() if len(its) >= FEWEST_JOBS}
+        if len(energy_j) < 2:
+            continue
+        cheap = min(energy_j, key=lambda name: float(energy_j[name].mean()))
+        for dear in sorted(set(energy_j) - {cheap}):
+            took_s = [float(np.median(jobs.work_s[jobs.accelerator == name])) for name in (cheap, dear)]
+            kwh = (energy_j[dear] - energy_j[cheap].mean()) * len(energy_j[dear]) / days / 3.6e6
+            low, high = interval(kwh)
+            if took_s[0] > took_s[1] or low <= 0:
+                continue
+            found.append(
+                Advice(
+                    f"{jobs.pool}/{jobs.kind}",
+                    "share",
+                    f"{MOST_SHARE:.0%} of the workers on {cheap} instead of {dear}",
+                    float(kwh.mean()),
+                    low,
+                    high,
+                    "kWh a day",
+                    f"{energy_j[cheap].mean():.3g} J a job on {cheap}, {energy_j[dear].mean():.3g} J on {dear}",
+                    f"SELECT device, energy_j, run_s FROM jobs WHERE kind = '{jobs.kind}'",  # noqa: S608
+                    f"autopilot policy --share {cheap}={MOST_SHARE:g} --share {dear}={1 - MOST_SHARE:.2g}",
+                )
+            )
     return found
 
 
