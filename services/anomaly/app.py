@@ -11,6 +11,7 @@ from functools import partial
 import torch
 from faststream import FastStream
 from faststream.nats import JStream, KvWatch, PullSub
+from nats.js import JetStreamContext
 
 from services.anomaly.adapters.snapshot_file import Snapshot
 from services.anomaly.adapters.snapshot_file import load as load_snapshot
@@ -24,12 +25,13 @@ from services.anomaly.intake import Intake
 from services.anomaly.settings import AnomalySettings
 from shared import subjects
 from shared.broker import client_of
-from shared.bus import Bus
+from shared.bus import BUS_ERRORS, Bus
 from shared.client.reading import bucket_items
 from shared.clock import utc_now
 from shared.consuming import Watched
 from shared.errors import InvalidInputError, UnavailableError
 from shared.messages.alerts import Alert
+from shared.messages.jobs import PoolStatus
 from shared.messages.telemetry import DeviceEvent, NodeInventory
 from shared.service import Service
 from shared.settings import load
@@ -37,7 +39,7 @@ from shared.streams import durable
 
 log = logging.getLogger(__name__)
 
-SNAPSHOT_EVERY_S = 300.0
+SNAPSHOT_EVERY_S, GANGS_EVERY_S = 300.0, 30.0
 
 
 def create_app(settings: AnomalySettings | None = None) -> FastStream:
@@ -96,10 +98,23 @@ def create_app(settings: AnomalySettings | None = None) -> FastStream:
             service.spawn(intake.run())
             service.spawn(watch_time())
             service.spawn(keep_snapshots())
+            service.spawn(keep_gangs(js, detection))
             yield
             keep()
 
     return service.app(lifespan)
+
+
+async def keep_gangs(js: JetStreamContext, detection: Detection) -> None:
+    """Follow which devices work together, until cancelled; workers stay for long, so now and then is enough."""
+    while True:
+        try:
+            pools = (await bucket_items(js, "pools", PoolStatus)).values()
+            workers = [(pool.node, worker.device.split("+")) for pool in pools for worker in pool.workers]
+            detection.watch.join((node, devices) for node, devices in workers if len(devices) > 1)
+        except BUS_ERRORS as error:
+            log.info("jobs' devices not read", extra={"error": type(error).__name__})
+        await asyncio.sleep(GANGS_EVERY_S)
 
 
 def make_watch(settings: AnomalySettings, roster: Roster | None = None) -> Watch:

@@ -20,6 +20,7 @@ from services.anomaly.domain.rules import all_rules
 from services.anomaly.domain.silence import AGENT, DEVICE
 from services.anomaly.domain.trends import make as all_trends
 from services.anomaly.domain.watch import UNUSUAL
+from services.anomaly.domain.wear import make as all_wear
 from services.anomaly.settings import AnomalySettings
 from services.gateway.app import create_app as create_gateway
 from services.gateway.settings import GatewaySettings
@@ -109,7 +110,8 @@ def metrics_page() -> str:
 def alerts_page() -> str:
     """Every kind of alert: what it means, what shows it, what to do."""
     lines = [(DOCS / "source" / "alerts.md").read_text(encoding="utf-8").rstrip(), "", "## Kinds", ""]
-    kinds = [rule.kind for rule in all_rules()] + [trend.kind for trend in all_trends()] + [UNUSUAL, AGENT, DEVICE]
+    kinds = [rule.kind for rule in all_rules()] + [trend.kind for trend in [*all_trends(), *all_wear()]]
+    kinds += [UNUSUAL, AGENT, DEVICE]
     for kind in kinds:
         text = re.sub(r"\{(\w+)[^}]*\}", r"*\1*", kind.summary) or "unlike its past for its load"
         shown = ", ".join(f"`{name}`" for name in kind.metrics) or "none"

@@ -30,9 +30,16 @@ class Course:
     earliest_s: Doubles
     latest_s: Doubles
 
+    def told(self, unit_s: float, unit: str) -> dict[str, Doubles]:
+        """When, from and to, in this unit of time and called after it."""
+        named = {"in": self.in_s, "from": self.earliest_s, "to": self.latest_s}
+        return {f"{name}_{unit}": seconds / unit_s for name, seconds in named.items()}
+
 
 class Trend:
     """Follows one metric towards its limit."""
+
+    unit_s, unit = 3600.0, "h"
 
     def __init__(self, kind: Kind, metric: str, limit: str, least_share: float, least_rise: float) -> None:
         self.kind, self._metric, self._limit = kind, metric, limit

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
@@ -19,8 +19,12 @@ from services.anomaly.domain.learned.watcher import FleetWatcher, telling
 from services.anomaly.domain.roster import NODE, Roster
 from services.anomaly.domain.rules import all_rules
 from services.anomaly.domain.rules.base import Kind, Rule
+from services.anomaly.domain.rules.gangs import ALONE, OfGang
 from services.anomaly.domain.silence import AGENT, DEVICE, Silence
+from services.anomaly.domain.trends import Trend
 from services.anomaly.domain.trends import make as all_trends
+from services.anomaly.domain.wear import Wear
+from services.anomaly.domain.wear import make as all_wear
 from shared.messages.alerts import Alert, Evidence
 
 UNUSUAL = Kind(
@@ -48,7 +52,9 @@ class Watch:
         self._history, self._channels = History(), Channels()
         self._learned = FleetWatcher(self.false_alarms_per_week)
         self._rules = [(r, Conditions(r.kind.open_after_s, r.kind.clear_after_s)) for r in all_rules()]
-        self._trends = [(t, Conditions(t.kind.open_after_s, t.kind.clear_after_s)) for t in all_trends()]
+        self._wear = all_wear()
+        trends: list[Trend | Wear] = [*all_trends(), *self._wear]
+        self._trends = [(t, Conditions(t.kind.open_after_s, t.kind.clear_after_s)) for t in trends]
         self._unusual = Conditions(UNUSUAL.open_after_s, UNUSUAL.clear_after_s)
         self._silence = Silence(self.silent_after_s)
         self._silent_devices, self._silent_nodes = Conditions(0.0, 0.0), Conditions(0.0, 0.0)
@@ -90,8 +96,7 @@ class Watch:
             if self._wanted(trend.kind):
                 course = trend.test(view)
                 changes = conditions.update(slots, at_s, course.firing, course.known)
-                more = {"in_h": course.in_s, "from_h": course.earliest_s, "to_h": course.latest_s}
-                findings += self._tell(view, trend.kind, changes, {k: v / 3600 for k, v in more.items()})
+                findings += self._tell(view, trend.kind, changes, course.told(trend.unit_s, trend.unit))
         if self._wanted(UNUSUAL):
             findings += self._learn(view)
         return findings
@@ -121,6 +126,16 @@ class Watch:
                     self._silence.node_heard_s[slot] = at_s
                 conditions.hold(int(slot), at_s)
 
+    def join(self, gangs: Iterable[tuple[str, Sequence[str]]]) -> None:
+        """The nodes and devices of all jobs that now have several devices."""
+        gang_of = np.full(len(self.roster), ALONE, np.int64)
+        for number, (node, devices) in enumerate(gangs):
+            slots = [slot for device in devices if (slot := self.roster.find(node, device)) is not None]
+            gang_of[slots] = number
+        for rule, _ in self._rules:
+            if isinstance(rule, OfGang):
+                rule.join(gang_of)
+
     def note_alerts(self, node: str, device: str, book: AlertBook) -> None:
         """A device's alerts changed: while there is one that disturbs, nothing is learnt from it."""
         slot = self.roster.find(node, device)
@@ -129,12 +144,17 @@ class Watch:
 
     def snapshot(self) -> dict[str, Tensor]:
         """What was learnt, to be saved with the roster's snapshot."""
-        return self._learned.snapshot()
+        wear = {f"wear.{w.kind.name}.{key}": t for w in self._wear for key, t in w.snapshot().items()}
+        return self._learned.snapshot() | wear
 
     def load(self, tensors: Mapping[str, Tensor]) -> None:
         """Go on from a snapshot. Raises InvalidInputError when it is another version's."""
         self._learned.load(tensors)
         self._learned.grow(len(self._node_of))
+        for wear in self._wear:
+            own = f"wear.{wear.kind.name}."
+            wear.load({key.removeprefix(own): t for key, t in tensors.items() if key.startswith(own)})
+            wear.grow(len(self._node_of))
 
     @property
     def bytes_per_device(self) -> int:

@@ -6,6 +6,7 @@ import numpy as np
 
 from services.anomaly.domain.columns import COLUMN
 from services.anomaly.domain.history import Doubles, Floats, Slots, View
+from services.anomaly.domain.peers import median_of_others
 
 OWN = (
     "gpu_util_pct", "mem_util_pct", "power_w", "temp_c", "temp_mem_c", "fan_pct", "clock_sm_mhz", "clock_mem_mhz",
@@ -62,26 +63,5 @@ class Channels:
         period_s = view.at_s[due] - self._since_s[slots]
         self._sum[slots] = self._count[slots] = 0
         self._since_s[slots] = view.at_s[due]
-        peers = np.stack([_peers(own[:, column], node_of[due]) for column in (TEMP, POWER)], 1)
+        peers = np.stack([median_of_others(own[:, column], node_of[due]) for column in (TEMP, POWER)], 1)
         return np.concatenate([own, self._slow_w[slots, None], peers], 1).astype(np.float32), period_s
-
-
-def _peers(value: Doubles, node: Slots) -> Doubles:
-    """The median of the node's other devices, which one odd device does not move; NaN where there are none."""
-    _, group = np.unique(node, return_inverse=True)
-    order = np.lexsort((value, group))  # NaN sorts last
-    ordered, groups = value[order], group[order]
-    starts = np.r_[0, np.flatnonzero(np.diff(groups)) + 1] if len(groups) else np.empty(0, np.int64)
-    start = starts[groups]
-    rank = np.arange(len(value)) - start
-    others = np.bincount(group, ~np.isnan(value)).astype(np.int64)[groups] - ~np.isnan(ordered)
-    last = np.maximum(len(value) - 1, 0)
-
-    def nth(n: Slots) -> Doubles:
-        found: Doubles = ordered[np.clip(start + n + (n >= rank), 0, last)]
-        return found
-
-    middle = (nth((others - 1) // 2) + nth(others // 2)) / 2
-    out = np.empty_like(value)
-    out[order] = np.where(others > 0, middle, np.nan)
-    return out

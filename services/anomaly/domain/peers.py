@@ -1,0 +1,28 @@
+"""A device beside the others of its group: its node, its job."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from services.anomaly.domain.history import Doubles, Slots
+
+
+def median_of_others(value: Doubles, group_of: Slots | Doubles) -> Doubles:
+    """[N] the median of the group's others, which one odd value does not move; NaN where there are none."""
+    _, group = np.unique(group_of, return_inverse=True)
+    order = np.lexsort((value, group))  # NaN sorts last
+    ordered, groups = value[order], group[order]
+    starts = np.r_[0, np.flatnonzero(np.diff(groups)) + 1] if len(groups) else np.empty(0, np.int64)
+    start = starts[groups]
+    rank = np.arange(len(value)) - start
+    others = np.bincount(group, ~np.isnan(value)).astype(np.int64)[groups] - ~np.isnan(ordered)
+    last = np.maximum(len(value) - 1, 0)
+
+    def nth(n: Slots) -> Doubles:
+        found: Doubles = ordered[np.clip(start + n + (n >= rank), 0, last)]
+        return found
+
+    middle = (nth((others - 1) // 2) + nth(others // 2)) / 2
+    out = np.empty_like(value)
+    out[order] = np.where(others > 0, middle, np.nan)
+    return out
