@@ -24,13 +24,16 @@ GRACE_S = 1.0
 class Puller:
     """Holds what one durable delivered and asks for more."""
 
-    def __init__(self, nc: Client, stream: str, durable: str, arrived: asyncio.Event) -> None:
-        self._nc, self._arrived, self.durable = nc, arrived, durable
+    def __init__(
+        self, nc: Client, stream: str, durable: str, arrived: asyncio.Event, *, expires_s: float = EXPIRES_S
+    ) -> None:
+        self._nc, self._arrived, self.durable, self._expires_s = nc, arrived, durable, expires_s
         self._next = f"$JS.API.CONSUMER.MSG.NEXT.{stream}.{durable}"
         self._inbox = nc.new_inbox()
         self._subscription: Subscription | None = None
         self._outstanding = 0
         self._asked_at = 0.0
+        self._reconnects = nc.stats["reconnects"]
         self.ready: deque[Msg] = deque()
         self.missing = False
 
@@ -44,16 +47,16 @@ class Puller:
         True when one was sent just now: until its answer had time to come, nobody knows whether there is a message.
         """
         now = asyncio.get_running_loop().time()
-        if self._outstanding and now - self._asked_at > EXPIRES_S + GRACE_S:
+        if self._reconnects != self._nc.stats["reconnects"] or now - self._asked_at > self._expires_s + GRACE_S:
             # Requests die with a connection or a server, without a word.
-            self._outstanding = 0
+            self._outstanding, self._reconnects = 0, self._nc.stats["reconnects"]
         more = wanted - self._outstanding - len(self.ready)
         # Small top-ups cost a request each: wait until a good part is used up.
         if more <= 0 or (self._outstanding and more * 2 < wanted):
             return False
         self._outstanding += more
         self._asked_at = now
-        request = {"batch": more, "expires": int(EXPIRES_S * 1e9)}
+        request = {"batch": more, "expires": int(self._expires_s * 1e9)}
         await self._nc.publish(self._next, json.dumps(request).encode(), reply=self._inbox)
         return True
 

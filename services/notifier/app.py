@@ -16,6 +16,7 @@ from services.notifier.delivering import Surroundings
 from services.notifier.dispatch import Dispatcher
 from services.notifier.settings import NotifierSettings
 from shared import subjects
+from shared.broker import client_of
 from shared.bus import BUS_ERRORS, Bus
 from shared.client.reading import bucket_items
 from shared.messages.alerts import Alert
@@ -54,7 +55,7 @@ def create_app(settings: NotifierSettings | None = None) -> FastStream:
         async with service.running() as js:
             receiver = WebhookReceiver(settings.webhook_timeout_s, private_targets=settings.webhook_private_targets)
             audit, unattended = partial(write_audit, service.bus), partial(needs_somebody, service.bus)
-            dispatcher = Dispatcher(Surroundings(js, settings, receiver, audit, unattended))
+            dispatcher = Dispatcher(Surroundings(client_of(broker), js, settings, receiver, audit, unattended))
             running.append(dispatcher)
             service.spawn(keep_synced(service, dispatcher, changed))
             yield

@@ -7,13 +7,15 @@ import logging
 import random
 from collections import defaultdict
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
 import nats.errors
+from nats.aio.client import Client
 from nats.aio.msg import Msg
 from nats.js import JetStreamContext
-from nats.js.api import DeliverPolicy
+from nats.js.api import ConsumerConfig, DeliverPolicy
 from nats.js.errors import APIError
 from pydantic import ValidationError
 
@@ -25,19 +27,19 @@ from services.notifier.domain.grouping import IncidentGrouping
 from services.notifier.settings import NotifierSettings
 from shared import subjects
 from shared.clock import utc_now
-from shared.consuming import pull_batches
 from shared.errors import AutopilotError, InvalidInputError
 from shared.ids import derived_id, new_id
 from shared.messages.alerts import Alert
 from shared.messages.audit import AuditRecord
 from shared.messages.notices import Silence, Subscription
+from shared.puller import Puller
 from shared.streams import durable, ensure_consumer
 
 log = logging.getLogger(__name__)
 
 BEHIND_S = 0.5  # until a message is looked at again that an earlier one of its device keeps waiting
 LONGEST_NAK_S = 600.0
-PULL_S = 10.0  # a thousand subscriptions that ask every second or two would keep a core busy with asking
+PULL_S, LOOK_S = 30.0, 5.0  # a thousand subscriptions that ask every second or two would keep a core busy with asking
 MOST_FILTERS = 100
 
 
@@ -59,6 +61,7 @@ def stream_filters(subscription: Subscription) -> list[str]:
 class Surroundings:
     """What all deliveries share: the receiver, what is silenced, who is told of what was done."""
 
+    nc: Client
     js: JetStreamContext
     settings: NotifierSettings
     receiver: WebhookReceiver
@@ -100,24 +103,55 @@ class Deliveries:
             deliver_policy=DeliverPolicy.BY_START_TIME,
             opt_start_time=self.subscription.created_at.isoformat(),
         )
+        await self._make(config)
+        arrived = asyncio.Event()
+        puller = Puller(self.around.nc, "ALERTS", name, arrived, expires_s=PULL_S)
+        await puller.start()
+        try:
+            while True:
+                await self._pull(puller, limit, arrived)
+                if puller.missing:
+                    await self._make(config)
+                    await asyncio.sleep(BEHIND_S)
+                await self._deliver_all([puller.ready.popleft() for _ in range(min(limit, len(puller.ready)))])
+        finally:
+            for message in await puller.stop():
+                await message.nak()
+
+    async def _make(self, config: ConsumerConfig) -> None:
         while True:
             try:
                 await ensure_consumer(self.around.js, "ALERTS", config)
-                break
             except (APIError, nats.errors.Error, OSError) as error:
-                log.warning("consumer not made yet", extra={"subscription": name, "error": str(error)})
+                log.warning("consumer not made yet", extra={"subscription": config.name, "error": str(error)})
                 await asyncio.sleep(1.0)
-        async for batch in pull_batches(self.around.js, "ALERTS", name, batch=limit, wait_s=PULL_S):
-            pause = self._breaker.wait_s(asyncio.get_running_loop().time())
-            if pause > 0:
-                for message in batch:
-                    await message.nak(delay=pause)
-                await asyncio.sleep(min(pause, 5.0))
-                continue
-            of_device: dict[str, list[Msg]] = defaultdict(list)
+            else:
+                return
+
+    async def _pull(self, puller: Puller, limit: int, arrived: asyncio.Event) -> None:
+        """Until there is a message, or for a while."""
+        arrived.clear()
+        try:
+            await puller.ask(limit)
+        except (nats.errors.Error, OSError) as error:
+            log.info("not asked", extra={"durable": puller.durable, "error": type(error).__name__})
+            await asyncio.sleep(BEHIND_S)
+        if not puller.ready:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(LOOK_S):
+                    await arrived.wait()
+
+    async def _deliver_all(self, batch: list[Msg]) -> None:
+        pause = self._breaker.wait_s(asyncio.get_running_loop().time()) if batch else 0.0
+        if pause > 0:
             for message in batch:
-                of_device[message.subject.split(".", 2)[-1]].append(message)
-            await asyncio.gather(*(self._in_order(messages) for messages in of_device.values()))
+                await message.nak(delay=pause)
+            await asyncio.sleep(min(pause, 5.0))
+            return
+        of_device: dict[str, list[Msg]] = defaultdict(list)
+        for message in batch:
+            of_device[message.subject.split(".", 2)[-1]].append(message)
+        await asyncio.gather(*(self._in_order(messages) for messages in of_device.values()))
 
     async def _in_order(self, messages: list[Msg]) -> None:
         for message in messages:

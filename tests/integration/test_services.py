@@ -276,6 +276,9 @@ class TestNotifier:
             await publish("two", "critical")
             async with running(create_notifier(settings)):
                 await eventually(lambda: received() == {"one", "two"}, 20)
+                await client.js.delete_consumer("ALERTS", f"notifier-{subscription.id}")
+                await publish("three", "critical")
+                await eventually(lambda: received() == {"one", "two", "three"}, 20)
         finally:
             catcher.stop()
 

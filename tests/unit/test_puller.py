@@ -1,0 +1,60 @@
+"""Standing pull requests: how many, and when they are taken for dead."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from typing import Any
+
+from nats.aio.msg import Msg
+
+from shared.puller import Puller
+
+
+class FakeClient:
+    """Keeps what is asked for."""
+
+    def __init__(self) -> None:
+        self.stats, self.asked = {"reconnects": 0}, []
+
+    def new_inbox(self) -> str:
+        return "inbox"
+
+    async def publish(self, subject: str, body: bytes, reply: str) -> None:
+        assert (subject, reply) == ("$JS.API.CONSUMER.MSG.NEXT.S.d", "inbox")
+        self.asked.append(json.loads(body))
+
+
+def puller(client: FakeClient, **more: Any) -> Puller:
+    return Puller(client, "S", "d", asyncio.Event(), **more)  # type: ignore[arg-type]
+
+
+async def test_what_stands_is_not_asked_for_again_until_half_is_used_up() -> None:
+    client = FakeClient()
+    its = puller(client, expires_s=30.0)
+    assert await its.ask(8)
+    assert not await its.ask(8)
+    assert client.asked == [{"batch": 8, "expires": 30_000_000_000}]
+    for _ in range(4):
+        await its._on_message(Msg(_client=None, data=b"x"))  # type: ignore[arg-type]
+    its.ready.clear()
+    assert await its.ask(8)
+    assert client.asked[-1]["batch"] == 4
+
+
+async def test_requests_die_with_the_connection() -> None:
+    client = FakeClient()
+    its = puller(client, expires_s=30.0)
+    await its.ask(8)
+    client.stats["reconnects"] = 1
+    assert await its.ask(8), "at once, not when they would have expired"
+    assert [a["batch"] for a in client.asked] == [8, 8]
+
+
+async def test_a_consumer_that_is_gone_is_told_and_one_that_answers_is_there() -> None:
+    its = puller(FakeClient())
+    gone = Msg(_client=None, headers={"Status": "409", "Description": "Consumer Deleted"})  # type: ignore[arg-type]
+    await its._on_message(gone)
+    assert its.missing
+    await its._on_message(Msg(_client=None, data=b"x"))  # type: ignore[arg-type]
+    assert not its.missing
