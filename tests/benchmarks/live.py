@@ -1,8 +1,9 @@
 """Replay a trace against the running product: the learned policy beside queue lag, in one table.
 
-    python -m tests.benchmarks.live [--short] [--minutes M] [--trace FILE.csv] [--speedup X]
+    python -m tests.benchmarks.live [--short | --minutes M] [--trace FILE.csv [--start S] [--speedup X]] [--slack-s S]
 
-Real worker processes run jobs that take as long as the trace says; each worker has a simulated GPU to itself, which
+Both policies run at the same time, each against a product of its own, so that a slow moment of the machine is the
+same for both. Real worker processes run jobs that take as long as the trace says; each worker has a simulated GPU to itself, which
 is busy while its worker is. A device counts from the moment at which its worker starts until it has gone: what is
 switched off draws nothing. Caps are off for both, since a job that only waits would not feel them. The first half
 of each run is what the twin is told, the second half is what it has to foretell.
@@ -31,7 +32,7 @@ from shared.messages.commands import FleetPolicy, PoolPolicy
 from shared.messages.telemetry import SimulationRequest
 from tests.support.product import running_product
 
-DEVICES, SLACK_S, PERIOD_S = 8, 15.0, 2.0
+DEVICES, PERIOD_S = 8, 2.0
 LOOK_S, FEWEST_JOBS = 0.5, 20
 
 
@@ -55,14 +56,21 @@ def generated(length_s: float) -> Trace:
     return Trace(arrival_s, np.clip(4.0 * random.lognormal(0.0, 0.6, len(arrival_s)), 0.2, 30.0))
 
 
-def read(path: Path, speedup: float, length_s: float) -> Trace:
+def read(path: Path, start_s: float, speedup: float, length_s: float) -> Trace:
     with path.open() as file:
-        rows = [(float(r["arrival_s"]) / speedup, float(r["work_s"])) for r in csv.DictReader(file)]
+        rows = [((float(r["arrival_s"]) - start_s) / speedup, float(r["work_s"])) for r in csv.DictReader(file)]
     arrival_s, work_s = np.array(sorted(rows)).T
-    return Trace(arrival_s[arrival_s < length_s], np.minimum(work_s, 60.0)[arrival_s < length_s])
+    inside = (arrival_s >= 0) & (arrival_s < length_s)
+    return Trace(arrival_s[inside], np.minimum(work_s, 60.0)[inside])
 
 
-async def replay(policy: str, trace: Trace, length_s: float) -> Run:
+async def both(trace: Trace, slack_s: float) -> dict[str, Run]:
+    """Learned, and the rule of most peers."""
+    names = ("learned", "queue_lag")
+    return dict(zip(names, await asyncio.gather(*(replay(name, trace, slack_s) for name in names)), strict=True))
+
+
+async def replay(policy: str, trace: Trace, slack_s: float) -> Run:
     """The trace against a fresh product."""
     environment = {
         "AUTOPILOT_DECIDE_PERIOD_S": str(PERIOD_S), "AUTOPILOT_POOL_KINDS": '["echo"]', "AUTOPILOT_POOL_INITIAL": "1",
@@ -72,17 +80,17 @@ async def replay(policy: str, trace: Trace, length_s: float) -> Run:
         async with running_product(Path(folder), environment, simulate=DEVICES) as (_, client):
             bounds = PoolPolicy(
                 floor=0, ceiling=DEVICES, step_up=DEVICES, step_down=DEVICES, scale_down_after_s=0.0,
-                target_wait_s=SLACK_S, policy=policy, actions_per_min=60,
+                target_wait_s=slack_s, policy=policy, actions_per_min=60,
             )  # fmt: skip
             await client.steering.set_policy(FleetPolicy(cap_fraction=None, pools={"default": bounds}))
             run = Run()
             watching = asyncio.create_task(watch(client, run))
-            await submit(client, trace, run)
+            await submit(client, trace, run, slack_s)
             watching.cancel()
     return run
 
 
-async def submit(client: AutopilotClient, trace: Trace, run: Run) -> None:
+async def submit(client: AutopilotClient, trace: Trace, run: Run, slack_s: float) -> None:
     """Each job at its time; then every result."""
     loop = asyncio.get_running_loop()
     began = loop.time()
@@ -95,7 +103,7 @@ async def submit(client: AutopilotClient, trace: Trace, run: Run) -> None:
         took_s = (result.finished_at - result.submitted_at).total_seconds()
         run.done += 1
         run.waits_s.append((result.started_at - result.submitted_at).total_seconds())
-        run.late += took_s > max(2 * work_s, work_s + SLACK_S)
+        run.late += took_s > max(2 * work_s, work_s + slack_s)
 
     await asyncio.gather(*(one(a, w) for a, w in zip(trace.arrival_s.tolist(), trace.work_s.tolist(), strict=True)))
 
@@ -131,7 +139,7 @@ async def watch(client: AutopilotClient, run: Run) -> None:
         before = now
 
 
-def foretold(policy: str, run: Run, trace: Trace, length_s: float) -> float | None:
+def foretold(policy: str, run: Run, trace: Trace, length_s: float, slack_s: float) -> float | None:
     """The twin's joules of the second half against what was measured there, as a share above or below.
 
     None where a half has too few jobs to say.
@@ -141,7 +149,7 @@ def foretold(policy: str, run: Run, trace: Trace, length_s: float) -> float | No
         return None
     curve = curve_of("", 250.0, 250.0 * 0.999)
     load_s = np.array(run.load_s or [2.0])
-    model = pool_model(curve, ceiling=DEVICES, slack_s=SLACK_S, load_s=load_s, interval_s=PERIOD_S, step_s=0.25)
+    model = pool_model(curve, ceiling=DEVICES, slack_s=slack_s, load_s=load_s, interval_s=PERIOD_S, step_s=0.25)
     first, second = (sum(j for at_s, j in run.joules if low <= at_s < low + half) for low in (0.0, half))
     told = play(policy_maker(policy), [model, model], [before(trace, half), trace.since(half)], 0).joules
     # What a watt of the twin is worth here was learnt from the first half.
@@ -159,17 +167,18 @@ def main() -> None:
     ask.add_argument("--minutes", type=float, default=60.0)
     ask.add_argument("--trace", type=Path)
     ask.add_argument("--speedup", type=float, default=1.0)
+    ask.add_argument("--start", type=float, default=0.0, help="seconds of the trace that are left out")
+    ask.add_argument("--slack-s", type=float, default=15.0, help="how long a job may take beyond its work")
     a = ask.parse_args()
     length_s = 20.0 if a.short else a.minutes * 60
-    trace = read(a.trace, a.speedup, length_s) if a.trace else generated(length_s)
+    trace = read(a.trace, a.start, a.speedup, length_s) if a.trace else generated(length_s)
     table = {}
-    for policy in ("learned", "queue_lag"):
-        run = asyncio.run(replay(policy, trace, length_s))
+    for policy, run in asyncio.run(both(trace, a.slack_s)).items():
         joules = sum(j for _, j in run.joules)
         table[policy] = {
             "jobs": run.done, "in_time": round(1 - run.late / run.done, 4), "joules": round(joules),
             "starts": run.starts, "wait_p99_s": round(float(np.quantile(run.waits_s, 0.99)), 2),
-            "twin_error": foretold(policy, run, trace, length_s),
+            "twin_error": foretold(policy, run, trace, length_s, a.slack_s),
         }  # fmt: skip
         print(policy, table[policy])
     value, baseline = table["learned"]["joules"], table["queue_lag"]["joules"]
