@@ -3,10 +3,10 @@
     python -m tests.benchmarks.live [--short | --minutes M] [--trace FILE.csv [--start S] [--speedup X]] [--slack-s S]
 
 Both policies run at the same time, each against a product of its own, so that a slow moment of the machine is the
-same for both. Real worker processes run jobs that take as long as the trace says; each worker has a simulated GPU to itself, which
-is busy while its worker is. A device counts from the moment at which its worker starts until it has gone: what is
-switched off draws nothing. Caps are off for both, since a job that only waits would not feel them. The first half
-of each run is what the twin is told, the second half is what it has to foretell.
+same for both. Real worker processes run jobs that take as long as the trace says; each worker has a simulated GPU to
+itself, which is busy while its worker is. A device counts from the moment at which its worker starts until it has
+gone: what is switched off draws nothing. Caps are off for both, since a job that only waits would not feel them. The
+first half of each run is what the twin is told, the second half is what it has to foretell.
 """
 
 from __future__ import annotations
