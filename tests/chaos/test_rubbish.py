@@ -23,6 +23,7 @@ SUBJECTS = {
     "alerts.critical.testnode.sim-testnode-0": "Alert",
     "commands.power.testnode.sim-testnode-0": "PowerCommand",
     "commands.scale.default": "ScaleCommand",
+    "commands.batch.default": "BatchCommand",
     "commands.drain.testnode.sim-testnode-0": "DrainCommand",
     "commands.nothing": "PowerCommand",
     "outcomes.c1": "CommandOutcome",

@@ -26,7 +26,7 @@ from stable_baselines3.common.logger import configure
 
 from services.scheduler.adapters.past import read_past
 from services.scheduler.domain.network import Checkpoint, load_checkpoint
-from services.scheduler.domain.policies.learned import Learned
+from services.scheduler.domain.policies.learned import LATE_PRICE, Learned
 from services.scheduler.domain.policies.reserve import make as make_reserve
 from services.scheduler.looking_back import PastPool, past_pools
 from services.scheduler.training.vec_env import TwinVecEnv
@@ -214,7 +214,7 @@ class Training:
         kept = {"curve": self.curve, "took_s": self.took_s}
         (self.out / "state.json").write_text(json.dumps(kept), encoding="utf-8")
         checkpoint = self._export(model, len(self.curve))
-        checkpoint.card["validation"] = {"rule": reference, "learned": {**self.curve[-1]}}
+        checkpoint.card["validation"] = {"rule": reference, "learned": {**self.curve[-1], "late_price": LATE_PRICE}}
         checkpoint.save(self.out / "policy.npz")
         curve = [point for point in self.curve if "ratio_to_bound" in point]
         told = json.dumps(checkpoint.card | {"curve": curve}, indent=1)

@@ -16,7 +16,7 @@ from services.scheduler.domain.network import Checkpoint, load_checkpoint
 from services.scheduler.domain.pool import Action, Doubles, PoolFacts, Seen
 from services.scheduler.domain.reserve_rule import gains, shipped_numbers, shortness
 
-LATE_PRICE = 2.0  # of a late job in mean energies of a job, where the operator's objective says nothing else
+LATE_PRICE = 5.0  # of a late job in mean energies of a job, where the operator's objective says nothing else
 DISTRUST, BASE = 0.9, OUTPUTS.index("base")
 
 
