@@ -16,6 +16,7 @@ import asyncio
 import csv
 import json
 import tempfile
+from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -66,27 +67,32 @@ def read(path: Path, start_s: float, speedup: float, length_s: float) -> Trace:
 
 async def both(trace: Trace, slack_s: float) -> dict[str, Run]:
     """Learned, and the rule of most peers."""
-    names = ("learned", "queue_lag")
-    return dict(zip(names, await asyncio.gather(*(replay(name, trace, slack_s) for name in names)), strict=True))
-
-
-async def replay(policy: str, trace: Trace, slack_s: float) -> Run:
-    """The trace against a fresh product."""
     environment = {
         "AUTOPILOT_DECIDE_PERIOD_S": str(PERIOD_S), "AUTOPILOT_POOL_KINDS": '["echo"]', "AUTOPILOT_POOL_INITIAL": "1",
         "AUTOPILOT_CPU": "never",
     }  # fmt: skip
-    with tempfile.TemporaryDirectory(prefix="autopilot-bench-") as folder:
-        async with running_product(Path(folder), environment, simulate=DEVICES) as (_, client):
-            bounds = PoolPolicy(
-                floor=0, ceiling=DEVICES, step_up=DEVICES, step_down=DEVICES, scale_down_after_s=0.0,
-                target_wait_s=slack_s, policy=policy, actions_per_min=60,
-            )  # fmt: skip
-            await client.steering.set_policy(FleetPolicy(cap_fraction=None, pools={"default": bounds}))
-            run = Run()
-            watching = asyncio.create_task(watch(client, run))
-            await submit(client, trace, run, slack_s)
-            watching.cancel()
+    names = ("learned", "queue_lag")
+    async with AsyncExitStack() as stack:
+        clients = []
+        for _ in names:
+            folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="autopilot-bench-")))
+            _, client = await stack.enter_async_context(running_product(folder, environment, simulate=DEVICES))
+            clients.append(client)
+        runs = await asyncio.gather(*(replay(*pair, trace, slack_s) for pair in zip(names, clients, strict=True)))
+    return dict(zip(names, runs, strict=True))
+
+
+async def replay(policy: str, client: AutopilotClient, trace: Trace, slack_s: float) -> Run:
+    """The trace against a fresh product."""
+    bounds = PoolPolicy(
+        floor=0, ceiling=DEVICES, step_up=DEVICES, step_down=DEVICES, scale_down_after_s=0.0,
+        target_wait_s=slack_s, policy=policy, actions_per_min=60,
+    )  # fmt: skip
+    await client.steering.set_policy(FleetPolicy(cap_fraction=None, pools={"default": bounds}))
+    run = Run()
+    watching = asyncio.create_task(watch(client, run))
+    await submit(client, trace, run, slack_s)
+    watching.cancel()
     return run
 
 
