@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-_PLAIN = re.compile(r"[A-Za-z0-9_-]")
+_PLAIN = re.compile(r"[A-Za-z0-9_-]+")
 _ESCAPED = re.compile(r"=([0-9A-F]{2})")
 
 FRAMES = "telemetry.frames.*"
@@ -37,6 +37,8 @@ def token(text: str) -> str:
     """Escape any text into one subject token. Raises ValueError when it is empty."""
     if not text:
         raise ValueError("a subject token cannot be empty")
+    if _PLAIN.fullmatch(text):
+        return text
     return "".join(c if _PLAIN.fullmatch(c) else "".join(f"={b:02X}" for b in c.encode()) for c in text)
 
 

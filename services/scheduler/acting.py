@@ -35,11 +35,15 @@ class Actor:
     bus: Bus
     clock: Clock
     decisions: Counter
+    _counters: dict[Reason, Counter] = field(default_factory=dict)
     _advised: dict[str, tuple[str, datetime]] = field(default_factory=dict)
 
     def count(self, reason: Reason) -> None:
         """One more decision for this reason."""
-        self.decisions.labels(reason).inc()
+        counter = self._counters.get(reason)
+        if counter is None:
+            counter = self._counters[reason] = self.decisions.labels(reason)
+        counter.inc()
 
     def base(self, token: int, reason: Reason, evidence: dict[str, float]) -> dict[str, Any]:
         """What every command of ours carries."""
