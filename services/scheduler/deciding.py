@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from services.scheduler.adapters.fleet_reader import FleetReader
 from services.scheduler.device_deciding import DeviceDecider, levels_by_device
 from services.scheduler.domain.drains import Device
+from services.scheduler.domain.efficiency import NodeEfficiency
 from services.scheduler.domain.observation import PoolObservation
 from services.scheduler.domain.spread import NodeRoom
 from services.scheduler.pool_deciding import PoolDecider
@@ -25,6 +26,7 @@ class Decider:
     pools: PoolDecider
     devices: DeviceDecider
     _wanted: dict[Device, float] = field(default_factory=dict)
+    _efficiency: NodeEfficiency = field(default_factory=NodeEfficiency)
 
     async def decide(self, token: int) -> None:
         """One round with this fencing token."""
@@ -40,8 +42,11 @@ class Decider:
             return
         seen = await self._observe(parts, devices, policy)
         cordoned = {(part.node, device) for each in parts.values() for part in each for device in part.cordoned}
-        heat_c = self.reader.samples("temp_c", now)
-        rooms = {pool: [_room(part, devices, cordoned, heat_c) for part in each] for pool, each in parts.items()}
+        heat_c, power_w = (self.reader.samples(metric, now) for metric in ("temp_c", "power_w"))
+        rooms = {
+            pool: [_room(part, devices, cordoned, heat_c, self._efficiency.look(part, power_w)) for part in each]
+            for pool, each in parts.items()
+        }
         await self.pools.decide(seen, rooms, policy, token)
         await self.devices.drain(await self.reader.critical(), cordoned, set(devices), policy, token)
         self._wanted = levels_by_device(seen, self.pools.levels)
@@ -69,6 +74,7 @@ def _room(
     devices: Mapping[Device, DeviceInfo],
     cordoned: set[Device],
     heat_c: Mapping[Device, float],
+    joules_per_job: float,
 ) -> NodeRoom:
     here = [d for d in devices if d[0] == part.node]
     used = {d for w in part.workers for d in w.device.split("+")}
@@ -79,5 +85,6 @@ def _room(
         workers=part.desired,
         devices=sum(d not in cordoned for d in here),
         hottest_c=max((heat_c[(part.node, d)] for d in used if (part.node, d) in heat_c), default=0.0),
+        joules_per_job=joules_per_job,
         models_loaded=sum(len(w.models) for w in part.workers),
     )

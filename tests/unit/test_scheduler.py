@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from services.scheduler.domain.caps import DeviceBoard, caps
 from services.scheduler.domain.champion import Band, Championship, Choice, Replayed, choose
 from services.scheduler.domain.drains import drains
+from services.scheduler.domain.efficiency import NodeEfficiency
 from services.scheduler.domain.governor import Governor
 from services.scheduler.domain.observation import PoolObservation, Proposal
 from services.scheduler.domain.power_budget import Limit, share_out
@@ -19,6 +20,7 @@ from services.scheduler.domain.power_curves import curve_of
 from services.scheduler.domain.spread import NodeRoom, spread
 from services.scheduler.domain.timetable import mean_of, value_at
 from shared.messages.commands import FleetPolicy, PoolPolicy, PowerBudget, TimedValue
+from shared.messages.jobs import PoolStatus, WorkerStatus
 from tests.support.builders import at
 
 
@@ -219,6 +221,25 @@ class TestSpread:
     def test_sick_nodes_get_nothing_and_without_a_healthy_one_nothing_moves(self) -> None:
         assert spread(2, [NodeRoom("a", "gpu", 2, 0), NodeRoom("b", "gpu", 0, 1)], {}) == {"a": 0, "b": 2}
         assert spread(5, [NodeRoom("a", "gpu", 2, 0)], {}) == {"a": 2}
+
+    def test_of_two_nodes_alike_the_one_that_needs_fewer_joules_is_first(self) -> None:
+        rooms = [NodeRoom("a", "gpu", 0, 4, joules_per_job=300.0), NodeRoom("b", "gpu", 0, 4, joules_per_job=120.0)]
+        assert spread(2, rooms, {}) == {"a": 0, "b": 2}
+
+    def test_joules_of_a_job_are_those_of_the_devices_that_worked(self) -> None:
+        def part(done: int, busy_s: float) -> PoolStatus:
+            worker = WorkerStatus(
+                worker="p-1", device="gpu-0+gpu-1", pid=1, state="ready", started_at=at(0), jobs_done=done,
+                busy_s=busy_s, running=["j"],
+            )  # fmt: skip
+            return PoolStatus(pool="p", node="n", at=at(0), desired=1, kinds=["echo"], workers=[worker])
+
+        efficiency, draw = NodeEfficiency(), {("n", "gpu-0"): 200.0, ("n", "gpu-1"): 100.0, ("n", "gpu-2"): 900.0}
+        assert efficiency.look(part(0, 0.0), draw) == 0.0, "not known yet"
+        assert efficiency.look(part(2, 4.0), draw) == pytest.approx(2.0 * 300)
+        assert efficiency.look(part(2, 5.0), draw) == pytest.approx(600), "nothing ended"
+        assert efficiency.look(part(4, 13.0), {}) == pytest.approx(600), "nobody told what was drawn"
+        assert efficiency.look(part(6, 21.0), draw) == pytest.approx(600 + 0.2 * (4.0 * 300 - 600))
 
     def test_shares_of_kinds_are_kept(self) -> None:
         rooms = [NodeRoom("a", "gpu", 0, 8), NodeRoom("b", "cpu", 0, 8)]

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 
+from services.scheduler.domain.efficiency import WorkerCounts
 from shared.messages.jobs import PoolStatus
 
 LOAD_MEMORY = 0.3
@@ -41,7 +42,7 @@ class PoolTrack:
     _came: int = 0
     _before: QueueCount | None = None
     _arrived: deque[tuple[datetime, int]] = field(default_factory=deque)
-    _done: dict[str, tuple[int, float]] = field(default_factory=dict)
+    _counts: WorkerCounts = field(default_factory=WorkerCounts)
     _starting: set[str] = field(default_factory=set)
     _load_time_s: float | None = None
     _slots: int = 1
@@ -54,7 +55,7 @@ class PoolTrack:
         came = (queue.delivered + queue.pending) - (before.delivered + before.pending)
         self._before = queue
         arrivals = max(0, came)
-        done, busy_s = self._finished(parts)
+        done, busy_s = self._counts.since([w for part in parts for w in part.workers])
         self._learn_load_time(parts, now)
         # Remembered, so that a pool without workers stays the pool that it was.
         self._slots = max((w.together for part in parts for w in part.workers), default=self._slots)
@@ -79,13 +80,6 @@ class PoolTrack:
         if not waiting or not self._arrived:
             return 0.0
         return (now - self._arrived[0][0]).total_seconds()
-
-    def _finished(self, parts: Sequence[PoolStatus]) -> tuple[int, float]:
-        current = {w.worker: (w.jobs_done, w.busy_s) for part in parts for w in part.workers}
-        done = sum(max(0, n - self._done.get(name, (0, 0.0))[0]) for name, (n, _) in current.items())
-        busy_s = sum(max(0.0, b - self._done.get(name, (0, 0.0))[1]) for name, (_, b) in current.items())
-        self._done = current
-        return done, busy_s
 
     def _learn_load_time(self, parts: Sequence[PoolStatus], now: datetime) -> None:
         workers = [w for part in parts for w in part.workers]
