@@ -77,7 +77,10 @@ class PoolSupervisor:
         active = {n: w.status.device for n, w in self._workers.items() if w.draining_since is None}
         groups = {g.name: g for g in group(self.devices, self.settings.devices_per_worker)}
         closed = {name for name, g in groups.items() if self.cordoned & {d.device for d in g.devices}}
-        changes = plan(self.desired, list(groups), closed, active)
+        states = {name: self._workers[name].status for name in active}
+        busy = {name for name, status in states.items() if status.running}
+        starting = {name for name, status in states.items() if status.state == "starting"}
+        changes = plan(self.desired, list(groups), closed, active, busy, starting)
         for name in changes.drain:
             self._drain(self._workers[name], now)
         if now >= self._start_after:

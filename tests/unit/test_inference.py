@@ -82,6 +82,12 @@ class TestPlacement:
     def test_new_workers_go_where_the_fewest_are(self) -> None:
         assert plan(3, ["a", "b"], set(), {"w1": "a"}).start == ["b", "a"]
 
+    def test_what_still_starts_goes_first_then_what_idles_and_last_what_works(self) -> None:
+        workers = {"w1": "a", "w2": "b", "w3": "c", "w4": "d"}
+        busy, starting = {"w1", "w4"}, {"w2"}
+        drained = [plan(n, "abcd", set(), workers, busy, starting).drain for n in (3, 2, 1)]
+        assert drained == [["w2"], ["w2", "w3"], ["w2", "w3", "w4"]]
+
     def test_cordoned_devices_are_emptied_and_replaced(self) -> None:
         changes = plan(2, ["a", "b"], {"a"}, {"w1": "a", "w2": "b"})
         assert changes.drain == ["w1"]

@@ -50,8 +50,9 @@ class TestGovernor:
         governor = Governor()
         governor.judge(seen(0), proposal(2))
         assert governor.judge(seen(1), proposal(3)).reason == "waiting_to_settle"
-        assert governor.judge(seen(14, desired=2, starting=1), proposal(3)).reason == "waiting_to_settle"
-        assert governor.judge(seen(16, desired=2, starting=1), proposal(3)).replicas == 3
+        assert governor.judge(seen(2, desired=2, starting=1), proposal(3)).replicas == 3, "taken, though it loads"
+        assert governor.judge(seen(16), proposal(4)).reason == "waiting_to_settle"
+        assert governor.judge(seen(18), proposal(4)).replicas == 4, "a pool that does not answer is asked again"
 
     def test_commands_that_time_out_again_and_again_open_the_breaker_for_a_while(self) -> None:
         governor = Governor()

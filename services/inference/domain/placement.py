@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 
 
@@ -15,19 +16,26 @@ class Changes:
     start: list[str] = field(default_factory=list)
 
 
-def plan(desired: int, devices: Sequence[str], cordoned: set[str], workers: Mapping[str, str]) -> Changes:
+def plan(
+    desired: int,
+    devices: Sequence[str],
+    cordoned: set[str],
+    workers: Mapping[str, str],
+    busy: AbstractSet[str] = frozenset(),
+    starting: AbstractSet[str] = frozenset(),
+) -> Changes:
     """Move from `workers` (name to device, without draining ones) to `desired` on healthy devices.
 
-    Workers on devices that are cordoned or gone drain; new ones go where the fewest are; with no
-    device left nothing is started.
+    Workers on devices that are cordoned or gone drain. Of those that are too many the ones that still start go
+    first, then idle ones, then busy ones. New ones go where the fewest are; with no device left nothing is started.
     """
     usable = [d for d in devices if d not in cordoned]
     drain = [name for name, device in workers.items() if device not in usable]
     kept = {name: device for name, device in workers.items() if device in usable}
     while len(kept) > desired:
         load = Counter(kept.values())
-        # The youngest name on the fullest device goes first.
-        name = max(kept, key=lambda n: (load[kept[n]], n))
+        # Among equals the youngest name on the fullest device goes first.
+        name = max(kept, key=lambda n: (n in starting, n not in busy, load[kept[n]], n))
         drain.append(name)
         del kept[name]
     load = Counter(kept.values())

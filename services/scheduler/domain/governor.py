@@ -92,12 +92,13 @@ class Governor:
         if memory.open_until is not None and seen.at < memory.open_until:
             return "breaker_open"
         if memory.pending is not None and memory.pending_since is not None:
-            if seen.desired == memory.pending and seen.starting == 0:
+            if seen.desired == memory.pending:
+                # Taken is done: models load for a minute and more, and a burst does not wait for them.
                 memory.pending, memory.timeouts = None, 0
             elif seen.at - memory.pending_since <= SETTLE_TIMEOUT:
                 return "waiting_to_settle"
             else:
-                # With a time limit: a worker that never starts must not freeze the pool.
+                # With a time limit: a pool that does not answer must not be frozen for ever.
                 return self._timed_out(memory, seen)
         manual_s = (seen.at - memory.manual_at).total_seconds() if memory.manual_at else math.inf
         ceiling = max(seen.bounds.floor, seen.bounds.ceiling)

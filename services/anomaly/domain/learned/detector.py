@@ -52,7 +52,7 @@ class LearnedDetector:
             "residuals": self._residuals.slots,
             "relations": self._relations.slots,
             "smooth": self._smooth,
-        } | ({"surprise": self._surprise.slots} if self._surprise else {})
+        } | ({"surprise": self._surprise.slots, "seasons": self._surprise.seasons.slots} if self._surprise else {})
 
     @property
     def bytes_per_slot(self) -> int:

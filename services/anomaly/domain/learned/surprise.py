@@ -1,9 +1,10 @@
 """How rarely a metric was near its present value, level and restlessness before.
 
-Five views of a metric: its value, its level over 20 rows, the level of its logarithm over 20 and 100 rows, and the
-logarithm of its restlessness (mean absolute step over 20 rows). Each view keeps a histogram of its whole past; its
-surprise is -log10 of the share of the past that lay within a window around the present. Leaving the range seen so
-far adds to it. Evidence of the views adds up, as logarithms of probabilities do.
+Six views of a metric: its value, its level over 20 rows, the level of its logarithm over 20 and 100 rows, the
+logarithm of its restlessness (mean absolute step over 20 rows), and how far it is off what it was a season ago. Each
+view keeps a histogram of its whole past; its surprise is -log10 of the share of the past that lay within a window
+around the present. Leaving the range seen so far adds to it. Evidence of the views adds up, as logarithms of
+probabilities do.
 """
 
 from __future__ import annotations
@@ -11,14 +12,15 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from services.anomaly.domain.learned.seasons import Seasons
 from services.anomaly.domain.learned.slots import Slots
 
 WARM_UP_ROWS = 100
 BINS, BIN_WIDTH = 64, 0.2  # of asinh((x - c) / q): even steps near the middle, even ratios far out
-VIEWS = ("value", "level", "log_level", "log_level_slow", "restless")
-WINDOW = (1.0, 1.0, 0.3, 0.3, 0.3)  # half width of "near", in mean absolute deviations
-WEIGHT = (0.2, 0.9, 0.35, 0.15, 1.0)
-RANGE_WEIGHT, RANGE_GAIN, RANGE_MOST = (1.25, 0.3), 20.0, 2.0
+VIEWS = ("value", "level", "log_level", "log_level_slow", "restless", "off_season")
+WINDOW = (1.0, 1.0, 0.3, 0.3, 0.3, 0.3)  # half width of "near", in mean absolute deviations
+WEIGHT = (0.2, 0.9, 0.35, 0.15, 1.0, 0.5)
+RANGE_WEIGHT, RANGE_GAIN, RANGE_MOST = (1.25, 0.3, 0.5), 20.0, 2.0
 RANGE_FORGET = 0.1 * 2 / 5001
 FAST, SLOW = 2 / 21, 2 / 101
 TINY = 1e-9
@@ -31,12 +33,13 @@ class Surprise:
         views = (len(VIEWS), metrics)
         self._window = torch.tensor(WINDOW)[:, None]
         self._weight = torch.tensor(WEIGHT)[:, None]
+        self.seasons = Seasons(metrics)
         self.slots = Slots(
             {
                 "count": (metrics,), "last": (metrics,), "unit": (metrics,), "steps": (metrics,),
                 "level": (metrics,), "log_level": (metrics,), "log_level_slow": (metrics,), "step_level": (metrics,),
                 "mean": views, "spread": views, "early": (*views, WARM_UP_ROWS), "center": views, "width": views,
-                "bins": (*views, BINS), "high": (2, metrics), "low": (2, metrics),
+                "bins": (*views, BINS), "high": (3, metrics), "low": (3, metrics),
             }
         )  # fmt: skip
 
@@ -45,8 +48,10 @@ class Surprise:
         s = self.slots.read(slots)
         known = torch.isfinite(x)
         x = torch.where(known, x, s["last"])
-        views = self._views(s, x)
         takes = known & learn[:, None]
+        off, anew = self.seasons.step(slots, x, s["spread"][:, 0], takes)
+        self._begin_anew(s, off, anew)
+        views = torch.cat([self._views(s, x), off[:, None]], 1)
         score = self._rarity(s, views, takes) + self._beyond(s, x, views, takes)
         warm = known & (s["count"] > WARM_UP_ROWS)
         s["count"] = s["count"] + takes.float()
@@ -54,8 +59,16 @@ class Surprise:
         return torch.where(warm, score, torch.zeros(()))
 
     @staticmethod
+    def _begin_anew(s: dict[str, Tensor], off: Tensor, anew: Tensor) -> None:
+        """Forget how far off the season a metric was where that means something else from now on."""
+        if bool(anew.any()):
+            s["bins"][:, 5] = torch.where(anew[..., None], torch.zeros(()), s["bins"][:, 5])
+            for side in ("high", "low"):
+                s[side][:, 2] = torch.where(anew, off, s[side][:, 2])
+
+    @staticmethod
     def _views(s: dict[str, Tensor], x: Tensor) -> Tensor:
-        """The views, [rows, views, metrics]; the smoothed values move on also where nothing is learnt."""
+        """The views but the last, [rows, views, metrics]; the smoothed values move on also where nothing is learnt."""
         n = s["count"]
         first = n == 0
         once = 1 / (n + 1)
@@ -115,9 +128,9 @@ class Surprise:
 
     @staticmethod
     def _beyond(s: dict[str, Tensor], x: Tensor, views: Tensor, takes: Tensor) -> Tensor:
-        """How far the logarithm of the value, and the restlessness, lie outside the range seen so far."""
+        """How far the logarithm of the value, the restlessness and the last view lie outside the range seen so far."""
         log = torch.asinh(x / s["unit"].clamp(min=TINY))
-        now = torch.stack([log, views[:, 4]], 1)
+        now = torch.stack([log, views[:, 4], views[:, 5]], 1)
         first = (s["count"] < 1)[:, None, :]
         high = torch.where(first, now, s["high"])
         low = torch.where(first, now, s["low"])
