@@ -61,9 +61,13 @@ class Puller:
         return True
 
     async def stop(self) -> list[Msg]:
-        """Stop receiving and return what was never taken."""
+        """Stop receiving and return what was never taken, also what was on its way."""
         if self._subscription is not None:
-            await self._subscription.unsubscribe()
+            # Without a server nothing is on its way, and draining would wait for it.
+            if self._nc.is_connected:
+                await self._subscription.drain()  # type: ignore[no-untyped-call]
+            else:
+                await self._subscription.unsubscribe()
         left = list(self.ready)
         self.ready.clear()
         return left

@@ -78,7 +78,8 @@ class PoolSettings(ServiceSettings, ModelSettings):
     pool_kinds: list[str] = Field(KINDS, description="job kinds that it runs, as JSON")
     pool_initial: int = Field(1, ge=0, description="workers before the first scale command")
     pool_fixed: bool = Field(False, description="an orchestrator scales the pool: scale commands are left to it")
-    drain_timeout_s: float = Field(30.0, gt=0, description="a draining worker is killed after this time")
+    drain_timeout_s: float = Field(3600.0, gt=0, description="a worker that is to go may finish its job for this long")
+    stop_timeout_s: float = Field(30.0, gt=0, description="the same where the whole pool stops")
     unrunnable_after_s: float = Field(60.0, gt=0, description="a job that no pool runs is given up after this time")
 
 

@@ -176,7 +176,7 @@ class PoolSupervisor:
             self._drain(worker, now)
         waits: list[Any] = [worker.process.wait() for worker in self._workers.values()]
         try:
-            async with asyncio.timeout(self.settings.drain_timeout_s):
+            async with asyncio.timeout(self.settings.stop_timeout_s):
                 await asyncio.gather(*waits)
         except TimeoutError:
             for worker in self._workers.values():

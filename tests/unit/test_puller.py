@@ -6,6 +6,7 @@ import asyncio
 import json
 from typing import Any
 
+import pytest
 from nats.aio.msg import Msg
 
 from shared.puller import Puller
@@ -15,7 +16,7 @@ class FakeClient:
     """Keeps what is asked for."""
 
     def __init__(self) -> None:
-        self.stats, self.asked = {"reconnects": 0}, []
+        self.stats, self.asked, self.is_connected = {"reconnects": 0}, [], True
 
     def new_inbox(self) -> str:
         return "inbox"
@@ -58,3 +59,20 @@ async def test_a_consumer_that_is_gone_is_told_and_one_that_answers_is_there() -
     assert its.missing
     await its._on_message(Msg(_client=None, data=b"x"))  # type: ignore[arg-type]
     assert not its.missing
+
+
+@pytest.mark.parametrize("connected", [True, False])
+async def test_what_was_on_its_way_is_given_back(connected: bool) -> None:
+    class Inbox:
+        async def drain(self) -> None:
+            await its._on_message(Msg(_client=None, data=b"late"))  # type: ignore[arg-type]
+
+        async def unsubscribe(self) -> None:
+            assert not connected
+
+    client = FakeClient()
+    client.is_connected = connected
+    its = puller(client)
+    its._subscription = Inbox()  # type: ignore[assignment]
+    assert [m.data for m in await its.stop()] == ([b"late"] if connected else [])
+    assert not its.ready
