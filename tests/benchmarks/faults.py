@@ -74,7 +74,7 @@ def main() -> None:
     parser.add_argument("--table", type=Path, help="write the table as Markdown")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    calm_days, weeks, every = (0.5, 0.2, 3) if arguments.short else (CALM_DAYS, 4.0, 1)
+    calm_days, weeks, every = (0.25, 0.1, 6) if arguments.short else (CALM_DAYS, 4.0, 1)
     began = time.perf_counter()
     found: dict[str, list[float | None]] = defaultdict(list)
     fixed: dict[str, list[float | None]] = defaultdict(list)
