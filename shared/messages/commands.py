@@ -8,6 +8,8 @@ from pydantic import Field
 
 from shared.messages.base import Message, Name, Timestamp
 
+Autonomy = Literal["observe", "advise", "approve", "act"]
+
 
 class Command(Message):
     """What every command carries: who wants it, why, and until when it may be carried out."""
@@ -130,9 +132,6 @@ class DecisionRecord(Message):
     reason: Name
     explanation: str
     command_id: Name | None = None
-
-
-Autonomy = Literal["observe", "advise", "approve", "act"]
 
 
 class PoolPolicy(Message):
