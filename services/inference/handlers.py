@@ -10,7 +10,7 @@ from services.inference.supervisor import PoolSupervisor
 from shared.clock import utc_now
 from shared.fence import Fence, Status
 from shared.ids import new_id
-from shared.messages.commands import BatchCommand, Command, CommandOutcome, DrainCommand, ScaleCommand
+from shared.messages.commands import AnyCommand, BatchCommand, CommandOutcome, DrainCommand, ScaleCommand
 
 
 @dataclass
@@ -51,7 +51,7 @@ class PoolCommands:
 
     async def _tell(
         self,
-        command: Command,
+        command: AnyCommand,
         kind: Literal["scale", "drain", "batch"],
         status: Status,
         detail: str,

@@ -91,18 +91,16 @@ class Lane:
 
     async def _let_arrive(self, asked: list[Puller]) -> None:
         """Give what was asked for just now the time to come, lest a lower priority that is here already goes first."""
-        until = asyncio.get_running_loop().time() + ARRIVES_S
-        while any(p.ready for p in self.pullers) and not all(p.ready for p in asked):
-            self.arrived.clear()
-            try:
-                async with asyncio.timeout_at(until):
-                    await self.arrived.wait()
-            except TimeoutError:
-                return
+        await self._wait_while(
+            lambda: any(p.ready for p in self.pullers) and not all(p.ready for p in asked), ARRIVES_S
+        )
 
     async def _gather(self, wanted: int, delay_s: float) -> None:
-        until = asyncio.get_running_loop().time() + delay_s
-        while sum(len(puller.ready) for puller in self.pullers) < wanted and not self.draining:
+        await self._wait_while(lambda: sum(len(p.ready) for p in self.pullers) < wanted and not self.draining, delay_s)
+
+    async def _wait_while(self, lacking: Callable[[], bool], longest_s: float) -> None:
+        until = asyncio.get_running_loop().time() + longest_s
+        while lacking():
             self.arrived.clear()
             try:
                 async with asyncio.timeout_at(until):

@@ -22,43 +22,55 @@ class Command(Message):
     fencing_token: int | None = None
     evidence: dict[str, float] = {}
 
-    @property
-    def target(self) -> str:
-        """The pool, or the node and the device, that it is about."""
-        return str(getattr(self, "pool", "")) or f"{getattr(self, 'node', '')}/{getattr(self, 'device', '')}"
 
-
-class PowerCommand(Command):
-    """Cap a device's power, or lock its clock, for a while; neither of the two restores its default."""
+class DeviceCommand(Command):
+    """One about a device."""
 
     node: Name
     device: Name
+
+    @property
+    def target(self) -> str:
+        """What it is about."""
+        return f"{self.node}/{self.device}"
+
+
+class PoolCommand(Command):
+    """One about a pool."""
+
+    pool: Name
+
+    @property
+    def target(self) -> str:
+        """What it is about."""
+        return self.pool
+
+
+class PowerCommand(DeviceCommand):
+    """Cap a device's power, or lock its clock, for a while; neither of the two restores its default."""
+
     cap_w: float | None = Field(default=None, gt=0)
     clock_mhz: float | None = Field(default=None, gt=0)
     lease_s: float = Field(default=60.0, gt=0, le=86_400)
 
 
-class ScaleCommand(Command):
+class ScaleCommand(PoolCommand):
     """Set the number of workers of a pool."""
 
-    pool: Name
     replicas: int = Field(ge=0, le=10_000, description="on all nodes together, where `nodes` is given")
     nodes: dict[str, int] | None = Field(default=None, description="on each node; else every node has `replicas`")
     decision: Name | None = None
 
 
-class DrainCommand(Command):
+class DrainCommand(DeviceCommand):
     """Take a device out of service or back: cordon (no new work), drain (finish and stop), restore."""
 
-    node: Name
-    device: Name
     action: Literal["cordon", "drain", "restore"]
 
 
-class BatchCommand(Command):
+class BatchCommand(PoolCommand):
     """Let a pool's jobs wait for company in a batch, for a while; then none waits any more."""
 
-    pool: Name
     delay_s: float = Field(ge=0, le=60, description="after the first job of a batch came")
     lease_s: float = Field(default=60.0, gt=0, le=86_400)
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import shared.messages
 from shared.messages.base import Message
-from shared.messages.commands import Command
+from shared.messages.commands import Command, DeviceCommand, PoolCommand
 from tests.support.builders import T0, alert, device, event, power_command
 
 EXPIRES = T0 + timedelta(seconds=30)
@@ -91,6 +91,9 @@ EXAMPLES: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 
 
+ABSTRACT = (Message, Command, DeviceCommand, PoolCommand)
+
+
 def models() -> dict[str, type[Message]]:
     """Every concrete message of shared.messages."""
     found: dict[str, type[Message]] = {}
@@ -99,6 +102,6 @@ def models() -> dict[str, type[Message]]:
         found |= {
             name: value
             for name, value in vars(module).items()
-            if isinstance(value, type) and issubclass(value, Message) and value not in (Message, Command)
+            if isinstance(value, type) and issubclass(value, Message) and value not in ABSTRACT
         }
     return found

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import ipaddress
 import json
 import socket
@@ -11,7 +10,7 @@ from datetime import datetime
 from urllib.parse import urlsplit
 
 import aiohttp
-from aiohttp.abc import AbstractResolver, ResolveResult
+from aiohttp.abc import ResolveResult
 from standardwebhooks.webhooks import Webhook
 
 from services.notifier.domain.formats import CONTENT_TYPES, SIGNED, Body
@@ -23,26 +22,21 @@ class RefusedTargetError(AutopilotError):
     """The receiver's address is not allowed."""
 
 
-class CheckedResolver(AbstractResolver):
+class CheckedResolver(aiohttp.ThreadedResolver):
     """Resolves names for the connector: what was checked is what is connected to, a name cannot change in between."""
 
     def __init__(self, *, private_targets: bool) -> None:
+        super().__init__()
         self._private_targets = private_targets
 
     async def resolve(
         self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_UNSPEC
     ) -> list[ResolveResult]:
         """Every address of a name. Raises OSError, RefusedTargetError."""
-        found = await asyncio.get_running_loop().getaddrinfo(host, port, family=family, type=socket.SOCK_STREAM)
+        found = await super().resolve(host, port, family)
         for entry in found:
-            self.check(host, str(entry[4][0]))
-        return [
-            ResolveResult(
-                hostname=host, host=str(entry[4][0]), port=port, family=entry[0], proto=entry[2],
-                flags=socket.AI_NUMERICHOST,
-            )
-            for entry in found
-        ]  # fmt: skip
+            self.check(host, entry["host"])
+        return found
 
     def check(self, host: str, address: str) -> None:
         """Raises RefusedTargetError for an address inside the network, unless the operator allows those."""
@@ -50,9 +44,6 @@ class CheckedResolver(AbstractResolver):
             raise RefusedTargetError(
                 f"{host} is {address}, which is not a public address; AUTOPILOT_WEBHOOK_PRIVATE_TARGETS=true allows it"
             )
-
-    async def close(self) -> None:
-        """Nothing to close."""
 
 
 class WebhookReceiver:
