@@ -1,11 +1,11 @@
-"""What this node's frames and alerts say of each device, as the share of a batch that it bears."""
+"""What this node's frames and alerts say of each device: its share of a batch, and a simulated one's speed."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from services.inference.domain.pressure import Severity, share
+from services.inference.domain.pressure import Severity, share, speed
 from services.inference.supervisor import PoolSupervisor
 from shared.frames import TelemetryFrame
 from shared.messages.alerts import Alert
@@ -15,7 +15,7 @@ RANK: dict[Severity, int] = {"info": 0, "warning": 1, "critical": 2}
 
 @dataclass
 class DeviceWatch:
-    """Keeps the supervisor's shares."""
+    """Keeps the supervisor's shares and speeds."""
 
     supervisor: PoolSupervisor
     _samples: dict[str, dict[str, float]] = field(default_factory=dict)
@@ -45,4 +45,9 @@ class DeviceWatch:
         self.supervisor.shares = {
             d.device: share(self._samples.get(d.device, {}), worst.get(d.device), d.power_default_w)
             for d in self.supervisor.devices
+        }
+        self.supervisor.speeds |= {
+            d.device: told
+            for d in self.supervisor.devices
+            if d.simulated and (told := speed(self._samples.get(d.device, {}), d.clock_max_sm_mhz)) is not None
         }

@@ -58,6 +58,7 @@ class PoolSupervisor:
     devices: list[DeviceInfo] = field(default_factory=list)
     cordoned: set[str] = field(default_factory=set)
     shares: dict[str, float] = field(default_factory=dict)
+    speeds: dict[str, float] = field(default_factory=dict)
     batch_delay: BatchDelay = field(default_factory=BatchDelay)
     restarts: int = 0
     _workers: dict[str, WorkerProcess] = field(default_factory=dict)
@@ -120,8 +121,12 @@ class PoolSupervisor:
         delay_s = self.batch_delay.seconds if now < self.batch_delay.until else 0.0
         for worker in self._workers.values():
             its = groups.get(worker.status.device)
-            share = min((self.shares.get(d.device, 1.0) for d in its.devices), default=1.0) if its else 1.0
-            told = {"share": share, "batch_delay_s": delay_s}
+            used = [d.device for d in its.devices] if its else []
+            told = {
+                "share": min((self.shares.get(device, 1.0) for device in used), default=1.0),
+                "speed": min((self.speeds.get(device, 1.0) for device in used), default=1.0),
+                "batch_delay_s": delay_s,
+            }
             if told != worker.told and worker.process.stdin is not None:
                 worker.told = told
                 worker.process.stdin.write(json.dumps(told).encode() + b"\n")

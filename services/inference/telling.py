@@ -38,4 +38,5 @@ def make_context(
         progress=lambda index, fraction: tell(index, fraction=fraction),
         partial=lambda index, output: tell(index, partial=output),
         cancelled=lambda index: taken[index].job.id in state.cancelled,
+        speed=lambda: state.speed,
     )

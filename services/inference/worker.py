@@ -40,6 +40,7 @@ log = logging.getLogger(__name__)
 
 KEEP_ALIVE_S = streams.JOB_ACK_WAIT_S / 4
 REPORT_S = 0.5
+SLOWEST = 0.01
 
 
 async def run_worker(settings: WorkerSettings) -> int:
@@ -131,7 +132,7 @@ async def _report(
 
 
 async def _listen(state: WorkerState) -> None:
-    """What the pool says: how much of a batch the device bears, and how long a job waits for company."""
+    """What the pool says: how much of a batch the device bears, how long a job waits for company, a simulated speed."""
     if not stat.S_ISFIFO(os.fstat(sys.stdin.fileno()).st_mode):
         return
     reader = asyncio.StreamReader()
@@ -144,6 +145,7 @@ async def _listen(state: WorkerState) -> None:
             told = json.loads(line)
             state.share = min(1.0, max(0.0, float(told["share"])))
             state.batch_delay_s = max(0.0, float(told["batch_delay_s"]))
+            state.speed = min(1.0, max(SLOWEST, float(told["speed"])))
 
 
 async def _begin_anew(settings: WorkerSettings, state: WorkerState, stop: asyncio.Event) -> None:

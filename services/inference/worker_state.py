@@ -19,7 +19,8 @@ BEGIN_ANEW = 75
 class WorkerState:
     """The jobs in hand, and how the worker has done so far.
 
-    `share` is what the device's state allows of a batch, `batch_delay_s` how long its first job waits for company.
+    `share` is what the device's state allows of a batch, `batch_delay_s` how long its first job waits for company,
+    `speed` how fast a simulated device is.
     """
 
     device_lock: asyncio.Lock = field(default_factory=asyncio.Lock)
@@ -33,4 +34,5 @@ class WorkerState:
     last_job_at: float = 0.0
     share: float = 1.0
     batch_delay_s: float = 0.0
+    speed: float = 1.0
     begin_anew: bool = False

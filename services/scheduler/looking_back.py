@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
+from numpy.typing import NDArray
 
 from services.scheduler.adapters.past import Past, PastDevice
 from services.scheduler.domain.policies import policy_maker
@@ -19,6 +20,7 @@ from services.scheduler.twin.calibration import (
     calibrated_batching,
     calibrated_curve,
     calibrated_speed,
+    mixed,
     pool_model,
     trace_of,
     work_alone_s,
@@ -60,9 +62,7 @@ def past_pools(past: Past, policy: FleetPolicy, ceiling: int | None, slack_s: fl
         if its.sum() < FEWEST_JOBS:
             continue
         bounds = policy.pool(pool)
-        alike = _alike(past.devices, {jobs.device[i] for i in np.flatnonzero(its)})
-        on_alike = its & np.array([d in alike for d in jobs.device])
-        curve = _curve(list(alike.values()), runs.of(on_alike))
+        curve = _curve(past, its, runs)
         batching = calibrated_batching(runs.of(its))
         load_s = past.load_s.get(pool, np.zeros(0))
         found.append(
@@ -86,19 +86,24 @@ def past_pools(past: Past, policy: FleetPolicy, ceiling: int | None, slack_s: fl
     return found
 
 
-def _alike(devices: Sequence[PastDevice], used: set[tuple[str, str]]) -> dict[tuple[str, str], PastDevice]:
-    """Those of a pool's devices that are of one model, by name."""
-    its = {(d.node, d.device): d for d in devices if (d.node, d.device) in used}
-    model = next(iter(its.values())).model if its else ""
-    return {name: d for name, d in its.items() if d.model == model}
-
-
-def _curve(alike: Sequence[PastDevice], runs: JobRuns) -> PowerCurve:
-    if not alike:
+def _curve(past: Past, its: NDArray[np.bool_], runs: JobRuns) -> PowerCurve:
+    """Of the devices that ran these jobs; each model counts with its jobs."""
+    models: dict[str, list[PastDevice]] = {}
+    ran_on = {past.jobs.device[i] for i in np.flatnonzero(its)}
+    for device in past.devices:
+        if (device.node, device.device) in ran_on:
+            models.setdefault(device.model, []).append(device)
+    if not models:
         return curve_of("", None, None)
-    published = curve_of(alike[0].model, alike[0].power_default_w, alike[0].power_min_w)
-    told = [Minutes(d.util_pct, d.power_w, d.cap_w) for d in alike]
-    return calibrated_curve(calibrated_speed(published, runs), told)
+    curves, parts = [], []
+    for alike in models.values():
+        names = {(d.node, d.device) for d in alike}
+        there = its & np.array([d in names for d in past.jobs.device])
+        published = curve_of(alike[0].model, alike[0].power_default_w, alike[0].power_min_w)
+        told = [Minutes(d.util_pct, d.power_w, d.cap_w) for d in alike]
+        curves.append(calibrated_curve(calibrated_speed(published, runs.of(there)), told))
+        parts.append(float(there.sum()))
+    return mixed(curves, np.array(parts))
 
 
 def _runs(past: Past) -> JobRuns:

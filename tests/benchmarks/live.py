@@ -5,8 +5,8 @@
 Both policies run at the same time, each against a product of its own, so that a slow moment of the machine is the
 same for both. Real worker processes run jobs that take as long as the trace says; each worker has a simulated GPU to
 itself, which is busy while its worker is. A device counts from the moment at which its worker starts until it has
-gone: what is switched off draws nothing. Caps are off for both, since a job that only waits would not feel them. The
-first half of each run is what the twin is told, the second half is what it has to foretell.
+gone: what is switched off draws nothing. Caps slow jobs down as the device's curve says; queue lag sets none. The
+twin is calibrated from the product's database over the first half of each run, and has to foretell the second half.
 """
 
 from __future__ import annotations
@@ -17,23 +17,27 @@ import csv
 import json
 import tempfile
 from contextlib import AsyncExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from datetime import timedelta
 from pathlib import Path
 
 import numpy as np
 
+from deploy.embedded.product import EmbeddedProduct
+from services.scheduler.adapters.past import Past, read_past
 from services.scheduler.domain.policies import policy_maker
-from services.scheduler.domain.power_curves import curve_of
-from services.scheduler.twin.calibration import pool_model
+from services.scheduler.looking_back import past_pools
 from services.scheduler.twin.play import play
 from services.scheduler.twin.twin import Trace
 from services.scheduler.twin.workloads import Shape, random_arrivals
 from shared.client import AutopilotClient
+from shared.clock import utc_now
 from shared.messages.commands import FleetPolicy, PoolPolicy
 from shared.messages.telemetry import SimulationRequest
 from tests.support.product import running_product
 
 DEVICES, PERIOD_S = 8, 2.0
+LOWEST_CAP = 0.5  # of a device's default
 LOOK_S, FEWEST_JOBS = 0.5, 20
 
 
@@ -46,7 +50,7 @@ class Run:
     late: int = 0
     done: int = 0
     waits_s: list[float] = field(default_factory=list)
-    load_s: list[float] = field(default_factory=list)
+    twin_error: float | None = None
 
 
 def generated(length_s: float) -> Trace:
@@ -65,7 +69,7 @@ def read(path: Path, start_s: float, speedup: float, length_s: float) -> Trace:
     return Trace(arrival_s[inside], np.minimum(work_s, 60.0)[inside])
 
 
-async def both(trace: Trace, slack_s: float) -> dict[str, Run]:
+async def both(trace: Trace, slack_s: float, length_s: float) -> dict[str, Run]:
     """Learned, and the rule of most peers."""
     environment = {
         "AUTOPILOT_DECIDE_PERIOD_S": str(PERIOD_S), "AUTOPILOT_POOL_KINDS": '["echo"]', "AUTOPILOT_POOL_INITIAL": "1",
@@ -73,26 +77,33 @@ async def both(trace: Trace, slack_s: float) -> dict[str, Run]:
     }  # fmt: skip
     names = ("learned", "queue_lag")
     async with AsyncExitStack() as stack:
-        clients = []
+        products = []
         for _ in names:
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="autopilot-bench-")))
-            _, client = await stack.enter_async_context(running_product(folder, environment, simulate=DEVICES))
-            clients.append(client)
-        runs = await asyncio.gather(*(replay(*pair, trace, slack_s) for pair in zip(names, clients, strict=True)))
+            products.append(await stack.enter_async_context(running_product(folder, environment, simulate=DEVICES)))
+        runs = await asyncio.gather(
+            *(replay(name, *its, trace, slack_s, length_s) for name, its in zip(names, products, strict=True))
+        )
     return dict(zip(names, runs, strict=True))
 
 
-async def replay(policy: str, client: AutopilotClient, trace: Trace, slack_s: float) -> Run:
+async def replay(
+    policy: str, product: EmbeddedProduct, client: AutopilotClient, trace: Trace, slack_s: float, length_s: float
+) -> Run:
     """The trace against a fresh product."""
     bounds = PoolPolicy(
         floor=0, ceiling=DEVICES, step_up=DEVICES, step_down=DEVICES, scale_down_after_s=0.0,
         target_wait_s=slack_s, policy=policy, actions_per_min=60,
     )  # fmt: skip
-    await client.steering.set_policy(FleetPolicy(cap_fraction=None, pools={"default": bounds}))
-    run = Run()
+    fleet = FleetPolicy(cap_fraction=LOWEST_CAP, pools={"default": bounds})
+    await client.steering.set_policy(fleet)
+    run, began = Run(), utc_now()
     watching = asyncio.create_task(watch(client, run))
     await submit(client, trace, run, slack_s)
     watching.cancel()
+    assert product.runtime is not None
+    first_half = await read_past(product.runtime.database_url, began, began + timedelta(seconds=length_s / 2))
+    run.twin_error = foretold(policy, first_half, fleet, run, trace, length_s)
     return run
 
 
@@ -121,7 +132,6 @@ async def watch(client: AutopilotClient, run: Run) -> None:
     node = (await client.fleet.devices())[0].node
     busy: dict[str, bool] = {}
     seen: set[str] = set()
-    starting: dict[str, float] = {}
     while True:
         await asyncio.sleep(LOOK_S)
         workers = [w for pool in await client.fleet.pools() for w in pool.workers]
@@ -130,9 +140,6 @@ async def watch(client: AutopilotClient, run: Run) -> None:
             if worker.worker not in seen:
                 seen.add(worker.worker)
                 run.starts += 1
-                starting[worker.worker] = now
-            if worker.state == "ready" and worker.worker in starting:
-                run.load_s.append(now - starting.pop(worker.worker))
         working = {w.device for w in workers if w.running}
         for device in {w.device for w in workers} | set(busy):
             if busy.get(device) != (device in working):
@@ -145,26 +152,21 @@ async def watch(client: AutopilotClient, run: Run) -> None:
         before = now
 
 
-def foretold(policy: str, run: Run, trace: Trace, length_s: float, slack_s: float) -> float | None:
+def foretold(
+    policy: str, first_half: Past, fleet: FleetPolicy, run: Run, trace: Trace, length_s: float
+) -> float | None:
     """The twin's joules of the second half against what was measured there, as a share above or below.
 
     None where a half has too few jobs to say.
     """
-    half = length_s / 2
-    if min(len(before(trace, half).work_s), len(trace.since(half).work_s)) < FEWEST_JOBS:
+    second_half = trace.since(length_s / 2)
+    if min(len(first_half.jobs.kind), len(second_half.work_s)) < FEWEST_JOBS:
         return None
-    curve = curve_of("", 250.0, 250.0 * 0.999)
-    load_s = np.array(run.load_s or [2.0])
-    model = pool_model(curve, ceiling=DEVICES, slack_s=slack_s, load_s=load_s, interval_s=PERIOD_S, step_s=0.25)
-    first, second = (sum(j for at_s, j in run.joules if low <= at_s < low + half) for low in (0.0, half))
-    told = play(policy_maker(policy), [model, model], [before(trace, half), trace.since(half)], 0).joules
-    # What a watt of the twin is worth here was learnt from the first half.
-    return round(float(told[1] * (first / told[0]) / second - 1.0), 3)
-
-
-def before(trace: Trace, end_s: float) -> Trace:
-    inside = trace.arrival_s < end_s
-    return Trace(trace.arrival_s[inside], trace.work_s[inside])
+    (pool,) = past_pools(first_half, fleet, None, None)
+    model = replace(pool.model, interval_s=PERIOD_S)
+    measured = sum(joules for at_s, joules in run.joules if at_s >= length_s / 2)
+    told = play(policy_maker(policy), [model], [second_half], 0).joules[0]
+    return round(float(told / measured - 1.0), 3)
 
 
 def main() -> None:
@@ -179,12 +181,12 @@ def main() -> None:
     length_s = 20.0 if a.short else a.minutes * 60
     trace = read(a.trace, a.start, a.speedup, length_s) if a.trace else generated(length_s)
     table = {}
-    for policy, run in asyncio.run(both(trace, a.slack_s)).items():
+    for policy, run in asyncio.run(both(trace, a.slack_s, length_s)).items():
         joules = sum(j for _, j in run.joules)
         table[policy] = {
             "jobs": run.done, "in_time": round(1 - run.late / run.done, 4), "joules": round(joules),
             "starts": run.starts, "wait_p99_s": round(float(np.quantile(run.waits_s, 0.99)), 2),
-            "twin_error": foretold(policy, run, trace, length_s, a.slack_s),
+            "twin_error": run.twin_error,
         }  # fmt: skip
         print(policy, table[policy])
     value, baseline = table["learned"]["joules"], table["queue_lag"]["joules"]

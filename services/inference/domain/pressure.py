@@ -1,4 +1,4 @@
-"""How much of its usual batch a worker may take, from the state of its device. Pure."""
+"""How much of its usual batch a worker may take, and how fast it is, from the state of its device. Pure."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ CAP_REASON = 0x4
 MARGIN_LOW_C = 5.0
 MARGIN_NONE_C = 0.0
 CAPPED_FRACTION = 0.6
+AT_WORK_PCT = 5.0
 Severity = Literal["info", "warning", "critical"]
 
 
@@ -30,3 +31,11 @@ def share(sample: Mapping[str, float], worst_alert: Severity | None, power_defau
     if cap and power_default_w and cap < CAPPED_FRACTION * power_default_w and reasons & CAP_REASON:
         allowed = min(allowed, max(0.25, cap / power_default_w))
     return allowed
+
+
+def speed(sample: Mapping[str, float], clock_max_mhz: float | None) -> float | None:
+    """Of a device at work, its clock over the highest; None where it idles or does not tell."""
+    clock_mhz = sample.get("clock_sm_mhz")
+    if not clock_mhz or not clock_max_mhz or sample.get("gpu_util_pct", 0.0) < AT_WORK_PCT:
+        return None
+    return min(1.0, clock_mhz / clock_max_mhz)

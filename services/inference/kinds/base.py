@@ -37,7 +37,8 @@ class RunContext:
 
     `progress(index, fraction)` and `partial(index, output)` speak about one input of the batch; `attempts[index]`
     counts its attempts from 1; `cancelled(index)` says that nobody waits for it any more; `tokens[index]` is the
-    kind's to fill in; `scratch.folder` is a folder that is gone when the batch has ended.
+    kind's to fill in; `scratch.folder` is a folder that is gone when the batch has ended; `speed()` is that of a
+    simulated device under its cap, above 0, and 1 of a real one, whose work slows down by itself.
     """
 
     models: ModelSettings
@@ -46,6 +47,7 @@ class RunContext:
     progress: Callable[[int, float], None] = _silent
     partial: Callable[[int, Any], None] = _silent
     cancelled: Callable[[int], bool] = lambda _: False
+    speed: Callable[[], float] = lambda: 1.0
     tokens: dict[int, Tokens] = field(default_factory=dict)
 
     def part(self, places: Sequence[int]) -> RunContext:
@@ -57,6 +59,7 @@ class RunContext:
             progress=lambda index, fraction: self.progress(places[index], fraction),
             partial=lambda index, output: self.partial(places[index], output),
             cancelled=lambda index: self.cancelled(places[index]),
+            speed=self.speed,
             tokens=_Placed(self.tokens, places),
         )
 

@@ -1,4 +1,7 @@
-"""echo: gives its text back, after a while if asked to. For measuring and for trying a fleet."""
+"""echo: gives its text back, after a while if asked to. For measuring and for trying a fleet.
+
+On a simulated device the work takes longer where a cap or heat holds its clock down.
+"""
 
 from __future__ import annotations
 
@@ -42,10 +45,12 @@ class Echo:
         return [self._one(index, item, context) for index, item in enumerate(inputs)]
 
     def _one(self, index: int, item: EchoInput, context: RunContext) -> BaseModel | Exception:
-        left = item.work_s
+        left, now = item.work_s, time.monotonic()
         while left > 0 and not context.cancelled(index):
-            time.sleep(min(STEP_S, left))
-            left -= STEP_S
+            speed = context.speed()
+            time.sleep(min(STEP_S, left / speed))
+            before, now = now, time.monotonic()
+            left -= (now - before) * speed
             if item.work_s >= 1:
                 context.progress(index, min(1.0, 1 - max(0.0, left) / item.work_s))
         if item.fail == "permanently":

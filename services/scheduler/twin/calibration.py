@@ -17,6 +17,7 @@ FEWEST_MINUTES, FEWEST_JOBS = 10, 30
 FULL_SPEED = 1.005  # relative time up to which a cap counts as full power
 BEND = (0.25, 3.0)  # of a published curve's logarithm, at least and at most
 MOST_SLOTS, MOST_STRETCH = 16, 1.0
+LEVELS = 9  # of power, in the curve of a pool of several models
 ALONE = 0.7  # of the working power: ML.ENERGY v3, LLMs on H100, a batch of 8 against the largest
 
 
@@ -109,6 +110,22 @@ def calibrated_curve(published: PowerCurve, told: Sequence[Minutes]) -> PowerCur
     if len(busy) >= FEWEST_MINUTES:
         power_w = np.minimum(power_w * float(np.quantile(busy, 0.9)) / float(power_w[-1]), published.cap_w)
     return replace(published, power_w=power_w, idle_w=min(idle_w, float(power_w.min())))
+
+
+def mixed(curves: Sequence[PowerCurve], parts: Doubles) -> PowerCurve:
+    """The mean device of a pool of several models, `parts` [K] of each, all at the same power level."""
+    if len(curves) == 1:
+        return curves[0]
+    levels = np.linspace(0.0, 1.0, LEVELS)
+    caps = np.stack([[curve.cap_at(level) for level in levels] for curve in curves])
+    weights = parts / parts.sum()
+    return PowerCurve(
+        cap_w=weights @ caps,
+        relative_time=weights
+        @ np.stack([np.interp(w, c.cap_w, c.relative_time) for w, c in zip(caps, curves, strict=True)]),
+        power_w=weights @ np.stack([np.interp(w, c.cap_w, c.power_w) for w, c in zip(caps, curves, strict=True)]),
+        idle_w=float(weights @ np.array([c.idle_w for c in curves])),
+    )
 
 
 def pool_model(
