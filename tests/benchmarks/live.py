@@ -159,14 +159,15 @@ def foretold(
 
     None where a half has too few jobs to say.
     """
-    second_half = trace.since(length_s / 2)
-    if min(len(first_half.jobs.kind), len(second_half.work_s)) < FEWEST_JOBS:
+    half_s = length_s / 2
+    if min(len(first_half.jobs.kind), len(trace.since(half_s).work_s)) < FEWEST_JOBS:
         return None
     (pool,) = past_pools(first_half, fleet, None, None)
     model = replace(pool.model, interval_s=PERIOD_S)
-    measured = sum(joules for at_s, joules in run.joules if at_s >= length_s / 2)
-    told = play(policy_maker(policy), [model], [second_half], 0).joules[0]
-    return round(float(told / measured - 1.0), 3)
+    measured = sum(joules for at_s, joules in run.joules if at_s >= half_s)
+    # From the beginning, so that it comes to the second half with what a policy remembers and has running.
+    course = play(policy_maker(policy), [model], [trace], 0).course
+    return round(float(course[round(half_s / PERIOD_S) :, 0].sum() / measured - 1.0), 3)
 
 
 def main() -> None:
