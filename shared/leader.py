@@ -23,7 +23,7 @@ class Leadership:
     """Whether this process leads in one role, and with which token."""
 
     def __init__(self, js: JetStreamContext, name: str, role: str) -> None:
-        self._js, self._name, self._role = js, name, role
+        self._js, self.name, self._role = js, name, role
         self._revision = 0
         self._token = 0
         self._renewed_at = 0.0
@@ -48,9 +48,9 @@ class Leadership:
             try:
                 kv = await self._js.key_value("leader")
                 if self._token:
-                    self._revision = await kv.update(self._role, self._name.encode(), last=self._revision)
+                    self._revision = await kv.update(self._role, self.name.encode(), last=self._revision)
                 else:
-                    self._revision = self._token = await kv.create(self._role, self._name.encode())
+                    self._revision = self._token = await kv.create(self._role, self.name.encode())
                     log.info("leading", extra={"role": self._role, "fencing_token": self._token})
                 self._renewed_at = asked_at
             except APIError:

@@ -27,6 +27,8 @@ from services.scheduler.domain.policies import policy_maker
 from services.scheduler.domain.policies.learned import Learned
 from services.scheduler.domain.policy import PoolPolicyMaker
 from services.scheduler.pool_deciding import PoolDecider
+from services.scheduler.remembering import Remembering
+from services.scheduler.reporting import Reporting
 from services.scheduler.settings import SchedulerSettings
 from shared import subjects
 from shared.bus import BUS_ERRORS
@@ -115,8 +117,24 @@ def create_app(settings: SchedulerSettings | None = None) -> FastStream:
                 )
                 await recall(crowning)
                 service.spawn(crowning.run())
-            service.spawn(decide_for_ever(decider, leadership, service.health, wake, settings.decide_period_s, leading))
+                reporting = Reporting(
+                    settings.database_url.get_secret_value(),
+                    service.bus,
+                    js,
+                    utc_now,
+                    lambda: leadership.token is not None,
+                )
+                service.spawn(reporting.run())
+            remembering = Remembering(js, panel, leadership.name)
+            service.spawn(remembering.run(lambda: leadership.token is not None))
+            service.spawn(
+                decide_for_ever(
+                    decider, leadership, remembering, service.health, wake, settings.decide_period_s, leading
+                )
+            )
             yield
+            if leadership.token is not None:
+                await remembering.keep()
 
     return service.app(lifespan)
 
@@ -148,14 +166,24 @@ async def recall(crowning: Crowning) -> None:
 
 
 async def decide_for_ever(
-    decider: Decider, leadership: Leadership, health: HealthState, wake: asyncio.Event, period_s: float, leading: Gauge
+    decider: Decider,
+    leadership: Leadership,
+    remembering: Remembering,
+    health: HealthState,
+    wake: asyncio.Event,
+    period_s: float,
+    leading: Gauge,
 ) -> None:
     """Decide every period, and at once when woken, while this process leads."""
+    led_with: int | None = None
     while True:
         token = leadership.token
         leading.set(1 if token else 0)
         if token:
             try:
+                if token != led_with:
+                    await remembering.recall()
+                    led_with = token
                 await decider.decide(token)
                 health.report("deciding", ok=True)
             except (AutopilotError, *BUS_ERRORS) as error:

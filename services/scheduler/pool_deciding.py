@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -41,7 +42,8 @@ class PoolDecider:
         token: int,
     ) -> None:
         """One round."""
-        opinions = self.panel.propose(pools, late_weight(policy, self.actor.clock()))
+        # In a thread, since the first round may have an hour of looks to show.
+        opinions = await asyncio.to_thread(self.panel.propose, pools, late_weight(policy, self.actor.clock()))
         for seen in pools:
             considered = opinions[seen.pool]
             proposal = considered.by(seen.bounds.policy or "") or considered.by(self.championship.deciding)

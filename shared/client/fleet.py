@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import suppress
 
@@ -24,6 +25,10 @@ from shared.messages.commands import (
 )
 from shared.messages.jobs import PoolStatus
 from shared.messages.telemetry import DeviceInfo, NodeInventory
+from shared.reports import PREFIX as REPORT_PREFIX
+from shared.reports import name_of_week
+
+READ_WITHIN_S = 30.0
 
 
 class DeviceView(BaseModel):
@@ -145,3 +150,23 @@ class Fleet:
                 last = await self._js.get_last_msg("OUTCOMES", subjects.outcome(record.command_id), direct=True)
                 outcome = CommandOutcome.model_validate_json(last.data or b"")
         return Explanation(record=record, outcome=outcome)
+
+    async def reports(self) -> list[str]:
+        """Weeks that have a report, the newest last."""
+        store = await self._js.object_store("artifacts")
+        try:
+            names = [entry.name or "" for entry in await store.list(ignore_deletes=True)]
+        except NotFoundError:
+            return []
+        return sorted(name.removeprefix(REPORT_PREFIX) for name in names if name.startswith(REPORT_PREFIX))
+
+    async def report(self, week: str) -> bytes:
+        """The HTML page of a week, 2026-W47. Raises NotFoundError and InvalidInputError."""
+        store = await self._js.object_store("artifacts")
+        try:
+            # The client's get never returns when chunks are gone.
+            async with asyncio.timeout(READ_WITHIN_S):
+                return (await store.get(name_of_week(week))).data or b""
+        except (NotFoundError, TimeoutError) as error:
+            known = ", ".join(await self.reports()) or "none yet"
+            raise Missing(f"no report of week {week}: there are {known}") from error

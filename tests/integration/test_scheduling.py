@@ -21,20 +21,26 @@ from services.scheduler.analyse import advise
 from services.scheduler.app import create_app
 from services.scheduler.crowning import Crowning
 from services.scheduler.domain.champion import Championship
+from services.scheduler.domain.panel import Panel
+from services.scheduler.domain.policies import policy_maker
 from services.scheduler.looking_back import past_pools
+from services.scheduler.remembering import OBJECT, Remembering
 from services.scheduler.report import page
+from services.scheduler.reporting import Reporting, last_week
 from services.scheduler.settings import SchedulerSettings
 from services.scheduler.training.train import own_pools
 from shared import subjects
 from shared.client import AutopilotClient
 from shared.clock import utc_now
 from shared.database import migrate
+from shared.errors import InvalidInputError, NotFoundError
 from shared.messages.commands import ChampionStatus, FleetPolicy, PoolPolicy, ScaleCommand
 from shared.messages.jobs import PoolStatus
-from shared.streams import job_durable
+from shared.streams import ensure, job_durable
 from tests.conftest import NatsServer
 from tests.support.apps import running
 from tests.support.waiting import eventually
+from tests.unit.test_scheduler import seen
 
 pytestmark = [pytest.mark.nats, pytest.mark.timeout(90)]
 
@@ -120,6 +126,24 @@ async def test_after_a_kill_another_goes_on_with_a_higher_token(
         assert tokens[-1] > tokens[0]
 
 
+async def test_what_policies_saw_outlives_the_process(nats_server: NatsServer, nc: Client) -> None:
+    js = nc.jetstream()
+    await ensure(js, 1)
+    makers = {"queue_lag": policy_maker("queue_lag")}
+    panels = [Panel(makers, 10.0) for _ in range(3)]
+    panels[0].propose([seen(pool="p", waiting=9)])
+    await Remembering(js, panels[0], "first").keep()
+    await Remembering(js, panels[1], "second").recall()
+    held = panels[1].propose([seen(pool="p")])["p"].by("queue_lag")
+    assert held is not None
+    assert held.replicas == 4, "the cooldown of what another process saw"
+    await (await js.object_store("artifacts")).put(OBJECT, b"rubbish")
+    await Remembering(js, panels[2], "third").recall()
+    forgotten = panels[2].propose([seen(pool="p")])["p"].by("queue_lag")
+    assert forgotten is not None
+    assert forgotten.replicas == 1, "what cannot be read is a past that is not known"
+
+
 async def test_an_operator_is_not_fought(nats_server: NatsServer, nc: Client, client: AutopilotClient) -> None:
     await client.steering.set_policy(policy(manual_hold_s=60))
     async with pool_on(nc) as pool, running(create_app(settings(nats_server))):
@@ -185,6 +209,35 @@ async def test_the_past_of_a_database_is_read_replayed_and_reported(
     assert choice.saving_low > 0
     kept = ChampionStatus.model_validate_json((await (await client.js.key_value("scheduler")).get("champion")).value)
     assert kept.champion == choice.champion
+
+
+@pytest.mark.db
+async def test_a_week_that_has_ended_gets_its_report_once(
+    database_url: str, nats_server: NatsServer, client: AutopilotClient
+) -> None:
+    await migrate(database_url)
+    await ensure(client.js, 1)
+    now = utc_now()
+    since, until = last_week(now)
+    assert (since.weekday(), until - since) == (0, timedelta(days=7))
+    assert until <= now
+    reporting = Reporting(database_url, BusOf(client), client.js, lambda: now, lambda: True)  # type: ignore[arg-type]
+    assert await reporting.make() is None, "nothing was measured"
+    assert await client.fleet.reports() == []
+    await fill(database_url, since + timedelta(days=1), hours=2)
+    name = await reporting.make()
+    (week,) = await client.fleet.reports()
+    assert name == f"report-{week}"
+    told = (await client.fleet.report(week)).decode()
+    assert "<!doctype html>" in told
+    assert "600" in told
+    first = (await (await client.js.object_store("artifacts")).get_info(name)).nuid
+    await reporting.make()
+    assert (await (await client.js.object_store("artifacts")).get_info(name)).nuid == first
+    with pytest.raises(NotFoundError, match=week):
+        await client.fleet.report("1999-W01")
+    with pytest.raises(InvalidInputError, match="2026-W47"):
+        await client.fleet.report("last")
 
 
 class BusOf:

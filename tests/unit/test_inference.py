@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from types import SimpleNamespace
 from typing import Any
 
@@ -138,6 +139,15 @@ class TestKinds:
         texts = ["a", "bad", "b"]
         outputs = run_safely(Fragile(), [EchoInput(text=t) for t in texts], context(3), BatchSizer(largest=3))
         assert [type(o).__name__ for o in outputs] == ["EchoOutput", "RuntimeError", "EchoOutput"]
+
+    def test_work_takes_longer_on_a_simulated_device_whose_cap_holds_its_clock_down(self) -> None:
+        item, took_s = EchoInput(work_s=0.2), {}
+        for speed in (1.0, 0.25):
+            began = time.monotonic()
+            Echo().run([item], context(1, speed=lambda speed=speed: speed))
+            took_s[speed] = time.monotonic() - began
+        assert took_s[1.0] >= 0.2
+        assert took_s[0.25] >= 0.8
 
     def test_every_kind_describes_itself(self) -> None:
         kinds = registry()

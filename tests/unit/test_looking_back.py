@@ -20,6 +20,7 @@ from services.scheduler.twin.calibration import (
     calibrated_batching,
     calibrated_curve,
     calibrated_speed,
+    mixed,
     work_alone_s,
 )
 from shared.errors import InvalidInputError
@@ -97,6 +98,17 @@ class TestCalibration:
         assert (slots, stretch) == (8, pytest.approx(0.05, rel=0.01))
         assert calibrated_batching(replace(runs, batch_size=np.ones(300, np.int64))) == (1, 0.0)
         assert work_alone_s(curve_of("", None, None), (slots, stretch), runs) == pytest.approx(2.0)
+
+    def test_a_pool_of_two_models_is_their_mean_at_the_same_power_level(self) -> None:
+        v100, a40 = curve_of("Tesla V100", 250.0, 100.0), curve_of("A40", 300.0, 100.0)
+        both = mixed([v100, a40], np.array([1.0, 3.0]))
+        assert both.idle_w == pytest.approx(0.25 * v100.idle_w + 0.75 * a40.idle_w)
+        for level in (0.0, 0.5, 1.0):
+            watts = [np.interp(c.cap_at(level), c.cap_w, c.power_w) for c in (v100, a40)]
+            expected = 0.25 * watts[0] + 0.75 * watts[1]
+            cap_w = 0.25 * v100.cap_at(level) + 0.75 * a40.cap_at(level)
+            assert np.interp(cap_w, both.cap_w, both.power_w) == pytest.approx(expected, rel=0.02)
+        assert mixed([v100], np.ones(1)) is v100
 
     def test_the_past_becomes_pools_with_the_speeds_and_batches_that_it_had(self) -> None:
         cap_w = np.where(np.arange(int(HOURS * 60)) < HOURS * 30, 250.0, 150.0)

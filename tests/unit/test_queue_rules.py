@@ -17,7 +17,7 @@ from services.inference.device_run import run_safely
 from services.inference.domain.batching import FORGET_AFTER, BatchSizer
 from services.inference.domain.capability import Capability, nobody
 from services.inference.domain.dependencies import Waiting
-from services.inference.domain.pressure import share
+from services.inference.domain.pressure import share, speed
 from services.inference.domain.priorities import StridePicker, fair_order
 from services.inference.domain.retry import Bury, before_attempt
 from services.inference.kinds.base import Input, RunContext, Tokens
@@ -116,6 +116,13 @@ class TestPressure:
     )
     def test_a_device_in_trouble_gets_less(self, sample: dict[str, float], alert: Any, expected: float) -> None:
         assert share(sample, alert, 400.0) == expected
+
+    def test_a_device_at_work_is_as_fast_as_its_clock_and_one_that_idles_does_not_tell(self) -> None:
+        at_work = {"clock_sm_mhz": 1000.0, "gpu_util_pct": 90.0}
+        assert speed(at_work, 1250.0) == pytest.approx(0.8)
+        assert speed(at_work | {"gpu_util_pct": 0.0}, 1250.0) is None
+        assert speed({}, 1250.0) is None
+        assert speed(at_work, None) is None
 
 
 class TestBatchSizer:

@@ -13,7 +13,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from services.scheduler.app import usable_policies
-from services.scheduler.domain.demand import DemandHistory
 from services.scheduler.domain.features import FEATURES, features
 from services.scheduler.domain.gains import OUTPUTS
 from services.scheduler.domain.network import Checkpoint, load_checkpoint
@@ -21,6 +20,7 @@ from services.scheduler.domain.panel import Opinions, Panel
 from services.scheduler.domain.policies import policy_maker, policy_names
 from services.scheduler.domain.policies.learned import Learned, shipped_checkpoint
 from services.scheduler.domain.pool import Action
+from services.scheduler.domain.reserve_rule import history, shipped_numbers
 from services.scheduler.settings import SchedulerSettings
 from services.scheduler.twin import kernel
 from services.scheduler.twin.play import play
@@ -142,11 +142,12 @@ class TestPolicies:
     def test_features_stay_small_whatever_is_seen(self) -> None:
         models, traces = random_pools(np.random.default_rng(13), 8, 1200.0)
         twin = Twin(models, traces, 0)
-        history, facts = DemandHistory(twin.facts), twin.facts
+        facts = twin.facts
+        remembered = history(facts, shipped_numbers().of(facts))
         for step in range(60):
             now = twin.seen()
             rule = np.full((8, len(OUTPUTS)), 0.1 * (step % 5))
-            columns = features(facts, now, history.observe(now), rule, np.zeros(8), np.full(8, 10.0))
+            columns = features(facts, now, remembered.observe(now), rule, np.zeros(8), np.full(8, 10.0))
             assert columns.shape == (8, len(FEATURES))
             assert np.isfinite(columns).all()
             assert np.abs(columns).max() < 12
@@ -168,7 +169,7 @@ class TestPanel:
         assert replicas(panel.propose(with_new)["c"]) == 7
         changed = [seen(pool="a", waiting=0, bounds=PoolPolicy(ceiling=2)), seen(pool="b", waiting=0)]
         told = panel.propose(changed)
-        assert replicas(told["a"]) == 1, "another ceiling, another memory"
+        assert replicas(told["a"]) == 2, "it is shown again what was seen, within the other ceiling"
         assert replicas(told["b"]) == 1
         assert set(told) == {"a", "b"}
         for number in range(30):
@@ -181,6 +182,37 @@ class TestPanel:
         panel.propose([seen(pool="b")])
         told = panel.propose([seen(pool="a", waiting=0), seen(pool="b")])
         assert replicas(told["a"]) == 4, "held for its cooldown"
+
+    def test_what_was_seen_outlives_a_restart_as_if_there_had_been_none(self) -> None:
+        makers = {name: policy_maker(name) for name in ("queue_lag", "reserve", "predictive")}
+        first, again = Panel(makers, 10.0), Panel(makers, 10.0)
+        random = np.random.default_rng(2)
+        looks = [
+            [
+                seen(10.0 * i, pool=pool, waiting=int(random.integers(9)), arrivals=int(random.integers(30)))
+                for pool in "ab"
+            ]
+            for i in range(90)
+        ]
+        for look in looks[:-1]:
+            first.propose(look)
+        again.recall(first.looks.kept())
+        told, recalled = first.propose(looks[-1]), again.propose(looks[-1])
+        for name in "ab":
+            for policy in makers:
+                assert recalled[name].by(policy) == told[name].by(policy)
+
+    def test_a_new_pool_is_not_taken_for_one_that_was_quiet(self) -> None:
+        makers = {"reserve": policy_maker("reserve")}
+        with_past, alone = Panel(makers, 10.0), Panel(makers, 10.0)
+        bounds = PoolPolicy(ceiling=40, target_wait_s=1.0)
+        for second in range(60):
+            with_past.propose([seen(10.0 * second, pool="old")])
+        fresh = seen(600.0, pool="new", bounds=bounds, ready=40, load_time_s=30.0)
+        told = with_past.propose([seen(600.0, pool="old"), fresh])["new"].by("reserve")
+        assert told == alone.propose([fresh])["new"].by("reserve")
+        assert told is not None
+        assert told.replicas > 10, "what the operator sized it for counts while little is known"
 
 
 class TestCheckpoint:

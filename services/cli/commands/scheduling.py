@@ -129,10 +129,20 @@ def report(
     out: Annotated[Path, typer.Option(help="the HTML file")] = Path("report.html"),
     since: Annotated[str | None, typer.Option("--from", help="start; a week before --to when left out")] = None,
     until: Until = None,
+    week: Annotated[str | None, typer.Option(help="one that was made by itself, 2026-W47")] = None,
     data_dir: DataDir = DEFAULT_FOLDER,
 ) -> None:
     """Energy and service of a week, with plots."""
-    _past("report", {"--from": since, "--to": until, "--out": out}, [], data_dir)
+    if week is None:
+        more = ["--fleet-policy", _fleet_policy(data_dir)]
+        _past("report", {"--from": since, "--to": until, "--out": out}, more, data_dir)
+
+    async def work() -> None:
+        async with connected(data_dir) as autopilot:
+            out.write_bytes(await autopilot.fleet.report(week or ""))
+
+    run(work)
+    console.print(str(out), highlight=False)
 
 
 def _fleet_policy(data_dir: Path) -> str:

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 from typing import Annotated, Literal
 
 from fastapi import APIRouter, Query
+from fastapi.responses import HTMLResponse
 from pydantic import BaseModel, Field
 from sse_starlette import EventSourceResponse
 
@@ -139,3 +140,15 @@ async def set_policy(body: FleetPolicy, autopilot: Autopilot) -> FleetPolicy:
     """Replace the policy."""
     await autopilot.steering.set_policy(body)
     return body
+
+
+@router.get("/reports", dependencies=[Viewer])
+async def reports(autopilot: Autopilot) -> list[str]:
+    """Weeks that have a report on energy and service."""
+    return await autopilot.fleet.reports()
+
+
+@router.get("/reports/{week}", dependencies=[Viewer], response_class=HTMLResponse)
+async def report(autopilot: Autopilot, week: str) -> HTMLResponse:
+    """The report of a week, 2026-W47, with plots."""
+    return HTMLResponse(await autopilot.fleet.report(week))

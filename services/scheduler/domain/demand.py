@@ -7,7 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from services.scheduler.domain.forecasting import HORIZONS_MIN, MINUTE_S, MinuteForecasts
-from services.scheduler.domain.pool import Doubles, PoolFacts, Seen
+from services.scheduler.domain.hindsight import Hindsight
+from services.scheduler.domain.pool import Doubles, PoolFacts, Seen, relative_time
+from services.scheduler.domain.promptness import Promptness
 
 WINDOWS_S = (10.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1200.0)
 WORK_MEMORY = 0.1
@@ -29,12 +31,15 @@ class Demand:
     started: Doubles  # [P] jobs since the look before
     late: Doubles  # [P] of these, estimated
     late_share: Doubles  # [P] estimated, of recent jobs
+    prompt: Doubles  # [P] share of starts that are ready by the next look
+    enough: Doubles  # [P] replicas that would have been enough, in hindsight
+    doubt: Doubles  # [P] how little is known of the past: 1 at first, then less and less
 
 
 class DemandHistory:
     """Rings over the longest window. Asked once a decision, in order."""
 
-    def __init__(self, facts: PoolFacts) -> None:
+    def __init__(self, facts: PoolFacts, hindsight: Hindsight) -> None:
         p = len(facts)
         self.facts = facts
         self.period_s = float(facts.interval_s[0])
@@ -49,12 +54,13 @@ class DemandHistory:
         self._arrived = np.zeros((p, int(ends[-1])))
         self._slots = np.zeros(p)
         self._work_s = np.full(p, np.nan)
-        self._quiet_s = np.full(p, WINDOWS_S[-1])
+        self._quiet_s = np.zeros(p)
         self._depth = np.zeros(p)
         self._oldest_s = np.zeros(p)
         self._started = np.zeros(p)
         self._late = np.zeros(p)
         self._forecasts = MinuteForecasts(p)
+        self._promptness, self._hindsight = Promptness(facts), hindsight
 
     def observe(self, seen: Seen) -> Demand:
         """Take one look in."""
@@ -78,6 +84,8 @@ class DemandHistory:
         )
         sums = np.cumsum(self._arrived, axis=1)[:, self._ends - 1]
         lasted_s = np.minimum(self._ends, self._slots[:, None]) * self.period_s
+        prompt = self._promptness.observe(seen)
+        enough = self._hindsight.observe(seen, work_s, prompt, self._quiet_s)
         return Demand(
             work_s=work_s,
             now=now,
@@ -90,6 +98,9 @@ class DemandHistory:
             started=began,
             late=late,
             late_share=self._late / np.maximum(self._started, 1.0),
+            prompt=prompt,
+            enough=enough,
+            doubt=self._hindsight.doubt,
         )
 
     def _forecast(self, seen: Seen, rate: Doubles) -> Doubles:
@@ -118,15 +129,3 @@ class DemandHistory:
         self._started = self._started * fade + started
         self._depth, self._oldest_s = seen.queue_depth.astype(float), seen.oldest_wait_s
         return started, started * share
-
-
-def relative_time(facts: PoolFacts, cap_w: Doubles) -> Doubles:
-    """[P] how much longer a job takes at this cap, by the pool's curve; between its points a straight line."""
-    caps = facts.cap_w
-    right = np.clip((caps < cap_w[:, None]).sum(axis=1), 1, caps.shape[1] - 1)
-    at = np.arange(len(facts))
-    low, high = caps[at, right - 1], caps[at, right]
-    share = np.clip((cap_w - low) / np.maximum(high - low, 1e-9), 0.0, 1.0)
-    before, after = facts.relative_time[at, right - 1], facts.relative_time[at, right]
-    slower: Doubles = before + share * (after - before)
-    return slower

@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from services.scheduler.domain.demand import WINDOWS_S, Demand, relative_time
+from services.scheduler.domain.demand import WINDOWS_S, Demand
 from services.scheduler.domain.forecasting import HORIZONS_MIN
 from services.scheduler.domain.gains import proposed
-from services.scheduler.domain.pool import Doubles, PoolFacts, Seen
+from services.scheduler.domain.pool import Doubles, PoolFacts, Seen, relative_time
 
 Floats = NDArray[np.float32]
 LATE_PRICES = (2.0, 80.0)  # what a late job may cost, in mean energies of a job
@@ -22,6 +22,7 @@ FEATURES = (
     "quiet", "late_share", "caution", "late_price", "plain", "missing", "power",
     "slow_now", "slow_cheapest", "energy_cheapest", "idle_cost", "load_cost",
     "load_to_slack", "work_to_slack", "interval_to_slack", "load_to_interval", "size", "slots",
+    "prompt", "enough", "doubt", "missing_enough",
     *(f"{name}_{minutes}min" for minutes in HORIZONS_MIN for name in ("forecast", "forecast_high")),
 )  # fmt: skip
 
@@ -64,6 +65,10 @@ def features(
         _about(facts.load_time_s / facts.interval_s),
         _few(facts.max_replicas) - 2,
         np.log2(facts.slots) / 2,
+        demand.prompt * 2 - 1,
+        _few(demand.enough),
+        demand.doubt * 2 - 1,
+        np.clip((demand.enough - seen.ready) / np.sqrt(1 + demand.enough), -3, 3),
         *_few(demand.forecast * demand.work_s[:, None]).T,
     ]
     return np.stack(columns, axis=1).astype(np.float32)

@@ -11,9 +11,10 @@ from services.scheduler.domain.forecasting import HORIZONS_MIN, Forecast, Minute
 from services.scheduler.domain.observation import PoolObservation, Proposal, reason_for
 from services.scheduler.domain.policy import PoolPolicy, PoolPolicyMaker
 from services.scheduler.domain.pool import Action, Doubles, PoolFacts
-from services.scheduler.domain.pool_rows import facts_of, power_levels, seen_of
+from services.scheduler.domain.pool_rows import columns_of, facts_of, power_levels, seen_from
+from services.scheduler.domain.recollection import Recollection, Rows
 
-MOST_COHORTS = 8
+MOST_COHORTS = 20
 MOST_ABSENT = 60  # looks without a pool before its memory is dropped
 
 
@@ -79,11 +80,24 @@ class Opinions:
 
 @dataclass
 class Panel:
-    """Opinions of several policies on every pool; memory of a pool lasts while its facts stay the same."""
+    """Opinions of several policies on every pool.
+
+    A pool whose facts change, or that is seen for the first time since a restart, is another pool to the policies:
+    they are shown the last looks at it again.
+    """
 
     makers: Mapping[str, PoolPolicyMaker]
     interval_s: float
+    looks: Recollection = field(init=False)
     _cohorts: list[_Cohort] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.looks = Recollection(self.interval_s)
+
+    def recall(self, kept: Mapping[str, Rows]) -> None:
+        """Go on from the looks of a process that led before. Raises ValueError."""
+        self.looks.recall(kept)
+        self._cohorts = []
 
     def propose(self, pools: Sequence[PoolObservation], late_weight: float = 1.0) -> dict[str, Opinions]:
         """By pool."""
@@ -92,7 +106,9 @@ class Panel:
         opinions: dict[str, Opinions] = {}
         for cohort in self._cohorts:
             its = [by_name.get(name) if name in cohort.live else None for name in cohort.pools]
-            seen = seen_of(its, late_weight)
+            columns = columns_of(its)
+            self.looks.add([pool.pool if pool else None for pool in its], columns)
+            seen = seen_from(columns, late_weight)
             forecast = cohort.forecasts.observe(seen.arrivals, self.interval_s)
             said: dict[str, tuple[Action, Doubles]] = {}
             for name, policy in cohort.policies.items():
@@ -113,13 +129,21 @@ class Panel:
         new = [name for name in pools if name not in known]
         if new and len(self._cohorts) >= MOST_COHORTS:
             self._cohorts, new = [], list(pools)
+        self._cohorts += [self._gather(names, pools, shapes) for names in self.looks.alike(new)]
         if new:
-            facts = facts_of([pools[name] for name in new], self.interval_s)
-            policies = {name: make() for name, make in self.makers.items()}
+            self.looks.forget_all_but(pool for cohort in self._cohorts for pool in cohort.pools)
+
+    def _gather(self, names: list[str], pools: Mapping[str, PoolObservation], shapes: Mapping[str, object]) -> _Cohort:
+        facts = facts_of([pools[name] for name in names], self.interval_s)
+        policies = {name: make() for name, make in self.makers.items()}
+        for policy in policies.values():
+            policy.reset(facts)
+        forecasts = MinuteForecasts(len(names))
+        for seen in self.looks.shown(names):
+            forecasts.observe(seen.arrivals, self.interval_s)
             for policy in policies.values():
-                policy.reset(facts)
-            forecasts = MinuteForecasts(len(new))
-            self._cohorts.append(_Cohort(new, [shapes[n] for n in new], set(new), facts, policies, forecasts))
+                policy.decide(seen)
+        return _Cohort(names, [shapes[name] for name in names], set(names), facts, policies, forecasts)
 
 
 def _shape(pool: PoolObservation) -> object:

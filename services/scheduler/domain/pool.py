@@ -78,3 +78,15 @@ class Action:
     def at_once(cls, replicas: Ints, power_cap_w: Doubles) -> Self:
         """No job waits for company."""
         return cls(replicas, power_cap_w, np.zeros(len(replicas)))
+
+
+def relative_time(facts: PoolFacts, cap_w: Doubles) -> Doubles:
+    """[P] how much longer a job takes at this cap, by the pool's curve; between its points a straight line."""
+    caps = facts.cap_w
+    right = np.clip((caps < cap_w[:, None]).sum(axis=1), 1, caps.shape[1] - 1)
+    at = np.arange(len(facts))
+    low, high = caps[at, right - 1], caps[at, right]
+    share = np.clip((cap_w - low) / np.maximum(high - low, 1e-9), 0.0, 1.0)
+    before, after = facts.relative_time[at, right - 1], facts.relative_time[at, right]
+    slower: Doubles = before + share * (after - before)
+    return slower

@@ -9,7 +9,11 @@ import numpy as np
 from services.scheduler.domain.observation import PoolObservation
 from services.scheduler.domain.pool import Action, Doubles, PoolFacts, Seen
 
-NOT_THERE = (0.0,) * 11
+COLUMNS = (
+    "time_s", "queue_depth", "oldest_wait_s", "arrivals", "completions", "mean_service_s", "ready", "busy", "loading",
+    "power_cap_w", "power_w",
+)  # fmt: skip
+NOT_THERE = (0.0,) * len(COLUMNS)
 
 
 def facts_of(pools: Sequence[PoolObservation], interval_s: float) -> PoolFacts:
@@ -33,12 +37,9 @@ def _padded(rows: Sequence[Doubles], length: int) -> Doubles:
     return np.stack([np.concatenate([row, np.full(length - len(row), row[-1])]) for row in rows])
 
 
-def seen_of(pools: Sequence[PoolObservation | None], late_weight: float = 1.0) -> Seen:
-    """What is seen of each pool now; None is a pool that is not there.
-
-    What is absurd (negative, not finite) counts as nothing seen.
-    """
-    columns = np.array(
+def columns_of(pools: Sequence[PoolObservation | None]) -> Doubles:
+    """[len(COLUMNS), P] what is seen of each pool now; None is a pool that is not there."""
+    columns: Doubles = np.array(
         [
             (
                 p.at.timestamp(),
@@ -59,6 +60,11 @@ def seen_of(pools: Sequence[PoolObservation | None], late_weight: float = 1.0) -
         ],
         float,
     ).T
+    return columns
+
+
+def seen_from(columns: Doubles, late_weight: float = 1.0) -> Seen:
+    """The same for policies. What is absurd (negative, not finite) counts as nothing seen."""
     clean = np.where(np.isfinite(columns) & (columns >= 0), columns, 0.0)
     counts = clean.astype(np.int64)
     service_s = np.where(clean[5] > 0, clean[5], np.nan)

@@ -1,8 +1,7 @@
-"""The tuned heuristic: hold a share of recent peaks, let jobs wait inside their slack, spend watts when late.
+"""The tuned heuristic's numbers: one set for pools whose models load well within the slack, one for those whose do not.
 
-Its gains were found by evolution on random pools of the twin (`services.scheduler.training.tune`), once for
-pools whose models load well within the slack and once for those whose do not; between them it goes smoothly
-from one to the other. Caution moves what is held.
+They were found by evolution on random pools of the twin (`services.scheduler.training.tune`). Caution moves what is
+held and how hard to react.
 """
 
 from __future__ import annotations
@@ -14,10 +13,15 @@ from importlib import resources
 
 import numpy as np
 
-from services.scheduler.domain.gains import OUTPUTS
+from services.scheduler.domain.demand import DemandHistory
+from services.scheduler.domain.gains import OUTPUTS, patience_s, reaction, shortness, slowness
+from services.scheduler.domain.hindsight import Hindsight, HindsightNumbers
 from services.scheduler.domain.pool import Doubles, PoolFacts
 
-NAMES = (*OUTPUTS, "caution")
+PAST = ("margin", "doubt", "doubt_s", "late_goal", "memory_s")
+# Weights of caution: on what is held while it is above zero and below, and on how hard to react.
+CAUTION = ("caution", "ease", "alarm")
+NAMES = (*OUTPUTS, *CAUTION, *PAST)
 
 
 @dataclass(frozen=True)
@@ -27,17 +31,11 @@ class ReserveNumbers:
     values: Doubles
 
     def of(self, facts: PoolFacts) -> Doubles:
-        """[P, len(NAMES)] each number for each pool."""
+        """[P, len(NAMES)] each number for each pool; between the two it goes smoothly from one to the other."""
         short = shortness(facts)[:, None]
         both = self.values if self.values.ndim == 3 else np.repeat(self.values[None], len(facts), axis=0)
         mixed: Doubles = both[:, 0] * (1.0 - short) + both[:, 1] * short
         return mixed
-
-
-def shortness(facts: PoolFacts) -> Doubles:
-    """[P] 0 where the slack is much longer than the load time, 1 where it is much shorter."""
-    short: Doubles = 1.0 / (1.0 + (facts.slack_s / facts.load_time_s) ** 8)
-    return short
 
 
 @cache
@@ -51,5 +49,16 @@ def shipped_numbers() -> ReserveNumbers:
 def gains(numbers: Doubles, caution: Doubles) -> Doubles:
     """[P, len(OUTPUTS)] as `gains.proposed` takes them: caution moves what is held and how hard to react."""
     moved = numbers[:, : len(OUTPUTS)].copy()
-    moved[:, :3] += (numbers[:, -1] * caution)[:, None]
+    above, below, alarm = (numbers[:, NAMES.index(name)] for name in CAUTION)
+    moved[:, OUTPUTS.index("hold")] += np.where(caution > 0, above, below) * caution
+    for name in ("react", "drain"):
+        moved[:, OUTPUTS.index(name)] += alarm * caution
     return moved
+
+
+def history(facts: PoolFacts, numbers: Doubles) -> DemandHistory:
+    """What a policy with these numbers [P, len(NAMES)] remembers of each pool."""
+    past = HindsightNumbers(*(numbers[:, NAMES.index(name)] for name in PAST))
+    patience = patience_s(facts, numbers[:, OUTPUTS.index("patience")])
+    slow = slowness(facts, numbers[:, OUTPUTS.index("power")])
+    return DemandHistory(facts, Hindsight(facts, past, reaction(numbers), patience, slow))

@@ -82,7 +82,7 @@ def main(arguments: list[str] | None = None) -> None:
     a = ask.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     a.out.mkdir(parents=True, exist_ok=True)
-    stock, validation = (60, 8) if a.short else (STOCK, VALIDATION)
+    stock, validation = (24, 4) if a.short else (STOCK, VALIDATION)
     rounds = min(a.rounds, 2) if a.short else a.rounds
     own = own_pools(a.database, a.days) if a.database else []
     start = load_checkpoint(a.start) if a.start else None

@@ -19,22 +19,36 @@ from cmaes import CMA
 
 from services.scheduler.domain.policies.reserve import Reserve
 from services.scheduler.domain.pool import Doubles
-from services.scheduler.domain.reserve_rule import NAMES, ReserveNumbers
+from services.scheduler.domain.reserve_rule import NAMES, ReserveNumbers, shipped_numbers
 from services.scheduler.twin.play import play
 from services.scheduler.twin.twin import PoolModel, Trace
 from services.scheduler.twin.workloads import random_pools
 
 log = logging.getLogger(__name__)
 
-POOLS, STOCK, LENGTH_S, CANDIDATES = 64, 400, 4500.0, 14
+POOLS, STOCK, LENGTH_S, CANDIDATES = 40, 240, 3600.0, 12
+REGIMES = ("long-slack", "short-slack")
 LONG, SHORT = 0.85, 1.2  # load time over slack, at most and at least
 ALLOWED_LATE, LATE_WEIGHT, MOST_PENALTY = 0.008, 25.0, 1.0
-LOWEST = np.array([-2.5, -2.5, -2.0, -1.0, -3.0, -0.5, -3.0, -2.0, 0.0])
-HIGHEST = np.array([1.2, 1.5, 3.0, 1.0, 2.0, 1.5, 2.0, 1.5, 1.5])
-STARTS = (
-    np.array([-0.6, -1.0, 0.7, 0.0, -1.0, 0.1, -2.0, 0.0, 0.6]),
-    np.array([0.2, 0.5, 2.7, 0.2, -0.3, 0.5, 1.2, 0.0, 0.3]),
-)
+SPACE = {  # least, most, where the search begins for long slack and for short
+    "hold": (-2.5, 1.2, -0.6, 0.0),
+    "react": (-2.5, 1.5, -1.0, 0.6),
+    "drain": (-2.0, 3.0, 0.7, 0.0),
+    "power": (-1.0, 1.0, 0.0, 0.15),
+    "patience": (-3.0, 3.0, -1.0, 1.3),
+    "spare": (-0.5, 1.5, 0.1, 0.7),
+    "base": (-3.0, 2.3, -2.0, 1.6),
+    "company": (-2.0, 1.5, 0.0, 0.0),
+    "caution": (0.0, 1.5, 0.6, 0.6),
+    "ease": (0.0, 1.5, 0.6, 1.0),
+    "alarm": (0.0, 1.5, 0.6, 0.0),
+    "margin": (0.8, 2.0, 1.2, 1.2),
+    "doubt": (0.0, 2.0, 1.0, 1.0),
+    "doubt_s": (60.0, 3000.0, 1000.0, 1000.0),
+    "late_goal": (0.002, 0.03, 0.015, 0.015),
+    "memory_s": (900.0, 14400.0, 3600.0, 3600.0),
+}
+LOWEST, HIGHEST, *STARTS = np.array([SPACE[name] for name in NAMES]).T
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -44,10 +58,14 @@ def main(arguments: list[str] | None = None) -> None:
     ask.add_argument("--seed", type=int, default=1)
     ask.add_argument("--out", type=Path, default=Path("reserve.json"))
     ask.add_argument("--short", action="store_true", help="few pools, to see that it works")
+    ask.add_argument("--only", choices=REGIMES, help="keep the shipped numbers of the others")
     a = ask.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
-    models, traces = random_pools(np.random.default_rng(a.seed), 40 if a.short else STOCK, LENGTH_S)
-    numbers = np.stack([tune(models, traces, regime, a.generations, a.seed) for regime in (0, 1)])
+    models, traces = random_pools(np.random.default_rng(a.seed), 16 if a.short else STOCK, LENGTH_S)
+    numbers = shipped_numbers().values.copy()
+    for regime, name in enumerate(REGIMES):
+        if a.only in (None, name):
+            numbers[regime] = tune(models, traces, regime, a.generations, a.seed)
     told = {name: [round(float(v), 4) for v in numbers[:, i]] for i, name in enumerate(NAMES)}
     card = {"found_by": "python -m services.scheduler.training.tune", "generations": a.generations, "seed": a.seed}
     a.out.write_text(json.dumps(card | {"numbers": told}, indent=1) + "\n", encoding="utf-8")
@@ -78,8 +96,8 @@ def tune(models: list[PoolModel], traces: list[Trace], regime: int, generations:
         cost = np.log(played.ratio_to_bound) + np.minimum(LATE_WEIGHT * late, MOST_PENALTY)
         costs = cost.reshape(CANDIDATES, len(chosen)).mean(axis=1)
         search.tell(list(zip(asked, costs.tolist(), strict=True)))
-        if generation % 8 == 0:
-            log.info("regime %d, generation %d: cost %.4f", regime, generation, float(costs.mean()))
+        if generation % 4 == 0:
+            log.info("%s, generation %d: cost %.4f", REGIMES[regime], generation, float(costs.mean()))
     numbers: Doubles = LOWEST + np.clip(search.mean, 0.0, 1.0) * span
     return numbers
 

@@ -13,10 +13,9 @@ from numpy.random import Generator
 from numpy.typing import NDArray
 
 from services.scheduler.domain.caution import Caution
-from services.scheduler.domain.demand import DemandHistory
 from services.scheduler.domain.features import FEATURES, LATE_PRICES, Floats, features
 from services.scheduler.domain.gains import OUTPUTS, action, proposed
-from services.scheduler.domain.reserve_rule import gains, shipped_numbers
+from services.scheduler.domain.reserve_rule import gains, history, shipped_numbers
 from services.scheduler.twin.twin import PoolModel, Trace, Twin
 
 PRICE_SHARE, LOWEST_REWARD = 0.1, -10.0
@@ -73,9 +72,9 @@ class TwinEnv(VectorEnv[Floats, Floats, NDArray[Any]]):
 
     def _begin(self, twin: Twin) -> None:
         self._facts = twin.facts
-        self._history = DemandHistory(self._facts)
         self._caution = Caution(self.num_envs)
         self._numbers = shipped_numbers().of(self._facts)
+        self._history = history(self._facts, self._numbers)
 
     def _look(self) -> Floats:
         self._seen = self.twin.seen()

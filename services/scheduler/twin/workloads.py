@@ -18,7 +18,8 @@ from services.scheduler.domain.pool import Action, Doubles
 from services.scheduler.domain.power_curves import published
 from services.scheduler.twin.twin import PoolModel, Trace, Twin
 
-MOST_REPLICAS = 96
+MOST_REPLICAS = 160
+STEADY = 0.25  # share of traces without silences, beats and bursts, as where many people chat
 UNSERVED = 0.002  # late jobs that even all replicas may have
 FEWEST_JOBS = 40
 BATCHING, BATCHES = 0.3, (2, 4, 8, 16)  # share of pools that run several jobs together, and how many
@@ -52,6 +53,17 @@ class Shape:
 
 def random_shape(random: Generator, level_jobs_per_s: float) -> Shape:
     """A level that swings, perhaps with silences, a beat, and bursts."""
+    if random.random() < STEADY:
+        return Shape(
+            level_jobs_per_s=level_jobs_per_s,
+            swing=random.uniform(0.05, 0.4),
+            swing_time_s=float(np.exp(random.uniform(np.log(60), np.log(3600)))),
+            on_s=0.0,
+            off_s=0.0,
+            beat_s=0.0,
+            burst=random.uniform(1.0, 2.0),
+            burst_s=2.0,
+        )
     silent = random.random() < 0.6
     return Shape(
         level_jobs_per_s=level_jobs_per_s,
@@ -122,7 +134,7 @@ def random_pool(random: Generator, length_s: float, interval_s: float = 10.0) ->
     """A pool and its jobs. Raises nothing; a trace has at least one job."""
     work_s = float(np.exp(random.uniform(np.log(0.5), np.log(60))))
     spread = random.uniform(0.2, 1.1)
-    busy = float(np.exp(random.uniform(np.log(0.7), np.log(14))))
+    busy = float(np.exp(random.uniform(np.log(0.7), np.log(30))))
     slots, stretch, alone = random_batching(random)
     together = slots / (1.0 + stretch * (slots - 1))
     shape = random_shape(random, busy * together / (work_s * np.exp(spread**2 / 2)))
@@ -132,7 +144,7 @@ def random_pool(random: Generator, length_s: float, interval_s: float = 10.0) ->
     curve = random_curve(random)
     idle_w = random.uniform(0.15, 0.4) * curve[0, -1]
     model = PoolModel(
-        size=int(min(MOST_REPLICAS, max(8, random.uniform(6, 16) * busy))),
+        size=int(min(MOST_REPLICAS, max(8, random.uniform(3, 16) * busy))),
         curve=curve,
         idle_w=idle_w,
         load_w=idle_w + random.uniform(0.1, 0.4) * (curve[0, -1] - idle_w),

@@ -9,15 +9,13 @@ from pathlib import Path
 import numpy as np
 
 from services.scheduler.domain.caution import Caution
-from services.scheduler.domain.demand import DemandHistory
-from services.scheduler.domain.features import LATE_PRICES, Floats, features
-from services.scheduler.domain.gains import OUTPUTS, action, proposed
+from services.scheduler.domain.features import LATE_PRICES, features
+from services.scheduler.domain.gains import action, proposed
 from services.scheduler.domain.network import Checkpoint, load_checkpoint
-from services.scheduler.domain.pool import Action, Doubles, PoolFacts, Seen
-from services.scheduler.domain.reserve_rule import gains, shipped_numbers, shortness
+from services.scheduler.domain.pool import Action, PoolFacts, Seen
+from services.scheduler.domain.reserve_rule import gains, history, shipped_numbers
 
 LATE_PRICE = 5.0  # of a late job in mean energies of a job, where the operator's objective says nothing else
-DISTRUST, BASE = 0.9, OUTPUTS.index("base")
 
 
 class Learned:
@@ -32,9 +30,8 @@ class Learned:
         """These pools from now on."""
         self._facts = facts
         self._per_pool = shipped_numbers().of(facts)
-        self._history = DemandHistory(facts)
+        self._history = history(facts, self._per_pool)
         self._caution = Caution(len(facts))
-        self._short = shortness(facts)
 
     def decide(self, seen: Seen) -> Action:
         """One pass of the network for all pools."""
@@ -44,15 +41,7 @@ class Learned:
         rule = gains(self._per_pool, caution)
         price = np.full(len(facts), np.clip(self._late_price * seen.late_weight, *LATE_PRICES))
         output = self._checkpoint.output(features(facts, seen, demand, rule, caution, price))
-        return action(facts, proposed(facts, seen, demand, rule + self._trusted(output)))
-
-    def _trusted(self, output: Floats) -> Doubles:
-        # Where a model loads slower than a job may wait, the network was late too often on pools that it had not
-        # seen: there it has little to say, and none in lowering what is always held.
-        corrections = output * (1.0 - DISTRUST * self._short[:, None])
-        base = corrections[:, BASE]
-        corrections[:, BASE] = np.where(self._short > 0.5, np.maximum(base, 0.0), base)
-        return corrections
+        return action(facts, proposed(facts, seen, demand, rule + output))
 
 
 @cache

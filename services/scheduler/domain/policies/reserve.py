@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from services.scheduler.domain.caution import Caution
-from services.scheduler.domain.demand import DemandHistory
 from services.scheduler.domain.gains import action, proposed
 from services.scheduler.domain.pool import Action, PoolFacts, Seen
-from services.scheduler.domain.reserve_rule import ReserveNumbers, gains, shipped_numbers
+from services.scheduler.domain.reserve_rule import ReserveNumbers, gains, history, shipped_numbers
 
 
 class Reserve:
-    """A share of recent peaks is held; what waits and what arrives is answered."""
+    """A share of recent peaks, or what would have been enough, is held; what waits and what arrives is answered."""
 
     name = "reserve"
 
@@ -21,7 +20,7 @@ class Reserve:
         """These pools from now on."""
         self._facts = facts
         self._per_pool = self._numbers.of(facts)
-        self._history = DemandHistory(facts)
+        self._history = history(facts, self._per_pool)
         self._caution = Caution(len(facts))
 
     def decide(self, seen: Seen) -> Action:

@@ -1,0 +1,88 @@
+"""What policies saw outlives the process: the last looks at each pool, kept in the object store."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import logging
+import zipfile
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from nats.js import JetStreamContext
+from nats.js.errors import NotFoundError
+
+from services.scheduler.domain.panel import Panel
+from services.scheduler.domain.recollection import Rows
+from shared.bus import BUS_ERRORS
+
+log = logging.getLogger(__name__)
+
+OBJECT = "scheduler-looks"
+KEPT_EVERY_S, READ_WITHIN_S = 60.0, 10.0
+
+
+@dataclass
+class Remembering:
+    """Writes and reads one object; `name` is this process."""
+
+    js: JetStreamContext
+    panel: Panel
+    name: str
+
+    async def run(self, leads: Callable[[], bool]) -> None:
+        """Write it now and then while this process leads."""
+        while True:
+            await asyncio.sleep(KEPT_EVERY_S)
+            if leads():
+                await self.keep()
+
+    async def keep(self) -> None:
+        """Write what is known; the broker being away is no reason to stop."""
+        looks = self.panel.looks
+        kept = looks.kept()
+        if not kept:
+            return
+        data = await asyncio.to_thread(_packed, kept, looks.interval_s, self.name)
+        try:
+            await (await self.js.object_store("artifacts")).put(OBJECT, data)
+        except BUS_ERRORS as error:
+            log.info("looks not kept", extra={"error": type(error).__name__})
+
+    async def recall(self) -> None:
+        """Go on from what another process wrote; nothing, or something unreadable, is a past that is not known."""
+        try:
+            store = await self.js.object_store("artifacts")
+            # The client's get never returns when chunks are gone.
+            async with asyncio.timeout(READ_WITHIN_S):
+                data = (await store.get(OBJECT)).data or b""
+            kept = _unpacked(data, self.panel.looks.interval_s, self.name)
+            if kept:
+                self.panel.recall(kept)
+                log.info("looks recalled", extra={"pools": len(kept)})
+        except NotFoundError:
+            return
+        except (*BUS_ERRORS, TimeoutError, ValueError, KeyError, zipfile.BadZipFile) as error:
+            log.warning("looks not recalled", extra={"error": type(error).__name__})
+
+
+def _packed(kept: dict[str, Rows], interval_s: float, writer: str) -> bytes:
+    file = io.BytesIO()
+    np.savez_compressed(
+        file,
+        writer=np.array(writer),
+        interval_s=np.array(interval_s),
+        pools=np.array(list(kept)),
+        counts=np.array([len(rows) for rows in kept.values()]),
+        rows=np.concatenate(list(kept.values())),
+    )
+    return file.getvalue()
+
+
+def _unpacked(data: bytes, interval_s: float, reader: str) -> dict[str, Rows]:
+    with np.load(io.BytesIO(data), allow_pickle=False) as file:
+        if str(file["writer"]) == reader or float(file["interval_s"]) != interval_s:
+            return {}
+        ends = np.cumsum(file["counts"])[:-1]
+        return dict(zip(file["pools"].tolist(), np.split(file["rows"], ends), strict=True))
