@@ -22,7 +22,6 @@ FEATURES = (
     "quiet", "late_share", "caution", "late_price", "plain", "missing", "power",
     "slow_now", "slow_cheapest", "energy_cheapest", "idle_cost", "load_cost",
     "load_to_slack", "work_to_slack", "interval_to_slack", "load_to_interval", "size", "slots",
-    "prompt", "enough", "doubt", "missing_enough",
     *(f"{name}_{minutes}min" for minutes in HORIZONS_MIN for name in ("forecast", "forecast_high")),
 )  # fmt: skip
 
@@ -65,10 +64,6 @@ def features(
         _about(facts.load_time_s / facts.interval_s),
         _few(facts.max_replicas) - 2,
         np.log2(facts.slots) / 2,
-        demand.prompt * 2 - 1,
-        _few(demand.enough),
-        demand.doubt * 2 - 1,
-        np.clip((demand.enough - seen.ready) / np.sqrt(1 + demand.enough), -3, 3),
         *_few(demand.forecast * demand.work_s[:, None]).T,
     ]
     return np.stack(columns, axis=1).astype(np.float32)

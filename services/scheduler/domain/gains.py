@@ -49,9 +49,18 @@ def proposed(facts: PoolFacts, seen: Seen, demand: Demand, output: NDArray[np.fl
     )
 
 
+def corrected(facts: PoolFacts, rule: Doubles, output: NDArray[np.floating]) -> Doubles:
+    """The rule's gains and what a network adds to them: nothing where slack is short.
+
+    There networks that were trained with those pools, too, saved energy by being late with bursts.
+    """
+    say: Doubles = rule + output * (1.0 - shortness(facts))[:, None]
+    return say
+
+
 def shortness(facts: PoolFacts) -> Doubles:
     """[P] 0 where the slack is much longer than the load time, 1 where it is much shorter."""
-    short: Doubles = 1.0 / (1.0 + (facts.slack_s / facts.load_time_s) ** 8)
+    short: Doubles = 1.0 / (1.0 + (facts.slack_s / facts.load_time_s) ** 16)
     return short
 
 

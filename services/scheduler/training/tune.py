@@ -28,6 +28,7 @@ log = logging.getLogger(__name__)
 
 POOLS, STOCK, LENGTH_S, CANDIDATES = 40, 240, 3600.0, 12
 REGIMES = ("long-slack", "short-slack")
+STEADY = 0.25  # share of the pools whose work comes without bursts
 LONG, SHORT = 0.85, 1.2  # load time over slack, at most and at least
 ALLOWED_LATE, LATE_WEIGHT, MOST_PENALTY = 0.008, 25.0, 1.0
 SPACE = {  # least, most, where the search begins for long slack and for short
@@ -61,7 +62,7 @@ def main(arguments: list[str] | None = None) -> None:
     ask.add_argument("--only", choices=REGIMES, help="keep the shipped numbers of the others")
     a = ask.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
-    models, traces = random_pools(np.random.default_rng(a.seed), 16 if a.short else STOCK, LENGTH_S)
+    models, traces = random_pools(np.random.default_rng(a.seed), 16 if a.short else STOCK, LENGTH_S, STEADY)
     numbers = shipped_numbers().values.copy()
     for regime, name in enumerate(REGIMES):
         if a.only in (None, name):

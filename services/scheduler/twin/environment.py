@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from services.scheduler.domain.caution import Caution
 from services.scheduler.domain.features import FEATURES, LATE_PRICES, Floats, features
-from services.scheduler.domain.gains import OUTPUTS, action, proposed
+from services.scheduler.domain.gains import OUTPUTS, action, corrected, proposed
 from services.scheduler.domain.reserve_rule import gains, history, shipped_numbers
 from services.scheduler.twin.twin import PoolModel, Trace, Twin
 
@@ -59,7 +59,8 @@ class TwinEnv(VectorEnv[Floats, Floats, NDArray[Any]]):
 
     def step(self, actions: Floats) -> tuple[Floats, NDArray[Any], NDArray[Any], NDArray[Any], dict[str, Any]]:
         """One decision for every pool."""
-        self.twin.act(action(self._facts, proposed(self._facts, self._seen, self._demand, self._rule + actions)))
+        gains_now = corrected(self._facts, self._rule, actions)
+        self.twin.act(action(self._facts, proposed(self._facts, self._seen, self._demand, gains_now)))
         pools = self.twin.pools
         energy = pools["new_joules"] / self._rule_interval_j
         late = pools["new_late"] * self.late_price * self._rule_job_j / self._rule_interval_j

@@ -18,8 +18,7 @@ from services.scheduler.domain.pool import Action, Doubles
 from services.scheduler.domain.power_curves import published
 from services.scheduler.twin.twin import PoolModel, Trace, Twin
 
-MOST_REPLICAS = 160
-STEADY = 0.25  # share of traces without silences, beats and bursts, as where many people chat
+MOST_REPLICAS = 96
 UNSERVED = 0.002  # late jobs that even all replicas may have
 FEWEST_JOBS = 40
 BATCHING, BATCHES = 0.3, (2, 4, 8, 16)  # share of pools that run several jobs together, and how many
@@ -51,19 +50,22 @@ class Shape:
     burst_s: float  # within this time
 
 
+def steady_shape(random: Generator, level_jobs_per_s: float) -> Shape:
+    """A level that hardly swings, as where many people chat."""
+    return Shape(
+        level_jobs_per_s=level_jobs_per_s,
+        swing=random.uniform(0.05, 0.4),
+        swing_time_s=float(np.exp(random.uniform(np.log(60), np.log(3600)))),
+        on_s=0.0,
+        off_s=0.0,
+        beat_s=0.0,
+        burst=random.uniform(1.0, 2.0),
+        burst_s=2.0,
+    )
+
+
 def random_shape(random: Generator, level_jobs_per_s: float) -> Shape:
     """A level that swings, perhaps with silences, a beat, and bursts."""
-    if random.random() < STEADY:
-        return Shape(
-            level_jobs_per_s=level_jobs_per_s,
-            swing=random.uniform(0.05, 0.4),
-            swing_time_s=float(np.exp(random.uniform(np.log(60), np.log(3600)))),
-            on_s=0.0,
-            off_s=0.0,
-            beat_s=0.0,
-            burst=random.uniform(1.0, 2.0),
-            burst_s=2.0,
-        )
     silent = random.random() < 0.6
     return Shape(
         level_jobs_per_s=level_jobs_per_s,
@@ -130,21 +132,24 @@ def random_batching(random: Generator) -> tuple[int, float, float]:
     return int(random.choice(BATCHES)), stretch, random.uniform(0.45, 0.95)
 
 
-def random_pool(random: Generator, length_s: float, interval_s: float = 10.0) -> tuple[PoolModel, Trace]:
-    """A pool and its jobs. Raises nothing; a trace has at least one job."""
+def random_pool(
+    random: Generator, length_s: float, interval_s: float = 10.0, steady: float = 0.0
+) -> tuple[PoolModel, Trace]:
+    """A pool and its jobs, the share `steady` without bursts. Raises nothing; a trace has at least one job."""
     work_s = float(np.exp(random.uniform(np.log(0.5), np.log(60))))
     spread = random.uniform(0.2, 1.1)
-    busy = float(np.exp(random.uniform(np.log(0.7), np.log(30))))
+    busy = float(np.exp(random.uniform(np.log(0.7), np.log(14))))
     slots, stretch, alone = random_batching(random)
     together = slots / (1.0 + stretch * (slots - 1))
-    shape = random_shape(random, busy * together / (work_s * np.exp(spread**2 / 2)))
+    make = steady_shape if steady and random.random() < steady else random_shape
+    shape = make(random, busy * together / (work_s * np.exp(spread**2 / 2)))
     arrival_s = random_arrivals(random, shape, length_s)
     if not len(arrival_s):
         arrival_s = np.array([length_s / 2])
     curve = random_curve(random)
     idle_w = random.uniform(0.15, 0.4) * curve[0, -1]
     model = PoolModel(
-        size=int(min(MOST_REPLICAS, max(8, random.uniform(3, 16) * busy))),
+        size=int(min(MOST_REPLICAS, max(8, random.uniform(6, 16) * busy))),
         curve=curve,
         idle_w=idle_w,
         load_w=idle_w + random.uniform(0.1, 0.4) * (curve[0, -1] - idle_w),
@@ -159,12 +164,14 @@ def random_pool(random: Generator, length_s: float, interval_s: float = 10.0) ->
     return model, Trace(arrival_s, work_s * random.lognormal(0.0, spread, len(arrival_s)))
 
 
-def random_pools(random: Generator, count: int, length_s: float) -> tuple[list[PoolModel], list[Trace]]:
+def random_pools(
+    random: Generator, count: int, length_s: float, steady: float = 0.0
+) -> tuple[list[PoolModel], list[Trace]]:
     """Pools that some policy can serve: all replicas at full power are in time with nearly every job."""
     models: list[PoolModel] = []
     traces: list[Trace] = []
     while len(models) < count:
-        drawn = [random_pool(random, length_s) for _ in range(count)]
+        drawn = [random_pool(random, length_s, steady=steady) for _ in range(count)]
         twin = Twin([m for m, _ in drawn], [t for _, t in drawn], seed=0)
         everything = Action.at_once(twin.pools["size"].copy(), twin.pools["cap_w"].copy())
         for _ in range(int(length_s / drawn[0][0].interval_s) + 6):

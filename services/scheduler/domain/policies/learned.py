@@ -10,7 +10,7 @@ import numpy as np
 
 from services.scheduler.domain.caution import Caution
 from services.scheduler.domain.features import LATE_PRICES, features
-from services.scheduler.domain.gains import action, proposed
+from services.scheduler.domain.gains import action, corrected, proposed
 from services.scheduler.domain.network import Checkpoint, load_checkpoint
 from services.scheduler.domain.pool import Action, PoolFacts, Seen
 from services.scheduler.domain.reserve_rule import gains, history, shipped_numbers
@@ -41,7 +41,7 @@ class Learned:
         rule = gains(self._per_pool, caution)
         price = np.full(len(facts), np.clip(self._late_price * seen.late_weight, *LATE_PRICES))
         output = self._checkpoint.output(features(facts, seen, demand, rule, caution, price))
-        return action(facts, proposed(facts, seen, demand, rule + output))
+        return action(facts, proposed(facts, seen, demand, corrected(facts, rule, output)))
 
 
 @cache
