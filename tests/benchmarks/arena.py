@@ -2,8 +2,8 @@
 
     python -m tests.benchmarks.arena [--short]
 
-plays every policy on random pools of the twin that no training has seen. `Learned` and `Champion` are for
-any simulator that hands dictionaries to a policy.
+plays every policy on random pools of the twin that no training has seen, a quarter of them without bursts.
+`Learned` and `Champion` are for any simulator that hands dictionaries to a policy.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from services.scheduler.twin.play import play
 from services.scheduler.twin.workloads import random_pools
 
 UNSEEN_SEED = 77_000_001
+STEADY = 0.25  # share of the pools whose work comes without bursts
 
 
 class _OnePool:
@@ -89,7 +90,7 @@ def main() -> None:
     ask.add_argument("--short", action="store_true")
     ask.add_argument("--pools", type=int, default=200)
     a = ask.parse_args()
-    models, traces = random_pools(np.random.default_rng(UNSEEN_SEED), 24 if a.short else a.pools, 3600.0)
+    models, traces = random_pools(np.random.default_rng(UNSEEN_SEED), 24 if a.short else a.pools, 3600.0, STEADY)
     table = {}
     for name in policy_names():
         played = play(policy_maker(name), models, traces, UNSEEN_SEED)

@@ -220,6 +220,12 @@ class TestReplay:
         assert measured.power_w[-1] == pytest.approx(200.0)
         assert calibrated_curve(published, []) is published
 
+    def test_watts_under_a_cap_are_held_against_those_published_for_it(self) -> None:
+        published = curve_of("V100", 250.0, 100.0)
+        at_150 = float(np.interp(150.0, published.cap_w, published.power_w))
+        told = Minutes(np.full(40, 100.0), np.full(40, 0.9 * at_150), np.full(40, 150.0))
+        assert calibrated_curve(published, [told]).power_w == pytest.approx(0.9 * published.power_w)
+
 
 class TestReport:
     def test_the_page_has_figures_pictures_and_advice_and_no_markup_of_others(self) -> None:

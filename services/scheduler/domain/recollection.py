@@ -54,7 +54,9 @@ class Recollection:
 
     def kept(self) -> dict[str, Rows]:
         """[T, len(COLUMNS)] by pool, to be written down."""
-        return {pool: np.stack(rows) for pool, rows in self._rows.items()}
+        # Copies made in one step each: a round in another thread may be adding looks.
+        now = [(pool, list(rows)) for pool, rows in list(self._rows.items())]
+        return {pool: np.stack(rows) for pool, rows in now}
 
     def recall(self, kept: Mapping[str, Rows]) -> None:
         """What was written down, instead of what is known. Raises ValueError for rows of another shape."""

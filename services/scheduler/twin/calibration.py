@@ -97,18 +97,21 @@ def work_alone_s(curve: PowerCurve, batching: tuple[int, float], runs: JobRuns) 
 
 
 def calibrated_curve(published: PowerCurve, told: Sequence[Minutes]) -> PowerCurve:
-    """The published curve, moved to what was measured: idle watts, and watts at work near full power."""
+    """The published curve, moved to what was measured: idle watts, and watts at work against those at the same cap."""
     if not told:
         return published
     util = np.concatenate([m.util_pct for m in told])
     power = np.concatenate([m.power_w for m in told])
+    cap = np.concatenate([m.cap_w for m in told])
     known = np.isfinite(util) & np.isfinite(power)
     idle = power[known & (util <= IDLE_UTIL_PCT)]
-    busy = power[known & (util >= BUSY_UTIL_PCT)]
+    busy = known & (util >= BUSY_UTIL_PCT)
     idle_w = float(np.median(idle)) if len(idle) >= FEWEST_MINUTES else published.idle_w
     power_w = published.power_w
-    if len(busy) >= FEWEST_MINUTES:
-        power_w = np.minimum(power_w * float(np.quantile(busy, 0.9)) / float(power_w[-1]), published.cap_w)
+    if busy.sum() >= FEWEST_MINUTES:
+        cap = np.where(np.isfinite(cap), cap, published.cap_w[-1])
+        expected = np.interp(cap[busy], published.cap_w, published.power_w)
+        power_w = np.minimum(power_w * float(np.quantile(power[busy] / expected, 0.9)), published.cap_w)
     return replace(published, power_w=power_w, idle_w=min(idle_w, float(power_w.min())))
 
 
