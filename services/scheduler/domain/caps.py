@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime
 
 import numpy as np
@@ -71,16 +71,18 @@ def caps(board: DeviceBoard, policy: FleetPolicy, now: datetime, lease_s: float)
     free = known & rested & ~(capped & ~as_ours)
     lift = free & ~hold & capped
     again = known & hold & as_ours & settled & due
-    decisions = [CapDecision(board.devices[i], None, "cap_lifted_for_backlog") for i in rows[lift]]
-    for i in rows[(free & hold & ~settled) | again]:
+    decisions = [CapDecision(board.devices[i], None, "cap_lifted_for_backlog") for i in rows[lift].tolist()]
+    renewed = set(rows[again].tolist())
+    for i in rows[(free & hold & ~settled) | again].tolist():
         reason: Reason = "cap_cheapest"
-        if narrowed[i]:
+        if i in renewed:
+            reason = "cap_renewed"
+        elif narrowed[i]:
             reason = "budget_below_minimum" if broken[i] else "cap_budget"
         elif limited[i]:
             reason = "cap_device_limit"
         decisions.append(CapDecision(board.devices[i], round(float(target[i]), 1), reason))
-    renewed = {board.devices[i] for i in rows[again]}
-    return [replace(d, reason="cap_renewed") if d.device in renewed else d for d in decisions]
+    return decisions
 
 
 def _targets(
