@@ -106,7 +106,7 @@ async def summarise(stage: Stage) -> str:
 async def burst(stage: Stage) -> str:
     """A burst of jobs, the pool scaled up and down."""
     autopilot = stage.autopilot
-    bounds = PoolPolicy(floor=1, ceiling=4, scale_down_after_s=2, step_down=4, target_wait_s=30)
+    bounds = PoolPolicy(floor=1, ceiling=4, scale_down_after_s=2, step_down=4, target_wait_s=10)
     await autopilot.steering.set_policy(FleetPolicy(pools={"default": bounds}, cap_fraction=None))
     jobs = [autopilot.jobs.submit("echo", {"text": str(i), "work_s": 0.1}) for i in range(BURST)]
     handles = await asyncio.gather(*jobs)
