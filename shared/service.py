@@ -22,6 +22,7 @@ from shared.bus import Bus
 from shared.consuming import ConsumerWatchdog, Watched
 from shared.health import HealthServer, HealthState
 from shared.settings import ServiceSettings
+from shared.supervision import TaskSupervisor, Work
 
 log = logging.getLogger(__name__)
 
@@ -47,12 +48,14 @@ class Service:
     health: HealthState = field(init=False)
     broker: NatsBroker = field(init=False)
     bus: Bus = field(init=False)
+    supervisor: TaskSupervisor = field(init=False)
     _tasks: list[asyncio.Task[None]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.health = HealthState(self.name)
         self.broker = make_broker(self.settings, self.name, self.registry)
         self.bus = Bus(self.broker)
+        self.supervisor = TaskSupervisor(self.health, self.registry)
         ProcessCollector(registry=self.registry)
         PlatformCollector(registry=self.registry)
 
@@ -81,6 +84,13 @@ class Service:
         """Run something beside the handlers; it is cancelled before the connection closes."""
         self._tasks.append(asyncio.create_task(self._guard(work)))
 
+    def supervise(self, name: str, work: Work, *, standstill_s: float | None = None) -> None:
+        """Run `work()` beside the handlers, start it again when it fails or ends, and tell readiness and metrics.
+
+        With `standstill_s` it must call `shared.supervision.beat()` at least that often.
+        """
+        self.supervisor.start(name, work, standstill_s=standstill_s)
+
     async def _guard(self, work: Coroutine[Any, Any, None]) -> None:
         """End the process when a part of it dies: half a service would be worse than a restart."""
         try:
@@ -98,7 +108,7 @@ class Service:
 
     async def _stop(self) -> None:
         expect_close()
-        await cancel_all(self._tasks)
+        await cancel_all([*self._tasks, *self.supervisor.tasks])
 
     def _started(self) -> None:
         """Say that the service does its work now."""
