@@ -48,8 +48,14 @@ class Instance:
         """
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            self.path("logs").mkdir(exist_ok=True)
-            self._lock = self.path("lock").open("a+")
+            # As root, PostgreSQL and the workers run as users of their own: they pass through, but see nothing.
+            self.folder.chmod(0o711 if os.geteuid() == 0 else 0o700)
+            logs = self.path("logs")
+            logs.mkdir(mode=0o700, exist_ok=True)
+            logs.chmod(0o700)
+            # Whoever can open the lock could hold it.
+            self._lock = os.fdopen(os.open(self.path("lock"), os.O_RDWR | os.O_CREAT, 0o600), "r+")
+            self.path("lock").chmod(0o600)
         except OSError as error:
             raise SettingsError(f"cannot write to the data folder {self.folder}: {error.strerror}") from error
         try:

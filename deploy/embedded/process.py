@@ -8,27 +8,52 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
+
+from deploy.embedded.log_rotation import open_log, rotate
 
 log = logging.getLogger(__name__)
 
 PAUSES_S = (0.1, 0.5, 1.0, 2.0, 5.0)
 STEADY_S = 30.0
-STOP_TIMEOUT_S = 12.0
+STOP_TIMEOUT_S = 15.0
+# Slower than any start, and than a machine that is busy for a while: a restart loses what the process was doing.
+DEAD_AFTER_S = 30.0
+START_WITHIN_S = 180.0
+PROBE_EVERY_S = 1.0
+LOG_EVERY_S = 5.0
 PR_SET_PDEATHSIG = 1
+
+Probe = Callable[[], Awaitable[bool]]
 
 
 class ManagedProcess:
-    """A command that is to run until it is stopped."""
+    """A command that is to run until it is stopped.
 
-    def __init__(self, name: str, command: Sequence[str], environment: Mapping[str, str], log_file: Path) -> None:
+    With a `probe` it also has to live: one that answered and then does not for `dead_after_s`, or that
+    does not answer within START_WITHIN_S of its start, is killed and started again.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        command: Sequence[str],
+        environment: Mapping[str, str],
+        log_file: Path,
+        *,
+        probe: Probe | None = None,
+        stop_timeout_s: float = STOP_TIMEOUT_S,
+        dead_after_s: float = DEAD_AFTER_S,
+    ) -> None:
         self.name, self._command, self._environment, self._log_file = name, command, environment, log_file
+        self._probe, self._stop_timeout_s, self._dead_after_s = probe, stop_timeout_s, dead_after_s
         self.restarts = 0
         self.last_exit: int | None = None
         self._process: asyncio.subprocess.Process | None = None
         self._stopping = False
-        self._task: asyncio.Task[None] | None = None
+        self._tasks: list[asyncio.Task[None]] = []
 
     @property
     def pid(self) -> int | None:
@@ -39,10 +64,18 @@ class ManagedProcess:
     async def start(self) -> None:
         """Start it, and keep it running."""
         await self._spawn()
-        self._task = asyncio.create_task(self._watch())
+        self._tasks = [asyncio.create_task(self._watch()), asyncio.create_task(self._rotate_logs())]
+        if self._probe is not None:
+            self._tasks.append(asyncio.create_task(self._watch_life(self._probe)))
+
+    async def restart(self) -> None:
+        """Ask it to end; it starts again by itself."""
+        if self._process is not None and self._process.returncode is None:
+            await _end(self._process, self._stop_timeout_s)
 
     async def _spawn(self) -> None:
-        with self._log_file.open("ab") as output:
+        output = open_log(self._log_file)
+        try:
             self._process = await asyncio.create_subprocess_exec(
                 *self._command,
                 env=dict(self._environment),
@@ -51,6 +84,8 @@ class ManagedProcess:
                 stderr=output,
                 preexec_fn=_detach,
             )
+        finally:
+            os.close(output)
 
     async def _watch(self) -> None:
         loop = asyncio.get_running_loop()
@@ -64,24 +99,59 @@ class ManagedProcess:
             quick = 0 if loop.time() - began > STEADY_S else quick + 1
             self.restarts += 1
             log.warning("process ended, starting it again", extra={"child": self.name, "exit_code": self.last_exit})
-            await asyncio.sleep(PAUSES_S[min(quick, len(PAUSES_S) - 1)])
-            if self._stopping:
-                return
-            await self._spawn()
+            while not self._stopping:
+                await asyncio.sleep(PAUSES_S[min(quick, len(PAUSES_S) - 1)])
+                try:
+                    if not self._stopping:
+                        await self._spawn()
+                    break
+                except OSError as error:  # out of processes, memory or disk: none of it lasts for ever
+                    quick += 1
+                    log.warning("process not started", extra={"child": self.name, "error": str(error)})
+
+    async def _watch_life(self, probe: Probe) -> None:
+        loop = asyncio.get_running_loop()
+        pid, since, limit_s = self.pid, loop.time(), START_WITHIN_S
+        while True:
+            await asyncio.sleep(PROBE_EVERY_S)
+            answered = await probe()
+            if self.pid != pid:
+                pid, since, limit_s = self.pid, loop.time(), START_WITHIN_S
+            elif answered:
+                since, limit_s = loop.time(), self._dead_after_s
+            elif loop.time() - since > limit_s and self._process is not None:
+                silent_s = round(loop.time() - since, 1)
+                log.warning("process does not answer, killing it", extra={"child": self.name, "silent_s": silent_s})
+                with suppress(ProcessLookupError):
+                    self._process.kill()
+                since = loop.time()
+
+    async def _rotate_logs(self) -> None:
+        while True:
+            await asyncio.sleep(LOG_EVERY_S)
+            try:
+                await asyncio.to_thread(rotate, self._log_file)
+            except OSError as error:
+                log.warning("log not rotated", extra={"child": self.name, "error": str(error)})
 
     async def stop(self) -> None:
         """Ask it to end, and kill it when it does not."""
         self._stopping = True
-        process = self._process
-        if process is not None and process.returncode is None:
-            process.terminate()
-            try:
-                await asyncio.wait_for(process.wait(), STOP_TIMEOUT_S)
-            except TimeoutError:
-                process.kill()
-                await process.wait()
-        if self._task is not None:
-            self._task.cancel()
+        if self._process is not None and self._process.returncode is None:
+            await _end(self._process, self._stop_timeout_s)
+        for task in self._tasks:
+            task.cancel()
+
+
+async def _end(process: asyncio.subprocess.Process, timeout_s: float) -> None:
+    with suppress(ProcessLookupError):
+        process.terminate()
+    try:
+        await asyncio.wait_for(process.wait(), timeout_s)
+    except TimeoutError:
+        with suppress(ProcessLookupError):
+            process.kill()
+        await process.wait()
 
 
 def _detach() -> None:

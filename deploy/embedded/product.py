@@ -12,7 +12,10 @@ from pathlib import Path
 
 import httpx
 
+from deploy.embedded.disk_watch import watch_disk
 from deploy.embedded.instance import Instance, Runtime, take_port
+from deploy.embedded.probes import nats_lives, service_lives
+from deploy.embedded.process import STOP_TIMEOUT_S as USUAL_STOP_TIMEOUT_S
 from deploy.embedded.process import ManagedProcess
 from deploy.embedded.servers import EmbeddedPostgres, nats_binary, wait_for_port, write_nats_config
 from shared.errors import UnavailableError
@@ -30,6 +33,8 @@ SERVICES: dict[str, tuple[str, ...]] = {
 }
 NATS_USER = "autopilot"
 READY_TIMEOUT_S = 60.0
+# The pool gives its workers 30 s to finish what they run (AUTOPILOT_STOP_TIMEOUT_S).
+STOP_TIMEOUT_S = {"pool": 40.0}
 
 
 @dataclass(frozen=True)
@@ -85,7 +90,13 @@ class EmbeddedProduct:
         password, api_key = self.instance.secret("nats"), self.instance.secret("api-key")
         keys_file = self.instance.write_api_keys(api_key)
         config = write_nats_config(self.instance.folder, nats_port, NATS_USER, password, sync=o.sync)
-        nats = ManagedProcess("nats", [nats_binary(), "-c", str(config)], os.environ, self._log_file("nats"))
+        nats = ManagedProcess(
+            "nats",
+            [nats_binary(), "-c", str(config)],
+            os.environ,
+            self._log_file("nats"),
+            probe=nats_lives(nats_port),
+        )
         self.processes["nats"] = nats
         await nats.start()
         await asyncio.gather(wait_for_port(nats_port), self.postgres.start())
@@ -123,7 +134,14 @@ class EmbeddedProduct:
                 | o.environment
             )
             command = [sys.executable, "-m", *module]
-            self.processes[name] = ManagedProcess(name, command, environment, self._log_file(name))
+            self.processes[name] = ManagedProcess(
+                name,
+                command,
+                environment,
+                self._log_file(name),
+                probe=service_lives(runtime.health_ports[name]),
+                stop_timeout_s=STOP_TIMEOUT_S.get(name, USUAL_STOP_TIMEOUT_S),
+            )
         await asyncio.gather(*(p.start() for name, p in self.processes.items() if name != "nats"))
         self.instance.save(runtime)
         self._save_processes()
@@ -156,6 +174,7 @@ class EmbeddedProduct:
         async with asyncio.TaskGroup() as group:
             group.create_task(self.postgres.run())
             group.create_task(self._keep_telling())
+            group.create_task(watch_disk(self.instance.folder, self.processes["nats"].restart))
 
     async def _keep_telling(self) -> None:
         while True:

@@ -5,12 +5,19 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import re
 import shutil
 import sys
 import warnings
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
+from urllib.parse import parse_qs, urlsplit
 
+import psutil
+
+from deploy.embedded.probes import postgres_lives
+from deploy.embedded.process import DEAD_AFTER_S
 from shared.errors import SettingsError, UnavailableError
 
 log = logging.getLogger(__name__)
@@ -25,6 +32,7 @@ authorization {{ user: {user}, password: "{password}" }}
 """
 
 STORE_KEY = "AUTOPILOT_NATS_STORE_KEY"
+SYNC = re.compile(r"always|[1-9]\d{0,5}(ms|s|m|h)")
 
 # Telemetry is a steady flood of writes: checkpoints every few seconds would write every page twice.
 POSTGRES_TUNING = """
@@ -44,7 +52,9 @@ def nats_binary() -> str:
 
 
 def write_nats_config(folder: Path, port: int, user: str, password: str, *, sync: str = "always") -> Path:
-    """Write the server's configuration, readable by its owner alone."""
+    """Write the server's configuration, readable by its owner alone. Raises SettingsError."""
+    if not SYNC.fullmatch(sync):
+        raise SettingsError(f"--sync {sync}: use 'always', or a time such as 2s or 1m")
     store = folder / "nats"
     # Jobs are in there: for nobody else's eyes.
     store.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -118,10 +128,24 @@ class EmbeddedPostgres:
         process = self._server.get_postmaster_info().process if self._server is not None else None
         return bool(process is not None and process.is_running() and process.status() != "zombie")
 
+    @property
+    def socket_path(self) -> str:
+        """Where it listens."""
+        query = parse_qs(urlsplit(self.url).query)
+        return f"{query['host'][0]}/.s.PGSQL.{query.get('port', ['5432'])[0]}"
+
     async def run(self) -> None:
-        """Start it again whenever it died, until cancelled."""
+        """Start it again whenever it died or stopped answering, until cancelled."""
+        loop = asyncio.get_running_loop()
+        answered_at = loop.time()
         while True:
             await asyncio.sleep(0.3)
+            if await postgres_lives(self.socket_path):
+                answered_at = loop.time()
+            elif self.running() and loop.time() - answered_at > DEAD_AFTER_S:
+                log.warning("postgres does not answer, killing it")
+                await asyncio.to_thread(self._kill)
+                answered_at = loop.time()
             if not self.running():
                 log.warning("postgres ended, starting it again")
                 self.restarts += 1
@@ -129,6 +153,15 @@ class EmbeddedPostgres:
                     await self.start()
                 except UnavailableError as error:
                     log.warning("postgres not up yet", extra={"error": str(error)})
+
+    def _kill(self) -> None:
+        """Kill the postmaster and its children: those that stand still would keep its memory from the next one."""
+        info = self._server.get_postmaster_info()
+        postmaster = info.process if info is not None else None
+        if postmaster is not None:
+            for process in [postmaster, *postmaster.children(recursive=True)]:
+                with suppress(psutil.NoSuchProcess):
+                    process.kill()
 
     async def stop(self) -> None:
         """Stop it."""

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import yaml
 
-from deploy.embedded.product import SERVICES
+from deploy.embedded.product import SERVICES, STOP_TIMEOUT_S
+from services.inference.settings import PoolSettings
 
 ROOT = Path(__file__).resolve().parents[2]
 COMPOSE = yaml.safe_load((ROOT / "compose.yaml").read_text())["services"]
@@ -32,7 +33,33 @@ def test_compose_runs_every_service_from_a_stage_of_its_own() -> None:
 def test_only_the_agent_is_privileged_and_root() -> None:
     for name in SERVICES:
         assert bool(COMPOSE[name].get("privileged")) == (name == "agent")
-        assert ("USER autopilot" in stages()[name]) == (name != "agent")
+        assert ("USER 10001:10001" in stages()[name]) == (name != "agent")
+
+
+def test_services_run_without_rights_and_with_nothing_writable_but_their_volume() -> None:
+    for name in set(SERVICES) - {"agent"}:
+        service = COMPOSE[name]
+        assert service["read_only"]
+        assert service["cap_drop"] == ["ALL"]
+        assert "no-new-privileges:true" in service["security_opt"]
+    for name in SERVICES:
+        assert COMPOSE[name]["env_file"] == [{"path": "autopilot.env", "required": False}]
+        assert "${DATABASE_PASSWORD}" not in str(COMPOSE[name]) or name == "recorder"
+    assert COMPOSE["grafana"]["environment"]["AUTOPILOT_DATABASE_USER"] == "autopilot_reader"
+
+
+def test_what_is_learnt_outlives_containers() -> None:
+    for name in ("agent", "anomaly", "pool"):
+        assert f"{name}:/data" in COMPOSE[name]["volumes"]
+
+
+def test_everybody_has_the_time_to_stop_that_the_settings_promise() -> None:
+    def seconds(name: str) -> float:
+        return float(COMPOSE[name]["stop_grace_period"].removesuffix("s"))
+
+    assert seconds("pool") > PoolSettings().stop_timeout_s + 5
+    assert STOP_TIMEOUT_S["pool"] > PoolSettings().stop_timeout_s + 5
+    assert all(seconds(name) >= 20 for name in SERVICES)
 
 
 def test_every_stage_starts_what_the_embedded_product_starts() -> None:

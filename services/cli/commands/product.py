@@ -25,7 +25,8 @@ from shared.api_keys import digest, new_key
 from shared.errors import AutopilotError
 from shared.logs import setup_logging
 
-STOP_TIMEOUT_S = 40.0
+# The pool alone may take 40 s.
+STOP_TIMEOUT_S = 75.0
 
 
 def up(
@@ -34,6 +35,9 @@ def up(
     no_simulate: Annotated[bool, typer.Option("--no-simulate", help="real accelerators only")] = False,
     nats_port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one")] = 4222,
     gateway_port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one")] = 8080,
+    sync: Annotated[
+        str, typer.Option(help="when messages reach the disk: always (before they are confirmed), or a time as 2m")
+    ] = "always",
 ) -> None:
     """Start the whole product on this machine; Ctrl-C stops it."""
     setup_logging("up", "WARNING")
@@ -42,6 +46,7 @@ def up(
         simulate=0 if no_simulate else simulate,
         nats_port=nats_port,
         gateway_port=gateway_port,
+        sync=sync,
     )
     run(lambda: _serve(EmbeddedProduct(options)))
 

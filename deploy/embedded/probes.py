@@ -1,0 +1,57 @@
+"""Whether a server or service on this machine lives, asked over its own door."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+
+TIMEOUT_S = 2.0
+# PostgreSQL's SSLRequest: answered with one byte before anything is authenticated, also while it recovers.
+SSL_REQUEST = (8).to_bytes(4, "big") + (80877103).to_bytes(4, "big")
+
+
+def service_lives(port: int) -> Callable[[], Awaitable[bool]]:
+    """A probe of a service's /livez."""
+
+    async def look() -> bool:
+        connecting = asyncio.open_connection("127.0.0.1", port)
+        answer = await _ask(connecting, b"GET /livez HTTP/1.0\r\n\r\n", b"\r\n")
+        return b" 200 " in answer
+
+    return look
+
+
+def nats_lives(port: int) -> Callable[[], Awaitable[bool]]:
+    """A probe of nats-server: it greets whoever connects."""
+
+    async def look() -> bool:
+        return (await _ask(asyncio.open_connection("127.0.0.1", port), b"", b"\r\n")).startswith(b"INFO")
+
+    return look
+
+
+async def postgres_lives(socket_path: str) -> bool:
+    """Whether the postmaster answers on its socket."""
+    return await _ask(asyncio.open_unix_connection(socket_path), SSL_REQUEST, b"") != b""
+
+
+async def _ask(
+    connecting: Awaitable[tuple[asyncio.StreamReader, asyncio.StreamWriter]], request: bytes, until: bytes
+) -> bytes:
+    """What comes back: up to `until`, or one byte; nothing when nobody answers in time."""
+    writer: asyncio.StreamWriter | None = None
+    try:
+        async with asyncio.timeout(TIMEOUT_S):
+            reader, writer = await connecting
+            if request:
+                writer.write(request)
+            return await reader.readuntil(until) if until else await reader.readexactly(1)
+    except (OSError, TimeoutError, asyncio.IncompleteReadError, asyncio.LimitOverrunError):
+        return b""
+    finally:
+        if writer is not None:
+            writer.close()
+            with suppress(OSError, TimeoutError):
+                async with asyncio.timeout(TIMEOUT_S):
+                    await writer.wait_closed()

@@ -1,0 +1,95 @@
+"""Each image and install starts with exactly the extras that it is given."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+
+ROOT = Path(__file__).resolve().parents[2]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+OWN = {"services", "shared", "deploy", "tests"}
+
+# Installs that are no stage of the Dockerfile: what is imported, with which extras.
+OTHERS = {
+    "worker": ("services.inference.worker", ["inference"]),
+    "kubernetes hands": ("services.scheduler.hands.kubernetes", ["kubernetes"]),
+    "docker hands": ("services.scheduler.hands.docker", ["docker"]),
+    "keda": ("services.scheduler.hands.keda_app", ["keda"]),
+    "client": ("shared.client", []),
+    "command line": ("services.cli.app", ["cli", "embedded"]),
+    "replay": ("services.anomaly.replay", ["anomaly", "recorder"]),
+}
+APPS = {
+    "agent": "services.telemetry.agent_app",
+    "recorder": "services.telemetry.recorder_app",
+    "anomaly": "services.anomaly.app",
+    "scheduler": "services.scheduler.app",
+    "notifier": "services.notifier.app",
+    "gateway": "services.gateway.app",
+    "pool": "services.inference.app",
+}
+
+
+def normal(name: str) -> str:
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def stage_extras() -> dict[str, list[str]]:
+    """The extras that each stage of the Dockerfile installs."""
+    text = (ROOT / "deploy" / "docker" / "Dockerfile").read_text()
+    parts = re.split(r"^FROM \S+ AS (\w+)$", text, flags=re.MULTILINE)
+    found = {}
+    for name, lines in zip(parts[1::2], parts[2::2], strict=True):
+        extras = re.search(r"pip install .*'\.\[([\w,]+)\]'", lines)
+        found[name] = extras[1].split(",") if extras else []
+    del found["base"]
+    return found
+
+
+def closure(extras: list[str]) -> set[str]:
+    """Every distribution that the base and these extras bring, by the metadata of what is installed."""
+    todo = [Requirement(r) for r in PROJECT["dependencies"]]
+    todo += [Requirement(r) for extra in extras for r in PROJECT["optional-dependencies"][extra]]
+    seen: set[tuple[str, tuple[str, ...]]] = set()
+    while todo:
+        requirement = todo.pop()
+        key = (normal(requirement.name), tuple(sorted(requirement.extras)))
+        if key in seen:
+            continue
+        seen.add(key)
+        try:
+            requires = importlib.metadata.requires(requirement.name) or []
+        except importlib.metadata.PackageNotFoundError:
+            continue
+        for needed in map(Requirement, requires):
+            if needed.marker is None or any(needed.marker.evaluate({"extra": e}) for e in [*requirement.extras, ""]):
+                todo.append(needed)
+    return {name for name, _ in seen}
+
+
+CASES = {name: (APPS[name], extras) for name, extras in stage_extras().items()} | OTHERS
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_what_starts_needs_no_more_than_its_extras(name: str) -> None:
+    module, extras = CASES[name]
+    had = closure(extras)
+    foreign = [
+        top
+        for top, owners in importlib.metadata.packages_distributions().items()
+        if top not in OWN and not any(normal(owner) in had for owner in owners)
+    ]
+    code = f"import sys\nfor name in {foreign!r}: sys.modules[name] = None\nimport {module}"
+    ran = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert ran.returncode == 0, ran.stderr.strip().splitlines()[-1]
+
+
+def test_every_stage_is_tried() -> None:
+    assert set(stage_extras()) == set(APPS)

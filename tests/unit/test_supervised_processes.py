@@ -1,0 +1,157 @@
+"""What the embedded product does for its processes: restarts, signs of life, private and bounded logs, the disk."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import stat
+import sys
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from deploy.embedded import disk_watch, process
+from deploy.embedded.disk_watch import MIB, DiskLevel, DiskLimits, watch_disk
+from deploy.embedded.instance import Instance, take_port
+from deploy.embedded.log_rotation import open_log, rotate
+from deploy.embedded.probes import nats_lives, postgres_lives, service_lives
+from deploy.embedded.process import ManagedProcess
+from deploy.embedded.servers import write_nats_config
+from shared.errors import SettingsError
+from tests.support.waiting import eventually
+
+SERVER = """
+import http.server
+class Handler(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        self.send_response(200); self.end_headers()
+http.server.HTTPServer(("127.0.0.1", {port}), Handler).serve_forever()
+"""
+
+
+@pytest.fixture
+async def server(tmp_path: Path) -> AsyncIterator[ManagedProcess]:
+    port = take_port(0, "test")
+    command = [sys.executable, "-c", SERVER.format(port=port)]
+    made = ManagedProcess(
+        "server", command, os.environ, tmp_path / "s.log", probe=service_lives(port), dead_after_s=1.5
+    )
+    await made.start()
+    await eventually(service_lives(port))
+    yield made
+    await made.stop()
+
+
+async def test_a_frozen_process_is_killed_and_started_again(
+    server: ManagedProcess, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(process, "PROBE_EVERY_S", 0.1)
+    await asyncio.sleep(1.2)  # one probe has to have seen it alive
+    before = server.pid
+    assert before is not None
+    os.kill(before, signal.SIGSTOP)
+    await eventually(lambda: server.restarts == 1 and server.pid not in {None, before}, 20)
+    assert server.last_exit == -signal.SIGKILL
+
+
+async def test_a_restart_asked_for_ends_it_gently(server: ManagedProcess) -> None:
+    before = server.pid
+    await server.restart()
+    await eventually(lambda: server.pid not in {None, before})
+    assert server.last_exit == -signal.SIGTERM
+
+
+async def test_a_process_that_cannot_be_started_for_now_is_tried_again(tmp_path: Path) -> None:
+    command = tmp_path / "command"
+    command.write_text("#!/bin/sh\nsleep 0.2\n")
+    command.chmod(0o700)
+    managed = ManagedProcess("m", [str(command)], os.environ, tmp_path / "m.log")
+    await managed.start()
+    away = command.rename(tmp_path / "away")
+    await eventually(lambda: managed.restarts == 1)
+    await asyncio.sleep(0.3)
+    away.rename(command)
+    await eventually(lambda: managed.pid is not None)
+    await managed.stop()
+
+
+async def test_who_accepts_but_never_answers_does_not_live(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr("deploy.embedded.probes.TIMEOUT_S", 0.2)
+
+    async def silent(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read()
+        writer.close()
+
+    listening = await asyncio.start_server(silent, "127.0.0.1", 0)
+    on_disk = await asyncio.start_unix_server(silent, tmp_path / "socket")
+    port = listening.sockets[0].getsockname()[1]
+    assert not await service_lives(port)()
+    assert not await nats_lives(port)()
+    assert not await postgres_lives(str(tmp_path / "socket"))
+    assert not await postgres_lives(str(tmp_path / "nothing"))
+    listening.close()
+    on_disk.close()
+
+
+def test_logs_are_private_and_turn_over(tmp_path: Path) -> None:
+    path = tmp_path / "s.log"
+    path.write_text("")
+    path.chmod(0o644)
+    descriptor = open_log(path)
+    for content in ("first\n", "second\n", "third\n"):
+        os.write(descriptor, content.encode())
+        assert rotate(path, max_bytes=3, kept=2)
+    os.write(descriptor, b"now\n")
+    os.close(descriptor)
+    assert not rotate(path, max_bytes=100)
+    found = {p.name: p.read_text() for p in tmp_path.iterdir()}
+    assert found == {"s.log": "now\n", "s.log.1": "third\n", "s.log.2": "second\n"}
+    assert {stat.S_IMODE(p.stat().st_mode) for p in tmp_path.iterdir()} == {0o600}
+
+
+def test_nobody_else_reads_the_folder_or_holds_its_lock(tmp_path: Path) -> None:
+    instance = Instance(tmp_path / "data")
+    instance.acquire()
+    modes = {name: stat.S_IMODE((tmp_path / "data" / name).stat().st_mode) for name in (".", "logs", "lock")}
+    instance.release()
+    assert modes == {".": 0o711 if os.geteuid() == 0 else 0o700, "logs": 0o700, "lock": 0o600}
+
+
+@pytest.mark.parametrize("sync", ["", "sometimes", "1s } #", "0s", "always\n"])
+def test_a_sync_interval_that_nats_would_not_take_is_refused(tmp_path: Path, sync: str) -> None:
+    with pytest.raises(SettingsError, match="--sync"):
+        write_nats_config(tmp_path, 4222, "u", "p", sync=sync)
+
+
+def test_a_disk_goes_through_its_levels_without_flapping() -> None:
+    disk = DiskLevel(DiskLimits(low_share=0.1, full_bytes=50, margin=1.5))
+    steps = [(200, "ok"), (99, "low"), (140, "low"), (151, "ok"), (40, "full"), (74, "full"), (76, "low"), (160, "ok")]
+    assert [(free, disk.update(free, 1000)) for free, _ in steps] == steps
+
+
+async def test_room_again_on_a_full_disk_is_told_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(disk_watch, "CHECK_EVERY_S", 0.01)
+    free, told = [50 * MIB], []
+
+    class Usage:
+        total = 1000 * MIB
+
+        @property
+        def free(self) -> int:
+            return free[0]
+
+    monkeypatch.setattr(disk_watch.shutil, "disk_usage", lambda _: Usage())
+
+    async def on_room_again() -> None:
+        told.append("room")
+
+    watching = asyncio.create_task(watch_disk(tmp_path, on_room_again))
+    await asyncio.sleep(0.05)
+    assert told == []
+    free[0] = 400 * MIB
+    await eventually(lambda: told == ["room"])
+    await asyncio.sleep(0.05)
+    assert told == ["room"]
+    watching.cancel()
