@@ -59,6 +59,7 @@ class DeviceInfo(Message):
     ecc_mode: bool | None = None
     mig_mode: bool | None = None
     can_set_power: bool | None = None
+    driver_epoch: str = Field(default="", max_length=200, description="another one when the driver was loaded anew")
     links: list[LinkInfo] = []
     processes: list[ProcessInfo] = []
 
@@ -78,14 +79,20 @@ class NodeInventory(Message):
     sources: dict[str, str] = {}
     agent_version: str = ""
     agent_epoch_us: int = 0
+    boot_id: str = Field(default="", max_length=200, description="the kernel's id of this boot, where it tells one")
 
 
 class DeviceEvent(Message):
     """Something that happened to a device at one moment; every occurrence is its own event.
 
     Kinds: xid, ecc, ecc_sbe, ecc_sbe_storm, row_remap, row_remap_failed, poison, poison_fatal, recovery_action,
-    gpu_unavailable, mig_change, nvlink_up, nvlink_down, throttle_on, throttle_off, appeared, lost, probe_hung,
-    probe_recovered, agent_conflict, clock_step.
+    gpu_unavailable, mig_change, nvlink_up, nvlink_down, throttle_on, throttle_off, appeared, lost, reset, probe_hung,
+    probe_recovered, source_failed, source_recovered, agent_conflict, clock_step.
+
+    `appeared` says why: the agent started and saw the device for the first time, the device returned after it was
+    lost, or it returned from a reset. Only `reset` and an `appeared` for that cause prove that a device was reset: the
+    node was booted, the driver loaded anew, or the device itself told so. `source_failed` is about where readings come
+    from, not about devices: `device` names the source then.
     """
 
     id: Name
@@ -97,6 +104,9 @@ class DeviceEvent(Message):
     message: str = Field(default="", max_length=2000)
     source: str = ""
     simulated: bool = False
+    cause: str = Field(default="", max_length=200, description="of `appeared`: agent_started, returned or reset")
+    boot_id: str = Field(default="", max_length=200, description="the boot of the node at that moment")
+    driver_epoch: str = Field(default="", max_length=200, description="the load of the driver at that moment")
 
 
 class SimulationRequest(Message):

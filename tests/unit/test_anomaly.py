@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from services.anomaly.domain.alert_book import AlertBook
 from services.anomaly.domain.columns import COLUMNS
 from services.anomaly.domain.conditions import Conditions
-from services.anomaly.domain.detectors import all_detectors
+from services.anomaly.domain.detectors import all_detectors, source_failed
 from services.anomaly.domain.detectors.xid import XidDetector
 from services.anomaly.domain.detectors.xid_catalogue import ADVICE, CATALOGUE, look_up
 from services.anomaly.domain.finding import Finding
@@ -53,6 +53,17 @@ class OneDevice:
         for _ in range(count):
             self.tick(**sample)
         return set(self.open)
+
+
+class TestSourceFailed:
+    def test_a_failing_exporter_is_one_warning_about_itself(self) -> None:
+        detector = source_failed.make(600.0)
+        (opened,) = detector.on_event(event("source_failed", device="scrape http://h/metrics", message="answers 500"))
+        assert (opened.kind, opened.severity, opened.firing) == ("source_failed", "warning", True)
+        assert "answers 500" in opened.summary
+        (ended,) = detector.on_event(event("source_recovered", device="scrape http://h/metrics"))
+        assert not ended.firing
+        assert detector.on_event(event("lost")) == []
 
 
 class TestAlertBook:
@@ -257,6 +268,15 @@ class TestRules:
         assert device.tick(**{**BUSY, "power_w": 301.0}) == set()
         assert device.tick(**{**BUSY, "temp_c": -40.0}) == {"impossible_value"}
         assert "samples_missing" in device.ticks(30, gpu_util_pct=90.0)
+
+    def test_a_source_that_fails_says_nothing_about_its_devices(self) -> None:
+        device = OneDevice()
+        noise = np.random.default_rng(1)
+        for _ in range(60):
+            device.tick(**{**BUSY, "power_w": 300 + noise.normal()})
+        assert device.ticks(600, read_errors=1.0) == set()
+        device.watch.time(device.now_s)
+        assert device.tick(**BUSY) == set()
 
     def test_a_leak_is_told_with_the_time_that_is_left(self) -> None:
         device = OneDevice("memory_leak", period_s=60)

@@ -202,9 +202,15 @@ class Missing:
 
     def test(self, view: View) -> Tested:
         """Follow the share of rows in which a metric that was read before was not."""
-        gone = any_of(np.isnan(view.now[:, self._columns]) & ~np.isnan(view.before[:, self._columns]))
+        now = view.now[:, self._columns]
+        gone = any_of(np.isnan(now) & ~np.isnan(view.before[:, self._columns]))
         share = self._share[view.slots]
-        share = share + (gone - share) * 2 / (MISSING_ROWS + 1)
+        changed = share + (gone - share) * 2 / (MISSING_ROWS + 1)
+        if gone.any():
+            # A row of failed readings alone is of a source that fails: it says nothing about its devices.
+            readings = (~np.isnan(view.now)).sum(axis=1) - ~np.isnan(view.get("read_errors"))
+            changed = np.where(readings > 0, changed, share)
+        share = changed
         self._share[view.slots] = share
         return share > MISSING_SHARE, np.ones(len(view), bool)
 

@@ -1,0 +1,39 @@
+"""A source of readings that fails: an exporter that does not answer says nothing about its devices."""
+
+from __future__ import annotations
+
+from services.anomaly.domain.finding import Finding, QuietDetector
+from shared.messages.alerts import Evidence
+from shared.messages.telemetry import DeviceEvent
+
+KIND = "source_failed"
+
+
+class SourceFailedDetector(QuietDetector):
+    """Follows the agent's own word; the alert stands for the source, never for a device."""
+
+    name = KIND
+
+    def on_event(self, event: DeviceEvent) -> list[Finding]:
+        """A source that failed fires, one that answers again clears."""
+        if event.kind not in {"source_failed", "source_recovered"}:
+            return []
+        evidence = Evidence(metric="pages", value=0.0, expected="one each tick", at=event.at)
+        return [
+            Finding(
+                event.node,
+                event.device,
+                KIND,
+                event.kind == "source_failed",
+                severity="warning",
+                summary=f"source gives no readings: {event.message}"[:500],
+                action="look at the exporter; its devices are not watched meanwhile",
+                evidence=(evidence,),
+                simulated=event.simulated,
+            )
+        ]
+
+
+def make(_: float) -> SourceFailedDetector:
+    """Build it."""
+    return SourceFailedDetector()
