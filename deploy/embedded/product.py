@@ -7,7 +7,9 @@ import logging
 import os
 import socket
 import sys
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import httpx
@@ -171,10 +173,14 @@ class EmbeddedProduct:
 
     async def run(self) -> None:
         """Supervise until cancelled."""
+        parts = (
+            self.postgres.run,
+            self._keep_telling,
+            partial(watch_disk, self.instance.folder, self.processes["nats"].restart),
+        )
         async with asyncio.TaskGroup() as group:
-            group.create_task(self.postgres.run())
-            group.create_task(self._keep_telling())
-            group.create_task(watch_disk(self.instance.folder, self.processes["nats"].restart))
+            for part in parts:
+                group.create_task(_keep_going(part))
 
     async def _keep_telling(self) -> None:
         while True:
@@ -199,6 +205,18 @@ class EmbeddedProduct:
 
     def _log_file(self, name: str) -> Path:
         return self.instance.path("logs", f"{name}.log")
+
+
+async def _keep_going(part: Callable[[], Awaitable[None]]) -> None:
+    """Run a part of the supervision for ever: a full disk or a missing process must not end the others."""
+    while True:
+        try:
+            await part()
+        except OSError as error:
+            log.warning("part of the supervision failed, going on", extra={"error": str(error)})
+        except Exception:
+            log.exception("part of the supervision failed, going on")
+        await asyncio.sleep(1.0)
 
 
 async def readiness(runtime: Runtime) -> dict[str, str]:
