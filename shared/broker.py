@@ -15,14 +15,18 @@ from prometheus_client import CollectorRegistry
 from shared import observability
 from shared.connection import CONNECTION, tls_context
 from shared.consuming import RetryMiddleware
+from shared.poison import PoisonRule
 from shared.settings import ServiceSettings
 
 log = logging.getLogger(__name__)
 
 
-def make_broker(settings: ServiceSettings, name: str, registry: CollectorRegistry) -> NatsBroker:
+def make_broker(
+    settings: ServiceSettings, name: str, registry: CollectorRegistry, rule: PoisonRule | None = None
+) -> NatsBroker:
     """FastStream broker for one service process; connect it once and never restart it."""
-    return NatsBroker(
+    rule = rule or PoisonRule(registry, lambda: client_of(broker).jetstream(timeout=5.0))
+    broker = NatsBroker(
         settings.servers,
         **CONNECTION,
         name=f"autopilot-{name}",
@@ -33,8 +37,9 @@ def make_broker(settings: ServiceSettings, name: str, registry: CollectorRegistr
         js_options={"timeout": 5.0},
         logger=logging.getLogger("faststream"),
         log_level=logging.DEBUG,
-        middlewares=[*observability.middlewares(settings, name, registry), RetryMiddleware(registry)],
+        middlewares=[*observability.middlewares(settings, name, registry), RetryMiddleware(rule)],
     )
+    return broker
 
 
 def _security(settings: ServiceSettings) -> BaseSecurity:

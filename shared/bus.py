@@ -8,12 +8,13 @@ import nats.errors
 from faststream.nats import NatsBroker
 from nats.js import JetStreamContext
 from nats.js.errors import APIError, KeyNotFoundError
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel
 
 from shared import subjects
 from shared.broker import client_of
 from shared.errors import UnavailableError
 from shared.messages.commands import CommandOutcome, FleetPolicy
+from shared.unreadable import parse_value
 
 M = TypeVar("M", bound=BaseModel)
 BUS_ERRORS = (nats.errors.Error, APIError, OSError)
@@ -47,14 +48,18 @@ class Bus:
         await self.publish(subjects.outcome(outcome.command_id), outcome, outcome.id)
 
     async def read(self, bucket: str, key: str, model: type[M]) -> M | None:
-        """The value of a key; None when there is none. Raises ValidationError when it is malformed."""
+        """The value of a key; None when there is none that can be read."""
+        value = await self._value(bucket, key)
+        return None if value is None else parse_value(bucket, key, value, model)
+
+    async def _value(self, bucket: str, key: str) -> bytes | None:
         try:
             entry = await (await self.js.key_value(bucket)).get(key)
         except KeyNotFoundError:
             return None
         except BUS_ERRORS as error:
             raise UnavailableError(f"{bucket}/{key} not read: {type(error).__name__}") from error
-        return model.model_validate_json(entry.value or b"")
+        return entry.value or b""
 
     async def write(self, bucket: str, key: str, value: BaseModel) -> None:
         """Set a key."""
@@ -74,7 +79,7 @@ class Bus:
 
     async def policy(self) -> FleetPolicy:
         """The operator's policy; one that cannot be understood allows nothing but looking."""
-        try:
-            return await self.read("policy", POLICY_KEY, FleetPolicy) or FleetPolicy()
-        except ValidationError:
-            return FleetPolicy(mode="observe", power="off")
+        value = await self._value("policy", POLICY_KEY)
+        if value is None:
+            return FleetPolicy()
+        return parse_value("policy", POLICY_KEY, value, FleetPolicy) or FleetPolicy(mode="observe", power="off")

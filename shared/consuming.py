@@ -1,8 +1,9 @@
-"""How messages are taken from streams: when to retry, when to give up, and consumers kept alive."""
+"""How messages are taken from streams: handlers under the poison rule, and consumers kept alive."""
 
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import suppress
@@ -12,75 +13,77 @@ from typing import Any
 import nats.errors
 from fast_depends.exceptions import ValidationError as ArgumentError
 from faststream import BaseMiddleware
-from faststream.exceptions import IgnoredException, NackMessage, RejectMessage
+from faststream.exceptions import AckMessage, HandlerException, IgnoredException, NackMessage, RejectMessage
 from nats.aio.msg import Msg
 from nats.js import JetStreamContext
 from nats.js.api import ConsumerConfig
 from nats.js.errors import APIError, NotFoundError
+from nats.js.kv import KeyValue
 from prometheus_client import CollectorRegistry, Counter, Gauge
-from pydantic import ValidationError
 
 from shared import streams
+from shared.addressing import check_address, key_subject
 from shared.errors import AutopilotError
 from shared.health import HealthState
 from shared.observability import bounded_subject
+from shared.poison import PoisonRule, backoff_s, deliveries
 
 log = logging.getLogger(__name__)
 
-BACKOFF_S = (0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
 WATCH_PERIOD_S = 1.0
 # Requests to the server that a fleet of watchdogs makes add up.
 WATCH_EACH_S = 0.05
 
 
-def backoff_s(delivered: int) -> float:
-    """How long to wait before delivery number `delivered + 1`."""
-    return BACKOFF_S[min(max(delivered, 1), len(BACKOFF_S)) - 1]
-
-
 class RetryMiddleware:
-    """Broker middleware: malformed messages are counted and dropped, failures tried again later."""
+    """Broker middleware: every handler's failures go by the rule of `shared.poison`."""
 
-    def __init__(self, registry: CollectorRegistry) -> None:
-        self._rejected = Counter(
-            "autopilot_messages_rejected",
-            "messages that no retry can help",
-            ["subject", "error"],
-            registry=registry,
-        )
+    def __init__(self, rule: PoisonRule) -> None:
+        self._rule = rule
 
     def __call__(self, msg: Any, /, *, context: Any) -> _Retry:
         """Wrap one message."""
-        return _Retry(msg, context=context, rejected=self._rejected)
+        return _Retry(msg, context=context, rule=self._rule)
 
 
 class _Retry(BaseMiddleware[Any, Any]):
-    def __init__(self, msg: Any, /, *, context: Any, rejected: Counter) -> None:
+    def __init__(self, msg: Any, /, *, context: Any, rule: PoisonRule) -> None:
         super().__init__(msg, context=context)
-        self._rejected = rejected
+        self._rule = rule
 
     async def consume_scope(self, call_next: Callable[[Any], Awaitable[Any]], msg: Any) -> Any:
-        """Run the handler; turn what it raises into a later retry or a rejection."""
+        """Run the handler; what it raises becomes another attempt later, or the end of the message."""
+        raw = msg.raw_message
         try:
+            await _check(raw, msg)
             return await call_next(msg)
-        except (IgnoredException, asyncio.CancelledError):
+        except (IgnoredException, HandlerException, asyncio.CancelledError):
             raise
         except Exception as error:
-            subject = getattr(msg.raw_message, "subject", "kv")
-            hopeless = isinstance(error, ArgumentError | ValidationError | UnicodeError | ValueError | TypeError)
-            if hopeless or (isinstance(error, AutopilotError) and not error.retryable):
-                self._rejected.labels(bounded_subject(subject), type(error).__name__).inc()
-                log.warning("message rejected", extra={"subject": subject, "error": type(error).__name__})
+            if isinstance(raw, KeyValue.Entry):
+                # The body of a removed key is empty; handlers that need to know take the entry itself.
+                if raw.operation is None:
+                    self._rule.drop(f"kv {raw.bucket}", error)
                 raise RejectMessage from error
-            log.exception("handler failed", extra={"subject": subject})
-            raise NackMessage(delay=backoff_s(_delivered(msg.raw_message))) from error
+            # What does not fit a handler's arguments is no message of its kind.
+            hopeless = isinstance(error, ArgumentError | json.JSONDecodeError)
+            verdict = await self._rule.judge(raw, _consumer(raw), error, hopeless=hopeless, executor=True)
+            if verdict == "again":
+                raise NackMessage(delay=backoff_s(deliveries(raw))) from error
+            raise AckMessage from error
 
 
-def _delivered(raw: Any) -> int:
-    try:
-        return int(raw.metadata.num_delivered)
-    except (nats.errors.Error, AttributeError):
-        return 1
+async def _check(raw: Any, msg: Any) -> None:
+    """That a message with fields is about what its subject or key says."""
+    body = await msg.decode()
+    if isinstance(body, dict):
+        key = key_subject(raw.bucket, raw.key) if isinstance(raw, KeyValue.Entry) else str(raw.subject)
+        check_address(key, body)
+
+
+def _consumer(raw: Any) -> str:
+    """The durable's name, or the beginning of the subject where no stream delivers."""
+    return str(raw.metadata.consumer) if deliveries(raw) else bounded_subject(raw.subject)
 
 
 @dataclass(frozen=True)

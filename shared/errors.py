@@ -2,6 +2,8 @@
 
 AutopilotError
 ├── InvalidInputError      the caller's data is wrong: field, value, rule
+│   ├── SubjectError       a name that no subject can carry
+│   └── MalformedMessageError  a message that is not what its subject promises
 ├── NotFoundError          what was named does not exist
 ├── ConflictError          it exists already or changed meanwhile
 ├── UnavailableError       something outside is away; trying again may help (retryable)
@@ -11,6 +13,8 @@ AutopilotError
 """
 
 from __future__ import annotations
+
+MOST_SHOWN = 200  # characters of a value that a message repeats
 
 
 class AutopilotError(Exception):
@@ -24,7 +28,16 @@ class InvalidInputError(AutopilotError):
 
     def __init__(self, field: str, value: object, rule: str) -> None:
         self.field, self.value, self.rule = field, value, rule
-        super().__init__(f"{field}={value!r}: {rule}")
+        shown = repr(value)
+        super().__init__(f"{field}={shown if len(shown) <= MOST_SHOWN else shown[:MOST_SHOWN] + '…'}: {rule}")
+
+
+class SubjectError(InvalidInputError, ValueError):
+    """A name that no subject can carry: empty, too long, or no text."""
+
+
+class MalformedMessageError(InvalidInputError):
+    """A message that is not what its subject promises; another attempt cannot help."""
 
 
 class NotFoundError(AutopilotError):

@@ -5,16 +5,20 @@ from __future__ import annotations
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, TypeGuard
 
 import msgpack
 import numpy as np
 import numpy.typing as npt
 
-from shared.errors import InvalidInputError
+from shared import subjects
+from shared.errors import InvalidInputError, MalformedMessageError
 from shared.frame_bytes import SCHEMA_VERSION, pack_frame
 
 MAX_VALUES = 4_000_000
+MAX_ROWS = 100_000  # ticks of all devices of one frame
+_INFINITE, _MINUS_INFINITE = bytes.fromhex("0000807f"), bytes.fromhex("000080ff")
+MAX_NAME_BYTES = subjects.MOST_NAME_BYTES
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MOST_KNOWN_NAMES = 200_000
 _KNOWN_NAMES: dict[tuple[str, ...], tuple[str, ...]] = {}
@@ -89,26 +93,33 @@ def encode(frame: TelemetryFrame) -> bytes:
     )
 
 
-def decode(data: bytes) -> TelemetryFrame:
-    """MessagePack to frame; unknown keys of newer versions are ignored. Raises InvalidInputError."""
+def decode(data: bytes, subject: str | None = None) -> TelemetryFrame:
+    """MessagePack to frame; unknown keys of newer versions are ignored.
+
+    With the `subject` that it came under, its node must be the subject's. Raises MalformedMessageError.
+    """
     try:
         body = msgpack.unpackb(data)
     except Exception as error:  # msgpack raises a dozen types for bad bytes
-        raise InvalidInputError("frame", len(data), f"is no MessagePack: {error}") from error
+        raise MalformedMessageError("frame", len(data), f"is no MessagePack: {type(error).__name__}") from error
     if not isinstance(body, dict):
-        raise InvalidInputError("frame", type(body).__name__, "must be a map")
+        raise MalformedMessageError("frame", type(body).__name__, "must be a map")
     devices, metrics = _names(body, "devices"), _names(body, "metrics")
-    ticks = _integer(body, "ticks", 1, 100_000)
+    ticks = _integer(body, "ticks", 1, MAX_ROWS)
+    if ticks * len(devices) > MAX_ROWS:
+        raise MalformedMessageError("ticks", ticks, f"of {len(devices)} devices are more than {MAX_ROWS} rows")
     raw = body.get("values")
     expected = ticks * len(devices) * len(metrics)
     if not isinstance(raw, bytes) or expected > MAX_VALUES or len(raw) != expected * 4:
         size = len(raw) if isinstance(raw, bytes) else type(raw).__name__
-        raise InvalidInputError("values", size, f"must be {expected} float32 (at most {MAX_VALUES})")
+        raise MalformedMessageError("values", size, f"must be {expected} float32 (at most {MAX_VALUES})")
     node, period = body.get("node"), body.get("period_s")
-    if not isinstance(node, str) or not 0 < len(node) <= 200:
-        raise InvalidInputError("node", node, "must be 1 to 200 characters")
+    if not _is_name(node):
+        raise MalformedMessageError("node", node, f"must be 1 to {MAX_NAME_BYTES} bytes")
+    if subject is not None and subject != subjects.frames(node):
+        raise MalformedMessageError("node", node, f"must be the one of its subject {subject}")
     if not isinstance(period, int | float) or not 0.001 <= period <= 86_400:
-        raise InvalidInputError("period_s", period, "must be 0.001 to 86400")
+        raise MalformedMessageError("period_s", period, "must be 0.001 to 86400")
     simulated = body.get("simulated", [])
     return TelemetryFrame(
         node=node,
@@ -116,12 +127,27 @@ def decode(data: bytes) -> TelemetryFrame:
         period_s=float(period),
         devices=devices,
         metrics=metrics,
-        values=np.frombuffer(raw, dtype="<f4").reshape(ticks, len(devices), len(metrics)),
+        values=_finite(raw, (ticks, len(devices), len(metrics))),
         sequence=_integer(body, "seq", 0, 2**62),
         epoch_us=_integer(body, "epoch_us", 0, 2**62),
         simulated=frozenset(s for s in simulated if isinstance(s, str)) if isinstance(simulated, list) else frozenset(),
         schema_version=_integer(body, "v", 0, 2**31),
     )
+
+
+def _finite(raw: bytes, shape: tuple[int, int, int]) -> npt.NDArray[np.float32]:
+    """An infinite reading is none: one alone would make every sum and mean that it enters infinite."""
+    values = np.frombuffer(raw, dtype="<f4").reshape(shape)
+    # To look for the bytes first costs a twentieth of looking at every value of every frame.
+    if _INFINITE in raw or _MINUS_INFINITE in raw:
+        return np.where(np.isinf(values), np.float32(np.nan), values)
+    return values
+
+
+def _is_name(text: object) -> TypeGuard[str]:
+    if not isinstance(text, str) or not text or len(text) > MAX_NAME_BYTES or "\0" in text:
+        return False
+    return len(text) <= MAX_NAME_BYTES // 4 or len(text.encode()) <= MAX_NAME_BYTES
 
 
 def _names(body: dict[str, Any], key: str) -> tuple[str, ...]:
@@ -132,10 +158,12 @@ def _names(body: dict[str, Any], key: str) -> tuple[str, ...]:
             known = _KNOWN_NAMES.get(tuple(names))
             if known is not None:
                 return known
-    if not isinstance(names, list) or not all(isinstance(n, str) and 0 < len(n) <= 200 for n in names):
-        raise InvalidInputError(key, type(names).__name__, "must be a list of names of 1 to 200 characters")
+    if not isinstance(names, list) or not names or not all(_is_name(n) for n in names):
+        raise MalformedMessageError(
+            key, type(names).__name__, f"must be a list of names of 1 to {MAX_NAME_BYTES} bytes"
+        )
     if len(set(names)) != len(names):
-        raise InvalidInputError(key, len(names), "names must differ")
+        raise MalformedMessageError(key, len(names), "names must differ")
     if len(_KNOWN_NAMES) >= _MOST_KNOWN_NAMES:
         _KNOWN_NAMES.clear()
     checked = tuple(names)
@@ -146,5 +174,5 @@ def _names(body: dict[str, Any], key: str) -> tuple[str, ...]:
 def _integer(body: dict[str, Any], key: str, low: int, high: int) -> int:
     value = body.get(key)
     if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
-        raise InvalidInputError(key, value, f"must be a whole number from {low} to {high}")
+        raise MalformedMessageError(key, value, f"must be a whole number from {low} to {high}")
     return value

@@ -21,8 +21,10 @@ from shared.broker import client_of, expect_close, make_broker
 from shared.bus import Bus
 from shared.consuming import ConsumerWatchdog, Watched
 from shared.health import HealthServer, HealthState
+from shared.poison import PoisonRule
 from shared.settings import ServiceSettings
 from shared.supervision import TaskSupervisor, Work
+from shared.unreadable import UnreadableValues
 
 log = logging.getLogger(__name__)
 
@@ -48,14 +50,17 @@ class Service:
     health: HealthState = field(init=False)
     broker: NatsBroker = field(init=False)
     bus: Bus = field(init=False)
+    poison: PoisonRule = field(init=False)
     supervisor: TaskSupervisor = field(init=False)
     _tasks: list[asyncio.Task[None]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.health = HealthState(self.name)
-        self.broker = make_broker(self.settings, self.name, self.registry)
+        self.poison = PoisonRule(self.registry, lambda: self.bus.js)
+        self.broker = make_broker(self.settings, self.name, self.registry, self.poison)
         self.bus = Bus(self.broker)
         self.supervisor = TaskSupervisor(self.health, self.registry)
+        self.registry.register(UnreadableValues())
         ProcessCollector(registry=self.registry)
         PlatformCollector(registry=self.registry)
 

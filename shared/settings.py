@@ -10,6 +10,8 @@ from typing import TypeVar
 from pydantic import Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from shared.messages.base import Name
+
 S = TypeVar("S", bound=BaseSettings)
 
 
@@ -36,7 +38,7 @@ class NatsSettings(BaseSettings):
 class ServiceSettings(NatsSettings):
     """What every service process has."""
 
-    node: str = Field(default_factory=socket.gethostname, min_length=1, max_length=200, description="name of this node")
+    node: Name = Field(default_factory=socket.gethostname, description="name of this node")
     health_host: str = Field("127.0.0.1", description="address of /livez, /readyz and /metrics")
     health_port: int = Field(0, ge=0, le=65535, description="port of the same; 0 takes a free one")
     log_level: str = Field("INFO", pattern="^(DEBUG|INFO|WARNING|ERROR)$", description="least level logged")

@@ -97,6 +97,7 @@ STREAMS: tuple[StreamConfig, ...] = (
         max_msgs_per_subject=1,
     ),
     _stream("DEAD", subjects.DEAD, age_s=30 * DAY_S, mib=512, allow_msg_ttl=True),
+    _stream("POISON", subjects.POISON, age_s=7 * DAY_S, mib=64),
     _stream("AUDIT", subjects.AUDIT, age_s=365 * DAY_S, mib=512, deny_delete=True, deny_purge=True),
 )
 
@@ -156,7 +157,7 @@ def durable(name: str, *filters: str, ack_wait_s: float = 30.0, **more: object) 
 
 def job_durable(kind: str, priority: str) -> ConsumerConfig:
     """The consumer that all workers of a kind share for one priority."""
-    name = f"pool-{subjects.token(kind)}-{priority}"
+    name = f"pool-{subjects.name_part(kind)}-{priority}"
     return durable(name, *subjects.jobs_of(kind, priority), ack_wait_s=JOB_ACK_WAIT_S, max_ack_pending=10_000)
 
 

@@ -25,7 +25,7 @@ class Intake:
 
     look: Callable[[list[TelemetryFrame]], Awaitable[None]]
     registry: CollectorRegistry
-    _waiting: list[bytes] = field(default_factory=list)
+    _waiting: list[Msg] = field(default_factory=list)
     _arrived: asyncio.Event = field(default_factory=asyncio.Event)
 
     def __post_init__(self) -> None:
@@ -35,7 +35,7 @@ class Intake:
 
     async def take(self, message: Msg) -> None:
         """One frame arrived."""
-        self._waiting.append(message.data)
+        self._waiting.append(message)
         self._arrived.set()
 
     async def run(self) -> None:
@@ -53,11 +53,11 @@ class Intake:
                 # Alerts, events and health have their turn between bunches.
                 await asyncio.sleep(0)
 
-    def _decoded(self, taken: list[bytes]) -> list[TelemetryFrame]:
+    def _decoded(self, taken: list[Msg]) -> list[TelemetryFrame]:
         frames = []
-        for data in taken:
+        for message in taken:
             try:
-                frames.append(decode(data))
+                frames.append(decode(message.data, message.subject))
             except InvalidInputError as error:
                 self._rejected.inc()
                 log.warning("frame rejected", extra={"error": str(error)})

@@ -35,7 +35,7 @@ def create_app(settings: PoolSettings | None = None) -> FastStream:
     service = Service("pool", settings)
     broker = service.broker
     supervisor = PoolSupervisor(settings, settings.pool_initial)
-    node = subjects.token(settings.node)
+    node = subjects.name_part(settings.node)
 
     memory = PoolMemory(service.bus, supervisor)
     commands = PoolCommands(supervisor, service.bus.publish_outcome, memory.save_cordons)
@@ -58,7 +58,7 @@ def create_app(settings: PoolSettings | None = None) -> FastStream:
     watch = DeviceWatch(supervisor)
 
     async def on_frame(message: NatsMessage) -> None:
-        watch.on_frame(decode(message.body))
+        watch.on_frame(decode(message.body, message.raw_message.subject))
 
     async def on_alert(alert: Alert) -> None:
         watch.on_alerts([alert])

@@ -6,8 +6,6 @@ import asyncio
 import logging
 from dataclasses import dataclass
 
-from pydantic import ValidationError
-
 from services.inference.supervisor import PoolSupervisor
 from shared import subjects
 from shared.bus import Bus
@@ -39,12 +37,8 @@ class PoolMemory:
 
     async def recall(self) -> None:
         """Go on as before a restart: the wanted size and the cordoned devices."""
-        try:
-            kept = await self.bus.read("pools", self._status_key, PoolStatus)
-            cordons = await self.bus.read("cordons", subjects.token(self._node), DeviceSet)
-        except ValidationError as error:
-            log.warning("state of the last run is unreadable, starting afresh", extra={"errors": error.error_count()})
-            return
+        kept = await self.bus.read("pools", self._status_key, PoolStatus)
+        cordons = await self.bus.read("cordons", subjects.token(self._node), DeviceSet)
         if kept is not None:
             self.supervisor.desired, self.supervisor.restarts = kept.desired, kept.restarts
         if cordons is not None:
@@ -61,7 +55,7 @@ class PoolMemory:
             try:
                 await self._read_devices(health)
                 await self.bus.write("pools", self._status_key, self.supervisor.status())
-            except (UnavailableError, ValidationError) as error:
+            except UnavailableError as error:
                 log.info("status not published", extra={"error": type(error).__name__})
             health.report("workers", ok=self._enough(), reason="no worker is ready yet", max_age_s=10.0)
             await asyncio.sleep(STATUS_PERIOD_S)

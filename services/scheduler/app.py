@@ -68,7 +68,7 @@ def create_app(settings: SchedulerSettings | None = None) -> FastStream:
 
     async def on_frame(message: NatsMessage) -> None:
         if reader is not None:
-            reader.on_frame(decode(message.body), utc_now())
+            reader.on_frame(decode(message.body, message.raw_message.subject), utc_now())
 
     async def on_alert(alert: Alert) -> None:
         if alert.severity == "critical":

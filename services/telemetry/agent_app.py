@@ -60,11 +60,11 @@ def create_agent(settings: AgentSettings | None = None) -> FastStream:
     if settings.kernel_log:
         sampler.extra_events = KernelLog(sampler.device_at).poll
     power = PowerControl(
-        settings.node, sampler.find, CapFile(settings.data_dir / f"caps-{subjects.token(settings.node)}.json")
+        settings.node, sampler.find, CapFile(settings.data_dir / f"caps-{subjects.name_part(settings.node)}.json")
     )
     commands = PowerCommands(power, service.bus.policy, service.bus.publish_outcome)
 
-    consumer = durable(f"agent-power-{subjects.token(settings.node)}", subjects.power_commands(settings.node))
+    consumer = durable(f"agent-power-{subjects.name_part(settings.node)}", subjects.power_commands(settings.node))
     broker.subscriber(
         subjects.power_commands(settings.node),
         stream=JStream("COMMANDS", declare=False),

@@ -14,12 +14,12 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from services.telemetry.domain.clocks import ClockWatch
 from services.telemetry.domain.latest import LatestSamples
 from services.telemetry.domain.runs import RunTally, Totals
-from services.telemetry.persisting import Persister, acknowledge, keep_alive
+from services.telemetry.persisting import REFUSED, Persister, acknowledge, keep_alive
 from services.telemetry.ports import FrameStore
 from shared.clock import utc_now
 from shared.consuming import Watched
-from shared.errors import InvalidInputError
 from shared.frames import TelemetryFrame, decode
+from shared.poison import PoisonRule
 from shared.puller import Puller
 from shared.streams import durable
 
@@ -32,6 +32,8 @@ AGES_A_BATCH = 500  # as many frames of a batch as a histogram needs
 NOT_SUSPICIOUS_US = 20_000_000
 AGES_S = (0.05, 0.1, 0.25, 0.5, 1, 2, 3, 5, 10, 30, 60, 300, 900, 3600)
 
+Pair = tuple[Msg, TelemetryFrame]
+
 
 class FrameRecorder:
     """One recorder's share of the frames."""
@@ -39,13 +41,15 @@ class FrameRecorder:
     def __init__(
         self,
         persister: Persister,
+        poison: PoisonRule,
         registry: CollectorRegistry,
         latest: LatestSamples,
         *,
         batch: int,
         linger_s: float,
     ) -> None:
-        self._persister, self._batch, self._linger_s, self._latest = persister, batch, linger_s, latest
+        self._persister, self._poison = persister, poison
+        self._batch, self._linger_s, self._latest = batch, linger_s, latest
         self._rows = Counter("autopilot_recorded_samples", "rows of samples written", registry=registry)
         self._duplicates = Counter("autopilot_samples_duplicate", "samples that were there already", registry=registry)
         self._bad = Counter("autopilot_frames_undecodable", "frames that cannot be decoded", registry=registry)
@@ -91,17 +95,16 @@ class FrameRecorder:
             await puller.stop()
 
     async def _record(self, nc: Client, store: FrameStore, batch: list[Msg]) -> None:
-        frames = await self._decode_all(batch)
+        pairs = await self._decode_all(batch)
+        self.totals.errors += len(batch) - len(pairs)
+        written, pairs = await self._write(store, pairs)
+        frames = [frame for _, frame in pairs]
         samples = sum(f.ticks * len(f.devices) for f in frames)
-        written = await self._persister.write("TELEMETRY", batch, partial(store.write, frames))
-        if written is None:
-            written = await self._record_singly(store, batch, frames)
         self._rows.inc(written)
         self._duplicates.inc(max(0, samples - written))
         self.totals.samples += written
         self.totals.duplicates += max(0, samples - written)
-        self.totals.errors += len(batch) - len(frames)
-        await acknowledge(nc, batch)
+        await acknowledge(nc, [message for message, _ in pairs])
         now = utc_now().timestamp()
         for frame in frames[:: max(1, len(frames) // AGES_A_BATCH)]:
             # By a clock that is wrong a frame has no age: its node is told instead.
@@ -124,32 +127,41 @@ class FrameRecorder:
             for device, sample in frame.latest().items():
                 self._latest.update(frame.node, device, sample, now_s)
 
-    async def _record_singly(self, store: FrameStore, batch: list[Msg], frames: list[TelemetryFrame]) -> int:
-        """One frame that the database will never take must not hold up the others."""
-        total = 0
-        for frame in frames:
-            written = await self._persister.write("TELEMETRY", batch, partial(store.write, [frame]))
-            if written is None:
-                self._refused.inc()
-            total += written or 0
-        return total
+    async def _write(self, store: FrameStore, pairs: list[Pair]) -> tuple[int, list[Pair]]:
+        """Write all frames at once or, where one cannot be written, each half by itself.
 
-    async def _decode_all(self, batch: list[Msg]) -> list[TelemetryFrame]:
-        frames = []
+        Returns the new rows and what is written; a frame that will never be is put aside, and holds up no other.
+        """
+        batch, frames = [message for message, _ in pairs], [frame for _, frame in pairs]
+        if not pairs:
+            return 0, []
+        try:
+            return await self._persister.write("TELEMETRY", batch, partial(store.write, frames)), pairs
+        except Exception as error:  # noqa: BLE001  also what a strange frame makes of our own code
+            if len(pairs) == 1:
+                self._refused.inc()
+                await self._poison.settle(batch[0], DURABLE, error, hopeless=isinstance(error, REFUSED))
+                return 0, []
+        half = len(pairs) // 2
+        (rows, done), (more_rows, more) = await self._write(store, pairs[:half]), await self._write(store, pairs[half:])
+        return rows + more_rows, done + more
+
+    async def _decode_all(self, batch: list[Msg]) -> list[Pair]:
+        pairs: list[Pair] = []
         self._batch_stored_us = stored_us(batch[-1])
         for start in range(0, len(batch), SLICE):
-            frames += [f for f in map(self._decode, batch[start : start + SLICE]) if f is not None]
+            for message in batch[start : start + SLICE]:
+                try:
+                    pairs.append((message, self._decode(message)))
+                except Exception as error:  # noqa: BLE001  whatever a frame makes of itself
+                    self._bad.inc()
+                    await self._poison.settle(message, DURABLE, error)
             # The transaction before this one is on its way to the server meanwhile.
             await asyncio.sleep(0)
-        return frames
+        return pairs
 
-    def _decode(self, message: Msg) -> TelemetryFrame | None:
-        try:
-            frame = decode(message.data)
-        except InvalidInputError as error:
-            self._bad.inc()
-            log.warning("bad frame", extra={"subject": message.subject, "error": str(error)})
-            return None
+    def _decode(self, message: Msg) -> TelemetryFrame:
+        frame = decode(message.data, message.subject)
         if frame.newer:
             self._newer.inc()
         suspicious = abs(frame.start_us - self._batch_stored_us) > NOT_SUSPICIOUS_US or self.clocks.off

@@ -19,7 +19,7 @@ from shared.health import HealthState
 log = logging.getLogger(__name__)
 
 # Only these say that the rows themselves are wrong; with anything else the database is away, and rows wait.
-_BAD_ROWS = (asyncpg.DataError, asyncpg.IntegrityConstraintViolationError)
+REFUSED = (asyncpg.DataError, asyncpg.IntegrityConstraintViolationError)
 KEEP_ALIVE_S = 10.0
 
 
@@ -32,16 +32,17 @@ class Persister:
             "autopilot_record_write_seconds", "time of one transaction", ["stream"], registry=registry
         )
 
-    async def write(self, stream: str, batch: Sequence[Msg], write: Callable[[], Awaitable[int]]) -> int | None:
-        """Write, waiting while the database is away; None when it refuses the data itself."""
+    async def write(self, stream: str, batch: Sequence[Msg], write: Callable[[], Awaitable[int]]) -> int:
+        """Write, waiting while the database is away. Raises one of REFUSED when it refuses the data itself."""
         kept_alive = time.monotonic()
         while True:
             started = time.monotonic()
             try:
                 written = await write()
-            except _BAD_ROWS as error:
-                log.exception("the database refused rows", extra={"error": type(error).__name__})
-                return None
+            except REFUSED as error:
+                # Its text quotes the rows.
+                log.warning("the database refused rows", extra={"stream": stream, "error": type(error).__name__})
+                raise
             except DATABASE_ERRORS as error:
                 self._health.report("database", ok=False, reason=f"{type(error).__name__}: {error}")
                 if time.monotonic() - kept_alive > KEEP_ALIVE_S:

@@ -56,9 +56,14 @@ class Recorder:
         self.watched = [FRAMES, *(Watched(t.stream, durable(t.durable)) for t in TABLES)]
         persister = Persister(service.health, service.registry)
         self.frames = FrameRecorder(
-            persister, service.registry, latest, batch=settings.frame_batch, linger_s=settings.frame_linger_s
+            persister,
+            service.poison,
+            service.registry,
+            latest,
+            batch=settings.frame_batch,
+            linger_s=settings.frame_linger_s,
         )
-        self._tables = TableRecorder(persister, service.registry, batch=settings.record_batch)
+        self._tables = TableRecorder(persister, service.poison, service.registry, batch=settings.record_batch)
         self._missing = Gauge(
             "autopilot_frames_missing", "frame numbers of the last hour that no recorder saw", registry=service.registry
         )

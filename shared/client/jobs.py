@@ -112,12 +112,15 @@ class Jobs:
         return bool(ack.duplicate)
 
     async def find_result(self, job_id: str) -> JobResult | None:
-        """The result, if there is one."""
+        """The result, if there is one that can be read."""
         try:
             message = await self._js.get_last_msg("RESULTS", subjects.result(job_id), direct=True)
         except NotFoundError:
             return None
-        result = JobResult.model_validate_json(message.data or b"")
+        try:
+            result = JobResult.model_validate_json(message.data or b"")
+        except ValidationError:
+            return None
         if result.output_ref:
             try:
                 output = (await load_payload(self._js, result.output_ref)).get("output")
@@ -234,7 +237,10 @@ class Jobs:
                 message = await self._js.get_msg("RESULTS", sequence, direct=True)
             except NotFoundError:
                 continue
-            result = JobResult.model_validate_json(message.data or b"")
+            try:
+                result = JobResult.model_validate_json(message.data or b"")
+            except ValidationError:
+                continue
             views.append(JobView(id=result.job_id, kind=result.kind, state=result.status, result=result))
         return views
 

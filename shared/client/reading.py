@@ -8,8 +8,10 @@ from typing import TypeVar
 import nats.errors
 from nats.js import JetStreamContext
 from nats.js.api import AckPolicy, ConsumerConfig, DeliverPolicy
-from nats.js.errors import BucketNotFoundError, KeyNotFoundError, NotFoundError
+from nats.js.errors import BucketNotFoundError, InvalidKeyError, KeyNotFoundError, NotFoundError
 from pydantic import BaseModel, ValidationError
+
+from shared.unreadable import parse_value
 
 M = TypeVar("M", bound=BaseModel)
 
@@ -30,9 +32,13 @@ async def bucket_items(js: JetStreamContext, bucket: str, model: type[M]) -> dic
     for subject in subjects:
         key = subject.removeprefix(prefix)
         try:
-            found[key] = model.model_validate_json((await kv.get(key)).value or b"")
-        except (KeyNotFoundError, ValidationError):
+            value = (await kv.get(key)).value
+        except (KeyNotFoundError, InvalidKeyError):
+            # A key that the client cannot ask for was written by somebody else, past every rule for keys.
             continue
+        parsed = parse_value(bucket, key, value, model)
+        if parsed is not None:
+            found[key] = parsed
     return found
 
 

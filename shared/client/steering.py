@@ -32,6 +32,7 @@ from shared.messages.commands import (
 )
 from shared.messages.jobs import PoolStatus
 from shared.messages.telemetry import SimulationReply, SimulationRequest
+from shared.unreadable import parse_value
 
 COMMAND_TTL_S = 30.0
 POLICY_KEY = "fleet"
@@ -120,12 +121,13 @@ class Steering:
             raise InvalidInputError("device", request.device, answer.error)
 
     async def policy(self) -> FleetPolicy:
-        """The operator's policy, or the defaults."""
+        """The operator's policy, or the defaults; one that cannot be read allows nothing but looking."""
         kv = await self._js.key_value("policy")
         try:
-            return FleetPolicy.model_validate_json((await kv.get(POLICY_KEY)).value or b"")
+            value = (await kv.get(POLICY_KEY)).value
         except KeyNotFoundError:
             return FleetPolicy()
+        return parse_value("policy", POLICY_KEY, value, FleetPolicy) or FleetPolicy(mode="observe", power="off")
 
     async def set_policy(self, policy: FleetPolicy) -> None:
         """Replace the policy."""

@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from shared.messages.base import Message, Name, Timestamp
+from shared.messages.base import Count, Label, Message, Name, Text, Timestamp
 
 Severity = Literal["info", "warning", "critical"]
 AlertState = Literal["opened", "updated", "resolved"]
@@ -15,9 +15,9 @@ AlertState = Literal["opened", "updated", "resolved"]
 class Evidence(Message):
     """One number that speaks for an alert, and what was expected of it."""
 
-    metric: str
+    metric: Label
     value: float | None
-    expected: str
+    expected: Text
     at: Timestamp
 
 
@@ -30,13 +30,13 @@ class Alert(Message):
     kind: Name
     severity: Severity
     state: AlertState
-    summary: str
-    action: str = ""
+    summary: Text
+    action: Text = ""
     evidence: list[Evidence] = Field(default=[], max_length=50)
     opened_at: Timestamp
     at: Timestamp
-    count: int = 1
+    count: Count = 1
     simulated: bool = False
     score: float = Field(default=1.0, ge=0, le=1)
-    runbook: str = Field(default="", description="where the documents say what to do")
-    incident: str = Field(default="", description="alerts of one incident share it; empty where there is none")
+    runbook: Label = Field(default="", description="where the documents say what to do")
+    incident: Label = Field(default="", description="alerts of one incident share it; empty where there is none")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from shared.messages.base import Message, Name, Timestamp
+from shared.messages.base import Label, Message, Name, Text, Timestamp
 
 
 class AuditRecord(Message):
@@ -11,6 +11,6 @@ class AuditRecord(Message):
     id: Name
     actor: Name
     action: Name
-    target: str = ""
-    detail: dict[str, str] = {}
+    target: Label = ""
+    detail: dict[Label, Text] = {}
     at: Timestamp

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from shared.messages.base import Message, Name, Timestamp
+from shared.messages.base import Label, Message, Name, Text, Timestamp
 
 Autonomy = Literal["observe", "advise", "approve", "act"]
 
@@ -19,8 +19,8 @@ class Command(Message):
     reason: Name
     at: Timestamp
     expires_at: Timestamp
-    fencing_token: int | None = None
-    evidence: dict[str, float] = {}
+    fencing_token: int | None = Field(default=None, ge=0, lt=2**63)
+    evidence: dict[Label, float] = {}
 
 
 class DeviceCommand(Command):
@@ -58,7 +58,9 @@ class ScaleCommand(PoolCommand):
     """Set the number of workers of a pool."""
 
     replicas: int = Field(ge=0, le=10_000, description="on all nodes together, where `nodes` is given")
-    nodes: dict[str, int] | None = Field(default=None, description="on each node; else every node has `replicas`")
+    nodes: dict[Name, Annotated[int, Field(ge=0, le=10_000)]] | None = Field(
+        default=None, description="on each node; else every node has `replicas`"
+    )
     decision: Name | None = None
 
 
@@ -94,9 +96,9 @@ class CommandOutcome(Message):
     id: Name
     command_id: Name
     command: Literal["power", "scale", "drain", "batch"]
-    target: str
+    target: Label
     status: Literal["applied", "refused", "expired"]
-    detail: str = ""
+    detail: Text = ""
     requested: float | None = None
     applied: float | None = None
     read_back: float | None = None
@@ -109,14 +111,16 @@ class Recommendation(Message):
 
     id: Name
     scope: Name
-    action: str
-    reason: str
-    expected_effect: str
+    action: Text
+    reason: Text
+    expected_effect: Text
     confidence: float = Field(ge=0, le=1)
-    evidence: dict[str, float] = {}
+    evidence: dict[Label, float] = {}
     at: Timestamp
     decision: Name | None = Field(default=None, description="the decision that it comes from")
-    subject: str | None = Field(default=None, description="where its command goes when it is approved")
+    subject: Annotated[str, Field(max_length=1023)] | None = Field(
+        default=None, description="where its command goes when it is approved"
+    )
     command: dict[str, Any] | None = None
 
 
@@ -124,7 +128,7 @@ class Considered(Message):
     """What one policy would have done."""
 
     policy: Name
-    replicas: int
+    replicas: int = Field(ge=0, le=100_000)
     power_level: float = Field(description="0: the cheapest cap of the curve; 1: full power")
     batch_delay_s: float = Field(default=0.0, description="how long a job waits for company in a batch")
     chosen: bool = False
@@ -137,32 +141,36 @@ class DecisionRecord(Message):
     pool: Name
     at: Timestamp
     autonomy: Autonomy
-    seen: dict[str, float]
-    considered: list[Considered]
-    wanted: int
-    allowed: int | None = Field(description="none where nothing was changed")
+    seen: dict[Label, float]
+    considered: list[Considered] = Field(max_length=1000)
+    wanted: int = Field(ge=0, le=100_000)
+    allowed: int | None = Field(ge=0, le=100_000, description="none where nothing was changed")
     reason: Name
-    explanation: str
+    explanation: Text
     command_id: Name | None = None
 
 
 class PoolPolicy(Message):
     """The operator's bounds for one pool."""
 
-    floor: int = Field(default=1, ge=0)
-    ceiling: int = Field(default=4, ge=0)
-    step_up: int = Field(default=4, ge=1)
-    step_down: int = Field(default=1, ge=1)
-    scale_down_after_s: float = Field(default=30.0, ge=0)
-    target_wait_s: float = Field(default=5.0, gt=0, description="how long a job may wait beyond its own work")
+    floor: int = Field(default=1, ge=0, le=10_000)
+    ceiling: int = Field(default=4, ge=0, le=10_000)
+    step_up: int = Field(default=4, ge=1, le=10_000)
+    step_down: int = Field(default=1, ge=1, le=10_000)
+    scale_down_after_s: float = Field(default=30.0, ge=0, le=604_800)
+    target_wait_s: float = Field(
+        default=5.0, gt=0, le=604_800, description="how long a job may wait beyond its own work"
+    )
     autonomy: Autonomy | None = Field(default=None, description="the fleet's mode, unless given")
     policy: Name | None = Field(default=None, description="this policy and no other; none lets the champion decide")
     batch_delay_max_s: float = Field(
         default=0.0, ge=0, le=60, description="a job waits no longer for company in a batch"
     )
-    actions_per_min: int = Field(default=30, ge=1, description="changes of its size in a minute, at most")
-    manual_hold_s: float = Field(default=300.0, ge=0, description="hands off after an operator's scale command")
-    load_time_s: float = Field(default=5.0, gt=0, description="from start to ready, until it was measured")
+    actions_per_min: int = Field(default=30, ge=1, le=100_000, description="changes of its size in a minute, at most")
+    manual_hold_s: float = Field(
+        default=300.0, ge=0, le=604_800, description="hands off after an operator's scale command"
+    )
+    load_time_s: float = Field(default=5.0, gt=0, le=86_400, description="from start to ready, until it was measured")
 
 
 class TimedValue(Message):
@@ -186,7 +194,9 @@ class PowerBudget(Message):
     """Watts that the caps of some devices may add up to; the narrowest that applies holds."""
 
     watts: float = Field(gt=0)
-    nodes: list[Name] | None = Field(default=None, description="the whole fleet, unless given; a rack is its nodes")
+    nodes: list[Name] | None = Field(
+        default=None, max_length=100_000, description="the whole fleet, unless given; a rack is its nodes"
+    )
     start: str = Field(default="00:00", pattern=r"^([01]\d|2[0-3]):[0-5]\d$")
     end: str = Field(default="00:00", pattern=r"^([01]\d|2[0-3]):[0-5]\d$", description="as the start: all day")
 
@@ -204,9 +214,9 @@ class FleetPolicy(Message):
         description="cap, of the default, that holds while no jobs wait; none caps nothing",
     )
     device_max_w: dict[str, float] = Field(default={}, description="watts at most, by node/device or model")
-    budgets: list[PowerBudget] = []
-    prices: list[TimedValue] = Field(default=[], description="of a kWh, by time of day")
-    carbon: list[TimedValue] = Field(default=[], description="grams of CO2 a kWh, by time of day")
+    budgets: list[PowerBudget] = Field(default=[], max_length=1000)
+    prices: list[TimedValue] = Field(default=[], max_length=1000, description="of a kWh, by time of day")
+    carbon: list[TimedValue] = Field(default=[], max_length=1000, description="grams of CO2 a kWh, by time of day")
     objective: Objective = Objective()
     shares: dict[str, float] = Field(default={}, description="of a pool's workers, by kind of accelerator")
     max_drained_fraction: float = Field(default=0.5, ge=0, le=1)
@@ -226,11 +236,11 @@ class ChampionStatus(Message):
 
     champion: Name
     deciding: Name = Field(description="the fall-back, where the champion left its predicted band")
-    why: str
+    why: Text
     at: Timestamp
 
 
 class DeviceSet(Message):
     """A set of devices kept in a bucket: cordoned ones of a node, or those that a scheduler drained."""
 
-    devices: list[tuple[str, str]] = []
+    devices: list[tuple[Name, Name]] = Field(default=[], max_length=100_000)

@@ -6,10 +6,11 @@ from typing import Any, Literal, get_args
 
 from pydantic import Field
 
-from shared.messages.base import Message, Name, Timestamp
+from shared.messages.base import BigCount, Count, Label, Message, Name, Timestamp
 
 Priority = Literal["high", "normal", "low"]
 PRIORITIES: tuple[Priority, ...] = get_args(Priority)
+MOST_TTL_S = 366 * 86_400.0
 JobStatus = Literal["succeeded", "failed", "cancelled"]
 DeadReason = Literal[
     "attempts_exhausted", "invalid", "expired", "permanent_error", "nobody_can_run", "dependency_failed"
@@ -21,7 +22,7 @@ class JobNeeds(Message):
 
     model: str | None = Field(default=None, max_length=500, description="a model that its pool offers")
     device: Literal["cpu", "gpu"] | None = None
-    memory_bytes: int | None = Field(default=None, ge=0, description="memory of the device in all")
+    memory_bytes: BigCount | None = Field(default=None, description="memory of the device in all")
     devices: int = Field(default=1, ge=1, le=64, description="devices of one worker")
 
 
@@ -30,9 +31,9 @@ class JobUsage(Message):
 
     wait_s: float = Field(default=0.0, ge=0, description="from submission to start")
     run_s: float = Field(default=0.0, ge=0, description="of its batch on the device")
-    batch_size: int = Field(default=1, ge=1)
-    prompt_tokens: int | None = None
-    completion_tokens: int | None = None
+    batch_size: int = Field(default=1, ge=1, lt=2**31)
+    prompt_tokens: Count | None = None
+    completion_tokens: Count | None = None
 
 
 class JobBody(Message):
@@ -42,10 +43,12 @@ class JobBody(Message):
     kind: Name | None = None
     priority: Priority | None = None
     payload: dict[str, Any] = {}
-    payload_ref: str | None = None
-    submitter: str = "anonymous"
+    payload_ref: Label | None = None
+    submitter: Label = "anonymous"
     submitted_at: Timestamp | None = None
-    ttl_s: float = Field(default=86_400.0, gt=0, description="it must have begun by then, counted from submission")
+    ttl_s: float = Field(
+        default=86_400.0, gt=0, le=MOST_TTL_S, description="it must have begun by then, counted from submission"
+    )
     deadline_at: Timestamp | None = Field(default=None, description="it must have begun by then; the earliest first")
     result_ttl_s: float = Field(default=86_400.0, ge=1, le=604_800, description="its result is kept so long")
     max_attempts: int = Field(default=3, ge=1, le=20)
@@ -66,10 +69,10 @@ class Job(JobBody):
 class JobError(Message):
     """One failed attempt."""
 
-    attempt: int
-    type: str
+    attempt: Count
+    type: Label
     message: str = Field(max_length=4000)
-    worker: str
+    worker: Label
     at: Timestamp
 
 
@@ -80,13 +83,13 @@ class JobResult(Message):
     kind: Name
     status: JobStatus
     output: Any = None
-    output_ref: str | None = None
-    errors: list[JobError] = []
-    worker: str = ""
-    device: str = ""
-    node: str = ""
-    submitter: str = ""
-    attempt: int = 1
+    output_ref: Label | None = None
+    errors: list[JobError] = Field(default=[], max_length=1000)
+    worker: Label = ""
+    device: Label = ""
+    node: Label = ""
+    submitter: Label = ""
+    attempt: Count = 1
     usage: JobUsage | None = None
     submitted_at: Timestamp
     started_at: Timestamp | None = None
@@ -100,7 +103,7 @@ class JobProgress(Message):
     state: Literal["running", "retrying"]
     fraction: float | None = Field(default=None, ge=0, le=1)
     partial: Any = None
-    attempt: int = 1
+    attempt: Count = 1
     at: Timestamp
 
 
@@ -108,12 +111,12 @@ class DeadJob(Message):
     """A job that cannot succeed: the job as it came and every attempt's error."""
 
     id: Name
-    kind: str
+    kind: Label
     reason: DeadReason
     job: Job | None = None
     raw: str = Field(default="", description="what was received, when it is no job at all; truncated")
-    errors: list[JobError] = []
-    subject: str
+    errors: list[JobError] = Field(default=[], max_length=1000)
+    subject: str = Field(max_length=4096)
     at: Timestamp
 
 
@@ -121,7 +124,7 @@ class JobState(Message):
     """What is kept of a job between attempts; KV `jobs`, key = job id."""
 
     cancelled: bool = False
-    errors: list[JobError] = []
+    errors: list[JobError] = Field(default=[], max_length=1000)
 
 
 class Batch(Message):
@@ -129,8 +132,8 @@ class Batch(Message):
 
     id: Name
     kind: Name
-    count: int = Field(ge=0)
-    submitter: str = "anonymous"
+    count: Count
+    submitter: Label = "anonymous"
     submitted_at: Timestamp
 
 
@@ -139,19 +142,19 @@ class WorkerStatus(Message):
 
     worker: Name
     device: Name
-    pid: int
+    pid: Count
     state: Literal["starting", "ready", "draining"]
     started_at: Timestamp
-    jobs_done: int = 0
-    jobs_failed: int = 0
-    busy_s: float = 0.0
-    running: list[str] = Field(default=[], max_length=64)
-    models: list[str] = Field(default=[], description="models in its memory")
-    memory_bytes: int | None = Field(default=None, description="memory of its devices")
-    devices: int = 1
+    jobs_done: BigCount = 0
+    jobs_failed: BigCount = 0
+    busy_s: float = Field(default=0.0, ge=0)
+    running: list[Name] = Field(default=[], max_length=64)
+    models: list[Label] = Field(default=[], max_length=1000, description="models in its memory")
+    memory_bytes: BigCount | None = Field(default=None, description="memory of its devices")
+    devices: Count = 1
     accelerator: Literal["cpu", "gpu"] = "cpu"
     share: float = Field(default=1.0, ge=0, le=1, description="of its batch size that its device's state allows")
-    together: int = Field(default=1, ge=1, description="jobs that it can take into one batch")
+    together: int = Field(default=1, ge=1, lt=2**31, description="jobs that it can take into one batch")
 
 
 class PoolStatus(Message):
@@ -160,9 +163,9 @@ class PoolStatus(Message):
     pool: Name
     node: Name
     at: Timestamp
-    desired: int
-    kinds: list[str]
-    models: list[str] = Field(default=[], description="models that it can load")
-    workers: list[WorkerStatus]
-    cordoned: list[str] = []
-    restarts: int = 0
+    desired: int = Field(ge=0, le=10_000)
+    kinds: list[Name] = Field(max_length=1000)
+    models: list[Label] = Field(default=[], max_length=1000, description="models that it can load")
+    workers: list[WorkerStatus] = Field(max_length=10_000)
+    cordoned: list[Name] = Field(default=[], max_length=10_000)
+    restarts: BigCount = 0

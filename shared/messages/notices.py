@@ -9,7 +9,7 @@ from typing import Literal
 from pydantic import AnyHttpUrl, Field, model_validator
 
 from shared.messages.alerts import Alert, AlertState
-from shared.messages.base import Message, Name, Timestamp
+from shared.messages.base import Message, Name, Text, Timestamp
 
 Channel = Literal["webhook", "cloudevents", "alertmanager", "slack", "pagerduty", "template"]
 
@@ -20,17 +20,20 @@ class Subscription(Message):
     id: Name
     url: AnyHttpUrl
     secret: str = Field(
-        description="Standard Webhooks secret, whsec_…; of PagerDuty the routing key", min_length=10, repr=False
+        description="Standard Webhooks secret, whsec_…; of PagerDuty the routing key",
+        min_length=10,
+        max_length=500,
+        repr=False,
     )
     channel: Channel = "webhook"
     template: str = Field(default="", max_length=20_000, description="body of a template: $id, $node, $summary, …")
-    severities: list[str] = []
-    kinds: list[str] = []
-    nodes: list[str] = []
-    devices: list[str] = []
-    states: list[AlertState] = []
+    severities: list[Name] = Field(default=[], max_length=1000)
+    kinds: list[Name] = Field(default=[], max_length=1000)
+    nodes: list[Name] = Field(default=[], max_length=1000)
+    devices: list[Name] = Field(default=[], max_length=1000)
+    states: list[AlertState] = Field(default=[], max_length=10)
     by_incident: bool = Field(default=False, description="of an incident only the first alert and what is worse")
-    per_minute: int | None = Field(default=None, ge=1, description="more wait their turn")
+    per_minute: int | None = Field(default=None, ge=1, le=100_000, description="more wait their turn")
     quiet_from: time | None = Field(default=None, description="UTC; until quiet_to only critical alerts are told")
     quiet_to: time | None = None
     escalate_after_s: float = Field(
@@ -55,10 +58,10 @@ class Silence(Message):
     """
 
     id: Name
-    node: str = "*"
-    device: str = "*"
-    kind: str = "*"
-    severity: str = "*"
+    node: Name = "*"
+    device: Name = "*"
+    kind: Name = "*"
+    severity: Name = "*"
     starts_at: Timestamp
     ends_at: Timestamp
     reason: str = Field(default="", max_length=500)
@@ -101,4 +104,4 @@ class DeliveryReply(Message):
     """Whether the receiver took it, and what it said."""
 
     ok: bool
-    detail: str = ""
+    detail: Text = ""

@@ -6,62 +6,62 @@ from typing import Literal
 
 from pydantic import Field
 
-from shared.messages.base import Message, Name, Timestamp
+from shared.messages.base import BigCount, Count, Label, Message, Name, Text, Timestamp
 
 
 class LinkInfo(Message):
     """One NVLink of a device; `errors` adds up its replay, recovery and CRC errors."""
 
-    link: int = Field(ge=0)
+    link: Count
     active: bool
     speed_mbps: float | None = None
-    remote: str = ""
-    errors: int = 0
+    remote: Label = ""
+    errors: int = Field(default=0, ge=0, lt=2**63)
 
 
 class ProcessInfo(Message):
     """A process that uses a device, as far as this node lets the agent see it."""
 
-    pid: int
+    pid: Count
     started_at: Timestamp
-    name: str = ""
-    username: str = ""
-    container: str = ""
-    memory_bytes: int | None = None
+    name: Label = ""
+    username: Label = ""
+    container: Label = ""
+    memory_bytes: BigCount | None = None
 
 
 class DeviceInfo(Message):
     """One accelerator: identity, limits and where its numbers come from."""
 
     device: Name
-    index: int = 0
-    model: str
-    vendor: str = "unknown"
-    source: str
+    index: Count = 0
+    model: Label
+    vendor: Label = "unknown"
+    source: Label
     simulated: bool = False
-    memory_bytes: int | None = None
+    memory_bytes: BigCount | None = None
     power_min_w: float | None = None
     power_max_w: float | None = None
     power_default_w: float | None = None
-    driver: str | None = None
-    pci_bus_id: str | None = None
-    parent: str | None = None
-    serial: str | None = None
-    vbios: str | None = None
+    driver: Label | None = None
+    pci_bus_id: Label | None = None
+    parent: Label | None = None
+    serial: Label | None = None
+    vbios: Label | None = None
     temp_shutdown_c: float | None = None
     temp_mem_max_c: float | None = None
     clock_max_sm_mhz: float | None = None
     clock_max_mem_mhz: float | None = None
-    pcie_gen_max: int | None = None
-    pcie_width_max: int | None = None
+    pcie_gen_max: Count | None = None
+    pcie_width_max: Count | None = None
     persistence_mode: bool | None = None
-    compute_mode: str | None = None
+    compute_mode: Label | None = None
     ecc_mode: bool | None = None
     mig_mode: bool | None = None
     can_set_power: bool | None = None
-    driver_epoch: str = Field(default="", max_length=200, description="another one when the driver was loaded anew")
-    links: list[LinkInfo] = []
-    processes: list[ProcessInfo] = []
+    driver_epoch: Label = Field(default="", description="another one when the driver was loaded anew")
+    links: list[LinkInfo] = Field(default=[], max_length=1000)
+    processes: list[ProcessInfo] = Field(default=[], max_length=10_000)
 
     @property
     def can_cap(self) -> bool:
@@ -74,12 +74,12 @@ class NodeInventory(Message):
 
     node: Name
     at: Timestamp
-    period_s: float = Field(gt=0)
-    devices: list[DeviceInfo]
-    sources: dict[str, str] = {}
-    agent_version: str = ""
-    agent_epoch_us: int = 0
-    boot_id: str = Field(default="", max_length=200, description="the kernel's id of this boot, where it tells one")
+    period_s: float = Field(gt=0, le=86_400)
+    devices: list[DeviceInfo] = Field(max_length=10_000)
+    sources: dict[Label, Text] = {}
+    agent_version: Label = ""
+    agent_epoch_us: int = Field(default=0, ge=0, lt=2**63)
+    boot_id: Label = Field(default="", description="the kernel's id of this boot, where it tells one")
 
 
 class DeviceEvent(Message):
@@ -99,14 +99,14 @@ class DeviceEvent(Message):
     node: Name
     device: Name
     at: Timestamp
-    kind: str
-    code: int | None = None
-    message: str = Field(default="", max_length=2000)
-    source: str = ""
+    kind: Name
+    code: int | None = Field(default=None, ge=-(2**31), lt=2**31)
+    message: Text = ""
+    source: Label = ""
     simulated: bool = False
-    cause: str = Field(default="", max_length=200, description="of `appeared`: agent_started, returned or reset")
-    boot_id: str = Field(default="", max_length=200, description="the boot of the node at that moment")
-    driver_epoch: str = Field(default="", max_length=200, description="the load of the driver at that moment")
+    cause: Label = Field(default="", description="of `appeared`: agent_started, returned or reset")
+    boot_id: Label = Field(default="", description="the boot of the node at that moment")
+    driver_epoch: Label = Field(default="", description="the load of the driver at that moment")
 
 
 class SimulationRequest(Message):
@@ -122,4 +122,4 @@ class SimulationReply(Message):
     """Whether the request was carried out, and why not."""
 
     ok: bool
-    error: str = ""
+    error: Text = ""

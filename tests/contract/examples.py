@@ -79,6 +79,12 @@ EXAMPLES: dict[str, dict[str, Any]] = {
     "JobState": {"cancelled": True, "errors": [ERROR]},
     "WorkerStatus": WORKER,
     "PoolStatus": {"pool": "default", "node": "n1", "at": T0, "desired": 1, "kinds": ["echo"], "workers": [WORKER]},
+    "PoisonMessage": {
+        "id": "p1", "consumer": "anomaly-events", "stream": "EVENTS", "sequence": 7,
+        "subject": "telemetry.events.n1.gpu-0", "headers": {"Nats-Msg-Id": "e1"},
+        "body_base64": "e30=", "body_bytes": 2, "error": "ValidationError",
+        "reason": "id: Field required", "deliveries": 3, "at": T0,
+    },
     "AuditRecord": {"id": "a1", "actor": "tester", "action": "policy.set", "target": "fleet", "at": T0},
     "Silence": {
         "id": "q1", "node": "n*", "kind": "thermal", "starts_at": T0, "ends_at": "2027-01-02T04:04:05Z",

@@ -35,7 +35,7 @@ async def test_metrics_are_counted_under_bounded_labels() -> None:
 
 
 @pytest.mark.parametrize(("error", "counted"), [(InvalidInputError("f", 1, "r"), 1), (UnavailableError("away"), 0)])
-async def test_hopeless_messages_are_counted_and_others_tried_again(error: Exception, counted: int) -> None:
+async def test_poison_is_counted_and_what_the_bus_is_to_blame_for_is_not(error: Exception, counted: int) -> None:
     registry = CollectorRegistry()
     broker = make_broker(ServiceSettings(), "test", registry)
 
@@ -45,8 +45,8 @@ async def test_hopeless_messages_are_counted_and_others_tried_again(error: Excep
 
     async with TestNatsBroker(broker) as running:
         await running.publish({"a": 1}, "some.subject")
-    labels = {"subject": "some.subject", "error": type(error).__name__}
-    assert (registry.get_sample_value("autopilot_messages_rejected_total", labels) or 0) == counted
+    labels = {"consumer": "some.subject", "error": type(error).__name__}
+    assert (registry.get_sample_value("autopilot_messages_poison_total", labels) or 0) == counted
 
 
 def test_tracing_is_set_up_where_an_endpoint_is() -> None:

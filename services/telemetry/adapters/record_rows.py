@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from nats.aio.msg import Msg
 
 from shared import subjects
+from shared.addressing import check_address
 from shared.messages.alerts import Alert
 from shared.messages.audit import AuditRecord
 from shared.messages.base import Message
@@ -22,6 +23,7 @@ from shared.messages.jobs import DeadJob, JobResult
 from shared.messages.telemetry import DeviceEvent
 
 Row = tuple[Any, ...]
+M = TypeVar("M", bound=Message)
 
 
 @dataclass(frozen=True)
@@ -45,16 +47,36 @@ def _insert(table: str, columns: str, conflict: str = "DO NOTHING") -> str:
 
 
 def _json(items: Any) -> str:
-    return json.dumps([i.model_dump(mode="json") if isinstance(i, Message) else i for i in items])
+    return _dumps([i.model_dump(mode="json") if isinstance(i, Message) else i for i in items])
+
+
+def _read(model: type[M], msg: Msg) -> M:
+    """A message that is about what its subject says. Raises ValidationError or MalformedMessageError."""
+    message = model.model_validate_json(msg.data)
+    check_address(msg.subject, message)
+    return message
+
+
+def _dumps(value: Any) -> str:
+    """JSON that PostgreSQL takes: its jsonb cannot hold a NUL."""
+    return json.dumps(_without_nul(value))
+
+
+def _without_nul(value: Any) -> Any:
+    if isinstance(value, str):
+        return value.replace("\0", "")
+    if isinstance(value, dict):
+        return {_without_nul(key): _without_nul(item) for key, item in value.items()}
+    return [_without_nul(item) for item in value] if isinstance(value, list) else value
 
 
 def _event(msg: Msg) -> Row:
-    e = DeviceEvent.model_validate_json(msg.data)
+    e = _read(DeviceEvent, msg)
     return (e.id, e.at, e.node, e.device, e.kind, e.code, e.message, e.simulated)
 
 
 def _alert(msg: Msg) -> Row:
-    a = Alert.model_validate_json(msg.data)
+    a = _read(Alert, msg)
     resolved = a.at if a.state == "resolved" else None
     return (
         a.id,
@@ -74,12 +96,21 @@ def _alert(msg: Msg) -> Row:
 
 def _command(msg: Msg) -> Row:
     kind, *target = (subjects.untoken(t) for t in msg.subject.split(".")[1:])
-    c = COMMAND_KINDS[kind].model_validate_json(msg.data)
-    return (c.id, c.at, kind, "/".join(target), c.issuer, c.reason, c.expires_at, c.model_dump_json())
+    c = _read(COMMAND_KINDS[kind], msg)
+    return (
+        c.id,
+        c.at,
+        kind,
+        "/".join(target),
+        c.issuer,
+        c.reason,
+        c.expires_at,
+        _dumps(c.model_dump(mode="json")),
+    )
 
 
 def _outcome(msg: Msg) -> Row:
-    o = CommandOutcome.model_validate_json(msg.data)
+    o = _read(CommandOutcome, msg)
     return (
         o.id,
         o.command_id,
@@ -95,12 +126,12 @@ def _outcome(msg: Msg) -> Row:
 
 
 def _recommendation(msg: Msg) -> Row:
-    r = Recommendation.model_validate_json(msg.data)
-    return (r.id, r.at, r.scope, r.action, r.reason, r.expected_effect, r.confidence, json.dumps(r.evidence))
+    r = _read(Recommendation, msg)
+    return (r.id, r.at, r.scope, r.action, r.reason, r.expected_effect, r.confidence, _dumps(r.evidence))
 
 
 def _result(msg: Msg) -> Row:
-    r = JobResult.model_validate_json(msg.data)
+    r = _read(JobResult, msg)
     # Types of errors only: their texts may quote the job, which must not outlive its time to live.
     error = r.errors[-1].type if r.errors else None
     return (
@@ -121,7 +152,7 @@ def _result(msg: Msg) -> Row:
 
 
 def _dead(msg: Msg) -> Row:
-    d = DeadJob.model_validate_json(msg.data)
+    d = _read(DeadJob, msg)
     return (
         d.id,
         d.at,
@@ -132,8 +163,8 @@ def _dead(msg: Msg) -> Row:
 
 
 def _audit(msg: Msg) -> Row:
-    a = AuditRecord.model_validate_json(msg.data)
-    return (a.id, a.at, a.actor, a.action, a.target, json.dumps(a.detail))
+    a = _read(AuditRecord, msg)
+    return (a.id, a.at, a.actor, a.action, a.target, _dumps(a.detail))
 
 
 _NEWER = (

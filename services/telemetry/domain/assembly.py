@@ -39,6 +39,8 @@ class FrameAssembler:
         samples = {device: self._bounded(device, self._holding(device, s)) for device, s in samples.items()}
         present = {metric for sample in samples.values() for metric in sample}
         metrics = tuple(name for name in NAMES if name in present)
+        if not metrics:
+            return None
         devices = tuple(sorted(samples))
         block = array("f", (samples[device].get(metric, math.nan) for device in devices for metric in metrics))
         if sys.byteorder == "big":
