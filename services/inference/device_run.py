@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import logging
 import sys
+import traceback
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel
@@ -12,25 +14,33 @@ from pydantic import BaseModel
 from services.inference.domain.batching import BatchSizer
 from services.inference.errors import RetryableJobError
 from services.inference.kinds.base import Kind, RunContext
+from shared.errors import AutopilotError, InvalidInputError
 
 log = logging.getLogger(__name__)
 
-Outcome = BaseModel | Exception
+Outcome = BaseModel | BaseException
+Told = dict[str, Any] | BaseException
+
+# What the same input raises again wherever it runs. ArithmeticError holds overflows, LookupError missing keys.
+SAME_AGAIN = (TypeError, ValueError, LookupError, AttributeError, ArithmeticError, RecursionError, AssertionError)
 
 
 def run_safely(kind: Kind, inputs: Sequence[Any], context: RunContext, sizer: BatchSizer) -> list[Outcome]:
     """The output of each input, or the error that it caused."""
     count = len(inputs)
     try:
-        return kind.run(inputs, context)
-    except Exception as error:  # noqa: BLE001  one bad input must not take the others with it
+        outputs = kind.run(inputs, context)
+        return [judged(kind.name, o) if isinstance(o, BaseException) else o for o in outputs]
+    except BaseException as error:  # noqa: BLE001  one bad input must not take the others with it; polars panics so
         exhausted = _is_out_of_memory(error)
         if exhausted:
             _free_memory()
             sizer.out_of_memory(count)
             log.warning("out of device memory", extra={"kind": kind.name, "batch": count, "next": sizer.size})
         if count == 1:
-            return [RetryableJobError("the device's memory is too small for this job now") if exhausted else error]
+            if exhausted:
+                return [RetryableJobError("the device's memory is too small for this job now")]
+            return [judged(kind.name, error)]
     step = (count + 1) // 2 if exhausted else 1
     outcomes: list[Outcome] = []
     for start in range(0, count, step):
@@ -39,7 +49,38 @@ def run_safely(kind: Kind, inputs: Sequence[Any], context: RunContext, sizer: Ba
     return outcomes
 
 
-def _is_out_of_memory(error: Exception) -> bool:
+def run_to_json(kind: Kind, inputs: Sequence[Any], context: RunContext, sizer: BatchSizer) -> list[Told]:
+    """The same with outputs as JSON, made in this thread: a large one must not hold up the event loop."""
+    outcomes = run_safely(kind, inputs, context, sizer)
+    return [o if isinstance(o, BaseException) else as_json(kind.name, o) for o in outcomes]
+
+
+def as_json(kind: str, output: BaseModel) -> Told:
+    """An output as JSON, or why it cannot be told."""
+    try:
+        return output.model_dump(mode="json")
+    except Exception as error:  # noqa: BLE001  what an input led to is the input's
+        return judged(kind, error)
+
+
+def judged(kind: str, error: BaseException) -> BaseException:
+    """An error as it is told: what the same input raises again is the input's fault and is not tried again.
+
+    What Python's own errors say may quote the job, so that only their type and place are told.
+    """
+    if isinstance(error, AutopilotError):
+        return error
+    if not isinstance(error, SAME_AGAIN) and isinstance(error, Exception):
+        return error
+    frames = traceback.extract_tb(error.__traceback__)
+    place = f"{Path(frames[-1].filename).name}:{frames[-1].lineno}" if frames else "an unknown place"
+    rule = f"{kind} cannot work with this input: {type(error).__name__} at {place}"
+    wrong = InvalidInputError("payload", kind, rule)
+    wrong.__cause__ = error
+    return wrong
+
+
+def _is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
 
 

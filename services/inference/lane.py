@@ -14,7 +14,7 @@ from nats.aio.client import Client
 from nats.aio.msg import Msg
 from nats.js.errors import APIError
 
-from services.inference.device_run import Outcome, run_safely
+from services.inference.device_run import Told, run_to_json
 from services.inference.domain.batching import BatchSizer
 from services.inference.domain.priorities import StridePicker, fair_order
 from services.inference.intake import Intake
@@ -201,12 +201,12 @@ class BatchLane(Lane):
 
     async def _run_on_device(
         self, taken: list[Taken], inputs: list[Any], context: RunContext
-    ) -> tuple[list[Outcome], float]:
+    ) -> tuple[list[Told], float]:
         loop = asyncio.get_running_loop()
         self.state.running |= {t.job.id: t for t in taken}
         self.state.batch_started = began = loop.time()
         try:
-            outputs = await loop.run_in_executor(self.executor, run_safely, self.kind, inputs, context, self.sizer)
+            outputs = await loop.run_in_executor(self.executor, run_to_json, self.kind, inputs, context, self.sizer)
         finally:
             took_s = loop.time() - began
             self.state.busy_s += took_s
@@ -217,10 +217,10 @@ class BatchLane(Lane):
             self.sizer.record(len(taken), took_s)
         return outputs, took_s
 
-    async def _conclude(self, taken: Taken, output: Outcome, ran: Ran) -> None:
-        if isinstance(output, Exception):
+    async def _conclude(self, taken: Taken, output: Told, ran: Ran) -> None:
+        if isinstance(output, BaseException):
             self.state.jobs_failed += 1
             await self.outcomes.fail(taken, output)
         else:
-            await self.outcomes.succeed(taken, output.model_dump(mode="json"), ran)
+            await self.outcomes.succeed(taken, output, ran)
             self.state.jobs_done += 1

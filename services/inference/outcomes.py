@@ -78,7 +78,7 @@ class JobOutcomes:
         if taken.job.payload_ref:
             await drop_payload(self._js, taken.job.payload_ref)
 
-    async def fail(self, taken: Taken, error: Exception) -> None:
+    async def fail(self, taken: Taken, error: BaseException) -> None:
         """Another attempt later, or a dead letter."""
         self.note(taken, error)
         verdict = after_error(taken.job, error, len(taken.errors))
@@ -90,7 +90,7 @@ class JobOutcomes:
         await self._remember(taken.job.id, taken.errors)
         await taken.message.nak(delay=verdict.delay_s)
 
-    def note(self, taken: Taken, error: Exception) -> None:
+    def note(self, taken: Taken, error: BaseException) -> None:
         """Add an error to those of the job."""
         taken.errors = [
             *taken.errors,
@@ -205,7 +205,7 @@ class JobOutcomes:
         )
 
 
-def explain(error: Exception) -> str:
+def explain(error: BaseException) -> str:
     """What went wrong, by field and rule and without the input: an error must not quote the job."""
     if isinstance(error, InvalidInputError):
         return f"{error.field}: {error.rule}"

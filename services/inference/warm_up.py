@@ -39,5 +39,5 @@ def warm_up(settings: WorkerSettings) -> None:
                 )
             except Exception as error:  # noqa: BLE001  a cold worker is better than none
                 outcome = error
-        if isinstance(outcome, Exception):
+        if isinstance(outcome, BaseException):
             log.warning("not warmed up", extra={"kind": name, "error": f"{type(outcome).__name__}: {outcome}"})

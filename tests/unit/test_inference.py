@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
-from services.inference.device_run import run_safely
+from services.inference.device_run import run_safely, run_to_json
 from services.inference.domain.batching import BatchSizer
 from services.inference.domain.placement import plan
 from services.inference.domain.retry import Bury, Retry, after_error, before_attempt
@@ -139,6 +139,30 @@ class TestKinds:
         texts = ["a", "bad", "b"]
         outputs = run_safely(Fragile(), [EchoInput(text=t) for t in texts], context(3), BatchSizer(largest=3))
         assert [type(o).__name__ for o in outputs] == ["EchoOutput", "RuntimeError", "EchoOutput"]
+
+    @pytest.mark.parametrize("error", [TypeError("secret"), OverflowError("secret"), KeyError("secret"), SystemExit(1)])
+    def test_what_fails_in_the_same_way_again_is_the_inputs_fault_and_is_not_quoted(self, error: BaseException) -> None:
+        class Fragile(Echo):
+            def run(self, inputs: Any, context: RunContext) -> Any:
+                raise error
+
+        (output,) = run_safely(Fragile(), [EchoInput()], context(), BatchSizer(largest=1))
+        assert isinstance(output, InvalidInputError)
+        assert output.field == "payload"
+        assert type(error).__name__ in output.rule
+        assert "secret" not in str(output)
+        assert after_error(job(), output, 1) == Bury("permanent_error")
+
+    def test_an_output_that_cannot_be_told_is_the_inputs_fault(self) -> None:
+        class Odd(Echo):
+            def run(self, inputs: Any, context: RunContext) -> Any:
+                return [Anything(value=object()) for _ in inputs]
+
+        class Anything(BaseModel):
+            value: Any
+
+        (output,) = run_to_json(Odd(), [EchoInput()], context(), BatchSizer(largest=1))
+        assert isinstance(output, InvalidInputError)
 
     def test_work_takes_longer_on_a_simulated_device_whose_cap_holds_its_clock_down(self) -> None:
         item, took_s = EchoInput(work_s=0.2), {}

@@ -32,7 +32,9 @@ class Pattern:
 
 
 PATTERNS = (
-    Pattern("xid", re.compile(r"NVRM: Xid[^:]*(?:\([^)]*\))?: (\d+)"), "the NVIDIA driver reports a device error", 5),
+    Pattern(
+        "xid", re.compile(r"NVRM: Xid[^:(]*+(?:\([^()]*+\))?: (\d+)"), "the NVIDIA driver reports a device error", 5
+    ),
     Pattern(
         "device_lost",
         re.compile(r"GPU has fallen off the bus|Unable to determine the device handle", re.IGNORECASE),
@@ -60,7 +62,10 @@ PATTERNS = (
     Pattern(
         "network",
         re.compile(
-            r"\bNET/(?:IB|Socket)\b.*(?:fail|error|timeout)|IBV_WC_|link (?:is )?down|mlx5_.*error", re.IGNORECASE
+            # Each looks only as far as its own beginning comes again.
+            r"\bNET/(?:IB|Socket)\b(?:(?!NET/).)*(?:fail|error|timeout)|IBV_WC_|link (?:is )?down"
+            r"|mlx5_(?:(?!mlx5_).)*error",
+            re.IGNORECASE,
         ),
         "the network between nodes failed",
         4,

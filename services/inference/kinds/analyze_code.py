@@ -51,7 +51,7 @@ class AnalyzeCode:
     output = AnalyzeCodeOutput
     max_batch = 1
 
-    def run(self, inputs: Sequence[AnalyzeCodeInput], context: RunContext) -> list[BaseModel | Exception]:
+    def run(self, inputs: Sequence[AnalyzeCodeInput], context: RunContext) -> list[BaseModel | BaseException]:
         """Analyse each code base."""
         return each(lambda item, index: self._one(item, index, context), inputs)
 

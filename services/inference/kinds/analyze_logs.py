@@ -102,7 +102,7 @@ class AnalyzeLogs:
     output = AnalyzeLogsOutput
     max_batch = 1
 
-    def run(self, inputs: Sequence[AnalyzeLogsInput], context: RunContext) -> list[BaseModel | Exception]:
+    def run(self, inputs: Sequence[AnalyzeLogsInput], context: RunContext) -> list[BaseModel | BaseException]:
         """Analyse each log."""
         return each(lambda item, index: self._one(item, index, context), inputs)
 

@@ -87,7 +87,7 @@ class Kind(Protocol):
     output: type[BaseModel]
     max_batch: int
 
-    def run(self, inputs: Sequence[Any], context: RunContext) -> list[BaseModel | Exception]:
+    def run(self, inputs: Sequence[Any], context: RunContext) -> list[BaseModel | BaseException]:
         """Run a batch."""
 
 
@@ -102,12 +102,12 @@ class ContinuousKind(Protocol):
         """Begin one input."""
 
 
-def each(run: Callable[[Any, int], BaseModel], inputs: Sequence[Any]) -> list[BaseModel | Exception]:
+def each(run: Callable[[Any, int], BaseModel], inputs: Sequence[Any]) -> list[BaseModel | BaseException]:
     """Run inputs one by one; an error is its input's own."""
-    outputs: list[BaseModel | Exception] = []
+    outputs: list[BaseModel | BaseException] = []
     for index, item in enumerate(inputs):
         try:
             outputs.append(run(item, index))
-        except Exception as error:  # noqa: BLE001  one bad input must not take the others with it
+        except BaseException as error:  # noqa: BLE001  one bad input must not take the others with it; polars panics so
             outputs.append(error)
     return outputs

@@ -59,7 +59,7 @@ class Benchmark:
     output = BenchmarkOutput
     max_batch = 1
 
-    def run(self, inputs: Sequence[BenchmarkInput], context: RunContext) -> list[BaseModel | Exception]:
+    def run(self, inputs: Sequence[BenchmarkInput], context: RunContext) -> list[BaseModel | BaseException]:
         """Measure for each input."""
         return each(lambda item, index: self._one(item, index, context), inputs)
 

@@ -48,7 +48,7 @@ class Classify:
     output = ClassifyOutput
     max_batch = 64
 
-    def run(self, inputs: Sequence[ClassifyInput], context: RunContext) -> list[BaseModel | Exception]:
+    def run(self, inputs: Sequence[ClassifyInput], context: RunContext) -> list[BaseModel | BaseException]:
         """Classify each input's texts."""
         return each(lambda item, _: self._one(item, context), inputs)
 

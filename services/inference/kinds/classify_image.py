@@ -47,7 +47,7 @@ class ClassifyImage:
     output = ClassifyImageOutput
     max_batch = 16
 
-    def run(self, inputs: Sequence[ClassifyImageInput], context: RunContext) -> list[BaseModel | Exception]:
+    def run(self, inputs: Sequence[ClassifyImageInput], context: RunContext) -> list[BaseModel | BaseException]:
         """Classify each job's images."""
         return each(lambda item, _: self._one(item, context), inputs)
 

@@ -76,7 +76,7 @@ class DetectAnomalies:
     output = DetectAnomaliesOutput
     max_batch = 1
 
-    def run(self, inputs: Sequence[DetectAnomaliesInput], context: RunContext) -> list[BaseModel | Exception]:  # noqa: ARG002  every kind is called so
+    def run(self, inputs: Sequence[DetectAnomaliesInput], context: RunContext) -> list[BaseModel | BaseException]:  # noqa: ARG002  every kind is called so
         """Look through each table."""
         return each(lambda item, _: self._one(item), inputs)
 

@@ -40,7 +40,7 @@ class Echo:
     output = EchoOutput
     max_batch = 256
 
-    def run(self, inputs: Sequence[EchoInput], context: RunContext) -> list[BaseModel | Exception]:
+    def run(self, inputs: Sequence[EchoInput], context: RunContext) -> list[BaseModel | BaseException]:
         """Work through the batch one by one."""
         return [self._one(index, item, context) for index, item in enumerate(inputs)]
 

@@ -34,7 +34,7 @@ class Embed:
     output = EmbedOutput
     max_batch = 256
 
-    def run(self, inputs: Sequence[EmbedInput], context: RunContext) -> list[BaseModel | Exception]:
+    def run(self, inputs: Sequence[EmbedInput], context: RunContext) -> list[BaseModel | BaseException]:
         """Flatten, embed once, and hand each job its rows."""
         model = encoder(context.models)
         for item in inputs:
@@ -42,7 +42,7 @@ class Embed:
                 raise InvalidInputError("model", item.model, f"does not embed here; what does: {model.name}")
         texts = [text for item in inputs for text in item.texts]
         vectors, counts = model.encode_counted(texts)
-        outputs: list[BaseModel | Exception] = []
+        outputs: list[BaseModel | BaseException] = []
         position = 0
         for index, item in enumerate(inputs):
             rows = vectors[position : position + len(item.texts)]

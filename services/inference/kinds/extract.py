@@ -15,6 +15,8 @@ import numpy as np
 from pydantic import BaseModel, Field
 
 from services.inference.domain import extraction
+from services.inference.domain.schema_fields import Field as SchemaField
+from services.inference.domain.schema_fields import fields_of
 from services.inference.kinds.base import Input, RunContext, Tokens, each
 from services.inference.kinds.summarize import choose
 from services.inference.models import encoder, generator
@@ -23,7 +25,6 @@ from services.inference.ports import GenerationRequest
 # A field that the text names itself outweighs any likeness.
 LABELLED_BONUS = 1.0
 LEAST_LIKENESS = 0.15
-MOST_CANDIDATES = 200
 ANSWER_TOKENS = 512
 
 
@@ -71,17 +72,18 @@ class Extract:
     output = ExtractOutput
     max_batch = 8
 
-    def run(self, inputs: Sequence[ExtractInput], context: RunContext) -> list[BaseModel | Exception]:
+    def run(self, inputs: Sequence[ExtractInput], context: RunContext) -> list[BaseModel | BaseException]:
         """Extract from each text."""
         return each(lambda item, index: self._one(item, index, context), inputs)
 
     def _one(self, item: ExtractInput, index: int, context: RunContext) -> ExtractOutput:
-        fields = extraction.fields_of(item.schema_) if item.schema_ is not None else []
+        fields = fields_of(item.schema_) if item.schema_ is not None else []
         name = context.models.generate_model
         if name and fields:
             found = _by_model(item, fields, index, context)
         else:
-            found = {field.name: _by_rules(field, item.text, context) for field in fields}
+            document = extraction.Document(item.text)
+            found = {field.name: _by_rules(field, document, context) for field in fields}
         return ExtractOutput(
             fields=found,
             missing=[f.name for f in fields if f.required and not found[f.name]],
@@ -91,8 +93,8 @@ class Extract:
         )
 
 
-def _by_rules(field: extraction.Field, text: str, context: RunContext) -> Value | list[Value] | None:
-    options = extraction.candidates(field, text)[:MOST_CANDIDATES]
+def _by_rules(field: SchemaField, document: extraction.Document, context: RunContext) -> Value | list[Value] | None:
+    options, text = extraction.candidates(field, document), document.text
     if not options:
         return [] if field.type == "array" else None
     model = encoder(context.models)
@@ -101,7 +103,7 @@ def _by_rules(field: extraction.Field, text: str, context: RunContext) -> Value 
     values = [
         Value(value=c.value, start=c.start, end=c.end, text=text[c.start : c.end], confidence=_confidence(float(s)))
         for c, s in zip(options, scores, strict=True)
-        if s >= LEAST_LIKENESS or not field.free
+        if s >= LEAST_LIKENESS or not extraction.free(field)
     ]
     if field.type == "array":
         return values
@@ -113,7 +115,7 @@ def _confidence(score: float) -> float:
 
 
 def _by_model(
-    item: ExtractInput, fields: list[extraction.Field], index: int, context: RunContext
+    item: ExtractInput, fields: list[SchemaField], index: int, context: RunContext
 ) -> dict[str, Value | list[Value] | None]:
     asked = "\n".join(f"- {f.name} ({f.type}): {f.description}" for f in fields)
     prompt = (
@@ -139,7 +141,7 @@ def _first_object(text: str) -> dict[str, Any]:
     return {}
 
 
-def _grounded(field: extraction.Field, proposed: Any, text: str) -> Value | list[Value] | None:
+def _grounded(field: SchemaField, proposed: Any, text: str) -> Value | list[Value] | None:
     """The proposal where the text holds it, nothing otherwise."""
     if isinstance(proposed, list):
         values = [_grounded(field, one, text) for one in proposed]

@@ -79,7 +79,7 @@ class GenerateTests:
     output = GenerateTestsOutput
     max_batch = 1
 
-    def run(self, inputs: Sequence[GenerateTestsInput], context: RunContext) -> list[BaseModel | Exception]:
+    def run(self, inputs: Sequence[GenerateTestsInput], context: RunContext) -> list[BaseModel | BaseException]:
         """Write and run the tests of each module."""
         return each(lambda item, index: _Session(item, index, context).run(), inputs)
 

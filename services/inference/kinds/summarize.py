@@ -12,8 +12,9 @@ from pydantic import BaseModel, Field
 from services.inference.kinds.base import Input, RunContext, each
 from services.inference.models import encoder, summarizer
 
-# Ends of sentences in scripts that use them, and line breaks of lists and headings.
-_BOUNDARY = re.compile(r"(?<=[.!?।؟])\s+|(?<=[。！？])\s*|\n{2,}|\n(?=\s*(?:[-*#|]|\d+\.))")  # noqa: RUF001
+# Ends of sentences in scripts that use them, and line breaks of lists and headings. What looks ahead stays within
+# its line: over all that follows, blank lines would cost the square of their number.
+_BOUNDARY = re.compile(r"(?<=[.!?।؟])\s+|(?<=[。！？])\s*|\n{2,}|\n(?=[^\S\n]*+(?:[-*#|]|\d++\.))")  # noqa: RUF001
 _FENCED = re.compile(r"^```.*?^```", re.MULTILINE | re.DOTALL)
 MIN_SENTENCE = 20
 LEAST_PROSE = 0.75
@@ -45,7 +46,7 @@ class Summarize:
     output = SummarizeOutput
     max_batch = 1
 
-    def run(self, inputs: Sequence[SummarizeInput], context: RunContext) -> list[BaseModel | Exception]:
+    def run(self, inputs: Sequence[SummarizeInput], context: RunContext) -> list[BaseModel | BaseException]:
         """Summarise each text."""
         return each(lambda item, _: self._one(item, context), inputs)
 
