@@ -39,6 +39,19 @@ class Metric:
     rebase_at: float | None = None
 
     @property
+    def prometheus(self) -> str:
+        """Its name on a metrics page, where a counter gets `_total` at the end.
+
+        A counter that is called total already counts over the device's life: one name must not become another's.
+        """
+        base = self.name.removesuffix("_total") + "_lifetime" if self._lifetime else self.name
+        return f"autopilot_device_{base}"
+
+    @property
+    def _lifetime(self) -> bool:
+        return self.kind == "counter" and self.name.endswith("_total")
+
+    @property
     def is_double(self) -> bool:
         """Whether the column is double precision rather than real."""
         return self.name.endswith(("_bytes", "_j"))

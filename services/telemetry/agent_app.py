@@ -4,37 +4,40 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
 from faststream import FastStream
 from faststream.nats import JStream, KvWatch, PullSub
 
+from services.telemetry.adapters.agent_state import AgentState, StateFile
+from services.telemetry.adapters.boot import boot_id
 from services.telemetry.adapters.cap_file import CapFile
 from services.telemetry.adapters.guarded import GuardedSource
 from services.telemetry.adapters.kernel_log import KernelLog
 from services.telemetry.adapters.privilege import may_control_power
 from services.telemetry.adapters.sources import make_sources
 from services.telemetry.domain.frame_buffer import FrameBuffer
+from services.telemetry.domain.resets import ResetWatch
 from services.telemetry.handlers import PowerCommands, Simulation
 from services.telemetry.inventory_board import InventoryBoard
+from services.telemetry.lease_keeper import LeaseKeeper
 from services.telemetry.ports import SimulatedDevices
 from services.telemetry.power import PowerControl
 from services.telemetry.sampling import Sampler
 from services.telemetry.settings import AgentSettings
 from services.telemetry.telling import tell_devices
 from shared import subjects
-from shared.bus import Bus
-from shared.clock import utc_now
 from shared.consuming import Watched
-from shared.errors import UnavailableError
 from shared.service import Service
 from shared.settings import load
 from shared.streams import durable
 
 log = logging.getLogger(__name__)
 
-REASSERT_PERIOD_S = 15.0
+# Longer than any driver call is waited for: a loop that stands still for that long is started anew.
+STANDSTILL_S = 60.0
+GIVE_BACK_S = 10.0
 
 
 def create_agent(settings: AgentSettings | None = None) -> FastStream:
@@ -44,6 +47,8 @@ def create_agent(settings: AgentSettings | None = None) -> FastStream:
     broker = service.broker
     sources = [GuardedSource(source, settings.source_timeout_s) for source in make_sources(settings)]
 
+    state_file = StateFile(settings.data_dir / f"agent-{subjects.name_part(settings.node)}.json")
+    state = state_file.load()
     latest = tell_devices(service, settings)
     sampler = Sampler(
         node=settings.node,
@@ -56,12 +61,17 @@ def create_agent(settings: AgentSettings | None = None) -> FastStream:
         latest=latest,
         privileged=may_control_power(),
         inventory_period_s=settings.inventory_period_s,
+        resets=ResetWatch.after(boot_id(), state.boot_id, state.epochs),
     )
-    if settings.kernel_log:
-        sampler.extra_events = KernelLog(sampler.device_at).poll
+    remember = remember_across_runs(sampler, settings, state_file, state)
+    sampler.all_told = remember
     power = PowerControl(
-        settings.node, sampler.find, CapFile(settings.data_dir / f"caps-{subjects.name_part(settings.node)}.json")
+        settings.node,
+        sampler.find,
+        CapFile(settings.data_dir / f"caps-{subjects.name_part(settings.node)}.json"),
+        devices=lambda: list(sampler.devices),
     )
+    keeper = LeaseKeeper(power, service.bus.publish_outcome)
     commands = PowerCommands(power, service.bus.policy, service.bus.publish_outcome)
 
     consumer = durable(f"agent-power-{subjects.name_part(settings.node)}", subjects.power_commands(settings.node))
@@ -81,28 +91,48 @@ def create_agent(settings: AgentSettings | None = None) -> FastStream:
 
     @asynccontextmanager
     async def lifespan() -> AsyncIterator[None]:
-        async with service.running([Watched("COMMANDS", consumer)]):
-            await sampler.discover()
-            await power.restore_all()
-            for work in (sampler.run(), sampler.run_publisher(), restore_expired(power, service.bus)):
-                service.spawn(work)
-            yield
-            await power.restore_all()
+        # Caps of the run before are given back whether or not there is a broker, and so are ours at the end.
+        await sampler.look_for_devices()
+        await power.restore_all()
+        service.supervise("power leases", keeper.run, standstill_s=STANDSTILL_S)
+        try:
+            async with service.running([Watched("COMMANDS", consumer)]):
+                await sampler.discover()
+                service.supervise("sampling", sampler.run, standstill_s=STANDSTILL_S)
+                service.supervise("publishing", sampler.run_publisher)
+                service.supervise("power outcomes", keeper.run_publisher)
+                yield
+        finally:
+            await give_back(power)
+            remember()
 
     return service.app(lifespan)
 
 
-async def restore_expired(power: PowerControl, bus: Bus) -> None:
-    """Restore the default of devices whose lease ran out, and hold the others to theirs, until cancelled."""
-    loop = asyncio.get_running_loop()
-    checked = loop.time()
-    while True:
-        if loop.time() - checked > REASSERT_PERIOD_S:
-            checked = loop.time()
-            await power.reassert()
-        for outcome in await power.restore_expired(utc_now()):
-            try:
-                await bus.publish_outcome(outcome)
-            except UnavailableError as error:
-                log.warning("outcome not told", extra={"error": str(error)})
-        await asyncio.sleep(0.5)
+async def give_back(power: PowerControl) -> None:
+    """Restore every device at the end; what a driver does not take in time, the next run takes up from the file."""
+    try:
+        async with asyncio.timeout(GIVE_BACK_S):
+            await power.close()
+    except TimeoutError:
+        log.critical("a driver did not give caps back in time, the next run will")
+
+
+def remember_across_runs(
+    sampler: Sampler, settings: AgentSettings, file: StateFile, state: AgentState
+) -> Callable[[], None]:
+    """Take up what the run before knew; returns what writes down what this one knows."""
+    sampler.addresses |= state.addresses
+    boot = sampler.resets.boot_id
+    same = state.boot_id == boot
+    kernel: KernelLog | None = None
+    if settings.kernel_log:
+        told = state.kernel_sequence if same else -1
+        kernel = KernelLog(sampler.device_at, told=told, whole=bool(state.boot_id) and not same, boot_id=boot)
+        sampler.extra_events = kernel.poll
+
+    def remember() -> None:
+        sequence = kernel.sequence if kernel is not None else -1
+        file.save(AgentState(boot, dict(sampler.resets.epochs), sequence, dict(sampler.addresses)))
+
+    return remember

@@ -2,6 +2,7 @@
 
 AutopilotError
 ├── PowerControlError     a device did not take a cap
+├── SourceBusyError       a source had no turn for a call within the time
 └── SourceHungError       a driver call did not return
 """
 
@@ -12,6 +13,10 @@ from shared.errors import AutopilotError
 
 class PowerControlError(AutopilotError):
     """A device did not take or tell a power cap."""
+
+
+class SourceBusyError(AutopilotError):
+    """Other calls of a source took so long that this one was never made; the source answers."""
 
 
 class SourceHungError(AutopilotError):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
@@ -11,6 +12,8 @@ from shared.messages.commands import CommandOutcome, FleetPolicy, PowerCommand
 from shared.messages.jobs import PoolStatus
 from shared.messages.telemetry import SimulationReply, SimulationRequest
 
+MOST_REMEMBERED = 1000
+
 
 @dataclass
 class PowerCommands:
@@ -19,10 +22,17 @@ class PowerCommands:
     power: PowerControl
     read_policy: Callable[[], Awaitable[FleetPolicy]]
     publish_outcome: Callable[[CommandOutcome], Awaitable[None]]
+    _outcomes: OrderedDict[str, CommandOutcome] = field(default_factory=OrderedDict)
 
     async def on_command(self, command: PowerCommand) -> None:
-        """Carry out a command and tell the outcome."""
-        await self.publish_outcome(await self.power.carry_out(command, await self.read_policy()))
+        """Carry out a command and tell the outcome; one that comes again is told of again, not carried out again."""
+        outcome = self._outcomes.get(command.id)
+        if outcome is None:
+            outcome = await self.power.carry_out(command, await self.read_policy())
+            self._outcomes[command.id] = outcome
+            while len(self._outcomes) > MOST_REMEMBERED:
+                self._outcomes.popitem(last=False)
+        await self.publish_outcome(outcome)
 
 
 @dataclass

@@ -6,6 +6,8 @@ import logging
 from dataclasses import dataclass
 from datetime import timedelta
 
+from pydantic import ValidationError
+
 from shared import subjects
 from shared.bus import Bus
 from shared.errors import UnavailableError
@@ -29,11 +31,18 @@ class InventoryBoard:
         """Write, after a look at what stands there."""
         key = subjects.token(inventory.node)
         try:
-            before = await self.bus.read("inventory", key, NodeInventory)
-            self.compare(before, inventory)
+            self.compare(await self._before(key), inventory)
             await self.bus.write("inventory", key, inventory)
         except UnavailableError as error:
             log.warning("inventory not stored", extra={"error": str(error)})
+
+    async def _before(self, key: str) -> NodeInventory | None:
+        """What stands there; what cannot be understood is overwritten like what is old."""
+        try:
+            return await self.bus.read("inventory", key, NodeInventory)
+        except ValidationError:
+            log.warning("malformed inventory is replaced", extra={"key": key})
+            return None
 
     def compare(self, before: NodeInventory | None, ours: NodeInventory) -> None:
         """An entry that another run wrote after we began means that two agents share one name."""

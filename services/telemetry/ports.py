@@ -16,17 +16,27 @@ Sample = dict[str, float]
 
 @dataclass(frozen=True)
 class SourceEvent:
-    """Something a source noticed about a device."""
+    """Something a source noticed about a device.
+
+    `occurrence` names what happened where its teller can name it, so that telling it twice is telling it
+    once; `cause` says why a device appeared.
+    """
 
     device: str
     kind: str
     code: int | None = None
     message: str = ""
     origin: str = ""
+    occurrence: str = ""
+    cause: str = ""
 
 
 class DeviceSource(Protocol):
-    """A family of accelerators. Its methods may block: they run in a thread of their own."""
+    """A family of accelerators. Its methods may block: they run in a thread of their own.
+
+    A source whose `is_driver` is False says nothing about its devices by failing or hanging; without the
+    attribute it is a driver.
+    """
 
     name: str
 
@@ -34,7 +44,7 @@ class DeviceSource(Protocol):
         """Find the devices that are there now."""
 
     def sample(self) -> dict[str, Sample]:
-        """Read every device; what cannot be read is left out."""
+        """Read every device; what cannot be read is left out. Raises UnavailableError when nothing can be told."""
 
     def poll_events(self) -> list[SourceEvent]:
         """Events since the last call."""

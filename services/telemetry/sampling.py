@@ -10,11 +10,13 @@ from typing import Any
 
 from services.telemetry.adapters.guarded import GuardedSource
 from services.telemetry.adapters.kernel_log import normal_pci
-from services.telemetry.domain.assembly import FrameAssembler, TransitionWatch
+from services.telemetry.domain.assembly import NO_READING, FrameAssembler, TransitionWatch, clean
 from services.telemetry.domain.frame_buffer import FrameBuffer, Outgoing
 from services.telemetry.domain.latest import LatestSamples
 from services.telemetry.domain.occurrences import OccurrenceFilter
-from services.telemetry.errors import SourceHungError
+from services.telemetry.domain.resets import ResetWatch
+from services.telemetry.domain.source_watch import SourceWatch
+from services.telemetry.errors import SourceBusyError, SourceHungError
 from services.telemetry.ports import Sample, SourceEvent
 from shared import subjects
 from shared.clock import utc_now
@@ -22,12 +24,14 @@ from shared.errors import AutopilotError
 from shared.health import HealthState
 from shared.ids import derived_id
 from shared.messages.telemetry import DeviceEvent, DeviceInfo, NodeInventory
+from shared.supervision import beat
 
 log = logging.getLogger(__name__)
 
 Publish = Callable[[str, bytes, str], Awaitable[None]]
 PutInventory = Callable[[NodeInventory], Awaitable[None]]
 DISCOVER_PERIOD_S = 10.0
+MOST_MESSAGE = 2000
 
 
 def _now_us() -> int:
@@ -38,7 +42,8 @@ def _now_us() -> int:
 class Sampler:
     """Samples the sources of one node. `publish(subject, body, message_id)` returns when it is stored.
 
-    `extra_events` gives what is known besides the sources.
+    `extra_events` gives what is known besides the sources; `all_told` is called when nothing waits to
+    be published.
     """
 
     node: str
@@ -52,16 +57,24 @@ class Sampler:
     devices: dict[str, tuple[DeviceInfo, GuardedSource]] = field(default_factory=dict)
     epoch_us: int = field(default_factory=_now_us)
     extra_events: Callable[[], list[SourceEvent]] = list
+    all_told: Callable[[], None] = lambda: None
     privileged: bool = True
     inventory_period_s: float = 30.0
+    resets: ResetWatch = field(default_factory=lambda: ResetWatch(""))
+    addresses: dict[str, str] = field(default_factory=dict)
     _inventory: dict[str, Any] = field(default_factory=dict)
     _inventory_at_s: float = 0.0
     _said_unprivileged: bool = False
-    _hung: set[str] = field(default_factory=set)
+    _source_watch: SourceWatch = field(default_factory=SourceWatch)
+    _states: dict[str, str] = field(default_factory=dict)
     _occurrences: OccurrenceFilter = field(default_factory=OccurrenceFilter)
     _links: dict[tuple[str, int], bool] = field(default_factory=dict)
-    _transitions: TransitionWatch = field(default_factory=TransitionWatch)
     _more: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def __post_init__(self) -> None:
+        # They outlive a restart of the loop: numbers of frames must not begin again within one epoch.
+        self._assembler = FrameAssembler(self.node, self.period_s, self.epoch_us)
+        self._transitions = TransitionWatch(self.resets.cause)
 
     def find(self, device: str) -> tuple[DeviceInfo, GuardedSource] | None:
         """A device of this node and its source."""
@@ -69,31 +82,46 @@ class Sampler:
 
     async def discover(self) -> None:
         """Look for devices in every source, and publish the inventory."""
-        states = {}
-        for source in self.sources:
-            try:
-                found = await source.call(source.source.discover)
-            except (SourceHungError, AutopilotError) as error:
-                states[source.name] = str(error)
-                continue
-            states[source.name] = "ok"
-            self.devices = {k: v for k, v in self.devices.items() if v[1] is not source}
-            found = [self._with_privilege(info) for info in found]
-            self.devices |= {info.device: (info, source) for info in found}
-            for number, event in enumerate(self._link_changes(found)):
-                self._queue_event(event, _now_us(), number)
+        await self.look_for_devices()
         inventory = NodeInventory(
             node=self.node,
             at=utc_now(),
             period_s=self.period_s,
-            sources=states,
+            sources=self._states | self._source_watch.reasons,
             devices=[info for info, _ in self.devices.values()],
             agent_epoch_us=self.epoch_us,
+            boot_id=self.resets.boot_id,
         )
         content, age_s = inventory.model_dump(exclude={"at"}), _now_us() / 1e6 - self._inventory_at_s
-        if content != self._inventory or age_s >= self.inventory_period_s:
+        if content != self._inventory or not 0 <= age_s < self.inventory_period_s:
             self._inventory, self._inventory_at_s = content, _now_us() / 1e6
             await self.put_inventory(inventory)
+
+    async def look_for_devices(self) -> None:
+        """Ask every source for its devices; one that cannot tell now keeps those it had."""
+        for source in self.sources:
+            try:
+                found = await source.call(source.source.discover)
+            except AutopilotError as error:
+                self._states[source.name] = str(error)
+                continue
+            except Exception as error:
+                log.exception("source cannot look for devices", extra={"source": source.name})
+                self._states[source.name] = f"{type(error).__name__}: {error}"
+                continue
+            self._states[source.name] = "ok"
+            self._take_devices(source, [self._with_privilege(info) for info in found])
+
+    def _take_devices(self, source: GuardedSource, found: list[DeviceInfo]) -> None:
+        self.devices = {k: v for k, v in self.devices.items() if v[1] is not source}
+        self.devices |= {info.device: (info, source) for info in found}
+        whole = [info for info in found if info.pci_bus_id and info.parent is None]
+        self.addresses |= {normal_pci(info.pci_bus_id or ""): info.device for info in whole}
+        changes = self._link_changes(found)
+        if source.is_driver:
+            changes += self.resets.found({info.device: info.driver_epoch for info in found})
+        for number, event in enumerate(changes):
+            self._queue_event(event, _now_us(), number)
 
     def _with_privilege(self, info: DeviceInfo) -> DeviceInfo:
         if not info.can_cap:
@@ -116,20 +144,17 @@ class Sampler:
         return events
 
     def device_at(self, pci: str) -> str | None:
-        """The device at a PCI address."""
-        for info, _ in self.devices.values():
-            if info.pci_bus_id and info.parent is None and normal_pci(info.pci_bus_id) == pci:
-                return info.device
-        return None
+        """The device at a PCI address, also one that is not found any more."""
+        return self.addresses.get(pci)
 
     async def run(self) -> None:
         """Sample on time until cancelled; a late tick is skipped, never squeezed in."""
         loop = asyncio.get_running_loop()
-        assembler = FrameAssembler(self.node, self.period_s, self.epoch_us)
         discover_s = min(DISCOVER_PERIOD_S, self.inventory_period_s)
         next_tick, next_discovery = loop.time(), loop.time() + discover_s
         while True:
-            await self._tick(assembler)
+            beat()
+            await self._tick()
             self.health.report("sampling", ok=True, max_age_s=max(5.0, 5 * self.period_s))
             if loop.time() >= next_discovery:
                 next_discovery = loop.time() + discover_s
@@ -137,63 +162,93 @@ class Sampler:
             next_tick += self.period_s * max(1, 1 + int((loop.time() - next_tick) / self.period_s))
             await asyncio.sleep(max(0.0, next_tick - loop.time()))
 
-    async def _tick(self, assembler: FrameAssembler) -> None:
+    async def _tick(self) -> None:
         start_us = _now_us()
         results = await asyncio.gather(*(self._sample(source) for source in self.sources))
         samples: dict[str, Sample] = {}
+        unread: set[str] = set()
         events: list[SourceEvent] = []
-        for source_samples, source_events in results:
-            samples |= source_samples
+        for source, (source_samples, source_events) in zip(self.sources, results, strict=True):
+            if source_samples is None:
+                unread |= self._devices_of(source)
+            else:
+                samples |= {device: clean(sample) for device, sample in source_samples.items()}
             events += source_events
         simulated = frozenset(d for d, (info, _) in self.devices.items() if info.simulated)
         now_s = asyncio.get_running_loop().time()
         for device, sample in samples.items():
             self.latest.update(self.node, device, sample, now_s, self._info(device))
-        frame = assembler.assemble(start_us, samples, simulated)
+        told = dict.fromkeys(unread, NO_READING) | samples
+        frame = self._assembler.assemble(start_us, told, simulated)
         if frame is not None:
-            message_id = f"{self.node}:{assembler.epoch_us}:{assembler.sequence}"
+            message_id = f"{self.node}:{self._assembler.epoch_us}:{self._assembler.sequence}"
             self._queue(Outgoing(subjects.frames(self.node), frame, message_id))
-        told = [e for e in events + self.extra_events() if self._occurrences.is_new(e, now_s)]
-        for number, event in enumerate(told + self._transitions.observe(samples)):
-            self._queue_event(event, start_us, number)
+        self._tell(events, samples, unread, start_us, now_s)
         self._more.set()
 
-    async def _sample(self, source: GuardedSource) -> tuple[dict[str, Sample], list[SourceEvent]]:
+    def _tell(
+        self, events: list[SourceEvent], samples: dict[str, Sample], unread: set[str], start_us: int, now_s: float
+    ) -> None:
+        new = [e for e in events + self.extra_events() if self._occurrences.is_new(e, now_s)]
+        self.resets.told(new)
+        for number, event in enumerate(new + self._transitions.observe(samples, unread)):
+            self._queue_event(event, start_us, number)
+
+    def _devices_of(self, source: GuardedSource) -> set[str]:
+        return {device for device, (_, s) in self.devices.items() if s is source}
+
+    async def _sample(self, source: GuardedSource) -> tuple[dict[str, Sample] | None, list[SourceEvent]]:
+        """Samples, or None where nothing is known of the source's devices; and events."""
         try:
             samples = await source.call(source.source.sample)
             events = await source.call(source.source.poll_events)
+        except SourceBusyError:
+            return None, []
         except SourceHungError as error:
-            return {}, self._say_hung(source, str(error))
-        except Exception as error:
-            log.exception("source failed", extra={"source": source.name})
-            self.health.report(f"source {source.name}", ok=False, reason=str(error))
-            return {}, []
-        self.health.report(f"source {source.name}", ok=True)
-        if source.name in self._hung:
-            self._hung.discard(source.name)
-            events += [SourceEvent(d, "probe_recovered") for d, (_, s) in self.devices.items() if s is source]
-        return samples, events
+            if source.is_driver:
+                return {}, self._say_hung(source, str(error))
+            return None, self._say_failed(source, error)
+        except Exception as error:  # noqa: BLE001  told, and logged when it begins
+            return None, self._say_failed(source, error)
+        if source.is_driver:
+            self.health.report(f"source {source.name}", ok=True)
+        return samples, [*events, *self._source_watch.answered(source.name, self._devices_of(source))]
+
+    def _say_failed(self, source: GuardedSource, error: Exception) -> list[SourceEvent]:
+        reason = str(error) or type(error).__name__
+        events = self._source_watch.failed(source.name, reason)
+        if self._source_watch.first_time(source.name):
+            unexpected = not isinstance(error, AutopilotError)
+            log.warning("source failed", extra={"source": source.name, "error": reason}, exc_info=unexpected)
+        if source.is_driver:
+            self.health.report(f"source {source.name}", ok=False, reason=reason)
+        return events
 
     def _say_hung(self, source: GuardedSource, reason: str) -> list[SourceEvent]:
         self.health.report(f"source {source.name}", ok=False, reason=reason)
-        if source.name in self._hung:
-            return []
-        self._hung.add(source.name)
-        log.error("source hung", extra={"source": source.name})
-        return [SourceEvent(d, "probe_hung", message=reason) for d, (_, s) in self.devices.items() if s is source]
+        events = self._source_watch.hung(source.name, self._devices_of(source), reason)
+        if events:
+            log.error("source hung", extra={"source": source.name})
+        return events
 
     def _queue_event(self, event: SourceEvent, at_us: int, number: int) -> None:
         info = self.devices.get(event.device)
+        by_source = event.kind.startswith("source_")
+        driven = info is not None and info[1].is_driver
+        occurrence = [event.occurrence] if event.occurrence else [str(at_us), str(number)]
         message = DeviceEvent(
-            id=derived_id(self.node, event.device, event.kind, str(at_us), str(number)),
+            id=derived_id(self.node, event.device, event.kind, *occurrence),
             node=self.node,
             device=event.device,
             at=utc_now(),
             kind=event.kind,
             code=event.code,
-            message=event.message,
-            source=info[1].name if info else "",
+            message=event.message[:MOST_MESSAGE],
+            source=event.device if by_source else info[1].name if info else "",
             simulated=bool(info and info[0].simulated),
+            cause=event.cause,
+            boot_id=self.resets.boot_id if driven else "",
+            driver_epoch=info[0].driver_epoch if info else "",
         )
         log.info("device event", extra={"device": event.device, "kind": event.kind, "code": event.code})
         if event.kind == "xid":
@@ -213,6 +268,7 @@ class Sampler:
             await self._more.wait()
             self._more.clear()
             while (item := self.buffer.head()) is not None:
+                beat()
                 try:
                     await self.publish(item.subject, item.body, item.message_id)
                 except AutopilotError as error:
@@ -221,6 +277,7 @@ class Sampler:
                     continue
                 self.health.report("publishing", ok=True)
                 self.buffer.remove(item)
+            self.all_told()
 
     def _info(self, device: str) -> DeviceInfo | None:
         found = self.devices.get(device)

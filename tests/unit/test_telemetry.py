@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import json
+import math
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.telemetry.adapters.cap_file import CapFile
 from services.telemetry.adapters.cpu import CpuSource
 from services.telemetry.adapters.guarded import GuardedSource
 from services.telemetry.adapters.replay import ReplaySource, save
@@ -20,11 +20,10 @@ from services.telemetry.adapters.simulated import SimulatedSource
 from services.telemetry.domain.assembly import FrameAssembler, TransitionWatch
 from services.telemetry.domain.frame_buffer import FrameBuffer
 from services.telemetry.domain.power_curves import A40, V100
-from services.telemetry.domain.power_lease import Grant, LeaseBook, Refusal
+from services.telemetry.domain.power_lease import Grant, LeaseBook, Moment, Refusal
 from services.telemetry.domain.simulated_gpu import SimulatedGpu
-from services.telemetry.errors import SourceHungError
+from services.telemetry.errors import SourceBusyError, SourceHungError
 from services.telemetry.handlers import Simulation
-from services.telemetry.power import PowerControl
 from services.telemetry.sampling import Sampler
 from shared.errors import InvalidInputError, UnavailableError
 from shared.frames import decode
@@ -41,9 +40,18 @@ class TestLeaseBook:
         book = LeaseBook()
         grant = book.judge(power_command(), device(), FleetPolicy(), T0)
         assert grant == Grant(150.0, clamped=False, restores=False)
-        book.record(power_command(), grant, T0)
-        assert book.expired(at(9)) == []
-        assert [lease.device for lease in book.expired(at(10))] == ["gpu-0"]
+        book.record(power_command(), grant, Moment(T0, 5.0))
+        book.end_leases(Moment(at(9), 14.0))
+        assert book.owed == {}
+        book.end_leases(Moment(at(10), 15.0))
+        assert (list(book.owed), book.leases) == (["gpu-0"], {})
+
+    @pytest.mark.parametrize(("wall_s", "steady_s"), [(-3600, 15.0), (10, 5.0)])
+    def test_neither_a_clock_set_back_nor_a_sleep_lengthens_a_lease(self, wall_s: float, steady_s: float) -> None:
+        book = LeaseBook()
+        book.record(power_command(), Grant(150.0, clamped=False, restores=False), Moment(T0, 5.0))
+        book.end_leases(Moment(at(wall_s), steady_s))
+        assert list(book.owed) == ["gpu-0"]
 
     @pytest.mark.parametrize(
         ("command", "info", "policy", "seconds", "why"),
@@ -232,6 +240,89 @@ class TestSampler:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
 
+    async def test_a_cap_during_a_sample_and_a_sample_during_a_cap_wait_for_each_other(self) -> None:
+        slow = HangingSource()
+        guarded = GuardedSource(slow, 2.0)
+        sampler, _ = self.sampler(guarded)
+        await sampler.discover()
+        for first, second in ((lambda: time.sleep(0.1), slow.sample), (slow.sample, lambda: time.sleep(0.1))):
+            results = await asyncio.gather(guarded.call(first), guarded.call(second))
+            assert {"gpu-0": {"power_w": 1.0}} in results
+        call = asyncio.create_task(guarded.call(lambda: time.sleep(0.1)))
+        await asyncio.sleep(0)
+        samples, events = await sampler._sample(guarded)
+        assert samples == {"gpu-0": {"power_w": 1.0}}
+        assert [e.kind for e in events] == ["source_recovered"]
+        await call
+
+    async def test_a_call_that_has_no_turn_in_time_is_never_made(self) -> None:
+        source, made = HangingSource(), []
+        guarded = GuardedSource(source, 0.05)
+        slow = [asyncio.create_task(guarded.call(lambda: time.sleep(0.04))) for _ in range(12)]
+        await asyncio.sleep(0)
+        with pytest.raises((SourceBusyError, SourceHungError)):
+            await guarded.call(lambda: made.append(1))
+        await asyncio.gather(*slow, return_exceptions=True)
+        assert made == []
+
+    async def test_a_caller_that_gave_up_leaves_its_call_to_finish(self) -> None:
+        guarded = GuardedSource(HangingSource(), 2.0)
+        given_up = asyncio.create_task(guarded.call(lambda: time.sleep(0.1)))
+        await asyncio.sleep(0.02)
+        given_up.cancel()
+        assert await guarded.call(lambda: 7) == 7
+
+    async def test_an_exporter_that_fails_is_one_event_about_itself(self) -> None:
+        answers: list[Any] = [{"gpu-0": {"power_w": 1.0, "temp_c": math.nan}}]
+
+        class Exporter(HangingSource):
+            name, is_driver = "scrape http://h", False
+
+            def sample(self) -> dict[str, dict[str, float]]:
+                if isinstance(answers[0], Exception):
+                    raise answers[0]
+                return answers[0]
+
+        sampler, _ = self.sampler(GuardedSource(Exporter(), 1.0))
+        await sampler.discover()
+        good = answers[0]
+        for answer, ticks in ((good, 2), (UnavailableError("answers 500"), 8), (good, 4), ({}, 3), (good, 1)):
+            answers[0] = answer
+            for _ in range(ticks):
+                await sampler._tick()
+        sent = [DeviceEvent.model_validate_json(i.body) for i in sampler.buffer if i.is_event]
+        assert [(e.device, e.kind, e.cause) for e in sent] == [
+            ("scrape http://h", "source_recovered", ""),
+            ("gpu-0", "appeared", "agent_started"),
+            ("scrape http://h", "source_failed", ""),
+            ("scrape http://h", "source_recovered", ""),
+            ("gpu-0", "lost", ""),
+            ("gpu-0", "appeared", "returned"),
+        ]
+        frames = [decode(i.body).latest() for i in sampler.buffer if not i.is_event]
+        assert frames[0] == {"gpu-0": {"power_w": 1.0}}
+        assert frames[4] == {"gpu-0": {"read_errors": 1.0}}
+        assert sampler.health.ready()[1].keys() == {"started"}
+
+    async def test_a_source_that_breaks_ends_neither_discovery_nor_the_loop(self) -> None:
+        class Broken(HangingSource):
+            name = "broken"
+
+            def discover(self) -> list[Any]:
+                raise KeyError("one bad card")
+
+            def sample(self) -> dict[str, dict[str, float]]:
+                raise RuntimeError("no")
+
+        sampler, _ = self.sampler(GuardedSource(Broken(), 1.0), GuardedSource(SimulatedSource("n1", 1), 1.0))
+        await sampler.discover()
+        for _ in range(4):
+            await sampler._tick()
+        assert list(sampler.devices) == ["sim-n1-0"]
+        assert "one bad card" in sampler._states["broken"]
+        kinds = [DeviceEvent.model_validate_json(i.body).kind for i in sampler.buffer if i.is_event]
+        assert "source_failed" in kinds
+
     async def test_frames_wait_in_order_while_the_broker_is_away(self) -> None:
         sampler, _ = self.sampler(GuardedSource(SimulatedSource("n1", 1), 1.0))
         away, sequences = True, []
@@ -254,65 +345,6 @@ class TestSampler:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
-
-
-class TestLockedClocks:
-    def control(self, tmp_path: Path) -> tuple[SimulatedSource, PowerControl]:
-        source = SimulatedSource("n1", 1)
-        guarded = GuardedSource(source, 1.0)
-        infos = {d.device: (d, guarded) for d in source.discover()}
-        return source, PowerControl("n1", infos.get, CapFile(tmp_path / "caps.json"))
-
-    async def test_a_clock_is_held_under_the_lease_and_given_back_with_it(self, tmp_path: Path) -> None:
-        source, power = self.control(tmp_path)
-        gpu = source._gpus["sim-n1-0"]
-        gpu.util = 1.0
-        full_w = gpu.power_w()
-        command = power_command(device="sim-n1-0", cap_w=None, clock_mhz=1000.0, expires_at=at(10**9))
-        outcome = await power.carry_out(command, FleetPolicy(power_floor_fraction=0.5))
-        assert outcome.status == "applied"
-        assert "1000 MHz" in outcome.detail
-        assert gpu.power_w() < full_w
-        later = await power.restore_expired(at(10**9))
-        assert [o.status for o in later] == ["expired"]
-        assert gpu.clock_mhz is None
-
-    async def test_one_below_the_policys_floor_is_refused(self, tmp_path: Path) -> None:
-        _, power = self.control(tmp_path)
-        command = power_command(device="sim-n1-0", cap_w=None, clock_mhz=100.0, expires_at=at(10**9))
-        outcome = await power.carry_out(command, FleetPolicy(power_floor_fraction=0.5))
-        assert outcome.status == "refused"
-        assert "clock_mhz=100" in outcome.detail
-
-    async def test_a_cap_that_the_driver_forgot_is_applied_again(self, tmp_path: Path) -> None:
-        source, power = self.control(tmp_path)
-        await power.carry_out(power_command(device="sim-n1-0", expires_at=at(10**9)), FleetPolicy())
-        source.set_cap_w("sim-n1-0", 250.0)
-        await power.reassert()
-        assert source.applied_cap_w("sim-n1-0") == 150.0
-
-
-class TestPowerControl:
-    async def test_caps_are_restored_after_a_crash_and_others_left_alone(self, tmp_path: Path) -> None:
-        source = SimulatedSource("n1", 2)
-        guarded = GuardedSource(source, 1.0)
-        infos = {d.device: (d, guarded) for d in source.discover()}
-        path = tmp_path / "caps.json"
-        power = PowerControl("n1", infos.get, CapFile(path))
-        outcome = await power.carry_out(power_command(device="sim-n1-0", expires_at=at(10**9)), FleetPolicy())
-        assert (outcome.status, outcome.read_back) == ("applied", 150.0)
-        source.set_cap_w("sim-n1-1", 200.0)
-        crashed = PowerControl("n1", infos.get, CapFile(path))
-        await crashed.restore_all()
-        assert source.enforced_cap_w("sim-n1-0") == 250.0
-        assert source.enforced_cap_w("sim-n1-1") == 200.0
-        assert json.loads(path.read_text()) == []
-
-    def test_an_unreadable_cap_file_is_set_aside(self, tmp_path: Path) -> None:
-        path = tmp_path / "caps.json"
-        path.write_text("{broken")
-        assert CapFile(path).load() == set()
-        assert (tmp_path / "caps.unreadable").read_text() == "{broken"
 
 
 class TestOtherSources:

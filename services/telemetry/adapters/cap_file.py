@@ -1,36 +1,95 @@
-"""Which devices we capped, kept on disk so that a crash cannot leave a cap behind."""
+"""Which devices we capped or locked, kept on disk so that a crash cannot leave a cap behind."""
 
 from __future__ import annotations
 
 import json
 import logging
+import os
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 log = logging.getLogger(__name__)
 
+ANY = "*"  # stands for every device: which of them were capped is not known
+
+
+@dataclass(frozen=True)
+class Kept:
+    """What a file says: devices that may be capped, those whose clock may be locked, and their defaults in W."""
+
+    devices: set[str] = field(default_factory=set)
+    clocks: set[str] = field(default_factory=set)
+    defaults_w: dict[str, float] = field(default_factory=dict)
+
 
 class CapFile:
-    """A JSON list of devices. A file that cannot be read is set aside, never taken for empty."""
+    """A JSON list of devices, replaced as a whole. One that cannot be read is set aside and stands for all devices."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
 
-    def load(self) -> set[str]:
-        """Devices that were capped when the last process ended."""
+    def load(self) -> Kept:
+        """What was capped when the last process ended."""
         try:
-            names = json.loads(self._path.read_text())
+            return _parse(json.loads(self._path.read_text()))
         except FileNotFoundError:
-            return set()
-        except (OSError, ValueError) as error:
+            return Kept()
+        except (OSError, ValueError, KeyError, TypeError) as error:
             aside = self._path.with_suffix(".unreadable")
-            log.critical("cap file unreadable, check caps by hand", extra={"kept_as": str(aside), "error": str(error)})
-            self._path.replace(aside)
-            return set()
-        return {str(name) for name in names} if isinstance(names, list) else set()
+            told = {"kept_as": str(aside), "error": str(error)}
+            log.critical("cap file unreadable: every device that is capped gets its default back", extra=told)
+            self._set_aside(aside)
+            return Kept({ANY})
 
-    def save(self, devices: set[str]) -> None:
-        """Replace the file at once, so that it is never half written."""
+    def _set_aside(self, aside: Path) -> None:
+        try:
+            self._path.replace(aside)
+        except OSError as error:
+            log.warning("cap file not set aside", extra={"error": str(error)})
+
+    def save(
+        self,
+        devices: Collection[str],
+        clocks: Collection[str] = (),
+        defaults_w: Mapping[str, float] | None = None,
+    ) -> None:
+        """Replace the file at once and on the disk, so that it is never half written. Raises OSError."""
+        entries: list[dict[str, Any]] = [
+            {"device": device, "clock": device in clocks, "default_w": (defaults_w or {}).get(device)}
+            for device in sorted(devices)
+        ]
         self._path.parent.mkdir(parents=True, exist_ok=True)
         draft = self._path.with_suffix(".tmp")
-        draft.write_text(json.dumps(sorted(devices)))
+        with draft.open("w") as file:
+            json.dump(entries, file)
+            file.flush()
+            os.fsync(file.fileno())
         draft.replace(self._path)
+        _sync_folder(self._path.parent)
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _parse(entries: Any) -> Kept:
+    """Raises ValueError, KeyError and TypeError for what is no list of devices."""
+    if not isinstance(entries, list):
+        raise TypeError(f"must be a list, is {type(entries).__name__}")
+    kept = Kept()
+    for entry in entries:
+        # Files of older agents hold names alone, and those agents locked clocks without a word here.
+        known: dict[str, Any] = {"device": entry} if isinstance(entry, str) else entry
+        device = str(known["device"])
+        kept.devices.add(device)
+        if known.get("clock", True):
+            kept.clocks.add(device)
+        if known.get("default_w") is not None:
+            kept.defaults_w[device] = float(known["default_w"])
+    return kept

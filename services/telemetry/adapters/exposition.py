@@ -50,7 +50,7 @@ class DeviceCollector(Collector):
 
 def _own(metric: Metric, devices: list[Latest]) -> Family:
     kind = CounterMetricFamily if metric.kind == "counter" else GaugeMetricFamily
-    family = kind(f"autopilot_device_{metric.name}", f"{metric.help} ({metric.unit})", labels=LABELS)
+    family = kind(metric.prometheus, f"{metric.help} ({metric.unit})", labels=LABELS)
     for device in devices:
         model = device.info.model if device.info else ""
         simulated = "true" if device.info and device.info.simulated else "false"

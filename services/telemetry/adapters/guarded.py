@@ -5,51 +5,92 @@ from __future__ import annotations
 import asyncio
 import queue
 import threading
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from typing import Any, TypeVar
 
-from services.telemetry.errors import SourceHungError
+from services.telemetry.errors import SourceBusyError, SourceHungError
 from services.telemetry.ports import DeviceSource
 
 T = TypeVar("T")
 
+# A call waits for at most this many time limits of others: a sample behind a few slow caps.
+MOST_TURNS = 3
+
 
 class GuardedSource:
-    """Calls a source's methods one at a time with a time limit; while one hangs, no other is tried."""
+    """Calls a source's methods one at a time, in turn, each with a time limit; while one hangs, no other is tried."""
 
     def __init__(self, source: DeviceSource, timeout_s: float) -> None:
         self.source, self.name, self._timeout_s = source, source.name, timeout_s
+        self.is_driver: bool = getattr(source, "is_driver", True)
         self._calls: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
+        self._turn = asyncio.Lock()
         self._pending: asyncio.Future[Any] | None = None
+        self._late_at = 0.0
         # A daemon: a thread inside a hung driver must not keep the process alive.
         threading.Thread(target=self._serve, name=f"source-{source.name}", daemon=True).start()
 
     @property
     def hung(self) -> bool:
-        """Whether a call has not returned yet."""
+        """Whether a call has not returned within its time limit."""
+        return self._running and asyncio.get_running_loop().time() >= self._late_at
+
+    @property
+    def _running(self) -> bool:
         return self._pending is not None and not self._pending.done()
 
     async def call(self, function: Callable[[], T]) -> T:
-        """Run a function of the source in its thread. Raises SourceHungError past the time limit."""
+        """Run a function of the source in its thread when those before it are done.
+
+        Raises SourceHungError when it, or one before it, is not done within its time limit, and
+        SourceBusyError when the others leave no turn; the function is not run later then.
+        """
+        self._refuse_hung()
+        async with self._my_turn():
+            loop = asyncio.get_running_loop()
+            await self._let_finish(loop)
+            future: asyncio.Future[T] = loop.create_future()
+            self._pending, self._late_at = future, loop.time() + self._timeout_s
+
+            def work() -> None:
+                try:
+                    result = function()
+                except Exception as error:  # noqa: BLE001  handed to the caller
+                    _later(loop, _fail, future, error)
+                else:
+                    _later(loop, _succeed, future, result)
+
+            self._calls.put(work)
+            try:
+                return await asyncio.wait_for(asyncio.shield(future), self._timeout_s)
+            except TimeoutError:
+                if future.done() and not future.cancelled() and future.exception() is not None:
+                    raise  # the function's own
+                raise SourceHungError(f"source {self.name}: no answer in {self._timeout_s:g} s") from None
+
+    @asynccontextmanager
+    async def _my_turn(self) -> AsyncIterator[None]:
+        try:
+            async with asyncio.timeout(MOST_TURNS * self._timeout_s):
+                await self._turn.acquire()
+        except TimeoutError:
+            self._refuse_hung()
+            raise SourceBusyError(f"source {self.name}: no turn in {MOST_TURNS * self._timeout_s:g} s") from None
+        try:
+            yield
+        finally:
+            self._turn.release()
+
+    async def _let_finish(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Wait for a call whose caller gave up, up to that call's own time limit."""
+        if self._pending is not None and self._running:
+            await asyncio.wait([self._pending], timeout=max(0.0, self._late_at - loop.time()))
+        self._refuse_hung()
+
+    def _refuse_hung(self) -> None:
         if self.hung:
             raise SourceHungError(f"source {self.name}: a driver call has not returned")
-        loop = asyncio.get_running_loop()
-        future: asyncio.Future[T] = loop.create_future()
-        self._pending = future
-
-        def work() -> None:
-            try:
-                result = function()
-            except Exception as error:  # noqa: BLE001  handed to the caller
-                _later(loop, _fail, future, error)
-            else:
-                _later(loop, _succeed, future, result)
-
-        self._calls.put(work)
-        try:
-            return await asyncio.wait_for(asyncio.shield(future), self._timeout_s)
-        except TimeoutError:
-            raise SourceHungError(f"source {self.name}: no answer in {self._timeout_s:g} s") from None
 
     def _serve(self) -> None:
         while True:
@@ -57,8 +98,10 @@ class GuardedSource:
 
 
 def _later(loop: asyncio.AbstractEventLoop, function: Callable[..., None], *args: Any) -> None:
-    if not loop.is_closed():
+    try:
         loop.call_soon_threadsafe(function, *args)
+    except RuntimeError:
+        return  # the loop was closed meanwhile: nobody waits any more
 
 
 def _succeed(future: asyncio.Future[T], result: T) -> None:
@@ -69,3 +112,4 @@ def _succeed(future: asyncio.Future[T], result: T) -> None:
 def _fail(future: asyncio.Future[Any], error: Exception) -> None:
     if not future.done():
         future.set_exception(error)
+        future.exception()  # taken note of: its caller may have given up

@@ -19,21 +19,39 @@ from services.telemetry.ports import SourceEvent
 log = logging.getLogger(__name__)
 
 KMSG = Path("/dev/kmsg")
+_SEQUENCE = re.compile(r"^\d+,(\d+),")
 _XID = re.compile(
     r"NVRM: Xid \(PCI:(?P<pci>[0-9a-fA-F:.]+)\): (?P<code>\d+)(?:, pid='?(?P<pid>\d+|<unknown>)'?)?(?P<rest>.*)"
 )
+# XID 154 tells of both directions; back to none means that the driver sees the device as reset.
+RECOVERY_XID = 154
+_RECOVERED = re.compile(r"to 0x0 \(None\)")
 MOST_AT_ONCE = 1000
 
 
 class KernelLog:
-    """Follows the kernel log from where it is now. `device_of` finds a device by its PCI address."""
+    """Follows the kernel log. `device_of` finds a device by its PCI address.
 
-    def __init__(self, device_of: Callable[[str], str | None], path: Path = KMSG) -> None:
-        self._device_of = device_of
+    It begins after record `told`, the last that was told of in this boot, or at the end where none was;
+    with `whole` it begins at the boot: what was told before was of another.
+    """
+
+    def __init__(
+        self,
+        device_of: Callable[[str], str | None],
+        path: Path = KMSG,
+        *,
+        told: int = -1,
+        whole: bool = False,
+        boot_id: str = "",
+    ) -> None:
+        self._device_of, self._boot_id = device_of, boot_id
+        self.sequence = told
         self._file = -1
         try:
             self._file = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
-            os.lseek(self._file, 0, os.SEEK_END)
+            if told < 0 and not whole:
+                self._skip()
         except OSError as error:
             log.info("kernel log not readable, XIDs come from NVML alone", extra={"error": str(error)})
 
@@ -50,10 +68,27 @@ class KernelLog:
             if not record:
                 break
             for line in record.splitlines():
+                if not self._is_new(line):
+                    continue
                 event = self.parse(line)
                 if event is not None:
                     events.append(event)
         return events
+
+    def _skip(self) -> None:
+        """Go to the end, taking note of its number, so that the next run can go on from there."""
+        while record := self._read():
+            for line in record.splitlines():
+                self._is_new(line)
+
+    def _is_new(self, line: str) -> bool:
+        """Whether a line's record was not told of before; lines without a number always are."""
+        found = _SEQUENCE.match(line)
+        if found is None:
+            return True
+        number, before = int(found[1]), self.sequence
+        self.sequence = max(number, before)
+        return number > before
 
     def _read(self) -> str:
         if self._file < 0:
@@ -78,11 +113,18 @@ class KernelLog:
         if device is None:
             log.warning("XID of a device that is not known", extra={"pci": found["pci"], "code": found["code"]})
             return None
-        return SourceEvent(device, "xid", int(found["code"]), found[0][:500], origin="kernel")
+        code = int(found["code"])
+        kind = "reset" if code == RECOVERY_XID and _RECOVERED.search(found["rest"]) else "xid"
+        number = _SEQUENCE.match(line)
+        occurrence = f"{self._boot_id}:{number[1]}" if number and self._boot_id else ""
+        return SourceEvent(device, kind, code, found[0][:500], origin="kernel", occurrence=occurrence)
 
 
 def normal_pci(address: str) -> str:
     """Domain, bus and device of a PCI address, as both NVML (00000000:3B:00.0) and the kernel write it."""
     domain, _, rest = address.lower().partition(":")
     bus, _, slot = rest.partition(":")
-    return f"{int(domain, 16):04x}:{bus}:{slot.partition('.')[0]}"
+    try:
+        return f"{int(domain, 16):04x}:{bus}:{slot.partition('.')[0]}"
+    except ValueError:
+        return address.lower()

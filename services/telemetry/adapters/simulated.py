@@ -83,6 +83,7 @@ class SimulatedSource:
             gpu.put_fault(request.fault, self._random.gauss(0, 1))
             if request.fault == "none":
                 self._pinned.discard(request.device)
+                self._events.append(SourceEvent(request.device, "reset", message="the simulated fault was taken out"))
         if request.xid is not None:
             self._events.append(SourceEvent(request.device, "xid", request.xid, f"simulated XID {request.xid}"))
             if request.xid == OFF_THE_BUS_XID:

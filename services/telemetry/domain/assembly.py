@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import sys
 from array import array
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 
 from services.telemetry.domain.energy import CounterBase
@@ -14,6 +14,8 @@ from shared.frame_bytes import pack_frame
 from shared.metrics_catalogue import METRICS, NAMES, clock_event_names
 
 LOST_AFTER_TICKS = 3
+NO_READING: Sample = {"read_errors": 1.0}  # of a device whose source fails: it is not known how it is
+_MOST = 1e30  # no reading is beyond it, and float32 holds what is below
 _HELD = {metric.name for metric in METRICS if metric.held}
 _REBASED = {metric.name: metric.rebase_at for metric in METRICS if metric.rebase_at is not None}
 _THROTTLES = {"sw_power_cap", "hw_slowdown", "sw_thermal", "hw_thermal", "hw_power_brake"}
@@ -79,18 +81,19 @@ class FrameAssembler:
 class TransitionWatch:
     """Turns what changes between samples into events: lost, appeared, throttling on and off."""
 
+    cause: Callable[..., str] = lambda _, *, first: "agent_started" if first else "returned"
     _missed: dict[str, int] = field(default_factory=dict)
     _throttles: dict[str, frozenset[str]] = field(default_factory=dict)
 
-    def observe(self, samples: Mapping[str, Sample]) -> list[SourceEvent]:
-        """Compare a tick with the ones before."""
+    def observe(self, samples: Mapping[str, Sample], unread: Collection[str] = ()) -> list[SourceEvent]:
+        """Compare a tick with the ones before; of `unread` devices nothing is known in this one."""
         events: list[SourceEvent] = []
         for device in samples:
             missed = self._missed.get(device)
             if missed is None or missed >= LOST_AFTER_TICKS:
-                events.append(SourceEvent(device, "appeared"))
+                events.append(SourceEvent(device, "appeared", cause=self.cause(device, first=missed is None)))
             self._missed[device] = 0
-        for device in self._missed.keys() - samples.keys():
+        for device in self._missed.keys() - samples.keys() - set(unread):
             self._missed[device] += 1
             if self._missed[device] == LOST_AFTER_TICKS:
                 events.append(SourceEvent(device, "lost", message=f"no sample for {LOST_AFTER_TICKS} ticks"))
@@ -104,3 +107,8 @@ class TransitionWatch:
         self._throttles[device] = now
         started = [SourceEvent(device, "throttle_on", message=name) for name in sorted(now - before)]
         return started + [SourceEvent(device, "throttle_off", message=name) for name in sorted(before - now)]
+
+
+def clean(sample: Mapping[str, float]) -> Sample:
+    """A sample without what is no reading: infinities, NaN and numbers beyond all measure."""
+    return {name: value for name, value in sample.items() if -_MOST < value < _MOST}

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 # Beyond this time between two readings the power between them is not known.
 MAX_GAP_S = 5.0
 CHECK_AFTER_S = 60.0
+MOST_W = 1e6  # no device draws more: what is beyond is no reading
 
 
 @dataclass
@@ -20,6 +21,8 @@ class EnergyIntegral:
     def add(self, readings: Iterable[tuple[float, float]]) -> None:
         """Take readings in order of time."""
         for at_s, power_w in readings:
+            if not 0 <= power_w <= MOST_W:
+                continue
             if self._last is not None:
                 gap = at_s - self._last[0]
                 if gap <= 0:

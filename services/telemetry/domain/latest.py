@@ -8,13 +8,18 @@ from dataclasses import dataclass, field
 
 from services.telemetry.ports import Sample
 from shared.messages.telemetry import DeviceInfo
+from shared.metrics_catalogue import METRICS, PERIODS_S
 
 STALE_AFTER_S = 30.0
 
 
+_MAX_AGE_S = {m.name: max(STALE_AFTER_S, 2.5 * PERIODS_S[m.rate]) for m in METRICS}
+MOST_COUNTED = 100_000
+
+
 @dataclass
 class Latest:
-    """One device: what it read last, with slower readings kept from before."""
+    """One device: what it read last, with slower readings kept until they would have been renewed."""
 
     node: str
     device: str
@@ -22,6 +27,16 @@ class Latest:
     sample: Sample
     info: DeviceInfo | None = None
     last_xid: int | None = None
+    _read_s: dict[str, float] = field(default_factory=dict)
+
+    def take(self, sample: Sample, now_s: float) -> None:
+        """Take readings in, and let go of those that are not renewed any more."""
+        self.at_s = now_s
+        self.sample |= sample
+        self._read_s |= dict.fromkeys(sample, now_s)
+        if len(self._read_s) > len(sample):
+            for name in [n for n, s in self._read_s.items() if now_s - s > _MAX_AGE_S.get(n, STALE_AFTER_S)]:
+                del self.sample[name], self._read_s[name]
 
 
 @dataclass
@@ -29,22 +44,34 @@ class LatestSamples:
     """At most `limit` devices, those that told something last; the others are counted."""
 
     limit: int
-    untold: int = 0
     _devices: OrderedDict[tuple[str, str], Latest] = field(default_factory=OrderedDict)
+    _untold: OrderedDict[tuple[str, str], float] = field(default_factory=OrderedDict)
+
+    @property
+    def untold(self) -> int:
+        """Devices beyond the limit that told something lately."""
+        return len(self._untold)
 
     def update(self, node: str, device: str, sample: Sample, now_s: float, info: DeviceInfo | None = None) -> None:
         """Take a sample."""
-        known = self._devices.get((node, device))
+        key = (node, device)
+        known = self._devices.get(key)
         if known is None:
             self._make_room(now_s)
             if len(self._devices) >= self.limit:
-                self.untold += 1
+                self._count(key, now_s)
                 return
-            known = self._devices[node, device] = Latest(node, device, now_s, {})
-        known.at_s = now_s
-        known.sample = known.sample | sample
+            known = self._devices[key] = Latest(node, device, now_s, {})
+        self._untold.pop(key, None)
+        known.take(sample, now_s)
         known.info = info or known.info
-        self._devices.move_to_end((node, device))
+        self._devices.move_to_end(key)
+
+    def _count(self, key: tuple[str, str], now_s: float) -> None:
+        self._untold[key] = now_s
+        self._untold.move_to_end(key)
+        while len(self._untold) > MOST_COUNTED or now_s - next(iter(self._untold.values())) > STALE_AFTER_S:
+            self._untold.popitem(last=False)
 
     def _make_room(self, now_s: float) -> None:
         """Devices that fell silent leave; a reading that is not renewed must not look like one that is."""

@@ -28,6 +28,14 @@ class Grant:
 
 
 @dataclass(frozen=True)
+class Moment:
+    """One moment on two clocks: `steady_s` never goes back and never jumps, `wall` goes on while a machine sleeps."""
+
+    wall: datetime
+    steady_s: float
+
+
+@dataclass(frozen=True)
 class Lease:
     """A cap in force and who answers for it."""
 
@@ -36,14 +44,31 @@ class Lease:
     until: datetime
     command_id: str
     clock_mhz: float | None = None
+    until_s: float = float("inf")
+
+    def is_over(self, now: Moment) -> bool:
+        """Whether either clock says so: a wall clock that is set back lengthens no cap, nor does a sleep."""
+        return now.steady_s >= self.until_s or now.wall >= self.until
 
 
 @dataclass
 class LeaseBook:
-    """All caps of one node, and the highest fencing token that any command carried."""
+    """All caps of one node, and the highest fencing token that any command carried.
+
+    `owed` holds the devices that must get their default back, among them those of which it is not known
+    whether a cap was applied: by device, the lease to tell of when that is done, if any.
+    `clocks` holds the devices whose clock may be locked.
+    """
 
     leases: dict[str, Lease] = field(default_factory=dict)
+    owed: dict[str, Lease | None] = field(default_factory=dict)
+    clocks: set[str] = field(default_factory=set)
     highest_token: int = 0
+
+    @property
+    def touched(self) -> set[str]:
+        """Devices that may not be at their default."""
+        return self.leases.keys() | self.owed.keys()
 
     def judge(
         self, command: PowerCommand, device: DeviceInfo | None, policy: FleetPolicy, now: datetime
@@ -74,21 +99,53 @@ class LeaseBook:
             return Refusal(f"fencing token {command.fencing_token} is older than {self.highest_token}")
         return None
 
-    def record(self, command: PowerCommand, grant: Grant, now: datetime) -> None:
+    def begin(self, device: str, grant: Grant) -> None:
+        """Note what is about to be applied, before it is: whatever comes between, the default is owed."""
+        self.owed.setdefault(device, None)
+        if grant.clock_mhz is not None:
+            self.clocks.add(device)
+
+    def record(self, command: PowerCommand, grant: Grant, now: Moment) -> None:
         """Remember an applied grant."""
         if grant.restores:
-            self.leases.pop(command.device, None)
-        else:
-            until = now + timedelta(seconds=command.lease_s)
-            self.leases[command.device] = Lease(command.device, grant.cap_w, until, command.id, grant.clock_mhz)
+            self.drop(command.device)
+            return
+        lease_s = command.lease_s
+        self.leases[command.device] = Lease(
+            command.device,
+            grant.cap_w,
+            now.wall + timedelta(seconds=lease_s),
+            command.id,
+            grant.clock_mhz,
+            now.steady_s + lease_s,
+        )
+        self.owed.pop(command.device, None)
+        if grant.clock_mhz is None:
+            self.clocks.discard(command.device)
 
-    def expired(self, now: datetime) -> list[Lease]:
-        """Leases that ran out; they stay until `drop` says that the default was restored."""
-        return [lease for lease in self.leases.values() if now >= lease.until]
+    def fall_back(self, device: str, lease: Lease) -> None:
+        """The lease that was there before holds on: what was to replace it did not come to be."""
+        self.leases[device] = lease
+        self.owed.pop(device, None)
+        if lease.clock_mhz is None:
+            self.clocks.discard(device)
+
+    def owe(self, device: str) -> None:
+        """End a device's lease, if it has one: its default is owed from now on."""
+        lease = self.leases.pop(device, None)
+        self.owed[device] = lease or self.owed.get(device)
+
+    def end_leases(self, now: Moment) -> None:
+        """Let leases run out; their devices are owed their default until `drop` says that they have it."""
+        for lease in list(self.leases.values()):
+            if lease.is_over(now):
+                self.owe(lease.device)
 
     def drop(self, device: str) -> None:
-        """Forget a lease."""
+        """The device has its default back."""
         self.leases.pop(device, None)
+        self.owed.pop(device, None)
+        self.clocks.discard(device)
 
 
 def _clock(clock_mhz: float | None, device: DeviceInfo, policy: FleetPolicy) -> float | Refusal | None:

@@ -207,9 +207,9 @@ class Missing:
         share = self._share[view.slots]
         changed = share + (gone - share) * 2 / (MISSING_ROWS + 1)
         if gone.any():
-            # A row of failed readings alone is of a source that fails: it says nothing about its devices.
-            readings = (~np.isnan(view.now)).sum(axis=1) - ~np.isnan(view.get("read_errors"))
-            changed = np.where(readings > 0, changed, share)
+            # A row with nothing but a failed reading is of a source that fails: it says nothing about its devices.
+            alone = (~np.isnan(view.now)).sum(axis=1) == 1
+            changed = np.where(alone & ~np.isnan(view.get("read_errors")), share, changed)
         share = changed
         self._share[view.slots] = share
         return share > MISSING_SHARE, np.ones(len(view), bool)

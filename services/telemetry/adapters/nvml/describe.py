@@ -7,6 +7,7 @@ from typing import Any
 
 import pynvml
 
+from services.telemetry.adapters.boot import driver_epoch
 from services.telemetry.adapters.nvml.gate import text
 from shared.messages.telemetry import DeviceInfo
 
@@ -41,6 +42,7 @@ def describe_gpu(uuid: str, index: int, handle: Any) -> DeviceInfo:
         power_max_w=limits[1] / 1e3 if limits else None,
         power_default_w=default / 1e3 if default else None,
         driver=text(ask(pynvml.nvmlSystemGetDriverVersion) or ""),
+        driver_epoch=driver_epoch("nvidia"),
         pci_bus_id=text(pci.busId) if pci else None,
         serial=_text(lambda: pynvml.nvmlDeviceGetSerial(handle)),
         vbios=_text(lambda: pynvml.nvmlDeviceGetVbiosVersion(handle)),
@@ -68,6 +70,7 @@ def describe_instance(uuid: str, number: int, handle: Any, parent: DeviceInfo) -
         model=text(ask(lambda: pynvml.nvmlDeviceGetName(handle)) or f"{parent.model} MIG"),
         memory_bytes=memory.total if memory else None,
         driver=parent.driver,
+        driver_epoch=parent.driver_epoch,
         pci_bus_id=parent.pci_bus_id,
         parent=parent.device,
         mig_mode=True,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import logging
 from typing import Any
 
@@ -37,6 +38,8 @@ class EventReader:
 
     def __init__(self, handles: dict[str, Any]) -> None:
         self._set: Any = pynvml.nvmlEventSetCreate()
+        self._by_handle = {_address(handle): device for device, handle in handles.items()}
+        self.failed = False
         for device, handle in handles.items():
             try:
                 supported = int(pynvml.nvmlDeviceGetSupportedEventTypes(handle))
@@ -52,16 +55,38 @@ class EventReader:
         while len(events) < MOST_AT_ONCE:
             try:
                 data = pynvml.nvmlEventSetWait_v2(self._set, 1)
-                device = text(pynvml.nvmlDeviceGetUUID(data.device))
             except pynvml.NVMLError as error:
                 if error.value != pynvml.NVML_ERROR_TIMEOUT:
+                    # One lost device can spoil the set for all: whoever owns this listens anew.
+                    self.failed = True
                     log.warning("waiting for NVML events failed", extra={"error": str(error)})
                 break
+            device = self._device(data.device)
+            if device is None:
+                log.error("NVML event of a device that is not known", extra={"code": int(data.eventData)})
+                continue
             kind = EVENTS.get(int(data.eventType), "unknown")
             code = int(data.eventData)
             events.append(SourceEvent(device, kind, code, f"NVML event {kind} {code}", origin="nvml"))
+            if kind == "recovery_action" and code == 0:
+                events.append(SourceEvent(device, "reset", message="no recovery action is left", origin="nvml"))
         return events
+
+    def _device(self, handle: Any) -> str | None:
+        """Whose event it is; a lost device does not tell its UUID any more, its handle stays the same."""
+        try:
+            return text(pynvml.nvmlDeviceGetUUID(handle))
+        except pynvml.NVMLError:
+            return self._by_handle.get(_address(handle))
 
     def close(self) -> None:
         """Free the set."""
         pynvml.nvmlEventSetFree(self._set)
+
+
+def _address(handle: Any) -> Any:
+    """What makes two handles of one device equal: NVML's are pointers, each time in another object."""
+    try:
+        return ctypes.cast(handle, ctypes.c_void_p).value
+    except (TypeError, ctypes.ArgumentError):
+        return handle

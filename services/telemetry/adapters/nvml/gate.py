@@ -13,7 +13,10 @@ import pynvml
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
-GONE = {pynvml.NVML_ERROR_GPU_IS_LOST, pynvml.NVML_ERROR_INVALID_ARGUMENT, pynvml.NVML_ERROR_NOT_FOUND}
+GONE = {pynvml.NVML_ERROR_GPU_IS_LOST}
+# Of one reading: an id that an older driver does not know, or a fan that is not there. A reading that
+# answered before is there all the same.
+DOUBTFUL = {pynvml.NVML_ERROR_INVALID_ARGUMENT, pynvml.NVML_ERROR_NOT_FOUND}
 UNSUPPORTED = {
     pynvml.NVML_ERROR_NOT_SUPPORTED,
     pynvml.NVML_ERROR_FUNCTION_NOT_FOUND,
@@ -41,6 +44,7 @@ class Gate:
 
     unsupported: dict[str, set[str]] = field(default_factory=dict)
     errors: Counter[tuple[str, int]] = field(default_factory=Counter)
+    _answered: dict[str, set[str]] = field(default_factory=dict)
 
     def supports(self, device: str, name: str) -> bool:
         """Whether a reading is still worth asking for."""
@@ -54,16 +58,27 @@ class Gate:
     def forget(self, device: str) -> None:
         """Ask a device for everything again: it came back, perhaps with another driver."""
         self.unsupported.pop(device, None)
+        self._answered.pop(device, None)
+
+    def answered(self, device: str, name: str) -> None:
+        """Take note that a device has this reading."""
+        self._answered.setdefault(device, set()).add(name)
 
     def read(self, device: str, name: str, call: Callable[[], T]) -> T | None:
         """What the call returns, or None. Raises DeviceGoneError and DriverReloadedError."""
         if not self.supports(device, name):
             return None
         try:
-            return call()
+            value = call()
         except pynvml.NVMLError as error:
             self.judge(device, name, error.value)
             return None
+        except Exception as error:  # noqa: BLE001  a driver's odd answer costs one reading
+            log.debug("odd answer", extra={"device": device, "reading": name, "error": str(error)})
+            self.errors[name, -1] += 1
+            return None
+        self.answered(device, name)
+        return value
 
     def judge(self, device: str, name: str, code: int) -> None:
         """Take note of a failed reading. Raises DeviceGoneError and DriverReloadedError."""
@@ -71,7 +86,7 @@ class Gate:
             raise DriverReloadedError
         if code in GONE:
             raise DeviceGoneError
-        if code in UNSUPPORTED:
+        if code in UNSUPPORTED or (code in DOUBTFUL and name not in self._answered.get(device, ())):
             self.refuse(device, name)
         else:
             self.errors[name, code] += 1

@@ -39,6 +39,8 @@ class _Device:
     integral: EnergyIntegral = field(default_factory=EnergyIntegral)
     check: EnergyCheck = field(default_factory=EnergyCheck)
     power_seen_us: int = 0
+    board: int = -1
+    action: float = 0.0
 
 
 class NvmlSource:
@@ -50,6 +52,7 @@ class NvmlSource:
         self._gate = Gate()
         self._devices: dict[str, _Device] = {}
         self._events: EventReader | None = None
+        self._resets: list[SourceEvent] = []
         self._start()
 
     def _start(self) -> None:
@@ -68,23 +71,34 @@ class NvmlSource:
 
         Raises UnavailableError while the driver is not there.
         """
-        before, found = self._devices, {}
+        before: dict[str, _Device] = self._devices
+        found: dict[str, _Device] = {}
         for index in range(self._count()):
             try:
-                handle = pynvml.nvmlDeviceGetHandleByIndex(index)
-                uuid = text(pynvml.nvmlDeviceGetUUID(handle))
-            except pynvml.NVMLError as error:
-                log.warning("gpu not readable", extra={"index": index, "error": str(error)})
-                continue
-            info = describe_gpu(uuid, index, handle)
-            found[uuid] = self._adopt(before.get(uuid), info, handle)
-            if info.mig_mode:
-                for child, child_handle in self._instances(info, handle):
-                    found[child.device] = self._adopt(before.get(child.device), child, child_handle)
+                found |= self._look_at(index, before)
+            except DriverReloadedError as error:
+                raise UnavailableError("the driver was reloaded while its devices were looked for") from error
+            except Exception as error:  # noqa: BLE001  one bad card must not blind the node
+                log.warning("gpu not readable", extra={"index": index, "error": str(error) or type(error).__name__})
+                # It is asked for samples all the same: an error may pass, and a loss shows there.
+                found |= {u: d for u, d in before.items() if d.board == index and u not in found}
         self._devices = found
         if self._events is None or before.keys() != found.keys():
             self._listen()
         return [self._complete(device) for device in found.values()]
+
+    def _look_at(self, index: int, before: dict[str, _Device]) -> dict[str, _Device]:
+        """The GPU at an index and its instances. Raises whatever the driver makes of it."""
+        handle = pynvml.nvmlDeviceGetHandleByIndex(index)
+        uuid = text(pynvml.nvmlDeviceGetUUID(handle))
+        info = describe_gpu(uuid, index, handle)
+        found = {uuid: self._adopt(before.get(uuid), info, handle)}
+        if info.mig_mode:
+            for child, child_handle in self._instances(info, handle):
+                found[child.device] = self._adopt(before.get(child.device), child, child_handle)
+        for device in found.values():
+            device.board = index
+        return found
 
     def _count(self) -> int:
         try:
@@ -145,11 +159,17 @@ class NvmlSource:
 
     def _complete(self, device: _Device) -> DeviceInfo:
         uuid, handle = device.info.device, device.handle
-        found = (
-            self._gate.read(uuid, "nvlinks", lambda: nvlink.describe(handle, device.links)) if device.links else None
-        )
-        running = self._gate.read(uuid, "processes", lambda: pynvml.nvmlDeviceGetComputeRunningProcesses(handle))
-        processes = [describe_process(int(p.pid), p.usedGpuMemory) for p in running or []]
+        try:
+            found = (
+                self._gate.read(uuid, "nvlinks", lambda: nvlink.describe(handle, device.links))
+                if device.links
+                else None
+            )
+            running = self._gate.read(uuid, "processes", lambda: pynvml.nvmlDeviceGetComputeRunningProcesses(handle))
+            processes = [describe_process(int(p.pid), p.usedGpuMemory) for p in running or []]
+        except Exception as error:  # noqa: BLE001  a device that is lost meanwhile is told by its samples
+            log.info("gpu tells less", extra={"device": uuid, "error": str(error) or type(error).__name__})
+            return device.info
         return device.info.model_copy(update={"links": found or [], "processes": processes})
 
     def sample(self) -> dict[str, Sample]:
@@ -165,11 +185,25 @@ class NvmlSource:
                 log.warning("driver was reloaded, starting NVML anew")
                 self._restart()
                 return {}
-            if sample:
+            except Exception:
+                log.exception("gpu not sampled", extra={"device": uuid})
+                continue
+            if not sample:
+                # All refused at once is no older driver: ask for everything again.
+                self._gate.forget(uuid)
+            else:
+                self._note_recovery(uuid, device, sample)
                 sample["read_time_s"] = time.monotonic() - started
                 sample["read_errors"] = float(sum(self._gate.errors.values()) - failed)
                 samples[uuid] = sample
         return samples
+
+    def _note_recovery(self, uuid: str, device: _Device, sample: Sample) -> None:
+        """The driver wanted the device reset, and does not any more: it was."""
+        action = sample.get("recovery_action", device.action)
+        if device.action and not action:
+            self._resets.append(SourceEvent(uuid, "reset", message="no recovery action is left", origin="nvml"))
+        device.action = action
 
     def _restart(self) -> None:
         self._events, self._devices = None, {}
@@ -192,7 +226,9 @@ class NvmlSource:
             if rate == "medium" and device.links:
                 sample |= self._gate.read(uuid, "nvlink_totals", lambda: nvlink.read_totals(handle, device.links)) or {}
             if rate == "slow" and device.links:
-                sample["nvlink_active"] = float(sum(n.active for n in nvlink.describe(handle, device.links)))
+                links = self._gate.read(uuid, "nvlink_states", lambda: nvlink.describe(handle, device.links))
+                if links is not None:
+                    sample["nvlink_active"] = float(sum(link.active for link in links))
         if device.gpm is not None:
             gpm = device.gpm
             sample |= self._gate.read(uuid, "gpm", lambda: gpm.read(now_s)) or {}
@@ -208,6 +244,7 @@ class NvmlSource:
         sample: Sample = {}
         for wanted_field, answer in zip(wanted, answers or (), strict=False):
             if answer.nvmlReturn == pynvml.NVML_SUCCESS:
+                self._gate.answered(uuid, wanted_field.metric)
                 sample[wanted_field.metric] = number(answer.valueType, answer.value) * wanted_field.scale
             else:
                 self._gate.judge(uuid, wanted_field.metric, answer.nvmlReturn)
@@ -235,7 +272,13 @@ class NvmlSource:
 
     def poll_events(self) -> list[SourceEvent]:
         """Every event that waits, each occurrence once."""
-        return self._events.poll() if self._events is not None else []
+        resets, self._resets = self._resets, []
+        if self._events is None:
+            return resets
+        events = self._events.poll()
+        if self._events.failed:
+            self._listen()
+        return resets + events
 
     def set_cap_w(self, device: str, cap_w: float) -> None:
         """Set a cap on the device of this UUID. Raises PowerControlError."""
