@@ -14,6 +14,7 @@ from shared import subjects
 from shared.broker import client_of
 from shared.errors import UnavailableError
 from shared.messages.commands import CommandOutcome, FleetPolicy
+from shared.publishing import publish_patiently
 from shared.unreadable import parse_value
 
 M = TypeVar("M", bound=BaseModel)
@@ -39,7 +40,7 @@ class Bus:
         """Publish and wait until the stream has it; the same id is stored once."""
         data = body if isinstance(body, bytes) else body.model_dump_json().encode()
         try:
-            await self.js.publish(subject, data, headers={"Nats-Msg-Id": message_id})
+            await publish_patiently(self.js, subject, data, {"Nats-Msg-Id": message_id})
         except BUS_ERRORS as error:
             raise UnavailableError(f"{subject} not confirmed: {type(error).__name__}: {error}") from error
 

@@ -27,6 +27,7 @@ from shared.errors import AutopilotError
 from shared.health import HealthState
 from shared.observability import bounded_subject
 from shared.poison import PoisonRule, backoff_s, deliveries
+from shared.supervision import beat
 
 log = logging.getLogger(__name__)
 
@@ -121,6 +122,7 @@ class ConsumerWatchdog:
         """Watch until cancelled."""
         while True:
             for watched in self._watched:
+                beat()
                 await self._check(watched)
             await asyncio.sleep(max(WATCH_PERIOD_S, WATCH_EACH_S * len(self._watched)))
 

@@ -28,10 +28,12 @@ DATABASE_ERRORS = (
 )
 
 
-async def connect_pool(dsn: str, *, size: int = 4) -> asyncpg.Pool[Any]:
+async def connect_pool(dsn: str, *, size: int = 4, statement_cache: int = 100) -> asyncpg.Pool[Any]:
     """A pool of connections. Raises UnavailableError when the server does not answer."""
     try:
-        return await asyncpg.create_pool(dsn, min_size=1, max_size=size, command_timeout=60, timeout=5)
+        return await asyncpg.create_pool(
+            dsn, min_size=1, max_size=size, command_timeout=60, timeout=5, statement_cache_size=statement_cache
+        )
     except DATABASE_ERRORS as error:
         raise UnavailableError(f"database does not answer: {type(error).__name__}: {error}") from error
 
@@ -40,7 +42,7 @@ async def migrate(dsn: str) -> None:
     """Bring the schema to the newest version; safe to call from several processes at once."""
 
     async def connect() -> asyncpg.Connection[Any]:
-        return await asyncpg.connect(dsn, timeout=5)
+        return await asyncpg.connect(dsn, timeout=5, statement_cache_size=0)
 
     engine = create_async_engine("postgresql+asyncpg://", async_creator=connect)
     try:

@@ -18,17 +18,27 @@ from prometheus_client import CollectorRegistry, PlatformCollector, ProcessColle
 
 from shared import streams
 from shared.broker import client_of, expect_close, make_broker
-from shared.bus import Bus
+from shared.bus import BUS_ERRORS, Bus
 from shared.consuming import ConsumerWatchdog, Watched
+from shared.errors import UnavailableError
 from shared.health import HealthServer, HealthState
 from shared.poison import PoisonRule
 from shared.settings import ServiceSettings
-from shared.supervision import TaskSupervisor, Work
+from shared.stopping import Ending
+from shared.supervision import TaskSupervisor, Work, beat
 from shared.unreadable import UnreadableValues
 
 log = logging.getLogger(__name__)
 
 STUCK_S = 10.0
+# What a service has to end by itself once it is asked to; a pool, whose workers finish what they run, has more.
+GRACE_S = 12.0
+ANSWER_S = 1
+BROKER_STOP_S = 6.0
+STREAMS_EACH_S = 30.0
+CONNECTION_STANDSTILL_S = 30.0
+# Looking at a consumer takes as long as the server takes to answer or not.
+WATCHDOG_STANDSTILL_S = 120.0
 
 
 async def cancel_all(tasks: Sequence[asyncio.Task[None]]) -> None:
@@ -47,6 +57,7 @@ class Service:
     name: str
     settings: ServiceSettings
     registry: CollectorRegistry = field(default_factory=CollectorRegistry)
+    grace_s: float = GRACE_S
     health: HealthState = field(init=False)
     broker: NatsBroker = field(init=False)
     bus: Bus = field(init=False)
@@ -72,16 +83,17 @@ class Service:
         ticking = asyncio.create_task(self.health.keep_ticking())
         log.info("health", extra={"port": server.port})
         try:
+            self.health.report("nats", ok=False, reason=f"no server answers yet at {self.settings.nats_url}")
             await self.broker.connect()
+            client = client_of(self.broker)
+            self.supervise("connection", lambda: self._watch_connection(client), standstill_s=CONNECTION_STANDSTILL_S)
             js = self.bus.js
-            await streams.ensure(js, self.settings.stream_replicas)
             watchdog = ConsumerWatchdog(js, watched, self.health, self.registry, self.settings.stream_replicas)
-            await watchdog.create_all()
-            self.spawn(watchdog.run())
-            self.spawn(self._watch_connection(client_of(self.broker)))
+            await self._make_streams(js, watchdog)
+            self.supervise("consumers", watchdog.run, standstill_s=WATCHDOG_STANDSTILL_S)
             yield js
         finally:
-            await self._stop()
+            await self.end_tasks()
             ticking.cancel()
             server.stop()
 
@@ -104,14 +116,29 @@ class Service:
             log.critical("background work failed, exiting", exc_info=True)
             os._exit(1)
 
+    async def _make_streams(self, js: JetStreamContext, watchdog: ConsumerWatchdog) -> None:
+        """Make sure of streams and consumers for as long as it takes: a cluster may be electing, a machine slow."""
+        while True:
+            try:
+                await streams.ensure(js, self.settings.stream_replicas, deadline_s=STREAMS_EACH_S)
+                await watchdog.create_all()
+            except (UnavailableError, *BUS_ERRORS) as error:
+                self.health.report("streams", ok=False, reason=f"not made yet: {type(error).__name__}: {error}")
+                log.warning("streams not made yet, trying again", extra={"error": str(error)})
+                await asyncio.sleep(1.0)
+            else:
+                self.health.report("streams", ok=True)
+                return
+
     def app(self, lifespan: Callable[[], AbstractAsyncContextManager[None]]) -> FastStream:
         """The FastStream app of this service."""
-        app = FastStream(self.broker, lifespan=lifespan, logger=logging.getLogger("faststream"))
+        app = ServiceApp(self, lifespan)
         app.after_startup(self._started)
-        app.on_shutdown(self._stop)
+        app.on_shutdown(self.end_tasks)
         return app
 
-    async def _stop(self) -> None:
+    async def end_tasks(self) -> None:
+        """Cancel what runs beside the handlers."""
         expect_close()
         await cancel_all([*self._tasks, *self.supervisor.tasks])
 
@@ -125,6 +152,7 @@ class Service:
         loop = asyncio.get_running_loop()
         last_hope = loop.time()
         while True:
+            beat()
             if client.is_connected:
                 self.health.report("nats", ok=True)
             else:
@@ -135,3 +163,65 @@ class Service:
                 log.critical("nats client neither connected nor reconnecting, exiting")
                 os._exit(1)
             await asyncio.sleep(0.5)
+
+
+class ServiceApp(FastStream):
+    """Ends within its grace when it is asked to, whatever the broker does: never connected, frozen or gone."""
+
+    def __init__(self, service: Service, lifespan: Callable[[], AbstractAsyncContextManager[None]]) -> None:
+        self._service, self._ending = service, Ending(service.grace_s)
+        self._entered = False
+        self._running: asyncio.Task[object] | None = None
+
+        @asynccontextmanager
+        async def entered() -> AsyncIterator[None]:
+            async with lifespan():
+                self._entered = True
+                yield
+
+        super().__init__(service.broker, lifespan=entered, logger=logging.getLogger("faststream"))
+
+    def exit(self) -> None:
+        """End; a second time at once."""
+        self._ending.ask()
+        expect_close()
+        super().exit()
+        if not self._entered and self._running is not None:
+            self._running.cancel()
+
+    async def run(
+        self, log_level: int = logging.INFO, run_extra_options: dict[str, Any] | None = None, sleep_time: float = 0.1
+    ) -> None:
+        """Serve until asked to end; nothing that goes wrong after that is a failure of the process."""
+        self._running = asyncio.current_task()
+        try:
+            await super().run(log_level, run_extra_options, sleep_time)
+        except asyncio.CancelledError:
+            if not self._ending.asked:
+                raise
+        except Exception as error:
+            if not self._ending.asked:
+                raise
+            log.warning("not ended in order", extra={"error": type(error).__name__})
+
+    async def stop(self) -> None:
+        """Stop the handlers in order where the broker answers; else leave the connection to end with the process."""
+        try:
+            if await self._answers():
+                async with asyncio.timeout(max(BROKER_STOP_S, self._service.grace_s / 2)):
+                    await super().stop()
+                return
+            log.warning("the broker does not answer, ending without it")
+        except (TimeoutError, ExceptionGroup, *BUS_ERRORS) as error:
+            log.warning("connection not closed in order", extra={"error": type(error).__name__})
+        await self._service.end_tasks()
+
+    async def _answers(self) -> bool:
+        try:
+            client = client_of(self._service.broker)
+            if client.is_connected:
+                await client.flush(timeout=ANSWER_S)
+                return True
+        except (AttributeError, TimeoutError, *BUS_ERRORS):
+            return False
+        return False

@@ -54,6 +54,9 @@ class DatabaseSettings(BaseSettings):
     database_url: SecretStr = Field(
         SecretStr("postgresql://postgres@127.0.0.1:5432/postgres"), description="asyncpg DSN"
     )
+    database_statement_cache: int = Field(
+        100, ge=0, le=10_000, description="prepared statements kept by a connection; 0 behind PgBouncer by transaction"
+    )
 
 
 def load(settings: type[S]) -> S:

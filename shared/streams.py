@@ -174,6 +174,8 @@ def due_durable() -> ConsumerConfig:
 async def ensure(js: JetStreamContext, replicas: int = 1, *, deadline_s: float = 30.0) -> None:
     """Create what is missing and repair what drifted. Raises UnavailableError past the deadline.
 
+    Copies only ever become more: a service that was left at one copy takes none from a cluster that has three.
+
     Several services do this at once at a first start, so losing a race is not an error.
     """
     loop = asyncio.get_running_loop()
@@ -218,6 +220,8 @@ async def _ensure_stream(js: JetStreamContext, wanted: StreamConfig) -> None:
         for f in fields(wanted)
         if f.name in _REPAIRED and getattr(current, f.name) != getattr(wanted, f.name)
     }
+    if (current.num_replicas or 1) >= (wanted.num_replicas or 1):
+        drifted.pop("num_replicas", None)
     if drifted:
         await js.update_stream(replace(current, **drifted))
 
@@ -227,6 +231,16 @@ async def _ensure_bucket(js: JetStreamContext, wanted: KeyValueConfig) -> None:
         await js.key_value(wanted.bucket)
     except (BucketNotFoundError, NotFoundError):
         await js.create_key_value(wanted)
+    else:
+        await _grow(js, f"KV_{wanted.bucket}", wanted.replicas)
+
+
+async def _grow(js: JetStreamContext, stream: str, replicas: int | None) -> None:
+    """Give the stream under a bucket more copies; never fewer."""
+    current = (await js.stream_info(stream)).config
+    if (current.num_replicas or 1) < (replicas or 1):
+        await js.update_stream(replace(current, num_replicas=replicas))
+        log.info("more copies", extra={"stream": stream, "replicas": replicas})
 
 
 async def _ensure_object_store(js: JetStreamContext, wanted: ObjectStoreConfig) -> None:
@@ -235,6 +249,8 @@ async def _ensure_object_store(js: JetStreamContext, wanted: ObjectStoreConfig) 
         await js.object_store(wanted.bucket)
     except (BucketNotFoundError, NotFoundError):
         await js.create_object_store(wanted.bucket, config=wanted)
+    else:
+        await _grow(js, f"OBJ_{wanted.bucket}", wanted.replicas)
 
 
 async def ensure_consumer(js: JetStreamContext, stream: str, config: ConsumerConfig) -> None:

@@ -24,7 +24,7 @@ from shared.ids import new_id
 from shared.leader import Leadership
 from shared.messages.alerts import Alert
 from shared.messages.jobs import PRIORITIES
-from shared.service import Service
+from shared.service import GRACE_S, Service
 from shared.settings import load
 from shared.streams import due_durable, durable, job_durable, waiting_durable
 
@@ -32,7 +32,7 @@ from shared.streams import due_durable, durable, job_durable, waiting_durable
 def create_app(settings: PoolSettings | None = None) -> FastStream:
     """The supervisor of one pool on one node."""
     settings = settings or load(PoolSettings)
-    service = Service("pool", settings)
+    service = Service("pool", settings, grace_s=settings.stop_timeout_s + GRACE_S)
     broker = service.broker
     supervisor = PoolSupervisor(settings, settings.pool_initial)
     node = subjects.name_part(settings.node)
@@ -79,9 +79,9 @@ def create_app(settings: PoolSettings | None = None) -> FastStream:
             leadership = Leadership(js, f"{settings.node}-{settings.pool}-{new_id()[:8]}", "queue")
             keeper = QueueKeeper(client_of(broker), js, leadership, settings.unrunnable_after_s)
             service.health.report("workers", ok=False, reason="no worker is ready yet")
-            service.spawn(supervisor.run())
-            service.spawn(memory.keep_reporting(service.health))
-            service.spawn(keeper.run())
+            service.supervise("workers", supervisor.run)
+            service.supervise("pool status", lambda: memory.keep_reporting(service.health))
+            service.supervise("queue keeper", keeper.run)
             yield
             await supervisor.stop()
 

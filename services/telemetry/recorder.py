@@ -6,7 +6,10 @@ import asyncio
 import logging
 import os
 import time
+from collections.abc import Callable, Coroutine
 from datetime import datetime
+from functools import partial
+from typing import Any
 
 from nats.js import JetStreamContext
 from prometheus_client import Gauge
@@ -88,19 +91,24 @@ class Recorder:
                 "samples_1h": self._settings.retention_1h_days,
             },
         )
-        async with asyncio.TaskGroup() as group:
-            group.create_task(self._keep_in_order(pool, js, partitions))
-            group.create_task(self._roll_up(pool))
-            group.create_task(self._count_frames(pool))
-            group.create_task(self._count_queue(pool, js))
-            group.create_task(self.frames.run(nc, PostgresFrameStore(pool)))
-            for table in TABLES:
-                group.create_task(self._tables.run(nc, js, pool, table))
+        # One part that fails starts again by itself and ends no other.
+        parts: dict[str, Callable[[], Coroutine[Any, Any, None]]] = {
+            "partitions": lambda: self._keep_in_order(pool, js, partitions),
+            "rollups": lambda: self._roll_up(pool),
+            "frame counts": lambda: self._count_frames(pool),
+            "queue counts": lambda: self._count_queue(pool, js),
+            "frames": lambda: self.frames.run(nc, PostgresFrameStore(pool)),
+        }
+        for name, work in parts.items():
+            self._service.supervise(name, work)
+        for table in TABLES:
+            self._service.supervise(f"table {table.stream}", partial(self._tables.run, nc, js, pool, table))
+        await asyncio.Event().wait()
 
     async def _connect(self, dsn: str) -> Pool:
         while True:
             try:
-                return await connect_pool(dsn, size=6)
+                return await connect_pool(dsn, size=6, statement_cache=self._settings.database_statement_cache)
             except UnavailableError as error:
                 self._health.report("database", ok=False, reason=str(error))
                 await asyncio.sleep(0.5)
@@ -132,8 +140,11 @@ class Recorder:
                 await rollups.turn(self._busy)
                 if not self._busy():
                     await rollups.jobs()
+                self._health.report("rollups", ok=True)
             except DATABASE_ERRORS as error:
-                log.warning("rollup not made", extra={"error": f"{type(error).__name__}: {error}"})
+                reason = f"not made: {type(error).__name__}: {error}"
+                self._health.report("rollups", ok=False, reason=reason)
+                log.warning("rollup not made", extra={"error": reason})
             await asyncio.sleep(UPKEEP_PERIOD_S)
 
     def _busy(self) -> bool:

@@ -23,7 +23,7 @@ def create_recorder(settings: RecorderSettings | None = None) -> FastStream:
     @asynccontextmanager
     async def lifespan() -> AsyncIterator[None]:
         async with service.running(recorder.watched) as js:
-            service.spawn(recorder.run(js))
+            service.supervise("recorder", lambda: recorder.run(js))
             yield
 
     return service.app(lifespan)

@@ -23,6 +23,7 @@ from shared.errors import InvalidInputError, NotFoundError, UnavailableError
 from shared.ids import new_id
 from shared.jobs import address, make_options
 from shared.messages.jobs import Batch, JobResult
+from shared.publishing import publish_patiently
 
 if TYPE_CHECKING:
     from shared.client.jobs import Jobs
@@ -112,7 +113,7 @@ class Batches:
             async with asyncio.timeout(CONFIRM_S):
                 await asyncio.gather(
                     *(
-                        self._js.publish(subject, body, headers=headers, stream=stream)
+                        publish_patiently(self._js, subject, body, headers, stream=stream)
                         for (stream, subject, headers), body in zip(addresses, bodies, strict=True)
                     )
                 )

@@ -25,6 +25,7 @@ from shared.ids import derived_id, new_id
 from shared.jobs import Options, address, first_problem, make_job, make_options
 from shared.messages.jobs import Job, JobProgress, JobResult, JobState
 from shared.payloads import load_payload, store_payload
+from shared.publishing import publish_patiently
 from shared.streams import DAY_S, PAYLOAD_INLINE_LIMIT
 
 _MAX_MESSAGES_PER_SUBJECT = 10077
@@ -102,7 +103,7 @@ class Jobs:
         stream, subject, headers = address(job, utc_now())
         body = job.model_dump_json(exclude_none=True).encode()
         try:
-            ack = await self._js.publish(subject, body, headers=headers, stream=stream)
+            ack = await publish_patiently(self._js, subject, body, headers, stream=stream)
         except APIError as error:
             if error.err_code == _FULL:
                 raise BusyError("the queue is full", _RETRY_WHEN_FULL_S) from error

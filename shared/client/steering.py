@@ -32,6 +32,7 @@ from shared.messages.commands import (
 )
 from shared.messages.jobs import PoolStatus
 from shared.messages.telemetry import SimulationReply, SimulationRequest
+from shared.publishing import publish_patiently
 from shared.unreadable import parse_value
 
 COMMAND_TTL_S = 30.0
@@ -155,6 +156,6 @@ class Steering:
     async def _send(self, subject: str, message: Message) -> None:
         identity = str(getattr(message, "id"))  # noqa: B009  commands and records have one, the base has not
         try:
-            await self._js.publish(subject, message.model_dump_json().encode(), headers={"Nats-Msg-Id": identity})
+            await publish_patiently(self._js, subject, message.model_dump_json().encode(), {"Nats-Msg-Id": identity})
         except nats.errors.Error as error:
             raise UnavailableError(f"{subject} was not confirmed: {error}") from error

@@ -1,0 +1,33 @@
+"""The end of a process: asked for once it ends by itself, and in any case within a time; asked for twice at once."""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+
+log = logging.getLogger(__name__)
+
+
+class Ending:
+    """Counts how often a process was asked to end, and sees to it that it does, also when its event loop is stuck."""
+
+    def __init__(self, grace_s: float) -> None:
+        self._grace_s = grace_s
+        self.asked = False
+
+    def ask(self) -> bool:
+        """True the first time, after which the process has its grace to end; the second time it ends at once."""
+        if self.asked:
+            _end("asked to end again")
+        self.asked = True
+        timer = threading.Timer(self._grace_s, _end, [f"not ended by itself in {self._grace_s:.0f} s"])
+        timer.daemon = True
+        timer.start()
+        return True
+
+
+def _end(reason: str) -> None:
+    # What matters is in streams and files by now; the rest waits for a server that does not answer.
+    log.warning("ending at once", extra={"reason": reason})
+    os._exit(0)
