@@ -6,6 +6,7 @@ import argparse
 import asyncio
 import json
 import sys
+import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from itertools import pairwise
@@ -15,12 +16,14 @@ import torch
 
 from services.anomaly.adapters.past import past_ticks
 from services.anomaly.adapters.plot import Recording
-from services.anomaly.adapters.tables import read_table
+from services.anomaly.adapters.tables import Table, read_table
 from services.anomaly.domain.rerun import Moment, Rerun, Told
 from services.anomaly.domain.watch import Watch
 from services.anomaly.settings import AnomalySettings
 from shared.errors import AutopilotError, InvalidInputError
 from shared.settings import DatabaseSettings, load
+
+PROGRESS_EVERY_S = 5.0
 
 
 def line(told: Told) -> dict[str, object]:
@@ -61,13 +64,34 @@ def usual_period_s(moments: list[Moment]) -> float:
     return steps[len(steps) // 2] if steps else 1.0
 
 
+def say(text: str) -> None:
+    """One line beside the output."""
+    sys.stderr.write(f"{text}\n")
+
+
+def followed(table: Table) -> Iterator[Moment]:
+    """The moments of a table; how far it is is told every few seconds."""
+    total, began = len(table.starts), time.monotonic()
+    told_at = began
+    for number, moment in enumerate(table.ticks()):
+        now = time.monotonic()
+        if now - told_at > PROGRESS_EVERY_S:
+            told_at = now
+            left_s = (now - began) / number * (total - number)
+            say(f"{number / total:.0%} of {total} moments, about {left_s:.0f} s to go")
+        yield moment
+
+
 def run(arguments: argparse.Namespace) -> list[Told]:
     """Read, detect, draw. Raises AutopilotError."""
     settings = load(AnomalySettings)
     moments: Iterator[Moment] | list[Moment]
     if arguments.input is not None:
         table = read_table(arguments.input)
-        moments, node, period_s = table.ticks(), table.node, table.period_s
+        moments, node, period_s = followed(table), table.node, table.period_s
+        say(f"{len(table.at_s)} rows of {len(set(table.devices))} devices: {', '.join(table.metrics)}")
+        for remark in table.remarks:
+            say(remark)
     elif arguments.since and arguments.until:
         moments, node = collect(arguments.since, arguments.until), "past"
         period_s = usual_period_s(moments)
@@ -86,7 +110,9 @@ def run(arguments: argparse.Namespace) -> list[Told]:
 def main() -> None:
     """Replay and write one line of JSON an alert."""
     parser = argparse.ArgumentParser(prog="replay", description=__doc__)
-    parser.add_argument("--input", type=Path, help="CSV, CSV.gz or Parquet: t_s, device, metrics of the catalogue")
+    parser.add_argument(
+        "--input", type=Path, help="CSV of any dialect (nvidia-smi's too), Parquet, Arrow or JSON lines; docs/alerts.md"
+    )
     parser.add_argument("--from", dest="since", type=moment_of, help="start of a span of the database, ISO 8601")
     parser.add_argument("--to", dest="until", type=moment_of, help="its end")
     parser.add_argument("--out", type=Path, help="JSON lines; standard output when left out")
@@ -103,7 +129,7 @@ def main() -> None:
         arguments.out.write_text(text, encoding="utf-8")
     else:
         sys.stdout.write(text)
-    sys.stderr.write(f"{len(alerts)} alerts\n")
+    say(f"{len(alerts)} alerts")
 
 
 if __name__ == "__main__":

@@ -189,7 +189,7 @@ class TestReplay:
     @pytest.mark.parametrize(
         ("text", "message"),
         [
-            ("device,temp_c\na,1\n", "no column 't_s'"),
+            ("device,temp_c\na,1\n", "no column of times"),
             ("t_s,device,nothing\n1,a,2\n", "no metric of the catalogue"),
             ("", "cannot be read"),
         ],

@@ -1,0 +1,53 @@
+"""Moments in whatever form people write them, as seconds since 1970 UTC."""
+
+from __future__ import annotations
+
+import polars as pl
+
+# Epochs of the years 1973 to 5138 by their size; what is smaller counts seconds from the file's own start.
+_MILLIS, _MICROS, _NANOS = 1e11, 1e14, 1e17
+_STAMP = (
+    r"^(\d{4})[-/.](\d{1,2})[-/.](\d{1,2})[T ]+(\d{1,2}):(\d{2})(?::(\d{2}(?:[.,]\d+)?))?\s*(Z|UTC|[-+]\d{2}:?\d{2})?$"
+)
+
+
+def seconds(column: pl.Series) -> pl.Series:
+    """Float64 seconds; null where a cell is no time. A time without a zone is UTC."""
+    if isinstance(column.dtype, pl.Datetime):
+        return column.cast(pl.Datetime("us")).cast(pl.Int64).cast(pl.Float64) / 1e6
+    if column.dtype == pl.Date:
+        return column.cast(pl.Datetime("us")).cast(pl.Int64).cast(pl.Float64) / 1e6
+    if column.dtype.is_numeric():
+        return _epoch(column.cast(pl.Float64))
+    text = column.cast(pl.String).str.strip_chars()
+    values = text.cast(pl.Float64, strict=False)
+    if values.null_count() < len(values):
+        return _epoch(values)
+    return _stamps(text)
+
+
+def _epoch(values: pl.Series) -> pl.Series:
+    largest = values.abs().max()
+    size = float(largest) if isinstance(largest, int | float) else 0.0
+    for limit, scale in ((_NANOS, 1e9), (_MICROS, 1e6), (_MILLIS, 1e3)):
+        if size >= limit:
+            return values / scale
+    return values
+
+
+def _stamps(text: pl.Series) -> pl.Series:
+    def part(number: int) -> pl.Series:
+        return text.str.extract(_STAMP, number)
+
+    whole = [part(n).cast(pl.Int32, strict=False) for n in range(1, 6)]
+    year, month, day, hour, minute = whole
+    dated = pl.DataFrame({"year": year, "month": month, "day": day})
+    days = dated.select(pl.date("year", "month", "day").cast(pl.Int64, strict=False)).to_series()
+    second = part(6).str.replace(",", ".", literal=True).cast(pl.Float64, strict=False).fill_null(0.0)
+    zone = part(7)
+    sign = zone.str.slice(0, 1).replace_strict({"-": -1.0, "+": 1.0}, default=0.0, return_dtype=pl.Float64)
+    digits = zone.str.replace_all(r"[^0-9]", "")
+    hours = digits.str.slice(0, 2).cast(pl.Float64, strict=False).fill_null(0.0)
+    minutes = digits.str.slice(2, 2).cast(pl.Float64, strict=False).fill_null(0.0)
+    offset = (sign * (hours * 3600 + minutes * 60)).fill_null(0.0)
+    return days * 86_400.0 + hour * 3600.0 + minute * 60.0 + second - offset
