@@ -50,6 +50,8 @@ class Options:
     node: str = field(default_factory=socket.gethostname)
     sync: str = "always"
     environment: dict[str, str] = field(default_factory=dict)
+    environments: dict[str, dict[str, str]] = field(default_factory=dict)
+    """More for single services, by their names."""
 
 
 def has_nvidia_gpu() -> bool:
@@ -134,6 +136,7 @@ class EmbeddedProduct:
                     "HF_HUB_OFFLINE": os.environ.get("HF_HUB_OFFLINE", "1"),
                 }
                 | o.environment
+                | o.environments.get(name, {})
             )
             command = [sys.executable, "-m", *module]
             self.processes[name] = ManagedProcess(
