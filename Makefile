@@ -46,6 +46,10 @@ bench: $(STAMP) ## the benchmarks, short form
 	$(BIN)/python -m tests.benchmarks.arena --short
 	$(BIN)/python -m tests.benchmarks.live --short
 
+nightly: $(STAMP) ## half an hour of every fault under load, and long fuzzing
+	$(BIN)/python -m tests.chaos.soak --minutes $(or $(SOAK_MINUTES),30)
+	AUTOPILOT_FUZZ_MINUTES=$(or $(AUTOPILOT_FUZZ_MINUTES),60) $(BIN)/pytest -q tests/chaos -k fuzz; test $$? -eq 0 -o $$? -eq 5
+
 docs: $(STAMP) ## write the generated documents
 	$(BIN)/python -m tests.contract.generate
 	$(BIN)/python -m deploy.grafana.source
@@ -53,4 +57,4 @@ docs: $(STAMP) ## write the generated documents
 clean: ## remove the environment and caches
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis *.egg-info
 
-.PHONY: help install up test lint bench docs clean
+.PHONY: help install up test lint bench nightly docs clean

@@ -5,9 +5,8 @@ from __future__ import annotations
 import asyncio
 import signal
 import time
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager, suppress
-from collections.abc import AsyncIterator
 from dataclasses import dataclass, field, replace
 
 import nats.errors
@@ -122,7 +121,7 @@ class Injector:
             await _until_done(lambda: self.js.update_stream(info.config))
 
 
-async def _until_done(ask, within_s: float = 60.0):  # noqa: ANN202
+async def _until_done(ask, within_s: float = 60.0):
     until = time.monotonic() + within_s
     while True:
         try:

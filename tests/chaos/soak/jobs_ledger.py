@@ -6,7 +6,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Literal
 
-End = Literal["succeeded", "dead"]
+# What cannot be read is no job: it has a dead letter alone.
+End = Literal["succeeded", "dead", "unreadable"]
 
 
 @dataclass
@@ -44,6 +45,8 @@ class JobLedger:
 
     def _ended(self, job_id: str) -> bool:
         found = self.results.get(job_id)
+        if self.expected[job_id] == "unreadable":
+            return job_id in self.dead
         return found is not None and (found[1] == "succeeded" or job_id in self.dead)
 
     def contradictions(self) -> Iterator[str]:
@@ -59,7 +62,7 @@ class JobLedger:
                 yield f"job {job} could have succeeded and has a dead letter: {reason} (DEAD {sequence})"
         for job, end in self.expected.items():
             status = self.results.get(job, (0, end))[1]
-            if end == "dead" and status == "succeeded":
+            if end != "succeeded" and status == "succeeded":
                 yield f"job {job} succeeded though it could not"
 
     def lost(self, before: float = float("inf")) -> list[str]:

@@ -46,7 +46,7 @@ def job_of(number: int) -> Kind:
         0: Kind(text | {"fail": "permanently"}, "dead"),
         1: Kind(text | {"fail": "first_attempt"}),
         2: Kind(text, options={"delay_s": 3.0}),
-        3: Kind(text, options={"after": [f"soak-{number + 10}"]}),
+        3: Kind(text, options={"after": [f"soak-{number + 20}"]}),
         4: Kind(text, "dead", {"after": [f"soak-{number - 4}"]}),
         5: Kind(text, "dead", {"ttl_s": 0.001}),
         6: Kind({"text": 6, "work_s": -1}, "dead"),
@@ -84,7 +84,7 @@ class Load:
             job, job_id = job_of(number), f"soak-{number}"
             if number % 500 == 13:
                 await self._confirmed(lambda job_id=job_id: self._rubbish(job_id))
-                self._ledger.confirm(job_id, "dead", time.monotonic())
+                self._ledger.confirm(job_id, "unreadable", time.monotonic())
                 continue
             options = {"result_ttl_s": RESULT_TTL_S} | (job.options or {})
             await self._confirmed(

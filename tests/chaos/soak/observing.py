@@ -48,8 +48,10 @@ class Record:
 
     def on_letter(self, message: Msg) -> None:
         letter = DeadJob.model_validate_json(message.data)
-        if letter.id.startswith(OUR_JOBS):
-            self.jobs.letter(_sequence(message), letter.id, letter.reason)
+        # What could not be read has an id of its own; its subject tells which job it was.
+        job_id = subjects.job_id(letter.subject.split(".")[3:]) if letter.job is None else letter.id
+        if job_id.startswith(OUR_JOBS):
+            self.jobs.letter(_sequence(message), job_id, letter.reason)
 
     def on_frame(self, message: Msg) -> None:
         frame = decode(message.data)

@@ -1,0 +1,86 @@
+"""How long after a fault until everything is ready, jobs run and frames of every node come again."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from dataclasses import dataclass, field
+
+from deploy.embedded.product import EmbeddedProduct
+from shared.client import AutopilotClient
+from shared.ids import new_id
+from tests.chaos.soak.faults import Injector
+from tests.chaos.soak.load import TRANSIENT
+from tests.chaos.soak.observing import Record
+from tests.chaos.soak.plan import Fault
+
+LOOK_EVERY_S = 0.3
+
+
+@dataclass(frozen=True)
+class Healed:
+    """One fault: when it began, after how long readiness told of it, and how long after its end all was well."""
+
+    fault: Fault
+    at: str
+    noticed_s: float | None
+    recovered_s: float | None
+    problems: dict[str, str]
+
+
+@dataclass
+class Recovery:
+    """Puts faults in one after the other, and times what comes after."""
+
+    product: EmbeddedProduct
+    client: AutopilotClient
+    record: Record
+    injector: Injector
+    within_s: float
+    healed: list[Healed] = field(default_factory=list)
+
+    async def go_through(self, fault: Fault) -> Healed:
+        """One fault from its beginning until all is well again, or the time is up."""
+        began, at = time.monotonic(), time.strftime("%H:%M:%S", time.gmtime())
+        noticed: float | None = None
+        async with self.injector.injected(fault):
+            while (left := began + fault.hold_s - time.monotonic()) > 0:
+                if noticed is None and any((await self.product.readiness()).values()):
+                    noticed = time.monotonic() - began
+                await asyncio.sleep(min(LOOK_EVERY_S, left))
+        ended = time.monotonic()
+        problems = await self._well_again(ended)
+        took = None if problems else round(time.monotonic() - ended, 1)
+        healed = Healed(fault, at, None if noticed is None else round(noticed, 1), took, problems or {})
+        self.healed.append(healed)
+        return healed
+
+    async def _well_again(self, ended: float) -> dict[str, str] | None:
+        """Nothing when all is well, else what is not when the time is up."""
+        canary = asyncio.create_task(self._job_runs())
+        try:
+            while True:
+                problems = {name: why for name, why in (await self.product.readiness()).items() if why}
+                if not canary.done():
+                    problems["a job"] = "has no result"
+                for node, seen in self.record.frames.last_seen.items():
+                    if seen < ended:
+                        problems[f"node {node}"] = "has sent no frame"
+                if not problems:
+                    return None
+                if time.monotonic() > ended + self.within_s:
+                    return problems
+                await asyncio.sleep(LOOK_EVERY_S)
+        finally:
+            canary.cancel()
+
+    async def _job_runs(self) -> None:
+        job_id = f"canary-{new_id()[:8]}"
+        while True:
+            try:
+                await self.client.jobs.submit("echo", {"text": "canary"}, job_id=job_id, priority="high")
+                await self.client.jobs.wait(job_id, 10.0)
+            except TRANSIENT:
+                await asyncio.sleep(0.2)
+            else:
+                return
