@@ -231,6 +231,60 @@ def test_clocks_are_locked_and_given_back(driver: FakeNvml) -> None:
     assert driver.locked is None
 
 
+def lost(*_: object, **__: object) -> None:
+    raise pynvml.NVMLError(pynvml.NVML_ERROR_GPU_IS_LOST)
+
+
+def refused(*_: object, **__: object) -> None:
+    raise pynvml.NVMLError(pynvml.NVML_ERROR_INVALID_ARGUMENT)
+
+
+@pytest.mark.parametrize("call", ["nvmlDeviceGetFanSpeed_v2", "nvmlDeviceGetFieldValues", "nvmlDeviceGetPciInfo"])
+def test_what_one_reading_does_not_accept_costs_that_reading(driver: FakeNvml, call: str) -> None:
+    driver.answers[call] = refused
+    source = NvmlSource()
+    source.discover()
+    assert source.sample()[UUID]["temp_c"] == 61.0
+
+
+def test_a_reading_that_once_answered_is_asked_again(driver: FakeNvml) -> None:
+    source = NvmlSource()
+    source.discover()
+    source.sample()
+    driver.answers["nvmlDeviceGetTemperature"] = refused
+    assert "temp_c" not in source.sample()[UUID]
+    driver.answers["nvmlDeviceGetTemperature"] = 62
+    assert source.sample()[UUID]["temp_c"] == 62.0
+
+
+@pytest.mark.parametrize("call", ["nvmlDeviceGetComputeRunningProcesses", "nvmlDeviceGetMaxMigDeviceCount"])
+@pytest.mark.parametrize("fault", [lost, lambda *_: 1 / 0])
+def test_a_bad_card_ends_no_discovery(driver: FakeNvml, call: str, fault: Any) -> None:
+    source = NvmlSource()
+    source.discover()
+    driver.answers |= {call: fault, "nvmlDeviceGetMigMode": (1, 1)}
+    source.discover()
+    assert source.sample()[UUID]["temp_c"] == 61.0
+
+
+def test_the_xid_of_a_lost_gpu_finds_its_device(driver: FakeNvml) -> None:
+    source = NvmlSource()
+    source.discover()
+    driver.answers["nvmlDeviceGetUUID"] = lost
+    driver.events = [(0x8, 79)]
+    assert [(e.device, e.code) for e in source.poll_events()] == [(UUID, 79)]
+
+
+def test_a_recovery_action_that_is_taken_back_tells_of_a_reset(driver: FakeNvml, clock: list[float]) -> None:
+    source = NvmlSource()
+    source.discover()
+    for action in (1, 0):
+        driver.fields = {pynvml.NVML_FI_DEV_GET_GPU_RECOVERY_ACTION: action}
+        clock[0] += 10
+        source.sample()
+    assert [e.kind for e in source.poll_events()] == ["reset"]
+
+
 def test_no_driver_is_one_clear_error(driver: FakeNvml) -> None:
     del driver.answers["nvmlInit"]
     with pytest.raises(UnavailableError, match="NVML"):

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import plistlib
+import socket
+import threading
+import time
+from contextlib import suppress
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -14,6 +18,7 @@ from services.telemetry.adapters.amd_smi import AmdSmiSource
 from services.telemetry.adapters.apple import AppleSource
 from services.telemetry.adapters.cpu import CpuSource
 from services.telemetry.adapters.jetson import JetsonSource
+from services.telemetry.adapters.metrics_page import fetch_page
 from services.telemetry.adapters.processes import container_of, describe_process
 from services.telemetry.adapters.scrape import ScrapeSource
 from services.telemetry.adapters.sysfs_gpu import SysfsSource
@@ -92,6 +97,13 @@ TPU = """
 duty_cycle{accelerator_id="4804027566066027395-0",make="cloud-tpu",model="tpu-v5-lite"} 93
 memory_used{accelerator_id="4804027566066027395-0",make="cloud-tpu",model="tpu-v5-lite"} 1e9
 """
+
+
+TWO_CARDS = "".join(
+    f'{name}{{gpu="{i}",UUID="GPU-{card}",modelName="NVIDIA H100"}} 44\n'
+    for name in ("DCGM_FI_DEV_GPU_TEMP", "DCGM_FI_DEV_POWER_USAGE")
+    for i, card in enumerate("ab")
+)
 
 
 class TestCpu:
@@ -268,11 +280,74 @@ class TestScrape:
         sample = ScrapeSource("http://h:2112/metrics", lambda _: TPU).sample()["4804027566066027395-0"]
         assert (sample["gpu_util_pct"], sample["memory_used_bytes"]) == (93.0, 1e9)
 
-    def test_an_exporter_that_is_away_has_no_samples(self) -> None:
+    def test_an_exporter_that_is_away_is_said_to_be_and_no_device_is_lost(self) -> None:
         def away(_: str) -> str:
             raise OSError("refused")
 
-        assert ScrapeSource("http://h/metrics", away).sample() == {}
+        source = ScrapeSource("http://h/metrics", away)
+        with pytest.raises(UnavailableError, match="refused"):
+            source.sample()
+        assert not source.is_driver
+
+    @pytest.mark.parametrize("bad", ["N/A", "", "0x", "1 2 3", "}"])
+    def test_one_bad_line_costs_one_line(self, bad: str) -> None:
+        line = f'DCGM_FI_DEV_POWER_USAGE{{gpu="0",UUID="GPU-a"}} {bad}\n'
+        source = ScrapeSource("http://h/metrics", lambda _: line + DCGM)
+        assert [d.device for d in source.discover()] == ["GPU-a", "GPU-a/3"]
+        sample = source.sample()["GPU-a"]
+        assert (sample["temp_c"], "power_w" in sample, source.bad_lines) == (44.0, False, 2)
+
+    @pytest.mark.parametrize(
+        "blank", ["2147483632", "2147483634", "140737488355328", "9223372036854775794", "9.223372036854776e+18"]
+    )
+    def test_what_dcgm_calls_blank_is_no_reading(self, blank: str) -> None:
+        page = DCGM.replace("} 5000", f"}} {blank}")
+        assert "energy_j" not in ScrapeSource("http://h/metrics", lambda _: page).sample()["GPU-a"]
+
+    @pytest.mark.parametrize("page", [TWO_CARDS[:90], TWO_CARDS.splitlines()[0] + "\n", "", "\n"])
+    def test_half_a_page_is_a_fault_of_its_source(self, page: str) -> None:
+        pages = [TWO_CARDS, page, TWO_CARDS]
+        source = ScrapeSource("http://h/metrics", lambda _: pages.pop(0))
+        source.sample()
+        with pytest.raises(UnavailableError, match="half a page"):
+            source.sample()
+        assert sorted(source.sample()) == ["GPU-a", "GPU-b"]
+
+    def test_a_card_that_leaves_a_whole_page_is_gone(self) -> None:
+        lines = TWO_CARDS.splitlines(keepends=True)
+        pages = [TWO_CARDS, "".join(line for line in lines if "GPU-b" not in line)]
+        source = ScrapeSource("http://h/metrics", lambda _: pages.pop(0))
+        source.sample()
+        assert list(source.sample()) == ["GPU-a"]
+
+    @pytest.mark.parametrize(
+        ("answer", "drips", "why"),
+        [
+            (b"HTTP/1.0 500 Oops\r\n\r\n", 0, "500"),
+            (b"HTTP/1.0 200 OK\r\nContent-Length: 999\r\n\r\nx 1\n", 0, "of 999 bytes|Incomplete"),
+            (b"HTTP/1.0 200 OK\r\n\r\n", 100, "took too long"),
+            (b"HTTP/1.0 200 OK\r\nX-Drip: ", 100, "does not answer|took too long"),
+        ],
+    )
+    def test_an_exporter_that_fails_drips_or_stops_is_left_in_time(self, answer: bytes, drips: int, why: str) -> None:
+        with socket.create_server(("127.0.0.1", 0)) as server:
+
+            def serve() -> None:
+                client, _ = server.accept()
+                with client, suppress(OSError):
+                    client.recv(1000)
+                    client.sendall(answer)
+                    for _ in range(drips):
+                        client.sendall(b"x 1\n")
+                        time.sleep(0.02)
+
+            thread = threading.Thread(target=serve)
+            thread.start()
+            began = time.monotonic()
+            with pytest.raises(UnavailableError, match=why):
+                fetch_page(f"http://127.0.0.1:{server.getsockname()[1]}/metrics", 0.3)
+            assert time.monotonic() - began < 2.0
+            thread.join()
 
     def test_only_web_addresses_are_taken(self) -> None:
         with pytest.raises(InvalidInputError, match="scrape_urls"):

@@ -12,12 +12,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.parser import text_string_to_metric_families
 
 from services.telemetry.adapters.copy_format import copy_binary
 from services.telemetry.adapters.exposition import DeviceCollector
 from services.telemetry.adapters.kernel_log import KernelLog, normal_pci
 from services.telemetry.adapters.otel import start_export
 from services.telemetry.adapters.privilege import may_control_power
+from services.telemetry.adapters.scrape import ScrapeSource
 from services.telemetry.domain.blocks import stack
 from services.telemetry.domain.clocks import ClockWatch
 from services.telemetry.domain.energy import CounterBase, EnergyCheck, EnergyIntegral
@@ -197,6 +199,25 @@ def page(latest: LatestSamples, *, dcgm_names: bool) -> str:
 
 
 class TestExposition:
+    def test_a_page_with_every_metric_has_no_name_and_no_series_twice(self) -> None:
+        latest = told()
+        latest.update("n1", "GPU-1", dict.fromkeys(NAMES, 1.0), time.monotonic())
+        text = page(latest, dcgm_names=True)
+        names = [line.split()[2] for line in text.splitlines() if line.startswith("# TYPE")]
+        series = [line.rsplit(" ", 1)[0] for line in text.splitlines() if not line.startswith("#")]
+        assert (len(names), len(series)) == (len(set(names)), len(set(series)))
+        families = list(text_string_to_metric_families(text))
+        assert len({m.prometheus for m in METRICS} - {f.name for f in families}) == 0
+        # An agent that reads another agent's page finds each metric under its own name.
+        read = ScrapeSource("http://h/metrics", lambda _: page(latest, dcgm_names=False)).sample()["GPU-1"]
+        assert set(read) == set(NAMES)
+
+    def test_a_metric_that_stops_leaves_and_slower_ones_stay(self) -> None:
+        latest = LatestSamples(1)
+        latest.update("n", "g", {"power_w": 1.0, "pcie_width": 16.0}, 0.0)
+        latest.update("n", "g", {"temp_c": 1.0}, 40.0)
+        assert next(latest.fresh(40.0)).sample == {"pcie_width": 16.0, "temp_c": 1.0}
+
     def test_our_names_carry_unit_and_node(self) -> None:
         text = page(told(simulated=False), dcgm_names=False)
         labels = '{device="GPU-1",model="NVIDIA H100",node="n1",simulated="false"}'
@@ -222,7 +243,8 @@ class TestExposition:
     def test_devices_beyond_the_limit_are_counted_not_told(self) -> None:
         latest = LatestSamples(2)
         for number in range(5):
-            latest.update("n", f"g{number}", {"power_w": 1.0}, time.monotonic())
+            for _ in range(3):
+                latest.update("n", f"g{number}", {"power_w": 1.0}, time.monotonic())
         text = page(latest, dcgm_names=False)
         assert text.count("autopilot_device_power_w{") == 2
         assert "autopilot_devices_untold 3.0" in text

@@ -86,7 +86,5 @@ class EventReader:
 
 def _address(handle: Any) -> Any:
     """What makes two handles of one device equal: NVML's are pointers, each time in another object."""
-    try:
-        return ctypes.cast(handle, ctypes.c_void_p).value
-    except (TypeError, ctypes.ArgumentError):
-        return handle
+    target = getattr(handle, "contents", None)
+    return handle if target is None else ctypes.addressof(target)
