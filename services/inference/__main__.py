@@ -1,18 +1,19 @@
-"""`python -m services.inference pool|worker`."""
+"""`python -m services.inference pool|worker|sandbox`."""
 
 from __future__ import annotations
 
 import asyncio
 import sys
 
-from services.inference.settings import PoolSettings, WorkerSettings
+from services.inference.errors import NotConfiguredError
+from services.inference.settings import ModelSettings, PoolSettings, WorkerSettings
 from shared.errors import SettingsError
 from shared.logs import setup_logging
 from shared.settings import load
 
 
 def main() -> None:
-    """Run the pool or, started by it, a worker."""
+    """Run the pool or, started by it, a worker; or say what shuts in code of jobs on this machine."""
     role = sys.argv[1] if len(sys.argv) == 2 else ""
     if role == "pool":
         from services.inference.app import create_app  # noqa: PLC0415  a worker starts faster without
@@ -29,8 +30,16 @@ def main() -> None:
             sys.exit(asyncio.run(run_worker(worker)))
         except SettingsError as error:
             sys.exit(str(error))
+    elif role == "sandbox":
+        from services.inference.adapters.sandbox import Sandbox  # noqa: PLC0415  neither of the others needs it here
+
+        models = load(ModelSettings)
+        try:
+            print(Sandbox(models.sandbox, models.sandbox_uid).description)  # noqa: T201  its answer
+        except NotConfiguredError as error:
+            sys.exit(str(error))
     else:
-        sys.exit("usage: python -m services.inference pool|worker")
+        sys.exit("usage: python -m services.inference pool|worker|sandbox")
 
 
 if __name__ == "__main__":

@@ -53,8 +53,11 @@ class ModelSettings(BaseSettings):
     image_model: str | None = Field(None, description="vision model of classify-image")
     generate_engine: Literal["auto", "transformers", "vllm"] = Field("auto", description="auto takes vLLM if installed")
     generate_slots: int = Field(16, ge=1, le=1024, description="sequences generated at once")
-    sandbox: Literal["auto", "bwrap", "unshare"] = Field(
-        "auto", description="what shuts in generated tests; auto takes bubblewrap where there is one"
+    sandbox: Literal["auto", "bwrap", "off"] = Field(
+        "auto", description="what shuts in code of jobs and tools on it; without bubblewrap, or off, they are not run"
+    )
+    sandbox_uid: int | None = Field(
+        None, ge=1, le=2**32 - 3, description="user id of the sandbox where root starts it; by default one nobody has"
     )
 
     @property

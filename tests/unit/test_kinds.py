@@ -3,16 +3,26 @@
 from __future__ import annotations
 
 import base64
+import bz2
+import gzip
 import io
 import json
+import lzma
+import os
 import tarfile
+import time
+import tracemalloc
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 
 import polars as pl
 import pytest
 
+from services.inference.domain.archives import unpack
+from shared.errors import InvalidInputError
 from tests.support.kinds import Caller
+from tests.support.sandbox import NEEDS_SANDBOX
 from tests.support.tiny_models import save_tiny_causal
 
 call = Caller()
@@ -68,6 +78,7 @@ class TestExtract:
             call("extract", text="x", schema={"properties": {"x": {"type": "object"}}})
 
 
+@NEEDS_SANDBOX
 class TestAnalyzeCode:
     def test_findings_come_from_every_analyser_with_their_lines(self) -> None:
         python = (
@@ -121,6 +132,7 @@ class TestAnalyzeCode:
         assert out.explanation is not None
 
 
+@NEEDS_SANDBOX
 class TestGenerateTests:
     CODE = (
         "def mean(values: list[float]) -> float:\n    return sum(values) / len(values)\n\n\n"
@@ -139,52 +151,6 @@ class TestGenerateTests:
         tried = [c for c in out.edge_cases if (c.function, c.arguments) == ("mean", "([],)")]
         assert tried[0].raises == "ZeroDivisionError"
 
-    @pytest.mark.parametrize("wall", ["bwrap", "unshare"])
-    def test_the_sandbox_has_no_network_no_files_and_little_time(self, wall: str, tmp_path: Path) -> None:
-        from services.inference.adapters.sandbox import Sandbox
-        from services.inference.errors import NotConfiguredError
-
-        try:
-            sandbox = Sandbox(wall)  # type: ignore[arg-type]
-        except NotConfiguredError:
-            pytest.skip(f"{wall} does not work here")
-        program = (
-            "import socket, pathlib, os\n"
-            "def attempt(f):\n    try:\n        f()\n        return 'done'\n    except Exception as e:\n"
-            "        return type(e).__name__\n"
-            "print('net', attempt(lambda: socket.create_connection(('127.0.0.1', {port}), 2)))\n"
-            "print('out', attempt(lambda: pathlib.Path('{folder}/out').write_text('x')))\n"
-            "print('usr', attempt(lambda: pathlib.Path('/usr/out').write_text('x')))\n"
-            "print('tmp', attempt(lambda: pathlib.Path('/tmp/out').write_text('x')))\n"
-            "print('own', attempt(lambda: pathlib.Path('/mnt/own').write_text('x')))\n"
-            "print('big', attempt(lambda: pathlib.Path('/mnt/big').write_bytes(b'x' * 10**8)))\n"
-            "print('mem', attempt(lambda: bytearray(4 * 2**30)))\n"
-            "print('env', os.environ.get('AUTOPILOT_SECRET'))\n"
-        )
-        import socket
-
-        server = socket.create_server(("127.0.0.1", 0))
-        text = program.replace("{port}", str(server.getsockname()[1])).replace("{folder}", str(tmp_path))
-        out = sandbox.run({"p.py": text}, ["p.py"], tmp_path / "scratch", timeout_s=20)
-        server.close()
-        said = dict(line.split(" ", 1) for line in out.output.splitlines() if " " in line)
-        assert said["net"] != "done", out.output
-        assert said["out"] != "done"
-        assert said["usr"] != "done"
-        assert said["tmp"] != "done"
-        assert said["own"] == "done"
-        assert said["big"] != "done"
-        assert said["mem"] == "MemoryError"
-        assert said["env"] == "None"
-        assert not (tmp_path / "out").exists()
-        forever = sandbox.run({"p.py": "while True: pass"}, ["p.py"], tmp_path / "scratch", timeout_s=1)
-        assert forever.timed_out
-        forks = sandbox.run(
-            {"p.py": "import os, time\nif os.fork() == 0:\n    time.sleep(60)\nprint('parent')"}, ["p.py"],
-            tmp_path / "scratch", timeout_s=10,
-        )  # fmt: skip
-        assert "parent" in forks.output
-
     def test_code_that_loops_for_ever_is_told(self) -> None:
         with pytest.raises(Exception, match="did not end in time"):
             call("generate-tests", code="while True:\n    pass\n\ndef f():\n    pass\n", timeout_s=2)
@@ -192,6 +158,26 @@ class TestGenerateTests:
     def test_code_that_cannot_be_imported_says_why(self) -> None:
         with pytest.raises(Exception, match="cannot be imported: ModuleNotFoundError"):
             call("generate-tests", code="import no_such_module\n\ndef f():\n    pass\n")
+
+    @pytest.mark.timeout(180)
+    def test_one_endless_or_deadly_function_costs_its_own_tests_alone(self) -> None:
+        code = (
+            "import os\n\ndef spin(n: int) -> int:\n    while True:\n        n += 1\n\n"
+            "def double(n: int) -> int:\n    return 2 * n\n\ndef die(n: int) -> int:\n    os._exit(3)\n"
+        )
+        out = call("generate-tests", code=code)
+        ended = {c.function: c.raises for c in out.edge_cases}
+        assert ended == {"spin": "did not end within 2 s", "die": "ended its process", "double": None}
+        verdicts = {t.name: (t.passed, t.output) for t in out.tests}
+        assert verdicts["test_fuzz_double"][0]
+        assert sum("double" in name and passed for name, (passed, _) in verdicts.items()) >= 5
+        assert verdicts["test_fuzz_spin"] == (False, "did not end within 15 s")
+        assert verdicts["test_fuzz_die"] == (False, "ended the process that ran it")
+
+    @pytest.mark.parametrize("name", ["json", "conftest", "pytest", "test_1", "sitecustomize"])
+    def test_a_name_that_the_tests_need_is_refused(self, name: str) -> None:
+        with pytest.raises(Exception, match="the tests themselves need"):
+            call("generate-tests", code="def f(x):\n    return x\n", module=name)
 
     def test_no_python_is_refused(self) -> None:
         with pytest.raises(Exception, match="is no valid Python"):
@@ -330,3 +316,61 @@ class TestArchives:
     def test_what_is_no_archive_is_named(self, archive: str) -> None:
         with pytest.raises(Exception, match="archive"):
             call("analyze-code", archive=archive)
+
+    @pytest.mark.parametrize("packed", [gzip.compress, bz2.compress, lzma.compress, bytes])
+    def test_a_million_names_cost_neither_time_nor_memory(self, packed: Callable[[bytes], bytes]) -> None:
+        folder = tarfile.TarInfo("d")
+        folder.type = tarfile.DIRTYPE
+        data = packed(folder.tobuf() * 60_000 + b"\0" * 1024)
+        began = time.process_time()
+        with pytest.raises(InvalidInputError, match="more than 10000 members"):
+            unpack(data)
+        assert time.process_time() - began < 5
+
+    @pytest.mark.parametrize("kind", [b"L", b"K", b"x", b"g"])
+    def test_a_name_of_a_gigabyte_is_never_held(self, kind: bytes) -> None:
+        long = tarfile.TarInfo("././@LongLink")
+        long.type, long.size = kind, 2**30
+        out = io.BytesIO()
+        with gzip.GzipFile(fileobj=out, mode="wb", compresslevel=1) as packed:
+            packed.write(long.tobuf(tarfile.GNU_FORMAT))
+            for _ in range(8):
+                packed.write(b"a" * 2**20)
+        tracemalloc.start()
+        with pytest.raises(InvalidInputError, match="longer names than files"):
+            unpack(out.getvalue())
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        assert peak < 16 * 2**20
+
+    def test_a_zip_of_many_empty_entries_is_refused_before_it_is_read(self) -> None:
+        out = io.BytesIO()
+        with zipfile.ZipFile(out, "w") as archive:
+            for i in range(10_001):
+                archive.writestr(f"d{i}/", "")
+        with pytest.raises(InvalidInputError, match="more than 10000 members"):
+            unpack(out.getvalue())
+
+    @pytest.mark.parametrize("form", [tarfile.GNU_FORMAT, tarfile.PAX_FORMAT, tarfile.USTAR_FORMAT])
+    @pytest.mark.parametrize("mode", ["w", "w:gz", "w:bz2", "w:xz"])
+    def test_an_ordinary_archive_is_read_whole(self, mode: str, form: int) -> None:
+        wanted = {"a.py": b"x = 1\n", "p/" + "n" * 90 + "/b.py": b"y" * 70_000, "empty.py": b""}
+        if form != tarfile.USTAR_FORMAT:
+            wanted |= {"long/" + "n" * 300 + ".py": b"z", "caf\u00e9.py": b"u"}
+        out = io.BytesIO()
+        with tarfile.open(fileobj=out, mode=mode, format=form) as archive:  # type: ignore[call-overload]
+            for name, data in wanted.items():
+                info = tarfile.TarInfo(name)
+                info.size = len(data)
+                archive.addfile(info, io.BytesIO(data))
+        assert unpack(out.getvalue()) == wanted
+
+    @pytest.mark.parametrize("cut", [100, 600])
+    def test_half_an_archive_is_told(self, cut: int) -> None:
+        out = io.BytesIO()
+        with tarfile.open(fileobj=out, mode="w:gz") as archive:
+            info = tarfile.TarInfo("a.py")
+            info.size = 5_000
+            archive.addfile(info, io.BytesIO(os.urandom(5_000)))
+        with pytest.raises(InvalidInputError, match="archive"):
+            unpack(out.getvalue()[:-cut] if cut < 600 else out.getvalue()[:cut])

@@ -171,6 +171,12 @@ def doctor(data_dir: DataDir = DEFAULT_FOLDER) -> None:
     ):
         found = importlib.util.find_spec(module) is not None
         say(module, found, "found", f"pip install 'accelerator-autopilot[{extra}]'")
+    ended = subprocess.run(
+        [sys.executable, "-m", "services.inference", "sandbox"], capture_output=True, text=True, check=False
+    )
+    told = (ended.stdout if ended.returncode == 0 else ended.stderr).strip().splitlines()
+    text = told[-1] if told else f"exit code {ended.returncode}"
+    say("sandbox", ended.returncode == 0, text, f"{text}; generate-tests and analyze-code are refused without")
     folder = data_dir if data_dir.exists() else next(p for p in data_dir.resolve().parents if p.exists())
     say(
         "data folder",

@@ -1,14 +1,22 @@
-"""Python code through ruff, bandit and radon, and torch advice."""
+"""Python code through ruff, bandit and radon, and torch advice.
+
+The tools see numbered files of ours and a configuration of ours: no name that a submitter chose is a module, a
+configuration, or a folder that a tool would pass over. Comments that silence a tool do not: they mark the finding.
+"""
 
 from __future__ import annotations
 
 import ast
+import io
 import json
-import os
+import re
 import subprocess
 import sys
-from collections.abc import Mapping
-from pathlib import Path
+import sysconfig
+import threading
+import tokenize
+from collections.abc import Generator, Mapping
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from services.inference.domain.code_findings import Category, CodeFinding, Severity
@@ -16,6 +24,9 @@ from services.inference.domain.torch_advice import advise
 from services.inference.errors import RetryableJobError
 
 TIMEOUT_S = 120
+MOST_OF_A_TOOL = 20_000
+MOST_OUTPUT = 128 * 2**20
+RUFF = Path(sysconfig.get_path("scripts")) / "ruff"
 # Bugs, blind spots, speed, simplification; security is bandit's.
 RULES = "E9,F,B,PERF,C4,SIM,PIE,RET,ARG,PLE,PLW,RUF,ASYNC,NPY,PD,TRY,UP"
 CATEGORIES: tuple[tuple[str, Category], ...] = (
@@ -23,23 +34,27 @@ CATEGORIES: tuple[tuple[str, Category], ...] = (
     ("F", "bug"), ("B", "bug"), ("PLE", "bug"), ("PLW", "bug"), ("ASYNC", "bug"), ("ARG", "bug"),
 )  # fmt: skip
 COMPLEX, TOO_COMPLEX = 10, 20  # McCabe, "A Complexity Measure", IEEE TSE 1976; radon's ranks C and D
+# As bandit reads it: all of the line, or the tests that it names.
+NOSEC = re.compile(r"#\s*nosec:?\s*(?P<tests>[^#]+)?#?")
 
 
 def analyse_python(files: Mapping[str, str], folder: Path) -> list[CodeFinding]:
-    """Findings of every file. Files are written to `folder`, and never run.
+    """Findings of every file. Files are written to `folder` under numbers, and never run.
 
-    Raises RetryableJobError when an analyser does not end in time.
+    Raises RetryableJobError when an analyser does not end in time or gives nothing that can be read.
     """
-    for name, text in files.items():
-        path = folder / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text, encoding="utf-8")
-    findings = [*_ruff(folder), *_bandit(folder)]
+    names: dict[str, str] = {}
+    for number, (name, text) in enumerate(files.items()):
+        path = folder / str(number) / _plain_name(name)
+        path.parent.mkdir(parents=True)
+        path.write_text(text, encoding="utf-8", newline="")
+        names[str(path)] = name
+    findings = [*_ruff(folder, names), *_bandit(folder, names, files)]
     for name, text in files.items():
         findings += _radon(name, text)
         try:
             tree = ast.parse(text)
-        except (SyntaxError, ValueError, RecursionError):
+        except (SyntaxError, ValueError, RecursionError, MemoryError):
             continue
         findings += [
             CodeFinding(
@@ -51,49 +66,121 @@ def analyse_python(files: Mapping[str, str], folder: Path) -> list[CodeFinding]:
     return findings
 
 
-def _run(folder: Path, *command: str) -> Any:
-    environment = {"PATH": os.environ.get("PATH", ""), "HOME": str(folder), "RUFF_NO_CACHE": "true"}
-    try:
-        done = subprocess.run(  # noqa: S603  our own commands
-            [sys.executable, "-m", *command], cwd=folder, env=environment, capture_output=True, timeout=TIMEOUT_S,
-            check=False,
-        )  # fmt: skip
-    except subprocess.TimeoutExpired as error:
-        raise RetryableJobError(f"{command[0]} did not end within {TIMEOUT_S} s") from error
-    try:
-        return json.loads(done.stdout)
-    except ValueError as error:
-        raise RetryableJobError(f"{command[0]} gave no findings (exit code {done.returncode})") from error
+def _plain_name(name: str) -> str:
+    """What a tool may know of a file's name: whether it is a stub, or its package's own file."""
+    path = PurePosixPath(name)
+    suffix = ".pyi" if path.suffix.lower() == ".pyi" else ".py"
+    return f"__init__{suffix}" if path.stem == "__init__" else f"source{suffix}"
 
 
-def _ruff(folder: Path) -> list[CodeFinding]:
-    found = _run(folder, "ruff", "check", "--isolated", "--exit-zero", "--output-format=json", f"--select={RULES}", ".")
+def _lines(name: str, *command: str) -> Generator[bytes, None, None]:
+    """What a tool writes, line by line. Raises RetryableJobError when it does not end in time or writes too much."""
+    process = subprocess.Popen(  # noqa: S603  our own commands
+        command, cwd="/", stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+    )
+    timed_out = threading.Event()
+
+    def give_up() -> None:
+        timed_out.set()
+        process.kill()
+
+    alarm, total = threading.Timer(TIMEOUT_S, give_up), 0
+    alarm.start()
+    try:
+        assert process.stdout is not None  # noqa: S101  piped
+        while line := process.stdout.readline(MOST_OUTPUT):
+            total += len(line)
+            if total > MOST_OUTPUT:
+                raise RetryableJobError(f"{name} wrote more than {MOST_OUTPUT} bytes; give it fewer files at a time")
+            yield line
+        process.wait()
+    finally:
+        alarm.cancel()
+        process.kill()
+        process.wait()
+    if timed_out.is_set():
+        raise RetryableJobError(f"{name} did not end within {TIMEOUT_S} s")
+    if process.returncode != 0:
+        raise RetryableJobError(f"{name} gave no findings (exit code {process.returncode})")
+
+
+def _ruff_run(folder: Path, *more: str) -> list[dict[str, Any]]:
+    lines = _lines(
+        "ruff", str(RUFF), "check", "--isolated", "--no-cache", "--no-respect-gitignore", "--no-force-exclude",
+        "--exit-zero", "--quiet", "--output-format=json-lines", f"--select={RULES}", *more, str(folder),
+    )  # fmt: skip
+    found = []
+    for line in lines:
+        found.append(json.loads(line))
+        if len(found) == MOST_OF_A_TOOL:
+            lines.close()
+            break
+    return found
+
+
+def _ruff(folder: Path, names: Mapping[str, str]) -> list[CodeFinding]:
+    def place(one: dict[str, Any]) -> tuple[str, int, int, str]:
+        return one["filename"], one["location"]["row"], one["location"]["column"], one["code"] or "invalid-syntax"
+
+    heard = {place(one) for one in _ruff_run(folder)}
     findings = []
-    for one in found:
-        code = one["code"] or "invalid-syntax"
+    for one in _ruff_run(folder, "--ignore-noqa"):
+        filename, row, column, code = place(one)
         category = next((c for prefix, c in CATEGORIES if code.startswith(prefix)), "style")
         severity: Severity = "error" if category == "syntax" or code[:3] in {"F82", "PLE"} else "warning"
         findings.append(
             CodeFinding(
-                file=_relative(one["filename"], folder), line=one["location"]["row"], column=one["location"]["column"],
-                rule=code, tool="ruff", category=category, severity="note" if category == "style" else severity,
-                message=one["message"], url=one.get("url") or "",
+                file=names[filename], line=row, column=column, rule=code, tool="ruff", category=category,
+                severity="note" if category == "style" else severity, message=one["message"],
+                url=one.get("url") or "", suppressed=place(one) not in heard,
             )
         )  # fmt: skip
     return findings
 
 
-def _bandit(folder: Path) -> list[CodeFinding]:
-    found = _run(folder, "bandit", "--recursive", "--format=json", "--quiet", "--exit-zero", ".")
-    levels: dict[str, Severity] = {"HIGH": "error", "MEDIUM": "warning", "LOW": "note"}
-    return [
-        CodeFinding(
-            file=_relative(one["filename"], folder), line=one["line_number"], column=one.get("col_offset", 0) + 1,
-            rule=one["test_id"], tool="bandit", category="security", severity=levels[one["issue_severity"]],
-            message=one["issue_text"], url=one.get("more_info") or "",
+def _bandit(folder: Path, names: Mapping[str, str], files: Mapping[str, str]) -> list[CodeFinding]:
+    own = folder / "bandit.ini"
+    own.write_text("[bandit]\n", encoding="utf-8")
+    output = b"".join(
+        _lines(
+            "bandit", sys.executable, "-I", "-m", "bandit", "--recursive", "--ini", str(own), "--ignore-nosec",
+            "--exclude", "", "--number", "1", "--format=json", "--quiet", "--exit-zero", str(folder),
         )
-        for one in found["results"]
-    ]  # fmt: skip
+    )  # fmt: skip
+    levels: dict[str, Severity] = {"HIGH": "error", "MEDIUM": "warning", "LOW": "note"}
+    silenced: dict[str, dict[int, str]] = {}
+    findings = []
+    for one in json.loads(output)["results"][:MOST_OF_A_TOOL]:
+        name = names[one["filename"]]
+        if name not in silenced:
+            silenced[name] = _nosec(files[name])
+        marks = [silenced[name].get(line) for line in {one["line_number"], *one.get("line_range", [])}]
+        findings.append(
+            CodeFinding(
+                file=name, line=one["line_number"], column=one.get("col_offset", 0) + 1, rule=one["test_id"],
+                tool="bandit", category="security", severity=levels.get(one["issue_severity"], "note"),
+                message=one["issue_text"], url=one.get("more_info") or "",
+                suppressed=any(mark is not None and _means(mark, one) for mark in marks),
+            )
+        )  # fmt: skip
+    return findings
+
+
+def _nosec(text: str) -> dict[int, str]:
+    """The lines that a comment silences for bandit, with the tests that it names."""
+    found: dict[int, str] = {}
+    try:
+        for token in tokenize.generate_tokens(io.StringIO(text).readline):
+            if token.type == tokenize.COMMENT and (match := NOSEC.search(token.string)):
+                found[token.start[0]] = (match["tests"] or "").strip()
+    except (tokenize.TokenError, SyntaxError, ValueError):
+        return found
+    return found
+
+
+def _means(tests: str, issue: dict[str, Any]) -> bool:
+    named = set(re.findall(r"\bB\d{3}\b|\b[a-z_]+_[a-z_]+\b", tests))
+    return not named or issue["test_id"] in named or issue["test_name"] in named
 
 
 def _radon(name: str, text: str) -> list[CodeFinding]:
@@ -101,7 +188,7 @@ def _radon(name: str, text: str) -> list[CodeFinding]:
 
     try:
         blocks = cc_visit(text)
-    except (SyntaxError, ValueError, RecursionError):
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
         return []
     return [
         CodeFinding(
@@ -112,8 +199,3 @@ def _radon(name: str, text: str) -> list[CodeFinding]:
         for block in blocks
         if block.complexity > COMPLEX
     ]  # fmt: skip
-
-
-def _relative(filename: str, folder: Path) -> str:
-    path = Path(filename)
-    return str(path.resolve().relative_to(folder.resolve()) if path.is_absolute() else path)

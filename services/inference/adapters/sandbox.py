@@ -1,162 +1,158 @@
-"""Running code that nobody has read: no network, no files but its own, limits on time, memory, processes and disk.
+"""Running code that nobody has read, and tools on files that nobody has read.
 
-bubblewrap (https://github.com/containers/bubblewrap) where there is one, else namespaces through util-linux' unshare.
+In bubblewrap (https://github.com/containers/bubblewrap): namespaces of its own, a root folder of little more than the
+interpreter, no network, a filter of system calls, limits on time, memory, processes and disk, never as root. Where
+that cannot be had, nothing is run.
 """
 
 from __future__ import annotations
 
+import json
 import os
-import resource
 import shutil
-import signal
 import subprocess
 import sys
-import threading
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from importlib.resources import files as resources
 from pathlib import Path
 from typing import Literal
 
+from services.inference.adapters.sandbox_walls import HOME, NOBODY, PACKAGES, Walls, environment, own_uid
+from services.inference.adapters.sandbox_watch import Finished, Limits, watch
+from services.inference.adapters.seccomp import seccomp_program
 from services.inference.errors import NotConfiguredError
 
+__all__ = ["HOME", "PACKAGES", "PROGRAM", "Finished", "Sandbox"]
+
+PROGRAM = f"{HOME}/program"
 MEMORY_BYTES = 2 * 2**30
 FILE_BYTES = 16 * 2**20
-DISK_BYTES = 64 * 2**20
+OPEN_FILES = 256
 PROCESSES = 64
 OUTPUT_BYTES = 2 * 2**20
-POLL_S = 0.1
-# The only folder that a program in there may write to; not /tmp, where its interpreter may lie.
-HOME = "/mnt"
-SYSTEM = ("/usr", "/lib", "/lib64", "/bin", "/sbin", "/etc/ld.so.cache", "/etc/alternatives")
-Isolation = Literal["bwrap", "unshare"]
-
-
-@dataclass(frozen=True)
-class Finished:
-    """How a program ended; `timed_out` when it was killed for its time, `cancelled` when nobody waits any more."""
-
-    code: int
-    output: str
-    timed_out: bool
-    cancelled: bool
+PROBE_S = 20.0
+ADVICE = "install bubblewrap 0.8 or newer (apt-get install bubblewrap) and allow user namespaces"
+PROBE = """
+import os
+pid = os.fork()
+if pid == 0:
+    os._exit(0)
+assert os.waitpid(pid, 0)[1] == 0
+status = dict(line.split(":\\t", 1) for line in open("/proc/self/status").read().splitlines() if ":\\t" in line)
+held = {"Seccomp": "2", "NoNewPrivs": "1"} | dict.fromkeys(("CapEff", "CapPrm", "CapInh", "CapAmb"), "0" * 16)
+wrong = {name: status.get(name) for name, value in held.items() if status.get(name) != value}
+ways_out = open("/proc/self/net/route").read().splitlines()[1:]
+assert not wrong and not ways_out and os.getuid() != 0, (wrong, ways_out)
+print("shut in")
+"""
+_proven: dict[tuple[str, int | None], Walls] = {}
 
 
 class Sandbox:
-    """Runs Python programs shut in."""
+    """Runs Python programs shut in.
 
-    def __init__(self, wanted: Literal["auto", "bwrap", "unshare"]) -> None:
-        self.isolation: Isolation = _choose(wanted)
+    Raises NotConfiguredError when this machine has no walls that hold.
+    """
+
+    isolation: Literal["bwrap"] = "bwrap"
+
+    def __init__(self, wanted: Literal["auto", "bwrap", "off"], uid: int | None = None) -> None:
+        if wanted == "off":
+            raise NotConfiguredError("AUTOPILOT_SANDBOX=off: code of jobs is not run here")
+        self._walls = _walls(uid)
+
+    @property
+    def description(self) -> str:
+        """What shuts programs in here, for people."""
+        root = "" if self._walls.root_drops == "no" else f", as user {self._walls.uid} instead of root"
+        return f"bubblewrap with a filter of system calls{root}"
 
     def run(
         self,
         files: Mapping[str, str],
-        arguments: list[str],
-        scratch: Path,
+        arguments: Sequence[str],
         *,
         timeout_s: float,
         cancelled: Callable[[], bool] = lambda: False,
+        packages: bool = False,
+        tools: Sequence[Path] = (),
+        output_bytes: int = OUTPUT_BYTES,
     ) -> Finished:
-        """Run `python ARGUMENTS` in a folder with these files; what it writes is gone afterwards."""
-        inputs = scratch / "sandbox"
-        shutil.rmtree(inputs, ignore_errors=True)
-        inputs.mkdir(parents=True)
-        for name, text in files.items():
-            (inputs / name).write_text(text, encoding="utf-8")
-        command = [*self._walls(inputs), sys.executable, *arguments]
-        process = subprocess.Popen(  # noqa: S603  shut in
-            command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, cwd="/",
-            env=_environment(), start_new_session=True, preexec_fn=_limits(timeout_s),  # noqa: PLW1509  no threads' locks needed
-        )  # fmt: skip
-        return _watch(process, timeout_s, cancelled)
+        """Run `python -I ARGUMENTS` in `PROGRAM` with these files, whose paths are relative to `HOME`.
 
-    def _walls(self, inputs: Path) -> list[str]:
-        homes = [p for p in dict.fromkeys((sys.prefix, sys.base_prefix)) if not p.startswith("/usr")]
-        if self.isolation == "bwrap":
-            binds = [part for path in SYSTEM if Path(path).exists() for part in ("--ro-bind", path, path)]
-            binds += [part for path in homes for part in ("--ro-bind", path, path)]
-            return [
-                "bwrap", "--unshare-all", "--die-with-parent", "--new-session", "--cap-drop", "ALL", *binds,
-                "--proc", "/proc", "--dev", "/dev", "--size", str(DISK_BYTES), "--tmpfs", HOME,
-                "--ro-bind", str(inputs), f"{HOME}/program", "--remount-ro", "/", "--chdir", f"{HOME}/program", "--",
-            ]  # fmt: skip
-        script = (
-            f"mount -t tmpfs -o size={DISK_BYTES} tmpfs {HOME} && "
-            f'mkdir {HOME}/program && cp -r "$0"/. {HOME}/program/ && '
-            "for m in $(awk '{print $2}' /proc/self/mounts | sort -r); do case $m in "
-            f'{HOME}*|/proc*|/dev*) ;; *) mount -o remount,bind,ro "$m" 2>/dev/null ;; esac; done; '
-            f'cd {HOME}/program && exec setpriv --no-new-privs --bounding-set=-all "$@"'
-        )
-        return [
-            "unshare", "--user", "--map-root-user", "--net", "--pid", "--mount", "--ipc", "--fork", "--kill-child",
-            "sh", "-c", script, str(inputs),
-        ]  # fmt: skip
+        What it writes is gone afterwards. With `packages` it can import our own code from PACKAGES; `tools` are
+        further files that it may read.
+        """
+        limits = Limits(timeout_s, MEMORY_BYTES, PROCESSES, output_bytes)
+        return _run(self._walls, files, arguments, limits, cancelled, packages=packages, tools=tools)
 
 
-def _choose(wanted: str) -> Isolation:
-    if (
-        wanted in {"auto", "bwrap"}
-        and shutil.which("bwrap")
-        and _works(["bwrap", "--unshare-all", "--ro-bind", "/", "/"])
-    ):
-        return "bwrap"
-    walls = ["unshare", "--user", "--map-root-user", "--net", "--pid", "--mount", "--fork"]
-    if wanted in {"auto", "unshare"} and shutil.which("unshare") and _works(walls):
-        return "unshare"
-    raise NotConfiguredError("nothing here can shut in generated tests: install bubblewrap, or allow user namespaces")
-
-
-def _works(walls: list[str]) -> bool:
-    try:
-        return subprocess.run([*walls, "true"], capture_output=True, timeout=10, check=False).returncode == 0  # noqa: S603
-    except (OSError, subprocess.TimeoutExpired):
-        return False
-
-
-def _environment() -> dict[str, str]:
-    return {
-        "PATH": "/usr/local/bin:/usr/bin:/bin", "HOME": HOME, "TMPDIR": HOME, "LANG": "C.UTF-8",
-        "PYTHONDONTWRITEBYTECODE": "1", "PYTHONHASHSEED": "0", "HYPOTHESIS_STORAGE_DIRECTORY": f"{HOME}/hypothesis",
-        "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1",
+def _run(
+    walls: Walls,
+    files: Mapping[str, str],
+    arguments: Sequence[str],
+    limits: Limits,
+    cancelled: Callable[[], bool] = lambda: False,
+    *,
+    packages: bool = False,
+    tools: Sequence[Path] = (),
+) -> Finished:
+    plan = {
+        "uid": walls.uid if walls.root_drops == "inside" else None,
+        "home": HOME,
+        "arguments": list(arguments),
+        "limits": {
+            "RLIMIT_CPU": int(limits.time_s) + 1, "RLIMIT_AS": MEMORY_BYTES, "RLIMIT_FSIZE": FILE_BYTES,
+            "RLIMIT_CORE": 0, "RLIMIT_NOFILE": OPEN_FILES, "RLIMIT_NPROC": PROCESSES, "RLIMIT_MEMLOCK": 0,
+        },
     }  # fmt: skip
+    enter = (resources("services.inference.sandboxed") / "enter.py").read_text(encoding="utf-8")
+    filter_fd = os.memfd_create("seccomp")
+    user = walls.uid if walls.root_drops == "before" else None
+    try:
+        os.write(filter_fd, seccomp_program())
+        os.lseek(filter_fd, 0, os.SEEK_SET)
+        command = walls.command(filter_fd, packages=packages, tools=tools)
+        process = subprocess.Popen(  # noqa: S603  shut in
+            [*command, sys.executable, "-I", "-S", "-c", enter, json.dumps(plan)], stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, cwd="/", env=environment(), start_new_session=True,
+            pass_fds=(filter_fd,), user=user, group=user, extra_groups=None if user is None else [],
+        )  # fmt: skip
+    finally:
+        os.close(filter_fd)
+    return watch(process, json.dumps(dict(files)).encode(), limits, cancelled)
 
 
-def _limits(timeout_s: float) -> Callable[[], None]:
-    def apply() -> None:
-        seconds = int(timeout_s) + 1
-        for limit, value in (
-            (resource.RLIMIT_CPU, seconds),
-            (resource.RLIMIT_AS, MEMORY_BYTES),
-            (resource.RLIMIT_FSIZE, FILE_BYTES),
-            (resource.RLIMIT_CORE, 0),
-        ):
-            resource.setrlimit(limit, (value, value))
-        # Root's processes are not counted, and a shared account's are counted with all its others.
-        if os.getuid() != 0:
-            resource.setrlimit(resource.RLIMIT_NPROC, (4096, 4096))
+def _walls(uid: int | None) -> Walls:
+    """The strongest walls that hold here. Raises NotConfiguredError with the reason why none do."""
+    bwrap = shutil.which("bwrap")
+    if bwrap is None:
+        raise NotConfiguredError(f"code is not run here, for nothing shuts it in: {ADVICE}")
+    if (bwrap, uid) in _proven:
+        return _proven[bwrap, uid]
+    if os.geteuid() == 0:
+        own = own_uid(uid)
+        tried = [Walls(bwrap, "before", own), Walls(bwrap, "inside", own)]
+    else:
+        tried = [Walls(bwrap, "no", NOBODY)]
+    reason = ""
+    for walls in tried:
+        reason = _fault(walls)
+        if not reason:
+            return _proven.setdefault((bwrap, uid), walls)
+    raise NotConfiguredError(f"code is not run here, for bubblewrap does not hold ({reason}): {ADVICE}")
 
-    return apply
 
-
-def _watch(process: subprocess.Popen[bytes], timeout_s: float, cancelled: Callable[[], bool]) -> Finished:
-    kept = bytearray()
-
-    def read() -> None:
-        assert process.stdout is not None  # noqa: S101  piped
-        while chunk := process.stdout.read1(65_536):  # type: ignore[attr-defined]
-            kept.extend(chunk[: OUTPUT_BYTES - len(kept)])
-
-    reader = threading.Thread(target=read, daemon=True)
-    reader.start()
-    waited, stopped = 0.0, False
-    timed_out = False
-    while process.poll() is None:
-        try:
-            process.wait(POLL_S)
-        except subprocess.TimeoutExpired:
-            waited += POLL_S
-        stopped, timed_out = cancelled(), waited >= timeout_s
-        if process.returncode is None and (stopped or timed_out):
-            os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
-    reader.join(timeout=5)
-    return Finished(process.returncode, kept.decode(errors="replace"), timed_out and process.returncode < 0, stopped)
+def _fault(walls: Walls) -> str:
+    """What is wrong with these walls; nothing when they hold."""
+    limits = Limits(PROBE_S, MEMORY_BYTES, PROCESSES, OUTPUT_BYTES)
+    finished = None
+    with suppress(OSError, subprocess.SubprocessError):
+        finished = _run(walls, {}, ["-c", PROBE], limits)
+    if finished is None:
+        return "it does not start"
+    if finished.code == 0 and finished.output.strip() == "shut in":
+        return ""
+    last = (finished.output.strip().splitlines() or [f"exit code {finished.code}, ended by {finished.end}"])[-1]
+    return last[:300]

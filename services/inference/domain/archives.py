@@ -1,20 +1,37 @@
-"""Files out of an archive, in memory, with limits: a bomb or a climbing path ends the job, not the worker. Pure."""
+"""Files out of an archive, in memory, with limits: a bomb or a climbing path ends the job, not the worker. Pure.
+
+What is unpacked is counted as it comes, before the archive's own reader sees it, and so are the headers: an archive of
+two megabytes may hold a million names, or one name of a gigabyte.
+"""
 
 from __future__ import annotations
 
+import bz2
+import gzip
 import io
+import lzma
 import tarfile
 import zipfile
+import zlib
 from collections.abc import Iterator
 from pathlib import PurePosixPath
+from typing import IO
 
 from shared.errors import InvalidInputError
 
 MOST_FILES = 5_000
+MOST_MEMBERS = 10_000
 MOST_BYTES = 256 * 2**20
+MOST_NAME_BYTES = 2**20
 # Text compresses to a tenth, seldom to a hundredth.
 MOST_RATIO = 200
 CHUNK = 2**16
+BLOCK = 512
+LONGEST_NAME = 4_096
+# Members of a TAR that say something about the next one: long names of GNU, headers of POSIX (pax).
+META = {b"L", b"K", b"x", b"g", b"X"}
+ZIP_ENTRY, ZIP_END = 46, 22
+UNREADABLE = (tarfile.TarError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, OSError, ValueError)
 
 
 def unpack(data: bytes) -> dict[str, bytes]:
@@ -22,22 +39,10 @@ def unpack(data: bytes) -> dict[str, bytes]:
 
     Raises InvalidInputError for what is no archive, holds too much, or names a path outside of itself.
     """
-    entries = _zipped(data) if data[:4] in {b"PK\x03\x04", b"PK\x05\x06"} else _tarred(data)
-    files: dict[str, bytes] = {}
-    total = 0
-    for name, stream, declared in entries:
-        if len(files) >= MOST_FILES:
-            raise InvalidInputError("archive", f"more than {MOST_FILES} files", "holds too many files")
-        if declared > MOST_BYTES:
-            raise InvalidInputError("archive", f"{declared} bytes in {name!r}", f"may hold {MOST_BYTES} bytes")
-        parts: list[bytes] = []
-        while chunk := stream.read(CHUNK):
-            total += len(chunk)
-            if total > MOST_BYTES or total > MOST_RATIO * max(len(data), CHUNK):
-                raise InvalidInputError("archive", f"over {total} bytes", "unpacks to far more than it is")
-            parts.append(chunk)
-        files[safe_path(name)] = b"".join(parts)
-    return files
+    try:
+        return dict(_files(data))
+    except (*UNREADABLE, NotImplementedError, RuntimeError, KeyError) as error:
+        raise InvalidInputError("archive", type(error).__name__, "is no readable ZIP or TAR archive") from error
 
 
 def safe_path(name: str) -> str:
@@ -45,31 +50,122 @@ def safe_path(name: str) -> str:
     path = PurePosixPath(name.replace("\\", "/"))
     if path.is_absolute() or ".." in path.parts or not path.parts or ":" in path.parts[0] or "\0" in name:
         raise InvalidInputError("archive", name[:200], "names a path outside of itself")
+    if len(name.encode(errors="surrogatepass")) > LONGEST_NAME:
+        raise InvalidInputError("archive", name[:200], f"names a path of more than {LONGEST_NAME} bytes")
     return str(path)
 
 
-def _zipped(data: bytes) -> Iterator[tuple[str, io.BufferedIOBase, int]]:
-    try:
-        with zipfile.ZipFile(io.BytesIO(data)) as archive:
-            for info in archive.infolist():
-                if info.is_dir():
-                    continue
-                if info.flag_bits & 1:
-                    raise InvalidInputError("archive", info.filename[:200], "is encrypted")
-                with archive.open(info) as stream:
-                    yield info.filename, stream, info.file_size  # type: ignore[misc]
-    except (zipfile.BadZipFile, NotImplementedError, EOFError, OSError) as error:
-        raise InvalidInputError("archive", type(error).__name__, "is no readable ZIP archive") from error
+def _files(data: bytes) -> Iterator[tuple[str, bytes]]:
+    found = _zipped(data) if data[:4] in {b"PK\x03\x04", b"PK\x05\x06"} else _tarred(data)
+    for count, (name, content) in enumerate(found):
+        if count >= MOST_FILES:
+            raise InvalidInputError("archive", f"more than {MOST_FILES} files", "holds too many files")
+        yield safe_path(name), content
 
 
-def _tarred(data: bytes) -> Iterator[tuple[str, io.BufferedIOBase, int]]:
-    try:
-        with tarfile.open(fileobj=io.BytesIO(data), mode="r:*") as archive:
-            for member in archive:
-                safe_path(member.name)
-                # Links and devices are no files of their own.
-                stream = archive.extractfile(member) if member.isreg() else None
-                if stream is not None:
-                    yield member.name, stream, member.size  # type: ignore[misc]
-    except (tarfile.TarError, EOFError, OSError) as error:
-        raise InvalidInputError("archive", type(error).__name__, "is no readable ZIP or TAR archive") from error
+class _Counted(io.RawIOBase):
+    """A stream that ends the job when it gives more than it may."""
+
+    def __init__(self, stream: io.BufferedIOBase | IO[bytes], most: int) -> None:
+        self._stream, self._most, self.given = stream, most, 0
+
+    def take(self, size: int) -> bytes:
+        """Exactly so many bytes. Raises EOFError when there are fewer."""
+        parts = bytearray()
+        while len(parts) < size:
+            piece = self._stream.read(min(CHUNK, size - len(parts)))
+            if not piece:
+                raise EOFError("ends in the middle of a file")
+            self.given += len(piece)
+            if self.given > self._most:
+                raise InvalidInputError("archive", f"over {self.given} bytes", "unpacks to far more than it is")
+            parts += piece
+        return bytes(parts)
+
+
+def _most(data: bytes) -> int:
+    return min(MOST_BYTES, MOST_RATIO * max(len(data), CHUNK))
+
+
+def _zipped(data: bytes) -> Iterator[tuple[str, bytes]]:
+    # The reader makes an object of each entry at once, so they are counted before.
+    if data.count(b"PK\x01\x02") > MOST_MEMBERS or _declared(data) > MOST_MEMBERS:
+        raise InvalidInputError("archive", f"more than {MOST_MEMBERS} members", "holds too many members")
+    left = _most(data)
+    with zipfile.ZipFile(io.BytesIO(data)) as archive:
+        for info in archive.infolist():
+            if info.is_dir():
+                safe_path(info.filename)
+                continue
+            if info.flag_bits & 1:
+                raise InvalidInputError("archive", info.filename[:200], "is encrypted")
+            if info.file_size > left:
+                raise InvalidInputError("archive", f"{info.file_size} bytes", "unpacks to far more than it is")
+            with archive.open(info) as stream:
+                content = _Counted(stream, left).take(info.file_size)
+            left -= len(content)
+            yield info.filename, content
+
+
+def _declared(data: bytes) -> int:
+    """How many entries the end of a ZIP archive tells of."""
+    at = data.rfind(b"PK\x05\x06")
+    if at < 0 or len(data) < at + ZIP_END:
+        raise zipfile.BadZipFile("has no end")
+    return int.from_bytes(data[at + 10 : at + 12], "little")
+
+
+def _tarred(data: bytes) -> Iterator[tuple[str, bytes]]:
+    stream = _Counted(_decompressed(data), _most(data) + BLOCK * MOST_MEMBERS)
+    members = meta = 0
+    before: list[bytes] = []
+    while True:
+        try:
+            header = stream.take(BLOCK)
+        except EOFError:
+            if members == 0:
+                raise
+            return
+        if not header.strip(b"\0"):
+            if members == 0:
+                raise tarfile.ReadError("empty")
+            return
+        member = tarfile.TarInfo.frombuf(header, "utf-8", "surrogateescape")
+        members += 1
+        if members > MOST_MEMBERS:
+            raise InvalidInputError("archive", f"more than {MOST_MEMBERS} members", "holds too many members")
+        padded = -(-member.size // BLOCK) * BLOCK
+        if member.type in META:
+            meta += max(0, member.size)
+            if meta > MOST_NAME_BYTES:
+                raise InvalidInputError("archive", f"over {meta} bytes of names", "has longer names than files")
+            before += [header, stream.take(padded)]
+            continue
+        content = stream.take(padded) if _has_content(member) else b""
+        yield from _one_member(b"".join([*before, header, content]))
+        before = []
+
+
+def _has_content(member: tarfile.TarInfo) -> bool:
+    return member.isreg() or member.type not in tarfile.SUPPORTED_TYPES
+
+
+def _one_member(block: bytes) -> Iterator[tuple[str, bytes]]:
+    """The file that these blocks are, with what the ones before say of it; nothing for links, folders and devices."""
+    with tarfile.open(fileobj=io.BytesIO(block + b"\0" * 2 * BLOCK), mode="r:") as archive:
+        for member in archive:
+            safe_path(member.name)
+            stream = archive.extractfile(member) if member.isreg() and not member.issparse() else None
+            if stream is not None:
+                yield member.name, stream.read()
+
+
+def _decompressed(data: bytes) -> io.BufferedIOBase:
+    source = io.BytesIO(data)
+    if data[:2] == b"\x1f\x8b":
+        return gzip.GzipFile(fileobj=source)
+    if data[:3] == b"BZh":
+        return bz2.BZ2File(source)
+    if data[:6] == b"\xfd7zXZ\0" or data[:3] == b"\x5d\0\0":
+        return lzma.LZMAFile(source)
+    return source

@@ -13,7 +13,10 @@ SCHEMA = "https://json.schemastore.org/sarif-2.1.0.json"
 
 
 class CodeFinding(BaseModel):
-    """One thing to look at. `tool` is the analyser that found it."""
+    """One thing to look at. `tool` is the analyser that found it.
+
+    `suppressed` says that a comment in the code (`# noqa`, `# nosec`) asks the analyser to keep silent about it.
+    """
 
     file: str
     line: int
@@ -24,6 +27,7 @@ class CodeFinding(BaseModel):
     severity: Severity
     message: str
     url: str = ""
+    suppressed: bool = False
 
 
 def sarif(findings: list[CodeFinding]) -> dict[str, Any]:
@@ -57,6 +61,7 @@ def sarif(findings: list[CodeFinding]) -> dict[str, Any]:
                             }
                         ],
                     }
+                    | ({"suppressions": [{"kind": "inSource"}]} if f.suppressed else {})
                     for f in own
                 ],
             }

@@ -7,8 +7,8 @@ from typing import Any
 
 from pydantic import BaseModel, Field
 
-from services.inference.adapters.python_analysis import analyse_python
-from services.inference.adapters.tree_analysis import analyse_other, language_of
+from services.inference.adapters.code_analysis import CODE, analyse_shut_in
+from services.inference.adapters.sandbox import Sandbox
 from services.inference.domain.code_findings import CodeFinding, sarif
 from services.inference.kinds.base import Input, RunContext, each
 from services.inference.kinds.files import FileInput, as_text, collect
@@ -17,10 +17,8 @@ from services.inference.ports import GenerationRequest
 from shared.errors import InvalidInputError
 
 MOST_BYTES = 20_000_000
-LISTED = 5000
 EXPLAINED = 10
 EXPLANATION_TOKENS = 512
-RANK = {"error": 0, "warning": 1, "note": 2}
 
 
 class AnalyzeCodeInput(Input):
@@ -33,12 +31,17 @@ class AnalyzeCodeInput(Input):
 
 
 class AnalyzeCodeOutput(BaseModel):
-    """Findings, worst first, the same as SARIF, and what the code model says of them."""
+    """Findings, worst first, the same as SARIF, and what the code model says of them.
+
+    `counts` are of findings that no comment in the code suppresses; `suppressed` is the number of the others, which
+    are listed last. More than 5,000 findings are counted, not listed.
+    """
 
     languages: dict[str, int]
     skipped: list[str]
     findings: list[CodeFinding]
     counts: dict[str, int]
+    suppressed: int = 0
     explanation: str | None
     sarif: dict[str, Any]
 
@@ -56,53 +59,39 @@ class AnalyzeCode:
         return each(lambda item, index: self._one(item, index, context), inputs)
 
     def _one(self, item: AnalyzeCodeInput, index: int, context: RunContext) -> AnalyzeCodeOutput:
-        python, other, skipped = _sorted(item)
-        findings = analyse_python(python, context.scratch.folder / f"code-{index}") if python else []
-        context.progress(index, 0.5)
-        findings += analyse_other(other)
-        findings.sort(key=lambda f: (RANK[f.severity], f.file, f.line))
-        languages: dict[str, int] = {"python": len(python)} if python else {}
-        for language, _ in other.values():
-            languages[language] = languages.get(language, 0) + 1
-        counts: dict[str, int] = {}
-        for finding in findings:
-            counts[finding.category] = counts.get(finding.category, 0) + 1
+        sandbox = Sandbox(context.models.sandbox, context.models.sandbox_uid)
+        texts, unreadable = _texts(item)
+        analysis = analyse_shut_in(sandbox, texts, item.language, lambda: context.cancelled(index))
+        context.progress(index, 0.8)
+        skipped = unreadable + analysis.skipped
+        if not analysis.languages:
+            raise InvalidInputError("code", ", ".join(skipped)[:200] or None, "is in no language that can be analysed")
         return AnalyzeCodeOutput(
-            languages=languages,
+            languages=analysis.languages,
             skipped=skipped,
-            findings=findings[:LISTED],
-            counts=counts,
-            explanation=_explain(findings, python | {n: t for n, (_, t) in other.items()}, context),
-            sarif=sarif(findings[:LISTED]),
+            findings=analysis.findings,
+            counts=analysis.counts,
+            suppressed=analysis.suppressed,
+            explanation=_explain([f for f in analysis.findings if not f.suppressed], texts, context),
+            sarif=sarif(analysis.findings),
         )
 
 
-def _sorted(item: AnalyzeCodeInput) -> tuple[dict[str, str], dict[str, tuple[str, str]], list[str]]:
+def _texts(item: AnalyzeCodeInput) -> tuple[dict[str, str], list[str]]:
+    """Texts by name, `code` among them, and the names of what is no text."""
     sources = collect(item.files, item.archive)
     if sum(len(data) for data in sources.values()) > MOST_BYTES:
         raise InvalidInputError("files", sum(map(len, sources.values())), f"may have {MOST_BYTES} bytes together")
     texts: dict[str, str] = {}
-    skipped: list[str] = []
+    unreadable: list[str] = []
     for name, data in sources.items():
         try:
             texts[name] = as_text(data, name)
         except InvalidInputError:
-            skipped.append(name)
+            unreadable.append(name)
     if item.code is not None:
-        texts["code"] = item.code
-    python: dict[str, str] = {}
-    other: dict[str, tuple[str, str]] = {}
-    for name, text in texts.items():
-        language = item.language if name == "code" and item.language else language_of(name, text)
-        if language == "python":
-            python["code.py" if name == "code" else name] = text
-        elif language in {None, "unknown"}:
-            skipped.append(name)
-        else:
-            other[name] = (str(language), text)
-    if not python and not other:
-        raise InvalidInputError("code", ", ".join(skipped)[:200] or None, "is in no language that can be analysed")
-    return python, other, skipped
+        texts[CODE] = item.code
+    return texts, unreadable
 
 
 def _explain(findings: list[CodeFinding], texts: dict[str, str], context: RunContext) -> str | None:
@@ -110,7 +99,7 @@ def _explain(findings: list[CodeFinding], texts: dict[str, str], context: RunCon
         return None
     listed = []
     for finding in findings[:EXPLAINED]:
-        lines = texts.get(finding.file, "").splitlines()
+        lines = texts.get(CODE if finding.file == f"{CODE}.py" else finding.file, "").splitlines()
         code = lines[finding.line - 1].strip() if 0 < finding.line <= len(lines) else ""
         listed.append(f"{finding.file}:{finding.line} {finding.rule} {finding.message}\n    {code}")
     prompt = "Explain these findings to the author and say how to fix each:\n" + "\n".join(listed) + "\n\nAnswer:"

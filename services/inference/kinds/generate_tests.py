@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Sequence
-from importlib.resources import files
+from collections.abc import Mapping, Sequence
+from importlib.resources import files as resources
 from typing import Any, Literal
 
 from pydantic import BaseModel, Field
@@ -16,6 +15,7 @@ from services.inference.domain.written_tests import (
     check_module,
     first_code_block,
     function_names,
+    told,
     verdicts,
 )
 from services.inference.kinds.base import Input, RunContext, each
@@ -23,14 +23,11 @@ from services.inference.models import generator
 from services.inference.ports import GenerationRequest
 from shared.errors import InvalidInputError
 
-REPORT = f"{HOME}/report.xml"
-BEGIN_REPORT = "\nREPORT\n"
 ANSWER_TOKENS = 1024
-RUN_TESTS = (
-    "import sys, pytest\n"
-    f"pytest.main(['-q', '-p', 'no:cacheprovider', '--junit-xml={REPORT}', '--timeout=20', '.'])\n"
-    f"sys.stdout.flush(); print({BEGIN_REPORT!r} + open({REPORT!r}).read())\n"
-)
+OUTPUT_BYTES = 8 * 2**20
+# Of the time that a job gives: what is left is for the interpreter to start, and to tell what it has.
+PART = 0.85
+Origin = Literal["property", "edge_case", "model"]
 
 
 class GenerateTestsInput(Input):
@@ -47,7 +44,7 @@ class GeneratedTest(BaseModel):
 
     name: str
     code: str
-    origin: Literal["property", "edge_case", "model"]
+    origin: Origin
     passed: bool
     output: str
 
@@ -89,10 +86,10 @@ class _Session:
 
     def __init__(self, item: GenerateTestsInput, index: int, context: RunContext) -> None:
         self._item, self._index, self._context = item, index, context
-        self._sandbox = Sandbox(context.models.sandbox)
+        self._sandbox = Sandbox(context.models.sandbox, context.models.sandbox_uid)
 
     def run(self) -> GenerateTestsOutput:
-        check_module(self._item.code)
+        check_module(self._item.module, self._item.code)
         cases = self._edge_cases()
         self._context.progress(self._index, 0.3)
         programs = self._properties() + self._characterizations(cases) + self._by_model()
@@ -119,27 +116,27 @@ class _Session:
         )
 
     def _edge_cases(self) -> list[dict[str, Any]]:
-        finished = self._start("edge_cases.py")
-        found = [json.loads(line[5:]) for line in finished.output.splitlines() if line.startswith("CASE ")]
-        if not found and finished.timed_out:
+        finished = self._start("edge_cases.py", f"{PART * self._item.timeout_s:.1f}")
+        imported = "IMPORTED" in finished.output.splitlines()
+        if not imported and finished.timed_out:
             raise InvalidInputError("code", f"{self._item.timeout_s} s", "did not end in time when it was tried")
-        if not found and finished.code != 0:
+        if not imported:
             last = (finished.output.strip().splitlines() or [f"exit code {finished.code}"])[-1]
-            raise InvalidInputError("code", f"exit code {finished.code}", f"cannot be imported: {last[:300]}")
-        return found[: self._item.most_edge_cases]
+            ended = "" if finished.end == "exit" else f"ended for its {finished.end}; "
+            raise InvalidInputError("code", f"exit code {finished.code}", f"cannot be imported: {ended}{last[:300]}")
+        cases = [c for c in told(finished.output, "CASE") if isinstance(c.get("plain"), bool)]
+        readable = [c for c in cases if all(isinstance(c.get(k), str) for k in ("function", "arguments"))]
+        return readable[: self._item.most_edge_cases]
 
-    def _properties(self) -> list[tuple[Literal["property", "edge_case", "model"], str]]:
+    def _properties(self) -> list[tuple[Origin, str]]:
         finished = self._start("ghostwriter.py")
-        lines = [line[5:] for line in finished.output.splitlines() if line.startswith("TEST ")]
-        return [("property", json.loads(line)["code"]) for line in lines]
+        return [("property", str(test.get("code", ""))) for test in told(finished.output, "TEST")]
 
-    def _characterizations(
-        self, cases: list[dict[str, Any]]
-    ) -> list[tuple[Literal["property", "edge_case", "model"], str]]:
+    def _characterizations(self, cases: list[dict[str, Any]]) -> list[tuple[Origin, str]]:
         written = (characterization(case, self._item.module, i) for i, case in enumerate(cases))
         return [("edge_case", code) for code in written if code]
 
-    def _by_model(self) -> list[tuple[Literal["property", "edge_case", "model"], str]]:
+    def _by_model(self) -> list[tuple[Origin, str]]:
         models = self._context.models
         if models.code_model is None:
             return []
@@ -154,24 +151,22 @@ class _Session:
         return [("model", code)] if function_names(code) else []
 
     def _judge(self, programs: list[str]) -> list[Verdict]:
-        tests = {f"test_{i}.py": code for i, code in enumerate(programs)}
-        finished = self._sandboxed(tests | {"run_tests.py": RUN_TESTS}, ["run_tests.py"])
-        log, _, report = finished.output.partition(BEGIN_REPORT)
-        found = verdicts(report.strip())
-        why = "did not end in time" if finished.timed_out else log[-2000:]
+        tests = {f"program/test_{i}.py": code for i, code in enumerate(programs)}
+        finished = self._start("run_tests.py", f"{PART * self._item.timeout_s:.1f}", files=tests)
+        found = verdicts(told(finished.output, "RESULT"))
+        why = "was not run: " + ("the time was used up" if finished.end in {"time", "exit"} else finished.end)
         return [found.get(f"test_{i}", Verdict(passed=False, output=why)) for i in range(len(programs))]
 
-    def _start(self, program: str) -> Finished:
-        text = (files("services.inference.sandboxed") / program).read_text(encoding="utf-8")
-        return self._sandboxed({program: text}, [program, self._item.module])
-
-    def _sandboxed(self, programs: dict[str, str], arguments: list[str]) -> Finished:
+    def _start(self, program: str, *arguments: str, files: Mapping[str, str] | None = None) -> Finished:
+        text = (resources("services.inference.sandboxed") / program).read_text(encoding="utf-8")
+        own = {f"tools/{program}": text, f"program/{self._item.module}.py": self._item.code}
+        first = [] if program == "run_tests.py" else [self._item.module]
         return self._sandbox.run(
-            programs | {f"{self._item.module}.py": self._item.code},
-            arguments,
-            self._context.scratch.folder,
+            own | dict(files or {}),
+            [f"{HOME}/tools/{program}", *first, *arguments],
             timeout_s=self._item.timeout_s,
             cancelled=lambda: self._context.cancelled(self._index),
+            output_bytes=OUTPUT_BYTES,
         )
 
 

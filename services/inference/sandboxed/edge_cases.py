@@ -1,11 +1,23 @@
-"""Try every function of a module with edge cases of its parameters' types, and print what came out as JSON lines."""
+"""Try every function of a module with edge cases of its parameters' types, and print what came out as JSON lines.
+
+Arguments: the module, and the seconds for all of it. Each call has a process of its own, so that one that never ends,
+or takes the interpreter with it, is one case among others.
+"""
 
 import importlib
 import inspect
 import itertools
 import json
+import os
+import select
+import signal
 import sys
+import time
 import typing
+
+CALL_S = 2.0
+MOST_ENDLESS = 2
+MOST_ANSWER = 65_536
 
 EDGES = {
     int: [0, 1, -1, 2**31, -(2**63)],
@@ -68,25 +80,72 @@ def plain(value):
     return type(value) in PLAIN and value == value and value not in (float("inf"), float("-inf"))
 
 
+def attempt(function, arguments):
+    """What one call did, as the fields of its case."""
+    fits = all(plain(a) for a in arguments)
+    try:
+        result = function(*eval(repr(arguments), {"inf": float("inf"), "nan": float("nan")}))
+        shown = repr(result)
+        return {"result": shown[:500], "plain": fits and plain(result) and len(shown) < 500}
+    except Exception as error:
+        name, text = type(error).__name__, str(error)[:200]
+        return {"raises": name, "message": text, "builtin": type(error).__module__ == "builtins", "plain": fits}
+
+
+def in_own_process(function, arguments, seconds):
+    """The same in a child, killed when its time is over."""
+    sys.stdout.flush()
+    reading, writing = os.pipe()
+    child = os.fork()
+    if child == 0:
+        os.setpgid(0, 0)
+        os.close(reading)
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        try:
+            os.write(writing, json.dumps(attempt(function, arguments)).encode()[:MOST_ANSWER])
+        finally:
+            os._exit(0)
+    os.close(writing)
+    answer, until, ended = b"", time.monotonic() + seconds, False
+    while (left := until - time.monotonic()) > 0:
+        if not select.select([reading], [], [], left)[0]:
+            break
+        piece = os.read(reading, MOST_ANSWER)
+        if not piece:
+            ended = True
+            break
+        answer += piece
+    try:
+        os.kill(child, signal.SIGKILL)
+        os.killpg(child, signal.SIGKILL)
+    except OSError:
+        pass
+    os.close(reading)
+    os.waitpid(child, 0)
+    try:
+        return json.loads(answer)
+    except ValueError:
+        why = "ended its process" if ended else f"did not end within {seconds:.0f} s"
+        return {"raises": why, "message": "", "builtin": False, "plain": False, "endless": not ended}
+
+
 def main():
+    until = time.monotonic() + float(sys.argv[2])
     module = importlib.import_module(sys.argv[1])
+    print("IMPORTED", flush=True)
     for name, function in inspect.getmembers(module, inspect.isfunction):
         if function.__module__ != module.__name__ or name.startswith("_"):
             continue
         if inspect.iscoroutinefunction(function) or inspect.isgeneratorfunction(function):
             continue
+        endless = 0
         for arguments in calls(function):
-            case = {"function": name, "arguments": repr(arguments), "plain": all(plain(a) for a in arguments)}
-            try:
-                result = function(*eval(repr(arguments), {"inf": float("inf"), "nan": float("nan")}))
-                case |= {
-                    "result": repr(result)[:500],
-                    "plain": case["plain"] and plain(result) and len(repr(result)) < 500,
-                }
-            except Exception as error:
-                case |= {"raises": type(error).__name__, "message": str(error)[:200]}
-                case["builtin"] = type(error).__module__ == "builtins"
+            if endless == MOST_ENDLESS or time.monotonic() > until:
+                break
+            case = {"function": name, "arguments": repr(arguments)} | in_own_process(function, arguments, CALL_S)
+            endless += case.pop("endless", False)
             print("CASE " + json.dumps(case), flush=True)
 
 
+sys.path.insert(0, os.getcwd())
 main()

@@ -3,10 +3,12 @@
 import importlib
 import inspect
 import json
+import os
 import sys
 
 from hypothesis.extra import ghostwriter
 
+sys.path.insert(0, os.getcwd())
 module = importlib.import_module(sys.argv[1])
 for name, function in inspect.getmembers(module, inspect.isfunction):
     if function.__module__ == module.__name__ and not name.startswith("_"):

@@ -1,0 +1,108 @@
+"""Analysing a code base, all of it inside the sandbox: parsers, too, have been taken over by what they read."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from pydantic import BaseModel, ValidationError
+
+from services.inference.adapters.python_analysis import RUFF, TIMEOUT_S, analyse_python
+from services.inference.adapters.sandbox import HOME, PACKAGES, PROGRAM, Sandbox
+from services.inference.adapters.tree_analysis import GRAMMARS, analyse_other, language_of
+from services.inference.domain.code_findings import CodeFinding
+from services.inference.errors import RetryableJobError
+from shared.errors import InvalidInputError
+
+CODE = "code"  # the name of a text that came without one
+TEXTS = "texts.json"
+START = (
+    f"import sys; sys.path.insert(0, {PACKAGES!r}); from services.inference.adapters.code_analysis import main; main()"
+)
+ANSWER = "ANALYSIS "
+FAULT = "FAULT "
+ALL_TOOLS_S = 3 * TIMEOUT_S
+LISTED = 5000
+MOST_MESSAGE = 1000
+OUTPUT_BYTES = 64 * 2**20
+RANK = {"error": 0, "warning": 1, "note": 2}
+
+
+class Analysis(BaseModel):
+    """What was found: of each category how much, and the worst of it."""
+
+    languages: dict[str, int]
+    skipped: list[str]
+    findings: list[CodeFinding]
+    counts: dict[str, int]
+    suppressed: int
+
+
+def analyse_shut_in(
+    sandbox: Sandbox, texts: Mapping[str, str], language: str | None, cancelled: Callable[[], bool]
+) -> Analysis:
+    """Analyse texts by name in the sandbox; `language` is that of the text named CODE, None finds it out.
+
+    Raises RetryableJobError when a tool does not end in time, InvalidInputError when it breaks over the code.
+    """
+    finished = sandbox.run(
+        {f"program/{TEXTS}": json.dumps({"texts": dict(texts), "language": language})},
+        ["-c", START],
+        timeout_s=ALL_TOOLS_S,
+        cancelled=cancelled,
+        packages=True,
+        tools=[RUFF],
+        output_bytes=OUTPUT_BYTES,
+    )
+    for line in reversed(finished.output.splitlines()):
+        if line.startswith(FAULT):
+            raise RetryableJobError(line.removeprefix(FAULT)[:1000])
+        if line.startswith(ANSWER) and finished.code == 0:
+            try:
+                return Analysis.model_validate_json(line.removeprefix(ANSWER))
+            except ValidationError:
+                break
+    if finished.end in {"time", "cancelled"}:
+        raise RetryableJobError(f"the analysers did not end within {ALL_TOOLS_S} s")
+    why = f"exit code {finished.code}" if finished.end == "exit" else f"too much {finished.end}"
+    raise InvalidInputError("code", why, "cannot be analysed: an analyser broke over it; give fewer files at a time")
+
+
+def analyse(texts: Mapping[str, str], language: str | None, folder: Path) -> Analysis:
+    """Analyse texts by name with tools that get their files in `folder`."""
+    python: dict[str, str] = {}
+    other: dict[str, tuple[str, str]] = {}
+    skipped: list[str] = []
+    languages: dict[str, int] = {}
+    for name, text in texts.items():
+        found = language if name == CODE and language else language_of(name, text)
+        if found != "python" and found not in GRAMMARS:
+            skipped.append(name)
+            continue
+        languages[str(found)] = languages.get(str(found), 0) + 1
+        if found == "python":
+            python[f"{CODE}.py" if name == CODE else name] = text
+        else:
+            other[name] = (str(found), text)
+    findings = (analyse_python(python, folder) if python else []) + analyse_other(other)
+    findings.sort(key=lambda f: (f.suppressed, RANK[f.severity], f.file, f.line))
+    heard = [f for f in findings if not f.suppressed]
+    counts: dict[str, int] = {}
+    for finding in heard:
+        counts[finding.category] = counts.get(finding.category, 0) + 1
+    listed = [f.model_copy(update={"message": f.message[:MOST_MESSAGE]}) for f in findings[:LISTED]]
+    return Analysis(
+        languages=languages, skipped=skipped, findings=listed, counts=counts, suppressed=len(findings) - len(heard)
+    )
+
+
+def main() -> None:
+    """In the sandbox: read the texts, write the analysis or the fault to standard output."""
+    given = json.loads((Path(PROGRAM) / TEXTS).read_text(encoding="utf-8"))
+    try:
+        answer = ANSWER + analyse(given["texts"], given["language"], Path(HOME) / "sources").model_dump_json()
+    except RetryableJobError as error:
+        answer = FAULT + str(error).replace("\n", " ")
+    sys.stdout.write(f"\n{answer}\n")
