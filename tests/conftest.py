@@ -25,6 +25,19 @@ from deploy.embedded.servers import EmbeddedPostgres, nats_binary, wait_for_port
 from shared import streams
 from shared.client import AutopilotClient
 from shared.settings import NatsSettings
+from tests.support import skips
+
+
+@pytest.hookimpl(hookwrapper=True)
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Iterator[None]:
+    """Under AUTOPILOT_STRICT_SKIPS a skip for a reason that is not listed is a failure."""
+    outcome = yield
+    report = outcome.get_result()  # type: ignore[attr-defined]
+    if not report.skipped or hasattr(report, "wasxfail") or not os.environ.get(skips.SETTING):
+        return
+    reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else str(report.longrepr)
+    if not skips.allowed(reason):
+        report.outcome, report.longrepr = "failed", f"{reason}: this skip is not in tests/allowed_skips.txt"
 
 
 def docker_runs() -> bool:

@@ -310,3 +310,16 @@ class TestToolsRunOnFiles:
         assert call(
             "analyze-code", files=[{"name": "a.py", "text": "x=1\n"}, {"name": "b", "base64": binary}]
         ).skipped == ["b"]
+
+
+class TestSkips:
+    @pytest.mark.parametrize(
+        "reason", ["not listed here", "needs a sandbox: install bubblewrap", "hypertables make their chunks themselves"]
+    )
+    def test_a_skip_that_nobody_allowed_fails_the_run(self, reason: str, tmp_path: Path) -> None:
+        root = Path(__file__).parents[2]
+        (tmp_path / "test_it.py").write_text(f"import pytest\n\ndef test_it():\n    pytest.skip({reason!r})\n")
+        command = [sys.executable, "-m", "pytest", "-q", "-p", "tests.conftest", "-c", "/dev/null", str(tmp_path)]
+        here = os.environ | {"AUTOPILOT_STRICT_SKIPS": "1", "PYTHONPATH": str(root)}
+        ended = subprocess.run(command, env=here, cwd=tmp_path, capture_output=True, text=True, check=False)
+        assert ended.returncode == (0 if reason.startswith("hypertables") else 1), ended.stdout
