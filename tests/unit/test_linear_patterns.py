@@ -22,7 +22,8 @@ MODULES = ("domain.extraction", "domain.log_reading", "kinds.summarize", "kinds.
 PIECES = (
     "a", "1", " ", "\n", "\n ", ".", "a.", "1.", "1,", "111 ", "1 234 ", "a@", "a@b.", "@", "ab: x.", "ab:", "ab: x;",
     ":", "-", "- ", "+1", "1e", "A", "AError", "_", "(", "((", "NVRM: Xid", "NVRM: Xid(", "NET/IB ", "mlx5_", "http://",
-    "http://,", "error rate ", "0x", "1:", "```\n", "```", "#\n", "。", "jan. ", "2026-01-01 ", "ü", "\0", "<1>", "Aug 1 ",
+    "http://,", "error rate ", "0x", "1:", "```\n", "```", "#\n", "。", "jan. ", "2026-01-01 ", "ü", "\0", "<1>",
+    "Aug 1 ",
 )  # fmt: skip
 TAILS = ("", "x", "!", "a1", "\nx", ",")
 SHORT, LONG = 2_000, 16_000
