@@ -112,8 +112,7 @@ class FrameRecorder:
                 age_s = max(0.0, now - frame.end_us / 1e6)
                 self._age.observe(age_s)
                 self.totals.oldest_s = max(self.totals.oldest_s, age_s)
-        if written:
-            self.tally.add(frames)
+        self.tally.add(frames)
         self._skewed.set(len(self.clocks.off))
         self._tell(frames)
 

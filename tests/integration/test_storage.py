@@ -176,6 +176,32 @@ class TestFrames:
             await write_runs(pool, tally.drain())
         assert await missing_frames(pool) == {"n1": 2}
 
+    async def test_a_frame_that_comes_again_hides_none_that_is_missing(self, pool: asyncpg.Pool[Any]) -> None:
+        tally, now = RunTally(), utc_now()
+        for number in (5, 1, 2, 2, 3, 1, 5):
+            tally.add([frame(sequence=number, start=now)])
+        counted = tally.drain()
+        await write_runs(pool, counted)
+        # Another recorder gets the same frames again, and the first cannot know that its write arrived.
+        tally.give_back(counted)
+        tally.add([frame(sequence=number, start=now) for number in (3, 8, 2)])
+        await write_runs(pool, tally.drain())
+        assert await missing_frames(pool) == {"n1": 3}
+        run = await pool.fetchrow("SELECT frames, lowest, highest FROM frame_runs")
+        assert tuple(run) == (5, 1, 8)
+
+    async def test_a_run_full_of_gaps_stays_small_and_its_count_right(self, pool: asyncpg.Pool[Any]) -> None:
+        tally = RunTally()
+        for start in range(0, 1200, 300):
+            tally.add([frame(sequence=2 * number, start=utc_now()) for number in range(start, start + 300)])
+            await write_runs(pool, tally.drain())
+        assert await missing_frames(pool) == {"n1": 1199}
+        ranges = await pool.fetchval("SELECT count(*) FROM (SELECT unnest(seen) FROM frame_runs) r")
+        assert ranges <= 201
+        tally.add([frame(sequence=2 * 1199 - 1, start=utc_now())])
+        await write_runs(pool, tally.drain())
+        assert await missing_frames(pool) == {"n1": 1198}
+
 
 class TestRetention:
     async def test_partitions_or_chunks_past_retention_are_dropped(self, pool: asyncpg.Pool[Any]) -> None:

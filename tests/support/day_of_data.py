@@ -138,8 +138,8 @@ INSERT INTO outcomes SELECT 'o' || i, 'c' || i, $1::timestamptz - i * interval '
 INSERT INTO processes SELECT 'node-0', 'GPU-1', i, $1::timestamptz - interval '1 hour', 'python', 'ada', '', 1,
   $1::timestamptz - interval '1 second' FROM generate_series(1, 20) i;
 INSERT INTO nvlinks SELECT 'node-0', 'GPU-1', i, true, 25000, '', 0, $1::timestamptz FROM generate_series(0, 17) i;
-INSERT INTO frame_runs SELECT 'node-' || i, 1, 90, 1, 100, $1::timestamptz - i * interval '1 minute'
-  FROM generate_series(0, 9) i;
+INSERT INTO frame_runs SELECT 'node-' || i, 1, 90, 1, 100, $1::timestamptz - i * interval '1 minute',
+  '{[1,80],[91,100]}' FROM generate_series(0, 9) i;
 INSERT INTO pipeline SELECT $1::timestamptz - i * interval '10 seconds', 'r', 1000, 3, 0.2, 0, 0
   FROM generate_series(1, 900) i
 """

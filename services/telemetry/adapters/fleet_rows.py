@@ -1,9 +1,10 @@
-"""Devices, links and processes of the inventory as rows, and the count of frames."""
+"""Devices, links and processes of the inventory as rows, and the numbers of frames."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from datetime import UTC, datetime
+from operator import itemgetter
 from typing import Any, TypeAlias
 
 import asyncpg
@@ -36,9 +37,11 @@ ON CONFLICT (node, device, pid, started_at) DO UPDATE SET memory_bytes = exclude
   last_seen = excluded.last_seen
 """
 _RUNS = """
-INSERT INTO frame_runs (node, epoch_us, frames, lowest, highest, last_at)
-VALUES ($1, $2, $3, $4, $5, $6)
-ON CONFLICT (node, epoch_us) DO UPDATE SET frames = frame_runs.frames + excluded.frames,
+INSERT INTO frame_runs (node, epoch_us, last_at, seen, frames, lowest, highest)
+SELECT $1, $2, $3, told.seen, numbers_in(told.seen), lower(told.seen), upper(told.seen) - 1
+FROM (SELECT $4::int8multirange AS seen) told
+ON CONFLICT (node, epoch_us) DO UPDATE SET seen = fold_numbers(frame_runs.seen + excluded.seen),
+  frames = numbers_in(frame_runs.seen + excluded.seen),
   lowest = least(frame_runs.lowest, excluded.lowest), highest = greatest(frame_runs.highest, excluded.highest),
   last_at = greatest(frame_runs.last_at, excluded.last_at)
 """
@@ -68,13 +71,17 @@ async def write_inventories(pool: Pool, inventories: Iterable[NodeInventory]) ->
 
 
 async def write_runs(pool: Pool, runs: dict[tuple[str, int], Run]) -> None:
-    """Add frame counts to those of the other recorders."""
+    """Unite frame numbers with those of the other recorders; to do it twice changes nothing."""
     rows = [
-        (node, epoch, r.frames, r.lowest, r.highest, datetime.fromtimestamp(r.last_us / 1e6, UTC))
-        for (node, epoch), r in sorted(runs.items())
+        (node, epoch, datetime.fromtimestamp(run.last_us / 1e6, UTC), _ranges(run))
+        for (node, epoch), run in sorted(runs.items(), key=itemgetter(0))
     ]
     async with pool.acquire() as connection, connection.transaction():
         await connection.executemany(_RUNS, rows)
+
+
+def _ranges(run: Run) -> list[asyncpg.Range]:
+    return [asyncpg.Range(first, last, upper_inc=True) for first, last in run.spans]
 
 
 async def write_factors(pool: Pool, factors: dict[str, float]) -> None:

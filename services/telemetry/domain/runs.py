@@ -1,4 +1,4 @@
-"""Frames counted per run of an agent, so that a number that no recorder ever saw can be told. Pure."""
+"""Frame numbers per run of an agent, so that one that no recorder ever saw can be told. Pure."""
 
 from __future__ import annotations
 
@@ -10,53 +10,47 @@ from shared.frames import TelemetryFrame
 
 @dataclass
 class Run:
-    """What one recorder saw of one run of an agent: how many frames, and between which numbers."""
+    """What one recorder saw of one run: first and last numbers of spans, in any order, and when the last frame ended."""
 
-    frames: int
-    lowest: int
-    highest: int
+    spans: list[tuple[int, int]]
     last_us: int
 
 
 @dataclass
 class RunTally:
-    """Counts to be added to those of the other recorders: one alone sees but its share of the frames."""
+    """Numbers to be united with those of the other recorders: one alone sees but its share of the frames."""
 
     _runs: dict[tuple[str, int], Run] = field(default_factory=dict)
 
     def add(self, frames: Iterable[TelemetryFrame]) -> None:
-        """Count frames."""
+        """Note frames; one that comes again changes nothing."""
         runs = self._runs
         for frame in frames:
             run = runs.get((frame.node, frame.epoch_us))
             number = frame.sequence
             if run is None:
-                runs[frame.node, frame.epoch_us] = Run(1, number, number, frame.end_us)
+                runs[frame.node, frame.epoch_us] = Run([(number, number)], frame.end_us)
                 continue
-            run.frames += 1
-            if number > run.highest:
-                run.highest, run.last_us = number, frame.end_us
-            elif number < run.lowest:
-                run.lowest = number
+            first, last = run.spans[-1]
+            if number == last + 1:
+                run.spans[-1] = first, number
+            elif not first <= number <= last:
+                run.spans.append((number, number))
+            run.last_us = max(run.last_us, frame.end_us)
 
     def drain(self) -> dict[tuple[str, int], Run]:
-        """Take the counts by (node, start of the run in µs)."""
+        """Take what was noted, by (node, start of the run in µs)."""
         runs, self._runs = self._runs, {}
         return runs
 
     def give_back(self, runs: dict[tuple[str, int], Run]) -> None:
-        """Put drained counts back that could not be stored."""
+        """Put back what could not be stored, or may not have been: twice is once."""
         for key, run in runs.items():
             newer = self._runs.get(key)
             if newer is None:
                 self._runs[key] = run
             else:
-                self._runs[key] = Run(
-                    run.frames + newer.frames,
-                    min(run.lowest, newer.lowest),
-                    max(run.highest, newer.highest),
-                    max(run.last_us, newer.last_us),
-                )
+                self._runs[key] = Run(run.spans + newer.spans, max(run.last_us, newer.last_us))
 
 
 @dataclass
