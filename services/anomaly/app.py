@@ -10,109 +10,144 @@ from functools import partial
 
 import torch
 from faststream import FastStream
-from faststream.nats import JStream, KvWatch, PullSub
+from faststream.nats import JStream, KvWatch, NatsMessage, PullSub
 from nats.js import JetStreamContext
 
 from services.anomaly.adapters.snapshot_file import Snapshot
 from services.anomaly.adapters.snapshot_file import load as load_snapshot
-from services.anomaly.adapters.snapshot_file import save as save_snapshot
+from services.anomaly.background import keep_inventories, keep_snapshot, keep_snapshots, watch_time
 from services.anomaly.domain.alert_book import AlertBook
 from services.anomaly.domain.detectors import all_detectors
+from services.anomaly.domain.fleet_map import FleetMap
 from services.anomaly.domain.roster import Roster
 from services.anomaly.domain.watch import Watch
 from services.anomaly.handlers import Detection
 from services.anomaly.intake import Intake
+from services.anomaly.outbox import AlertOutbox, fits
 from services.anomaly.settings import AnomalySettings
+from services.anomaly.stored_alerts import StoredAlerts
 from shared import subjects
 from shared.broker import client_of
-from shared.bus import BUS_ERRORS, Bus
+from shared.bus import BUS_ERRORS
 from shared.client.reading import bucket_items
 from shared.clock import utc_now
 from shared.consuming import Watched
-from shared.errors import InvalidInputError, UnavailableError
+from shared.errors import InvalidInputError
 from shared.messages.alerts import Alert
+from shared.messages.commands import DrainCommand
 from shared.messages.jobs import PoolStatus
 from shared.messages.telemetry import DeviceEvent, NodeInventory
 from shared.service import Service
 from shared.settings import load
 from shared.streams import durable
+from shared.supervision import beat
 
 log = logging.getLogger(__name__)
 
-SNAPSHOT_EVERY_S, GANGS_EVERY_S = 300.0, 30.0
+GANGS_EVERY_S = 30.0
+# The stream holds an event until its alerts are out; it comes again when that takes longer than this.
+SETTLED_WITHIN_S = 20.0
+LONGEST_KIND = "x" * 40
 
 
 def create_app(settings: AnomalySettings | None = None) -> FastStream:
     """The anomaly detector."""
     settings = settings or load(AnomalySettings)
     service = Service("anomaly", settings)
-    broker = service.broker
     snapshot_path = settings.data_dir / "anomaly" / "learned.pt"
+    outbox = AlertOutbox(service.bus, service.registry)
 
-    publish = partial(publish_alert, service.bus)
-    detectors = all_detectors(settings.xid_hold_s)
-    detection = Detection(make_watch(settings), detectors, AlertBook(), publish, utc_now, settings.shadow_kinds)
+    async def publish(alert: Alert) -> None:
+        outbox.put(alert)
+
+    fleet = FleetMap()
+    detectors = all_detectors(settings.xid_hold_s, fleet)
+    detection = Detection(
+        make_watch(settings), detectors, AlertBook(), publish, utc_now, settings.shadow_kinds, fleet, outbox.keep
+    )
     intake = Intake(detection.on_frames, service.registry)
-
-    async def on_event(event: DeviceEvent) -> None:
-        await detection.on_event(event)
-
-    async def on_inventory(inventory: NodeInventory) -> None:
-        detection.on_inventory(inventory)
-
-    async def watch_time() -> None:
-        while True:
-            await detection.on_time(utc_now())
-            await asyncio.sleep(1.0)
-
-    async def keep_snapshots() -> None:
-        while True:
-            await asyncio.sleep(SNAPSHOT_EVERY_S)
-            keep()
-
-    def keep() -> None:
-        try:
-            save_snapshot(snapshot_path, Snapshot(detection.watch.roster.snapshot(), detection.watch.snapshot()))
-        except OSError as error:
-            log.warning("snapshot not kept", extra={"path": str(snapshot_path), "error": str(error)})
-
-    events = durable("anomaly-events", subjects.EVENTS)
-    broker.subscriber(
-        subjects.EVENTS,
-        stream=JStream("EVENTS", declare=False),
-        durable=events.durable_name,
-        config=events,
-        pull_sub=PullSub(batch_size=1, timeout=10),
-        no_reply=True,
-    )(on_event)
-    broker.subscriber(">", kv_watch=KvWatch("inventory", declare=False), no_reply=True)(on_inventory)
+    watched = subscribe(service, detection, outbox)
 
     @asynccontextmanager
     async def lifespan() -> AsyncIterator[None]:
         # One thread serves any fleet that one process can hear; more only wait for each other.
         torch.set_num_threads(1)
         restore_learned(detection, settings, load_snapshot(snapshot_path))
-        async with service.running([Watched("EVENTS", events)]) as js:
+        async with service.running(watched) as js:
             detection.restore(list((await bucket_items(js, "open_alerts", Alert)).values()))
-            await client_of(broker).subscribe(subjects.FRAMES, cb=intake.take)
-            service.spawn(intake.run())
-            service.spawn(watch_time())
-            service.spawn(keep_snapshots())
-            service.spawn(keep_gangs(js, detection))
+            stored = StoredAlerts(js, service.bus, outbox, lambda: detection.told, detection.adopt)
+            await client_of(service.broker).subscribe(subjects.FRAMES, cb=intake.take)
+            service.supervise("alerts", outbox.run, standstill_s=60.0)
+            service.supervise("frames", intake.run, standstill_s=60.0)
+            service.supervise("time", partial(watch_time, detection), standstill_s=60.0)
+            service.supervise("stored alerts", stored.run, standstill_s=120.0)
+            service.supervise("inventories", partial(keep_inventories, js, detection), standstill_s=300.0)
+            service.supervise("snapshots", partial(keep_snapshots, snapshot_path, detection))
+            service.supervise("gangs", partial(keep_gangs, js, detection), standstill_s=180.0)
             yield
-            keep()
+            keep_snapshot(snapshot_path, detection)
 
     return service.app(lifespan)
 
 
+def subscribe(service: Service, detection: Detection, outbox: AlertOutbox) -> list[Watched]:
+    """Say what goes where; the durables to keep an eye on."""
+
+    async def on_event(event: DeviceEvent, message: NatsMessage) -> None:
+        check_event(event, message.raw_message.subject)
+        await detection.on_event(event)
+        await outbox.settled(event.node, event.device, SETTLED_WITHIN_S)
+
+    async def on_drain(command: DrainCommand) -> None:
+        await detection.on_command(command)
+        await outbox.settled(command.node, command.device, SETTLED_WITHIN_S)
+
+    async def on_inventory(inventory: NodeInventory) -> None:
+        await detection.on_inventory(inventory)
+
+    events = durable("anomaly-events", subjects.EVENTS)
+    # An operator's word counts also when it was said while nobody listened.
+    drains = durable("anomaly-drains", subjects.DRAIN_COMMANDS)
+    for stream, consumer, subject, handler in (
+        ("EVENTS", events, subjects.EVENTS, on_event),
+        ("COMMANDS", drains, subjects.DRAIN_COMMANDS, on_drain),
+    ):
+        service.broker.subscriber(
+            subject,
+            stream=JStream(stream, declare=False),
+            durable=consumer.durable_name,
+            config=consumer,
+            pull_sub=PullSub(batch_size=1, timeout=10),
+            no_reply=True,
+        )(handler)
+    service.broker.subscriber(">", kv_watch=KvWatch("inventory", declare=False), no_reply=True)(on_inventory)
+    return [Watched("EVENTS", events), Watched("COMMANDS", drains)]
+
+
+def check_event(event: DeviceEvent, subject: str) -> None:
+    """An event is about a device of the subject that it came on, with names that an alert can carry.
+
+    Raises InvalidInputError.
+    """
+    longest = Alert(
+        id=event.id, node=event.node, device=event.device, kind=LONGEST_KIND, severity="critical", state="opened",
+        summary="", opened_at=event.at, at=event.at,
+    )  # fmt: skip
+    if not fits(longest):
+        raise InvalidInputError("device", event.device[:100], "is too long for the subject of an alert")
+    if subjects.event(event.node, event.device) != subject:
+        raise InvalidInputError("device", f"{event.node}/{event.device}", f"is another's: it came on {subject}")
+
+
 async def keep_gangs(js: JetStreamContext, detection: Detection) -> None:
-    """Follow which devices work together, until cancelled; workers stay for long, so now and then is enough."""
+    """Follow which devices work together; workers stay for long, so now and then is enough."""
     while True:
+        beat()
         try:
             pools = (await bucket_items(js, "pools", PoolStatus)).values()
             workers = [(pool.node, worker.device.split("+")) for pool in pools for worker in pool.workers]
             detection.watch.join((node, devices) for node, devices in workers if len(devices) > 1)
-        except BUS_ERRORS as error:
+        except (*BUS_ERRORS, TimeoutError) as error:
             log.info("jobs' devices not read", extra={"error": type(error).__name__})
         await asyncio.sleep(GANGS_EVERY_S)
 
@@ -132,23 +167,5 @@ def restore_learned(detection: Detection, settings: AnomalySettings, snapshot: S
     except (InvalidInputError, KeyError) as error:
         log.warning("snapshot does not fit, learning anew", extra={"error": str(error)})
         return
+    watch.fleet = detection.fleet
     detection.watch = watch
-
-
-async def publish_alert(bus: Bus, alert: Alert) -> None:
-    """Publish a change of an alert, however long it takes: the book has moved on and will not repeat it."""
-    log.info("alert", extra={"id": alert.id, "kind": alert.kind, "state": alert.state, "device": alert.device})
-    key = subjects.alert_key(alert.node, alert.device, alert.kind)
-    identity = f"{alert.id}-{alert.state}-{alert.at.isoformat()}"
-    while True:
-        try:
-            await bus.publish(subjects.alert(alert.severity, alert.node, alert.device), alert, identity)
-            if alert.state == "resolved":
-                await bus.delete("open_alerts", key)
-            else:
-                await bus.write("open_alerts", key, alert)
-        except UnavailableError as error:
-            log.warning("alert waits for the broker", extra={"id": alert.id, "error": str(error)})
-            await asyncio.sleep(0.5)
-        else:
-            return

@@ -191,8 +191,10 @@ async def fault(stage: Stage) -> str:
     await _alert(stage, device, "device_lost", "opened")
     await _delivered(stage, subscription.secret, {"thermal", "xid_79"})
     await autopilot.steering.simulate(node, SimulationRequest(device=device, fault="none", util=0.0))
-    await _alert(stage, device, "xid_79", "resolved")
     await _alert(stage, device, "thermal", "resolved")
+    # Quiet mends no XID 79: somebody has to say that the device is well again.
+    await autopilot.steering.drain(node, device, "restore")
+    await _alert(stage, device, "xid_79", "resolved")
     await _healthy(stage, device)
     await _cordoned(stage, device, wanted=False)
     return (

@@ -40,3 +40,11 @@ class Alert(Message):
     score: float = Field(default=1.0, ge=0, le=1)
     runbook: Label = Field(default="", description="where the documents say what to do")
     incident: Label = Field(default="", description="alerts of one incident share it; empty where there is none")
+    escalated: bool = Field(default=False, description="this state tells that it got worse, not that it goes on")
+    worsened_at: Timestamp | None = Field(default=None, description="when its severity last rose; none: never")
+    holds: bool = Field(default=False, description="stays open until the device is reset or an operator restores it")
+    boot_id: Label = Field(default="", description="the boot of the node in which the fault was seen, if it is told")
+    driver_epoch: Label = Field(default="", description="the load of the driver in which it was seen, if it is told")
+    end_reason: Label = Field(
+        default="", description="of a resolved alert: why it ended, if anything ended it"
+    )

@@ -163,12 +163,12 @@ class TestXid:
         assert detector.on_event(event("xid", code=31))[0].severity == "info"
         assert detector.on_event(event("xid", code=45)) == []
 
-    def test_it_ends_when_the_device_appears_anew_or_after_the_hold(self) -> None:
+    def test_it_ends_with_a_reset_or_after_the_hold_never_because_a_device_appears(self) -> None:
         detector = XidDetector(60)
         detector.on_event(event("xid", 0, code=79))
         detector.on_event(event("xid", 0, code=94, device="gpu-1"))
-        cleared = detector.on_event(event("appeared", 5))
-        assert [(f.kind, f.firing) for f in cleared] == [("xid_79", False)]
+        assert detector.on_event(event("appeared", 5)) == []
+        assert [(f.kind, f.firing) for f in detector.release("n1", "gpu-0", at(5))] == [("xid_79", False)]
         assert detector.on_time(at(59)) == []
         assert [f.device for f in detector.on_time(at(61))] == ["gpu-1"]
 

@@ -55,6 +55,10 @@ class Conditions:
         self._firing[slot] = self._counts[slot] = True
         self._since_s[slot] = self._told_s[slot] = at_s
 
+    def clear(self, slot: int) -> None:
+        """Take the condition as over, without telling: there is nothing more to judge it by."""
+        self._firing[slot] = self._counts[slot] = False
+
     def update(self, slots: Slots, at_s: Doubles, firing: Bools, known: Bools) -> Changes:
         """Take in what rows say; rows that are not `known` change nothing."""
         if not (known & firing).any() and not (self._firing[slots] | self._counts[slots]).any():

@@ -16,6 +16,8 @@ class Finding:
 
     `open_after_s` and `clear_after_s` are how long the condition must hold, or not, to count. `score` is how sure
     it is: 1 for a rule; of what was learnt, the share of the alarm threshold s as s / (1 + s).
+    A finding that `holds` is of a fault that quiet does not mend: its alert ends by a reset or by an operator.
+    `boot_id` and `driver_epoch` are what the node told of itself when it happened.
     """
 
     node: str
@@ -32,6 +34,9 @@ class Finding:
     at: datetime | None = None
     score: float = 1.0
     runbook: str = ""
+    holds: bool = False
+    boot_id: str = ""
+    driver_epoch: str = ""
 
 
 class EventDetector(Protocol):
@@ -48,6 +53,12 @@ class EventDetector(Protocol):
     def restore(self, alert: Alert) -> None:
         """Learn after a restart of an alert that is open."""
 
+    def release(self, node: str, device: str, until: datetime) -> list[Finding]:
+        """The device was reset, or an operator vouches for it: what was found before then is over."""
+
+    def forget(self, node: str, device: str) -> None:
+        """The device is there no more."""
+
 
 class QuietDetector:
     """Finds nothing; detectors override what they look at."""
@@ -61,4 +72,11 @@ class QuietDetector:
         return []
 
     def restore(self, alert: Alert) -> None:
+        """Keep nothing."""
+
+    def release(self, node: str, device: str, until: datetime) -> list[Finding]:  # noqa: ARG002
+        """Find nothing."""
+        return []
+
+    def forget(self, node: str, device: str) -> None:
         """Keep nothing."""

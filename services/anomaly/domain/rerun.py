@@ -38,7 +38,7 @@ class Rerun:
 
     def __init__(self, watch: Watch, node: str, period_s: float) -> None:
         self._watch, self._node, self._period_s = watch, node, period_s
-        self._book = AlertBook()
+        self._book = AlertBook(holding=False)
         self._told: dict[str, Told] = {}
 
     def take(self, moment: Moment) -> None:

@@ -8,7 +8,7 @@ from services.anomaly.domain.history import Doubles, Slots
 from services.anomaly.domain.rules.base import Kind, filled
 
 PERIODS = 5.0
-REMOVED_S = 86_400.0  # what a node has gone without for a day was taken out
+ALONE_S = 60.0  # the only device of its source: nothing tells whether it or what reads it has failed
 AGENT = Kind(
     "agent_silent",
     "warning",
@@ -59,6 +59,10 @@ class Silence:
         """Devices that are silent while their nodes are not, and for how long behind their nodes."""
         count = len(node_of)
         behind_s = self.node_heard_s[node_of] - self.heard_s[:count]
-        late = behind_s > np.maximum(self._after_s, PERIODS * self._period_s[:count])
-        silent = np.flatnonzero(late & (behind_s < REMOVED_S))
+        # However long: silence alone is no proof that a device was taken out, the inventory says that.
+        silent = np.flatnonzero(behind_s > np.maximum(self._after_s, PERIODS * self._period_s[:count]))
         return silent, behind_s[silent]
+
+    def forget(self, slot: int) -> None:
+        """A device that was taken out is not silent."""
+        self.heard_s[slot] = np.nan

@@ -13,19 +13,20 @@ from services.anomaly.domain.alert_book import AlertBook
 from services.anomaly.domain.columns import COLUMN, COLUMNS
 from services.anomaly.domain.conditions import Changes, Conditions
 from services.anomaly.domain.finding import Finding
-from services.anomaly.domain.history import Doubles, Floats, History, Slots, View
+from services.anomaly.domain.fleet_map import FleetMap
+from services.anomaly.domain.history import Bools, Doubles, Floats, History, Slots, View
 from services.anomaly.domain.learned.channels import LEARN_S, Channels
 from services.anomaly.domain.learned.watcher import FleetWatcher, telling
 from services.anomaly.domain.roster import NODE, Roster
 from services.anomaly.domain.rules import all_rules
-from services.anomaly.domain.rules.base import Kind, Rule
+from services.anomaly.domain.rules.base import Growth, Kind, Rule
 from services.anomaly.domain.rules.gangs import ALONE, OfGang
-from services.anomaly.domain.silence import AGENT, DEVICE, Silence
+from services.anomaly.domain.silence import AGENT, ALONE_S, DEVICE, Silence
 from services.anomaly.domain.trends import Trend
 from services.anomaly.domain.trends import make as all_trends
 from services.anomaly.domain.wear import Wear
 from services.anomaly.domain.wear import make as all_wear
-from shared.messages.alerts import Alert, Evidence
+from shared.messages.alerts import Alert, Evidence, Severity
 
 UNUSUAL = Kind(
     "unusual",
@@ -47,6 +48,7 @@ class Watch:
     silent_after_s: float = 10.0
     only: frozenset[str] | None = None
     roster: Roster = field(default_factory=Roster)
+    fleet: FleetMap = field(default_factory=FleetMap)
 
     def __post_init__(self) -> None:
         self._history, self._channels = History(), Channels()
@@ -83,6 +85,23 @@ class Watch:
             self._history.forget(slots)
             self._learned.forget(slots)
 
+    def release(self, node: str, device: str) -> None:
+        """The device was reset, or an operator vouches for it: errors that were counted before count no more."""
+        slot = self.roster.find(node, device)
+        if slot is not None:
+            for rule, _ in self._rules:
+                if isinstance(rule, Growth):
+                    rule.reset(slot)
+
+    def remove(self, node: str, device: str) -> None:
+        """The device was taken out: it is neither silent nor anything else."""
+        slot = self.roster.find(node, device)
+        if slot is not None:
+            self._silence.forget(slot)
+            for kind, conditions in self._all_conditions():
+                if kind is not AGENT:
+                    conditions.clear(slot)
+
     def rows(self, slots: Slots, at_s: Doubles, values: Floats, period_s: Doubles, heard_s: Doubles) -> list[Finding]:
         """Take rows in, each slot at most once; `values` is [rows, COLUMNS] with NaN for what is missing."""
         findings: list[Finding] = []
@@ -107,12 +126,25 @@ class Watch:
         findings: list[Finding] = []
         if self._wanted(DEVICE):
             silent, silent_s = self._silence.silent_devices(self._node_of[:count])
-            findings += self._silence_findings(silent, silent_s, count, self._silent_devices, DEVICE, now_s)
+            known = np.isfinite(self._silence.heard_s[:count])
+            findings += self._silence_findings(silent, silent_s, known, self._silent_devices, DEVICE, now_s)
         if self._wanted(AGENT):
             silent, silent_s = self._silence.silent_nodes(now_s)
             nodes = len(self.roster.node_names)
-            findings += self._silence_findings(silent, silent_s, nodes, self._silent_nodes, AGENT, now_s)
+            known = np.isfinite(self._silence.node_heard_s[:nodes])
+            findings += self._silence_findings(silent, silent_s, known, self._silent_nodes, AGENT, now_s)
         return findings
+
+    def _silence_severity(self, slot: int, silent: frozenset[tuple[str, str]], silent_s: float) -> Severity:
+        """Critical is what a device does alone: what all devices of a source do is the source's doing."""
+        node, device = self.roster.nodes[slot], self.roster.devices[slot]
+        others = self.fleet.mates(node, device) - {device}
+        if self.fleet.source_fails(node, device):
+            return "warning"
+        if others:
+            return "warning" if all((node, other) in silent for other in others) else "critical"
+        alone = self.fleet.of(node) is not None and (silent_s < ALONE_S or self.fleet.from_exporter(node, device))
+        return "warning" if alone else "critical"
 
     def restore(self, alert: Alert) -> None:
         """Go on with an alert that was open before a restart."""
@@ -227,6 +259,7 @@ class Watch:
             evidence=evidence,
             simulated=self.roster.simulated[slot],
             at=at,
+            holds=kind.holds and firing,
         )
 
     def _learn(self, view: View) -> list[Finding]:
@@ -272,13 +305,16 @@ class Watch:
         )
 
     def _silence_findings(
-        self, silent: Slots, silent_s: Doubles, count: int, conditions: Conditions, kind: Kind, now_s: float
+        self, silent: Slots, silent_s: Doubles, known: Bools, conditions: Conditions, kind: Kind, now_s: float
     ) -> list[Finding]:
+        count = len(known)
         everyone = np.arange(count)
         firing = np.zeros(count, bool)
         firing[silent] = True
         lasting = dict(zip(silent.tolist(), silent_s.tolist(), strict=True))
-        changes = conditions.update(everyone, np.full(count, now_s), firing, np.ones(count, bool))
+        # Who was not heard since a restart is as it was before.
+        changes = conditions.update(everyone, np.full(count, now_s), firing, known)
+        gone = frozenset((self.roster.nodes[i], self.roster.devices[i]) for i in lasting) if kind is DEVICE else None
         at = datetime.fromtimestamp(now_s, UTC)
         findings = []
         for indices, fires in ((changes.opened, True), (changes.going_on, True), (changes.ended, False)):
@@ -291,7 +327,7 @@ class Watch:
                         NODE if on_node else self.roster.devices[i],
                         kind.name,
                         fires,
-                        severity=kind.severity,
+                        severity=kind.severity if gone is None else self._silence_severity(i, gone, seconds),
                         summary=kind.summary.format(silent_s=seconds),
                         action=kind.action,
                         runbook=kind.runbook,

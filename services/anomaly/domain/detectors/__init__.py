@@ -1,4 +1,4 @@
-"""Detectors that look at events; adding one is adding a file with a `make(xid_hold_s)`."""
+"""Detectors that look at events; adding one is adding a file with a `make(xid_hold_s, fleet)`."""
 
 from __future__ import annotations
 
@@ -6,9 +6,11 @@ import pkgutil
 from importlib import import_module
 
 from services.anomaly.domain.finding import EventDetector
+from services.anomaly.domain.fleet_map import FleetMap
 
 
-def all_detectors(xid_hold_s: float = 600.0) -> list[EventDetector]:
+def all_detectors(xid_hold_s: float = 600.0, fleet: FleetMap | None = None) -> list[EventDetector]:
     """One of each."""
     modules = [import_module(f"{__name__}.{m.name}") for m in pkgutil.iter_modules(__path__)]
-    return [module.make(xid_hold_s) for module in modules if hasattr(module, "make")]
+    known = fleet or FleetMap()
+    return [module.make(xid_hold_s, known) for module in modules if hasattr(module, "make")]

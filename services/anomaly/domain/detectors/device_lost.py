@@ -1,45 +1,136 @@
-"""A device whose samples stopped, or whose driver does not answer."""
+"""A device whose samples stopped, or whose driver does not answer.
+
+Both are told by the agent, of a source's devices one by one. What all devices of a source do is the source's doing and
+never critical: only what a device does while its neighbours go on is evidence about the device itself.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
 from services.anomaly.domain.finding import Finding, QuietDetector
-from shared.messages.alerts import Evidence
+from services.anomaly.domain.fleet_map import FleetMap
+from shared.messages.alerts import Alert, Evidence, Severity
 from shared.messages.telemetry import DeviceEvent
 
-_KINDS = {
-    "lost": ("device_lost", True, "device no longer answers", "drain, look for an XID, reboot or replace"),
-    "appeared": ("device_lost", False, "", ""),
-    "probe_hung": ("driver_hung", True, "driver call does not return", "drain, reset the GPU or reboot"),
-    "probe_recovered": ("driver_hung", False, "", ""),
+
+@dataclass(frozen=True)
+class _Kind:
+    name: str
+    summary: str
+    action: str
+    critical_after: timedelta  # of one device among others of its source
+    alone_after: timedelta  # of the only one of its source
+
+
+_BEGIN: Mapping[str, _Kind] = {
+    "lost": _Kind(
+        "device_lost",
+        "device no longer answers",
+        "drain, look for an XID, reboot or replace",
+        timedelta(seconds=3),
+        timedelta(seconds=30),
+    ),
+    "probe_hung": _Kind(
+        "driver_hung",
+        "driver call does not return",
+        "drain, reset the GPU or reboot",
+        timedelta(seconds=30),
+        timedelta(seconds=120),
+    ),
 }
+_END = {"appeared": ("device_lost", "driver_hung"), "probe_recovered": ("driver_hung",)}
+_BY_NAME = {kind.name: kind for kind in _BEGIN.values()}
+_THE_SOURCE = "look at the driver or exporter of the node: all devices of one source do the same"
+
+
+@dataclass
+class _Absence:
+    event: DeviceEvent
+    since: datetime | None  # on the clock of whoever listens
+    severity: Severity = "warning"
 
 
 class DeviceLostDetector(QuietDetector):
-    """Follows the agent's own word."""
+    """Follows the agent's own word: a warning at once, critical when it is the device alone and lasts."""
 
     name = "device_lost"
 
+    def __init__(self, fleet: FleetMap | None = None) -> None:
+        self._fleet = fleet or FleetMap()
+        self._absent: dict[tuple[str, str, str], _Absence] = {}
+
     def on_event(self, event: DeviceEvent) -> list[Finding]:
         """Lost and hung fire, appeared and recovered clear."""
-        if event.kind not in _KINDS:
-            return []
-        kind, firing, summary, action = _KINDS[event.kind]
+        kind = _BEGIN.get(event.kind)
+        if kind is not None:
+            absence = self._absent.setdefault((kind.name, event.node, event.device), _Absence(event, None))
+            return [self._finding(kind, absence)]
+        return [self._over(name, event) for name in _END.get(event.kind, ())]
+
+    def on_time(self, now: datetime) -> list[Finding]:
+        """What lasts, and is the device's own, becomes critical."""
+        found = []
+        for (name, _, _), absence in self._absent.items():
+            if absence.since is None or absence.since > now:
+                absence.since = now
+            if absence.severity != "critical" and self._own(_BY_NAME[name], absence, now):
+                absence.severity = "critical"
+                found.append(self._finding(_BY_NAME[name], absence))
+        return found
+
+    def restore(self, alert: Alert) -> None:
+        """Go on with an alert that was open before a restart."""
+        if alert.kind in _BY_NAME:
+            event = DeviceEvent(
+                id=alert.id, node=alert.node, device=alert.device, at=alert.at, kind=alert.kind,
+                simulated=alert.simulated,
+            )  # fmt: skip
+            self._absent[alert.kind, alert.node, alert.device] = _Absence(event, None, alert.severity)
+
+    def forget(self, node: str, device: str) -> None:
+        """A device that was taken out is not lost."""
+        for name in _BY_NAME:
+            self._absent.pop((name, node, device), None)
+
+    def _own(self, kind: _Kind, absence: _Absence, now: datetime) -> bool:
+        """Whether this says something about the device, not about what reads it."""
+        node, device = absence.event.node, absence.event.device
+        lasted = now - (absence.since or now)
+        others = self._fleet.mates(node, device) - {device}
+        if self._fleet.source_fails(node, device):
+            return False
+        if not others:
+            # Nothing to compare it with; what nobody lists is judged by the event alone.
+            unlisted = self._fleet.of(node) is None
+            after = kind.critical_after if unlisted else kind.alone_after
+            return lasted >= after and not self._fleet.from_exporter(node, device)
+        absent = {other for other in others if any((name, node, other) in self._absent for name in _BY_NAME)}
+        return lasted >= kind.critical_after and absent != others
+
+    def _over(self, name: str, event: DeviceEvent) -> Finding:
+        self._absent.pop((name, event.node, event.device), None)
+        return Finding(event.node, event.device, name, False, severity="critical", simulated=event.simulated)
+
+    def _finding(self, kind: _Kind, absence: _Absence) -> Finding:
+        event = absence.event
         evidence = Evidence(metric="samples", value=0.0, expected="one each tick", at=event.at)
-        return [
-            Finding(
-                event.node,
-                event.device,
-                kind,
-                firing,
-                severity="critical",
-                summary=summary,
-                action=action,
-                evidence=(evidence,),
-                simulated=event.simulated,
-            )
-        ]
+        return Finding(
+            event.node,
+            event.device,
+            kind.name,
+            True,
+            severity=absence.severity,
+            summary=kind.summary,
+            action=kind.action if absence.severity == "critical" else _THE_SOURCE,
+            evidence=(evidence,),
+            simulated=event.simulated,
+            at=event.at,
+        )
 
 
-def make(_: float) -> DeviceLostDetector:
+def make(_: float, fleet: FleetMap | None = None) -> DeviceLostDetector:
     """Build it."""
-    return DeviceLostDetector()
+    return DeviceLostDetector(fleet)

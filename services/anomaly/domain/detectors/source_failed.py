@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from services.anomaly.domain.finding import Finding, QuietDetector
+from services.anomaly.domain.fleet_map import FleetMap
 from shared.messages.alerts import Evidence
 from shared.messages.telemetry import DeviceEvent
 
@@ -34,6 +35,6 @@ class SourceFailedDetector(QuietDetector):
         ]
 
 
-def make(_: float) -> SourceFailedDetector:
+def make(_: float, _fleet: FleetMap | None = None) -> SourceFailedDetector:
     """Build it."""
     return SourceFailedDetector()

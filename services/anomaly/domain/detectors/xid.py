@@ -2,6 +2,9 @@
 
 An application's error on many devices at once is the application's; the same on one device alone, again and again,
 is the device's (NVIDIA/NVSentinel, docs on its health events analyzer: RepeatedXIDErrorOnSameGPU and its bursts).
+
+An application's fault lapses. What the catalogue says to reset, reboot or replace for is held (`holds`): a GPU that
+is drained is quiet, and a restart of the agent or of the detector mends nothing.
 """
 
 from __future__ import annotations
@@ -13,6 +16,8 @@ from datetime import datetime, timedelta
 
 from services.anomaly.domain.detectors.xid_catalogue import ADVICE, look_up
 from services.anomaly.domain.finding import Finding, QuietDetector
+from services.anomaly.domain.fleet_map import FleetMap
+from services.anomaly.domain.resets import RECOVERY_CHANGED, asks_for_nothing
 from shared.messages.alerts import Alert, Evidence, Severity
 from shared.messages.telemetry import DeviceEvent
 
@@ -34,7 +39,7 @@ class _Seen:
 
 
 class XidDetector(QuietDetector):
-    """Holds an alert for a while after the last occurrence, or until the device appears anew."""
+    """Says that an XID is over a while after its last occurrence; of a fault that is held, that ends nothing."""
 
     name = "xid"
 
@@ -44,19 +49,28 @@ class XidDetector(QuietDetector):
         self._seen: dict[int, _Seen] = defaultdict(_Seen)
 
     def on_event(self, event: DeviceEvent) -> list[Finding]:
-        """An XID fires; a device that appears anew was reset, which clears its XIDs."""
-        if event.kind == "xid" and event.code is not None:
-            if event.code == TEARDOWN:
-                return []
-            self._last[event.node, event.device, event.code] = event
-            return [_finding(event, *self._judge(event))]
-        if event.kind == "appeared":
-            return self._clear(lambda e: (e.node, e.device) == (event.node, event.device) and e.at <= event.at)
-        return []
+        """An XID fires."""
+        if event.kind != "xid" or event.code is None or event.code == TEARDOWN or asks_for_nothing(event):
+            return []
+        self._last[event.node, event.device, event.code] = event
+        return [_finding(event, *self._judge(event))]
 
     def on_time(self, now: datetime) -> list[Finding]:
         """What has not come again for the hold time is over."""
+        for key, event in self._last.items():
+            if event.at > now:
+                # Of a clock that runs ahead: it must not hold an alert for as long as that.
+                self._last[key] = event.model_copy(update={"at": now})
         return self._clear(lambda e: now - e.at > self._hold)
+
+    def release(self, node: str, device: str, until: datetime) -> list[Finding]:
+        """A reset clears what came before it."""
+        return self._clear(lambda e: (e.node, e.device) == (node, device) and e.at <= until)
+
+    def forget(self, node: str, device: str) -> None:
+        """A device that is gone has no XIDs."""
+        for key in [key for key in self._last if key[:2] == (node, device)]:
+            del self._last[key]
 
     def restore(self, alert: Alert) -> None:
         """Go on holding an alert that was open before a restart."""
@@ -116,9 +130,18 @@ def _finding(event: DeviceEvent, severity: Severity | None = None, meaning: str 
         runbook="docs/alerts.md#xids",
         evidence=(evidence,),
         simulated=event.simulated,
+        at=event.at,
+        holds=severity is not None and needs_reset(code),
+        boot_id=event.boot_id,
+        driver_epoch=event.driver_epoch,
     )
 
 
-def make(xid_hold_s: float) -> XidDetector:
+def needs_reset(code: int) -> bool:
+    """Whether nothing but a reset, a reboot or another card mends what this code tells."""
+    return code == RECOVERY_CHANGED or look_up(code).action in {"reset_device", "reboot", "replace"}
+
+
+def make(xid_hold_s: float, _fleet: FleetMap | None = None) -> XidDetector:
     """Build it."""
     return XidDetector(xid_hold_s)

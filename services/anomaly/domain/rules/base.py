@@ -34,6 +34,8 @@ class Kind:
     clear_after_s: float = 30.0
     # Whether load, heat and power of a device that has it are not to be learnt from.
     disturbs: bool = True
+    # Whether it ends only by a reset or an operator: a drained device is quiet because it is drained.
+    holds: bool = False
 
     @property
     def runbook(self) -> str:
@@ -111,6 +113,10 @@ class Growth:
         total = self._sum[view.slots] * np.exp(-view.dt_s / self.window_s) + np.nan_to_num(gained).max(1)
         self._sum[view.slots] = total
         return total > self.most, known | (total > 0)
+
+    def reset(self, slot: int) -> None:
+        """The device was reset: what grew before then counts no more."""
+        self._sum[slot] = 0.0
 
 
 def filled(array: Doubles | Floats | Slots, slots: int, value: float) -> Doubles:

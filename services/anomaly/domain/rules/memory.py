@@ -14,14 +14,17 @@ CORRECTED_AN_HOUR = 20.0
 HOUR_S = 3600.0
 
 
-def _flag(name: str, severity: Severity, summary: str, action: str, expected: str = "0") -> Simple:
+def _flag(
+    name: str, severity: Severity, summary: str, action: str, expected: str = "0", *, holds: bool = False
+) -> Simple:
     """A metric that is zero while all is well."""
 
     def set_(view: View) -> Bools:
         there: Bools = view.get(name) > 0
         return there
 
-    return Simple(Kind(name, severity, summary, action, (name,), expected, 0.0, 0.0, disturbs=False), (name,), set_)
+    kind = Kind(name, severity, summary, action, (name,), expected, 0.0, 0.0, disturbs=False, holds=holds)
+    return Simple(kind, (name,), set_)
 
 
 def make() -> list[Rule]:
@@ -37,6 +40,7 @@ def make() -> list[Rule]:
                 "no growth",
                 clear_after_s=0.0,
                 disturbs=False,
+                holds=True,
             ),
             ("ecc_dbe", "ecc_dbe_total"),
             ANY_GROWTH,
@@ -86,7 +90,7 @@ def make() -> list[Rule]:
             HOUR_S,
         ),
         _flag("row_remap_pending", "warning", "a memory row remapping waits for a reset", "reset the GPU when idle"),
-        _flag("row_remap_failure", "critical", "a memory row remapping failed", "drain, replace the GPU"),
+        _flag("row_remap_failure", "critical", "a memory row remapping failed", "drain, replace the GPU", holds=True),
         _flag("retired_pages_pending", "warning", "a memory page waits to be retired", "reset the GPU when idle"),
         _flag(
             "recovery_action",

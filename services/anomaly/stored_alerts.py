@@ -1,0 +1,72 @@
+"""The bucket of open alerts says what the book says, also after it was lost, made anew or written to by others."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from nats.js import JetStreamContext
+from nats.js.errors import NotFoundError
+
+from services.anomaly.outbox import AlertOutbox, fits
+from shared import subjects
+from shared.bus import BUS_ERRORS, Bus
+from shared.client.reading import bucket_items
+from shared.errors import UnavailableError
+from shared.messages.alerts import Alert
+from shared.supervision import beat
+
+log = logging.getLogger(__name__)
+
+LOOKED_EVERY_S = 5.0
+BUCKET = "open_alerts"
+
+
+@dataclass
+class StoredAlerts:
+    """Holds the bucket against what is open."""
+
+    js: JetStreamContext
+    bus: Bus
+    outbox: AlertOutbox
+    is_open: Callable[[], list[Alert]]
+    adopt: Callable[[Sequence[Alert]], None]
+    _seen: int = -1
+
+    async def run(self) -> None:
+        """Look now and then, until cancelled."""
+        while True:
+            beat()
+            await asyncio.sleep(LOOKED_EVERY_S)
+            try:
+                await self.look()
+            except (*BUS_ERRORS, TimeoutError, UnavailableError) as error:
+                log.info("open alerts not compared", extra={"error": type(error).__name__})
+
+    async def look(self) -> None:
+        """Write again what is missing, adopt what is not known, remove what cannot be read."""
+        try:
+            state = (await self.js.stream_info(f"KV_{BUCKET}", subjects_filter=f"$KV.{BUCKET}.>")).state
+        except NotFoundError:
+            # Whoever starts or watches makes it again.
+            self._seen = -1
+            return
+        kept = {subject.removeprefix(f"$KV.{BUCKET}.") for subject in state.subjects or {}}
+        known = {subjects.alert_key(a.node, a.device, a.kind): a for a in self.is_open() if fits(a)}
+        if state.last_seq == self._seen and known.keys() <= kept:
+            return
+        stored = await bucket_items(self.js, BUCKET, Alert)
+        lost = [a for key, a in known.items() if key not in stored or stored[key].id != a.id]
+        for alert in lost:
+            if not self.outbox.waits((alert.node, alert.device, alert.kind)):
+                log.warning("open alert was not stored, writing it again", extra={"id": alert.id})
+                self.outbox.keep(alert)
+        waiting = {subjects.alert_key(*key) for key in self.outbox.on_the_way}
+        strange = kept - known.keys() - waiting
+        self.adopt([stored[key] for key in sorted(strange & stored.keys())])
+        for key in strange - stored.keys():
+            log.warning("stored alert cannot be read, removing it", extra={"key": key})
+            await self.bus.delete(BUCKET, key)
+        self._seen = state.last_seq if not lost else -1
