@@ -10,7 +10,7 @@ from functools import partial
 
 import torch
 from faststream import FastStream
-from faststream.nats import JStream, KvWatch, NatsMessage, PullSub
+from faststream.nats import JStream, KvWatch, PullSub
 from nats.js import JetStreamContext
 
 from services.anomaly.adapters.snapshot_file import Snapshot
@@ -93,8 +93,8 @@ def create_app(settings: AnomalySettings | None = None) -> FastStream:
 def subscribe(service: Service, detection: Detection, outbox: AlertOutbox) -> list[Watched]:
     """Say what goes where; the durables to keep an eye on."""
 
-    async def on_event(event: DeviceEvent, message: NatsMessage) -> None:
-        check_event(event, message.raw_message.subject)
+    async def on_event(event: DeviceEvent) -> None:
+        check_event(event)
         await detection.on_event(event)
         await outbox.settled(event.node, event.device, SETTLED_WITHIN_S)
 
@@ -124,19 +124,14 @@ def subscribe(service: Service, detection: Detection, outbox: AlertOutbox) -> li
     return [Watched("EVENTS", events), Watched("COMMANDS", drains)]
 
 
-def check_event(event: DeviceEvent, subject: str) -> None:
-    """An event is about a device of the subject that it came on, with names that an alert can carry.
-
-    Raises InvalidInputError.
-    """
+def check_event(event: DeviceEvent) -> None:
+    """An event's names must fit the subject and the key of an alert. Raises InvalidInputError."""
     longest = Alert(
         id=event.id, node=event.node, device=event.device, kind=LONGEST_KIND, severity="critical", state="opened",
         summary="", opened_at=event.at, at=event.at,
     )  # fmt: skip
     if not fits(longest):
         raise InvalidInputError("device", event.device[:100], "is too long for the subject of an alert")
-    if subjects.event(event.node, event.device) != subject:
-        raise InvalidInputError("device", f"{event.node}/{event.device}", f"is another's: it came on {subject}")
 
 
 async def keep_gangs(js: JetStreamContext, detection: Detection) -> None:
