@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from typing import TypeVar
 
-import nats.errors
 from faststream.nats import NatsBroker
 from nats.js import JetStreamContext
-from nats.js.errors import APIError, KeyNotFoundError
+from nats.js.errors import KeyNotFoundError
 from pydantic import BaseModel
 
-from shared import subjects
+from shared import storing, subjects
 from shared.broker import client_of
 from shared.errors import UnavailableError
 from shared.messages.commands import CommandOutcome, FleetPolicy
@@ -18,7 +17,7 @@ from shared.publishing import publish_patiently
 from shared.unreadable import parse_value
 
 M = TypeVar("M", bound=BaseModel)
-BUS_ERRORS = (nats.errors.Error, APIError, OSError)
+BUS_ERRORS = storing.BUS_ERRORS
 POLICY_KEY = "fleet"
 
 

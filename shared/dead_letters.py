@@ -10,19 +10,20 @@ from shared import subjects
 from shared.clock import utc_now
 from shared.messages.jobs import DeadJob, DeadReason, Job, JobError
 from shared.payloads import store_payload
+from shared.storing import BUS_ERRORS, not_stored
 
 LEAST_S = 60.0
 # Errors whose texts are our own: fields, rules, sizes.
 OWN = {
     "InvalidInputError", "ValidationError", "CannotRunError", "NotConfiguredError", "NotFoundError",
-    "RetryableJobError", "UnavailableError", "expired", "dependency_failed",
+    "RetryableJobError", "UnavailableError", "expired", "worker_died", "dependency_failed",
 }  # fmt: skip
 
 
 async def publish_dead(
     js: JetStreamContext, job: Job, reason: DeadReason, errors: list[JobError], subject: str
 ) -> None:
-    """Publish a job's dead letter; repeating it changes nothing."""
+    """Publish a job's dead letter; repeating it changes nothing. Raises UnavailableError where it was not stored."""
     now = utc_now()
     if job.payload:
         until = max(job.submitted_at + timedelta(seconds=job.ttl_s), now + timedelta(seconds=LEAST_S))
@@ -31,8 +32,8 @@ async def publish_dead(
     # What libraries say may quote the job, and this letter outlives it.
     errors = [e if e.type in OWN else e.model_copy(update={"message": ""}) for e in errors]
     dead = DeadJob(id=job.id, kind=job.kind, reason=reason, job=job, errors=errors, subject=subject, at=now)
-    await js.publish(
-        subjects.dead(dead.kind),
-        dead.model_dump_json(exclude_none=True).encode(),
-        headers={"Nats-Msg-Id": f"dead-{dead.id}"},
-    )
+    body = dead.model_dump_json(exclude_none=True).encode()
+    try:
+        await js.publish(subjects.dead(dead.kind), body, headers={"Nats-Msg-Id": f"dead-{dead.id}"})
+    except BUS_ERRORS as error:
+        raise not_stored(f"the dead letter of job {dead.id}", error) from error

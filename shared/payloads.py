@@ -5,7 +5,6 @@ An object's name begins with the second at which it ends, so that a sweep needs 
 
 from __future__ import annotations
 
-import asyncio
 import json
 from datetime import datetime
 from typing import Any
@@ -15,28 +14,29 @@ from nats.js.errors import NotFoundError as JetStreamNotFoundError
 from nats.js.errors import ObjectNotFoundError
 
 from shared.errors import NotFoundError
-
-FETCH_TIMEOUT_S = 30.0
+from shared.objects import read_object, write_object
 
 
 async def store_payload(js: JetStreamContext, name: str, payload: dict[str, Any], expires_at: datetime) -> str:
-    """Store a JSON object until a time, and return the reference."""
-    store = await js.object_store("payloads")
+    """Store a JSON object until a time, and return the reference.
+
+    Raises UnavailableError when it was not confirmed, BusyError when there is no room.
+    """
     reference = f"{int(expires_at.timestamp())}-{name}"
-    await store.put(reference, json.dumps(payload).encode())
+    await write_object(js, "payloads", reference, json.dumps(payload).encode())
     return reference
 
 
 async def load_payload(js: JetStreamContext, reference: str) -> dict[str, Any]:
-    """Load a stored object. Raises NotFoundError when it expired."""
-    store = await js.object_store("payloads")
+    """Load a stored object.
+
+    Raises NotFoundError when it is gone, and UnavailableError when it could not be read whole this time.
+    """
     try:
-        # The client's get never returns when chunks are gone.
-        async with asyncio.timeout(FETCH_TIMEOUT_S):
-            stored = await store.get(reference)
-    except (ObjectNotFoundError, TimeoutError) as error:
-        raise NotFoundError(f"payload {reference} is gone: its time to live may have ended") from error
-    loaded = json.loads(stored.data or b"{}")
+        content = await read_object(js, "payloads", reference)
+    except NotFoundError as error:
+        raise NotFoundError(f"payload {reference} is gone: its time to live has ended, or it was deleted") from error
+    loaded = json.loads(content or b"{}")
     return loaded if isinstance(loaded, dict) else {}
 
 

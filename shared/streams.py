@@ -66,7 +66,8 @@ STREAMS: tuple[StreamConfig, ...] = (
         subjects.JOBS_WITH_ID,
         subjects.JOBS_OF_BATCHES,
         subjects.WAITING,
-        age_s=JOB_AGE_S,
+        # A day longer than a job may wait: what nobody takes is ended with a reason, and does not just vanish.
+        age_s=JOB_AGE_S + DAY_S,
         mib=4096,
         retention=RetentionPolicy.WORK_QUEUE,
         discard=DiscardPolicy.NEW,

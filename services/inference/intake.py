@@ -7,20 +7,19 @@ from dataclasses import dataclass
 from typing import Any
 
 from nats.aio.msg import Msg
-from nats.js import JetStreamContext
 from pydantic import ValidationError
 
 from services.inference.domain.capability import Capability, nobody
+from services.inference.domain.job_reading import read_job
 from services.inference.domain.retry import Bury, before_attempt
 from services.inference.errors import CannotRunError
 from services.inference.kinds.base import Input
 from services.inference.outcomes import JobOutcomes, Taken
 from services.inference.worker_state import WorkerState
-from shared import subjects
 from shared.clock import utc_now
 from shared.errors import AutopilotError, UnavailableError
 from shared.jobs import MESSAGE_ID, address
-from shared.messages.jobs import Job, JobBody, PoolStatus
+from shared.messages.jobs import PoolStatus
 
 ELSEWHERE_S = 1.0
 
@@ -31,7 +30,6 @@ class Intake:
 
     kind: str
     model: type[Input]
-    js: JetStreamContext
     outcomes: JobOutcomes
     state: WorkerState
     capability: Capability
@@ -40,31 +38,42 @@ class Intake:
     async def prepare(self, message: Msg) -> tuple[Taken, Any] | None:
         """The job with its validated input; None when it has been dealt with otherwise."""
         try:
-            job = read_job(message)
-        except (ValidationError, UnicodeError, ValueError):
-            await self.outcomes.bury_unreadable(message)
+            metadata = message.metadata
+            job = read_job(message.subject, message.data, metadata.sequence.stream, metadata.timestamp)
+        except (ValidationError, UnicodeError, ValueError) as error:
+            await self.outcomes.bury_unreadable(message, error)
             return None
         taken = Taken(message, job, message.metadata.num_delivered)
+        if await self._over(taken) or await self._not_yet(taken) or await self._not_here(taken):
+            return None
+        try:
+            return taken, self.model.model_validate(await self.outcomes.payload(job))
+        except UnavailableError as error:
+            # Another attempt later, as with any error that may pass; the batch goes on without it.
+            await self.outcomes.fail(taken, error)
+        except (ValidationError, AutopilotError) as error:
+            self.outcomes.note(taken, error)
+            await self.outcomes.bury(taken, Bury("invalid"))
+        return None
+
+    async def _over(self, taken: Taken) -> bool:
+        """Whether a job has ended, or ends here, before it has begun."""
+        job, message = taken.job, taken.message
+        # Whoever publishes without a message id may have published it twice.
+        again = taken.delivered > 1 or MESSAGE_ID not in (message.headers or {})
+        if again and await self.outcomes.status_of(job.id) is not None:
+            await message.ack()
+            return True
         if taken.delivered > 1 or job.id in self.state.cancelled:
             kept = await self.outcomes.recall(job.id)
             taken.errors, taken.cancelled = list(kept.errors), kept.cancelled
         if taken.cancelled:
-            await message.ack()
-            return None
+            await self.outcomes.cancel(taken)
+            return True
         verdict = before_attempt(job, taken.delivered, taken.errors, utc_now())
         if verdict is not None:
             await self.outcomes.bury(taken, verdict)
-            return None
-        if await self._not_yet(taken) or await self._not_here(taken):
-            return None
-        try:
-            return taken, self.model.model_validate(await self.outcomes.payload(job))
-        except UnavailableError:
-            raise
-        except (ValidationError, AutopilotError) as error:
-            self.outcomes.note(taken, error)
-            await self.outcomes.bury(taken, Bury("invalid"))
-            return None
+        return verdict is not None
 
     async def _not_yet(self, taken: Taken) -> bool:
         """Send a job that waits for others or for its time to where such jobs wait."""
@@ -81,8 +90,8 @@ class Intake:
         stream, subject, headers = address(job.model_copy(update={"after": left}), now)
         # It may have been there before, and must not be taken for its own repetition.
         headers.pop(MESSAGE_ID)
-        await self.js.publish(subject, job.model_dump_json(exclude_none=True).encode(), headers=headers, stream=stream)
-        await taken.message.ack()
+        body = job.model_dump_json(exclude_none=True).encode()
+        await self.outcomes.hand_on(taken.message, stream, subject, headers, body)
         return True
 
     async def _not_here(self, taken: Taken) -> bool:
@@ -97,27 +106,3 @@ class Intake:
             self.outcomes.note(taken, CannotRunError(reason))
             await self.outcomes.bury(taken, Bury("nobody_can_run"))
         return True
-
-
-def read_job(message: Msg) -> Job:
-    """A job from its message; what the body leaves out comes from the subject and the stream.
-
-    Raises ValidationError, or ValueError when body and subject contradict each other.
-    """
-    body = JobBody.model_validate_json(message.data)
-    _, kind, priority, *rest = message.subject.split(".")
-    kind = subjects.untoken(kind)
-    if body.kind not in (None, kind):
-        raise ValueError(f"kind={body.kind!r}: must be the subject's {kind!r}")
-    metadata = message.metadata
-    identity = subjects.job_id(rest) if rest else body.id or f"seq-{metadata.sequence.stream}"
-    fields = body.model_dump(exclude_none=True)
-    return Job.model_validate(
-        fields
-        | {
-            "id": identity,
-            "kind": kind,
-            "priority": subjects.untoken(priority),
-            "submitted_at": body.submitted_at or metadata.timestamp,
-        }
-    )

@@ -1,34 +1,31 @@
 """Keeps the queue in order, in one of all pools at a time.
 
-Lets go what has waited for long enough, gives up what nobody can run, drops payloads whose time to live has ended.
+Lets go what has waited for long enough, ends what no worker will take, drops payloads whose time to live has ended.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from datetime import datetime, timedelta
 
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 from nats.js import JetStreamContext
-from nats.js.errors import APIError, NotFoundError
+from nats.js.errors import NotFoundError
 from pydantic import ValidationError
 
-from services.inference.domain.capability import nobody
+from services.inference.dead_lettering import DeadLettering
 from services.inference.domain.dependencies import Waiting
-from services.inference.domain.retry import expires_at
-from services.inference.errors import CannotRunError
-from services.inference.outcomes import RESULT_EXISTS
+from services.inference.domain.retry import expired_text, expires_at
+from services.inference.undeliverable import Undeliverable
 from shared import subjects
 from shared.bus import BUS_ERRORS
-from shared.client.reading import bucket_items
 from shared.clock import utc_now
 from shared.consuming import pull_batches
-from shared.dead_letters import publish_dead
+from shared.errors import UnavailableError
 from shared.jobs import MESSAGE_ID, address
 from shared.leader import Leadership
-from shared.messages.jobs import DeadReason, Job, JobError, JobResult, PoolStatus
+from shared.messages.jobs import DeadReason, Job, JobResult
 from shared.payloads import sweep_payloads
 from shared.streams import due_durable, waiting_durable
 
@@ -36,9 +33,9 @@ log = logging.getLogger(__name__)
 
 SWEEP_PERIOD_S = 2.0
 PAYLOADS_PERIOD_S = 30.0
-POOL_GONE_S = 15.0
-LISTED = 20_000
 NEXT = "Nats-Schedule-Next"
+# What may pass: the broker is away, or a stream has no room.
+PASSING = (UnavailableError, *BUS_ERRORS)
 
 
 class QueueKeeper:
@@ -46,7 +43,8 @@ class QueueKeeper:
 
     def __init__(self, nc: Client, js: JetStreamContext, leadership: Leadership, unrunnable_after_s: float) -> None:
         self._nc, self._js, self._leadership = nc, js, leadership
-        self._unrunnable_after_s = unrunnable_after_s
+        self._dead = DeadLettering(js, "keeper")
+        self._undeliverable = Undeliverable(js, self._dead, unrunnable_after_s)
         self._waiting: Waiting[Msg] = Waiting()
 
     async def run(self) -> None:
@@ -73,7 +71,7 @@ class QueueKeeper:
                 for message in batch:
                     try:
                         await self._look_at(message)
-                    except BUS_ERRORS as error:
+                    except PASSING as error:
                         log.info("waits on", extra={"subject": message.subject, "error": type(error).__name__})
         finally:
             await subscription.unsubscribe()
@@ -83,15 +81,14 @@ class QueueKeeper:
         for waiting in self._waiting.told_of(finished):
             try:
                 await self._look_at(waiting)
-            except BUS_ERRORS as error:
+            except PASSING as error:
                 log.info("waits on", extra={"subject": waiting.subject, "error": type(error).__name__})
 
     async def _look_at(self, message: Msg) -> None:
         try:
             job = Job.model_validate_json(message.data)
-        except ValidationError:
-            log.warning("unreadable waiting job", extra={"subject": message.subject})
-            await message.ack()
+        except ValidationError as error:
+            await self._bury_unreadable(message, error)
             return
         if await self._result_of(job.id) is not None:
             self._waiting.forget(job.id)
@@ -101,7 +98,7 @@ class QueueKeeper:
             result = await self._result_of(other)
             if result is None:
                 if utc_now() > expires_at(job):
-                    await self._give_up(job, "expired", f"job {other} did not end in time", message)
+                    await self._give_up(job, "expired", f"{expired_text(job)}: job {other} had not ended", message)
                 else:
                     self._waiting.put(job.id, other, message)
                 return
@@ -125,89 +122,47 @@ class QueueKeeper:
             await self._led()
             for message in batch:
                 try:
-                    job = Job.model_validate_json(message.data)
-                except ValidationError:
-                    log.warning("unreadable due job", extra={"subject": message.subject})
-                    await message.ack()
-                    continue
-                if (message.headers or {}).get(NEXT, "purge") != "purge":
-                    run = f"{job.id}-{message.metadata.sequence.stream}"
-                    job = job.model_copy(update={"id": run, "submitted_at": utc_now()})
-                try:
-                    subject = subjects.job(job.kind, job.priority, job.id)
-                    body = job.model_dump_json(exclude_none=True).encode()
-                    await self._js.publish(subject, body, headers={MESSAGE_ID: job.id}, stream="JOBS")
-                    await message.ack()
-                except BUS_ERRORS as error:
-                    log.info("job not let go yet", extra={"job_id": job.id, "error": type(error).__name__})
+                    await self._let_go(message)
+                except PASSING as error:
+                    log.info("job not let go yet", extra={"subject": message.subject, "error": type(error).__name__})
+
+    async def _let_go(self, message: Msg) -> None:
+        try:
+            job = Job.model_validate_json(message.data)
+        except ValidationError as error:
+            await self._bury_unreadable(message, error)
+            return
+        if (message.headers or {}).get(NEXT, "purge") != "purge":
+            run = f"{job.id}-{message.metadata.sequence.stream}"
+            job = job.model_copy(update={"id": run, "submitted_at": utc_now()})
+        subject = subjects.job(job.kind, job.priority, job.id)
+        body = job.model_dump_json(exclude_none=True).encode()
+        await self._js.publish(subject, body, headers={MESSAGE_ID: job.id}, stream="JOBS")
+        await message.ack()
 
     async def _keep_runnable(self) -> None:
         while True:
             await self._led()
             began = asyncio.get_running_loop().time()
             try:
-                await self._give_up_unrunnable(utc_now())
-            except (*BUS_ERRORS, ValidationError) as error:
+                await self._undeliverable.sweep(utc_now())
+            except (*PASSING, ValidationError) as error:
                 log.info("queue not looked through", extra={"error": type(error).__name__})
             took_s = asyncio.get_running_loop().time() - began
             # Listing a long queue takes its time: never more than a twentieth of ours.
             await asyncio.sleep(max(SWEEP_PERIOD_S, 20 * took_s))
 
-    async def _give_up_unrunnable(self, now: datetime) -> None:
-        pools = [
-            pool
-            for pool in (await bucket_items(self._js, "pools", PoolStatus)).values()
-            if (now - pool.at).total_seconds() < POOL_GONE_S
-        ]
-        kinds = {kind for pool in pools for kind in pool.kinds}
-        info = await self._js.stream_info("JOBS", subjects_filter="jobs.>")
-        for subject in list(info.state.subjects or {})[:LISTED]:
-            kind = subjects.untoken(subject.split(".")[1])
-            if kind not in kinds:
-                await self._give_up_old(subject, nobody(pools, kind, None) or "", now)
-
-    async def _give_up_old(self, subject: str, reason: str, now: datetime) -> None:
-        try:
-            message = await self._js.get_last_msg("JOBS", subject, direct=True)
-        except NotFoundError:
-            return
-        waited_since = message.time or now
-        if now - waited_since < timedelta(seconds=self._unrunnable_after_s):
-            return
-        _, kind, priority, *rest = subject.split(".")
-        known = {"kind": subjects.untoken(kind), "priority": priority, "submitted_at": waited_since}
-        try:
-            body = Job.model_validate_json(message.data or b"{}").model_dump(exclude_none=True)
-        except ValidationError:
-            body = {}
-        identity = subjects.job_id(rest) if rest else f"seq-{message.seq}"
-        await self._give_up(Job.model_validate(known | body | {"id": identity}), "nobody_can_run", reason, None)
-        await self._js.purge_stream("JOBS", subject=subject)
-
-    async def _give_up(self, job: Job, reason: DeadReason, text: str, message: Msg | None) -> None:
-        now = utc_now()
-        kind = CannotRunError.__name__ if reason == "nobody_can_run" else reason
-        errors = [JobError(attempt=1, type=kind, message=text[:4000], worker="keeper", at=now)]
-        await publish_dead(self._js, job, reason, errors, message.subject if message else "")
-        result = JobResult(
-            job_id=job.id,
-            kind=job.kind,
-            status="failed",
-            errors=errors,
-            submitter=job.submitter,
-            submitted_at=job.submitted_at,
-            finished_at=now,
-        )
-        try:
-            body = result.model_dump_json(exclude_none=True).encode()
-            await self._js.publish(subjects.result(job.id), body, stream="RESULTS", msg_ttl=job.result_ttl_s)
-        except APIError as error:
-            if error.err_code != RESULT_EXISTS:
-                raise
+    async def _give_up(self, job: Job, reason: DeadReason, text: str, message: Msg) -> None:
+        await self._dead.bury(job, reason, [self._dead.reason(reason, text)], message.subject)
         self._waiting.forget(job.id)
-        if message is not None:
-            await message.ack()
-        log.warning("job given up", extra={"job_id": job.id, "kind": job.kind, "reason": reason})
+        await message.ack()
+
+    async def _bury_unreadable(self, message: Msg, error: ValidationError) -> None:
+        metadata = message.metadata
+        await self._dead.bury_unreadable(
+            message.subject, message.data, metadata.sequence.stream, metadata.timestamp, error
+        )
+        await message.ack()
 
     async def _result_of(self, job_id: str) -> JobResult | None:
         try:
@@ -222,6 +177,6 @@ class QueueKeeper:
             try:
                 if count := await sweep_payloads(self._js, utc_now()):
                     log.info("payloads dropped", extra={"count": count})
-            except BUS_ERRORS as error:
+            except PASSING as error:
                 log.info("payloads not looked through", extra={"error": type(error).__name__})
             await asyncio.sleep(PAYLOADS_PERIOD_S)

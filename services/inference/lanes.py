@@ -76,7 +76,7 @@ class LaneFactory:
         pullers = [Puller(self._nc, "JOBS", config.durable_name or "", arrived) for config in configs]
         for puller in pullers:
             await puller.start()
-        intake = Intake(name, kind.input, self._js, self._outcomes, self._state, self._capability, self._recent_pools)
+        intake = Intake(name, kind.input, self._outcomes, self._state, self._capability, self._recent_pools)
         common = (name, pullers, arrived, self._settings, self._nc, intake, self._outcomes, self._state, repair)
         if isinstance(kind, Kind):
             return BatchLane(*common, kind=kind, executor=self._executor)

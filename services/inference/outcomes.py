@@ -2,33 +2,40 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, TypeVar
 
 from nats.aio.msg import Msg
 from nats.js import JetStreamContext
-from nats.js.errors import APIError, KeyNotFoundError, NotFoundError
+from nats.js.errors import KeyNotFoundError, NotFoundError
 from nats.js.kv import KeyValue
 from pydantic import ValidationError
 
+from services.inference.dead_lettering import DeadLettering, explain
 from services.inference.domain.retry import Bury, after_error
 from services.inference.settings import WorkerSettings
 from shared import subjects
+from shared.bus import BUS_ERRORS
 from shared.clock import utc_now
-from shared.dead_letters import publish_dead
-from shared.errors import InvalidInputError
-from shared.ids import derived_id
-from shared.messages.jobs import DeadJob, Job, JobError, JobResult, JobState, JobStatus, JobUsage
+from shared.errors import InvalidInputError, UnavailableError
+from shared.messages.jobs import Job, JobError, JobResult, JobState, JobStatus, JobUsage
 from shared.payloads import drop_payload, load_payload, store_payload
 from shared.references import fill_in, wanted_jobs
-from shared.streams import DAY_S, PAYLOAD_INLINE_LIMIT
+from shared.storing import publish_result
+from shared.streams import PAYLOAD_INLINE_LIMIT
 
 log = logging.getLogger(__name__)
 
-RESULT_EXISTS = 10077
-RAW_LIMIT = 2000
+# How long to wait before what could not be stored is tried again; the last one repeats.
+STORE_AGAIN_S = (0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
+
+
+S = TypeVar("S")
 
 
 @dataclass
@@ -59,10 +66,20 @@ class Ran:
 
 
 class JobOutcomes:
-    """Writes what became of jobs. Every write is confirmed before the job is acknowledged."""
+    """Writes what became of jobs. Every write is confirmed before the job is acknowledged.
+
+    What cannot be stored for now, because the stream is full or the broker away, is held and tried again until it
+    can: meanwhile the worker keeps the job and takes no others.
+    """
 
     def __init__(self, js: JetStreamContext, kv: KeyValue, settings: WorkerSettings) -> None:
         self._js, self._kv, self._settings = js, kv, settings
+        self._dead = DeadLettering(js, settings.worker)
+        self._ending = asyncio.Event()
+
+    def end(self) -> None:
+        """Hold nothing any longer: the process is to end, and what it cannot store now another worker runs again."""
+        self._ending.set()
 
     async def succeed(self, taken: Taken, output: Any, ran: Ran) -> None:
         """The job's one result, unless it has one, and the end of its payload."""
@@ -78,6 +95,10 @@ class JobOutcomes:
         if taken.job.payload_ref:
             await drop_payload(self._js, taken.job.payload_ref)
 
+    async def cancel(self, taken: Taken) -> None:
+        """A cancelled job that was taken all the same: whoever cancelled it may not have been able to say so."""
+        await self._finish(taken, self._result(taken, "cancelled", None))
+
     async def fail(self, taken: Taken, error: BaseException) -> None:
         """Another attempt later, or a dead letter."""
         self.note(taken, error)
@@ -87,7 +108,7 @@ class JobOutcomes:
         if isinstance(verdict, Bury):
             await self.bury(taken, verdict)
             return
-        await self._remember(taken.job.id, taken.errors)
+        await self._stored(taken.message, lambda: self._remember(taken.job.id, taken.errors))
         await taken.message.nak(delay=verdict.delay_s)
 
     def note(self, taken: Taken, error: BaseException) -> None:
@@ -105,22 +126,34 @@ class JobOutcomes:
 
     async def bury(self, taken: Taken, verdict: Bury) -> None:
         """Dead letter, then the failed result, then the acknowledgement: each can be repeated."""
-        await publish_dead(self._js, taken.job, verdict.reason, taken.errors, taken.message.subject)
-        await self._finish(taken, self._result(taken, "failed", None))
-        log.warning("job buried", extra={"job_id": taken.job.id, "kind": taken.job.kind, "reason": verdict.reason})
+        if verdict.why:
+            kind = "expired" if verdict.reason == "expired" else "worker_died"
+            taken.errors = [*taken.errors, self._dead.reason(kind, verdict.why, len(taken.errors))]
+        job, errors, s = taken.job, taken.errors, self._settings
+        where = {"worker": s.worker, "device": s.worker_device, "node": s.node}
+        subject = taken.message.subject
+        await self._stored(taken.message, lambda: self._dead.bury(job, verdict.reason, errors, subject, **where))
+        await taken.message.ack()
 
-    async def bury_unreadable(self, message: Msg) -> None:
-        """Keep what is no job at all where an operator finds it, for a day."""
-        sequence = message.metadata.sequence.stream
-        kind = subjects.untoken(message.subject.split(".")[1])
-        raw = message.data[:RAW_LIMIT].decode(errors="replace")
-        identity = derived_id("JOBS", str(sequence))
-        dead = DeadJob(id=identity, kind=kind, reason="invalid", raw=raw, subject=message.subject, at=utc_now())
-        body = dead.model_dump_json(exclude_none=True).encode()
-        headers = {"Nats-Msg-Id": f"dead-{identity}"}
-        await self._js.publish(subjects.dead(kind), body, headers=headers, msg_ttl=DAY_S)
+    async def bury_unreadable(self, message: Msg, error: Exception) -> None:
+        """What is no job at all gets a failed result as well, under the id that its subject names."""
+        metadata = message.metadata
+        await self._stored(
+            message,
+            lambda: self._dead.bury_unreadable(
+                message.subject, message.data, metadata.sequence.stream, metadata.timestamp, error
+            ),
+        )
         await message.ack()
-        log.warning("unreadable job", extra={"subject": message.subject, "sequence": sequence})
+
+    async def hand_on(self, message: Msg, stream: str, subject: str, headers: dict[str, str], body: bytes) -> None:
+        """Publish a job elsewhere, then acknowledge it here."""
+
+        async def publish() -> None:
+            await self._js.publish(subject, body, headers=dict(headers), stream=stream)
+
+        await self._stored(message, publish)
+        await message.ack()
 
     async def payload(self, job: Job) -> dict[str, Any]:
         """The job's input, wherever it is kept, with other jobs' outputs filled in.
@@ -167,15 +200,29 @@ class JobOutcomes:
         body = result.model_dump_json(exclude_none=True).encode()
         if len(body) > PAYLOAD_INLINE_LIMIT:
             until = utc_now() + timedelta(seconds=ttl_s)
-            reference = await store_payload(self._js, f"result-{result.job_id}", {"output": result.output}, until)
+            name, output = f"result-{result.job_id}", {"output": result.output}
+            reference = await self._stored(taken.message, lambda: store_payload(self._js, name, output, until))
             slim = result.model_copy(update={"output": None, "output_ref": reference})
             body = slim.model_dump_json(exclude_none=True).encode()
-        try:
-            await self._js.publish(subjects.result(result.job_id), body, stream="RESULTS", msg_ttl=ttl_s)
-        except APIError as error:
-            if error.err_code != RESULT_EXISTS:
-                raise
+        await self._stored(taken.message, lambda: publish_result(self._js, result, body, ttl_s))
         await taken.message.ack()
+
+    async def _stored(self, message: Msg, store: Callable[[], Awaitable[S]]) -> S:
+        """Try until it is stored. When the process is to end, give the job back and raise what the last try raised."""
+        tries = 0
+        while True:
+            try:
+                return await store()
+            except (UnavailableError, *BUS_ERRORS) as error:
+                pause_s = STORE_AGAIN_S[min(tries, len(STORE_AGAIN_S) - 1)]
+                fields = {"subject": message.subject, "tries": tries + 1, "error": str(error) or type(error).__name__}
+                log.warning("not stored, holding it and trying again", extra=fields)
+                if self._ending.is_set():
+                    await message.nak()
+                    raise
+            tries += 1
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._ending.wait(), pause_s)
 
     def _result(
         self,
@@ -197,18 +244,9 @@ class JobOutcomes:
             device=s.worker_device,
             node=s.node,
             submitter=job.submitter,
-            attempt=max(1, taken.attempt if status == "succeeded" else len(taken.errors)),
+            attempt=taken.attempt,
             usage=usage,
             submitted_at=job.submitted_at,
             started_at=started_at,
             finished_at=utc_now(),
         )
-
-
-def explain(error: BaseException) -> str:
-    """What went wrong, by field and rule and without the input: an error must not quote the job."""
-    if isinstance(error, InvalidInputError):
-        return f"{error.field}: {error.rule}"
-    if isinstance(error, ValidationError):
-        return "; ".join(f"{'.'.join(str(p) for p in e['loc'])}: {e['msg']}" for e in error.errors())
-    return str(error) or type(error).__name__

@@ -75,6 +75,7 @@ async def run_worker(settings: WorkerSettings) -> int:
         )
     ]
     await stop.wait()
+    outcomes.end()
     for lane in lanes:
         try:
             await lane.stop()

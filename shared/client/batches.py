@@ -8,22 +8,22 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import nats.errors
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 from nats.js import JetStreamContext
-from nats.js.errors import APIError, KeyNotFoundError
+from nats.js.errors import KeyNotFoundError
 from pydantic import BaseModel
 
 from shared import subjects
 from shared.client.following import look_again
 from shared.client.reading import count_messages
 from shared.clock import utc_now
-from shared.errors import InvalidInputError, NotFoundError, UnavailableError
+from shared.errors import InvalidInputError, NotFoundError
 from shared.ids import new_id
 from shared.jobs import address, make_options
 from shared.messages.jobs import Batch, JobResult
 from shared.publishing import publish_patiently
+from shared.storing import BUS_ERRORS, not_stored
 
 if TYPE_CHECKING:
     from shared.client.jobs import Jobs
@@ -117,10 +117,8 @@ class Batches:
                         for (stream, subject, headers), body in zip(addresses, bodies, strict=True)
                     )
                 )
-        except (APIError, nats.errors.Error, TimeoutError) as error:
-            raise UnavailableError(
-                f"not every job of the batch was confirmed: {error or type(error).__name__}"
-            ) from error
+        except (*BUS_ERRORS, TimeoutError) as error:
+            raise not_stored("a job of the batch", error) from error
 
     async def view(self, batch_id: str) -> BatchView:
         """How far a batch is. Raises NotFoundError for an unknown id."""

@@ -13,24 +13,21 @@ from typing import Any
 import nats.errors
 from nats.aio.client import Client
 from nats.js import JetStreamContext
-from nats.js.errors import APIError, NotFoundError
+from nats.js.errors import NotFoundError
 from pydantic import BaseModel, ValidationError
 
 from shared import subjects
 from shared.client.following import follow, look_again
 from shared.clock import utc_now
-from shared.errors import BusyError, ConflictError, JobFailedError, UnavailableError
+from shared.errors import ConflictError, JobFailedError, UnavailableError
 from shared.errors import NotFoundError as Missing
 from shared.ids import derived_id, new_id
 from shared.jobs import Options, address, first_problem, make_job, make_options
 from shared.messages.jobs import Job, JobProgress, JobResult, JobState
 from shared.payloads import load_payload, store_payload
 from shared.publishing import publish_patiently
+from shared.storing import BUS_ERRORS, not_stored, publish_result
 from shared.streams import DAY_S, PAYLOAD_INLINE_LIMIT
-
-_MAX_MESSAGES_PER_SUBJECT = 10077
-_FULL = 10077  # the same code says that a stream has no room
-_RETRY_WHEN_FULL_S = 30.0
 
 
 class JobView(BaseModel):
@@ -104,12 +101,8 @@ class Jobs:
         body = job.model_dump_json(exclude_none=True).encode()
         try:
             ack = await publish_patiently(self._js, subject, body, headers, stream=stream)
-        except APIError as error:
-            if error.err_code == _FULL:
-                raise BusyError("the queue is full", _RETRY_WHEN_FULL_S) from error
-            raise UnavailableError(f"job {job.id} was not confirmed: {error}") from error
-        except nats.errors.Error as error:
-            raise UnavailableError(f"job {job.id} was not confirmed: {error}") from error
+        except BUS_ERRORS as error:
+            raise not_stored(f"job {job.id}", error) from error
         return bool(ack.duplicate)
 
     async def find_result(self, job_id: str) -> JobResult | None:
@@ -205,20 +198,15 @@ class Jobs:
         )
 
     async def end_cancelled(self, job_id: str, kind: str) -> bool:
-        """Tell its worker, and write the result of a cancelled job; False when it ended otherwise meanwhile."""
+        """Tell its worker, and write the result of a cancelled job; False when it ended otherwise meanwhile.
+
+        Raises UnavailableError when the result could not be stored; a worker that has the job then writes it.
+        """
         kv = await self._js.key_value("jobs")
         await kv.put(subjects.token(job_id), JobState(cancelled=True).model_dump_json().encode())
         now = utc_now()
         result = JobResult(job_id=job_id, kind=kind, status="cancelled", submitted_at=now, finished_at=now)
-        try:
-            await self._js.publish(
-                subjects.result(job_id), result.model_dump_json().encode(), stream="RESULTS", msg_ttl=DAY_S
-            )
-        except APIError as error:
-            if error.err_code == _MAX_MESSAGES_PER_SUBJECT:
-                return False
-            raise
-        return True
+        return await publish_result(self._js, result, result.model_dump_json().encode(), DAY_S)
 
     async def queued(self, limit: int = 1000) -> list[JobView]:
         """Jobs that wait or run."""
@@ -249,7 +237,8 @@ class Jobs:
 def output_of(result: JobResult) -> Any:
     """The output of a finished job. Raises JobFailedError when it ended without one."""
     if result.status != "succeeded":
-        reason = result.errors[-1].message if result.errors else result.status
+        last = result.errors[-1] if result.errors else None
+        reason = (last.message or last.type) if last else "no reason is on record"
         raise JobFailedError(f"job {result.job_id} {result.status}: {reason}")
     return result.output
 

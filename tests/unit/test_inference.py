@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -14,10 +13,10 @@ from pydantic import BaseModel, ValidationError
 
 from services.inference.device_run import run_safely, run_to_json
 from services.inference.domain.batching import BatchSizer
+from services.inference.domain.job_reading import read_job
 from services.inference.domain.placement import plan
 from services.inference.domain.retry import Bury, Retry, after_error, before_attempt
 from services.inference.errors import RetryableJobError
-from services.inference.intake import read_job
 from services.inference.kinds import registry
 from services.inference.kinds.base import RunContext
 from services.inference.kinds.echo import Echo, EchoInput
@@ -112,20 +111,19 @@ class TestPlacement:
 
 
 class TestReadJob:
-    def message(self, body: bytes, subject: str = "jobs.echo.high.j=2E1") -> Any:
-        metadata = SimpleNamespace(sequence=SimpleNamespace(stream=7), timestamp=T0)
-        return SimpleNamespace(data=body, subject=subject, metadata=metadata)
+    def read(self, body: bytes, subject: str = "jobs.echo.high.j=2E1") -> Job:
+        return read_job(subject, body, 7, T0)
 
     def test_what_the_body_leaves_out_comes_from_the_subject_and_the_stream(self) -> None:
-        read = read_job(self.message(b"{}"))
+        read = self.read(b"{}")
         assert (read.id, read.kind, read.priority, read.submitted_at) == ("j.1", "echo", "high", T0)
-        assert read_job(self.message(b"{}", "jobs.echo.low")).id == "seq-7"
-        assert read_job(self.message(b'{"id": "mine"}', "jobs.echo.low")).id == "mine"
+        assert self.read(b"{}", "jobs.echo.low").id == "seq-7"
+        assert self.read(b'{"id": "mine"}', "jobs.echo.low").id == "mine"
 
     @pytest.mark.parametrize("body", [b"", b"\xff\xfe", b"[1]", b'{"max_attempts": 0}', b'{"kind": "other"}', b"null"])
     def test_what_is_no_job_is_refused(self, body: bytes) -> None:
         with pytest.raises((ValidationError, ValueError)):
-            read_job(self.message(body))
+            self.read(body)
 
 
 class TestKinds:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
 from shared.errors import AutopilotError
@@ -16,9 +16,10 @@ SILENT_DELIVERIES_WITH_NEEDS = 10_000
 
 @dataclass(frozen=True)
 class Bury:
-    """Give up, for this reason."""
+    """Give up, for this reason; `why` says it of this job, where none of its errors does."""
 
     reason: DeadReason
+    why: str = field(default="", compare=False)
 
 
 @dataclass(frozen=True)
@@ -43,11 +44,22 @@ def before_attempt(job: Job, delivered: int, errors: list[JobError], now: dateti
     normal, more mean that the job kills its workers.
     """
     if now > expires_at(job):
-        return Bury("expired")
+        return Bury("expired", expired_text(job))
     silent = SILENT_DELIVERIES if job.needs is None else SILENT_DELIVERIES_WITH_NEEDS
-    if len(errors) >= job.max_attempts or delivered > job.max_attempts + silent:
+    if len(errors) >= job.max_attempts:
         return Bury("attempts_exhausted")
+    if delivered > job.max_attempts + silent:
+        died = delivered - 1 - len(errors)
+        return Bury("attempts_exhausted", f"its workers died, or gave it back, {died} times without an outcome")
     return None
+
+
+def expired_text(job: Job) -> str:
+    """Why a job that has not begun is given up."""
+    if job.deadline_at is not None and expires_at(job) == job.deadline_at:
+        return f"it had not begun at its deadline, {job.deadline_at.isoformat(timespec='seconds')}"
+    since = max(job.submitted_at, job.not_before or job.submitted_at)
+    return f"it had not begun {job.ttl_s:g} s (ttl_s) after {since.isoformat(timespec='seconds')}"
 
 
 def after_error(job: Job, error: BaseException, failed_attempts: int) -> Bury | Retry:

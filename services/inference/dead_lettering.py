@@ -1,0 +1,97 @@
+"""How jobs end without success: a dead letter with the reason, then the failed result. Each can be repeated."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from nats.js import JetStreamContext
+from pydantic import ValidationError
+
+from shared import subjects
+from shared.clock import utc_now
+from shared.dead_letters import publish_dead
+from shared.errors import InvalidInputError
+from shared.ids import derived_id
+from shared.messages.jobs import DeadJob, DeadReason, Job, JobError, JobResult
+from shared.storing import publish_result
+from shared.streams import DAY_S
+
+log = logging.getLogger(__name__)
+
+RAW_LIMIT = 2000
+LONGEST_NAME = 200
+UNKNOWN_KIND = "unknown"
+
+
+@dataclass(frozen=True)
+class DeadLettering:
+    """Buries jobs. `name` is who says so. Every method raises the errors of nats-py and UnavailableError."""
+
+    js: JetStreamContext
+    name: str
+
+    def reason(self, kind: str, text: str, attempt: int = 1) -> JobError:
+        """Why a job ends, as its last error."""
+        return JobError(attempt=max(1, attempt), type=kind, message=text[:4000], worker=self.name, at=utc_now())
+
+    async def bury(self, job: Job, reason: DeadReason, errors: list[JobError], subject: str, **where: Any) -> None:
+        """Dead letter and failed result, unless the job has a result; `where` are fields of the result."""
+        await publish_dead(self.js, job, reason, errors, subject)
+        result = JobResult(
+            job_id=job.id,
+            kind=job.kind,
+            status="failed",
+            errors=errors,
+            submitter=job.submitter,
+            submitted_at=job.submitted_at,
+            finished_at=utc_now(),
+            attempt=max((e.attempt for e in errors), default=1),
+            **where,
+        )
+        await self._publish(result, job.result_ttl_s)
+        log.warning("job buried", extra={"job_id": job.id, "kind": job.kind, "reason": reason})
+
+    async def bury_unreadable(
+        self, subject: str, data: bytes, sequence: int, stored_at: datetime, error: Exception
+    ) -> None:
+        """What is no job at all: what came is kept for a day where an operator finds it, and its id gets a result.
+
+        The id is the subject's, or `seq-<sequence in the stream>` where the subject has none.
+        """
+        kind, identity = named_by(subject, sequence)
+        why = self.reason("InvalidInputError", f"the message is no job: {explain(error)}")
+        raw = data[:RAW_LIMIT].decode(errors="replace")
+        dead = DeadJob(id=identity, kind=kind, reason="invalid", raw=raw, errors=[why], subject=subject, at=utc_now())
+        body = dead.model_dump_json(exclude_none=True).encode()
+        headers = {"Nats-Msg-Id": f"dead-{derived_id(subject, str(sequence))}"}
+        await self.js.publish(subjects.dead(kind), body, headers=headers, msg_ttl=DAY_S)
+        result = JobResult(
+            job_id=identity, kind=kind, status="failed", errors=[why], submitted_at=stored_at, finished_at=utc_now()
+        )
+        await self._publish(result, DAY_S)
+        log.warning("unreadable job", extra={"subject": subject, "sequence": sequence})
+
+    async def _publish(self, result: JobResult, ttl_s: float) -> None:
+        await publish_result(self.js, result, result.model_dump_json(exclude_none=True).encode(), ttl_s)
+
+
+def named_by(subject: str, sequence: int) -> tuple[str, str]:
+    """Kind and id of a job as its subject tells them."""
+    stage, *tokens = subject.split(".")
+    kind, rest = (subjects.untoken(tokens[0]), tokens[2:]) if stage == "jobs" else (UNKNOWN_KIND, tokens)
+    identity = subjects.job_id(rest) if rest else f"seq-{sequence}"
+    if len(identity.encode()) > LONGEST_NAME:
+        identity = derived_id(subject)
+    return kind if len(kind.encode()) <= LONGEST_NAME else UNKNOWN_KIND, identity
+
+
+def explain(error: BaseException) -> str:
+    """What went wrong, by field and rule and without the input: an error must not quote the job."""
+    if isinstance(error, InvalidInputError):
+        return f"{error.field}: {error.rule}"
+    if isinstance(error, ValidationError):
+        return "; ".join(f"{'.'.join(str(p) for p in e['loc']) or 'body'}: {e['msg']}" for e in error.errors())
+    return str(error) or type(error).__name__
