@@ -25,9 +25,12 @@ class PoolCommands:
     async def on_scale(self, command: ScaleCommand) -> None:
         """Set the wanted number of workers."""
         status, detail = self.fence.judge(command, utc_now())
-        if status == "applied":
-            here = (command.nodes or {}).get(self.supervisor.settings.node, 0)
-            self.supervisor.desired = command.replicas if command.nodes is None else here
+        node = self.supervisor.settings.node
+        if status == "applied" and command.nodes is not None and node not in command.nodes:
+            # Who decided did not see this part: it holds, as everybody does who lacks data.
+            status, detail = "refused", f"names no share for node {node}, which keeps {self.supervisor.desired}"
+        elif status == "applied":
+            self.supervisor.desired = command.replicas if command.nodes is None else command.nodes[node]
         await self._tell(command, "scale", status, detail, requested=float(command.replicas))
 
     async def on_drain(self, command: DrainCommand) -> None:

@@ -35,6 +35,8 @@ class Decider:
         policy = await actor.bus.policy()
         parts = await self.reader.pools(now)
         devices = await self.reader.devices()
+        for _ in self.reader.held:
+            actor.count("missing_data")
         if not parts:
             # Without pools nobody knows what is wanted: what was wanted is held, and budgets with it.
             actor.count("missing_data")

@@ -78,7 +78,7 @@ class PoolDecider:
                 **self.actor.base(token, verdict.reason, evidence),
                 pool=seen.pool,
                 replicas=verdict.replicas,
-                nodes=spread(verdict.replicas, rooms, policy.shares) if len(rooms) > 1 else None,
+                nodes=_shares(verdict.replicas, rooms, policy),
                 decision=decision,
             )
             was_sent = await self.actor.act(
@@ -119,6 +119,13 @@ class PoolDecider:
             return False
         self._recorded[pool] = (verdict.reason, proposal.power_level)
         return True
+
+
+def _shares(replicas: int, rooms: Sequence[NodeRoom], policy: FleetPolicy) -> dict[str, int] | None:
+    """Workers by node: only who is named acts, so a node that nobody saw keeps what it has."""
+    if len(rooms) == 1:
+        return {rooms[0].node: replicas}
+    return spread(replicas, rooms, policy.shares) if rooms else None
 
 
 def _record(

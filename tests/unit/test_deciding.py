@@ -67,6 +67,7 @@ class FakeFleet:
         self.hurt: set[tuple[str, str]] = set()
         self.cordoned: list[str] = []
         self.seen, self.known, self.nodes = more, True, ["n"]
+        self.held: set[str] = set()
         self.caps_now = {DEVICE: 250.0, OTHER: 250.0}
 
     async def pools(self, now: Any) -> dict[str, list[PoolStatus]]:

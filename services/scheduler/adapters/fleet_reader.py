@@ -23,6 +23,7 @@ from shared.streams import job_durable
 
 Device = tuple[str, str]
 MOST_SLOTS = 16  # no policy was trained on more
+GONE_AFTER = 6  # times `stale_after_s`: longer than a pool takes to restart or a broker to come back
 
 
 @dataclass
@@ -32,6 +33,7 @@ class FleetReader:
     js: JetStreamContext
     stale_after_s: float
     frames: dict[str, tuple[datetime, TelemetryFrame]] = field(default_factory=dict)
+    held: set[str] = field(default_factory=set)
     _inventory: tuple[int, dict[Device, DeviceInfo]] = (-1, {})
     _tracks: dict[str, PoolTrack] = field(default_factory=dict)
 
@@ -40,13 +42,22 @@ class FleetReader:
         self.frames[frame.node] = (now, frame)
 
     async def pools(self, now: datetime) -> dict[str, list[PoolStatus]]:
-        """Pools that reported lately, each with its part on every node."""
+        """Pools with their part on every node.
+
+        A pool of which a part went silent lately is left out: what its others show is not the whole, and to
+        decide on it would double or empty it. A part that stays silent is gone, and the others are the pool.
+        """
         found = (await bucket_items(self.js, "pools", PoolStatus)).values()
         parts: defaultdict[str, list[PoolStatus]] = defaultdict(list)
+        uncertain: set[str] = set()
         for part in sorted(found, key=lambda p: p.node):
-            if (now - part.at).total_seconds() <= self.stale_after_s:
+            silent_s = (now - part.at).total_seconds()
+            if silent_s <= self.stale_after_s:
                 parts[part.pool].append(part)
-        return dict(parts)
+            elif silent_s <= GONE_AFTER * self.stale_after_s:
+                uncertain.add(part.pool)
+        self.held = uncertain & set(parts)
+        return {pool: each for pool, each in parts.items() if pool not in uncertain}
 
     async def critical(self) -> set[Device]:
         """Devices with an open critical alert."""
@@ -110,7 +121,7 @@ class FleetReader:
         )
 
     async def _queue(self, kinds: set[str]) -> QueueCount | None:
-        pending = in_hand = delivered = 0
+        pending = in_hand = delivered = redelivered = 0
         for kind in sorted(kinds):
             for priority in PRIORITIES:
                 try:
@@ -120,7 +131,8 @@ class FleetReader:
                 pending += info.num_pending or 0
                 in_hand += info.num_ack_pending or 0
                 delivered += info.delivered.consumer_seq if info.delivered else 0
-        return QueueCount(pending, in_hand, delivered)
+                redelivered += info.num_redelivered or 0
+        return QueueCount(pending, in_hand, delivered, redelivered)
 
 
 def _curve(devices: Sequence[DeviceInfo]) -> PowerCurve:

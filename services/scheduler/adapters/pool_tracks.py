@@ -15,11 +15,15 @@ LOAD_MEMORY = 0.3
 
 @dataclass(frozen=True)
 class QueueCount:
-    """What a pool's consumers say: jobs not yet given to a worker, given and not ended, ever given."""
+    """What a pool's consumers say: jobs not yet given to a worker, given and not ended, deliveries ever.
+
+    `redelivered` is how many of those in hand were given more than once.
+    """
 
     pending: int
     in_hand: int
     delivered: int
+    redelivered: int = 0
 
 
 @dataclass(frozen=True)
@@ -51,11 +55,8 @@ class PoolTrack:
         """Take one look in."""
         running = sum(len(w.running) for part in parts for w in part.workers)
         waiting = queue.pending + max(0, queue.in_hand - running)
-        before = self._before or queue
-        came = (queue.delivered + queue.pending) - (before.delivered + before.pending)
-        self._before = queue
-        arrivals = max(0, came)
         done, busy_s = self._counts.since([w for part in parts for w in part.workers])
+        arrivals = self._arrivals(queue, done)
         self._learn_load_time(parts, now)
         # Remembered, so that a pool without workers stays the pool that it was.
         self._slots = max((w.together for part in parts for w in part.workers), default=self._slots)
@@ -68,6 +69,19 @@ class PoolTrack:
             load_time_s=self._load_time_s,
             slots=self._slots,
         )
+
+    def _arrivals(self, queue: QueueCount, done: int) -> int:
+        """Jobs that came since the look before.
+
+        Deliveries count a job again each time it is given back, and the server tells no others. While
+        any job in hand was given twice, what came is what is there now and was not before, and what was done.
+        """
+        before, self._before = self._before or queue, queue
+        if queue.redelivered or before.redelivered:
+            came = (queue.pending + queue.in_hand) - (before.pending + before.in_hand) + done
+        else:
+            came = (queue.delivered + queue.pending) - (before.delivered + before.pending)
+        return max(0, came)
 
     def _oldest_wait_s(self, arrivals: int, waiting: int, now: datetime) -> float:
         # First come, first served: the job at the head came when the count passed all that are no longer here.

@@ -10,7 +10,7 @@ from shared.frames import TelemetryFrame
 
 @dataclass
 class Run:
-    """What one recorder saw of one run: first and last numbers of spans, in any order, and when the last frame ended."""
+    """What one recorder saw of one run: first and last numbers of spans in any order, and when the last frame ended."""
 
     spans: list[tuple[int, int]]
     last_us: int
