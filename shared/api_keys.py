@@ -5,6 +5,11 @@ from __future__ import annotations
 import hashlib
 import secrets
 
+# No person's key may write the audit, or command, in the name of a service.
+SERVICE_NAMES = frozenset(
+    {"agent", "analyse", "anomaly", "gateway", "notifier", "pool", "recorder", "scheduler", "telemetry", "worker"}
+)
+
 
 def new_key() -> str:
     """A key that nobody guesses."""

@@ -114,6 +114,9 @@ BUCKETS: tuple[KeyValueConfig, ...] = (
     KeyValueConfig(bucket="open_alerts"),
     KeyValueConfig(bucket="cordons"),
     KeyValueConfig(bucket="scheduler"),
+    KeyValueConfig(bucket="notices"),
+    # What is written only to see that it can be.
+    KeyValueConfig(bucket="probes", ttl=60.0),
     # A leader that does not renew its key loses it after this time.
     KeyValueConfig(bucket="leader", ttl=5.0),
 )

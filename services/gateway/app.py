@@ -4,88 +4,124 @@ from __future__ import annotations
 
 import asyncio
 import importlib.metadata
-from collections.abc import AsyncIterator, Awaitable, Callable
+import json
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from fastapi import FastAPI, Request, Response
+from fastapi import FastAPI
+from fastapi.responses import HTMLResponse
 from nats.aio.msg import Msg
-from prometheus_client import CollectorRegistry, Counter
+from prometheus_client import CollectorRegistry
 
-from services.gateway import problems
+from services.gateway import problems, reference
+from services.gateway.access import AccessTable
 from services.gateway.admission import Admission, Quota
-from services.gateway.auth import load_keys
+from services.gateway.bodies import MemoryBudget
+from services.gateway.connecting import Connection
+from services.gateway.fanout import Fanout, StreamLimit
+from services.gateway.guard import Guard
+from services.gateway.keys import KeyRing
+from services.gateway.refusals import Refusals
 from services.gateway.routes import alerts, batches, dead, fleet, jobs, openai
 from services.gateway.settings import GatewaySettings
-from shared import subjects
-from shared.client import AutopilotClient
-from shared.errors import UnavailableError
+from shared import audit, subjects
+from shared.frames import TelemetryFrame
 from shared.health import HealthServer, HealthState
+from shared.messages.audit import AuditRecord
+from shared.service import cancel_all
 from shared.settings import load
 from shared.streams import ensure
+from shared.supervision import TaskSupervisor, beat
+
+TITLE = "Accelerator Autopilot"
+ROUTERS = [module.router for module in (jobs, batches, dead, openai, fleet, alerts)]
+KEYS_EVERY_S = 1.0
+STANDSTILL_S = 30.0
+# What a stream's reader may leave untaken: of samples only the newest count, of alerts all.
+FRAMES_WAITING, ALERTS_WAITING = 32, 1_000
 
 
 def create_app(settings: GatewaySettings | None = None) -> FastAPI:
     """The gateway. Raises SettingsError when the keys cannot be read."""
     settings = settings or load(GatewaySettings)
     health, registry = HealthState("gateway"), CollectorRegistry()
+    keys = KeyRing(settings.api_keys_file)
+    connection = Connection(settings, health)
     quota = Quota(settings.jobs_per_minute, settings.unfinished_jobs, settings.fair_share_jobs)
     admission = Admission(quota, settings.queue_limit)
-    requests = Counter("autopilot_http_requests", "requests", ["method", "route", "status"], registry=registry)
 
-    async def watch(client: AutopilotClient) -> None:
+    async def write(entry: AuditRecord) -> None:
+        await audit.write(connection.client.js, entry)
+
+    outbox = audit.AuditOutbox(write, registry)
+    refusals = Refusals(outbox.put, registry)
+    supervisor = TaskSupervisor(health, registry)
+
+    async def follow_keys() -> None:
         while True:
-            health.tick()
-            health.report("nats", ok=client.connected, reason="not connected")
-            await asyncio.sleep(0.5)
+            beat()
+            keys.refresh()
+            health.report("api_keys", ok=not keys.problem, reason=keys.problem)
+            await asyncio.sleep(KEYS_EVERY_S)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         server = HealthServer(health, registry, settings.health_host, settings.health_port)
         server.start()
-        client = AutopilotClient(settings, name="gateway", actor="api")
-        while True:
-            try:
-                await client.__aenter__()
-                break
-            except UnavailableError as error:
-                health.tick()
-                health.report("nats", ok=False, reason=str(error))
-                await asyncio.sleep(0.5)
+        client = await connection.open()
         await ensure(client.js, settings.stream_replicas)
         app.state.client = client
+        app.state.frames = Fanout(client.fleet.live, _words, depth=FRAMES_WAITING)
+        app.state.alerts = Fanout(client.alerts.follow, lambda a: a.model_dump_json(), depth=ALERTS_WAITING)
 
         async def on_result(message: Msg) -> None:
             identity = subjects.job_id(message.subject.split(".")[1:])
             admission.finished(identity, asyncio.get_running_loop().time())
 
         await client.nc.subscribe("results.>", cb=on_result)
-        task = asyncio.create_task(watch(client))
+        supervisor.start("connection", connection.watch, standstill_s=STANDSTILL_S)
+        supervisor.start("write probe", connection.prove_writes, standstill_s=STANDSTILL_S)
+        supervisor.start("keys", follow_keys, standstill_s=STANDSTILL_S)
+        supervisor.start("audit", outbox.run, standstill_s=STANDSTILL_S)
+        supervisor.start("refusals", refusals.run, standstill_s=STANDSTILL_S)
+        supervisor.start("live samples", app.state.frames.run)
+        supervisor.start("live alerts", app.state.alerts.run)
         health.report("started", ok=True)
         yield
-        task.cancel()
-        await client.__aexit__(None, None, None)
+        await cancel_all(supervisor.tasks)
+        await connection.close()
         server.stop()
 
     app = FastAPI(
-        title="Accelerator Autopilot",
+        title=TITLE,
         version=importlib.metadata.version("accelerator-autopilot"),
         lifespan=lifespan,
+        docs_url=None,
+        redoc_url=None,
         description="Submit jobs, follow them, read the fleet and steer it.",
     )
     app.state.admission = admission
-    app.state.keys = load_keys(settings.api_keys_file)
+    app.state.streams = StreamLimit(settings.streams_per_key)
     problems.install(app)
-    for module in (jobs, batches, dead, openai, fleet, alerts):
-        app.include_router(module.router)
+    page = reference.reference_page(TITLE, app.version, ROUTERS)
 
-    @app.middleware("http")
-    async def measure(request: Request, call_next: Callable[[Request], Awaitable[Response]]) -> Response:
-        length = request.headers.get("content-length", "0")
-        if not length.isdigit() or int(length) > settings.max_body_bytes:
-            return problems.problem(413, f"the body may have {settings.max_body_bytes} bytes")
-        response = await call_next(request)
-        route = getattr(request.scope.get("route"), "path", "unknown")
-        requests.labels(request.method, route, response.status_code).inc()
-        return response
+    @app.get("/docs", include_in_schema=False)
+    async def docs() -> HTMLResponse:
+        return HTMLResponse(page, headers={"Content-Security-Policy": reference.CSP})
 
+    for router in ROUTERS:
+        app.include_router(router)
+    app.add_middleware(
+        Guard,
+        table=AccessTable(ROUTERS, most_bytes=settings.max_body_bytes, public=frozenset({"/docs"})),
+        keys=keys,
+        budget=MemoryBudget(settings.request_memory_bytes),
+        registry=registry,
+        refused=refusals.count,
+    )
     return app
+
+
+def _words(frame: TelemetryFrame) -> str:
+    at = frame.tick_time(frame.ticks - 1).isoformat()
+    return json.dumps({"node": frame.node, "at": at, "devices": frame.latest()})

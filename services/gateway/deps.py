@@ -11,11 +11,11 @@ from shared.errors import UnavailableError
 
 
 def client(request: Request) -> AutopilotClient:
-    """The connected client. Raises UnavailableError while NATS is away."""
+    """The connected client, in the name of whose key it is. Raises UnavailableError while NATS is away."""
     autopilot: AutopilotClient = request.app.state.client
     if not autopilot.connected:
         raise UnavailableError("the gateway is not connected to NATS; try again")
-    return autopilot
+    return autopilot.acting_as(request.state.caller.user)
 
 
 Autopilot = Annotated[AutopilotClient, Depends(client)]

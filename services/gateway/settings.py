@@ -16,7 +16,8 @@ class GatewaySettings(ServiceSettings):
     gateway_port: int = Field(8080, ge=1, le=65535, description="port to listen on")
     api_keys_file: Path = Field(
         Path("api_keys.json"),
-        description="JSON object of SHA-256 of each key to its role (viewer, operator, admin), or to role and user",
+        description="JSON object of SHA-256 of each key to its role (viewer, operator, admin), or to role and user; "
+        "read again when it changes",
     )
     jobs_per_minute: int = Field(60_000, ge=1, description="jobs that one key may submit in a minute")
     unfinished_jobs: int = Field(100_000, ge=1, description="jobs without a result that one key may have")
@@ -24,4 +25,11 @@ class GatewaySettings(ServiceSettings):
         1_000, ge=1, description="a key's unfinished jobs beyond these queue one priority lower"
     )
     queue_limit: int = Field(500_000, ge=1, description="jobs in the queue, above which no more are taken")
-    max_body_bytes: int = Field(64 * 2**20, ge=1024, description="largest request body")
+    max_body_bytes: int = Field(
+        64 * 2**20, ge=1024, description="largest request body where jobs are submitted; 1 MiB elsewhere"
+    )
+    request_memory_bytes: int = Field(
+        512 * 2**20, ge=2**20, description="memory that request bodies may take together, by estimate; more get a 503"
+    )
+    connections: int = Field(1_000, ge=10, description="connections at once; more get a 503")
+    streams_per_key: int = Field(20, ge=1, description="streams that one key may follow at once")

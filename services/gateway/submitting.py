@@ -9,8 +9,9 @@ from typing import Annotated, Any
 from fastapi import Depends, Request
 
 from services.gateway.admission import Admission
-from services.gateway.auth import Caller, Role, require
+from services.gateway.auth import require
 from services.gateway.deps import Autopilot
+from services.gateway.keys import Caller, Role
 from shared.client import AutopilotClient
 from shared.client.batches import BatchHandle
 from shared.client.jobs import JobHandle

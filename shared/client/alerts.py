@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import secrets
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from datetime import datetime
 from typing import TypeVar
 
@@ -14,7 +14,7 @@ from nats.js import JetStreamContext
 from nats.js.errors import KeyNotFoundError
 from pydantic import ValidationError
 
-from shared import subjects
+from shared import audit, subjects
 from shared.client.reading import bucket_items, last_messages
 from shared.clock import utc_now
 from shared.errors import InvalidInputError, NotFoundError, UnavailableError
@@ -48,7 +48,7 @@ class Alerts:
         """Devices by their risk, from the alerts of the last months."""
         return risks(await self.history(RISK_ALERTS), utc_now())
 
-    async def follow(self) -> AsyncIterator[Alert]:
+    async def follow(self) -> AsyncGenerator[Alert, None]:
         """Alerts as they change."""
         subscription = await self._nc.subscribe(subjects.ALERTS)
         try:
@@ -68,13 +68,13 @@ class Alerts:
         secret = "whsec_" + base64.b64encode(secrets.token_bytes(24)).decode()
         made = {"id": new_id()[:12], "url": url, "secret": secret, "created_at": utc_now()}
         subscription = _checked(Subscription, made | {name: value for name, value in more.items() if value is not None})
-        await self._put("subscriptions", subscription.id, subscription)
         await self._audit("subscription.created", subscription.id)
+        await self._put("subscriptions", subscription.id, subscription)
         return subscription
 
     async def deliver(self, subscription_id: str, alert: Alert | None = None) -> DeliveryReply:
         """Tell a subscription of an alert now, or of a test alert. Raises UnavailableError without a notifier."""
-        request = DeliveryRequest(subscription_id=subscription_id, alert=alert)
+        request = _checked(DeliveryRequest, {"subscription_id": subscription_id, "alert": alert})
         try:
             reply = await self._nc.request(subjects.DELIVER, request.model_dump_json().encode(), timeout=DELIVER_S)
         except (nats.errors.Error, TimeoutError) as error:
@@ -87,11 +87,11 @@ class Alerts:
 
     async def acknowledge(self, alert_id: str, note: str = "") -> Acknowledgement:
         """Take an open alert on: it escalates no further. Raises NotFoundError."""
-        if alert_id not in {a.id for a in await self.open()}:
+        if not alert_id or alert_id not in {a.id for a in await self.open()}:
             raise NotFoundError(f"alert {alert_id} is not open")
         taken = _checked(Acknowledgement, {"alert_id": alert_id, "by": self._actor, "at": utc_now(), "note": note})
-        await self._put("acknowledged", subjects.token(alert_id), taken)
         await self._audit("alert.acknowledged", alert_id)
+        await self._put("acknowledged", subjects.token(alert_id), taken)
         return taken
 
     async def acknowledgements(self) -> dict[str, Acknowledgement]:
@@ -103,8 +103,8 @@ class Alerts:
         """Do not tell of alerts that match until a time, or in a planned window. Raises InvalidInputError."""
         made = {"id": new_id()[:12], "starts_at": starts_at or utc_now(), "ends_at": ends_at, "created_by": self._actor}
         silence = _checked(Silence, made | {name: value for name, value in more.items() if value is not None})
-        await self._put("silences", silence.id, silence)
         await self._audit("silence.created", silence.id)
+        await self._put("silences", silence.id, silence)
         return silence
 
     async def silences(self) -> list[Silence]:
@@ -114,8 +114,7 @@ class Alerts:
 
     async def unsilence(self, silence_id: str) -> None:
         """End a silence. Raises NotFoundError."""
-        await self._remove("silences", silence_id, f"silence {silence_id} does not exist")
-        await self._audit("silence.deleted", silence_id)
+        await self._remove("silences", silence_id, "silence")
 
     async def subscriptions(self) -> list[Subscription]:
         """All subscriptions."""
@@ -123,25 +122,25 @@ class Alerts:
 
     async def unsubscribe(self, subscription_id: str) -> None:
         """Remove a subscription. Raises NotFoundError."""
-        await self._remove("subscriptions", subscription_id, f"subscription {subscription_id} does not exist")
-        await self._audit("subscription.deleted", subscription_id)
+        await self._remove("subscriptions", subscription_id, "subscription")
 
     async def _put(self, bucket: str, key: str, value: Message) -> None:
         await (await self._js.key_value(bucket)).put(key, value.model_dump_json().encode())
 
-    async def _remove(self, bucket: str, key: str, missing: str) -> None:
+    async def _remove(self, bucket: str, key: str, kind: str) -> None:
         kv = await self._js.key_value(bucket)
         try:
+            # Ids that we make are plain; another would be a pattern, or no key at all.
+            if not key or subjects.token(key) != key:
+                raise NotFoundError(f"{kind} {key!r} does not exist")
             await kv.get(key)
-        except KeyNotFoundError:
-            raise NotFoundError(missing) from None
+        except (KeyNotFoundError, InvalidInputError):
+            raise NotFoundError(f"{kind} {key[:200]!r} does not exist") from None
+        await self._audit(f"{kind}.deleted", key)
         await kv.delete(key)
 
     async def _audit(self, action: str, target: str) -> None:
-        record = AuditRecord(id=new_id(), actor=self._actor, action=action, target=target, at=utc_now())
-        await self._js.publish(
-            subjects.audit(self._actor), record.model_dump_json().encode(), headers={"Nats-Msg-Id": record.id}
-        )
+        await audit.write(self._js, audit.record(self._actor, action, target))
 
 
 def _checked(model: type[M], fields: dict[str, object]) -> M:

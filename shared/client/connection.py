@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from types import TracebackType
 from typing import Self
 
-import nats
 from nats.aio.client import Client
 from nats.errors import Error as NatsError
 from nats.js import JetStreamContext
 
+from shared import audit
 from shared.client.alerts import Alerts
 from shared.client.batches import Batches
 from shared.client.dead import DeadJobs
@@ -22,6 +24,7 @@ from shared.errors import UnavailableError
 from shared.settings import NatsSettings
 
 CONNECT_TIMEOUT_S = 4.0
+CLOSE_TIMEOUT_S = 2.0
 
 
 class AutopilotClient:
@@ -32,8 +35,15 @@ class AutopilotClient:
     ...     result = await handle.wait(timeout_s=10)
     """
 
-    def __init__(self, settings: NatsSettings, *, name: str = "client", actor: str = "operator") -> None:
-        self._settings, self._name, self._actor = settings, name, actor
+    def __init__(
+        self,
+        settings: NatsSettings,
+        *,
+        name: str = "client",
+        actor: str = "operator",
+        on_closed: Callable[[], Awaitable[None]] | None = None,
+    ) -> None:
+        self._settings, self._name, self._actor, self._on_closed = settings, name, actor, on_closed
         self._nc: Client | None = None
 
     async def __aenter__(self) -> Self:
@@ -41,34 +51,61 @@ class AutopilotClient:
         options = connection_options(self._settings, f"autopilot-{self._name}")
         seen: list[Exception] = []
 
+        connected = False
+
         async def remember(error: Exception) -> None:
             seen[:] = [error]
 
-        options["error_cb"] = remember
+        async def closed() -> None:
+            # A first try that failed closes too, and that is told otherwise.
+            if connected and self._on_closed is not None:
+                await self._on_closed()
+
+        options |= {"error_cb": remember, "closed_cb": closed}
+        nc = Client()
         try:
             # The library tries for ever, which is right once connected; a first time must end.
             async with asyncio.timeout(CONNECT_TIMEOUT_S):
-                self._nc = await nats.connect(self._settings.servers, **options)
+                await nc.connect(self._settings.servers, **options)
         except (NatsError, OSError) as error:
+            await _close(nc)
             cause = seen[0] if seen else error
             text = f"no NATS server answers at {self._settings.nats_url}: {type(cause).__name__}: {cause}"
             raise UnavailableError(text) from error
-        js = self._nc.jetstream(timeout=5.0)
-        self.js: JetStreamContext = js
-        self.jobs = Jobs(self._nc, js, self._actor)
-        self.batches = Batches(self._nc, js, self.jobs, self._actor)
-        self.dead = DeadJobs(js, self.jobs)
-        self.fleet = Fleet(self._nc, js)
-        self.alerts = Alerts(self._nc, js, self._actor)
-        self.steering = Steering(self._nc, js, self._actor)
+        except BaseException:
+            await _close(nc)
+            raise
+        connected = True
+        self._nc = nc
+        self._bind(nc, nc.jetstream(timeout=5.0))
         return self
+
+    def _bind(self, nc: Client, js: JetStreamContext) -> None:
+        self.js: JetStreamContext = js
+        self.jobs = Jobs(nc, js, self._actor)
+        self.batches = Batches(nc, js, self.jobs, self._actor)
+        self.dead = DeadJobs(js, self.jobs)
+        self.fleet = Fleet(nc, js)
+        self.alerts = Alerts(nc, js, self._actor)
+        self.steering = Steering(nc, js, self._actor)
+
+    def acting_as(self, actor: str) -> AutopilotClient:
+        """The same connection in the name of somebody else, for as long as this one is open."""
+        other = AutopilotClient(self._settings, name=self._name, actor=actor)
+        other._nc = self.nc
+        other._bind(self.nc, self.js)
+        return other
+
+    async def audit(self, action: str, target: str, **detail: str) -> None:
+        """Write down what the actor is about to do. Raises UnavailableError: then it must not be done."""
+        await audit.write(self.js, audit.record(self._actor, action, target, **detail))
 
     async def __aexit__(
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None:
         """Close the connection."""
         if self._nc is not None:
-            await self._nc.close()
+            await _close(self._nc)
 
     @property
     def connected(self) -> bool:
@@ -81,3 +118,10 @@ class AutopilotClient:
         if self._nc is None:
             raise UnavailableError("the client is not connected: use it in 'async with'")
         return self._nc
+
+
+async def _close(nc: Client) -> None:
+    """Close, also where a server that stands still takes no more bytes."""
+    with suppress(TimeoutError, NatsError, OSError):
+        async with asyncio.timeout(CLOSE_TIMEOUT_S):
+            await nc.close()

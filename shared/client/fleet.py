@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import suppress
 
 from nats.aio.client import Client
 from nats.js import JetStreamContext
 from nats.js.errors import NotFoundError
-from pydantic import BaseModel
+from pydantic import BaseModel, ValidationError
 
 from shared import subjects
 from shared.client.reading import bucket_items, last_messages
@@ -92,7 +92,7 @@ class Fleet:
                 return view
         raise Missing(f"device {device!r} is in no node's inventory")
 
-    async def live(self) -> AsyncIterator[TelemetryFrame]:
+    async def live(self) -> AsyncGenerator[TelemetryFrame, None]:
         """Frames as they are published."""
         subscription = await self._nc.subscribe(subjects.FRAMES)
         try:
@@ -138,7 +138,7 @@ class Fleet:
         try:
             message = await self._js.get_last_msg("DECISIONS", subjects.decision(decision), direct=True)
             record = DecisionRecord.model_validate_json(message.data or b"")
-        except NotFoundError:
+        except (NotFoundError, ValidationError):
             kept = await self.decision_records(1000)
             found = next((r for r in reversed(kept) if r.command_id == decision), None)
             if found is None:
@@ -146,7 +146,7 @@ class Fleet:
             record = found
         outcome = None
         if record.command_id:
-            with suppress(NotFoundError):
+            with suppress(NotFoundError, ValidationError):
                 last = await self._js.get_last_msg("OUTCOMES", subjects.outcome(record.command_id), direct=True)
                 outcome = CommandOutcome.model_validate_json(last.data or b"")
         return Explanation(record=record, outcome=outcome)

@@ -18,7 +18,17 @@ from shared.messages.jobs import JobProgress, JobResult
 # The server tells its subscribers before it has stored what it tells: who subscribes just then and looks at once
 # sees neither. So the second look comes soon, the later ones are for news that were lost on the way.
 LOOK_AGAIN_S = (0.02, 0.2, 2.0)
+MOST_WAITING = 10_000
+
 Find = Callable[[str], Awaitable[JobResult | None]]
+
+
+class _Told(asyncio.Queue["Msg | None"]):
+    async def report(self, message: Msg) -> None:
+        # Who reads slowly loses the oldest of what the job told on its way, never the result.
+        if self.qsize() >= MOST_WAITING:
+            self.get_nowait()
+        self.put_nowait(message)
 
 
 def look_again() -> Iterator[float]:
@@ -30,8 +40,8 @@ async def follow(
     nc: Client, find: Find, job_id: str, begin: Callable[[], Awaitable[object]] | None = None
 ) -> AsyncIterator[JobProgress | JobResult]:
     """Listen, then `begin` (submit the job, say), then yield progress as it comes and the result at last."""
-    told: asyncio.Queue[Msg | None] = asyncio.Queue()
-    progress = await nc.subscribe(subjects.progress(job_id), cb=told.put)
+    told = _Told()
+    progress = await nc.subscribe(subjects.progress(job_id), cb=told.report)
 
     async def ended(_: Msg) -> None:
         await told.put(None)

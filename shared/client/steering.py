@@ -12,12 +12,11 @@ from nats.js import JetStreamContext
 from nats.js.errors import KeyNotFoundError, NotFoundError
 from pydantic import ValidationError
 
-from shared import subjects
+from shared import audit, subjects
 from shared.client.reading import bucket_items
 from shared.clock import utc_now
 from shared.errors import InvalidInputError, UnavailableError
 from shared.ids import new_id
-from shared.messages.audit import AuditRecord
 from shared.messages.base import Message
 from shared.messages.commands import (
     COMMAND_KINDS,
@@ -38,6 +37,7 @@ from shared.unreadable import parse_value
 COMMAND_TTL_S = 30.0
 POLICY_KEY = "fleet"
 C = TypeVar("C", bound=Command)
+_BASE = frozenset({"id", "issuer", "reason", "at", "expires_at", "fencing_token", "schema_version", "evidence"})
 
 
 class Steering:
@@ -59,7 +59,7 @@ class Steering:
         """Ask for a power cap, a clock held, or both, for a while; neither restores the default."""
         wanted = {"cap_w": cap_w, "clock_mhz": clock_mhz, "lease_s": lease_s}
         command = self._build(PowerCommand, reason, node=node, device=device, **wanted)
-        await self._send(subjects.power_command(node, device), command)
+        await self._command("power", subjects.power_command(node, device), command)
         return command
 
     async def scale(self, pool: str, replicas: int, *, reason: str = "operator") -> ScaleCommand:
@@ -69,7 +69,7 @@ class Steering:
         each, more = divmod(replicas, max(1, len(nodes)))
         shares = {node: each + (number < more) for number, node in enumerate(nodes)} if len(nodes) > 1 else None
         command = self._build(ScaleCommand, reason, pool=pool, replicas=replicas, nodes=shares)
-        await self._send(subjects.scale_command(pool), command)
+        await self._command("scale", subjects.scale_command(pool), command)
         return command
 
     async def drain(
@@ -82,7 +82,7 @@ class Steering:
     ) -> DrainCommand:
         """Take a device out of service or back."""
         command = self._build(DrainCommand, reason, node=node, device=device, action=action)
-        await self._send(subjects.drain_command(node, device), command)
+        await self._command("drain", subjects.drain_command(node, device), command)
         return command
 
     async def approve(self, recommendation: Recommendation) -> AnyCommand:
@@ -91,10 +91,9 @@ class Steering:
         model = COMMAND_KINDS.get(kind[0]) if kind else None
         if model is None or recommendation.command is None or recommendation.subject is None:
             raise InvalidInputError("recommendation", recommendation.id, "has no command to carry out")
-        base = {"id", "issuer", "reason", "at", "expires_at", "fencing_token", "schema_version"}
-        fields = {name: value for name, value in recommendation.command.items() if name not in base}
+        fields = {name: value for name, value in recommendation.command.items() if name not in _BASE}
         command = self._build(model, f"approved-{recommendation.id}", **fields)
-        await self._send(recommendation.subject, command)
+        await self._command(kind[0], recommendation.subject, command)
         return command
 
     async def recommend(self, recommendation: Recommendation) -> None:
@@ -108,7 +107,7 @@ class Steering:
                 try:
                     message = await self._js.get_last_msg("OUTCOMES", subjects.outcome(command_id), direct=True)
                     return CommandOutcome.model_validate_json(message.data or b"")
-                except NotFoundError:
+                except (NotFoundError, ValidationError):
                     await asyncio.sleep(0.05)
 
     async def simulate(self, node: str, request: SimulationRequest) -> None:
@@ -132,17 +131,10 @@ class Steering:
 
     async def set_policy(self, policy: FleetPolicy) -> None:
         """Replace the policy."""
+        entry = audit.record(self._actor, "policy.set", POLICY_KEY, mode=policy.mode, power=policy.power)
+        await audit.write(self._js, entry)
         kv = await self._js.key_value("policy")
         await kv.put(POLICY_KEY, policy.model_dump_json().encode())
-        record = AuditRecord(
-            id=new_id(),
-            actor=self._actor,
-            action="policy.set",
-            target=POLICY_KEY,
-            at=utc_now(),
-            detail={"mode": policy.mode, "power": policy.power},
-        )
-        await self._send(subjects.audit(self._actor), record)
 
     def _build(self, model: type[C], reason: str, **fields: object) -> C:
         now = utc_now()
@@ -152,6 +144,16 @@ class Steering:
         except ValidationError as error:
             first = error.errors()[0]
             raise InvalidInputError(str(first["loc"][0]), first["input"], first["msg"]) from error
+
+    async def _command(self, kind: str, subject: str, command: AnyCommand) -> None:
+        """No command without its record: the audit comes first."""
+        wanted = command.model_dump(mode="json", exclude_none=True, exclude={*_BASE, "decision"})
+        detail = {name: str(value)[: audit.SHORT] for name, value in wanted.items()}
+        entry = audit.record(
+            self._actor, f"command.{kind}", command.target, command=command.id, reason=command.reason, **detail
+        )
+        await audit.write(self._js, entry)
+        await self._send(subject, command)
 
     async def _send(self, subject: str, message: Message) -> None:
         identity = str(getattr(message, "id"))  # noqa: B009  commands and records have one, the base has not

@@ -29,8 +29,11 @@ class SyncAutopilot:
 
     def __enter__(self) -> Self:
         """Connect. Raises UnavailableError when no server answers."""
-        self._portal: BlockingPortal = self._stack.enter_context(start_blocking_portal())
-        self._stack.enter_context(self._portal.wrap_async_context_manager(self._client))
+        with ExitStack() as opening:
+            # Whatever fails here ends the thread too: it would keep the program from ending.
+            self._portal: BlockingPortal = opening.enter_context(start_blocking_portal())
+            opening.enter_context(self._portal.wrap_async_context_manager(self._client))
+            self._stack = opening.pop_all()
         return self
 
     def __exit__(

@@ -6,18 +6,23 @@ from collections.abc import AsyncIterator
 from datetime import datetime, time
 from typing import Annotated
 
-from fastapi import APIRouter, Query
-from pydantic import BaseModel, Field
+from fastapi import APIRouter, Depends, Query, Request
+from pydantic import AnyHttpUrl, BaseModel, Field
 from sse_starlette import EventSourceResponse
 
-from services.gateway.auth import Operator, Viewer
+from services.gateway.access import GuardedRoute
+from services.gateway.auth import Operator, Viewer, require
 from services.gateway.deps import Autopilot
+from services.gateway.fanout import counted
+from services.gateway.keys import Caller, Role
+from services.gateway.params import Id, Named, Text
 from shared.incidents import incidents
 from shared.messages.alerts import Alert, AlertState
 from shared.messages.audit import AuditRecord
 from shared.messages.notices import Acknowledgement, Channel, DeliveryReply, Silence, Subscription
 
-router = APIRouter(prefix="/v1", tags=["alerts"])
+STREAM_SEND_S = 30.0
+router = APIRouter(prefix="/v1", tags=["alerts"], route_class=GuardedRoute)
 
 
 class NewSubscription(BaseModel):
@@ -27,11 +32,11 @@ class NewSubscription(BaseModel):
     channel: Channel = "webhook"
     secret: str | None = Field(None, min_length=10, description="PagerDuty's routing key; else one is made")
     template: str = Field("", max_length=20_000)
-    severities: list[str] = []
-    kinds: list[str] = []
-    nodes: list[str] = []
-    devices: list[str] = []
-    states: list[AlertState] = []
+    severities: list[Named] = Field([], max_length=100)
+    kinds: list[Named] = Field([], max_length=1000)
+    nodes: list[Named] = Field([], max_length=1000)
+    devices: list[Named] = Field([], max_length=1000)
+    states: list[AlertState] = Field([], max_length=10)
     by_incident: bool = False
     per_minute: int | None = Field(None, ge=1)
     quiet_from: time | None = None
@@ -42,13 +47,13 @@ class NewSubscription(BaseModel):
 class NewSilence(BaseModel):
     """What is not told, from when (now) until when; patterns of the shell."""
 
-    node: str = "*"
-    device: str = "*"
-    kind: str = "*"
-    severity: str = "*"
+    node: Named = "*"
+    device: Named = "*"
+    kind: Named = "*"
+    severity: Named = "*"
     starts_at: datetime | None = None
     ends_at: datetime
-    reason: str = Field("", max_length=500)
+    reason: Text = ""
 
 
 class IncidentView(BaseModel):
@@ -72,7 +77,7 @@ class RiskView(BaseModel):
 class Note(BaseModel):
     """What whoever takes an alert on has to say."""
 
-    note: str = Field("", max_length=500)
+    note: Text = ""
 
 
 @router.get("/alerts", dependencies=[Viewer])
@@ -101,15 +106,15 @@ async def history(autopilot: Autopilot, limit: Annotated[int, Query(ge=1, le=100
     return await autopilot.alerts.history(limit)
 
 
-@router.get("/alerts/live", dependencies=[Viewer], response_class=EventSourceResponse)
-async def live(autopilot: Autopilot) -> EventSourceResponse:
-    """Alerts as they change."""
+@router.get("/alerts/live", dependencies=[Viewer, Depends(counted)], response_class=EventSourceResponse)
+async def live(request: Request) -> EventSourceResponse:
+    """Alerts as they change; a reader a thousand behind misses the oldest."""
 
     async def stream() -> AsyncIterator[dict[str, str]]:
-        async for alert in autopilot.alerts.follow():
-            yield {"event": "alert", "data": alert.model_dump_json()}
+        async for text in request.app.state.alerts.listen():
+            yield {"event": "alert", "data": text}
 
-    return EventSourceResponse(stream())
+    return EventSourceResponse(stream(), send_timeout=STREAM_SEND_S)
 
 
 @router.post("/subscriptions", status_code=201, dependencies=[Operator])
@@ -118,27 +123,32 @@ async def subscribe(body: NewSubscription, autopilot: Autopilot) -> Subscription
     return await autopilot.alerts.subscribe(**body.model_dump())
 
 
-@router.get("/subscriptions", dependencies=[Viewer])
-async def subscriptions(autopilot: Autopilot) -> list[Subscription]:
-    """All subscriptions, without their secrets."""
-    return [s.model_copy(update={"secret": "whsec_hidden"}) for s in await autopilot.alerts.subscriptions()]
+@router.get("/subscriptions")
+async def subscriptions(
+    autopilot: Autopilot, caller: Annotated[Caller, Depends(require(Role.viewer))]
+) -> list[Subscription]:
+    """All subscriptions, without their secrets; of the URL only an admin sees more than the host."""
+    found = [s.model_copy(update={"secret": "whsec_hidden"}) for s in await autopilot.alerts.subscriptions()]
+    return found if caller.role is Role.admin else [s.model_copy(update={"url": _host_only(s.url)}) for s in found]
 
 
 @router.delete("/subscriptions/{subscription_id}", status_code=204, dependencies=[Operator])
-async def unsubscribe(subscription_id: str, autopilot: Autopilot) -> None:
+async def unsubscribe(subscription_id: Id, autopilot: Autopilot) -> None:
     """Remove a subscription."""
     await autopilot.alerts.unsubscribe(subscription_id)
 
 
 @router.post("/subscriptions/{subscription_id}/test", dependencies=[Operator])
-async def try_out(subscription_id: str, autopilot: Autopilot) -> DeliveryReply:
+async def try_out(subscription_id: Id, autopilot: Autopilot) -> DeliveryReply:
     """Send a test alert to a receiver now."""
+    await autopilot.audit("subscription.tested", subscription_id)
     return await autopilot.alerts.deliver(subscription_id)
 
 
 @router.post("/subscriptions/{subscription_id}/deliveries", dependencies=[Operator])
-async def redeliver(subscription_id: str, alert: Alert, autopilot: Autopilot) -> DeliveryReply:
+async def redeliver(subscription_id: Id, alert: Alert, autopilot: Autopilot) -> DeliveryReply:
     """Send an alert to a receiver again."""
+    await autopilot.audit("subscription.delivered", subscription_id, alert=alert.id)
     return await autopilot.alerts.deliver(subscription_id, alert)
 
 
@@ -149,7 +159,7 @@ async def deliveries(autopilot: Autopilot, limit: Annotated[int, Query(ge=1, le=
 
 
 @router.post("/alerts/{alert_id}/acknowledge", dependencies=[Operator])
-async def acknowledge(alert_id: str, body: Note, autopilot: Autopilot) -> Acknowledgement:
+async def acknowledge(alert_id: Id, body: Note, autopilot: Autopilot) -> Acknowledgement:
     """Take an open alert on: it escalates no further."""
     return await autopilot.alerts.acknowledge(alert_id, body.note)
 
@@ -173,6 +183,13 @@ async def silences(autopilot: Autopilot) -> list[Silence]:
 
 
 @router.delete("/silences/{silence_id}", status_code=204, dependencies=[Operator])
-async def unsilence(silence_id: str, autopilot: Autopilot) -> None:
+async def unsilence(silence_id: Id, autopilot: Autopilot) -> None:
     """End a silence."""
     await autopilot.alerts.unsilence(silence_id)
+
+
+def _host_only(url: AnyHttpUrl) -> AnyHttpUrl:
+    """A receiver's URL without what is a secret of its own: a Slack webhook's path, a user's password."""
+    port = f":{url.port}" if url.port else ""
+    host = f"[{url.host.strip('[]')}]" if url.host and ":" in url.host else url.host
+    return AnyHttpUrl(f"{url.scheme}://{host}{port}/hidden")

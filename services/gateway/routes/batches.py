@@ -5,23 +5,26 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Query, Response
+from fastapi import APIRouter, Depends, Query, Response
 from fastapi.responses import StreamingResponse
 from pydantic import BaseModel, Field
 
+from services.gateway.access import GuardedRoute
 from services.gateway.auth import Operator, Viewer
 from services.gateway.deps import Autopilot
+from services.gateway.fanout import counted
+from services.gateway.params import Id, Named
 from services.gateway.submitting import Submit
 from shared.client.batches import BatchView
 from shared.jobs import Options
 
-router = APIRouter(prefix="/v1/batches", tags=["batches"])
+router = APIRouter(prefix="/v1/batches", tags=["batches"], route_class=GuardedRoute)
 
 
 class BatchSubmission(Options):
     """One job an input."""
 
-    kind: str = Field(min_length=1, max_length=200, examples=["embed"])
+    kind: Named = Field(examples=["embed"])
     payloads: list[dict[str, Any]] = Field(min_length=1, max_length=100_000, examples=[[{"texts": ["a"]}]])
 
     def options(self) -> dict[str, Any]:
@@ -45,14 +48,14 @@ async def submit(body: BatchSubmission, to_queue: Submit, response: Response) ->
 
 
 @router.get("/{batch_id}", dependencies=[Viewer])
-async def read(batch_id: str, autopilot: Autopilot) -> BatchView:
+async def read(batch_id: Id, autopilot: Autopilot) -> BatchView:
     """How far a batch is."""
     return await autopilot.batches.view(batch_id)
 
 
-@router.get("/{batch_id}/results", dependencies=[Viewer])
+@router.get("/{batch_id}/results", dependencies=[Viewer, Depends(counted)])
 async def results(
-    batch_id: str, autopilot: Autopilot, timeout_s: Annotated[float, Query(gt=0, le=86_400)] = 3600.0
+    batch_id: Id, autopilot: Autopilot, timeout_s: Annotated[float, Query(gt=0, le=86_400)] = 3600.0
 ) -> StreamingResponse:
     """Results in the order of the inputs, a JSON line each, as soon as they are there."""
     await autopilot.batches.view(batch_id)
@@ -65,6 +68,7 @@ async def results(
 
 
 @router.delete("/{batch_id}", dependencies=[Operator])
-async def cancel(batch_id: str, autopilot: Autopilot) -> dict[str, int]:
+async def cancel(batch_id: Id, autopilot: Autopilot) -> dict[str, int]:
     """End what has no result yet."""
+    await autopilot.audit("batch.cancelled", batch_id)
     return {"cancelled": await autopilot.batches.cancel(batch_id)}

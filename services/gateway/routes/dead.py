@@ -6,25 +6,28 @@ from typing import Annotated
 
 from fastapi import APIRouter, Query, Response
 
+from services.gateway.access import GuardedRoute
 from services.gateway.auth import Operator, Viewer
 from services.gateway.deps import Autopilot
+from services.gateway.params import Filter, Id
 from services.gateway.routes.jobs import Submitted
 from shared.messages.jobs import DeadJob
 
-router = APIRouter(prefix="/v1/dead", tags=["jobs"])
+router = APIRouter(prefix="/v1/dead", tags=["jobs"], route_class=GuardedRoute)
 
 
 @router.get("", dependencies=[Viewer])
 async def list_dead(
-    autopilot: Autopilot, kind: str | None = None, limit: Annotated[int, Query(ge=1, le=1000)] = 50
+    autopilot: Autopilot, kind: Filter = None, limit: Annotated[int, Query(ge=1, le=1000)] = 50
 ) -> list[DeadJob]:
     """The newest dead letters, newest first."""
     return await autopilot.dead.list(kind, limit)
 
 
 @router.post("/{job_id}/replay", status_code=202, dependencies=[Operator])
-async def replay(job_id: str, autopilot: Autopilot, response: Response) -> Submitted:
+async def replay(job_id: Id, autopilot: Autopilot, response: Response) -> Submitted:
     """Submit a dead job again, as a new one."""
+    await autopilot.audit("job.replayed", job_id)
     handle = await autopilot.dead.replay(job_id)
     response.headers["Location"] = f"/v1/jobs/{handle.id}"
     return Submitted(id=handle.id, duplicate=handle.duplicate)

@@ -2,24 +2,31 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import AsyncIterator
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, Query
-from fastapi.responses import HTMLResponse
+from fastapi import APIRouter, Depends, Query, Request
+from fastapi.responses import HTMLResponse, JSONResponse, Response
 from pydantic import BaseModel, Field
 from sse_starlette import EventSourceResponse
 
+from services.gateway.access import GuardedRoute
 from services.gateway.auth import Admin, Operator, Viewer
 from services.gateway.deps import Autopilot
+from services.gateway.fanout import counted
+from services.gateway.params import Id
 from shared.client.fleet import Decision, DeviceView, Explanation
 from shared.errors import NotFoundError
 from shared.messages.commands import CommandOutcome, DecisionRecord, FleetPolicy, Recommendation
 from shared.messages.jobs import PoolStatus
 
-router = APIRouter(prefix="/v1", tags=["fleet"])
+router = APIRouter(prefix="/v1", tags=["fleet"], route_class=GuardedRoute)
+STREAM_SEND_S = 30.0
+REPORT_CSP = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; frame-ancestors 'none'"
 Limit = Annotated[int, Query(ge=1, le=1000)]
+
+
+SENT: dict[int | str, dict[str, Any]] = {202: {"description": "sent, and nobody has told yet what came of it"}}
 
 
 class CapRequest(BaseModel):
@@ -48,38 +55,33 @@ async def devices(autopilot: Autopilot) -> list[DeviceView]:
     return await autopilot.fleet.devices()
 
 
-@router.get("/devices/live", dependencies=[Viewer], response_class=EventSourceResponse)
-async def live(autopilot: Autopilot) -> EventSourceResponse:
-    """Samples as they are published."""
+@router.get("/devices/live", dependencies=[Viewer, Depends(counted)], response_class=EventSourceResponse)
+async def live(request: Request) -> EventSourceResponse:
+    """Samples as they are published; a slow reader misses some."""
 
     async def stream() -> AsyncIterator[dict[str, str]]:
-        async for frame in autopilot.fleet.live():
-            body = {
-                "node": frame.node,
-                "at": frame.tick_time(frame.ticks - 1).isoformat(),
-                "devices": frame.latest(),
-            }
-            yield {"event": "frame", "data": json.dumps(body)}
+        async for text in request.app.state.frames.listen():
+            yield {"event": "frame", "data": text}
 
-    return EventSourceResponse(stream())
+    return EventSourceResponse(stream(), send_timeout=STREAM_SEND_S)
 
 
-@router.post("/devices/{device}/cap", dependencies=[Operator])
-async def cap(device: str, body: CapRequest, autopilot: Autopilot) -> CommandOutcome:
+@router.post("/devices/{device}/cap", dependencies=[Operator], response_model=CommandOutcome, responses=SENT)
+async def cap(device: Id, body: CapRequest, autopilot: Autopilot) -> CommandOutcome | Response:
     """Cap a device's power for a while and tell what was read back."""
     node = (await autopilot.fleet.find(device)).node
     command = await autopilot.steering.cap_power(
         node, device, body.cap_w, clock_mhz=body.clock_mhz, lease_s=body.lease_s
     )
-    return await autopilot.steering.outcome(command.id)
+    return await _outcome(autopilot, command.id)
 
 
-@router.post("/devices/{device}/drain", dependencies=[Operator])
-async def drain(device: str, body: DrainRequest, autopilot: Autopilot) -> CommandOutcome:
+@router.post("/devices/{device}/drain", dependencies=[Operator], response_model=CommandOutcome, responses=SENT)
+async def drain(device: Id, body: DrainRequest, autopilot: Autopilot) -> CommandOutcome | Response:
     """Take a device out of service or back."""
     node = (await autopilot.fleet.find(device)).node
     command = await autopilot.steering.drain(node, device, body.action)
-    return await autopilot.steering.outcome(command.id)
+    return await _outcome(autopilot, command.id)
 
 
 @router.get("/pools", dependencies=[Viewer])
@@ -88,11 +90,13 @@ async def pools(autopilot: Autopilot) -> list[PoolStatus]:
     return await autopilot.fleet.pools()
 
 
-@router.post("/pools/{pool}/scale", dependencies=[Operator])
-async def scale(pool: str, body: ScaleRequest, autopilot: Autopilot) -> CommandOutcome:
+@router.post("/pools/{pool}/scale", dependencies=[Operator], response_model=CommandOutcome, responses=SENT)
+async def scale(pool: Id, body: ScaleRequest, autopilot: Autopilot) -> CommandOutcome | Response:
     """Set the number of workers; the scheduler goes on from there."""
+    if pool not in {p.pool for p in await autopilot.fleet.pools()}:
+        raise NotFoundError(f"no pool {pool!r}: `autopilot pools` lists them")
     command = await autopilot.steering.scale(pool, body.replicas)
-    return await autopilot.steering.outcome(command.id)
+    return await _outcome(autopilot, command.id)
 
 
 @router.get("/decisions", dependencies=[Viewer])
@@ -108,19 +112,21 @@ async def decision_records(autopilot: Autopilot, limit: Limit = 50) -> list[Deci
 
 
 @router.get("/decisions/{decision}", dependencies=[Viewer])
-async def explain(decision: str, autopilot: Autopilot) -> Explanation:
+async def explain(decision: Id, autopilot: Autopilot) -> Explanation:
     """What was seen, considered and allowed, and what came of it."""
     return await autopilot.fleet.explain(decision)
 
 
-@router.post("/recommendations/{recommendation}/approve", dependencies=[Operator])
-async def approve(recommendation: str, autopilot: Autopilot) -> CommandOutcome:
+@router.post(
+    "/recommendations/{recommendation}/approve", dependencies=[Operator], response_model=CommandOutcome, responses=SENT
+)
+async def approve(recommendation: Id, autopilot: Autopilot) -> CommandOutcome | Response:
     """Carry out what was recommended."""
     found = [r for r in await autopilot.fleet.recommendations(1000) if r.id == recommendation]
     if not found:
         raise NotFoundError(f"no recommendation {recommendation!r}")
     command = await autopilot.steering.approve(found[0])
-    return await autopilot.steering.outcome(command.id)
+    return await _outcome(autopilot, command.id)
 
 
 @router.get("/recommendations", dependencies=[Viewer])
@@ -149,6 +155,14 @@ async def reports(autopilot: Autopilot) -> list[str]:
 
 
 @router.get("/reports/{week}", dependencies=[Viewer], response_class=HTMLResponse)
-async def report(autopilot: Autopilot, week: str) -> HTMLResponse:
+async def report(autopilot: Autopilot, week: Id) -> HTMLResponse:
     """The report of a week, 2026-W47, with plots."""
-    return HTMLResponse(await autopilot.fleet.report(week))
+    return HTMLResponse(await autopilot.fleet.report(week), headers={"Content-Security-Policy": REPORT_CSP})
+
+
+async def _outcome(autopilot: Autopilot, command_id: str) -> CommandOutcome | Response:
+    try:
+        return await autopilot.steering.outcome(command_id)
+    except TimeoutError:
+        told = {"command_id": command_id, "detail": "sent; nobody has told yet what came of it, see /v1/decisions"}
+        return JSONResponse(told, 202, headers={"Location": "/v1/decisions"})

@@ -5,23 +5,27 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Header, Query, Response
+from fastapi import APIRouter, Depends, Header, Query, Response
 from pydantic import BaseModel, Field
 from sse_starlette import EventSourceResponse
 
+from services.gateway.access import GuardedRoute
 from services.gateway.auth import Operator, Viewer
 from services.gateway.deps import Autopilot
+from services.gateway.fanout import counted
+from services.gateway.params import Id, Named
 from services.gateway.submitting import Submit
 from shared.client.jobs import JobView
 from shared.jobs import Options
 
-router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
+STREAM_SEND_S = 30.0
+router = APIRouter(prefix="/v1/jobs", tags=["jobs"], route_class=GuardedRoute)
 
 
 class Submission(Options):
     """A job to run."""
 
-    kind: str = Field(min_length=1, max_length=200, examples=["summarize"])
+    kind: Named = Field(examples=["summarize"])
     payload: dict[str, Any] = Field(examples=[{"text": "A long text. It has sentences.", "max_sentences": 1}])
 
     def options(self) -> dict[str, Any]:
@@ -56,20 +60,21 @@ async def list_jobs(autopilot: Autopilot, limit: Annotated[int, Query(ge=1, le=1
 
 
 @router.get("/{job_id}", dependencies=[Viewer])
-async def read(job_id: str, autopilot: Autopilot) -> JobView:
+async def read(job_id: Id, autopilot: Autopilot) -> JobView:
     """One job, with its result once it has one."""
     return await autopilot.jobs.view(job_id)
 
 
 @router.delete("/{job_id}", dependencies=[Operator])
-async def cancel(job_id: str, autopilot: Autopilot) -> JobView:
+async def cancel(job_id: Id, autopilot: Autopilot) -> JobView:
     """Cancel a job that has not ended."""
+    await autopilot.audit("job.cancelled", job_id)
     result = await autopilot.jobs.cancel(job_id)
     return JobView(id=job_id, kind=result.kind, state=result.status, result=result)
 
 
-@router.get("/{job_id}/events", dependencies=[Viewer], response_class=EventSourceResponse)
-async def events(job_id: str, autopilot: Autopilot) -> EventSourceResponse:
+@router.get("/{job_id}/events", dependencies=[Viewer, Depends(counted)], response_class=EventSourceResponse)
+async def events(job_id: Id, autopilot: Autopilot) -> EventSourceResponse:
     """Follow a job: `progress` events, then one `result`."""
     await autopilot.jobs.view(job_id)
 
@@ -79,4 +84,4 @@ async def events(job_id: str, autopilot: Autopilot) -> EventSourceResponse:
         result = await autopilot.jobs.wait(job_id)
         yield {"event": "result", "data": result.model_dump_json()}
 
-    return EventSourceResponse(stream())
+    return EventSourceResponse(stream(), send_timeout=STREAM_SEND_S)

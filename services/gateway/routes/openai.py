@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
-import math
 import struct
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine
@@ -17,16 +16,18 @@ from typing import Any, Literal
 from fastapi import APIRouter, HTTPException, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
-from fastapi.routing import APIRoute
+from nats.errors import Error as NatsError
 from pydantic import BaseModel, ConfigDict, Field
 from sse_starlette import EventSourceResponse
 
+from services.gateway.access import GuardedRoute
 from services.gateway.auth import Viewer
 from services.gateway.deps import Autopilot
-from services.gateway.problems import status_of
+from services.gateway.params import Id
+from services.gateway.problems import detail_of, retry_after, status_of
 from services.gateway.submitting import Submit, SubmitFor
 from shared.client.jobs import output_of
-from shared.errors import AutopilotError, BusyError, InvalidInputError
+from shared.errors import AutopilotError, InvalidInputError
 from shared.ids import new_id
 from shared.messages.jobs import JobProgress, JobResult
 
@@ -41,22 +42,20 @@ def openai_error(status: int, message: str, param: str | None = None) -> JSONRes
     return JSONResponse(body, status_code=status)
 
 
-def _answer(error: Exception) -> JSONResponse:
+def _answer(error: Exception) -> Response:
     if isinstance(error, RequestValidationError):
         first = error.errors()[0]
         return openai_error(400, first["msg"], ".".join(str(p) for p in first["loc"][1:]))
     if isinstance(error, HTTPException):
-        return openai_error(error.status_code, str(error.detail))
-    if isinstance(error, TimeoutError):
+        return openai_error(400 if error.status_code == 422 else error.status_code, str(error.detail))
+    if isinstance(error, TimeoutError) and not isinstance(error, NatsError):
         return openai_error(504, f"no result within {WAIT_S:.0f} s")
     status = status_of(error)
-    response = openai_error(400 if status == 422 else status, str(error), getattr(error, "field", None))
-    if isinstance(error, BusyError):
-        response.headers["Retry-After"] = str(math.ceil(error.retry_after_s))
-    return response
+    response = openai_error(400 if status == 422 else status, detail_of(error), getattr(error, "field", None))
+    return retry_after(error, response)
 
 
-class OpenAIRoute(APIRoute):
+class OpenAIRoute(GuardedRoute):
     """Answers every error in OpenAI's form."""
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
@@ -66,10 +65,15 @@ class OpenAIRoute(APIRoute):
         async def guarded(request: Request) -> Response:
             try:
                 return await handle(request)
-            except (AutopilotError, TimeoutError, RequestValidationError, HTTPException) as error:
+            except (AutopilotError, TimeoutError, NatsError, RequestValidationError, HTTPException) as error:
                 return _answer(error)
 
         return guarded
+
+    @staticmethod
+    def refusal(status: int, detail: str) -> Response:
+        """What a caller is told who is not let in."""
+        return openai_error(status, detail)
 
 
 router = APIRouter(prefix="/v1", tags=["openai"], route_class=OpenAIRoute)
@@ -146,7 +150,7 @@ async def models(autopilot: Autopilot) -> dict[str, Any]:
 
 
 @router.get("/models/{name:path}", dependencies=[Viewer])
-async def model(name: str, autopilot: Autopilot) -> dict[str, Any]:
+async def model(name: Id, autopilot: Autopilot) -> dict[str, Any]:
     """One model. A 404 for one that no pool offers."""
     if name not in await _offered(autopilot):
         raise HTTPException(404, f"the model {name!r} does not exist")
@@ -234,9 +238,9 @@ async def _stream(
                     yield chunk(piece["text"])
             else:
                 output = output_of(event)
-    except AutopilotError as error:
+    except (AutopilotError, NatsError) as error:
         to_queue.forget(head["id"])
-        failure = openai_error(status_of(error), str(error))
+        failure = openai_error(status_of(error), detail_of(error))
         yield {"data": bytes(failure.body).decode()}
     except (asyncio.CancelledError, GeneratorExit):
         await asyncio.shield(asyncio.ensure_future(_abandon(to_queue, head["id"])))
@@ -254,7 +258,7 @@ async def _abandon(to_queue: SubmitFor, job_id: str) -> None:
     """Nobody reads any more: end the job."""
     try:
         await to_queue.autopilot.jobs.cancel(job_id)
-    except AutopilotError:
+    except (AutopilotError, NatsError):
         return
 
 
