@@ -22,7 +22,7 @@ from rich.table import Table
 from deploy.embedded.instance import Instance
 from deploy.embedded.product import EmbeddedProduct, Options, has_nvidia_gpu, readiness
 from services.cli.session import DEFAULT_FOLDER, DataDir, connected, console, fail, run
-from shared.api_keys import digest, new_key
+from shared.api_keys import SERVICE_NAMES, digest, new_key
 from shared.errors import AutopilotError
 from shared.logs import setup_logging
 
@@ -204,12 +204,22 @@ class RoleName(StrEnum):
     admin = "admin"
 
 
-def key(role: RoleName, keys_file: Path = Path("api_keys.json")) -> None:
-    """Make an API key, add its digest to the gateway's file, and print the key this once."""
+def key(
+    role: RoleName,
+    keys_file: Path = Path("api_keys.json"),
+    user: Annotated[str | None, typer.Option(help="whose it is: the name in the audit")] = None,
+) -> None:
+    """Make an API key, add its digest to the gateway's file, and print the key this once.
+
+    A running gateway reads the file again within a second or two.
+    """
+    if user is not None and (user in SERVICE_NAMES or not user.isprintable() or not 1 <= len(user.encode()) <= 100):
+        fail(f"--user {user!r}: must be 1 to 100 printable bytes and no service's name")
     try:
         keys = json.loads(keys_file.read_text()) if keys_file.exists() else {}
         made = new_key()
-        keys_file.write_text(json.dumps(keys | {digest(made): role.value}, indent=1) + "\n")
+        entry = {"role": role.value, "user": user} if user else role.value
+        keys_file.write_text(json.dumps(keys | {digest(made): entry}, indent=1) + "\n")
     except (OSError, ValueError, TypeError) as error:
         fail(f"{keys_file}: {error}")
     print(made)
