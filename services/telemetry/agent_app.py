@@ -94,10 +94,11 @@ def create_agent(settings: AgentSettings | None = None) -> FastStream:
         # Caps of the run before are given back whether or not there is a broker, and so are ours at the end.
         await sampler.look_for_devices()
         await power.restore_all()
+        service.supervise("devices", sampler.keep_looking, standstill_s=STANDSTILL_S)
         service.supervise("power leases", keeper.run, standstill_s=STANDSTILL_S)
         try:
             async with service.running([Watched("COMMANDS", consumer)]):
-                await sampler.discover()
+                await sampler.tell_inventory()
                 service.supervise("sampling", sampler.run, standstill_s=STANDSTILL_S)
                 service.supervise("publishing", sampler.run_publisher)
                 service.supervise("power outcomes", keeper.run_publisher)

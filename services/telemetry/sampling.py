@@ -83,6 +83,10 @@ class Sampler:
     async def discover(self) -> None:
         """Look for devices in every source, and publish the inventory."""
         await self.look_for_devices()
+        await self.tell_inventory()
+
+    async def tell_inventory(self) -> None:
+        """Publish what is known of devices and sources, when it changed or is due."""
         inventory = NodeInventory(
             node=self.node,
             at=utc_now(),
@@ -100,17 +104,29 @@ class Sampler:
     async def look_for_devices(self) -> None:
         """Ask every source for its devices; one that cannot tell now keeps those it had."""
         for source in self.sources:
+            beat()
             try:
                 found = await source.call(source.source.discover)
             except AutopilotError as error:
                 self._states[source.name] = str(error)
                 continue
             except Exception as error:
-                log.exception("source cannot look for devices", extra={"source": source.name})
-                self._states[source.name] = f"{type(error).__name__}: {error}"
+                reason = f"{type(error).__name__}: {error}"
+                if self._states.get(source.name) != reason:
+                    log.exception("source cannot look for devices", extra={"source": source.name})
+                self._states[source.name] = reason
+                continue
+            if source.absent:
+                self._forget_source(source.name)
                 continue
             self._states[source.name] = "ok"
             self._take_devices(source, [self._with_privilege(info) for info in found])
+
+    def _forget_source(self, name: str) -> None:
+        """The machine has no such source: that is no trouble, and whatever was told of it is over."""
+        self._states.pop(name, None)
+        self._source_watch.forget(name)
+        self.health.forget(f"source {name}")
 
     def _take_devices(self, source: GuardedSource, found: list[DeviceInfo]) -> None:
         self.devices = {k: v for k, v in self.devices.items() if v[1] is not source}
@@ -147,18 +163,26 @@ class Sampler:
         """The device at a PCI address, also one that is not found any more."""
         return self.addresses.get(pci)
 
+    async def keep_looking(self) -> None:
+        """Look for devices now and then until cancelled; a driver may load, or answer again, at any time."""
+        period_s = min(DISCOVER_PERIOD_S, self.inventory_period_s)
+        while True:
+            beat()
+            await self.look_for_devices()
+            await asyncio.sleep(period_s)
+
     async def run(self) -> None:
         """Sample on time until cancelled; a late tick is skipped, never squeezed in."""
         loop = asyncio.get_running_loop()
-        discover_s = min(DISCOVER_PERIOD_S, self.inventory_period_s)
-        next_tick, next_discovery = loop.time(), loop.time() + discover_s
+        tell_s = min(DISCOVER_PERIOD_S, self.inventory_period_s)
+        next_tick, next_inventory = loop.time(), loop.time() + tell_s
         while True:
             beat()
             await self._tick()
             self.health.report("sampling", ok=True, max_age_s=max(5.0, 5 * self.period_s))
-            if loop.time() >= next_discovery:
-                next_discovery = loop.time() + discover_s
-                await self.discover()
+            if loop.time() >= next_inventory:
+                next_inventory = loop.time() + tell_s
+                await self.tell_inventory()
             next_tick += self.period_s * max(1, 1 + int((loop.time() - next_tick) / self.period_s))
             await asyncio.sleep(max(0.0, next_tick - loop.time()))
 
@@ -199,6 +223,8 @@ class Sampler:
 
     async def _sample(self, source: GuardedSource) -> tuple[dict[str, Sample] | None, list[SourceEvent]]:
         """Samples, or None where nothing is known of the source's devices; and events."""
+        if source.absent:
+            return {}, []
         try:
             samples = await source.call(source.source.sample)
             events = await source.call(source.source.poll_events)
@@ -212,7 +238,7 @@ class Sampler:
             return None, self._say_failed(source, error)
         if source.is_driver:
             self.health.report(f"source {source.name}", ok=True)
-        return samples, [*events, *self._source_watch.answered(source.name, self._devices_of(source))]
+        return samples, [*events, *self._source_watch.answered(source.name)]
 
     def _say_failed(self, source: GuardedSource, error: Exception) -> list[SourceEvent]:
         reason = str(error) or type(error).__name__

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import plistlib
+import shutil
 import socket
 import threading
 import time
@@ -123,6 +124,15 @@ class TestCpu:
         assert (samples["cpu-0"]["temp_c"], samples["cpu-1"]["temp_c"]) == (55.0, 66.0)
         assert samples["cpu-0"]["temp_slowdown_c"] == 100.0
 
+    def test_clocks_that_cannot_be_read_cost_the_clocks(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        def broken(**_: Any) -> Any:
+            raise FileNotFoundError("scaling_cur_freq")
+
+        monkeypatch.setattr(cpu_module.psutil, "cpu_freq", broken)
+        sample = CpuSource(tmp_path).sample()["cpu-0"]
+        assert sample["memory_total_bytes"] > 0
+        assert "clock_sm_mhz" not in sample
+
     def test_without_topology_the_machine_is_one_device(self, tmp_path: Path) -> None:
         samples = CpuSource(tmp_path).sample()
         assert list(samples) == ["cpu-0"]
@@ -171,8 +181,6 @@ class TestSysfs:
         assert second[npu]["gpu_util_pct"] == pytest.approx(25.0)
 
     def test_a_card_that_is_gone_has_no_sample(self, tmp_path: Path) -> None:
-        import shutil
-
         source = SysfsSource(plant(tmp_path, MI300))
         source.discover()
         shutil.rmtree(tmp_path / "class/drm/card1")
@@ -190,6 +198,7 @@ class FakeAmdSmi:
 
     def __init__(self) -> None:
         self.cap_uw = 750_000_000
+        self.fails: set[str] = set()
 
     def __getattr__(self, name: str) -> Any:
         answers: dict[str, Any] = {
@@ -207,6 +216,8 @@ class FakeAmdSmi:
         }  # fmt: skip
 
         def call(*_: Any) -> Any:
+            if self.fails & {name, "*"}:
+                raise RuntimeError(f"{name} failed")
             if name == "amdsmi_set_power_cap":
                 self.cap_uw = _[2]
                 return None
@@ -225,6 +236,19 @@ class TestAmdSmi:
         assert sample["energy_j"] == pytest.approx(30.6)
         source.set_cap_w(info.device, 600.0)
         assert source.applied_cap_w(info.device) == 600.0
+
+    def test_a_library_that_fails_loses_no_device_and_a_card_keeps_its_name(self) -> None:
+        library = FakeAmdSmi()
+        source = AmdSmiSource(library)
+        name = source.discover()[0].device
+        library.fails = {"amdsmi_get_gpu_device_uuid"}
+        assert source.discover()[0].device == name
+        library.fails = {"*"}
+        for ask in (source.discover, source.sample):
+            with pytest.raises(UnavailableError, match="enumerate"):
+                ask()
+        library.fails = set()
+        assert list(source.sample()) == [name]
 
     def test_without_the_package_it_is_not_there(self) -> None:
         with pytest.raises(UnavailableError, match="amdsmi"):
@@ -250,6 +274,9 @@ def test_a_jetson_gives_load_heat_and_the_power_of_its_gpu_rail(tmp_path: Path) 
     assert sample["power_w"] == pytest.approx(19.0)
     with pytest.raises(UnavailableError):
         JetsonSource(tmp_path / "elsewhere")
+    shutil.rmtree(tmp_path / "sys")
+    with pytest.raises(UnavailableError, match="no file"):
+        source.sample()
 
 
 def test_an_apple_gpu_is_read_from_powermetrics() -> None:
@@ -259,7 +286,9 @@ def test_an_apple_gpu_is_read_from_powermetrics() -> None:
     source = AppleSource(lambda: report + b"\0", needed="python3")
     sample = source.sample()["apple-gpu-0"]
     assert (sample["gpu_util_pct"], sample["clock_sm_mhz"], sample["power_w"]) == (25.0, 444.0, pytest.approx(4.1))
-    assert AppleSource(lambda: b"garbage", needed="python3").sample() == {}
+    for told in (b"garbage", b"", plistlib.dumps({"gpu": {}}), plistlib.dumps([1])):
+        with pytest.raises(UnavailableError, match="powermetrics"):
+            AppleSource(lambda told=told: told, needed="python3").sample()  # type: ignore[misc]
     with pytest.raises(UnavailableError):
         AppleSource(needed="no-such-program")
 

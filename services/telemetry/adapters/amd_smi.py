@@ -31,14 +31,16 @@ class AmdSmiSource:
         except Exception as error:  # the package raises its own types, which exist only where it does
             raise UnavailableError(f"amdsmi cannot be used: {error}") from error
         self._handles: dict[str, Any] = {}
+        self._names: dict[str, str] = {}
 
     def discover(self) -> list[DeviceInfo]:
-        """Enumerate anew."""
-        self._handles = {}
+        """Enumerate anew. Raises UnavailableError while the library does not."""
+        found: dict[str, Any] = {}
         devices = []
-        for index, handle in enumerate(self._smi.amdsmi_get_processor_handles()):
-            uuid = str(self._ask(self._smi.amdsmi_get_gpu_device_uuid, handle) or f"amd-gpu-{index}")
-            self._handles[uuid] = handle
+        for index, handle in enumerate(self._enumerate()):
+            address = str(self._ask(self._smi.amdsmi_get_gpu_device_bdf, handle) or "")
+            uuid = self._name(handle, index, address)
+            found[uuid] = handle
             asic = self._ask(self._smi.amdsmi_get_gpu_asic_info, handle) or {}
             vram = self._ask(self._smi.amdsmi_get_gpu_vram_usage, handle) or {}
             caps = self._ask(self._smi.amdsmi_get_power_cap_info, handle) or {}
@@ -54,19 +56,38 @@ class AmdSmiSource:
                     power_min_w=_watts(caps.get("min_power_cap")),
                     power_max_w=_watts(caps.get("max_power_cap")),
                     power_default_w=_watts(caps.get("default_power_cap")),
-                    pci_bus_id=str(self._ask(self._smi.amdsmi_get_gpu_device_bdf, handle) or "") or None,
+                    pci_bus_id=address or None,
                 )
             )
+        self._handles = found
         return devices
 
+    def _enumerate(self) -> list[Any]:
+        try:
+            return list(self._smi.amdsmi_get_processor_handles())
+        except Exception as error:
+            raise UnavailableError(f"amdsmi does not enumerate: {error}") from error
+
+    def _name(self, handle: Any, index: int, address: str) -> str:
+        """A card's UUID; one that does not tell it now keeps the name that it had at this address."""
+        uuid = self._ask(self._smi.amdsmi_get_gpu_device_uuid, handle)
+        if uuid:
+            self._names[address] = str(uuid)
+        return str(uuid or self._names.get(address) or f"amd-gpu-{index}")
+
     def sample(self) -> dict[str, Sample]:
-        """Read every GPU; what it does not tell is left out."""
+        """Read every GPU; what it does not tell is left out.
+
+        Raises UnavailableError when all are silent because the library is.
+        """
         samples = {}
         for uuid, handle in self._handles.items():
             started = time.monotonic()
             sample = self._read(handle)
             if sample:
                 samples[uuid] = sample | {"read_time_s": time.monotonic() - started}
+        if not samples:
+            self._enumerate()
         return samples
 
     def _read(self, handle: Any) -> Sample:

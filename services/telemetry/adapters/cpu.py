@@ -5,16 +5,20 @@ RAPL: kernel documentation, power/powercap; a package's `energy_uj` wraps at `ma
 
 from __future__ import annotations
 
+import logging
 import platform
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import psutil
 
 from services.telemetry.adapters.sysfs import known, read_number, read_text
 from services.telemetry.ports import Sample, SourceEvent
 from shared.messages.telemetry import DeviceInfo
+
+log = logging.getLogger(__name__)
 
 SYS = Path("/sys")
 _SENSORS = ("coretemp", "k10temp", "zenpower", "cpu_thermal")
@@ -73,7 +77,7 @@ class CpuSource:
         """Load, memory (of the node), clock, heat, and energy where the kernel lets us read it."""
         started = time.monotonic()
         memory, loads = psutil.virtual_memory(), psutil.cpu_percent(percpu=True)
-        clocks = psutil.cpu_freq(percpu=True) or []
+        clocks = _clocks()
         common: Sample = {
             "memory_used_bytes": float(memory.total - memory.available),
             "memory_total_bytes": float(memory.total),
@@ -115,6 +119,15 @@ def _packages(root: Path) -> list[_Package]:
         _Package(number, sorted(members), rapl.get(f"package-{number}"), sensors[i] if i < len(sensors) else None)
         for i, (number, members) in enumerate(sorted(cpus.items()))
     ]
+
+
+def _clocks() -> list[Any]:
+    """Clocks by CPU; virtual machines and containers often lack the files, or some of them."""
+    try:
+        return psutil.cpu_freq(percpu=True) or []
+    except Exception as error:  # noqa: BLE001  psutil lets through whatever the platform makes of it
+        log.debug("clocks not readable", extra={"error": str(error)})
+        return []
 
 
 def _mean(values: list[float]) -> float:

@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any, TypeVar
 
+from services.telemetry.adapters.awaited import AwaitedSource
 from services.telemetry.errors import SourceBusyError, SourceHungError
 from services.telemetry.ports import DeviceSource
 
@@ -22,14 +23,29 @@ class GuardedSource:
     """Calls a source's methods one at a time, in turn, each with a time limit; while one hangs, no other is tried."""
 
     def __init__(self, source: DeviceSource, timeout_s: float) -> None:
-        self.source, self.name, self._timeout_s = source, source.name, timeout_s
-        self.is_driver: bool = getattr(source, "is_driver", True)
+        self._source, self.name, self._timeout_s = source, source.name, timeout_s
         self._calls: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
         self._turn = asyncio.Lock()
         self._pending: asyncio.Future[Any] | None = None
         self._late_at = 0.0
         # A daemon: a thread inside a hung driver must not keep the process alive.
         threading.Thread(target=self._serve, name=f"source-{source.name}", daemon=True).start()
+
+    @property
+    def source(self) -> DeviceSource:
+        """The source itself, once its driver is opened."""
+        awaited = self._source
+        return awaited.opened or awaited if isinstance(awaited, AwaitedSource) else awaited
+
+    @property
+    def is_driver(self) -> bool:
+        """Whether its failing says something about its devices."""
+        return getattr(self.source, "is_driver", True)
+
+    @property
+    def absent(self) -> bool:
+        """Whether the machine has no such source, as far as is known now."""
+        return isinstance(self._source, AwaitedSource) and self._source.absent
 
     @property
     def hung(self) -> bool:

@@ -37,7 +37,7 @@ class JetsonSource:
         return [DeviceInfo(device=DEVICE, model=self._model, vendor="nvidia", source="jetson")]
 
     def sample(self) -> dict[str, Sample]:
-        """Load, clock, heat and power."""
+        """Load, clock, heat and power. Raises UnavailableError when no file can be read: the GPU is soldered on."""
         sys, started = self._root / "sys", time.monotonic()
         clock = next(iter(sorted(sys.glob("class/devfreq/*gpu*/cur_freq"))), None)
         sample = known(
@@ -49,7 +49,9 @@ class JetsonSource:
         if "power_w" in sample:
             self._integral.add([(started, sample["power_w"])])
             sample["energy_j"] = self._integral.energy_j
-        return {DEVICE: sample | {"read_time_s": time.monotonic() - started}} if sample else {}
+        if not sample:
+            raise UnavailableError("no file of the module's GPU can be read")
+        return {DEVICE: sample | {"read_time_s": time.monotonic() - started}}
 
     def _temperature(self, sys: Path) -> float | None:
         for zone in sorted(sys.glob("class/thermal/thermal_zone*")):

@@ -1,12 +1,15 @@
-"""Which sources a node has: what is found on it, what settings name, else the CPU."""
+"""Which sources a node has: what is found on it, what settings name, else the CPU.
+
+Nothing here waits for a driver: what may be slow, frozen or not loaded yet is opened in its source's own thread.
+"""
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from services.telemetry.adapters.amd_smi import AmdSmiSource
 from services.telemetry.adapters.apple import AppleSource
+from services.telemetry.adapters.awaited import AwaitedSource
 from services.telemetry.adapters.cpu import CpuSource
 from services.telemetry.adapters.jetson import JetsonSource
 from services.telemetry.adapters.scrape import ScrapeSource
@@ -15,39 +18,68 @@ from services.telemetry.ports import DeviceSource
 from services.telemetry.settings import AgentSettings
 from shared.errors import UnavailableError
 
-log = logging.getLogger(__name__)
-
 
 def make_sources(settings: AgentSettings) -> list[DeviceSource]:
-    """The sources that these settings and this machine have."""
-    found: list[DeviceSource] = []
+    """The sources that these settings ask for and this machine may have."""
+    drivers: list[AwaitedSource] = []
     if settings.nvml:
-        from services.telemetry.adapters.nvml import NvmlSource  # noqa: PLC0415  needs the driver's package
-
-        _try(found, NvmlSource)
+        drivers.append(AwaitedSource("nvml", _open_nvml))
     if settings.other_accelerators:
-        for source in (AmdSmiSource, JetsonSource, AppleSource):
-            _try(found, source)
-        sysfs = SysfsSource()
-        # amdsmi and sysfs would both show the same AMD cards.
-        if not any(isinstance(s, AmdSmiSource) for s in found) and sysfs.discover():
-            found.append(sysfs)
-    found += [ScrapeSource(url.strip()) for url in settings.scrape_urls.split(",") if url.strip()]
-    if settings.cpu == "always" or (settings.cpu == "auto" and not found):
-        found.append(CpuSource())
+        drivers += [
+            AwaitedSource("amd", _open_amd),
+            AwaitedSource("intel", _open_intel),
+            AwaitedSource("jetson", JetsonSource),
+            AwaitedSource("apple", AppleSource),
+        ]
+    sources: list[DeviceSource] = [*drivers]
+    pages = [ScrapeSource(url.strip()) for url in settings.scrape_urls.split(",") if url.strip()]
+    sources += pages
+    if settings.cpu == "always":
+        sources.append(CpuSource())
+    elif settings.cpu == "auto" and not pages:
+        sources.append(AwaitedSource("cpu", cpu_without(drivers)))
     if settings.simulate:
         from services.telemetry.adapters.simulated import SimulatedSource  # noqa: PLC0415  needs numpy
 
-        found.append(SimulatedSource(settings.node, settings.simulate, seed=settings.simulate_seed))
+        sources.append(SimulatedSource(settings.node, settings.simulate, seed=settings.simulate_seed))
     if settings.replay_file:
         from services.telemetry.adapters.replay import ReplaySource  # noqa: PLC0415  needs numpy
 
-        found.append(ReplaySource(settings.replay_file))
-    return found
+        sources.append(ReplaySource(settings.replay_file))
+    return sources
 
 
-def _try(found: list[DeviceSource], make: Callable[[], DeviceSource]) -> None:
+def cpu_without(drivers: Sequence[AwaitedSource]) -> Callable[[], CpuSource]:
+    """Opens the CPU where no driver is; while one hangs, that is not known. It stays when a driver comes later."""
+
+    def open_cpu() -> CpuSource:
+        if not all(driver.absent for driver in drivers):
+            raise UnavailableError("the node has accelerators, or a driver that does not answer")
+        return CpuSource()
+
+    return open_cpu
+
+
+def _open_nvml() -> DeviceSource:
+    from services.telemetry.adapters.nvml import NvmlSource  # noqa: PLC0415  needs the driver's package
+
+    return NvmlSource()
+
+
+def _open_amd() -> DeviceSource:
+    """AMD's own library, else what the kernel shows; never both, which would show each card twice."""
     try:
-        found.append(make())
+        return AmdSmiSource()
     except UnavailableError as error:
-        log.info("source not there", extra={"reason": str(error)})
+        return _shown(SysfsSource(vendors=("amd",)), f"{error}, and sysfs shows no AMD card")
+
+
+def _open_intel() -> DeviceSource:
+    return _shown(SysfsSource(vendors=("intel",)), "sysfs shows no Intel card")
+
+
+def _shown(source: SysfsSource, otherwise: str) -> SysfsSource:
+    """A source that shows devices now. Raises UnavailableError."""
+    if not source.discover():
+        raise UnavailableError(otherwise)
+    return source

@@ -8,7 +8,7 @@ sysfs-driver-intel-xe-hwmon; intel_vpu: npu_busy_time_us and its like. Units of 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -43,12 +43,12 @@ class _Card:
 
 
 class SysfsSource:
-    """Every card that is not NVIDIA's; theirs are read through NVML."""
+    """Every card of these vendors; NVIDIA's are read through NVML."""
 
     name = "sysfs"
 
-    def __init__(self, root: Path = SYS) -> None:
-        self._root = root
+    def __init__(self, root: Path = SYS, vendors: Collection[str] = ("amd", "intel")) -> None:
+        self._root, self._vendors = root, vendors
         self._cards: dict[str, _Card] = {}
 
     def discover(self) -> list[DeviceInfo]:
@@ -65,8 +65,8 @@ class SysfsSource:
 
     def _card(self, base: Path, *, npu: bool) -> Iterator[_Card]:
         path = base / "device"
-        vendor = _VENDORS.get(read_text(path / "vendor") or "")
-        if vendor is None:
+        vendor = _VENDORS.get(read_text(path / "vendor") or "", "")
+        if vendor not in self._vendors:
             return
         address = _pci(path)
         hwmon = next(iter(sorted(path.glob("hwmon/hwmon*"))), None)

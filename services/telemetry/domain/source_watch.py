@@ -16,18 +16,15 @@ class SourceWatch:
 
     reasons: dict[str, str] = field(default_factory=dict)
     _failures: dict[str, int] = field(default_factory=dict)
-    _hung: set[str] = field(default_factory=set)
+    _hung: dict[str, list[str]] = field(default_factory=dict)
     _known: set[str] = field(default_factory=set)
 
-    def answered(self, source: str, devices: Collection[str]) -> list[SourceEvent]:
+    def answered(self, source: str) -> list[SourceEvent]:
         """A source gave readings.
 
         The first time in a run says so too: the run before may have ended while the source failed.
         """
-        events: list[SourceEvent] = []
-        if source in self._hung:
-            self._hung.discard(source)
-            events += [SourceEvent(device, "probe_recovered") for device in sorted(devices)]
+        events = [SourceEvent(device, "probe_recovered") for device in self._hung.pop(source, [])]
         if source not in self._known or self._failures.get(source, 0) >= TOLD_AFTER:
             events.append(SourceEvent(source, "source_recovered"))
         self._known.add(source)
@@ -46,8 +43,14 @@ class SourceWatch:
         self.reasons[source] = reason
         if source in self._hung:
             return []
-        self._hung.add(source)
-        return [SourceEvent(device, "probe_hung", message=reason) for device in sorted(devices)]
+        self._hung[source] = sorted(devices)
+        return [SourceEvent(device, "probe_hung", message=reason) for device in self._hung[source]]
+
+    def forget(self, source: str) -> None:
+        """The machine has no such source after all."""
+        self.reasons.pop(source, None)
+        self._failures.pop(source, None)
+        self._hung.pop(source, None)
 
     def first_time(self, source: str) -> bool:
         """Whether this failure is the first since the source last answered."""
