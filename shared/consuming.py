@@ -159,6 +159,7 @@ async def pull_batches(
     subscription = None
     try:
         while True:
+            beat()
             try:
                 if subscription is None:
                     subscription = await js.pull_subscribe_bind(durable, stream=stream)

@@ -28,11 +28,13 @@ DATABASE_ERRORS = (
 )
 
 
-async def connect_pool(dsn: str, *, size: int = 4, statement_cache: int = 100) -> asyncpg.Pool[Any]:
-    """A pool of connections. Raises UnavailableError when the server does not answer."""
+async def connect_pool(
+    dsn: str, *, size: int = 4, statement_cache: int = 100, timeout_s: float = 60.0
+) -> asyncpg.Pool[Any]:
+    """A pool whose statements end within `timeout_s`. Raises UnavailableError when the server does not answer."""
     try:
         return await asyncpg.create_pool(
-            dsn, min_size=1, max_size=size, command_timeout=60, timeout=5, statement_cache_size=statement_cache
+            dsn, min_size=1, max_size=size, command_timeout=timeout_s, timeout=5, statement_cache_size=statement_cache
         )
     except DATABASE_ERRORS as error:
         raise UnavailableError(f"database does not answer: {type(error).__name__}: {error}") from error

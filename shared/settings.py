@@ -57,6 +57,9 @@ class DatabaseSettings(BaseSettings):
     database_statement_cache: int = Field(
         100, ge=0, le=10_000, description="prepared statements kept by a connection; 0 behind PgBouncer by transaction"
     )
+    database_timeout_s: float = Field(
+        60.0, ge=1, le=900, description="time after which a statement without an answer is given up and tried again"
+    )
 
 
 def load(settings: type[S]) -> S:

@@ -22,6 +22,7 @@ from shared.frames import TelemetryFrame, decode
 from shared.poison import PoisonRule
 from shared.puller import Puller
 from shared.streams import durable
+from shared.supervision import beat
 
 log = logging.getLogger(__name__)
 
@@ -71,12 +72,13 @@ class FrameRecorder:
         arrived = asyncio.Event()
         puller = Puller(nc, FRAMES.stream, DURABLE, arrived)
         await puller.start()
-        alive = asyncio.create_task(self._keep_waiting_alive(puller))
         # Two transactions at once: while the server writes one, the next is decoded.
         slots = asyncio.Semaphore(2)
         try:
             async with asyncio.TaskGroup() as writers:
+                writers.create_task(self._keep_waiting_alive(puller))
                 while True:
+                    beat()
                     await puller.ask(2 * self._batch)
                     if not puller.ready:
                         await _wait(arrived, 0.5)
@@ -91,7 +93,6 @@ class FrameRecorder:
                     writing = writers.create_task(self._record(nc, store, batch))
                     writing.add_done_callback(lambda _: slots.release())
         finally:
-            alive.cancel()
             await puller.stop()
 
     async def _record(self, nc: Client, store: FrameStore, batch: list[Msg]) -> None:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
 
 import asyncpg
 import nats.errors
@@ -15,6 +16,7 @@ from prometheus_client import CollectorRegistry, Histogram
 
 from shared.database import DATABASE_ERRORS
 from shared.health import HealthState
+from shared.supervision import beat
 
 log = logging.getLogger(__name__)
 
@@ -34,25 +36,41 @@ class Persister:
 
     async def write(self, stream: str, batch: Sequence[Msg], write: Callable[[], Awaitable[int]]) -> int:
         """Write, waiting while the database is away. Raises one of REFUSED when it refuses the data itself."""
-        kept_alive = time.monotonic()
         while True:
+            beat()
             started = time.monotonic()
             try:
-                written = await write()
+                async with _kept_alive(batch):
+                    written = await write()
             except REFUSED as error:
+                self._health.report(f"writing {stream}", ok=True)
                 # Its text quotes the rows.
                 log.warning("the database refused rows", extra={"stream": stream, "error": type(error).__name__})
                 raise
             except DATABASE_ERRORS as error:
-                self._health.report("database", ok=False, reason=f"{type(error).__name__}: {error}")
-                if time.monotonic() - kept_alive > KEEP_ALIVE_S:
-                    kept_alive = time.monotonic()
-                    await keep_alive(batch)
+                reason = f"{type(error).__name__}: {error}" if str(error) else f"no answer ({type(error).__name__})"
+                self._health.report(f"writing {stream}", ok=False, reason=reason)
                 await asyncio.sleep(0.5)
             else:
                 self._seconds.labels(stream).observe(time.monotonic() - started)
-                self._health.report("database", ok=True)
+                self._health.report(f"writing {stream}", ok=True)
                 return written
+
+
+@asynccontextmanager
+async def _kept_alive(batch: Sequence[Msg]) -> AsyncIterator[None]:
+    """While a server that stands still is waited for, nobody else is to be given the same messages."""
+
+    async def keep() -> None:
+        while True:
+            await asyncio.sleep(KEEP_ALIVE_S)
+            await keep_alive(batch)
+
+    keeping = asyncio.create_task(keep())
+    try:
+        yield
+    finally:
+        keeping.cancel()
 
 
 async def keep_alive(batch: Sequence[Msg]) -> None:

@@ -6,10 +6,8 @@ import asyncio
 import logging
 import os
 import time
-from collections.abc import Callable, Coroutine
 from datetime import datetime
 from functools import partial
-from typing import Any
 
 from nats.js import JetStreamContext
 from prometheus_client import Gauge
@@ -26,7 +24,8 @@ from services.telemetry.adapters.frame_store import PostgresFrameStore
 from services.telemetry.adapters.partitions import Partitions
 from services.telemetry.adapters.queue_rows import write_queue
 from services.telemetry.adapters.record_rows import TABLES
-from services.telemetry.adapters.rollups import Rollups
+from services.telemetry.adapters.rollups import LONGEST_S, Rollups
+from services.telemetry.database_probe import DatabaseProbe
 from services.telemetry.domain.latest import LatestSamples
 from services.telemetry.domain.runs import Totals
 from services.telemetry.frame_recording import DURABLE, FRAMES, FrameRecorder
@@ -44,11 +43,17 @@ from shared.errors import UnavailableError
 from shared.messages.telemetry import NodeInventory
 from shared.service import Service
 from shared.streams import durable
+from shared.supervision import Work, beat
 
 log = logging.getLogger(__name__)
 
 UPKEEP_PERIOD_S = 5.0
 COUNT_PERIOD_S = 10.0
+PROBE_STANDSTILL_S = 30.0
+# Statements that wait for a server which stands still end by themselves first, one after the other.
+STANDSTILL_S = 1200.0
+# Of three statements each may take this long.
+ROLLUP_STANDSTILL_S = 4 * LONGEST_S
 
 
 class Recorder:
@@ -74,6 +79,7 @@ class Recorder:
         self._name = f"{settings.node}/{os.getpid()}"
         self._described: dict[str, datetime] = {}
         self._told: dict[str, int] = {}
+        self._parts: list[str] = []
 
     async def run(self, js: JetStreamContext) -> None:
         """Record until cancelled."""
@@ -81,6 +87,15 @@ class Recorder:
         self._health.report("database", ok=False, reason="not connected yet")
         await wait_until_migrated(dsn)
         pool = await self._connect(dsn)
+        try:
+            await self._run_parts(js, pool, dsn)
+        finally:
+            # Another turn opens its own; what was being written comes again.
+            for name in self._parts:
+                self._service.supervisor.end(name)
+            pool.terminate()
+
+    async def _run_parts(self, js: JetStreamContext, pool: Pool, dsn: str) -> None:
         nc = client_of(self._service.broker)
         partitions = Partitions(
             pool,
@@ -91,38 +106,47 @@ class Recorder:
                 "samples_1h": self._settings.retention_1h_days,
             },
         )
-        # One part that fails starts again by itself and ends no other.
-        parts: dict[str, Callable[[], Coroutine[Any, Any, None]]] = {
-            "partitions": lambda: self._keep_in_order(pool, js, partitions),
-            "rollups": lambda: self._roll_up(pool),
-            "frame counts": lambda: self._count_frames(pool),
-            "queue counts": lambda: self._count_queue(pool, js),
-            "frames": lambda: self.frames.run(nc, PostgresFrameStore(pool)),
-        }
-        for name, work in parts.items():
-            self._service.supervise(name, work)
+        # One part that fails or stands still starts again by itself and ends no other.
+        self._start("database probe", DatabaseProbe(dsn, self._health).run, PROBE_STANDSTILL_S)
+        self._start("partitions", lambda: self._keep_in_order(pool, js, partitions))
+        self._start("rollups", lambda: self._roll_up(pool), ROLLUP_STANDSTILL_S)
+        self._start("frame counts", lambda: self._count_frames(pool))
+        self._start("queue counts", lambda: self._count_queue(pool, js))
+        self._start("frames", lambda: self.frames.run(nc, PostgresFrameStore(pool)))
         for table in TABLES:
-            self._service.supervise(f"table {table.stream}", partial(self._tables.run, nc, js, pool, table))
+            self._start(f"table {table.stream}", partial(self._tables.run, nc, js, pool, table))
         await asyncio.Event().wait()
+
+    def _start(self, name: str, work: Work, standstill_s: float | None = None) -> None:
+        self._parts.append(name)
+        self._service.supervise(name, work, standstill_s=standstill_s or STANDSTILL_S)
 
     async def _connect(self, dsn: str) -> Pool:
         while True:
             try:
-                return await connect_pool(dsn, size=6, statement_cache=self._settings.database_statement_cache)
+                return await connect_pool(
+                    dsn,
+                    size=6,
+                    statement_cache=self._settings.database_statement_cache,
+                    timeout_s=self._settings.database_timeout_s,
+                )
             except UnavailableError as error:
                 self._health.report("database", ok=False, reason=str(error))
                 await asyncio.sleep(0.5)
 
     async def _keep_in_order(self, pool: Pool, js: JetStreamContext, partitions: Partitions) -> None:
         while True:
+            beat()
             began = time.monotonic()
             try:
                 await partitions.keep(utc_now())
                 await self._headroom.look(js, utc_now())
                 await self._describe_nodes(pool, js)
-                self._health.report("database", ok=True)
+                self._health.report("upkeep", ok=True)
             except (*DATABASE_ERRORS, *BUS_ERRORS) as error:
-                self._health.report("database", ok=False, reason=f"{type(error).__name__}: {error}")
+                self._health.report("upkeep", ok=False, reason=f"{type(error).__name__}: {error}")
+                # How long it waited for a server that did not answer says nothing of the work.
+                began = time.monotonic()
             # Thousands of nodes take long to look through: never more than a tenth of a recorder's time.
             await asyncio.sleep(max(UPKEEP_PERIOD_S, 10 * (time.monotonic() - began)))
 
@@ -136,6 +160,7 @@ class Recorder:
     async def _roll_up(self, pool: Pool) -> None:
         rollups = Rollups(pool)
         while True:
+            beat()
             try:
                 await rollups.turn(self._busy)
                 if not self._busy():
@@ -149,12 +174,14 @@ class Recorder:
 
     def _busy(self) -> bool:
         """Frames that wait come first: a rollup can be made later, a stream's age cannot be turned back."""
+        beat()
         return self.frames.backlog > 2 * self._settings.frame_batch
 
     async def _count_frames(self, pool: Pool) -> None:
         before: dict[str, int] = {}
         await self._write_factors(pool)
         while True:
+            beat()
             runs, totals, self.frames.totals = self.frames.tally.drain(), self.frames.totals, Totals()
             try:
                 await write_runs(pool, runs)
@@ -170,6 +197,7 @@ class Recorder:
 
     async def _count_queue(self, pool: Pool, js: JetStreamContext) -> None:
         while True:
+            beat()
             try:
                 await write_queue(pool, js)
             except (*DATABASE_ERRORS, *BUS_ERRORS) as error:
@@ -180,6 +208,7 @@ class Recorder:
         settings = self._settings
         factors = {"price_per_kwh": settings.price_per_kwh, "co2_g_per_kwh": settings.co2_g_per_kwh}
         while True:
+            beat()
             try:
                 await write_factors(pool, factors)
             except DATABASE_ERRORS:
