@@ -16,7 +16,7 @@ from faststream import BaseMiddleware
 from faststream.exceptions import AckMessage, HandlerException, IgnoredException, NackMessage, RejectMessage
 from nats.aio.msg import Msg
 from nats.js import JetStreamContext
-from nats.js.api import ConsumerConfig
+from nats.js.api import ConsumerConfig, ConsumerInfo
 from nats.js.errors import APIError, NotFoundError
 from nats.js.kv import KeyValue
 from prometheus_client import CollectorRegistry, Counter, Gauge
@@ -27,6 +27,7 @@ from shared.errors import AutopilotError
 from shared.health import HealthState
 from shared.observability import bounded_subject
 from shared.poison import PoisonRule, backoff_s, deliveries
+from shared.stalled_consumers import Progress, Subscriptions
 from shared.supervision import beat
 
 log = logging.getLogger(__name__)
@@ -89,14 +90,21 @@ def _consumer(raw: Any) -> str:
 
 @dataclass(frozen=True)
 class Watched:
-    """A durable consumer that must exist."""
+    """A durable consumer that must exist.
+
+    `may_wait` says that messages may rightly lie there: jobs for which no worker is free.
+    """
 
     stream: str
     config: ConsumerConfig
+    may_wait: bool = False
 
 
 class ConsumerWatchdog:
-    """Asks the server for each durable every second, makes a deleted one again and tells the lag."""
+    """Asks the server for each durable every second and tells the lag.
+
+    A durable that was deleted is made again, and one that does not move is healed.
+    """
 
     def __init__(
         self,
@@ -105,12 +113,17 @@ class ConsumerWatchdog:
         health: HealthState,
         registry: CollectorRegistry,
         replicas: int = 1,
+        subscriptions: Subscriptions | None = None,
     ) -> None:
         self._js, self._health, self._replicas = js, health, replicas
-        self._watched = list(watched)
+        self._watched, self._subscriptions = list(watched), subscriptions
+        self._progress = {(w.stream, w.config.durable_name): Progress() for w in watched}
         labels = ["stream", "durable"]
         self._pending = Gauge("autopilot_consumer_pending", "not delivered yet", labels, registry=registry)
         self._unacked = Gauge("autopilot_consumer_ack_pending", "delivered, unacknowledged", labels, registry=registry)
+        self._stalled = Gauge(
+            "autopilot_consumer_stalled_seconds", "messages wait and none is taken", labels, registry=registry
+        )
         self._recreated = Counter("autopilot_consumer_recreated", "made again", labels, registry=registry)
 
     async def create_all(self) -> None:
@@ -121,6 +134,8 @@ class ConsumerWatchdog:
     async def run(self) -> None:
         """Watch until cancelled."""
         while True:
+            if self._subscriptions is not None:
+                await self._subscriptions.revive_dead()
             for watched in self._watched:
                 beat()
                 await self._check(watched)
@@ -139,7 +154,23 @@ class ConsumerWatchdog:
         else:
             self._pending.labels(watched.stream, durable).set(info.num_pending or 0)
             self._unacked.labels(watched.stream, durable).set(info.num_ack_pending or 0)
+            await self._judge(watched, durable, info)
+
+    async def _judge(self, watched: Watched, durable: str, info: ConsumerInfo) -> None:
+        now = asyncio.get_running_loop().time()
+        progress = self._progress[watched.stream, watched.config.durable_name]
+        still_s = 0.0 if watched.may_wait else progress.look(info, now)
+        self._stalled.labels(watched.stream, durable).set(still_s)
+        name = f"consumer {watched.stream}/{durable}"
+        if not still_s:
             self._health.report(name, ok=True, max_age_s=10.0)
+            if self._subscriptions is not None and progress.moved:
+                self._subscriptions.moves(durable)
+            return
+        waiting = (info.num_pending or 0) + (info.num_ack_pending or 0)
+        self._health.report(name, ok=False, reason=f"took nothing for {still_s:.0f} s, {waiting} messages wait")
+        if self._subscriptions is not None and await self._subscriptions.heal(durable, still_s):
+            progress.begin_anew(asyncio.get_running_loop().time())
 
     async def _recreate(self, watched: Watched, durable: str) -> None:
         try:

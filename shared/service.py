@@ -24,6 +24,7 @@ from shared.errors import UnavailableError
 from shared.health import HealthServer, HealthState
 from shared.poison import PoisonRule
 from shared.settings import ServiceSettings
+from shared.stalled_consumers import Subscriptions
 from shared.stopping import Ending
 from shared.supervision import TaskSupervisor, Work, beat
 from shared.unreadable import UnreadableValues
@@ -88,7 +89,10 @@ class Service:
             client = client_of(self.broker)
             self.supervise("connection", lambda: self._watch_connection(client), standstill_s=CONNECTION_STANDSTILL_S)
             js = self.bus.js
-            watchdog = ConsumerWatchdog(js, watched, self.health, self.registry, self.settings.stream_replicas)
+            watchdog = ConsumerWatchdog(
+                js, watched, self.health, self.registry, self.settings.stream_replicas,
+                Subscriptions(self.broker, self.registry),
+            )  # fmt: skip
             await self._make_streams(js, watchdog)
             self.supervise("consumers", watchdog.run, standstill_s=WATCHDOG_STANDSTILL_S)
             yield js

@@ -68,8 +68,11 @@ def create_app(settings: PoolSettings | None = None) -> FastStream:
     broker.subscriber(subjects.alerts_of(settings.node), no_reply=True)(on_alert)
 
     watched = [Watched("COMMANDS", config) for config, _, _ in taken]
-    watched += [Watched("JOBS", waiting_durable()), Watched("LATER", due_durable())]
-    watched += [Watched("JOBS", job_durable(kind, p)) for kind in settings.pool_kinds for p in PRIORITIES]
+    # Those of the queue's keeper are taken by the part that leads.
+    watched += [Watched("JOBS", waiting_durable(), may_wait=True), Watched("LATER", due_durable(), may_wait=True)]
+    watched += [
+        Watched("JOBS", job_durable(kind, p), may_wait=True) for kind in settings.pool_kinds for p in PRIORITIES
+    ]
 
     @asynccontextmanager
     async def lifespan() -> AsyncIterator[None]:
