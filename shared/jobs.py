@@ -52,10 +52,17 @@ def first_problem(error: ValidationError) -> InvalidInputError:
     return InvalidInputError(field, value, first["msg"])
 
 
+def check_id(field: str, identity: str) -> None:
+    """Raises InvalidInputError for an id that no path of the HTTP API can hold."""
+    if "/" in identity or "\\" in identity or identity in {".", ".."}:
+        raise InvalidInputError(field, identity, "must not be '.' or '..' and must not contain a slash")
+
+
 def make_job(
     job_id: str, kind: str, payload: dict[str, Any], options: Options, *, submitter: str, now: datetime
 ) -> Job:
     """The job. Raises InvalidInputError for a field that breaks a rule."""
+    check_id("job_id", job_id)
     at = options.at or (now + timedelta(seconds=options.delay_s) if options.delay_s else None)
     if at is not None and at > now + timedelta(seconds=JOB_AGE_S):
         raise InvalidInputError("at", at.isoformat(), f"must be within {JOB_AGE_S / 86_400:.0f} days")

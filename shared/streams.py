@@ -107,6 +107,8 @@ BUCKETS: tuple[KeyValueConfig, ...] = (
     KeyValueConfig(bucket="policy", history=10),
     KeyValueConfig(bucket="jobs", ttl=JOB_AGE_S),
     KeyValueConfig(bucket="batches", ttl=JOB_AGE_S),
+    # Each claim has a time to live of its own.
+    KeyValueConfig(bucket="claims"),
     KeyValueConfig(bucket="subscriptions"),
     KeyValueConfig(bucket="silences"),
     KeyValueConfig(bucket="acknowledged", ttl=90 * 86_400.0),

@@ -65,12 +65,24 @@ class Admission:
         crowded = account is not None and len(account.unfinished) >= self.quota.fair_share
         return LOWER[wanted] if crowded else wanted
 
-    def submitted(self, submitter: str, job_ids: list[str], now_s: float) -> None:
-        """Jobs were stored."""
+    def submitted(self, submitter: str, job_ids: list[str], now_s: float) -> list[str]:
+        """Jobs are about to be stored; those that were not counted before. Results may come before all are stored."""
         account = self._accounts.setdefault(submitter, _Account())
-        account.submitted.extend([now_s] * len(job_ids))
-        account.unfinished.update(job_ids)
-        self._owners.update(dict.fromkeys(job_ids, submitter))
+        new = [job_id for job_id in job_ids if job_id not in account.unfinished]
+        account.submitted.extend([now_s] * len(new))
+        account.unfinished.update(new)
+        self._owners.update(dict.fromkeys(new, submitter))
+        return new
+
+    def withdrawn(self, job_ids: list[str]) -> None:
+        """Jobs that were counted did not come to be."""
+        for job_id in job_ids:
+            owner = self._owners.pop(job_id, None)
+            if owner is not None:
+                account = self._accounts[owner]
+                account.unfinished.discard(job_id)
+                if account.submitted:
+                    account.submitted.pop()
 
     def finished(self, job_id: str, now_s: float) -> None:
         """A job has its result."""

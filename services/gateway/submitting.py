@@ -40,9 +40,19 @@ class SubmitFor:
         await self.admit(1)
         wanted = options.get("priority", "normal")
         options = options | {"priority": self.admission.priority(self.caller.user, wanted)}
-        handle = await self.autopilot.jobs.submit(kind, payload, submitter=self.caller.user, **identity, **options)
-        if not handle.duplicate:
-            self.count([handle.id])
+        key = identity.get("idempotency_key")
+        job_id = identity.get("job_id") or self.autopilot.jobs.identify(kind, self.caller.user, key)
+        # A result may come before the confirmation: what is counted after it would never be taken off.
+        counted = self.count([job_id])
+        try:
+            handle = await self.autopilot.jobs.submit(
+                kind, payload, job_id=job_id, submitter=self.caller.user, fresh=key is None, **options
+            )
+        except BaseException:
+            self.forget(counted)
+            raise
+        if handle.duplicate:
+            self.forget(counted)
         return handle
 
     async def batch(self, kind: str, payloads: list[dict[str, Any]], options: dict[str, Any]) -> BatchHandle:
@@ -50,11 +60,15 @@ class SubmitFor:
         await self.admit(len(payloads))
         wanted = options.get("priority", "normal")
         options = options | {"priority": self.admission.priority(self.caller.user, wanted)}
-        handle = await self.autopilot.batches.map(
-            kind, payloads, submitter=self.caller.user, batch_id=new_id(), **options
-        )
-        self.count([f"{handle.id}.{i}" for i in range(handle.count)])
-        return handle
+        batch_id = new_id()
+        counted = self.count([f"{batch_id}.{i}" for i in range(len(payloads))])
+        try:
+            return await self.autopilot.batches.map(
+                kind, payloads, submitter=self.caller.user, batch_id=batch_id, **options
+            )
+        except BaseException:
+            self.forget(counted)
+            raise
 
     async def admit(self, count: int) -> None:
         """Raises BusyError when so many more jobs are too many."""
@@ -63,14 +77,14 @@ class SubmitFor:
             self.depth.jobs, self.depth.at = await self.autopilot.fleet.queue_depth(), now
         self.admission.admit(self.caller.user, count, self.depth.jobs, now)
 
-    def count(self, job_ids: list[str]) -> None:
-        """Jobs were stored."""
+    def count(self, job_ids: list[str]) -> list[str]:
+        """Jobs are about to be stored; those that were not counted before."""
         self.depth.jobs += len(job_ids)
-        self.admission.submitted(self.caller.user, job_ids, asyncio.get_running_loop().time())
+        return self.admission.submitted(self.caller.user, job_ids, asyncio.get_running_loop().time())
 
-    def forget(self, job_id: str) -> None:
-        """A job that was counted did not come to be."""
-        self.admission.finished(job_id, asyncio.get_running_loop().time())
+    def forget(self, job_ids: list[str]) -> None:
+        """Jobs that were counted did not come to be."""
+        self.admission.withdrawn(job_ids)
 
 
 def submit_for(

@@ -11,16 +11,16 @@ from dataclasses import dataclass
 
 import numpy as np
 from nats.js import JetStreamContext
-from nats.js.errors import NotFoundError
 
 from services.scheduler.domain.panel import Panel
 from services.scheduler.domain.recollection import Rows
-from shared.bus import BUS_ERRORS
+from shared.errors import NotFoundError, UnavailableError
+from shared.objects import read_object, write_object
 
 log = logging.getLogger(__name__)
 
 OBJECT = "scheduler-looks"
-KEPT_EVERY_S, READ_WITHIN_S = 60.0, 10.0
+KEPT_EVERY_S = 60.0
 
 
 @dataclass
@@ -46,24 +46,21 @@ class Remembering:
             return
         data = await asyncio.to_thread(_packed, kept, looks.interval_s, self.name)
         try:
-            await (await self.js.object_store("artifacts")).put(OBJECT, data)
-        except BUS_ERRORS as error:
+            await write_object(self.js, "artifacts", OBJECT, data)
+        except UnavailableError as error:
             log.info("looks not kept", extra={"error": type(error).__name__})
 
     async def recall(self) -> None:
         """Go on from what another process wrote; nothing, or something unreadable, is a past that is not known."""
         try:
-            store = await self.js.object_store("artifacts")
-            # The client's get never returns when chunks are gone.
-            async with asyncio.timeout(READ_WITHIN_S):
-                data = (await store.get(OBJECT)).data or b""
+            data = await read_object(self.js, "artifacts", OBJECT)
             kept = _unpacked(data, self.panel.looks.interval_s, self.name)
             if kept:
                 self.panel.recall(kept)
                 log.info("looks recalled", extra={"pools": len(kept)})
         except NotFoundError:
             return
-        except (*BUS_ERRORS, TimeoutError, ValueError, KeyError, zipfile.BadZipFile) as error:
+        except (UnavailableError, ValueError, KeyError, zipfile.BadZipFile) as error:
             log.warning("looks not recalled", extra={"error": type(error).__name__})
 
 

@@ -19,6 +19,7 @@ from shared.bus import BUS_ERRORS, Bus
 from shared.clock import Clock
 from shared.database import connect_pool
 from shared.errors import AutopilotError
+from shared.objects import write_object
 from shared.reports import report_name
 
 log = logging.getLogger(__name__)
@@ -66,7 +67,7 @@ class Reporting:
             page = await self._page(since, until) if await self._measured(since, until) else None
             if page is None:
                 return None
-            await store.put(name, page)
+            await write_object(self.js, "artifacts", name, page)
             log.info("report made", extra={"report": name})
         return name
 

@@ -11,16 +11,17 @@ from typing import TYPE_CHECKING, Any
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 from nats.js import JetStreamContext
-from nats.js.errors import KeyNotFoundError
+from nats.js.errors import KeyNotFoundError, KeyWrongLastSequenceError
 from pydantic import BaseModel
 
 from shared import subjects
+from shared.client.claims import fingerprint, tokens_of_batch
 from shared.client.following import look_again
 from shared.client.reading import count_messages
 from shared.clock import utc_now
-from shared.errors import InvalidInputError, NotFoundError
+from shared.errors import ConflictError, InvalidInputError, NotFoundError
 from shared.ids import new_id
-from shared.jobs import address, make_options
+from shared.jobs import address, check_id, make_options
 from shared.messages.jobs import Batch, JobResult
 from shared.publishing import publish_patiently
 from shared.storing import BUS_ERRORS, not_stored
@@ -86,10 +87,11 @@ class Batches:
         batch_id: str | None = None,
         **options: Any,
     ) -> BatchHandle:
-        """One job an input. The same `batch_id` with the same inputs is the same batch.
+        """One job an input. The same `batch_id` is the same batch while any of its jobs or results exists.
 
-        Raises InvalidInputError for a bad argument and UnavailableError when not every job was confirmed; with a
-        `batch_id` the call can then be repeated.
+        Raises InvalidInputError for a bad argument, ConflictError when the batch has other inputs, and
+        UnavailableError when not every job was confirmed; with a `batch_id` the call can then be repeated, and
+        publishes what is missing.
         """
         chosen, inputs = make_options(**options), [dict(p) for p in payloads]
         if not inputs:
@@ -97,16 +99,42 @@ class Batches:
         who, batch_id = submitter or self._actor, batch_id or new_id()
         if "." in batch_id:
             raise InvalidInputError("batch_id", batch_id, "must not contain a dot")
-        record = Batch(id=batch_id, kind=kind, count=len(inputs), submitter=who, submitted_at=utc_now())
-        kv = await self._js.key_value("batches")
-        await kv.put(subjects.token(batch_id), record.model_dump_json().encode())
-        for start in range(0, len(inputs), WINDOW):
+        check_id("batch_id", batch_id)
+        record = Batch(
+            id=batch_id,
+            kind=kind,
+            count=len(inputs),
+            submitter=who,
+            submitted_at=utc_now(),
+            fingerprint=fingerprint(kind, inputs),
+        )
+        there = await self._register(record)
+        missing = [i for i in range(len(inputs)) if str(i) not in there]
+        for start in range(0, len(missing), WINDOW):
             prepared = [
                 await self._jobs.prepare(f"{batch_id}.{i}", kind, inputs[i], chosen, submitter=who)
-                for i in range(start, min(start + WINDOW, len(inputs)))
+                for i in missing[start : start + WINDOW]
             ]
             await self._confirmed([address(job, utc_now()) for job in prepared], [_body(job) for job in prepared])
         return BatchHandle(batch_id, len(inputs), self)
+
+    async def _register(self, record: Batch) -> set[str]:
+        """Make the batch known; which of its jobs are there already, by their numbers."""
+        key, body = subjects.token(record.id), record.model_dump_json().encode()
+        try:
+            kv = await self._js.key_value("batches")
+            try:
+                await kv.create(key, body)
+            except KeyWrongLastSequenceError:
+                there = await tokens_of_batch(self._js, record.id)
+                known = Batch.model_validate_json((await kv.get(key)).value or b"")
+                if there and known.fingerprint not in {"", record.fingerprint}:
+                    raise ConflictError(f"batch {record.id} is another batch: it has other inputs") from None
+                await kv.put(key, body)
+                return there
+        except BUS_ERRORS as error:
+            raise not_stored(f"batch {record.id}", error) from error
+        return set()
 
     async def _confirmed(self, addresses: Sequence[tuple[str, str, dict[str, str]]], bodies: list[bytes]) -> None:
         try:

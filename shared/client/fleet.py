@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncGenerator
 from contextlib import suppress
 
@@ -25,10 +24,9 @@ from shared.messages.commands import (
 )
 from shared.messages.jobs import PoolStatus
 from shared.messages.telemetry import DeviceInfo, NodeInventory
+from shared.objects import read_object
 from shared.reports import PREFIX as REPORT_PREFIX
 from shared.reports import name_of_week
-
-READ_WITHIN_S = 30.0
 
 
 class DeviceView(BaseModel):
@@ -161,12 +159,9 @@ class Fleet:
         return sorted(name.removeprefix(REPORT_PREFIX) for name in names if name.startswith(REPORT_PREFIX))
 
     async def report(self, week: str) -> bytes:
-        """The HTML page of a week, 2026-W47. Raises NotFoundError and InvalidInputError."""
-        store = await self._js.object_store("artifacts")
+        """The HTML page of a week, 2026-W47. Raises NotFoundError, InvalidInputError and UnavailableError."""
         try:
-            # The client's get never returns when chunks are gone.
-            async with asyncio.timeout(READ_WITHIN_S):
-                return (await store.get(name_of_week(week))).data or b""
-        except (NotFoundError, TimeoutError) as error:
+            return await read_object(self._js, "artifacts", name_of_week(week))
+        except Missing as error:
             known = ", ".join(await self.reports()) or "none yet"
             raise Missing(f"no report of week {week}: there are {known}") from error

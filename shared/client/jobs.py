@@ -17,12 +17,13 @@ from nats.js.errors import NotFoundError
 from pydantic import BaseModel, ValidationError
 
 from shared import subjects
+from shared.client.claims import Claims, fingerprint
 from shared.client.following import follow, look_again
 from shared.clock import utc_now
-from shared.errors import ConflictError, JobFailedError, UnavailableError
+from shared.errors import AutopilotError, BusyError, ConflictError, JobFailedError, UnavailableError
 from shared.errors import NotFoundError as Missing
 from shared.ids import derived_id, new_id
-from shared.jobs import Options, address, first_problem, make_job, make_options
+from shared.jobs import MESSAGE_ID, Options, address, first_problem, make_job, make_options
 from shared.messages.jobs import Job, JobProgress, JobResult, JobState
 from shared.payloads import load_payload, store_payload
 from shared.publishing import publish_patiently
@@ -59,6 +60,7 @@ class Jobs:
 
     def __init__(self, nc: Client, js: JetStreamContext, actor: str) -> None:
         self._nc, self._js, self._actor = nc, js, actor
+        self._claims = Claims(js)
 
     async def submit(
         self,
@@ -68,21 +70,48 @@ class Jobs:
         job_id: str | None = None,
         idempotency_key: str | None = None,
         submitter: str | None = None,
+        fresh: bool = False,
         **options: Any,
     ) -> JobHandle:
         """Publish a job and wait until it is stored; `options` are the fields of `Options`.
 
-        The same `job_id` or `idempotency_key` is the same job. Raises InvalidInputError for a bad
-        argument, BusyError when the queue is full, and UnavailableError when the stream did not confirm.
+        The same `job_id` or `idempotency_key` is the same job for as long as that or its result exists; `fresh`
+        says that nobody else can have used the id, which saves looking. Raises InvalidInputError for a bad argument,
+        ConflictError when the id or key stands for another kind or payload, BusyError when the queue is full, and
+        UnavailableError when the stream did not confirm.
         """
         chosen = make_options(**options)
         who = submitter or self._actor
-        if job_id is None:
-            job_id = derived_id(who, kind, idempotency_key) if idempotency_key else new_id()
-        job = await self.prepare(job_id, kind, payload, chosen, submitter=who)
-        if idempotency_key and await self.find_result(job_id):
+        fresh = fresh or (job_id is None and not idempotency_key)
+        job_id = job_id or self.identify(kind, who, idempotency_key)
+        if fresh:
+            job = await self.prepare(job_id, kind, payload, chosen, submitter=who)
+            return JobHandle(job_id, kind, self, duplicate=await self.publish(job))
+        revision = await self._claims.claim(job_id, fingerprint(kind, payload), _life_s(chosen))
+        if revision is None:
             return JobHandle(job_id, kind, self, duplicate=True)
-        return JobHandle(job_id, kind, self, duplicate=await self.publish(job))
+        await self._publish_claimed(job_id, kind, payload, chosen, who, revision)
+        return JobHandle(job_id, kind, self)
+
+    def identify(self, kind: str, submitter: str, idempotency_key: str | None) -> str:
+        """The id of a submitter's job: the same for the same key, a new one without a key."""
+        return derived_id(submitter, kind, idempotency_key) if idempotency_key else new_id()
+
+    async def _publish_claimed(
+        self, job_id: str, kind: str, payload: dict[str, Any], options: Options, submitter: str, revision: int
+    ) -> None:
+        try:
+            job = await self.prepare(job_id, kind, payload, options, submitter=submitter)
+        except AutopilotError:
+            await self._claims.release(job_id)
+            raise
+        try:
+            if await self.publish(job) and not await self._claims.exists(job_id):
+                # The stream remembers the id of a job that is over, and whose result has gone since.
+                await self.publish(job, f"{job_id}-{revision}")
+        except BusyError:
+            await self._claims.release(job_id)
+            raise
 
     async def prepare(
         self, job_id: str, kind: str, payload: dict[str, Any], options: Options, *, submitter: str
@@ -95,9 +124,11 @@ class Jobs:
         reference = await store_payload(self._js, f"job-{job_id}", payload, expires_at)
         return job.model_copy(update={"payload": {}, "payload_ref": reference})
 
-    async def publish(self, job: Job) -> bool:
+    async def publish(self, job: Job, message_id: str | None = None) -> bool:
         """Publish a prepared job; True when the stream had it already."""
         stream, subject, headers = address(job, utc_now())
+        if message_id is not None:
+            headers[MESSAGE_ID] = message_id
         body = job.model_dump_json(exclude_none=True).encode()
         try:
             ack = await publish_patiently(self._js, subject, body, headers, stream=stream)
@@ -154,6 +185,7 @@ class Jobs:
         self, kind: str, payload: dict[str, Any], *, job_id: str | None = None, **options: Any
     ) -> AsyncIterator[JobProgress | JobResult]:
         """Submit a job and yield everything that it tells, its result last."""
+        options = {"fresh": job_id is None} | options
         job_id = job_id or new_id()
 
         async def begin() -> None:
@@ -232,6 +264,12 @@ class Jobs:
                 continue
             views.append(JobView(id=result.job_id, kind=result.kind, state=result.status, result=result))
         return views
+
+
+def _life_s(options: Options) -> float:
+    """How long a job and its result can be there, with a day for the run."""
+    delay_s = options.delay_s or (max(0.0, (options.at - utc_now()).total_seconds()) if options.at else 0.0)
+    return delay_s + options.ttl_s + options.result_ttl_s + DAY_S
 
 
 def output_of(result: JobResult) -> Any:

@@ -45,6 +45,4 @@ class Alert(Message):
     holds: bool = Field(default=False, description="stays open until the device is reset or an operator restores it")
     boot_id: Label = Field(default="", description="the boot of the node in which the fault was seen, if it is told")
     driver_epoch: Label = Field(default="", description="the load of the driver in which it was seen, if it is told")
-    end_reason: Label = Field(
-        default="", description="of a resolved alert: why it ended, if anything ended it"
-    )
+    end_reason: Label = Field(default="", description="of a resolved alert: why it ended, if anything ended it")

@@ -135,6 +135,7 @@ class Batch(Message):
     count: Count
     submitter: Label = "anonymous"
     submitted_at: Timestamp
+    fingerprint: Label = Field(default="", description="digest of its kind and inputs")
 
 
 class WorkerStatus(Message):

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -12,6 +14,8 @@ from hypothesis import strategies as st
 from pydantic import BaseModel
 
 from services.gateway.admission import Admission, Quota
+from services.gateway.auth import Caller, Role
+from services.gateway.submitting import SubmitFor, _Depth
 from services.inference.device_group import group
 from services.inference.device_run import run_safely
 from services.inference.domain.batching import FORGET_AFTER, BatchSizer
@@ -297,6 +301,58 @@ class TestAdmission:
         assert admission.priority("bob", "high") == "high"
         admission.finished("1", 1.0)
         assert admission.priority("ada", "high") == "high"
+
+    def test_results_that_come_while_a_batch_is_stored_are_taken_off(self) -> None:
+        admission = self.admission()
+        counted = admission.submitted("ada", ["1", "2", "3"], 0.0)
+        admission.finished("1", 0.5)
+        assert admission.submitted("ada", ["2", "4"], 1.0) == ["4"], "what is counted already is not counted again"
+        admission.withdrawn(["4"])
+        for job in counted:
+            admission.finished(job, 2.0)
+        assert admission.priority("ada", "high") == "high"
+        admission.admit("ada", 6, 0, 3.0)
+
+
+class TestSubmitFor:
+    class Jobs:
+        """Stores a job, and its result arrives before the confirmation does."""
+
+        def __init__(self, admission: Admission, fails: bool, duplicate: bool = False) -> None:
+            self.admission, self.fails, self.duplicate = admission, fails, duplicate
+
+        def identify(self, kind: str, submitter: str, key: str | None) -> str:
+            return key or "new"
+
+        async def submit(self, kind: str, payload: object, *, job_id: str, **_: object) -> Any:
+            if self.fails:
+                raise BusyError("full", 1)
+            self.admission.finished(job_id, 0.0)
+            return SimpleNamespace(id=job_id, duplicate=self.duplicate)
+
+        async def map(self, kind: str, payloads: list[object], *, batch_id: str, **_: object) -> Any:
+            for i in range(len(payloads)):
+                self.admission.finished(f"{batch_id}.{i}", 0.0)
+            if self.fails:
+                raise BusyError("full", 1)
+            return SimpleNamespace(id=batch_id, count=len(payloads))
+
+        async def queue_depth(self) -> int:
+            return 0
+
+    @pytest.mark.parametrize("fails", [False, True])
+    async def test_nothing_stays_on_the_account(self, fails: bool) -> None:
+        admission = Admission(Quota(jobs_per_minute=1000, unfinished=6, fair_share=1), queue_limit=100)
+        jobs = self.Jobs(admission, fails)
+        autopilot = SimpleNamespace(jobs=jobs, batches=jobs, fleet=jobs)
+        submit = SubmitFor(autopilot, admission, Caller("ada", Role.operator), _Depth())  # type: ignore[arg-type]
+        for _ in range(5):
+            with suppress(BusyError):
+                await submit.job("echo", {}, {})
+            with suppress(BusyError):
+                await submit.batch("echo", [{}] * 5, {})
+        assert admission.priority("ada", "high") == "high"
+        admission.admit("ada", 6, 0, 0.0)
 
 
 class TestShelf:

@@ -219,7 +219,7 @@ async def _stream(
     told, output = 0, None
     wanted = to_queue.admission.priority(to_queue.caller.user, "normal")
     source = to_queue.autopilot.jobs.stream(
-        kind, payload, job_id=head["id"], submitter=to_queue.caller.user, priority=wanted, **options
+        kind, payload, job_id=head["id"], submitter=to_queue.caller.user, priority=wanted, fresh=True, **options
     )
     to_queue.count([head["id"]])
 
@@ -239,7 +239,7 @@ async def _stream(
             else:
                 output = output_of(event)
     except (AutopilotError, NatsError) as error:
-        to_queue.forget(head["id"])
+        to_queue.forget([head["id"]])
         failure = openai_error(status_of(error), detail_of(error))
         yield {"data": bytes(failure.body).decode()}
     except (asyncio.CancelledError, GeneratorExit):
