@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 from shared.messages.telemetry import DeviceInfo
 
+WATCHED_ONLY = frozenset({"scrape", "replay"})
+
 
 @dataclass(frozen=True)
 class DeviceGroup:
@@ -23,13 +25,28 @@ class DeviceGroup:
         """Settings of a worker on these devices."""
         first = self.devices[0]
         known = [d.memory_bytes for d in self.devices if d.memory_bytes]
-        torch_device = {"nvml": "cuda", "amdsmi": "cuda", "apple": "mps"}.get(first.source, "cpu")
+        amd = first.vendor == "amd" and first.source in {"amdsmi", "sysfs"}
+        torch_device = "cuda" if amd else {"nvml": "cuda", "apple": "mps"}.get(first.source, "cpu")
         settings = {"AUTOPILOT_WORKER_DEVICE": self.name, "AUTOPILOT_TORCH_DEVICE": torch_device}
         if known:
             settings["AUTOPILOT_DEVICE_MEMORY_BYTES"] = str(sum(known))
         if first.source == "nvml":
             settings["CUDA_VISIBLE_DEVICES"] = ",".join(d.device for d in self.devices)
+        elif amd:
+            # ROCm's own variable goes by the card's number; without it every worker takes the first card.
+            settings["HIP_VISIBLE_DEVICES"] = ",".join(str(d.index) for d in self.devices)
         return settings
+
+
+def places(devices: Sequence[DeviceInfo]) -> list[DeviceInfo]:
+    """The devices of a node that workers can run on.
+
+    Left out are devices that are only watched (an exporter's, a recording's), a GPU that is split into instances,
+    beside which it can run nothing, and the CPU where there is an accelerator.
+    """
+    split = {d.parent for d in devices if d.parent}
+    here = [d for d in devices if d.source not in WATCHED_ONLY and d.device not in split]
+    return [d for d in here if d.source != "cpu"] or here
 
 
 def group(devices: Sequence[DeviceInfo], size: int) -> list[DeviceGroup]:

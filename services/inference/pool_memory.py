@@ -6,6 +6,7 @@ import asyncio
 import logging
 from dataclasses import dataclass
 
+from services.inference.device_group import places
 from services.inference.supervisor import PoolSupervisor
 from shared import subjects
 from shared.bus import Bus
@@ -62,10 +63,11 @@ class PoolMemory:
 
     async def _read_devices(self, health: HealthState) -> None:
         inventory = await self.bus.read("inventory", subjects.token(self._node), NodeInventory)
-        devices = inventory.devices if inventory else []
-        # A CPU works only where there is no accelerator beside it.
-        self.supervisor.devices = [d for d in devices if d.source != "cpu"] or devices
-        health.report("devices", ok=bool(devices), reason="the agent has told of no device on this node")
+        if inventory is not None:
+            self.supervisor.devices = places(inventory.devices)
+        # An inventory that cannot be read says nothing: workers stay where they are.
+        known = bool(self.supervisor.devices)
+        health.report("devices", ok=known, reason="the agent has told of no device that workers can run on")
 
     def _enough(self) -> bool:
         ready = any(w.state == "ready" for w in self.supervisor.status().workers)

@@ -38,6 +38,9 @@ class ModelSettings(BaseSettings):
     dtype: Literal["auto", "float32", "float16", "bfloat16"] = Field(
         "auto", description="of weights; auto takes half precision on GPUs and float32 elsewhere"
     )
+    pickled_weights: bool = Field(
+        False, description="load weights that are no safetensors; a pickle can run code when it is read"
+    )
     compile_models: bool = Field(False, description="torch.compile models; pays where they stay loaded for long")
     embed_model: str = Field(
         "all-MiniLM-L6-v2", description="folder or hub name, with model.onnx for ONNX Runtime; the default is on disk"

@@ -34,6 +34,19 @@ class TestClassify:
         assert out.method == "classifier"
         assert set(out.results[0].scores) == {"LABEL_0", "LABEL_1", "LABEL_2"}
 
+    def test_weights_that_are_a_pickle_are_refused_unless_the_operator_allows_them(self, tmp_path: Path) -> None:
+        import torch
+        from transformers import AutoModelForSequenceClassification
+
+        folder = save_tiny_classifier(tmp_path)
+        state = AutoModelForSequenceClassification.from_pretrained(folder).state_dict()
+        torch.save(state, folder / "pytorch_model.bin")
+        (folder / "model.safetensors").unlink()
+        with pytest.raises(Exception, match="safetensors"):
+            Caller(classify_model=str(folder))("classify", texts=["one"])
+        out = Caller(classify_model=str(folder), pickled_weights=True)("classify", texts=["one"])
+        assert out.method == "classifier"
+
     def test_without_labels_and_classifier_it_says_what_to_give(self) -> None:
         with pytest.raises(Exception, match="labels"):
             call("classify", texts=["x"])
@@ -136,8 +149,43 @@ class TestClassifyImage:
         found = own("classify-image", files=[{"name": "red.png", "base64": image}], top=2)
         assert found.images[0].name == "red.png"
         assert len(found.images[0].scores) == 2
-        with pytest.raises(Exception, match=r"bad\.png.*is no readable image"):
+        with pytest.raises(Exception, match=r"bad\.png.*is no readable PNG"):
             own("classify-image", files=[{"name": "bad.png", "text": "no"}])
+
+    def test_a_bad_file_costs_no_other_its_label(self, tmp_path: Path) -> None:
+        from PIL import Image
+
+        own = Caller(image_model=str(save_tiny_vision(tmp_path)))
+        files = []
+        for name, form in (("a.png", "PNG"), ("b.eps", "EPS"), ("c.jpg", "JPEG"), ("d.webp", "WEBP"), ("e.gif", "GIF")):
+            out = io.BytesIO()
+            Image.new("RGB", (40, 30), "red").save(out, format=form)
+            data = out.getvalue()
+            files.append({"name": name, "base64": base64.b64encode(data).decode()})
+            files.append({"name": f"cut-{name}", "base64": base64.b64encode(data[: len(data) // 3]).decode()})
+        found = own("classify-image", files=files, top=1)
+        assert [image.name for image in found.images] == [file["name"] for file in files]
+        assert {i.name for i in found.images if i.label} == {"a.png", "c.jpg", "d.webp", "e.gif"}
+        assert all("is no readable" in i.error for i in found.images if not i.label)
+
+    def test_pixels_held_at_once_are_bounded(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        from PIL import Image
+
+        from services.inference.adapters.classifiers import ImageClassifier
+        from services.inference.kinds import classify_image
+
+        monkeypatch.setattr(classify_image, "MOST_PIXELS", 3000)
+        seen = []
+        scores = ImageClassifier.scores
+        monkeypatch.setattr(
+            ImageClassifier, "scores", lambda self, images: seen.append(len(images)) or scores(self, images)
+        )
+        own = Caller(image_model=str(save_tiny_vision(tmp_path)))
+        out = io.BytesIO()
+        Image.new("RGB", (40, 30)).save(out, format="PNG")
+        data = base64.b64encode(out.getvalue()).decode()
+        found = own("classify-image", files=[{"name": f"{n}.png", "base64": data} for n in range(5)])
+        assert (len(found.images), seen) == (5, [2, 2, 1])
 
     def test_without_a_model_it_names_the_setting(self) -> None:
         with pytest.raises(Exception, match="AUTOPILOT_IMAGE_MODEL"):

@@ -14,7 +14,7 @@ from transformers import (
     AutoTokenizer,
 )
 
-from services.inference.adapters.torch_loading import load_model, place, precision
+from services.inference.adapters.torch_loading import TRUSTED, load_model, place, precision, weights
 from services.inference.settings import ModelSettings
 
 BATCH = 32
@@ -32,9 +32,14 @@ class TextClassifier:
 
     def __init__(self, name: str, models: ModelSettings) -> None:
         self.name, self._device = name, place(models)
-        self._tokenizer: Any = load_model("classify_model", name, lambda: AutoTokenizer.from_pretrained(name))
+        self._tokenizer: Any = load_model(
+            "classify_model", name, lambda: AutoTokenizer.from_pretrained(name, **TRUSTED)
+        )
         self._model: Any = load_model(
-            "classify_model", name, lambda: AutoModelForSequenceClassification.from_pretrained(name), models
+            "classify_model",
+            name,
+            lambda: AutoModelForSequenceClassification.from_pretrained(name, **weights(models)),
+            models,
         )
         self._names = dict(self._model.config.id2label)
 
@@ -63,10 +68,13 @@ class ImageClassifier:
         self._processor: Any = load_model(
             "image_model",
             name,
-            lambda: AutoImageProcessor.from_pretrained(name, use_fast=False),  # type: ignore[no-untyped-call]
+            lambda: AutoImageProcessor.from_pretrained(name, use_fast=False, **TRUSTED),  # type: ignore[no-untyped-call]
         )
         self._model: Any = load_model(
-            "image_model", name, lambda: AutoModelForImageClassification.from_pretrained(name), models
+            "image_model",
+            name,
+            lambda: AutoModelForImageClassification.from_pretrained(name, **weights(models)),
+            models,
         )
         self._names = dict(self._model.config.id2label)
 

@@ -11,6 +11,7 @@ from services.inference.settings import ModelSettings
 from shared.errors import InvalidInputError
 
 T = TypeVar("T")
+TRUSTED: dict[str, Any] = {"trust_remote_code": False}
 
 
 def place(models: ModelSettings) -> str:
@@ -30,10 +31,15 @@ def precision(models: ModelSettings) -> torch.dtype:
     return torch.float16 if models.torch_device == "mps" else torch.float32
 
 
+def weights(models: ModelSettings) -> dict[str, Any]:
+    """Arguments of `from_pretrained` of every model: no code of the model's own, no pickles unless allowed."""
+    return TRUSTED | ({} if models.pickled_weights else {"use_safetensors": True})
+
+
 def loading(models: ModelSettings) -> dict[str, Any]:
-    """Arguments of `from_pretrained`: the weights' type, and how several devices share them."""
+    """The same for a model that may be large: the weights' type, and how several devices share them."""
     spread = {"device_map": "auto"} if models.devices_per_worker > 1 else {}
-    return {"dtype": precision(models)} | spread
+    return weights(models) | {"dtype": precision(models)} | spread
 
 
 def load_model(field: str, name: str, load: Callable[[], T], models: ModelSettings | None = None) -> T:
@@ -44,7 +50,8 @@ def load_model(field: str, name: str, load: Callable[[], T], models: ModelSettin
     try:
         loaded: Any = load()
     except (OSError, ValueError, KeyError) as error:
-        raise InvalidInputError(field, name, "is neither a model folder nor to be had from a hub") from error
+        rule = "is neither a model folder with safetensors nor to be had from a hub"
+        raise InvalidInputError(field, name, rule) from error
     if models is not None:
         if models.devices_per_worker == 1:
             loaded = loaded.to(device=models.torch_device, dtype=precision(models))

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from transformers import AutoModel, AutoTokenizer
 
-from services.inference.adapters.torch_loading import load_model, place
+from services.inference.adapters.torch_loading import TRUSTED, load_model, place, weights
 from services.inference.settings import ModelSettings
 
 BATCH = 64
@@ -21,8 +21,10 @@ class TransformersEncoder:
 
     def __init__(self, name: str, path: str, models: ModelSettings) -> None:
         self.name, self._device = name, place(models)
-        self._tokenizer: Any = load_model("embed_model", name, lambda: AutoTokenizer.from_pretrained(path))
-        self._model = load_model("embed_model", name, lambda: AutoModel.from_pretrained(path), models)
+        self._tokenizer: Any = load_model("embed_model", name, lambda: AutoTokenizer.from_pretrained(path, **TRUSTED))
+        self._model = load_model(
+            "embed_model", name, lambda: AutoModel.from_pretrained(path, **weights(models)), models
+        )
 
     def encode(self, texts: Sequence[str]) -> np.ndarray[Any, Any]:
         """Texts to an array [texts, dimensions] of unit vectors, in the order given."""

@@ -13,7 +13,7 @@ from typing import Any
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 from transformers.generation.configuration_utils import ContinuousBatchingConfig
 
-from services.inference.adapters.torch_loading import load_model, loading, place
+from services.inference.adapters.torch_loading import TRUSTED, load_model, loading, place
 from services.inference.errors import RetryableJobError
 from services.inference.ports import FinishReason, Generated, GenerationRequest
 from services.inference.settings import ModelSettings
@@ -44,8 +44,10 @@ class TransformersGenerator:
     def __init__(self, name: str, models: ModelSettings) -> None:
         self.name = name
         place(models)
-        config: Any = load_model("generate_model", name, lambda: AutoConfig.from_pretrained(name))
-        self._tokenizer: Any = load_model("generate_model", name, lambda: AutoTokenizer.from_pretrained(name))
+        config: Any = load_model("generate_model", name, lambda: AutoConfig.from_pretrained(name, **TRUSTED))
+        self._tokenizer: Any = load_model(
+            "generate_model", name, lambda: AutoTokenizer.from_pretrained(name, **TRUSTED)
+        )
         model: Any = load_model(
             "generate_model", name, lambda: AutoModelForCausalLM.from_pretrained(name, **loading(models)), models
         )

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer
 
-from services.inference.adapters.torch_loading import load_model, loading, place
+from services.inference.adapters.torch_loading import TRUSTED, load_model, loading, place
 from services.inference.settings import ModelSettings
 
 NEW_TOKENS = 128
@@ -19,8 +19,10 @@ class TransformersSummarizer:
 
     def __init__(self, name: str, models: ModelSettings) -> None:
         self.name, self._device = name, place(models)
-        config: Any = load_model("summarize_model", name, lambda: AutoConfig.from_pretrained(name))
-        self._tokenizer: Any = load_model("summarize_model", name, lambda: AutoTokenizer.from_pretrained(name))
+        config: Any = load_model("summarize_model", name, lambda: AutoConfig.from_pretrained(name, **TRUSTED))
+        self._tokenizer: Any = load_model(
+            "summarize_model", name, lambda: AutoTokenizer.from_pretrained(name, **TRUSTED)
+        )
         self._seq2seq = bool(config.is_encoder_decoder)
         family: Any = AutoModelForSeq2SeqLM if self._seq2seq else AutoModelForCausalLM
         self._model: Any = load_model(

@@ -29,6 +29,8 @@ class VllmGenerator:
             tensor_parallel_size=models.devices_per_worker,
             max_num_seqs=models.generate_slots,
             dtype=models.dtype,
+            trust_remote_code=False,
+            load_format="auto" if models.pickled_weights else "safetensors",
         )
 
         async def make() -> tuple[Any, Any]:

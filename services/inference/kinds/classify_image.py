@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from pydantic import BaseModel, Field
 
@@ -12,7 +13,15 @@ from services.inference.kinds.files import FileInput, collect
 from services.inference.models import image_classifier
 from shared.errors import InvalidInputError
 
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+    from services.inference.adapters.classifiers import ImageClassifier
+
+# Of one image, and of those that are held as pixels at once.
 MOST_PIXELS = 64_000_000
+# Decoders that stay within their process; Pillow's others include EPS, which starts Ghostscript.
+FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")
 
 
 class ClassifyImageInput(Input):
@@ -24,12 +33,13 @@ class ClassifyImageInput(Input):
 
 
 class ClassifiedImage(BaseModel):
-    """The likeliest labels of one image, best first."""
+    """The likeliest labels of one image, best first, or why it has none."""
 
     name: str
-    label: str
-    score: float
-    scores: dict[str, float]
+    label: str = ""
+    score: float = 0.0
+    scores: dict[str, float] = {}
+    error: str = ""
 
 
 class ClassifyImageOutput(BaseModel):
@@ -52,27 +62,54 @@ class ClassifyImage:
         return each(lambda item, _: self._one(item, context), inputs)
 
     def _one(self, item: ClassifyImageInput, context: RunContext) -> ClassifyImageOutput:
-        from PIL import Image, UnidentifiedImageError  # noqa: PLC0415  a worker starts faster without
-
         model = image_classifier(context.models)
         files = collect(item.files, item.archive)
         if not files:
             raise InvalidInputError("files", 0, "holds no image")
-        images = []
+        found: list[ClassifiedImage] = []
+        waiting: dict[str, Image] = {}
         for name, data in files.items():
             try:
-                image = Image.open(io.BytesIO(data))
-                if image.width * image.height > MOST_PIXELS:
-                    raise InvalidInputError(name, f"{image.width}x{image.height}", f"may have {MOST_PIXELS} pixels")
-                images.append(image.convert("RGB"))
-            except (UnidentifiedImageError, OSError, Image.DecompressionBombError) as error:
-                raise InvalidInputError(name, f"{len(data)} bytes", "is no readable image") from error
-        found = []
-        for name, scores in zip(files, model.scores(images), strict=True):
-            best = dict(sorted(scores.items(), key=lambda pair: -pair[1])[: item.top])
-            label = next(iter(best))
-            found.append(ClassifiedImage(name=name, label=label, score=best[label], scores=best))
-        return ClassifyImageOutput(images=found, model=model.name)
+                image = _opened(name, data)
+            except InvalidInputError as error:
+                if len(files) == 1:
+                    raise
+                found.append(ClassifiedImage(name=name, error=str(error)))
+                continue
+            if sum(_pixels(held) for held in waiting.values()) + _pixels(image) > MOST_PIXELS:
+                found += _scored(model, waiting, item.top)
+                waiting = {}
+            waiting[name] = image
+        found += _scored(model, waiting, item.top)
+        if all(image.error for image in found):
+            raise InvalidInputError("files", len(found), f"holds no readable image; the first: {found[0].error}")
+        order = list(files)
+        return ClassifyImageOutput(images=sorted(found, key=lambda f: order.index(f.name)), model=model.name)
+
+
+def _opened(name: str, data: bytes) -> Image:
+    from PIL import Image as images  # noqa: N813, PLC0415  a worker starts faster without
+
+    try:
+        image = images.open(io.BytesIO(data), formats=FORMATS)
+        if _pixels(image) > MOST_PIXELS:
+            raise InvalidInputError(name, f"{image.width}x{image.height}", f"may have {MOST_PIXELS} pixels")
+        return image.convert("RGB")
+    except (OSError, ValueError, SyntaxError, EOFError, images.DecompressionBombError) as error:
+        raise InvalidInputError(name, f"{len(data)} bytes", f"is no readable {', '.join(FORMATS)}") from error
+
+
+def _pixels(image: Image) -> int:
+    return image.width * image.height
+
+
+def _scored(model: ImageClassifier, images: dict[str, Image], top: int) -> list[ClassifiedImage]:
+    found = []
+    for name, scores in zip(images, model.scores(list(images.values())) if images else [], strict=True):
+        best = dict(sorted(scores.items(), key=lambda pair: -pair[1])[:top])
+        label = next(iter(best))
+        found.append(ClassifiedImage(name=name, label=label, score=best[label], scores=best))
+    return found
 
 
 KIND = ClassifyImage()
