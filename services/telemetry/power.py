@@ -106,6 +106,7 @@ class PowerControl:
             await self._undo(device, before)
             return self._outcome(command, "refused", str(error))
         self._book.record(command, grant, self._now())
+        self._troubles.pop(device, None)
         self._save()
         detail = f"lease of {command.lease_s:g} s"
         if grant.clamped:
@@ -214,12 +215,15 @@ class PowerControl:
         for device in list(self._book.leases):
             async with self._locks[device]:
                 lease = self._book.leases.get(device)
-                if lease is None:
+                if lease is None or lease.is_over(self._now()):
                     continue
                 try:
                     applied = await self._call(device, partial(_applied, device))
-                    if not _close_to(applied, lease.cap_w):
+                    gone = not _close_to(applied, lease.cap_w)
+                    # No driver tells a locked clock: it is locked again each time.
+                    if gone or lease.clock_mhz is not None:
                         await self._apply(device, lease.cap_w, lease.clock_mhz)
+                    if gone:
                         log.warning("cap was gone and is applied again", extra={"device": device, "found_w": applied})
                 except AutopilotError as error:
                     log.info("cap not checked", extra={"device": device, "error": str(error)})

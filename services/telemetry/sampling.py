@@ -66,6 +66,7 @@ class Sampler:
     _inventory_at_s: float = 0.0
     _said_unprivileged: bool = False
     _source_watch: SourceWatch = field(default_factory=SourceWatch)
+    _owners: dict[str, str] = field(default_factory=dict)
     _states: dict[str, str] = field(default_factory=dict)
     _occurrences: OccurrenceFilter = field(default_factory=OccurrenceFilter)
     _links: dict[tuple[str, int], bool] = field(default_factory=dict)
@@ -131,6 +132,7 @@ class Sampler:
     def _take_devices(self, source: GuardedSource, found: list[DeviceInfo]) -> None:
         self.devices = {k: v for k, v in self.devices.items() if v[1] is not source}
         self.devices |= {info.device: (info, source) for info in found}
+        self._owners |= {info.device: source.name for info in found}
         whole = [info for info in found if info.pci_bus_id and info.parent is None]
         self.addresses |= {normal_pci(info.pci_bus_id or ""): info.device for info in whole}
         changes = self._link_changes(found)
@@ -191,12 +193,16 @@ class Sampler:
         results = await asyncio.gather(*(self._sample(source) for source in self.sources))
         samples: dict[str, Sample] = {}
         unread: set[str] = set()
+        unknown: set[str] = set()
         events: list[SourceEvent] = []
         for source, (source_samples, source_events) in zip(self.sources, results, strict=True):
             if source_samples is None:
                 unread |= self._devices_of(source)
+                # Also of those that it did not show when it last looked: they may be back.
+                unknown |= {device for device, owner in self._owners.items() if owner == source.name}
             else:
                 samples |= {device: clean(sample) for device, sample in source_samples.items()}
+                self._owners |= dict.fromkeys(source_samples, source.name)
             events += source_events
         simulated = frozenset(d for d, (info, _) in self.devices.items() if info.simulated)
         now_s = asyncio.get_running_loop().time()
@@ -207,15 +213,15 @@ class Sampler:
         if frame is not None:
             message_id = f"{self.node}:{self._assembler.epoch_us}:{self._assembler.sequence}"
             self._queue(Outgoing(subjects.frames(self.node), frame, message_id))
-        self._tell(events, samples, unread, start_us, now_s)
+        self._tell(events, samples, unknown, start_us, now_s)
         self._more.set()
 
     def _tell(
-        self, events: list[SourceEvent], samples: dict[str, Sample], unread: set[str], start_us: int, now_s: float
+        self, events: list[SourceEvent], samples: dict[str, Sample], unknown: set[str], start_us: int, now_s: float
     ) -> None:
         new = [e for e in events + self.extra_events() if self._occurrences.is_new(e, now_s)]
         self.resets.told(new)
-        for number, event in enumerate(new + self._transitions.observe(samples, unread)):
+        for number, event in enumerate(new + self._transitions.observe(samples, unknown)):
             self._queue_event(event, start_us, number)
 
     def _devices_of(self, source: GuardedSource) -> set[str]:

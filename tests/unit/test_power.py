@@ -20,6 +20,7 @@ from tests.support.builders import at, power_command
 from tests.support.waiting import eventually
 
 SIM, LONG = "sim-n1-0", at(10**9)
+DEEP, ENDLESS = b"[" * 100_000, b'[{"device": "sim-n1-0", "default_w": Infinity}]'
 POLICY = FleetPolicy(power="all", power_floor_fraction=0.0)
 
 
@@ -99,6 +100,19 @@ class TestLeases:
         await node.power.reassert()
         assert node.driver.state() == (150.0, None)
 
+    async def test_a_clock_that_the_driver_forgot_is_held_again_though_the_cap_is_the_default(self, node: Node) -> None:
+        await node.cap(cap_w=None, clock_mhz=1000.0)
+        node.driver._gpus[SIM].clock_mhz = None
+        await node.power.reassert()
+        assert node.driver.state() == (250.0, 1000.0)
+
+    async def test_what_is_over_is_not_applied_again(self, node: Node) -> None:
+        await node.cap()
+        node.driver._gpus[SIM].cap_w = 250.0
+        node.steady_s = 10.0
+        await node.power.reassert()
+        assert node.driver.state() == (250.0, None)
+
     async def test_a_cap_without_a_clock_lets_go_of_the_clock_before_it(self, node: Node) -> None:
         await node.cap(clock_mhz=1000.0)
         await node.cap(cap_w=200.0)
@@ -151,7 +165,9 @@ class TestCrashes:
         assert (await node.cap()).status == "refused"
         assert node.kept() == [SIM]
 
-    @pytest.mark.parametrize("content", [b"", b'[{"device": "sim-n', b"{broken", b"\xff\xfe", b"[[]]", b"null"])
+    @pytest.mark.parametrize(
+        "content", [b"", b'[{"device": "sim-n', b"{broken", b"\xff\xfe", b"[[]]", b"null", DEEP, ENDLESS]
+    )
     async def test_a_broken_file_is_kept_and_gives_every_device_its_default(self, node: Node, content: bytes) -> None:
         await node.cap(clock_mhz=1200.0)
         (node.path / "caps.json").write_bytes(content)

@@ -265,6 +265,37 @@ class TestSampler:
         await asyncio.gather(*slow, return_exceptions=True)
         assert made == []
 
+    @pytest.mark.parametrize("error", [StopIteration(), SystemExit(2), KeyboardInterrupt(), asyncio.CancelledError()])
+    async def test_whatever_a_driver_raises_ends_its_call_alone(self, error: BaseException) -> None:
+        def fail() -> None:
+            raise error
+
+        guarded = GuardedSource(HangingSource(), 1.0)
+        with pytest.raises(RuntimeError, match=type(error).__name__):
+            await guarded.call(fail)
+        assert await guarded.call(lambda: 7) == 7
+
+    async def test_a_device_that_no_discovery_has_shown_yet_is_not_lost_with_its_source(self) -> None:
+        answers: list[Any] = [{"gpu-0": {"power_w": 1.0}, "gpu-new": {"power_w": 1.0}}]
+
+        class Exporter(HangingSource):
+            is_driver = False
+
+            def sample(self) -> dict[str, dict[str, float]]:
+                if isinstance(answers[0], Exception):
+                    raise answers[0]
+                return answers[0]
+
+        sampler, _ = self.sampler(GuardedSource(Exporter(), 1.0))
+        await sampler.discover()
+        await sampler._tick()
+        answers[0] = UnavailableError("answers 500")
+        for _ in range(5):
+            await sampler._tick()
+        sent = [DeviceEvent.model_validate_json(i.body) for i in sampler.buffer if i.is_event]
+        assert {e.device for e in sent if e.kind == "appeared"} == {"gpu-0", "gpu-new"}
+        assert "lost" not in {e.kind for e in sent}
+
     async def test_a_caller_that_gave_up_leaves_its_call_to_finish(self) -> None:
         guarded = GuardedSource(HangingSource(), 2.0)
         given_up = asyncio.create_task(guarded.call(lambda: time.sleep(0.1)))

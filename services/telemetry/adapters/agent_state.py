@@ -39,7 +39,7 @@ class StateFile:
             )
         except FileNotFoundError:
             return AgentState()
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             log.warning("agent's state is unreadable", extra={"path": str(self._path), "error": str(error)})
             return AgentState()
 

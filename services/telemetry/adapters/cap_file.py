@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import os
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
@@ -36,7 +37,7 @@ class CapFile:
             return _parse(json.loads(self._path.read_text()))
         except FileNotFoundError:
             return Kept()
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
             aside = self._path.with_suffix(".unreadable")
             told = {"kept_as": str(aside), "error": str(error)}
             log.critical("cap file unreadable: every device that is capped gets its default back", extra=told)
@@ -91,5 +92,8 @@ def _parse(entries: Any) -> Kept:
         if known.get("clock", True):
             kept.clocks.add(device)
         if known.get("default_w") is not None:
-            kept.defaults_w[device] = float(known["default_w"])
+            default_w = float(known["default_w"])
+            if not 0 < default_w < math.inf:
+                raise ValueError(f"default_w={default_w!r} of {device!r} is no power in W")
+            kept.defaults_w[device] = default_w
     return kept

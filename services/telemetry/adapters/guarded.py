@@ -72,8 +72,8 @@ class GuardedSource:
             def work() -> None:
                 try:
                     result = function()
-                except Exception as error:  # noqa: BLE001  handed to the caller
-                    _later(loop, _fail, future, error)
+                except BaseException as error:  # noqa: BLE001  handed to the caller; the thread must go on
+                    _later(loop, _fail, future, _bearable(error))
                 else:
                     _later(loop, _succeed, future, result)
 
@@ -129,3 +129,10 @@ def _fail(future: asyncio.Future[Any], error: Exception) -> None:
     if not future.done():
         future.set_exception(error)
         future.exception()  # taken note of: its caller may have given up
+
+
+def _bearable(error: BaseException) -> Exception:
+    """What a future can hold, and what ends nothing but the call: a driver's package may even exit."""
+    if isinstance(error, Exception) and not isinstance(error, StopIteration):
+        return error
+    return RuntimeError(f"{type(error).__name__}: {error}")
