@@ -12,7 +12,12 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import generate_latest
 
+from shared.stopping import end_stuck
+
 LOOP_STALL_S = 5.0
+# An event loop that did not turn for so long does not come back by itself.
+LOOP_DEAD_S = 60.0
+LOOK_EVERY_S = 1.0
 
 
 @dataclass
@@ -48,6 +53,11 @@ class HealthState:
         with self._lock:
             self._conditions.pop(name, None)
 
+    @property
+    def last_tick(self) -> float:
+        """When the event loop last said that it turns, in seconds of the monotonic clock."""
+        return self._tick
+
     def live(self) -> tuple[bool, str]:
         """Whether the event loop turned lately."""
         stalled = time.monotonic() - self._tick
@@ -77,7 +87,10 @@ class HealthState:
 
 
 class HealthServer:
-    """HTTP server of /livez, /readyz and /metrics in a daemon thread."""
+    """HTTP server of /livez, /readyz and /metrics in a daemon thread.
+
+    A second one ends the process when its event loop has not turned for LOOP_DEAD_S: in any deployment it starts again.
+    """
 
     def __init__(self, state: HealthState, registry: CollectorRegistry, host: str, port: int) -> None:
         handler = _handler(state, registry)
@@ -85,15 +98,28 @@ class HealthServer:
         self._server.daemon_threads = True
         self.port = int(self._server.server_address[1])
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.1,), daemon=True)
+        self._state, self._stopped = state, threading.Event()
+        self._watch = threading.Thread(target=self._watch_loop, daemon=True)
 
     def start(self) -> None:
         """Begin to answer."""
         self._thread.start()
+        self._watch.start()
 
     def stop(self) -> None:
         """Stop answering and free the port."""
+        self._stopped.set()
         self._server.shutdown()
         self._server.server_close()
+
+    def _watch_loop(self) -> None:
+        # Looks are counted, not time: a process that was suspended as a whole has its event loop to blame for nothing.
+        seen, still = self._state.last_tick, 0
+        while not self._stopped.wait(LOOK_EVERY_S):
+            tick = self._state.last_tick
+            seen, still = tick, still + 1 if tick == seen else 0
+            if still * LOOK_EVERY_S >= LOOP_DEAD_S:
+                end_stuck(f"the event loop of {self._state.service} has not turned for {LOOP_DEAD_S:.0f} s")
 
 
 def _handler(state: HealthState, registry: CollectorRegistry) -> type[BaseHTTPRequestHandler]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +12,8 @@ from nats.js.api import ConsumerInfo
 from nats.js.errors import APIError
 from prometheus_client import CollectorRegistry, Counter
 
+from shared.stopping import end_stuck
+
 log = logging.getLogger(__name__)
 
 STALLED_S = 30.0
@@ -20,7 +21,6 @@ STALLED_S = 30.0
 STALLED_IN_HAND_S = 180.0
 # Nobody looked for so long: the process itself stood still.
 LOOKED_AWAY_S = 10.0
-EXIT_STALLED = 70
 
 
 @dataclass
@@ -92,7 +92,7 @@ class Subscriptions:
             await subscriber.stop()
             await subscriber.start()
         except (APIError, nats.errors.Error, OSError, RuntimeError) as error:
-            end_process(f"subscription {name} cannot be started anew: {type(error).__name__}")
+            end_stuck(f"subscription {name} cannot be started anew: {type(error).__name__}")
 
     async def heal(self, durable: str, still_s: float) -> bool:
         """Start the subscription on a stalled durable anew, and end the process when that did not help.
@@ -103,7 +103,7 @@ class Subscriptions:
         if subscriber is None:
             return False
         if id(subscriber) in self._restarted:
-            end_process(f"consumer {durable} took nothing for {still_s:.0f} s, also after a new subscription")
+            end_stuck(f"consumer {durable} took nothing for {still_s:.0f} s, also after a new subscription")
         self._restarted.add(id(subscriber))
         await self.restart(subscriber, f"took nothing for {still_s:.0f} s")
         return True
@@ -112,9 +112,3 @@ class Subscriptions:
         """Note that a durable gets on."""
         if self._restarted and (subscriber := self.of(durable)) is not None:
             self._restarted.discard(id(subscriber))
-
-
-def end_process(reason: str) -> None:
-    """Half a service is worse than one that starts again."""
-    log.critical("ending, to be started again", extra={"reason": reason})
-    os._exit(EXIT_STALLED)

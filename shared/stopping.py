@@ -8,6 +8,8 @@ import threading
 
 log = logging.getLogger(__name__)
 
+EXIT_STUCK = 70
+
 
 class Ending:
     """Counts how often a process was asked to end, and sees to it that it does, also when its event loop is stuck."""
@@ -31,3 +33,9 @@ def _end(reason: str) -> None:
     # What matters is in streams and files by now; the rest waits for a server that does not answer.
     log.warning("ending at once", extra={"reason": reason})
     os._exit(0)
+
+
+def end_stuck(reason: str) -> None:
+    """End a process that cannot get on, at once and with EXIT_STUCK, so that whoever supervises it starts it again."""
+    log.critical("ending, to be started again", extra={"reason": reason})
+    os._exit(EXIT_STUCK)

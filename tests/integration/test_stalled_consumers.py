@@ -121,7 +121,7 @@ async def test_where_a_new_subscription_does_not_help_the_process_ends(
         await asyncio.Event().wait()
 
     ended: list[str] = []
-    monkeypatch.setattr(stalled_consumers, "end_process", ended.append)
+    monkeypatch.setattr(stalled_consumers, "end_stuck", ended.append)
     monkeypatch.setattr(JetStreamContext.PullSubscription, "fetch", stuck)
     # The fetch that stands already takes one more.
     await asyncio.sleep(0.6)

@@ -80,7 +80,7 @@ async def write_runs(pool: Pool, runs: dict[tuple[str, int], Run]) -> None:
         await connection.executemany(_RUNS, rows)
 
 
-def _ranges(run: Run) -> list[asyncpg.Range]:
+def _ranges(run: Run) -> list[asyncpg.Range[int]]:
     return [asyncpg.Range(first, last, upper_inc=True) for first, last in run.spans]
 
 
