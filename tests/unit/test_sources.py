@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from services.telemetry.adapters import cpu as cpu_module
+from services.telemetry.adapters import metrics_page
 from services.telemetry.adapters.amd_smi import AmdSmiSource
 from services.telemetry.adapters.apple import AppleSource
 from services.telemetry.adapters.cpu import CpuSource
@@ -377,6 +378,28 @@ class TestScrape:
                 fetch_page(f"http://127.0.0.1:{server.getsockname()[1]}/metrics", 0.3)
             assert time.monotonic() - began < 2.0
             thread.join()
+
+    @pytest.mark.parametrize("length", ["", "Content-Length: 99999999999\r\n"])
+    def test_a_page_without_end_is_left_at_its_limit(self, length: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(metrics_page, "MOST_BYTES", 100_000)
+        sent = 0
+        with socket.create_server(("127.0.0.1", 0)) as server:
+
+            def serve() -> None:
+                nonlocal sent
+                client, _ = server.accept()
+                with client, suppress(OSError):
+                    client.recv(1000)
+                    client.sendall(f"HTTP/1.0 200 OK\r\n{length}\r\n".encode())
+                    while sent < 50 * 2**20:
+                        sent += client.send(b"x 1\n" * 10_000)
+
+            thread = threading.Thread(target=serve)
+            thread.start()
+            with pytest.raises(UnavailableError):
+                fetch_page(f"http://127.0.0.1:{server.getsockname()[1]}/metrics", 5.0)
+            thread.join()
+        assert sent < 50 * 2**20
 
     def test_only_web_addresses_are_taken(self) -> None:
         with pytest.raises(InvalidInputError, match="scrape_urls"):
