@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +40,30 @@ async def connect_pool(
         )
     except DATABASE_ERRORS as error:
         raise UnavailableError(f"database does not answer: {type(error).__name__}: {error}") from error
+
+
+CLOSED_WITHIN_S = 2.0
+
+
+@asynccontextmanager
+async def database(dsn: str, *, size: int = 1) -> AsyncIterator[asyncpg.Pool[Any]]:
+    """A pool for a few queries. Whatever the database does or fails to do inside, it raises UnavailableError."""
+    pool = await connect_pool(dsn, size=size)
+    try:
+        yield pool
+    except DATABASE_ERRORS as error:
+        raise UnavailableError(f"database failed: {type(error).__name__}: {error}") from error
+    finally:
+        await _close(pool)
+
+
+async def _close(pool: asyncpg.Pool[Any]) -> None:
+    """Say goodbye; to a server that stands still nobody says it for long."""
+    try:
+        async with asyncio.timeout(CLOSED_WITHIN_S):
+            await pool.close()
+    except DATABASE_ERRORS:
+        pool.terminate()
 
 
 async def migrate(dsn: str) -> None:

@@ -13,6 +13,8 @@ import nats.errors
 from nats.js import JetStreamContext
 from nats.js.errors import APIError
 
+from shared.supervision import beat
+
 log = logging.getLogger(__name__)
 
 LEASE_S = 5.0
@@ -44,6 +46,7 @@ class Leadership:
     async def _hold(self) -> None:
         loop = asyncio.get_running_loop()
         while True:
+            beat()
             asked_at = loop.time()
             try:
                 kv = await self._js.key_value("leader")

@@ -7,6 +7,7 @@ import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 
 from faststream import FastStream
@@ -31,7 +32,7 @@ from services.scheduler.remembering import Remembering
 from services.scheduler.reporting import Reporting
 from services.scheduler.settings import SchedulerSettings
 from shared import subjects
-from shared.bus import BUS_ERRORS
+from shared.bus import BUS_ERRORS, Bus
 from shared.clock import utc_now
 from shared.consuming import Watched
 from shared.errors import AutopilotError, SettingsError
@@ -40,12 +41,16 @@ from shared.health import HealthState
 from shared.ids import new_id
 from shared.leader import Leadership
 from shared.messages.alerts import Alert
-from shared.messages.commands import ScaleCommand
+from shared.messages.commands import DrainCommand, ScaleCommand
 from shared.service import Service
 from shared.settings import load
 from shared.streams import durable
+from shared.supervision import beat
 
 log = logging.getLogger(__name__)
+
+# The first round may have an hour of looks to show to every policy, and each read may wait for its time limit.
+STANDSTILL_S = 120.0
 
 
 def create_app(settings: SchedulerSettings | None = None) -> FastStream:
@@ -70,34 +75,17 @@ def create_app(settings: SchedulerSettings | None = None) -> FastStream:
         if reader is not None:
             reader.on_frame(decode(message.body, message.raw_message.subject), utc_now())
 
-    async def on_alert(alert: Alert) -> None:
-        if alert.severity == "critical":
-            wake.set()
-
-    async def on_scale(command: ScaleCommand) -> None:
-        if command.issuer != "scheduler":
-            governor.manual(command.pool, command.at)
-
-    alerts = durable("scheduler-alerts", subjects.ALERTS)
     # A reply would be taken for the stream's own confirmation by the agent that published the frame.
     broker.subscriber(subjects.FRAMES, no_reply=True)(on_frame)
-    broker.subscriber(subjects.SCALE_COMMANDS, no_reply=True)(on_scale)
-    broker.subscriber(
-        subjects.ALERTS,
-        stream=JStream("ALERTS", declare=False),
-        durable=alerts.durable_name,
-        config=alerts,
-        pull_sub=PullSub(batch_size=1, timeout=10),
-        no_reply=True,
-    )(on_alert)
+    watched = subscribe(service, wake, governor)
 
     @asynccontextmanager
     async def lifespan() -> AsyncIterator[None]:
         nonlocal reader
-        async with service.running([Watched("ALERTS", alerts)]) as js:
+        async with service.running(watched) as js:
             reader = FleetReader(js, settings.stale_after_s)
             leadership = Leadership(js, f"{settings.node}-{new_id()[:8]}", "scheduler")
-            service.spawn(leadership.run())
+            service.supervise("leadership", leadership.run, standstill_s=30.0)
             actor = Actor(service.bus, utc_now, counter)
             decider = Decider(
                 reader,
@@ -116,7 +104,7 @@ def create_app(settings: SchedulerSettings | None = None) -> FastStream:
                     timedelta(hours=settings.replay_every_h),
                 )
                 await recall(crowning)
-                service.spawn(crowning.run())
+                service.supervise("replays", crowning.run)
                 reporting = Reporting(
                     settings.database_url.get_secret_value(),
                     service.bus,
@@ -124,19 +112,64 @@ def create_app(settings: SchedulerSettings | None = None) -> FastStream:
                     utc_now,
                     lambda: leadership.token is not None,
                 )
-                service.spawn(reporting.run())
+                service.supervise("reports", reporting.run)
             remembering = Remembering(js, panel, leadership.name)
-            service.spawn(remembering.run(lambda: leadership.token is not None))
-            service.spawn(
-                decide_for_ever(
-                    decider, leadership, remembering, service.health, wake, settings.decide_period_s, leading
-                )
-            )
+            service.supervise("looks", partial(remembering.run, lambda: leadership.token is not None))
+            deciding_for_ever = partial(
+                decide_for_ever,
+                decider, leadership, remembering, service.health, wake, settings.decide_period_s, leading,
+            )  # fmt: skip
+            service.supervise("decisions", deciding_for_ever, standstill_s=STANDSTILL_S)
             yield
             if leadership.token is not None:
                 await remembering.keep()
 
     return service.app(lifespan)
+
+
+def subscribe(service: Service, wake: asyncio.Event, governor: Governor) -> list[Watched]:
+    """Follow alerts and what operators do; the durables to keep an eye on."""
+
+    async def on_alert(alert: Alert) -> None:
+        if alert.severity == "critical":
+            wake.set()
+
+    async def on_scale(command: ScaleCommand) -> None:
+        if command.issuer != "scheduler":
+            governor.manual(command.pool, command.at)
+
+    async def on_drain(command: DrainCommand) -> None:
+        await note_word(service.bus, command)
+
+    service.broker.subscriber(subjects.SCALE_COMMANDS, no_reply=True)(on_scale)
+    alerts = durable("scheduler-alerts", subjects.ALERTS)
+    drains = durable("scheduler-drains", subjects.DRAIN_COMMANDS)
+    for stream, consumer, subject, handler in (
+        ("ALERTS", alerts, subjects.ALERTS, on_alert),
+        ("COMMANDS", drains, subjects.DRAIN_COMMANDS, on_drain),
+    ):
+        service.broker.subscriber(
+            subject,
+            stream=JStream(stream, declare=False),
+            durable=consumer.durable_name,
+            config=consumer,
+            pull_sub=PullSub(batch_size=1, timeout=10),
+            no_reply=True,
+        )(handler)
+    return [Watched("ALERTS", alerts), Watched("COMMANDS", drains)]
+
+
+async def note_word(bus: Bus, command: DrainCommand) -> None:
+    """Keep an operator's last word on a device: it goes before what alerts say."""
+    if command.issuer == "scheduler":
+        return
+    key = subjects.operators_word(command.node, command.device)
+    try:
+        before = await bus.read("scheduler", key, DrainCommand)
+    except ValidationError:
+        before = None
+    if before is None or before.at <= command.at:
+        await bus.write("scheduler", key, command)
 
 
 def usable_policies(settings: SchedulerSettings) -> dict[str, PoolPolicyMaker]:
@@ -177,6 +210,7 @@ async def decide_for_ever(
     """Decide every period, and at once when woken, while this process leads."""
     led_with: int | None = None
     while True:
+        beat()
         token = leadership.token
         leading.set(1 if token else 0)
         if token:
@@ -186,9 +220,10 @@ async def decide_for_ever(
                     led_with = token
                 await decider.decide(token)
                 health.report("deciding", ok=True)
-            except (AutopilotError, *BUS_ERRORS) as error:
+            except Exception as error:
                 health.report("deciding", ok=False, reason=f"{type(error).__name__}: {error}")
-                log.warning("no decision", extra={"error": type(error).__name__})
+                expected = isinstance(error, (AutopilotError, TimeoutError, *BUS_ERRORS))
+                log.warning("round failed", extra={"error": type(error).__name__}, exc_info=not expected)
         with suppress(TimeoutError):
             async with asyncio.timeout(period_s):
                 await wake.wait()

@@ -13,7 +13,7 @@ from prometheus_client import Gauge
 
 from services.scheduler.adapters.past import Past, read_past
 from services.scheduler.domain.champion import BLOCK_S, Band, Championship, Choice, choose
-from shared.bus import Bus
+from shared.bus import BUS_ERRORS, Bus
 from shared.clock import Clock
 from shared.errors import AutopilotError, InvalidInputError
 from shared.messages.commands import ChampionStatus, FleetPolicy
@@ -49,7 +49,7 @@ class Crowning:
                     next_replay = now + self.replay_every
                     await self.replay(now)
                 await self.watch(now)
-            except AutopilotError as error:
+            except (AutopilotError, *BUS_ERRORS) as error:
                 # Without its past the fleet goes on with whoever decides.
                 log.info("no replay", extra={"reason": str(error)})
 

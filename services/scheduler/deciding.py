@@ -3,19 +3,48 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+import logging
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 
+from services.scheduler.acting import Actor
 from services.scheduler.adapters.fleet_reader import FleetReader
 from services.scheduler.device_deciding import DeviceDecider, levels_by_device
 from services.scheduler.domain.drains import Device
 from services.scheduler.domain.efficiency import NodeEfficiency
 from services.scheduler.domain.observation import PoolObservation
 from services.scheduler.domain.spread import NodeRoom
-from services.scheduler.pool_deciding import PoolDecider
+from services.scheduler.pool_deciding import DecisionError, PoolDecider
 from shared.messages.commands import FleetPolicy
 from shared.messages.jobs import PoolStatus
 from shared.messages.telemetry import DeviceInfo
+
+log = logging.getLogger(__name__)
+
+
+@dataclass
+class Failures:
+    """What went wrong in parts of a round: it is told at its end, so that one part does not stop the others."""
+
+    actor: Actor
+    _first: list[tuple[str, Exception]] = field(default_factory=list)
+
+    @asynccontextmanager
+    async def noting(self, part: str) -> AsyncIterator[None]:
+        """Note what is raised in here."""
+        try:
+            yield
+        except Exception as error:  # noqa: BLE001  whatever it is, the other parts go on
+            self.actor.count("failed")
+            log.warning("part of a round failed", extra={"part": part, "error": f"{type(error).__name__}: {error}"})
+            self._first.append((part, error))
+
+    def tell(self) -> None:
+        """Raise DecisionError if anything went wrong."""
+        if self._first:
+            part, error = self._first[0]
+            raise DecisionError(f"{part}: {type(error).__name__}: {error}") from error
 
 
 @dataclass
@@ -27,6 +56,7 @@ class Decider:
     devices: DeviceDecider
     _wanted: dict[Device, float] = field(default_factory=dict)
     _efficiency: NodeEfficiency = field(default_factory=NodeEfficiency)
+    _cordons: dict[str, set[str]] = field(default_factory=dict)
 
     async def decide(self, token: int) -> None:
         """One round with this fencing token."""
@@ -42,17 +72,33 @@ class Decider:
             actor.count("missing_data")
             await self.devices.cap(devices, self.reader.samples("power_cap_w", now), self._wanted, policy, token)
             return
+        heard = {part.node for each in parts.values() for part in each}
+        cordoned = self._cordoned(parts)
         seen = await self._observe(parts, devices, policy)
-        cordoned = {(part.node, device) for each in parts.values() for part in each for device in part.cordoned}
         heat_c, power_w = (self.reader.samples(metric, now) for metric in ("temp_c", "power_w"))
         rooms = {
             pool: [_room(part, devices, cordoned, heat_c, self._efficiency.look(part, power_w)) for part in each]
             for pool, each in parts.items()
         }
-        await self.pools.decide(seen, rooms, policy, token)
-        await self.devices.drain(await self.reader.critical(), cordoned, set(devices), policy, token)
-        self._wanted = levels_by_device(seen, self.pools.levels)
-        await self.devices.cap(devices, self.reader.samples("power_cap_w", now), self._wanted, policy, token)
+        failed = Failures(actor)
+        async with failed.noting("pools"):
+            await self.pools.decide(seen, rooms, policy, token)
+        async with failed.noting("drains"):
+            sight = await self.reader.critical()
+            epochs = {d: (self.reader.boots.get(d[0], ""), info.driver_epoch) for d, info in devices.items()}
+            await self.devices.drain(sight, cordoned, epochs, heard, policy, token)
+        async with failed.noting("caps"):
+            self._wanted = levels_by_device(seen, self.pools.levels)
+            await self.devices.cap(devices, self.reader.samples("power_cap_w", now), self._wanted, policy, token)
+        failed.tell()
+
+    def _cordoned(self, parts: Mapping[str, Sequence[PoolStatus]]) -> set[Device]:
+        """Devices out of service; of nodes that are not heard now, what they said last."""
+        told: dict[str, set[str]] = {}
+        for part in (part for each in parts.values() for part in each):
+            told.setdefault(part.node, set()).update(part.cordoned)
+        self._cordons |= told
+        return {(node, device) for node, its in self._cordons.items() for device in its}
 
     async def _observe(
         self, parts: Mapping[str, Sequence[PoolStatus]], devices: Mapping[Device, DeviceInfo], policy: FleetPolicy
@@ -63,8 +109,12 @@ class Decider:
             self.reader.observe(pool, each, devices, power_w, policy.pool(pool), now) for pool, each in parts.items()
         ]
         observed = []
-        for pool in await asyncio.gather(*looks):
-            if pool is None:
+        for name, pool in zip(parts, await asyncio.gather(*looks, return_exceptions=True), strict=True):
+            if isinstance(pool, asyncio.CancelledError):
+                raise pool
+            if pool is None or isinstance(pool, BaseException):
+                if pool is not None:
+                    log.warning("pool not looked at", extra={"pool": name, "error": type(pool).__name__})
                 self.pools.actor.count("missing_data")
                 continue
             observed.append(replace(pool, power_level=self.pools.levels.get(pool.pool, 1.0)))

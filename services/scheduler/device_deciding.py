@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
@@ -12,15 +12,25 @@ from pydantic import ValidationError
 from services.scheduler.acting import Actor
 from services.scheduler.cap_board import CapBoard
 from services.scheduler.domain.caps import caps
-from services.scheduler.domain.drains import Device, DrainDecision, drains
+from services.scheduler.domain.drains import (
+    AlertSight,
+    Device,
+    DrainDecision,
+    DrainMemory,
+    Epochs,
+    drains,
+    taken_over,
+    vouched_for,
+)
 from services.scheduler.domain.observation import PoolObservation
 from shared import subjects
-from shared.messages.commands import DeviceSet, DrainCommand, FleetPolicy, PowerCommand
+from shared.messages.commands import DeviceSet, DrainCommand, DrainNote, DrainNotes, FleetPolicy, PowerCommand
 from shared.messages.telemetry import DeviceInfo
 
 log = logging.getLogger(__name__)
 
 DRAIN_SETTLES = timedelta(seconds=5)
+MOST_ASKED = 200  # critical devices in a round of which an operator's word is looked up; the others wait
 
 
 @dataclass
@@ -30,36 +40,56 @@ class DeviceDecider:
     actor: Actor
     cap_lease_s: float
     _drains: dict[Device, datetime] = field(default_factory=dict)
+    _memory: DrainMemory = field(default_factory=DrainMemory)
     _known: Mapping[Device, DeviceInfo] = field(default_factory=dict)
     _kept: CapBoard = field(default_factory=lambda: CapBoard({}))
 
     async def drain(
         self,
-        critical: set[Device],
+        sight: AlertSight,
         cordoned: set[Device],
-        fleet: set[Device],
+        epochs: Mapping[Device, Epochs],
+        heard: Collection[str],
         policy: FleetPolicy,
         token: int,
     ) -> None:
-        """One round of drains."""
+        """One round of drains. What is about to be drained is written down before: no device is out unknown to us."""
         now = self.actor.clock()
-        on_the_way = {d for d, at in self._drains.items() if now - at < DRAIN_SETTLES}
-        known = await self._drained_by_us()
-        # A device is ours until it was seen back in service: a restore that got lost is sent again.
-        ours = known & (cordoned | on_the_way)
-        if ours != known:
-            await self._remember_drained(ours)
-        evidence = {"cordoned": float(len(cordoned)), "fleet": float(len(fleet))}
-        for decision in drains(critical, ours, cordoned, fleet, policy):
+        on_the_way = {d for d, at in self._drains.items() if timedelta(0) <= now - at < DRAIN_SETTLES}
+        memory = await self._recalled(now)
+        before = dict(memory.notes)
+        memory.look(sight, cordoned, on_the_way, epochs, heard, now)
+        to_ask = sorted(set(sight.critical) & epochs.keys() - cordoned)
+        waiting = set(to_ask[MOST_ASKED:])
+        unheard = waiting | {d for d in {*sight.critical, *memory.notes} if d[0] not in heard}
+        vouched = vouched_for(sight.critical, await self._words(to_ask[:MOST_ASKED]))
+        held = memory.held(sight, now)
+        for device in taken_over(memory.notes, await self._words(sorted(memory.notes.keys() & cordoned - held))):
+            del memory.notes[device]
+        decided = drains(
+            sight.critical,
+            memory.notes,
+            cordoned,
+            epochs,
+            policy,
+            vouched=vouched,
+            held=held,
+            unheard=unheard,
+        )
+        evidence = {"cordoned": float(len(cordoned)), "fleet": float(len(epochs))}
+        if policy.mode == "act":
+            for decision in decided:
+                if decision.action == "drain" and decision.device not in on_the_way:
+                    memory.add(decision.device, epochs[decision.device], now)
+        if memory.notes != before:
+            await self._remember(memory.notes)
+        for decision in decided:
             self.actor.count(decision.reason)
             if decision.action is None or decision.device in on_the_way:
                 continue
-            if not await self._send_drain(decision, evidence, policy, token):
-                continue
-            self._drains[decision.device] = now
-            if decision.action == "drain":
-                ours = ours | {decision.device}
-                await self._remember_drained(ours)
+            if await self._send_drain(decision, evidence, policy, token):
+                self._drains[decision.device] = now
+        self._drains = {d: at for d, at in self._drains.items() if d in on_the_way or at == now}
 
     async def _send_drain(
         self, decision: DrainDecision, evidence: dict[str, float], policy: FleetPolicy, token: int
@@ -114,16 +144,35 @@ class DeviceDecider:
             if sent and decision.cap_w is not None:
                 self._kept.remember(decision.device, decision.cap_w, now)
 
-    async def _drained_by_us(self) -> set[Device]:
+    async def _recalled(self, now: datetime) -> DrainMemory:
+        """What stands written counts, whoever wrote it last: another process may have led meanwhile."""
         try:
-            kept = await self.actor.bus.read("scheduler", "drained", DeviceSet)
+            kept = await self.actor.bus.read("scheduler", "drain_notes", DrainNotes)
+            drained = await self.actor.bus.read("scheduler", "drained", DeviceSet)
         except ValidationError:
             log.warning("list of drained devices is unreadable: those are for an operator to restore")
-            kept = None
-        return set(kept.devices) if kept else set()
+            kept = drained = None
+        if kept is None and drained is not None:
+            # Of a version that kept no more than this.
+            kept = DrainNotes(notes=[DrainNote(node=node, device=device, at=now) for node, device in drained.devices])
+        self._memory.notes = {(n.node, n.device): n for n in kept.notes} if kept else {}
+        return self._memory
 
-    async def _remember_drained(self, devices: set[Device]) -> None:
-        await self.actor.bus.write("scheduler", "drained", DeviceSet(devices=sorted(devices)))
+    async def _words(self, devices: Sequence[Device]) -> dict[Device, DrainCommand]:
+        """An operator's last word on each of some devices."""
+        words = {}
+        for device in devices:
+            try:
+                word = await self.actor.bus.read("scheduler", subjects.operators_word(*device), DrainCommand)
+            except ValidationError:
+                continue
+            if word is not None:
+                words[device] = word
+        return words
+
+    async def _remember(self, notes: Mapping[Device, DrainNote]) -> None:
+        await self.actor.bus.write("scheduler", "drain_notes", DrainNotes(notes=[notes[d] for d in sorted(notes)]))
+        await self.actor.bus.write("scheduler", "drained", DeviceSet(devices=sorted(notes)))
 
 
 def levels_by_device(pools: list[PoolObservation], levels: Mapping[str, float]) -> dict[Device, float]:

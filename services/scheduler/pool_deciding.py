@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -15,11 +16,18 @@ from services.scheduler.domain.observation import PoolObservation, Proposal
 from services.scheduler.domain.panel import Opinions, Panel
 from services.scheduler.domain.spread import NodeRoom, spread
 from shared import subjects
+from shared.errors import AutopilotError, UnavailableError
 from shared.ids import new_id
 from shared.messages.commands import BatchCommand, Considered, DecisionRecord, FleetPolicy, ScaleCommand
 
+log = logging.getLogger(__name__)
+
 SILENT = ("no_change", "waiting_to_settle")
 LEVEL_TOLD = 0.25  # a change of the power level that is worth a record
+
+
+class DecisionError(AutopilotError):
+    """Something could not be decided; the rest was."""
 
 
 @dataclass
@@ -44,18 +52,39 @@ class PoolDecider:
         """One round."""
         # In a thread, since the first round may have an hour of looks to show.
         opinions = await asyncio.to_thread(self.panel.propose, pools, late_weight(policy, self.actor.clock()))
+        failed: list[BaseException] = []
         for seen in pools:
-            considered = opinions[seen.pool]
-            proposal = considered.by(seen.bounds.policy or "") or considered.by(self.championship.deciding)
-            if proposal is None:
-                self.actor.count("absurd_data")
-                continue
-            verdict = Verdict(None, "absurd_data") if seen.absurd else self.governor.judge(seen, proposal)
-            self.actor.count(verdict.reason)
-            if not seen.absurd:
-                self.levels[seen.pool] = proposal.power_level
-                await self._let_jobs_wait(seen, proposal, policy, token)
-            await self._carry_out(seen, proposal, considered, verdict, rooms.get(seen.pool, []), policy, token)
+            try:
+                await self._decide_for(seen, opinions[seen.pool], rooms.get(seen.pool, []), policy, token)
+            except UnavailableError:
+                # What the bus does not take of one pool it does not take of the next.
+                raise
+            except Exception as error:
+                self.actor.count("failed")
+                log.exception("no decision for a pool", extra={"pool": seen.pool})
+                failed.append(error)
+        if failed:
+            raise DecisionError(f"{len(failed)} of {len(pools)} pools: {type(failed[0]).__name__}") from failed[0]
+
+    async def _decide_for(
+        self,
+        seen: PoolObservation,
+        considered: Opinions,
+        rooms: list[NodeRoom],
+        policy: FleetPolicy,
+        token: int,
+    ) -> None:
+        proposal = considered.by(seen.bounds.policy or "") or considered.by(self.championship.deciding)
+        if proposal is None:
+            self.actor.count("absurd_data")
+            return
+        acts = policy.autonomy(seen.pool) == "act"
+        verdict = Verdict(None, "absurd_data") if seen.absurd else self.governor.judge(seen, proposal, acts=acts)
+        self.actor.count(verdict.reason)
+        if not seen.absurd:
+            self.levels[seen.pool] = proposal.power_level
+            await self._let_jobs_wait(seen, proposal, policy, token)
+        await self._carry_out(seen, proposal, considered, verdict, rooms, policy, token)
 
     async def _carry_out(
         self,
@@ -81,15 +110,19 @@ class PoolDecider:
                 nodes=_shares(verdict.replicas, rooms, policy),
                 decision=decision,
             )
-            was_sent = await self.actor.act(
-                policy.autonomy(seen.pool),
-                subjects.scale_command(seen.pool),
-                command,
-                scope=seen.pool,
-                action=f"scale to {verdict.replicas}",
-                effect=f"{seen.desired} to {verdict.replicas} workers",
-                decision=decision,
-            )
+            try:
+                was_sent = await self.actor.act(
+                    policy.autonomy(seen.pool),
+                    subjects.scale_command(seen.pool),
+                    command,
+                    scope=seen.pool,
+                    action=f"scale to {verdict.replicas}",
+                    effect=f"{seen.desired} to {verdict.replicas} workers",
+                    decision=decision,
+                )
+            except UnavailableError:
+                self.governor.not_sent(seen.pool)
+                raise
             sent = command if was_sent else None
         if news:
             await self.actor.record(_record(decision, seen, proposal, considered, verdict, policy, sent))

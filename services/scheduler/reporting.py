@@ -17,7 +17,7 @@ from nats.js.errors import NotFoundError
 
 from shared.bus import BUS_ERRORS, Bus
 from shared.clock import Clock
-from shared.database import connect_pool
+from shared.database import database
 from shared.errors import AutopilotError
 from shared.objects import write_object
 from shared.reports import report_name
@@ -53,7 +53,7 @@ class Reporting:
             if self.leads():
                 try:
                     await self.make()
-                except (AutopilotError, *BUS_ERRORS) as error:
+                except (AutopilotError, TimeoutError, *BUS_ERRORS) as error:
                     log.info("no report", extra={"reason": f"{type(error).__name__}: {error}"})
 
     async def make(self) -> str | None:
@@ -72,11 +72,8 @@ class Reporting:
         return name
 
     async def _measured(self, since: datetime, until: datetime) -> bool:
-        pool = await connect_pool(self.dsn, size=1)
-        try:
+        async with database(self.dsn) as pool:
             return await pool.fetchval(MEASURED, since, until) is not None
-        finally:
-            await pool.close()
 
     async def _page(self, since: datetime, until: datetime) -> bytes | None:
         policy = await self.bus.policy()

@@ -244,3 +244,20 @@ class DeviceSet(Message):
     """A set of devices kept in a bucket: cordoned ones of a node, or those that a scheduler drained."""
 
     devices: list[tuple[Name, Name]] = Field(default=[], max_length=100_000)
+
+
+class DrainNote(Message):
+    """A device that the scheduler drained."""
+
+    node: Name
+    device: Name
+    at: Timestamp
+    boot_id: str = Field(default="", max_length=200, description="the boot of its node when it was drained")
+    driver_epoch: str = Field(default="", max_length=200, description="the load of its driver when it was drained")
+    left: bool = Field(default=False, description="it left the fleet since: only a reset or an operator brings it back")
+
+
+class DrainNotes(Message):
+    """All devices that the scheduler drained; KV `scheduler`, key `drain_notes`."""
+
+    notes: list[DrainNote] = Field(default=[], max_length=1_000_000)

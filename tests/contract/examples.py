@@ -61,6 +61,8 @@ EXAMPLES: dict[str, dict[str, Any]] = {
     "PoolPolicy": {"floor": 1, "ceiling": 4},
     "FleetPolicy": {"mode": "advise", "power": "all", "pools": {"default": {"ceiling": 8}}},
     "DeviceSet": {"devices": [("n1", "gpu-0")]},
+    "DrainNote": {"node": "n1", "device": "gpu-0", "at": T0, "boot_id": "b1", "driver_epoch": "d1", "left": True},
+    "DrainNotes": {"notes": [{"node": "n1", "device": "gpu-0", "at": T0}]},
     "JobBody": {"payload": {"text": "x"}},
     "Job": JOB,
     "JobError": ERROR,

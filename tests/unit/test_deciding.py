@@ -11,6 +11,7 @@ from services.scheduler.acting import Actor
 from services.scheduler.deciding import Decider
 from services.scheduler.device_deciding import DeviceDecider
 from services.scheduler.domain.champion import Championship
+from services.scheduler.domain.drains import AlertSight
 from services.scheduler.domain.governor import Governor
 from services.scheduler.domain.observation import PoolObservation
 from services.scheduler.domain.panel import Panel
@@ -65,6 +66,9 @@ class FakeFleet:
 
     def __init__(self, **more: Any) -> None:
         self.hurt: set[tuple[str, str]] = set()
+        self.doubtful: set[tuple[str, str]] = set()
+        self.boots, self.gone = {"n": "b1"}, False
+        self.kept_since: Any = None
         self.cordoned: list[str] = []
         self.seen, self.known, self.nodes = more, True, ["n"]
         self.held: set[str] = set()
@@ -86,11 +90,12 @@ class FakeFleet:
         }  # fmt: skip
         return PoolObservation(pool=pool, at=now, bounds=bounds, **(base | self.seen))
 
-    async def critical(self) -> set[tuple[str, str]]:
-        return self.hurt
+    async def critical(self) -> AlertSight:
+        return AlertSight(dict.fromkeys(self.hurt, at(0)), self.doubtful, self.kept_since)
 
     async def devices(self) -> dict[tuple[str, str], Any]:
-        return {DEVICE: device(device="gpu-0"), OTHER: device(device="gpu-1")}
+        there = {DEVICE: device(device="gpu-0"), OTHER: device(device="gpu-1")}
+        return {OTHER: there[OTHER]} if self.gone else there
 
     def samples(self, metric: str, now: Any) -> dict[tuple[str, str], float]:
         return self.caps_now if metric == "power_cap_w" else {}

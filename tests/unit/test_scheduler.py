@@ -308,3 +308,20 @@ class TestChampion:
         championship.crown(Choice("learned", "won again"), Band(0.9, 200.0))
         assert championship.deciding == "learned"
         assert all(championship.live(100, 1, 9000.0) is None for _ in range(20))
+
+
+@pytest.mark.parametrize("mode", ["advise", "approve", "observe"])
+def test_what_is_only_advised_waits_for_nobody_and_opens_no_breaker(mode: Any) -> None:
+    governor, bounds = Governor(), PoolPolicy(ceiling=8, autonomy=mode)
+    reasons = {governor.judge(seen(second, bounds), proposal(8)).reason for second in range(0, 120, 2)}
+    assert reasons <= {"step_limited", "backlog"}
+    governor = Governor()
+    reasons = {governor.judge(seen(second), proposal(4), acts=False).reason for second in range(0, 120, 2)}
+    assert "waiting_to_settle" not in reasons
+
+
+def test_a_verdict_that_nobody_heard_is_not_waited_for() -> None:
+    governor = Governor()
+    assert governor.judge(seen(0), proposal(2)).replicas == 2
+    governor.not_sent("p")
+    assert governor.judge(seen(1), proposal(2)).replicas == 2

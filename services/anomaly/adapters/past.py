@@ -10,15 +10,14 @@ import numpy as np
 
 from services.anomaly.domain.columns import COLUMNS
 from services.anomaly.domain.rerun import Moment
-from shared.database import connect_pool
+from shared.database import database
 
 SLICE = timedelta(minutes=10)
 
 
 async def past_ticks(dsn: str, since: datetime, until: datetime) -> AsyncIterator[Moment]:
     """Rows of each second of the span, devices named node/device. Raises UnavailableError."""
-    pool = await connect_pool(dsn, size=1)
-    try:
+    async with database(dsn) as pool:
         names = {r["device_id"]: f"{r['node']}/{r['device']}" for r in await pool.fetch(DEVICES)}
         columns = ", ".join(COLUMNS)
         query = f"SELECT ts, device_id, {columns} FROM samples WHERE ts >= $1 AND ts < $2 ORDER BY ts"  # noqa: S608
@@ -38,8 +37,6 @@ async def past_ticks(dsn: str, since: datetime, until: datetime) -> AsyncIterato
                 yield _moment(second, waiting)
             start = end
             await asyncio.sleep(0)
-    finally:
-        await pool.close()
 
 
 DEVICES = "SELECT device_id, node, device FROM devices"

@@ -8,12 +8,16 @@ from dataclasses import dataclass, field
 from datetime import datetime
 
 from nats.js import JetStreamContext
-from nats.js.errors import NotFoundError
+from nats.js.errors import KeyNotFoundError, NotFoundError
+from pydantic import ValidationError
 
 from services.scheduler.adapters.pool_tracks import PoolTrack, QueueCount
+from services.scheduler.domain.drains import AlertSight
 from services.scheduler.domain.observation import PoolObservation
 from services.scheduler.domain.power_curves import PowerCurve, curve_of
+from shared import subjects
 from shared.client.reading import bucket_items
+from shared.errors import UnavailableError
 from shared.frames import TelemetryFrame
 from shared.messages.alerts import Alert
 from shared.messages.commands import PoolPolicy
@@ -23,6 +27,7 @@ from shared.streams import job_durable
 
 Device = tuple[str, str]
 MOST_SLOTS = 16  # no policy was trained on more
+OPEN_ALERTS = "open_alerts"
 GONE_AFTER = 6  # times `stale_after_s`: longer than a pool takes to restart or a broker to come back
 
 
@@ -34,6 +39,7 @@ class FleetReader:
     stale_after_s: float
     frames: dict[str, tuple[datetime, TelemetryFrame]] = field(default_factory=dict)
     held: set[str] = field(default_factory=set)
+    boots: dict[str, str] = field(default_factory=dict)
     _inventory: tuple[int, dict[Device, DeviceInfo]] = (-1, {})
     _tracks: dict[str, PoolTrack] = field(default_factory=dict)
 
@@ -59,10 +65,29 @@ class FleetReader:
         self.held = uncertain & set(parts)
         return {pool: each for pool, each in parts.items() if pool not in uncertain}
 
-    async def critical(self) -> set[Device]:
-        """Devices with an open critical alert."""
-        alerts = (await bucket_items(self.js, "open_alerts", Alert)).values()
-        return {(a.node, a.device) for a in alerts if a.severity == "critical"}
+    async def critical(self) -> AlertSight:
+        """What the open alerts say of devices. Raises UnavailableError while there is nothing to read them from."""
+        prefix = f"$KV.{OPEN_ALERTS}."
+        try:
+            kv = await self.js.key_value(OPEN_ALERTS)
+            info = await self.js.stream_info(f"KV_{OPEN_ALERTS}", subjects_filter=f"{prefix}>")
+        except NotFoundError as error:
+            raise UnavailableError("the bucket of open alerts is gone: no device is drained or restored") from error
+        critical: dict[Device, datetime] = {}
+        doubtful: set[Device] = set()
+        for subject in info.state.subjects or {}:
+            key = subject.removeprefix(prefix)
+            try:
+                alert = Alert.model_validate_json((await kv.get(key)).value or b"")
+            except KeyNotFoundError:
+                continue
+            except ValidationError:
+                doubtful |= _device_of(key)
+                continue
+            if alert.severity == "critical":
+                device, since = (alert.node, alert.device), alert.worsened_at or alert.opened_at
+                critical[device] = max(since, critical.get(device, since))
+        return AlertSight(critical, doubtful, info.created)
 
     async def devices(self) -> dict[Device, DeviceInfo]:
         """Every device of every node; the same object while nothing changed."""
@@ -70,6 +95,7 @@ class FleetReader:
         if written != self._inventory[0]:
             inventories = (await bucket_items(self.js, "inventory", NodeInventory)).values()
             found = {(i.node, d.device): d for i in inventories for d in i.devices}
+            self.boots = {i.node: i.boot_id for i in inventories}
             # Nodes report again and again: what says the same stays the same object.
             self._inventory = written, self._inventory[1] if found == self._inventory[1] else found
         return self._inventory[1]
@@ -133,6 +159,12 @@ class FleetReader:
                 delivered += info.delivered.consumer_seq if info.delivered else 0
                 redelivered += info.num_redelivered or 0
         return QueueCount(pending, in_hand, delivered, redelivered)
+
+
+def _device_of(key: str) -> set[Device]:
+    """The device that a key of an alert is about."""
+    tokens = key.split(".")
+    return {(subjects.untoken(tokens[0]), subjects.untoken(tokens[1]))} if len(tokens) == 3 else set()
 
 
 def _curve(devices: Sequence[DeviceInfo]) -> PowerCurve:

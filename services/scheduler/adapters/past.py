@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from services.scheduler.domain.pool import Doubles
-from shared.database import connect_pool
+from shared.database import database
 
 JOBS = """
 SELECT kind, worker, node, device, submitted_at, started_at, finished_at, run_s, batch_size, energy_j, status
@@ -84,15 +84,12 @@ class Past:
 
 async def read_past(dsn: str, since: datetime, until: datetime) -> Past:
     """Everything of the span. Raises UnavailableError."""
-    pool = await connect_pool(dsn, size=1)
-    try:
+    async with database(dsn) as pool:
         jobs = await pool.fetch(JOBS, since, until)
         devices = await pool.fetch(DEVICES)
         minutes = await pool.fetch(MINUTES, since, until)
         loads = await pool.fetch(LOADS, since, until)
         factors = await pool.fetch("SELECT name, value FROM factors")
-    finally:
-        await pool.close()
     told = {r["name"]: float(r["value"]) for r in factors}
     return Past(since, until, _jobs(jobs, since), _devices(devices, minutes, since), _loads(loads), told)
 

@@ -44,8 +44,19 @@ class Governor:
         memory = self._of(pool)
         memory.manual_at, memory.pending = at, None
 
-    def judge(self, seen: PoolObservation, proposal: Proposal) -> Verdict:
-        """Bound a proposal by the operator's policy and by what happened before."""
+    def not_sent(self, pool: str) -> None:
+        """The last verdict went to nobody: there is nothing to wait for."""
+        memory = self._of(pool)
+        memory.pending = None
+        if memory.changes:
+            memory.changes.pop()
+
+    def judge(self, seen: PoolObservation, proposal: Proposal, *, acts: bool | None = None) -> Verdict:
+        """Bound a proposal by the operator's policy and by what happened before.
+
+        Where the operator lets nothing be done (`acts` is false), a verdict is advice: nothing will come of it that
+        could be waited for, and no breaker opens when nothing does.
+        """
         memory = self._of(seen.pool)
         held = self._held(memory, seen)
         if held:
@@ -66,8 +77,9 @@ class Governor:
         step = min(max(wanted, seen.desired - seen.bounds.step_down), seen.desired + seen.bounds.step_up)
         # What an operator forbade ends at once, not step by step.
         step = min(max(step, seen.bounds.floor), ceiling)
-        memory.pending, memory.pending_since = step, seen.at
-        memory.changes.append(seen.at)
+        if acts if acts is not None else seen.bounds.autonomy in (None, "act"):
+            memory.pending, memory.pending_since = step, seen.at
+            memory.changes.append(seen.at)
         return Verdict(step, "step_limited" if step != wanted else reason)
 
     @staticmethod
@@ -81,21 +93,22 @@ class Governor:
     @staticmethod
     def _reluctant(memory: _PoolMemory, seen: PoolObservation, wanted: int) -> Reason | None:
         if wanted < seen.desired:
-            memory.surplus_since = memory.surplus_since or seen.at
+            memory.surplus_since = min(memory.surplus_since or seen.at, seen.at)
             if (seen.at - memory.surplus_since).total_seconds() < seen.bounds.scale_down_after_s:
                 return "waiting_to_scale_down"
-        while memory.changes and seen.at - memory.changes[0] >= timedelta(minutes=1):
+        # A clock that was set back must neither hold nor count for ever.
+        while memory.changes and not timedelta(0) <= seen.at - memory.changes[0] < timedelta(minutes=1):
             memory.changes.popleft()
         return "rate_limited" if len(memory.changes) >= seen.bounds.actions_per_min else None
 
     def _held(self, memory: _PoolMemory, seen: PoolObservation) -> Reason | None:
-        if memory.open_until is not None and seen.at < memory.open_until:
+        if memory.open_until is not None and timedelta(0) < memory.open_until - seen.at <= OPEN_FOR:
             return "breaker_open"
         if memory.pending is not None and memory.pending_since is not None:
             if seen.desired == memory.pending:
                 # Taken is done: models load for a minute and more, and a burst does not wait for them.
                 memory.pending, memory.timeouts = None, 0
-            elif seen.at - memory.pending_since <= SETTLE_TIMEOUT:
+            elif timedelta(0) <= seen.at - memory.pending_since <= SETTLE_TIMEOUT:
                 return "waiting_to_settle"
             else:
                 # With a time limit: a pool that does not answer must not be frozen for ever.

@@ -40,6 +40,9 @@ Reason = Literal[
     "cap_device_limit",
     "cap_held_by_operator",
     "budget_below_minimum",
+    "failed",
+    "restored_by_operator",
+    "not_heard",
 ]
 
 

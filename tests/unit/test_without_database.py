@@ -1,0 +1,98 @@
+"""The scheduler goes on without the database, whatever the database does."""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import timedelta
+from typing import Any
+
+import asyncpg
+import pytest
+
+from services.scheduler import crowning as crowning_module
+from services.scheduler import reporting as reporting_module
+from services.scheduler.adapters.past import read_past
+from services.scheduler.crowning import Crowning
+from services.scheduler.reporting import Reporting
+from shared import database as database_module
+from shared.database import database
+from shared.errors import UnavailableError
+from tests.support.builders import at
+from tests.support.waiting import eventually
+
+FAILURES = [
+    asyncpg.exceptions.UndefinedTableError('relation "jobs" does not exist'),
+    asyncpg.exceptions.AdminShutdownError("terminating connection"),
+    asyncpg.InterfaceError("connection is closed"),
+    TimeoutError(),
+    ConnectionResetError(),
+]
+
+
+class Pool:
+    """Fails every query; one that stands still never closes."""
+
+    def __init__(self, error: Exception, *, frozen: bool = False) -> None:
+        self.error, self.frozen, self.terminated, self.asked = error, frozen, False, 0
+
+    async def fetch(self, *_: Any) -> None:
+        self.asked += 1
+        raise self.error
+
+    fetchval = fetch
+
+    async def close(self) -> None:
+        if self.frozen:
+            await asyncio.sleep(3600)
+
+    def terminate(self) -> None:
+        self.terminated = True
+
+
+def put_in(monkeypatch: pytest.MonkeyPatch, pool: Pool) -> None:
+    async def connect(*_: Any, **__: Any) -> Pool:
+        return pool
+
+    monkeypatch.setattr(database_module, "connect_pool", connect)
+
+
+@pytest.mark.parametrize("error", FAILURES, ids=lambda e: type(e).__name__)
+async def test_whatever_a_query_raises_is_an_unavailable_database(
+    monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    put_in(monkeypatch, Pool(error))
+    with pytest.raises(UnavailableError):
+        await read_past("dsn", at(0), at(60))
+
+
+async def test_a_database_that_stands_still_is_left_behind(monkeypatch: pytest.MonkeyPatch) -> None:
+    pool = Pool(TimeoutError(), frozen=True)
+    put_in(monkeypatch, pool)
+    monkeypatch.setattr(database_module, "CLOSED_WITHIN_S", 0.05)
+    with pytest.raises(UnavailableError):
+        async with database("dsn") as opened:
+            await opened.fetch("SELECT 1")
+    assert pool.terminated
+
+
+@pytest.mark.parametrize("error", FAILURES, ids=lambda e: type(e).__name__)
+async def test_replays_and_reports_go_on(monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
+    pool = Pool(error)
+    put_in(monkeypatch, pool)
+    monkeypatch.setattr(crowning_module, "BLOCK_S", 0.01)
+    monkeypatch.setattr(reporting_module, "LOOKED_EVERY_S", 0.01)
+    crowning: Any = Crowning.__new__(Crowning)
+    crowning.dsn, crowning.clock, crowning.replay_every = "dsn", lambda: at(0), timedelta(hours=6)
+    monkeypatch.setattr(Crowning, "_tell", lambda _: None)
+    reporting: Any = Reporting.__new__(Reporting)
+    reporting.leads = lambda: True
+
+    async def make() -> bool:
+        return bool(await reporting._measured(at(0), at(60)))
+
+    reporting.dsn, reporting.make = "dsn", make
+    running = [asyncio.create_task(crowning.run()), asyncio.create_task(reporting.run())]
+    await eventually(lambda: pool.asked > 6)
+    assert not any(task.done() for task in running)
+    for task in running:
+        task.cancel()
