@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
+from pydantic import SecretStr
 
 from services.telemetry.adapters.copy_format import copy_binary
 from services.telemetry.adapters.exposition import DeviceCollector
@@ -29,11 +30,14 @@ from services.telemetry.domain.occurrences import OccurrenceFilter
 from services.telemetry.domain.rates import Due
 from services.telemetry.inventory_board import InventoryBoard
 from services.telemetry.ports import SourceEvent
+from services.telemetry.recorder_app import create_recorder
+from services.telemetry.settings import RecorderSettings
 from shared.broker import make_broker
 from shared.bus import Bus
 from shared.health import HealthState
 from shared.messages.telemetry import NodeInventory
 from shared.metrics_catalogue import METRICS, NAMES
+from shared.service import ServiceApp
 from shared.settings import ServiceSettings
 from tests.support.builders import T0, at, device, frame
 
@@ -211,6 +215,19 @@ class TestExposition:
         # An agent that reads another agent's page finds each metric under its own name.
         read = ScrapeSource("http://h/metrics", lambda _: page(latest, dcgm_names=False)).sample()["GPU-1"]
         assert set(read) == set(NAMES)
+
+    def test_the_recorders_whole_page_parses_with_every_metric(self) -> None:
+        settings = RecorderSettings(database_url=SecretStr("postgresql://u@127.0.0.1:1/x"), dcgm_names=True)
+        app = create_recorder(settings)
+        assert isinstance(app, ServiceApp)
+        registry = app._service.registry
+        [devices] = [c for c in registry._collector_to_names if isinstance(c, DeviceCollector)]
+        devices._latest.update("n1", "GPU-1", dict.fromkeys(NAMES, 1.0), time.monotonic())
+        text = generate_latest(registry).decode()
+        names = [line.split()[2] for line in text.splitlines() if line.startswith("# TYPE")]
+        assert len(names) == len(set(names))
+        families = {family.name for family in text_string_to_metric_families(text)}
+        assert {m.prometheus for m in METRICS} | {m.dcgm for m in METRICS if m.dcgm} <= families
 
     def test_a_metric_that_stops_leaves_and_slower_ones_stay(self) -> None:
         latest = LatestSamples(1)
