@@ -30,6 +30,7 @@ class Options(BaseModel):
     deadline_at: AwareDatetime | None = None
     result_ttl_s: float = Field(default=86_400.0, ge=1, le=JOB_AGE_S)
     max_attempts: int = Field(default=3, ge=1, le=20)
+    timeout_s: float | None = Field(default=None, ge=1, le=JOB_AGE_S, description="an attempt may run for this long")
     delay_s: float | None = Field(default=None, ge=0, le=JOB_AGE_S, description="enters the queue after this time")
     at: AwareDatetime | None = Field(default=None, description="enters the queue then")
     after: Sequence[str] = Field(default=(), max_length=1000, description="jobs that must have succeeded")
@@ -81,6 +82,7 @@ def make_job(
             deadline_at=options.deadline_at,
             result_ttl_s=options.result_ttl_s,
             max_attempts=options.max_attempts,
+            timeout_s=options.timeout_s,
             after=after,
             not_before=at,
             needs=options.needs,

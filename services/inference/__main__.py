@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import sys
+import threading
+from collections.abc import Coroutine
+from typing import Any
 
 from services.inference.errors import NotConfiguredError
 from services.inference.settings import ModelSettings, PoolSettings, WorkerSettings
 from shared.errors import SettingsError
 from shared.logs import setup_logging
 from shared.settings import load
+
+LAST_RESORT_S = 5.0
 
 
 def main() -> None:
@@ -27,7 +33,7 @@ def main() -> None:
         worker = load(WorkerSettings)
         setup_logging(f"worker {worker.worker}", worker.log_level)
         try:
-            sys.exit(asyncio.run(run_worker(worker)))
+            sys.exit(asyncio.run(_work(run_worker(worker))))
         except SettingsError as error:
             sys.exit(str(error))
     elif role == "sandbox":
@@ -40,6 +46,15 @@ def main() -> None:
             sys.exit(str(error))
     else:
         sys.exit("usage: python -m services.inference pool|worker|sandbox")
+
+
+async def _work(work: Coroutine[Any, Any, int]) -> int:
+    """The exit code; a thread that hangs does not keep the process from ending."""
+    code = await work
+    last_resort = threading.Timer(LAST_RESORT_S, os._exit, [code])
+    last_resort.daemon = True
+    last_resort.start()
+    return code
 
 
 if __name__ == "__main__":

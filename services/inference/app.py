@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 from faststream import FastStream
 from faststream.nats import JStream, NatsMessage, PullSub
 from nats.js.api import ConsumerConfig
+from prometheus_client import Counter, Gauge
 
 from services.inference.device_watch import DeviceWatch
 from services.inference.handlers import PoolCommands
@@ -35,6 +36,14 @@ def create_app(settings: PoolSettings | None = None) -> FastStream:
     service = Service("pool", settings, grace_s=settings.stop_timeout_s + GRACE_S)
     broker = service.broker
     supervisor = PoolSupervisor(settings, settings.pool_initial)
+    kills = Counter(
+        "autopilot_pool_workers_killed", "workers that the pool killed", ["reason"], registry=service.registry
+    )
+    supervisor.on_killed = lambda reason: kills.labels(reason).inc()
+    stuck = Gauge("autopilot_pool_devices_stuck", "devices whose worker stood still of late", registry=service.registry)
+    stuck.set_function(lambda: len(supervisor.stuck))
+    aside = Gauge("autopilot_pool_devices_set_aside", "devices on which jobs fail", registry=service.registry)
+    aside.set_function(lambda: len(supervisor.set_aside))
     node = subjects.name_part(settings.node)
 
     memory = PoolMemory(service.bus, supervisor)

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 from nats.aio.msg import Msg
 
+from services.inference.device_run import as_json, judged
 from services.inference.kinds.base import ContinuousKind
 from services.inference.lane import NATS_ERRORS, Lane
 from services.inference.outcomes import Ran
@@ -33,7 +34,7 @@ class ContinuousLane(Lane):
 
     async def run(self) -> None:
         """Work until drained, then until what runs has ended."""
-        while not self.draining:
+        while not (self.draining or self.state.stop.is_set()):
             free = int(self.slots * self.state.share) - len(self._tasks)
             if free < 1 and self._tasks:
                 await asyncio.wait(self._tasks, return_when=asyncio.FIRST_COMPLETED, timeout=1.0)
@@ -63,19 +64,25 @@ class ContinuousLane(Lane):
         started_at, began = utc_now(), loop.time()
         self.state.running[taken.job.id] = taken
         try:
-            with Scratch(self.settings.scratch_dir) as scratch:
-                context = make_context([taken], self.nc, self.settings, self.state, scratch)
-                future = await loop.run_in_executor(None, self.kind.start, item, context)
-                output = await asyncio.wrap_future(future)
+            async with self.state.company.of(alone=taken.alone):
+                with Scratch(self.settings.scratch_dir) as scratch, self.state.runs.running([taken]):
+                    context = make_context([taken], self.nc, self.settings, self.state, scratch)
+                    future = await loop.run_in_executor(None, self.kind.start, item, context)
+                    output = await asyncio.wrap_future(future)
+                told = await asyncio.to_thread(as_json, self.name, output)
         except Exception as error:  # noqa: BLE001  whatever the kind raised is the job's own error
-            self.state.jobs_failed += 1
-            await self.outcomes.fail(taken, error)
-            return
+            told = judged(self.name, error)
         finally:
             self.state.running.pop(taken.job.id, None)
             self.state.last_job_at = loop.time()
             # Jobs share the device: each is as busy as its part of what runs.
             self.state.busy_s += (loop.time() - began) / (len(self._tasks) or 1)
+        if isinstance(told, BaseException):
+            self.state.jobs_failed += 1
+            self.state.failed(self.name, taken.job.id, told)
+            await self.outcomes.fail(taken, told, await self.intake.places())
+            return
+        self.state.succeeded(self.name)
         counted = context.tokens.get(0)
         ran = Ran(
             started_at,
@@ -84,5 +91,5 @@ class ContinuousLane(Lane):
             prompt_tokens=counted.prompt if counted else None,
             completion_tokens=counted.completion if counted else None,
         )
-        await self.outcomes.succeed(taken, output.model_dump(mode="json"), ran)
+        await self.outcomes.succeed(taken, told, ran)
         self.state.jobs_done += 1

@@ -2,6 +2,7 @@
 
 AutopilotError
 ├── RetryableJobError     this attempt failed, the next may not
+│   └── RunTimeoutError   it did not end within its time
 ├── NotConfiguredError    the kind needs a model or tool that this fleet has not
 └── CannotRunError        no worker of the fleet can run the job
 """
@@ -15,6 +16,12 @@ class RetryableJobError(AutopilotError):
     """This attempt failed for a reason that may pass."""
 
     retryable = True
+
+
+class RunTimeoutError(RetryableJobError):
+    """The attempt did not end within its time; told as `timeout`."""
+
+    told_as = "timeout"
 
 
 class NotConfiguredError(AutopilotError):

@@ -38,7 +38,7 @@ class PoolCommands:
         status, detail = self.fence.judge(command, utc_now())
         if status == "applied":
             if command.action == "restore":
-                self.supervisor.cordoned.discard(command.device)
+                self.supervisor.restore(command.device)
             else:
                 self.supervisor.cordoned.add(command.device)
             await self.save_cordons(self.supervisor.cordoned)

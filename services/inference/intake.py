@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any
@@ -11,17 +12,19 @@ from pydantic import ValidationError
 
 from services.inference.domain.capability import Capability, nobody
 from services.inference.domain.job_reading import read_job
-from services.inference.domain.retry import Bury, before_attempt
+from services.inference.domain.retry import Bury, Places, before_attempt
 from services.inference.errors import CannotRunError
 from services.inference.kinds.base import Input
 from services.inference.outcomes import JobOutcomes, Taken
 from services.inference.worker_state import WorkerState
+from shared.bus import BUS_ERRORS
 from shared.clock import utc_now
-from shared.errors import AutopilotError, UnavailableError
+from shared.errors import AutopilotError, InvalidInputError, UnavailableError
 from shared.jobs import MESSAGE_ID, address
-from shared.messages.jobs import PoolStatus
+from shared.messages.jobs import Job, PoolStatus
 
 ELSEWHERE_S = 1.0
+POOL_GONE_S = 15.0
 
 
 @dataclass
@@ -34,6 +37,7 @@ class Intake:
     state: WorkerState
     capability: Capability
     pools: Callable[[], Awaitable[list[PoolStatus]]]
+    here: str
 
     async def prepare(self, message: Msg) -> tuple[Taken, Any] | None:
         """The job with its validated input; None when it has been dealt with otherwise."""
@@ -47,14 +51,38 @@ class Intake:
         if await self._over(taken) or await self._not_yet(taken) or await self._not_here(taken):
             return None
         try:
-            return taken, self.model.model_validate(await self.outcomes.payload(job))
+            return taken, await self._input(job)
         except UnavailableError as error:
             # Another attempt later, as with any error that may pass; the batch goes on without it.
             await self.outcomes.fail(taken, error)
+        except RecursionError:
+            self.outcomes.note(taken, InvalidInputError("payload", self.kind, "is nested too deeply"))
+            await self.outcomes.bury(taken, Bury("invalid"))
         except (ValidationError, AutopilotError) as error:
             self.outcomes.note(taken, error)
             await self.outcomes.bury(taken, Bury("invalid"))
         return None
+
+    async def places(self) -> Places | None:
+        """Where else jobs of this kind run; None while that cannot be read."""
+        try:
+            pools = [p for p in await self.pools() if (utc_now() - p.at).total_seconds() < POOL_GONE_S]
+        except BUS_ERRORS:
+            return None
+        pools = [p for p in pools if self.kind in p.kinds]
+        used = {f"{p.node}/{w.device}" for p in pools for w in p.workers}
+        suspected = {f"{p.node}/{d}" for p in pools for d in (*p.suspected, *p.set_aside)}
+        if used <= suspected:
+            # Where all fail alike it is the job.
+            suspected = set()
+        return Places(len(used - suspected - {self.here}), frozenset(suspected))
+
+    async def _input(self, job: Job) -> Input:
+        """The input as its kind wants it; a large one is looked at beside the event loop."""
+        payload = await self.outcomes.payload(job)
+        if job.payload_ref or job.after:
+            return await asyncio.to_thread(self.model.model_validate, payload)
+        return self.model.model_validate(payload)
 
     async def _over(self, taken: Taken) -> bool:
         """Whether a job has ended, or ends here, before it has begun."""
@@ -67,10 +95,12 @@ class Intake:
         if taken.delivered > 1 or job.id in self.state.cancelled:
             kept = await self.outcomes.recall(job.id)
             taken.errors, taken.cancelled = list(kept.errors), kept.cancelled
+            taken.alone, taken.kills = kept.alone or kept.kills > 0, kept.kills
         if taken.cancelled:
             await self.outcomes.cancel(taken)
             return True
-        verdict = before_attempt(job, taken.delivered, taken.errors, utc_now())
+        places = await self.places() if taken.errors else None
+        verdict = before_attempt(job, taken.delivered, taken.errors, utc_now(), kills=taken.kills, places=places)
         if verdict is not None:
             await self.outcomes.bury(taken, verdict)
         return verdict is not None

@@ -141,7 +141,7 @@ class BatchLane(Lane):
 
     async def run(self) -> None:
         """Work until drained."""
-        while not self.draining:
+        while not (self.draining or self.state.stop.is_set()):
             self.sizer.share = self.state.share
             messages = await self.take(
                 self.sizer.allowed, prefetch=self.sizer.prefetches, delay_s=self.state.batch_delay_s
@@ -175,18 +175,43 @@ class BatchLane(Lane):
 
     async def _work(self, messages: list[Msg]) -> Awaitable[object] | None:
         """Run a batch; what is left to do of it is returned."""
-        prepared = [p for m in messages if (p := await self.intake.prepare(m)) is not None]
-        if not prepared:
-            return None
+        prepared = [p for m in messages if (p := await self._prepare(m)) is not None]
         if len(prepared) > 1:
             prepared = fair_order(prepared, lambda p: p[0].job.submitter, lambda p: p[0].job.deadline_at)
+        together = [p for p in prepared if not p[0].alone]
+        endings: list[Awaitable[None]] = []
+        for batch in [[p] for p in prepared if p[0].alone] + ([together] if together else []):
+            if self.state.stop.is_set():
+                endings += [self.outcomes.give_back(p[0], alone=False) for p in batch]
+                continue
+            endings += await self._run(batch)
+        return asyncio.gather(*endings) if endings else None
+
+    async def _prepare(self, message: Msg) -> tuple[Taken, Any] | None:
+        """One job that cannot be prepared does not keep the others from it; it comes again when it is overdue."""
+        try:
+            return await self.intake.prepare(message)
+        except NATS_ERRORS:
+            raise
+        except Exception:
+            log.exception("job not prepared", extra={"kind": self.name, "subject": message.subject})
+            return None
+
+    async def _run(self, prepared: list[tuple[Taken, Any]]) -> list[Awaitable[None]]:
+        """Run one batch; what is left to do of each of its jobs is returned."""
         taken, inputs = [p[0] for p in prepared], [p[1] for p in prepared]
         started_at = utc_now()
         with Scratch(self.settings.scratch_dir) as scratch:
             context = make_context(taken, self.nc, self.settings, self.state, scratch)
-            async with self.state.device_lock:
+            async with self.state.device_lock, self.state.company.of(alone=taken[0].alone):
                 outputs, took_s = await self._run_on_device(taken, inputs, context)
-        endings = []
+        for one, output in zip(taken, outputs, strict=True):
+            # At once, so that a worker that suspects its device takes nothing more.
+            if isinstance(output, BaseException):
+                self.state.failed(self.name, one.job.id, output)
+            else:
+                self.state.succeeded(self.name)
+        endings: list[Awaitable[None]] = []
         for index, (one, output) in enumerate(zip(taken, outputs, strict=True)):
             counted = context.tokens.get(index)
             ran = Ran(
@@ -196,8 +221,8 @@ class BatchLane(Lane):
                 prompt_tokens=counted.prompt if counted else None,
                 completion_tokens=counted.completion if counted else None,
             )
-            endings.append(self._conclude(one, output, ran))
-        return asyncio.gather(*endings)
+            endings.append(asyncio.ensure_future(self._conclude(one, output, ran)))
+        return endings
 
     async def _run_on_device(
         self, taken: list[Taken], inputs: list[Any], context: RunContext
@@ -206,7 +231,8 @@ class BatchLane(Lane):
         self.state.running |= {t.job.id: t for t in taken}
         self.state.batch_started = began = loop.time()
         try:
-            outputs = await loop.run_in_executor(self.executor, run_to_json, self.kind, inputs, context, self.sizer)
+            with self.state.runs.running(taken):
+                outputs = await loop.run_in_executor(self.executor, run_to_json, self.kind, inputs, context, self.sizer)
         finally:
             took_s = loop.time() - began
             self.state.busy_s += took_s
@@ -220,7 +246,7 @@ class BatchLane(Lane):
     async def _conclude(self, taken: Taken, output: Told, ran: Ran) -> None:
         if isinstance(output, BaseException):
             self.state.jobs_failed += 1
-            await self.outcomes.fail(taken, output)
+            await self.outcomes.fail(taken, output, await self.intake.places())
         else:
             await self.outcomes.succeed(taken, output, ran)
             self.state.jobs_done += 1

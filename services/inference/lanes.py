@@ -76,7 +76,8 @@ class LaneFactory:
         pullers = [Puller(self._nc, "JOBS", config.durable_name or "", arrived) for config in configs]
         for puller in pullers:
             await puller.start()
-        intake = Intake(name, kind.input, self._outcomes, self._state, self._capability, self._recent_pools)
+        here = f"{self._settings.node}/{self._settings.worker_device}"
+        intake = Intake(name, kind.input, self._outcomes, self._state, self._capability, self._recent_pools, here)
         common = (name, pullers, arrived, self._settings, self._nc, intake, self._outcomes, self._state, repair)
         if isinstance(kind, Kind):
             return BatchLane(*common, kind=kind, executor=self._executor)

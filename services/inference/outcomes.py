@@ -12,12 +12,12 @@ from typing import Any, TypeVar
 
 from nats.aio.msg import Msg
 from nats.js import JetStreamContext
-from nats.js.errors import KeyNotFoundError, NotFoundError
+from nats.js.errors import NotFoundError
 from nats.js.kv import KeyValue
-from pydantic import ValidationError
 
 from services.inference.dead_lettering import DeadLettering, explain
-from services.inference.domain.retry import Bury, after_error
+from services.inference.domain.retry import Bury, Places, after_error, counted
+from services.inference.retry_records import RetryRecords
 from services.inference.settings import WorkerSettings
 from shared import subjects
 from shared.bus import BUS_ERRORS
@@ -47,6 +47,8 @@ class Taken:
     delivered: int
     errors: list[JobError] = field(default_factory=list)
     cancelled: bool = False
+    alone: bool = False
+    kills: int = 0
 
     @property
     def attempt(self) -> int:
@@ -73,7 +75,8 @@ class JobOutcomes:
     """
 
     def __init__(self, js: JetStreamContext, kv: KeyValue, settings: WorkerSettings) -> None:
-        self._js, self._kv, self._settings = js, kv, settings
+        self._js, self._settings = js, settings
+        self.records = RetryRecords(kv)
         self._dead = DeadLettering(js, settings.worker)
         self._ending = asyncio.Event()
 
@@ -99,10 +102,10 @@ class JobOutcomes:
         """A cancelled job that was taken all the same: whoever cancelled it may not have been able to say so."""
         await self._finish(taken, self._result(taken, "cancelled", None))
 
-    async def fail(self, taken: Taken, error: BaseException) -> None:
-        """Another attempt later, or a dead letter."""
+    async def fail(self, taken: Taken, error: BaseException, places: Places | None = None) -> None:
+        """Another attempt later, or a dead letter; `places` says where else it may be tried."""
         self.note(taken, error)
-        verdict = after_error(taken.job, error, len(taken.errors))
+        verdict = after_error(taken.job, error, counted(taken.errors, places))
         fields = {"job_id": taken.job.id, "kind": taken.job.kind, "attempt": len(taken.errors)}
         log.warning("attempt failed", extra=fields | {"error": type(error).__name__})
         if isinstance(verdict, Bury):
@@ -111,16 +114,23 @@ class JobOutcomes:
         await self._stored(taken.message, lambda: self._remember(taken.job.id, taken.errors))
         await taken.message.nak(delay=verdict.delay_s)
 
+    async def give_back(self, taken: Taken, *, alone: bool) -> None:
+        """Another attempt that counts for nothing against the job, in a batch of its own where it is to be alone."""
+        if alone:
+            await self.records.change(taken.job.id, lambda state: state.model_copy(update={"alone": True}))
+        await taken.message.nak()
+
     def note(self, taken: Taken, error: BaseException) -> None:
         """Add an error to those of the job."""
         taken.errors = [
             *taken.errors,
             JobError(
                 attempt=taken.attempt,
-                type=type(error).__name__,
+                type=getattr(error, "told_as", type(error).__name__),
                 message=explain(error)[:4000],
                 worker=self._settings.worker,
                 at=utc_now(),
+                device=f"{self._settings.node}/{self._settings.worker_device}",
             ),
         ]
 
@@ -175,15 +185,10 @@ class JobOutcomes:
 
     async def recall(self, job_id: str) -> JobState:
         """What is kept of a job between attempts."""
-        try:
-            entry = await self._kv.get(subjects.token(job_id))
-            return JobState.model_validate_json(entry.value or b"")
-        except (KeyNotFoundError, ValidationError):
-            return JobState()
+        return await self.records.read(job_id)
 
     async def _remember(self, job_id: str, errors: list[JobError]) -> None:
-        state = JobState(errors=errors)
-        await self._kv.put(subjects.token(job_id), state.model_dump_json().encode())
+        await self.records.change(job_id, lambda state: state.model_copy(update={"errors": errors}))
 
     async def _output(self, job_id: str) -> Any:
         try:

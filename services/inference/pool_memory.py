@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from services.inference.device_group import places
+from services.inference.pool_alerts import PoolAlerts
+from services.inference.retry_records import RetryRecords
 from services.inference.supervisor import PoolSupervisor
 from shared import subjects
-from shared.bus import Bus
+from shared.bus import BUS_ERRORS, Bus
 from shared.errors import UnavailableError
 from shared.health import HealthState
 from shared.messages.commands import DeviceSet
-from shared.messages.jobs import PoolStatus
+from shared.messages.jobs import JobState, PoolStatus
 from shared.messages.telemetry import NodeInventory
 
 log = logging.getLogger(__name__)
@@ -27,6 +29,11 @@ class PoolMemory:
 
     bus: Bus
     supervisor: PoolSupervisor
+    alerts: PoolAlerts = field(init=False)
+    _kept: tuple[set[str], dict[str, str]] = field(default_factory=lambda: (set(), {}))
+
+    def __post_init__(self) -> None:
+        self.alerts = PoolAlerts(self.bus, self.supervisor)
 
     @property
     def _node(self) -> str:
@@ -44,20 +51,35 @@ class PoolMemory:
             self.supervisor.desired, self.supervisor.restarts = kept.desired, kept.restarts
         if cordons is not None:
             self.supervisor.cordoned = {device for _, device in cordons.devices}
+            self.supervisor.set_aside = dict(cordons.reasons)
+            self._kept = (set(self.supervisor.cordoned), dict(self.supervisor.set_aside))
+        await self.alerts.recall()
 
     async def save_cordons(self, devices: set[str]) -> None:
         """Keep the cordoned devices."""
-        entries = DeviceSet(devices=[(self._node, device) for device in sorted(devices)])
+        reasons = {device: why for device, why in self.supervisor.set_aside.items() if device in devices}
+        entries = DeviceSet(devices=[(self._node, device) for device in sorted(devices)], reasons=reasons)
         await self.bus.write("cordons", subjects.token(self._node), entries)
+        self._kept = (set(devices), dict(entries.reasons))
 
     async def keep_reporting(self, health: HealthState) -> None:
         """Read this node's devices and publish the pool's status, until cancelled."""
         while True:
             try:
                 await self._read_devices(health)
+                await self._count_kills()
+                if self._kept != (self.supervisor.cordoned, self.supervisor.set_aside):
+                    await self.save_cordons(set(self.supervisor.cordoned))
                 await self.bus.write("pools", self._status_key, self.supervisor.status())
             except UnavailableError as error:
                 log.info("status not published", extra={"error": type(error).__name__})
+            try:
+                await self.alerts.settle()
+            except UnavailableError as error:
+                log.info("alerts not published yet", extra={"error": str(error)})
+            unwell = self._unwell()
+            reason = f"workers on {', '.join(unwell)} stood still and are not back yet"
+            health.report("silent workers", ok=not unwell, reason=reason)
             health.report("workers", ok=self._enough(), reason="no worker is ready yet", max_age_s=10.0)
             await asyncio.sleep(STATUS_PERIOD_S)
 
@@ -69,7 +91,35 @@ class PoolMemory:
         known = bool(self.supervisor.devices)
         health.report("devices", ok=known, reason="the agent has told of no device that workers can run on")
 
+    def _unwell(self) -> list[str]:
+        """Devices whose worker stood still and has no ready successor yet."""
+        ready = {w.device for w in self.supervisor.status().workers if w.state == "ready"}
+        return [device for device in self.supervisor.stuck if device not in ready and self.supervisor.desired]
+
+    async def _count_kills(self) -> None:
+        """Write down against a job that its worker died of it, or that it is to run by itself from now on."""
+        blamed = self.supervisor.take_blamed()
+        while blamed:
+            job_id, counts = blamed[0]
+            try:
+                records = RetryRecords(await self.bus.js.key_value("jobs"))
+                await records.change(job_id, killed if counts else in_company)
+            except (UnavailableError, *BUS_ERRORS) as error:
+                self.supervisor.blame_again(blamed)
+                raise UnavailableError(f"{len(blamed)} jobs not blamed yet: {error}") from error
+            blamed.pop(0)
+
     def _enough(self) -> bool:
         ready = any(w.state == "ready" for w in self.supervisor.status().workers)
         usable = {d.device for d in self.supervisor.devices} - self.supervisor.cordoned
         return ready or self.supervisor.desired == 0 or not usable
+
+
+def killed(state: JobState) -> JobState:
+    """A worker died of this job."""
+    return state.model_copy(update={"kills": state.kills + 1, "alone": True})
+
+
+def in_company(state: JobState) -> JobState:
+    """A worker died of this job or of another beside it."""
+    return state.model_copy(update={"alone": True})

@@ -86,6 +86,12 @@ class PoolSettings(ServiceSettings, ModelSettings):
     pool_fixed: bool = Field(False, description="an orchestrator scales the pool: scale commands are left to it")
     drain_timeout_s: float = Field(3600.0, gt=0, description="a worker that is to go may finish its job for this long")
     stop_timeout_s: float = Field(30.0, gt=0, description="the same where the whole pool stops")
+    run_timeout_s: float = Field(
+        900.0, ge=1, description="a batch that runs for longer has failed; the worker ends itself and a new one starts"
+    )
+    worker_silent_s: float = Field(
+        10.0, ge=2, description="a worker that says nothing for this long is killed and replaced"
+    )
     unrunnable_after_s: float = Field(60.0, gt=0, description="a job that no pool runs is given up after this time")
 
 
@@ -93,6 +99,12 @@ class WorkerSettings(PoolSettings):
     """One worker process; the pool sets the first ones."""
 
     worker: str = Field("worker", min_length=1, description="name of this worker")
+    journal_fd: int | None = Field(None, ge=0, description="file that tells the pool what runs; the pool sets it")
+    suspect_after: int = Field(
+        3,
+        ge=0,
+        description="failures in a row that make it suspect its device; the pool sets it",
+    )
     worker_device: str = Field("cpu-0", description="device that it works for")
     device_memory_bytes: int | None = Field(None, description="memory of its devices")
     batch_budget_s: float = Field(0.25, gt=0, description="time on the device that a batch may take")

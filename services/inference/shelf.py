@@ -28,13 +28,22 @@ class Shelf:
         self._models: dict[tuple[object, ...], Any] = {}
         self._lock = threading.Lock()
         self.crowded = False
+        self.on_loading: Callable[[bool], None] = lambda _: None
+        self._loaded_s = 0.0
+        self._loading_since: float | None = None
 
     def get(self, key: tuple[object, ...], load: Callable[[], T]) -> T:
         """The model under a key; `load` makes it. Raises RetryableJobError when it does not fit beside the others."""
         with self._lock:
             if key not in self._models:
-                began = time.monotonic()
-                self._models[key] = self._make_room_for(load)
+                self._loading_since = began = time.monotonic()
+                self.on_loading(True)
+                try:
+                    self._models[key] = self._make_room_for(load)
+                finally:
+                    self._loaded_s += time.monotonic() - began
+                    self._loading_since = None
+                    self.on_loading(False)
                 log.info("model loaded", extra={"model": str(key[1]), "took_s": round(time.monotonic() - began, 3)})
             model: T = self._models[key]
         return model
@@ -57,6 +66,11 @@ class Shelf:
         except Exception as error:
             self.crowded = True
             raise RetryableJobError("the device's memory is taken; the worker begins anew") from error
+
+    def loading_s(self, now: float) -> float:
+        """Seconds spent on loading models so far, at this moment of `time.monotonic()`."""
+        since = self._loading_since
+        return self._loaded_s + (now - since if since is not None else 0.0)
 
     @property
     def names(self) -> list[str]:

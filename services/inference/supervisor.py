@@ -3,23 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-import ctypes
-import json
 import logging
-import os
-import signal
-import sys
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from pydantic import ValidationError
-
 from services.inference.device_group import DeviceGroup, group
+from services.inference.domain.device_trust import DeviceTrust
 from services.inference.domain.placement import plan
+from services.inference.run_journal import JournalEntry
 from services.inference.settings import PoolSettings
-from services.inference.worker_state import BEGIN_ANEW
+from services.inference.worker_process import LOADING_SILENT_S, WorkerProcess
+from services.inference.worker_state import BEGIN_ANEW, DEVICE_SUSPECTED
 from shared.clock import utc_now
 from shared.messages.jobs import PoolStatus, WorkerStatus
 from shared.messages.telemetry import DeviceInfo
@@ -27,7 +23,12 @@ from shared.messages.telemetry import DeviceInfo
 log = logging.getLogger(__name__)
 
 RESTART_DELAY_S = (0.0, 0.5, 2.0, 5.0, 10.0)
-PR_SET_PDEATHSIG = 1
+# A turn that comes this much later than it should tells that the pool stood still.
+STALL_S = 1.0
+DRAIN_SLACK_S = 30.0
+# A device whose worker stood still is well again after this time with one that does not.
+HEALTHY_AFTER_S = 60.0
+FAILING = "jobs fail on it"
 
 
 @dataclass(frozen=True)
@@ -36,17 +37,6 @@ class BatchDelay:
 
     seconds: float = 0.0
     until: float = 0.0
-
-
-@dataclass
-class WorkerProcess:
-    """A worker as the pool sees it."""
-
-    process: asyncio.subprocess.Process
-    status: WorkerStatus
-    reader: asyncio.Task[None] | None = None
-    draining_since: float | None = None
-    told: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass
@@ -61,6 +51,12 @@ class PoolSupervisor:
     speeds: dict[str, float] = field(default_factory=dict)
     batch_delay: BatchDelay = field(default_factory=BatchDelay)
     restarts: int = 0
+    set_aside: dict[str, str] = field(default_factory=dict)
+    trust: DeviceTrust = field(default_factory=DeviceTrust)
+    on_killed: Callable[[str], None] = lambda _: None
+    _blamed: list[tuple[str, bool]] = field(default_factory=list)
+    _unwell: dict[str, float] = field(default_factory=dict)
+    _turned_at: float | None = None
     _workers: dict[str, WorkerProcess] = field(default_factory=dict)
     _crashes: int = 0
     _start_after: float = 0.0
@@ -74,7 +70,10 @@ class PoolSupervisor:
     async def reconcile(self) -> None:
         """One step towards what is wanted."""
         now = asyncio.get_running_loop().time()
+        self._forgive_own_stall(now)
         self._reap(now)
+        self._end_silent(now)
+        self._set_aside_broken()
         active = {n: w.status.device for n, w in self._workers.items() if w.draining_since is None}
         groups = {g.name: g for g in group(self.devices, self.settings.devices_per_worker)}
         closed = {name for name, g in groups.items() if self.cordoned & {d.device for d in g.devices}}
@@ -83,15 +82,17 @@ class PoolSupervisor:
         starting = {name for name, status in states.items() if status.state == "starting"}
         changes = plan(self.desired, list(groups), closed, active, busy, starting)
         for name in changes.drain:
-            self._drain(self._workers[name], now)
+            self._workers[name].drain(now)
         if now >= self._start_after:
             for name in changes.start:
                 await self._start(groups[name])
         self._tell(groups, now)
+        # What ran when it was to drain is over within the limit of a run.
+        longest_s = min(self.settings.drain_timeout_s, self.settings.run_timeout_s + DRAIN_SLACK_S)
         for worker in self._workers.values():
-            if worker.draining_since is not None and now - worker.draining_since > self.settings.drain_timeout_s:
+            if worker.draining_since is not None and now - worker.draining_since > longest_s and not worker.killed:
                 log.error("worker did not drain in time, killing it", extra={"worker": worker.status.worker})
-                worker.process.kill()
+                worker.kill("drain")
 
     def _reap(self, now: float) -> None:
         for name, worker in list(self._workers.items()):
@@ -99,6 +100,13 @@ class PoolSupervisor:
             if code is None:
                 continue
             del self._workers[name]
+            entry, device = worker.entry, worker.status.device
+            worker.close()
+            if code == DEVICE_SUSPECTED:
+                self.trust.tripped(device, entry.failing_kinds)
+                log.warning("jobs fail one after another", extra={"device": device, "kinds": entry.failing_kinds})
+            elif code not in (0, BEGIN_ANEW) and worker.killed != "drain":
+                self._blame(worker, entry, code)
             if worker.draining_since is not None or code == BEGIN_ANEW:
                 continue
             self.restarts += 1
@@ -107,11 +115,80 @@ class PoolSupervisor:
             self._start_after = now + delay
             log.error("worker died", extra={"worker": name, "exit_code": code, "restart_in_s": delay})
 
-    def _drain(self, worker: WorkerProcess, now: float) -> None:
-        worker.draining_since = now
-        worker.status = worker.status.model_copy(update={"state": "draining"})
-        if worker.process.returncode is None:
-            worker.process.terminate()
+    def _blame(self, worker: WorkerProcess, entry: JournalEntry, code: int) -> None:
+        """Jobs that ran when a worker died: one that ran by itself killed it, one of several may have."""
+        solo = len(entry.jobs) == 1
+        self._blamed += [(job.id, solo or job.alone) for job in entry.jobs]
+        if entry.jobs:
+            fields = {"worker": worker.status.worker, "exit_code": code, "killed": worker.killed}
+            log.warning("a worker died of what it ran", extra=fields | {"jobs": [job.id for job in entry.jobs][:64]})
+
+    def take_blamed(self) -> list[tuple[str, bool]]:
+        """Jobs that ran when their worker died, and whether it counts against them; each is told once."""
+        taken, self._blamed = self._blamed, []
+        return taken
+
+    def blame_again(self, blamed: list[tuple[str, bool]]) -> None:
+        """What could not be written down for now."""
+        self._blamed += blamed
+
+    def _forgive_own_stall(self, now: float) -> None:
+        """While the pool itself stood still it heard nobody, which is not their fault."""
+        stood_s = now - self._turned_at if self._turned_at is not None else 0.0
+        self._turned_at = now
+        if stood_s > STALL_S:
+            for worker in self._workers.values():
+                if worker.heard_at is not None:
+                    worker.heard_at = min(now, worker.heard_at + stood_s)
+
+    def _end_silent(self, now: float) -> None:
+        for name, worker in self._workers.items():
+            silent_s = worker.silent_s(now)
+            if silent_s <= self.settings.worker_silent_s or worker.killed:
+                continue
+            if worker.loading and silent_s <= LOADING_SILENT_S:
+                continue
+            log.error("worker stands still, killing it", extra={"worker": name, "silent_s": round(silent_s, 1)})
+            worker.kill("silent")
+            self.on_killed("silent")
+            self._unwell[worker.status.device] = now
+        ready = {w.status.device for w in self._workers.values() if w.status.state == "ready" and not w.killed}
+        there = {w.status.device for w in self._workers.values()}
+        for device, since in list(self._unwell.items()):
+            if device in there and device not in ready:
+                self._unwell[device] = now
+            elif now - since > HEALTHY_AFTER_S:
+                del self._unwell[device]
+
+    @property
+    def stuck(self) -> list[str]:
+        """Devices whose worker was killed for its silence, and has not been well for long enough since."""
+        return sorted(self._unwell)
+
+    def _set_aside_broken(self) -> None:
+        for name in self.trust.broken:
+            devices = set(name.split("+"))
+            usable = {d.device for d in self.devices} - self.cordoned
+            if not usable - devices:
+                continue
+            log.error("device set aside: jobs fail on it and succeed elsewhere", extra={"device": name})
+            self.cordoned |= devices
+            self.set_aside |= dict.fromkeys(devices, FAILING)
+            self.trust.forget(name)
+
+    def restore(self, device: str) -> None:
+        """Use a device again, as if nothing had been."""
+        self.cordoned.discard(device)
+        self.set_aside.pop(device, None)
+        for name in self.trust.suspected:
+            if device in name.split("+"):
+                self.trust.forget(name)
+
+    def _heard(self, worker: WorkerProcess, status: WorkerStatus) -> None:
+        before = worker.status.done_by_kind
+        kinds = [kind for kind, done in status.done_by_kind.items() if done > before.get(kind, 0)]
+        if kinds:
+            self.trust.succeeded(status.device, kinds)
 
     def let_jobs_wait(self, delay_s: float, lease_s: float) -> None:
         """For company in a batch, so long as the lease lasts."""
@@ -127,37 +204,14 @@ class PoolSupervisor:
                 "speed": min((self.speeds.get(device, 1.0) for device in used), default=1.0),
                 "batch_delay_s": delay_s,
             }
-            if told != worker.told and worker.process.stdin is not None:
-                worker.told = told
-                worker.process.stdin.write(json.dumps(told).encode() + b"\n")
+            worker.tell(told)
 
     async def _start(self, devices: DeviceGroup) -> None:
         name = f"{self.settings.pool}-{uuid.uuid4().hex[:6]}"
-        process = await asyncio.create_subprocess_exec(
-            sys.executable,
-            "-m",
-            "services.inference",
-            "worker",
-            env=os.environ | {"AUTOPILOT_WORKER": name} | devices.environment(),
-            stdin=asyncio.subprocess.PIPE,
-            stdout=asyncio.subprocess.PIPE,
-            preexec_fn=_die_with_parent,
-        )
-        status = WorkerStatus(worker=name, device=devices.name, pid=process.pid, state="starting", started_at=utc_now())
-        worker = WorkerProcess(process, status)
-        worker.reader = asyncio.create_task(self._read(worker))
+        environment = devices.environment() | {"AUTOPILOT_SUSPECT_AFTER": str(self.trust.suspect_after(devices.name))}
+        worker = await WorkerProcess.start(name, devices.name, environment, self._heard)
         self._workers[name] = worker
-        log.info("worker started", extra={"worker": name, "device": devices.name, "pid": process.pid})
-
-    async def _read(self, worker: WorkerProcess) -> None:
-        assert worker.process.stdout is not None  # noqa: S101  piped above
-        async for line in worker.process.stdout:
-            try:
-                status = WorkerStatus.model_validate_json(line)
-            except ValidationError:
-                continue
-            state = "draining" if worker.draining_since is not None else status.state
-            worker.status = status.model_copy(update={"state": state})
+        log.info("worker started", extra={"worker": name, "device": devices.name, "pid": worker.process.pid})
 
     def status(self) -> PoolStatus:
         """The pool now."""
@@ -172,13 +226,16 @@ class PoolSupervisor:
             workers=list(workers),
             cordoned=sorted(self.cordoned),
             restarts=self.restarts,
+            stuck=self.stuck,
+            suspected=sorted({device for name in self.trust.suspected for device in name.split("+")}),
+            set_aside=self.set_aside,
         )
 
     async def stop(self) -> None:
         """Drain every worker and wait for them, killing those that take too long."""
         now = asyncio.get_running_loop().time()
         for worker in self._workers.values():
-            self._drain(worker, now)
+            worker.drain(now)
         waits: list[Any] = [worker.process.wait() for worker in self._workers.values()]
         try:
             async with asyncio.timeout(self.settings.stop_timeout_s):
@@ -187,9 +244,3 @@ class PoolSupervisor:
             for worker in self._workers.values():
                 if worker.process.returncode is None:
                     worker.process.kill()
-
-
-def _die_with_parent() -> None:
-    """Drain when the pool is killed: no worker outlives its pool (Linux)."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)

@@ -13,9 +13,11 @@ import os
 import signal
 import stat
 import sys
-from collections.abc import Sequence
+from collections.abc import Coroutine, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from functools import partial
+from typing import Any
 
 import nats
 from nats.js import JetStreamContext
@@ -23,17 +25,22 @@ from nats.js.kv import KV_DEL, KV_PURGE
 from pydantic import ValidationError
 
 from services.inference.continuous_lane import ContinuousLane
+from services.inference.errors import RunTimeoutError
 from services.inference.lane import NATS_ERRORS, BatchLane, Lane
 from services.inference.lanes import LaneFactory
 from services.inference.outcomes import JobOutcomes
+from services.inference.run_journal import RunJournal
+from services.inference.run_watch import Run, RunWatch
 from services.inference.scratch import sweep_scratch
 from services.inference.settings import WorkerSettings
 from services.inference.shelf import SHELF
+from services.inference.status_pipe import StatusPipe
 from services.inference.warm_up import warm_up
-from services.inference.worker_state import BEGIN_ANEW, WorkerState
+from services.inference.worker_state import BEGIN_ANEW, RUN_TIMED_OUT, WorkerState
 from shared import streams, subjects
 from shared.clock import utc_now
 from shared.connection import connection_options
+from shared.errors import UnavailableError
 from shared.messages.jobs import JobState, WorkerStatus
 
 log = logging.getLogger(__name__)
@@ -44,10 +51,14 @@ SLOWEST = 0.01
 
 
 async def run_worker(settings: WorkerSettings) -> int:
-    """Work until SIGTERM or SIGINT; returns the exit code, BEGIN_ANEW when only a new process frees the memory."""
-    stop, state = asyncio.Event(), WorkerState()
+    """Work until SIGTERM, SIGINT or the end of the pool; returns the exit code, 0 or one of worker_state.py."""
+    loop = asyncio.get_running_loop()
+    journal = RunJournal(settings.journal_fd)
+    SHELF.on_loading = journal.loading
+    state = WorkerState(RunWatch(journal, settings.run_timeout_s), suspect_after=settings.suspect_after)
+    stop = state.stop
     for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+        loop.add_signal_handler(number, state.end)
 
     async def gone() -> None:
         if not stop.is_set():
@@ -56,31 +67,28 @@ async def run_worker(settings: WorkerSettings) -> int:
 
     sweep_scratch(settings.scratch_dir)
     executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="device")
-    await asyncio.get_running_loop().run_in_executor(executor, warm_up, settings)
+    await loop.run_in_executor(executor, warm_up, settings)
     options = connection_options(settings, f"autopilot-worker-{settings.worker}")
     nc = await nats.connect(settings.servers, closed_cb=gone, **options)
     js = nc.jetstream(timeout=5.0)
     outcomes = JobOutcomes(js, await js.key_value("jobs"), settings)
     factory = LaneFactory(settings, nc, js, outcomes, state, executor)
     lanes = [await factory.open(name) for name in settings.pool_kinds]
-    work = [asyncio.create_task(lane.run()) for lane in lanes]
+    tasks: set[asyncio.Task[None]] = set()
+    state.runs.start(lambda late: _from_thread(loop, tasks, _end_overdue(late, state, lanes, outcomes)))
+    work = [asyncio.create_task(lane.run(), name=f"lane {lane.name}") for lane in lanes]
     side = [
-        asyncio.create_task(c)
-        for c in (
-            _keep_alive(state, lanes),
-            _report(settings, state, lanes, stop),
-            _watch(js, state),
-            _listen(state),
-            _begin_anew(settings, state, stop),
-        )
+        asyncio.create_task(_keep_alive(state, lanes), name="keep alive"),
+        asyncio.create_task(_report(settings, state, lanes, stop), name="report"),
+        asyncio.create_task(_watch(js, state), name="cancellations"),
+        asyncio.create_task(_listen(state), name="pool"),
+        asyncio.create_task(_begin_anew(settings, state, stop), name="begin anew"),
     ]
+    for task in (*work, *side):
+        task.add_done_callback(partial(_ended, state))
     await stop.wait()
     outcomes.end()
-    for lane in lanes:
-        try:
-            await lane.stop()
-        except NATS_ERRORS:
-            log.warning("jobs not given back; they come again when overdue")
+    await _give_back(lanes)
     await asyncio.gather(*work, return_exceptions=True)
     for task in side:
         task.cancel()
@@ -88,7 +96,55 @@ async def run_worker(settings: WorkerSettings) -> int:
     with suppress(*NATS_ERRORS):
         await nc.flush()
     await nc.close()
-    return BEGIN_ANEW if state.begin_anew else 0
+    return state.exit_code
+
+
+def _ended(state: WorkerState, task: asyncio.Task[None]) -> None:
+    """Half a worker would be worse than a fresh one."""
+    if state.stop.is_set() or task.cancelled():
+        return
+    log.critical("part of the worker ended, ending", extra={"part": task.get_name()}, exc_info=task.exception())
+    state.end(1)
+
+
+def _from_thread(
+    loop: asyncio.AbstractEventLoop, tasks: set[asyncio.Task[None]], work: Coroutine[Any, Any, None]
+) -> None:
+    loop.call_soon_threadsafe(lambda: tasks.add(loop.create_task(work)))
+
+
+async def _give_back(lanes: Sequence[Lane]) -> None:
+    for lane in lanes:
+        try:
+            await lane.stop()
+        except NATS_ERRORS:
+            log.warning("jobs not given back; they come again when overdue")
+
+
+async def _end_overdue(late: Sequence[Run], state: WorkerState, lanes: Sequence[Lane], outcomes: JobOutcomes) -> None:
+    """Say how jobs ended that ran for too long, give back the others, and end at once: their thread cannot be."""
+    state.end(RUN_TIMED_OUT)
+    outcomes.end()
+    told = set()
+    for run in late:
+        for taken in run.taken:
+            told.add(taken.message.reply)
+            try:
+                if len(run.taken) == 1:
+                    await outcomes.fail(taken, RunTimeoutError(f"did not end within {run.limit_s:g} s"))
+                else:
+                    await outcomes.give_back(taken, alone=True)
+            except (UnavailableError, *NATS_ERRORS):
+                log.warning("time out not written down", extra={"job_id": taken.job.id})
+    await _give_back(lanes)
+    for reply, message in list(state.held.items()):
+        if reply not in told:
+            with suppress(*NATS_ERRORS):
+                await message.nak()
+    with suppress(*NATS_ERRORS):
+        await lanes[0].nc.flush()
+    state.runs.journal.running([])
+    os._exit(RUN_TIMED_OUT)
 
 
 async def _keep_alive(state: WorkerState, lanes: Sequence[Lane]) -> None:
@@ -108,6 +164,7 @@ async def _report(
 ) -> None:
     """One JSON line on standard output whenever the pool should know."""
     started_at, loop = utc_now(), asyncio.get_running_loop()
+    pipe = StatusPipe(sys.stdout.fileno())
     while True:
         running_for = loop.time() - state.batch_started if state.batch_started is not None else 0.0
         status = WorkerStatus(
@@ -126,27 +183,30 @@ async def _report(
             accelerator="cpu" if settings.torch_device == "cpu" else "gpu",
             share=state.share,
             together=max((lane.together for lane in lanes), default=1),
+            done_by_kind=dict(state.done_by_kind),
         )
-        sys.stdout.write(json.dumps(status.model_dump(mode="json")) + "\n")
-        sys.stdout.flush()
+        pipe.tell(status.model_dump_json())
         await asyncio.sleep(REPORT_S)
 
 
 async def _listen(state: WorkerState) -> None:
-    """What the pool says: how much of a batch the device bears, how long a job waits for company, a simulated speed."""
+    """What the pool says: how much of a batch the device bears, how long a job waits for company, a simulated speed.
+
+    No worker outlives its pool. One that was started by hand has none to hear.
+    """
     if not stat.S_ISFIFO(os.fstat(sys.stdin.fileno()).st_mode):
-        return
+        await asyncio.Event().wait()
     reader = asyncio.StreamReader()
-    try:
-        await asyncio.get_running_loop().connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
-    except (OSError, ValueError):
-        return
+    await asyncio.get_running_loop().connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
     while line := await reader.readline():
         with suppress(ValueError, KeyError, TypeError):
             told = json.loads(line)
             state.share = min(1.0, max(0.0, float(told["share"])))
             state.batch_delay_s = max(0.0, float(told["batch_delay_s"]))
             state.speed = min(1.0, max(SLOWEST, float(told["speed"])))
+    if not state.stop.is_set():
+        log.warning("the pool is gone, ending")
+    state.end()
 
 
 async def _begin_anew(settings: WorkerSettings, state: WorkerState, stop: asyncio.Event) -> None:
@@ -163,8 +223,7 @@ async def _begin_anew(settings: WorkerSettings, state: WorkerState, stop: asynci
         idle = set(SHELF.names) - warm and rested_s > settings.model_idle_s
         if idle or SHELF.crowded:
             log.info("begins anew to free memory", extra={"models": SHELF.names, "crowded": SHELF.crowded})
-            state.begin_anew = True
-            stop.set()
+            state.end(BEGIN_ANEW)
 
 
 async def _watch(js: JetStreamContext, state: WorkerState) -> None:

@@ -3,16 +3,27 @@
 from __future__ import annotations
 
 import asyncio
+import logging
+from collections import Counter
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from nats.aio.msg import Msg
 
+from services.inference.company import Company
+from shared.errors import AutopilotError
+
 if TYPE_CHECKING:
     from services.inference.outcomes import Taken
+    from services.inference.run_watch import RunWatch
 
-# Exit code of a worker that asks for a fresh process (EX_TEMPFAIL of sysexits.h).
+# Exit codes of a worker, as sysexits.h has them: it asks for a fresh process (EX_TEMPFAIL), jobs fail one after another
+# on its device (EX_IOERR), a batch did not end in its time (EX_SOFTWARE).
 BEGIN_ANEW = 75
+DEVICE_SUSPECTED = 74
+RUN_TIMED_OUT = 70
+
+log = logging.getLogger(__name__)
 
 
 @dataclass
@@ -20,8 +31,12 @@ class WorkerState:
     """The jobs in hand, and how the worker has done so far.
 
     `share` is what the device's state allows of a batch, `batch_delay_s` how long its first job waits for company,
-    `speed` how fast a simulated device is.
+    `speed` how fast a simulated device is. `stop` is set when the worker is to end, with `exit_code`.
     """
+
+    runs: RunWatch
+    stop: asyncio.Event = field(default_factory=asyncio.Event)
+    company: Company = field(default_factory=Company)
 
     device_lock: asyncio.Lock = field(default_factory=asyncio.Lock)
     held: dict[str, Msg] = field(default_factory=dict)
@@ -35,4 +50,29 @@ class WorkerState:
     share: float = 1.0
     batch_delay_s: float = 0.0
     speed: float = 1.0
-    begin_anew: bool = False
+    exit_code: int = 0
+    done_by_kind: Counter[str] = field(default_factory=Counter)
+    suspect_after: int = 3
+    _failing: dict[str, str] = field(default_factory=dict)
+
+    def end(self, exit_code: int = 0) -> None:
+        """Take no more and end; the first reason stays."""
+        if not self.stop.is_set():
+            self.exit_code = exit_code
+        self.stop.set()
+
+    def succeeded(self, kind: str) -> None:
+        """A job of a kind ran well, so the device does."""
+        self.done_by_kind[kind] += 1
+        self._failing.clear()
+
+    def failed(self, kind: str, job_id: str, error: BaseException) -> None:
+        """End when different jobs fail one after another for reasons that are not their inputs'."""
+        if isinstance(error, AutopilotError) and not error.retryable:
+            return
+        self._failing[job_id] = kind
+        if self.suspect_after and len(self._failing) >= self.suspect_after and not self.stop.is_set():
+            kinds = sorted(set(self._failing.values()))
+            log.error("jobs fail one after another, ending", extra={"kinds": kinds, "jobs": len(self._failing)})
+            self.runs.journal.failing(kinds)
+            self.end(DEVICE_SUSPECTED)

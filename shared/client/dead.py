@@ -49,6 +49,7 @@ class DeadJobs:
             ttl_s=dead.job.ttl_s,
             result_ttl_s=dead.job.result_ttl_s,
             max_attempts=dead.job.max_attempts,
+            timeout_s=dead.job.timeout_s,
             needs=needs,
             after=[d for d in dead.job.after if d != job_id] if dead.reason != "dependency_failed" else [],
             deadline_at=dead.job.deadline_at if dead.job.deadline_at and dead.job.deadline_at > utc_now() else None,

@@ -9,6 +9,8 @@ from pydantic import Field
 from shared.messages.base import Count, Label, Message, Name, Text, Timestamp
 
 Severity = Literal["info", "warning", "critical"]
+# Told by pools of their devices; detection neither opens nor ends them.
+POOL_ALERT_KINDS = frozenset({"worker_stuck", "worker_failing"})
 AlertState = Literal["opened", "updated", "resolved"]
 
 

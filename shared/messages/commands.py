@@ -244,6 +244,9 @@ class DeviceSet(Message):
     """A set of devices kept in a bucket: cordoned ones of a node, or those that a scheduler drained."""
 
     devices: list[tuple[Name, Name]] = Field(default=[], max_length=100_000)
+    reasons: dict[Name, Label] = Field(
+        default={}, max_length=100_000, description="why the pool set a device aside by itself, by device"
+    )
 
 
 class DrainNote(Message):

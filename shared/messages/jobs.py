@@ -52,6 +52,12 @@ class JobBody(Message):
     deadline_at: Timestamp | None = Field(default=None, description="it must have begun by then; the earliest first")
     result_ttl_s: float = Field(default=86_400.0, ge=1, le=604_800, description="its result is kept so long")
     max_attempts: int = Field(default=3, ge=1, le=20)
+    timeout_s: float | None = Field(
+        default=None,
+        ge=1,
+        le=MOST_TTL_S,
+        description="an attempt may run for this long",
+    )
     after: list[Name] = Field(default=[], max_length=1000, description="jobs that must have succeeded before")
     not_before: Timestamp | None = None
     needs: JobNeeds | None = None
@@ -74,6 +80,7 @@ class JobError(Message):
     message: str = Field(max_length=4000)
     worker: Label
     at: Timestamp
+    device: Label = Field(default="", description="where it was, as <node>/<device>; empty where that is not known")
 
 
 class JobResult(Message):
@@ -125,6 +132,8 @@ class JobState(Message):
 
     cancelled: bool = False
     errors: list[JobError] = Field(default=[], max_length=1000)
+    kills: Count = Field(default=0, description="workers that died or stood still while they ran this job and no other")
+    alone: bool = Field(default=False, description="it runs in no batch with others: a batch that held it did not end")
 
 
 class Batch(Message):
@@ -156,6 +165,7 @@ class WorkerStatus(Message):
     accelerator: Literal["cpu", "gpu"] = "cpu"
     share: float = Field(default=1.0, ge=0, le=1, description="of its batch size that its device's state allows")
     together: int = Field(default=1, ge=1, lt=2**31, description="jobs that it can take into one batch")
+    done_by_kind: dict[Name, BigCount] = Field(default={}, max_length=1000, description="jobs that succeeded")
 
 
 class PoolStatus(Message):
@@ -170,3 +180,6 @@ class PoolStatus(Message):
     workers: list[WorkerStatus] = Field(max_length=10_000)
     cordoned: list[Name] = Field(default=[], max_length=10_000)
     restarts: BigCount = 0
+    stuck: list[Name] = Field(default=[], max_length=10_000, description="devices whose worker stood still")
+    suspected: list[Name] = Field(default=[], max_length=10_000, description="devices on which all jobs fail")
+    set_aside: dict[Name, Label] = Field(default={}, max_length=10_000, description="cordoned by the pool, and why")

@@ -67,8 +67,10 @@ class TestRetry:
     def test_expired_exhausted_and_worker_killing_jobs_are_not_run(self) -> None:
         assert before_attempt(job(ttl_s=10), 1, [], at(11)) == Bury("expired")
         assert before_attempt(job(max_attempts=2), 3, self.errors(2), at(1)) == Bury("attempts_exhausted")
-        assert before_attempt(job(max_attempts=1), 7, [], at(1)) == Bury("attempts_exhausted")
-        assert before_attempt(job(max_attempts=1), 6, [], at(1)) is None
+        assert before_attempt(job(max_attempts=1), 22, [], at(1)) == Bury("attempts_exhausted")
+        assert before_attempt(job(max_attempts=1), 21, [], at(1)) is None
+        assert before_attempt(job(max_attempts=20), 4, [], at(1), kills=3) == Bury("attempts_exhausted")
+        assert before_attempt(job(max_attempts=20), 4, [], at(1), kills=2) is None
 
     def test_what_may_pass_is_tried_again_with_growing_delays(self) -> None:
         delays = [after_error(job(max_attempts=9), RetryableJobError("x"), n) for n in range(1, 6)]

@@ -9,7 +9,11 @@ from shared.errors import AutopilotError
 from shared.messages.jobs import DeadReason, Job, JobError
 
 BACKOFF_S = (0.5, 2.0, 8.0, 30.0)
-SILENT_DELIVERIES = 5
+# The pool counts the workers that a job killed. This is for a job that kills its pool as well.
+SILENT_DELIVERIES = 20
+MOST_KILLS = 3
+# Attempts on one device count once, but not without end.
+ATTEMPTS_FOR_ONE = 5
 # A job with needs is handed on until a worker fits, which costs a delivery each time.
 SILENT_DELIVERIES_WITH_NEEDS = 10_000
 
@@ -37,18 +41,52 @@ def expires_at(job: Job) -> datetime:
     return min(ends, job.deadline_at) if job.deadline_at else ends
 
 
-def before_attempt(job: Job, delivered: int, errors: list[JobError], now: datetime) -> Bury | None:
+@dataclass(frozen=True)
+class Places:
+    """Devices, as <node>/<device>, on which a job may be tried: how many besides this one, and those that fail jobs."""
+
+    others: int
+    suspected: frozenset[str] = frozenset()
+
+
+def counted(errors: list[JobError], places: Places | None) -> int:
+    """How many of the failed attempts count against the job.
+
+    What one device alone says counts once, and what a suspected one says not at all, while there are others: a broken
+    device fails jobs faster than the others do them.
+    """
+    if places is None or places.others < 1:
+        return len(errors)
+    count, last = 0, ""
+    for error in errors:
+        if error.device in places.suspected or (error.device and error.device == last):
+            continue
+        count, last = count + 1, error.device
+    return max(count, len(errors) // ATTEMPTS_FOR_ONE)
+
+
+def before_attempt(
+    job: Job,
+    delivered: int,
+    errors: list[JobError],
+    now: datetime,
+    *,
+    kills: int = 0,
+    places: Places | None = None,
+) -> Bury | None:
     """Whether a delivered job should not be run at all.
 
-    Deliveries that ended without an error (a worker died or drained) count apart: a few are
-    normal, more mean that the job kills its workers.
+    Deliveries that ended without an error (a worker died or drained) count apart: some are
+    normal, more mean that the job kills its workers, as do those that the pool counted.
     """
     if now > expires_at(job):
         return Bury("expired", expired_text(job))
     silent = SILENT_DELIVERIES if job.needs is None else SILENT_DELIVERIES_WITH_NEEDS
-    if len(errors) >= job.max_attempts:
+    if kills >= MOST_KILLS:
+        return Bury("attempts_exhausted", f"killed its worker {kills} times")
+    if counted(errors, places) >= job.max_attempts:
         return Bury("attempts_exhausted")
-    if delivered > job.max_attempts + silent:
+    if delivered - len(errors) > job.max_attempts + silent:
         died = delivered - 1 - len(errors)
         return Bury("attempts_exhausted", f"its workers died, or gave it back, {died} times without an outcome")
     return None

@@ -1,0 +1,54 @@
+"""A kind that does to its worker what kernels, drivers and inputs do."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel
+
+from services.inference.kinds.base import Input, RunContext
+
+
+class MisbehaveInput(Input):
+    """What to do; `freeze_once` and `hang_once` do it where `marker` is no file yet, and make it one."""
+
+    do: Literal["work", "fail", "die", "freeze", "freeze_once", "hang", "hang_once"] = "work"
+    marker: str = ""
+
+
+class MisbehaveOutput(BaseModel):
+    device: str
+
+
+class Misbehave:
+    name = "misbehave"
+    input = MisbehaveInput
+    output = MisbehaveOutput
+    max_batch = int(os.environ.get("MISBEHAVE_BATCH", "1"))
+
+    def run(self, inputs: Sequence[MisbehaveInput], context: RunContext) -> list[BaseModel | BaseException]:
+        return [self._one(item) for item in inputs]
+
+    def _one(self, item: MisbehaveInput) -> BaseModel:
+        device, do = os.environ.get("AUTOPILOT_WORKER_DEVICE", ""), item.do
+        if do.endswith("_once"):
+            do = "work" if Path(item.marker).exists() else do.removesuffix("_once")
+            Path(item.marker).touch()
+        if do == "die":
+            os._exit(9)
+        if do == "freeze":
+            os.kill(os.getpid(), signal.SIGSTOP)
+        if do == "hang":
+            time.sleep(3600)
+        if do == "fail" or device == os.environ.get("MISBEHAVE_BROKEN_DEVICE"):
+            raise RuntimeError("CUDA error: an illegal memory access was encountered")
+        time.sleep(0.05)
+        return MisbehaveOutput(device=device)
+
+
+KIND = Misbehave()
