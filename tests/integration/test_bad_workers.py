@@ -18,7 +18,7 @@ from tests.support.pools import pool_status, ready, running_pool
 from tests.support.waiting import eventually
 
 pytestmark = [pytest.mark.nats, pytest.mark.timeout(150)]
-FAST = {"AUTOPILOT_WORKER_SILENT_S": "3"}
+FAST = "3"
 
 
 async def alerts(client: AutopilotClient) -> dict[str, Alert]:
@@ -48,10 +48,9 @@ async def test_a_run_that_does_not_end_fails_its_attempt_and_a_new_worker_goes_o
 async def test_of_a_batch_that_does_not_end_only_the_job_that_hangs_is_counted(
     nc: Client, client: AutopilotClient, nats_server: NatsServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    environment = {"AUTOPILOT_RUN_TIMEOUT_S": "2", "MISBEHAVE_BATCH": "8", "AUTOPILOT_POOL_INITIAL": "0"}
     good = [await client.jobs.submit("misbehave", {}) for _ in range(3)]
     bad = await client.jobs.submit("misbehave", {"do": "hang"}, max_attempts=1)
-    async with running_pool(nc, nats_server.url, monkeypatch, **environment | {"AUTOPILOT_POOL_INITIAL": "1"}):
+    async with running_pool(nc, nats_server.url, monkeypatch, AUTOPILOT_RUN_TIMEOUT_S="2", MISBEHAVE_BATCH="8"):
         *well, dead = await results(client, [*(job.id for job in good), bad.id], 90)
     assert [(r.status, r.errors) for r in well] == [("succeeded", [])] * 3
     assert (dead.status, [e.type for e in dead.errors]) == ("failed", ["timeout"])
@@ -60,7 +59,7 @@ async def test_of_a_batch_that_does_not_end_only_the_job_that_hangs_is_counted(
 async def test_a_worker_that_stands_still_is_killed_and_told_and_its_job_ends_elsewhere(
     nc: Client, client: AutopilotClient, nats_server: NatsServer, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    async with running_pool(nc, nats_server.url, monkeypatch, devices=2, **FAST):
+    async with running_pool(nc, nats_server.url, monkeypatch, devices=2, AUTOPILOT_WORKER_SILENT_S=FAST):
         await ready(client, 2)
         frozen = await client.jobs.submit("misbehave", {"do": "freeze_once", "marker": str(tmp_path / "froze")})
         told = await eventually(lambda: alerts(client), 20)
@@ -82,7 +81,7 @@ async def test_a_worker_that_stands_still_is_killed_and_told_and_its_job_ends_el
 async def test_a_job_that_kills_its_workers_is_buried_after_three(
     nc: Client, client: AutopilotClient, nats_server: NatsServer, monkeypatch: pytest.MonkeyPatch, how: str
 ) -> None:
-    async with running_pool(nc, nats_server.url, monkeypatch, **FAST):
+    async with running_pool(nc, nats_server.url, monkeypatch, AUTOPILOT_WORKER_SILENT_S=FAST):
         await ready(client, 1)
         deadly = await client.jobs.submit("misbehave", {"do": how}, max_attempts=20)
         (dead,) = await results(client, [deadly.id], 100)

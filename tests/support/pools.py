@@ -6,7 +6,6 @@ import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
 
 import pytest
 from nats.aio.client import Client
@@ -28,7 +27,7 @@ ROOT = Path(__file__).parents[2]
 
 @asynccontextmanager
 async def running_pool(
-    nc: Client, url: str, patch: pytest.MonkeyPatch, *, devices: int = 1, **environment: Any
+    nc: Client, url: str, patch: pytest.MonkeyPatch, *, devices: int = 1, **environment: str
 ) -> AsyncIterator[None]:
     """A pool of one worker a device that runs `misbehave` and `echo`; its devices are gpu-0, gpu-1, ..."""
     settings = {
@@ -37,7 +36,7 @@ async def running_pool(
         "AUTOPILOT_STOP_TIMEOUT_S": "3", "PYTHONPATH": f"{EXTRA_KINDS}:{ROOT}",
     }  # fmt: skip
     for name, value in (settings | environment).items():
-        patch.setenv(name, str(value))
+        patch.setenv(name, value)
     known = [device(device=f"gpu-{i}") for i in range(devices)]
     inventory = NodeInventory(node="n1", at=T0, period_s=1, devices=known)
     kv = await nc.jetstream().key_value("inventory")

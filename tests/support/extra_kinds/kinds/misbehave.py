@@ -35,7 +35,7 @@ class Misbehave:
         return [self._one(item) for item in inputs]
 
     def _one(self, item: MisbehaveInput) -> BaseModel:
-        device, do = os.environ.get("AUTOPILOT_WORKER_DEVICE", ""), item.do
+        device, do = os.environ.get("AUTOPILOT_WORKER_DEVICE", ""), str(item.do)
         if do.endswith("_once"):
             do = "work" if Path(item.marker).exists() else do.removesuffix("_once")
             Path(item.marker).touch()
