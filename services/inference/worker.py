@@ -81,7 +81,7 @@ async def run_worker(settings: WorkerSettings) -> int:
         asyncio.create_task(_keep_alive(state, lanes), name="keep alive"),
         asyncio.create_task(_report(settings, state, lanes, stop), name="report"),
         asyncio.create_task(_watch(js, state), name="cancellations"),
-        asyncio.create_task(_listen(state), name="pool"),
+        asyncio.create_task(_listen(state, settings.stop_timeout_s), name="pool"),
         asyncio.create_task(_begin_anew(settings, state, stop), name="begin anew"),
     ]
     for task in (*work, *side):
@@ -189,7 +189,7 @@ async def _report(
         await asyncio.sleep(REPORT_S)
 
 
-async def _listen(state: WorkerState) -> None:
+async def _listen(state: WorkerState, stop_timeout_s: float) -> None:
     """What the pool says: how much of a batch the device bears, how long a job waits for company, a simulated speed.
 
     No worker outlives its pool. One that was started by hand has none to hear.
@@ -207,6 +207,10 @@ async def _listen(state: WorkerState) -> None:
     if not state.stop.is_set():
         log.warning("the pool is gone, ending")
     state.end()
+    # Nobody is left to end a worker whose thread hangs; this task goes as soon as what runs has ended.
+    await asyncio.sleep(stop_timeout_s)
+    log.error("not ended in time, ending at once")
+    os._exit(1)
 
 
 async def _begin_anew(settings: WorkerSettings, state: WorkerState, stop: asyncio.Event) -> None:

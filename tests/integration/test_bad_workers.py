@@ -10,12 +10,15 @@ from pathlib import Path
 import pytest
 from nats.aio.client import Client
 
+from services.inference.pool_memory import killed
+from services.inference.retry_records import RetryRecords
 from shared.client import AutopilotClient
 from shared.messages.alerts import Alert
 from shared.messages.jobs import JobResult
 from tests.conftest import NatsServer
-from tests.support.pools import pool_status, ready, running_pool
+from tests.support.pools import EXTRA_KINDS, ROOT, pool_status, ready, running_pool
 from tests.support.waiting import eventually
+from tests.support.worker import worker_process
 
 pytestmark = [pytest.mark.nats, pytest.mark.timeout(150)]
 FAST = "3"
@@ -129,3 +132,25 @@ async def test_jobs_that_fail_on_every_device_are_buried_and_no_device_is_set_as
         assert (status.set_aside, status.cordoned) == ({}, [])
         after = await client.jobs.submit("misbehave", {})
         assert (await results(client, [after.id], 30))[0].status == "succeeded"
+
+
+async def test_what_is_kept_of_a_job_survives_writers_that_come_at_the_same_time(nc: Client) -> None:
+    records = RetryRecords(await nc.jetstream().key_value("jobs"))
+    await records.change("j", lambda state: state.model_copy(update={"cancelled": True}))
+    await asyncio.gather(*(records.change("j", killed) for _ in range(5)))
+    kept = await records.read("j")
+    assert (kept.cancelled, kept.kills, kept.alone) == (True, 5, True)
+
+
+async def test_a_worker_whose_pool_is_gone_ends_although_its_thread_hangs(
+    client: AutopilotClient, nats_server: NatsServer
+) -> None:
+    environment = {
+        "PYTHONPATH": f"{EXTRA_KINDS}:{ROOT}", "AUTOPILOT_POOL_KINDS": '["misbehave"]', "AUTOPILOT_STOP_TIMEOUT_S": "1",
+    }  # fmt: skip
+    async with worker_process(nats_server.url, "w1", **environment) as process:
+        await client.jobs.submit("misbehave", {"do": "hang"})
+        await asyncio.sleep(1)
+        assert process.stdin is not None
+        process.stdin.close()
+        assert await asyncio.wait_for(process.wait(), 20) == 1
