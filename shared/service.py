@@ -124,7 +124,8 @@ class Service:
         """Make sure of streams and consumers for as long as it takes: a cluster may be electing, a machine slow."""
         while True:
             try:
-                await streams.ensure(js, self.settings.stream_replicas, deadline_s=STREAMS_EACH_S)
+                s = self.settings
+                await streams.ensure(js, s.stream_replicas, deadline_s=STREAMS_EACH_S, results_mib=s.results_mib)
                 await watchdog.create_all()
             except (UnavailableError, *BUS_ERRORS) as error:
                 self.health.report("streams", ok=False, reason=f"not made yet: {type(error).__name__}: {error}")

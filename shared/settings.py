@@ -28,6 +28,11 @@ class NatsSettings(BaseSettings):
     nats_certificate: Path | None = Field(None, description="client certificate for mutual TLS")
     nats_key: Path | None = Field(None, description="private key of nats_certificate")
     stream_replicas: int = Field(1, ge=1, le=5, description="copies of each stream; 3 in a cluster")
+    results_mib: int = Field(
+        16_384,
+        ge=1,
+        description="what results may take, in MiB; less on a small disk; the same for all services",
+    )
 
     @property
     def servers(self) -> list[str]:

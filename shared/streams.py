@@ -35,7 +35,9 @@ JOB_AGE_S = 7 * DAY_S
 # What waits for other jobs is looked at again this often, also when the news of a result was missed.
 WAITING_ACK_WAIT_S = 15.0
 NO_STORAGE = 10047  # nats-server's "insufficient storage resources available"
-SMALLEST_SCALE = 1 / 64
+# On a small disk RESULTS gives way first, down to an eighth, then all streams.
+RESULTS_MIB, RESULTS_FIRST = 16_384, 8
+SMALLEST_SCALE = 1 / 64 / RESULTS_FIRST
 PAYLOAD_INLINE_LIMIT = 256 * 1024
 
 
@@ -91,7 +93,7 @@ STREAMS: tuple[StreamConfig, ...] = (
         subjects.RESULTS,
         subjects.RESULTS_OF_BATCHES,
         age_s=7 * DAY_S,
-        mib=2048,
+        mib=RESULTS_MIB,
         allow_msg_ttl=True,
         discard=DiscardPolicy.NEW,
         discard_new_per_subject=True,
@@ -177,8 +179,12 @@ def due_durable() -> ConsumerConfig:
     return durable("keeper-due", subjects.DUE, ack_wait_s=WAITING_ACK_WAIT_S)
 
 
-async def ensure(js: JetStreamContext, replicas: int = 1, *, deadline_s: float = 30.0) -> None:
+async def ensure(
+    js: JetStreamContext, replicas: int = 1, *, deadline_s: float = 30.0, results_mib: int | None = None
+) -> None:
     """Create what is missing and repair what drifted. Raises UnavailableError past the deadline.
+
+    RESULTS gets the size `results_mib`, or where that is not given keeps the one that it has.
 
     Copies only ever become more: a service that was left at one copy takes none from a cluster that has three.
 
@@ -189,12 +195,7 @@ async def ensure(js: JetStreamContext, replicas: int = 1, *, deadline_s: float =
     scale = 1.0
     while True:
         try:
-            for stream in STREAMS:
-                await _ensure_stream(js, replace(stream, num_replicas=replicas, max_bytes=_scaled(stream, scale)))
-            for bucket in BUCKETS:
-                await _ensure_bucket(js, replace(bucket, replicas=replicas))
-            for store in OBJECT_STORES:
-                await _ensure_object_store(js, replace(store, replicas=replicas, max_bytes=_scaled(store, scale)))
+            await _ensure_all(js, replicas, scale, results_mib)
         except ServerError as error:
             # The server sets every stream's size aside at once, so that none can fill the others' disk.
             if error.err_code != NO_STORAGE or scale <= SMALLEST_SCALE:
@@ -209,12 +210,26 @@ async def ensure(js: JetStreamContext, replicas: int = 1, *, deadline_s: float =
             return
 
 
+async def _ensure_all(js: JetStreamContext, replicas: int, scale: float, results_mib: int | None) -> None:
+    for stream in STREAMS:
+        is_results = stream.name == "RESULTS"
+        sized = replace(stream, max_bytes=results_mib * MIB) if is_results and results_mib is not None else stream
+        wanted = replace(sized, num_replicas=replicas, max_bytes=_scaled(sized, scale))
+        await _ensure_stream(js, wanted, resize=not is_results or results_mib is not None or scale < 1)
+    for bucket in BUCKETS:
+        await _ensure_bucket(js, replace(bucket, replicas=replicas))
+    for store in OBJECT_STORES:
+        await _ensure_object_store(js, replace(store, replicas=replicas, max_bytes=_scaled(store, scale)))
+
+
 def _scaled(config: StreamConfig | ObjectStoreConfig, scale: float) -> int:
     size = config.max_bytes or 0
-    return int(size * scale) if size > 0 else -1
+    gives_way = isinstance(config, StreamConfig) and config.name == "RESULTS"
+    share = scale if gives_way else min(1.0, scale * RESULTS_FIRST)
+    return int(size * share) if size > 0 else -1
 
 
-async def _ensure_stream(js: JetStreamContext, wanted: StreamConfig) -> None:
+async def _ensure_stream(js: JetStreamContext, wanted: StreamConfig, *, resize: bool) -> None:
     assert wanted.name  # noqa: S101  declared above
     try:
         current = (await js.stream_info(wanted.name)).config
@@ -228,6 +243,8 @@ async def _ensure_stream(js: JetStreamContext, wanted: StreamConfig) -> None:
     }
     if (current.num_replicas or 1) >= (wanted.num_replicas or 1):
         drifted.pop("num_replicas", None)
+    if not resize:
+        drifted.pop("max_bytes", None)
     if drifted:
         await js.update_stream(replace(current, **drifted))
 

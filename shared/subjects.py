@@ -39,6 +39,8 @@ RESULTS_OF_BATCHES = "results.*.*"
 PROGRESS = "progress.>"
 DEAD = "dead.*"
 AUDIT = "audit.*"
+CLUSTER = "cluster"
+"""The node of alerts that are about no node: streams that fill up. Who finds them keeps them in the bucket."""
 POISON = "poison.*"
 
 

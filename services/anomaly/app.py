@@ -74,7 +74,8 @@ def create_app(settings: AnomalySettings | None = None) -> FastStream:
         torch.set_num_threads(1)
         restore_learned(detection, settings, load_snapshot(snapshot_path))
         async with service.running(watched) as js:
-            detection.restore(list((await bucket_items(js, "open_alerts", Alert)).values()))
+            kept = (await bucket_items(js, "open_alerts", Alert)).values()
+            detection.restore([alert for alert in kept if alert.node != subjects.CLUSTER])
             stored = StoredAlerts(js, service.bus, outbox, lambda: detection.told, detection.adopt)
             await client_of(service.broker).subscribe(subjects.FRAMES, cb=intake.take)
             service.supervise("alerts", outbox.run, standstill_s=60.0)

@@ -54,6 +54,8 @@ class StoredAlerts:
             self._seen = -1
             return
         kept = {subject.removeprefix(f"$KV.{BUCKET}.") for subject in state.subjects or {}}
+        # Those of the queue's keeper are not ours.
+        kept = {key for key in kept if not key.startswith(f"{subjects.CLUSTER}.")}
         known = {subjects.alert_key(a.node, a.device, a.kind): a for a in self.is_open() if fits(a)}
         if state.last_seq == self._seen and known.keys() <= kept:
             return

@@ -69,7 +69,7 @@ def create_app(settings: GatewaySettings | None = None) -> FastAPI:
         server = HealthServer(health, registry, settings.health_host, settings.health_port)
         server.start()
         client = await connection.open()
-        await ensure(client.js, settings.stream_replicas)
+        await ensure(client.js, settings.stream_replicas, results_mib=settings.results_mib)
         app.state.client = client
         app.state.frames = Fanout(client.fleet.live, _words, depth=FRAMES_WAITING)
         app.state.alerts = Fanout(client.alerts.follow, lambda a: a.model_dump_json(), depth=ALERTS_WAITING)

@@ -15,14 +15,18 @@ from services.gateway.keys import Caller, Role
 from shared.client import AutopilotClient
 from shared.client.batches import BatchHandle
 from shared.client.jobs import JobHandle
+from shared.errors import BusyError
 from shared.ids import new_id
+from shared.storing import RETRY_WHEN_FULL_S
 
 _QUEUE_FRESH_S = 0.5
+RESULTS_FULL = 0.98
 
 
 @dataclass
 class _Depth:
     jobs: int = 0
+    results_fill: float = 0.0
     at: float = float("-inf")
 
 
@@ -71,10 +75,14 @@ class SubmitFor:
             raise
 
     async def admit(self, count: int) -> None:
-        """Raises BusyError when so many more jobs are too many."""
+        """Raises BusyError when so many more jobs are too many, or results have no room."""
         now = asyncio.get_running_loop().time()
         if now - self.depth.at > _QUEUE_FRESH_S:
             self.depth.jobs, self.depth.at = await self.autopilot.fleet.queue_depth(), now
+            self.depth.results_fill = await self.autopilot.fleet.results_fill()
+        if self.depth.results_fill >= RESULTS_FULL:
+            reason = f"the results kept take {self.depth.results_fill:.0%} of their room, so no job could end"
+            raise BusyError(reason, RETRY_WHEN_FULL_S)
         self.admission.admit(self.caller.user, count, self.depth.jobs, now)
 
     def count(self, job_ids: list[str]) -> list[str]:

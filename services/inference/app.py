@@ -15,6 +15,7 @@ from services.inference.handlers import PoolCommands
 from services.inference.keeper import QueueKeeper
 from services.inference.pool_memory import PoolMemory
 from services.inference.settings import PoolSettings
+from services.inference.stream_watch import StreamWatch
 from services.inference.supervisor import PoolSupervisor
 from shared import subjects
 from shared.broker import client_of
@@ -94,6 +95,8 @@ def create_app(settings: PoolSettings | None = None) -> FastStream:
             service.supervise("workers", supervisor.run)
             service.supervise("pool status", lambda: memory.keep_reporting(service.health))
             service.supervise("queue keeper", keeper.run)
+            streams = StreamWatch(js, service.bus, service.registry, lambda: leadership.token is not None)
+            service.supervise("stream watch", streams.run, standstill_s=120.0)
             yield
             await supervisor.stop()
 

@@ -110,6 +110,12 @@ class Fleet:
         """Jobs that wait or run."""
         return int((await self._js.stream_info("JOBS")).state.messages)
 
+    async def results_fill(self) -> float:
+        """How full the stream of results is, 0 to 1."""
+        info = await self._js.stream_info("RESULTS")
+        most = info.config.max_bytes or 0
+        return info.state.bytes / most if most > 0 else 0.0
+
     async def decisions(self, limit: int = 50) -> list[Decision]:
         """The newest commands with their outcomes, oldest first."""
         outcomes = {

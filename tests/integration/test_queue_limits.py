@@ -9,12 +9,16 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
+from faststream.nats import NatsBroker
 from nats.aio.client import Client
 from nats.js import JetStreamContext
+from prometheus_client import CollectorRegistry
 
 from services.inference.dead_lettering import DeadLettering
+from services.inference.stream_watch import StreamWatch
 from services.inference.undeliverable import Undeliverable
 from shared import subjects
+from shared.bus import Bus
 from shared.client import AutopilotClient
 from shared.clock import utc_now
 from shared.errors import BusyError, NotFoundError, UnavailableError
@@ -250,3 +254,31 @@ class TestObjects:
             result = await handle.wait(20)
         assert [e.attempt for e in result.errors] == [1, 2]
         assert "parts" in result.errors[-1].message
+
+
+class TestStreamWatch:
+    async def test_a_stream_that_fills_is_an_alert_until_there_is_room_again(self, client: AutopilotClient) -> None:
+        bus = Bus(NatsBroker())
+        bus._js = client.js
+        registry = CollectorRegistry()
+        watch = StreamWatch(client.js, bus, registry, lambda: True)
+        await resize(client.js, "RESULTS", 10_000)
+        await watch.look()
+        assert await client.alerts.open() == []
+        for state, severity, size in (("opened", "warning", 8_300), ("updated", "critical", 1_400)):
+            result, _ = a_result(state)
+            await publish_result(client.js, result, b"x" * size, 3600)
+            await watch.look()
+            (alert,) = await client.alerts.open()
+            assert (alert.device, alert.kind, alert.state, alert.severity) == (
+                "stream RESULTS", "stream_full", state, severity,
+            )  # fmt: skip
+            assert "AUTOPILOT_RESULTS_MIB" in alert.action
+        filled = registry.get_sample_value("autopilot_stream_fill_ratio", {"stream": "RESULTS"})
+        assert filled is not None
+        assert filled > 0.95
+        await resize(client.js, "RESULTS", 2**20)
+        await watch.look()
+        assert await client.alerts.open() == []
+        told = await client.js.stream_info("ALERTS")
+        assert told.state.messages == 3

@@ -21,6 +21,7 @@ from services.inference.device_run import run_safely
 from services.inference.domain.batching import FORGET_AFTER, BatchSizer
 from services.inference.domain.capability import Capability, nobody
 from services.inference.domain.dependencies import Waiting
+from services.inference.domain.fill_alarm import severity_of
 from services.inference.domain.pressure import share, speed
 from services.inference.domain.priorities import StridePicker, fair_order
 from services.inference.domain.retry import Bury, before_attempt
@@ -30,6 +31,7 @@ from services.inference.settings import ModelSettings
 from services.inference.shelf import Shelf
 from shared.errors import BusyError, InvalidInputError
 from shared.jobs import Options, address, make_job, make_options
+from shared.messages.alerts import Severity
 from shared.messages.jobs import Job, JobNeeds, PoolStatus, WorkerStatus
 from shared.references import fill_in, wanted_jobs
 from tests.support.builders import T0, device
@@ -320,6 +322,7 @@ class TestSubmitFor:
 
         def __init__(self, admission: Admission, fails: bool, duplicate: bool = False) -> None:
             self.admission, self.fails, self.duplicate = admission, fails, duplicate
+            self.fill = 0.0
 
         def identify(self, kind: str, submitter: str, key: str | None) -> str:
             return key or "new"
@@ -340,6 +343,9 @@ class TestSubmitFor:
         async def queue_depth(self) -> int:
             return 0
 
+        async def results_fill(self) -> float:
+            return self.fill
+
     @pytest.mark.parametrize("fails", [False, True])
     async def test_nothing_stays_on_the_account(self, fails: bool) -> None:
         admission = Admission(Quota(jobs_per_minute=1000, unfinished=6, fair_share=1), queue_limit=100)
@@ -353,6 +359,28 @@ class TestSubmitFor:
                 await submit.batch("echo", [{}] * 5, {})
         assert admission.priority("ada", "high") == "high"
         admission.admit("ada", 6, 0, 0.0)
+
+    async def test_jobs_whose_results_would_have_no_room_are_refused(self) -> None:
+        admission = Admission(Quota(jobs_per_minute=1000, unfinished=6, fair_share=6), queue_limit=100)
+        jobs = self.Jobs(admission, False)
+        jobs.fill = 0.99
+        autopilot = SimpleNamespace(jobs=jobs, batches=jobs, fleet=jobs)
+        submit = SubmitFor(autopilot, admission, Caller("ada", Role.operator), _Depth())  # type: ignore[arg-type]
+        with pytest.raises(BusyError, match="the results kept take 99% of their room"):
+            await submit.job("echo", {}, {})
+
+
+class TestFillAlarm:
+    @pytest.mark.parametrize(
+        ("ratio", "current", "severity"),
+        [
+            (0.79, None, None), (0.80, None, "warning"), (0.95, None, "critical"), (0.76, "warning", "warning"),
+            (0.74, "warning", None), (0.91, "critical", "critical"), (0.89, "critical", "warning"),
+            (0.10, "critical", None), (1.0, "warning", "critical"),
+        ],
+    )  # fmt: skip
+    def test_levels_have_a_margin(self, ratio: float, current: Severity | None, severity: Severity | None) -> None:
+        assert severity_of(ratio, current) == severity
 
 
 class TestShelf:
