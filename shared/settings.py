@@ -49,6 +49,11 @@ class ServiceSettings(NatsSettings):
     log_level: str = Field("INFO", pattern="^(DEBUG|INFO|WARNING|ERROR)$", description="least level logged")
     otlp_endpoint: str | None = Field(None, description="OTLP/HTTP traces endpoint; none switches tracing off")
     data_dir: Path = Field(Path(".autopilot"), description="folder for the little state a process keeps")
+    run_as: str = Field(
+        "auto",
+        pattern=r"^([A-Za-z_][A-Za-z0-9_.-]*|\d{1,10}(:\d{1,10})?)$",
+        description="whom a service that root starts becomes: auto, a user, uid[:gid] or root; the agent stays root",
+    )
 
 
 class DatabaseSettings(BaseSettings):

@@ -7,6 +7,7 @@ import json
 import os
 import secrets
 import socket
+import stat
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import IO, Any
@@ -117,6 +118,11 @@ def _write_private(path: Path, text: str) -> None:
     draft = path.with_name(f".{path.name}.{os.getpid()}")
     draft.touch(mode=0o600)
     draft.write_text(text)
+    if os.geteuid() == 0 and path.exists():
+        # A service that is root no more may read it by its group, and goes on to.
+        before = path.stat()
+        os.chown(draft, -1, before.st_gid)
+        draft.chmod(0o600 | before.st_mode & stat.S_IRGRP)
     draft.replace(path)
 
 

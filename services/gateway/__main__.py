@@ -12,6 +12,7 @@ from services.gateway.protocol import TimedProtocol
 from services.gateway.settings import GatewaySettings
 from shared.errors import SettingsError
 from shared.logs import setup_logging
+from shared.privileges import Needs, drop_privileges
 from shared.settings import load
 
 
@@ -35,6 +36,7 @@ def main() -> None:
     """Serve until told to stop."""
     settings = load(GatewaySettings)
     setup_logging("gateway", settings.log_level)
+    drop_privileges(settings, Needs(read=(settings.api_keys_file.absolute(),)))
     try:
         app = create_app(settings)
     except SettingsError as error:

@@ -7,13 +7,15 @@ import os
 import sys
 import threading
 from collections.abc import Coroutine
+from pathlib import Path
 from typing import Any
 
 from services.inference.errors import NotConfiguredError
 from services.inference.settings import ModelSettings, PoolSettings, WorkerSettings
 from shared.errors import SettingsError
 from shared.logs import setup_logging
-from shared.settings import load
+from shared.privileges import Needs, drop_privileges
+from shared.settings import ServiceSettings, load
 
 LAST_RESORT_S = 5.0
 
@@ -26,12 +28,14 @@ def main() -> None:
 
         settings = load(PoolSettings)
         setup_logging("pool", settings.log_level)
+        drop_privileges(settings, _needs(settings))
         asyncio.run(create_app(settings).run())
     elif role == "worker":
         from services.inference.worker import run_worker  # noqa: PLC0415  the pool needs none of it
 
         worker = load(WorkerSettings)
         setup_logging(f"worker {worker.worker}", worker.log_level)
+        drop_privileges(worker, _needs(worker, worker.scratch_dir))
         try:
             sys.exit(asyncio.run(_work(run_worker(worker))))
         except SettingsError as error:
@@ -40,6 +44,7 @@ def main() -> None:
         from services.inference.adapters.sandbox import Sandbox  # noqa: PLC0415  neither of the others needs it here
 
         models = load(ModelSettings)
+        drop_privileges(load(ServiceSettings), home=False)
         try:
             print(Sandbox(models.sandbox, models.sandbox_uid).description)  # noqa: T201  its answer
         except NotConfiguredError as error:
@@ -55,6 +60,11 @@ async def _work(work: Coroutine[Any, Any, int]) -> int:
     last_resort.daemon = True
     last_resort.start()
     return code
+
+
+def _needs(settings: PoolSettings, scratch: Path | None = None) -> Needs:
+    folders = tuple(Path(name).absolute() for name in settings.offered if Path(name).exists())
+    return Needs(read=folders, write=(scratch.absolute(),) if scratch else ())
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ import asyncio
 from services.notifier.app import create_app
 from services.notifier.settings import NotifierSettings
 from shared.logs import setup_logging
+from shared.privileges import drop_privileges
 from shared.settings import load
 
 
@@ -14,6 +15,7 @@ def main() -> None:
     """Run the service."""
     settings = load(NotifierSettings)
     setup_logging("notifier", settings.log_level)
+    drop_privileges(settings)
     asyncio.run(create_app(settings).run())
 
 

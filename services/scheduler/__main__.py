@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import sys
+from pathlib import Path
 
 from services.scheduler.settings import HandsSettings, KedaSettings, SchedulerSettings
 from shared.errors import SettingsError
 from shared.logs import setup_logging
+from shared.privileges import Needs, drop_privileges, socket_folders
 from shared.settings import load
 
 
@@ -19,6 +22,8 @@ def main() -> None:
 
         settings = load(SchedulerSettings)
         setup_logging("scheduler", settings.log_level)
+        files = (settings.policy_file.absolute(),) if settings.policy_file else ()
+        drop_privileges(settings, Needs(read=files, join=socket_folders(settings.database_url.get_secret_value())))
         try:
             app = create_app(settings)
         except SettingsError as error:
@@ -28,16 +33,25 @@ def main() -> None:
 
         hands = load(HandsSettings)
         setup_logging("hands", hands.log_level)
+        drop_privileges(hands, _hands_need(hands))
         app = create_hands(hands)
     elif role == "keda":
         from services.scheduler.hands.keda_app import create_keda  # noqa: PLC0415
 
         keda = load(KedaSettings)
         setup_logging("keda", keda.log_level)
+        drop_privileges(keda)
         app = create_keda(keda)
     else:
         sys.exit("usage: python -m services.scheduler [hands|keda]")
     asyncio.run(app.run())
+
+
+def _hands_need(hands: HandsSettings) -> Needs:
+    if hands.orchestrator == "docker":
+        host = os.environ.get("DOCKER_HOST", "unix:///var/run/docker.sock")
+        return Needs(join=(Path(host.removeprefix("unix://")),)) if host.startswith("unix://") else Needs()
+    return Needs(read=(Path(hands.kubernetes_config).absolute(),)) if hands.kubernetes_config else Needs()
 
 
 if __name__ == "__main__":

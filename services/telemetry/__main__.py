@@ -9,6 +9,7 @@ import sys
 from services.telemetry.settings import AgentSettings, RecorderSettings
 from shared.lean_imports import leave_out_websockets
 from shared.logs import setup_logging
+from shared.privileges import Needs, drop_privileges, socket_folders
 from shared.settings import load
 
 
@@ -25,6 +26,7 @@ def main() -> None:
     elif role == "recorder":
         recorder = load(RecorderSettings)
         setup_logging("recorder", recorder.log_level)
+        drop_privileges(recorder, Needs(join=socket_folders(recorder.database_url.get_secret_value())))
         from services.telemetry.recorder_app import create_recorder  # noqa: PLC0415  a recorder needs no driver
 
         app = create_recorder(recorder)

@@ -25,6 +25,7 @@ from services.cli.session import DEFAULT_FOLDER, DataDir, connected, console, fa
 from shared.api_keys import SERVICE_NAMES, digest, new_key
 from shared.errors import AutopilotError
 from shared.logs import setup_logging
+from shared.privileges import runs_as
 
 # The pool alone may take 40 s.
 STOP_TIMEOUT_S = 75.0
@@ -178,6 +179,7 @@ def doctor(data_dir: DataDir = DEFAULT_FOLDER) -> None:
     told = (ended.stdout if ended.returncode == 0 else ended.stderr).strip().splitlines()
     text = told[-1] if told else f"exit code {ended.returncode}"
     say("sandbox", ended.returncode == 0, text, f"{text}; generate-tests and analyze-code are refused without")
+    console.print(f"[green]ok[/green]      services run as {runs_as()}", highlight=False, soft_wrap=True)
     folder = data_dir if data_dir.exists() else next(p for p in data_dir.resolve().parents if p.exists())
     say(
         "data folder",
