@@ -23,7 +23,8 @@ def main() -> None:
         settings = load(SchedulerSettings)
         setup_logging("scheduler", settings.log_level)
         files = (settings.policy_file.absolute(),) if settings.policy_file else ()
-        drop_privileges(settings, Needs(read=files, join=socket_folders(settings.database_url.get_secret_value())))
+        database = settings.database_url.get_secret_value() if settings.database_url else ""
+        drop_privileges(settings, Needs(read=files, join=socket_folders(database)))
         try:
             app = create_app(settings)
         except SettingsError as error:

@@ -182,6 +182,7 @@ def test_who_is_named_by_the_setting() -> None:
 def test_a_local_database_is_reached_by_the_group_of_its_folder() -> None:
     assert socket_folders("postgresql://postgres:@/postgres?host=/data/postgres") == (Path("/data/postgres"),)
     assert socket_folders("postgresql://postgres@127.0.0.1:5432/postgres") == ()
+    assert socket_folders("") == ()
 
 
 @NEEDS_ROOT
