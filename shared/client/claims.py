@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from datetime import timedelta
 from typing import Any
@@ -29,6 +29,16 @@ BUCKET = "claims"
 SETTLE_S = 6.0
 LOOK_EVERY_S = 0.1
 _WRONG_SEQUENCE = {10071, 10164}
+
+
+_Stage = tuple[str, Callable[[str], str]]
+_STAGES: tuple[_Stage, ...] = (
+    ("LATER", subjects.later),
+    ("LATER", subjects.due),
+    ("JOBS", subjects.waiting),
+    ("JOBS", subjects.any_job),
+    ("RESULTS", subjects.result),
+)
 
 
 class _Claim(BaseModel):
@@ -57,7 +67,8 @@ class Claims:
             while True:
                 revision = await self._create(job_id, digest, life_s)
                 if revision is not None:
-                    return None if await self.exists(job_id) else revision
+                    # Without a claim only bare publishers can have been before: they reach the queue alone.
+                    return None if await self.exists(job_id, stages=_STAGES[3:]) else revision
                 revision, known = await self._read(job_id)
                 if await self.exists(job_id):
                     if known is not None and known.fingerprint != digest:
@@ -77,17 +88,11 @@ class Claims:
         with suppress(*BUS_ERRORS):
             await (await self._js.key_value(BUCKET)).purge(subjects.token(job_id), msg_ttl=60)
 
-    async def exists(self, job_id: str) -> bool:
+    async def exists(self, job_id: str, stages: Sequence[_Stage] = _STAGES) -> bool:
         """Whether a job waits, runs or has a result; asked in the order in which jobs move on: none slips by."""
-        for stream, subject in (
-            ("LATER", subjects.later(job_id)),
-            ("LATER", subjects.due(job_id)),
-            ("JOBS", subjects.waiting(job_id)),
-            ("JOBS", subjects.any_job(job_id)),
-            ("RESULTS", subjects.result(job_id)),
-        ):
+        for stream, subject in stages:
             with suppress(NotFoundError):
-                await self._js.get_last_msg(stream, subject)
+                await self._js.get_last_msg(stream, subject(job_id))
                 return True
         return False
 
