@@ -179,7 +179,7 @@ class EmbeddedProduct:
         parts = (
             self.postgres.run,
             self._keep_telling,
-            partial(watch_disk, self.instance.folder, self.processes["nats"].restart),
+            partial(watch_disk, self.instance.path("nats"), self.processes["nats"].restart),
         )
         async with asyncio.TaskGroup() as group:
             for part in parts:

@@ -7,6 +7,7 @@ import asyncio
 import random
 import sys
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 
 from tests.chaos.soak.plan import SHORT_PLAN, long_plan
@@ -22,11 +23,12 @@ def main() -> None:
     parser.add_argument("--devices", type=int, default=1000, help="simulated devices")
     parser.add_argument("--seed", type=int, default=1, help="of the order of faults")
     parser.add_argument("--folder", type=Path, help="kept afterwards, with the logs; a temporary one by default")
-    parser.add_argument("--only", default="", help="only faults whose 'kind target' contains this")
+    parser.add_argument("--only", default="", help="only faults whose 'kind target' contains this; all: a space")
+    parser.add_argument("--hold", type=float, default=1.0, help="share of its usual time that a fault is held")
     arguments = parser.parse_args()
     long = arguments.minutes >= LEAST_LONG_MINUTES
     plan = long_plan(random.Random(arguments.seed)) if long or arguments.only else list(SHORT_PLAN)
-    plan = [fault for fault in plan if arguments.only in f"{fault.kind} {fault.target}"]
+    plan = [replace(f, hold_s=f.hold_s * arguments.hold) for f in plan if arguments.only in f"{f.kind} {f.target}"]
     if not plan:
         parser.error(f"--only {arguments.only}: no such fault")
     agents = 3

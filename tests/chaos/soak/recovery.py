@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import subprocess
 import time
 from dataclasses import dataclass, field
 
@@ -43,13 +44,17 @@ class Recovery:
         """One fault from its beginning until all is well again, or the time is up."""
         began, at = time.monotonic(), time.strftime("%H:%M:%S", time.gmtime())
         noticed: float | None = None
-        async with self.injector.injected(fault):
-            while (left := began + fault.hold_s - time.monotonic()) > 0:
-                if noticed is None and any((await self.product.readiness()).values()):
-                    noticed = time.monotonic() - began
-                await asyncio.sleep(min(LOOK_EVERY_S, left))
+        failed: dict[str, str] = {}
+        try:
+            async with self.injector.injected(fault):
+                while (left := began + fault.hold_s - time.monotonic()) > 0:
+                    if noticed is None and any((await self.product.readiness()).values()):
+                        noticed = time.monotonic() - began
+                    await asyncio.sleep(min(LOOK_EVERY_S, left))
+        except (*TRANSIENT, subprocess.CalledProcessError) as error:
+            failed = {"the fault": f"was not put in or taken out: {type(error).__name__}: {error}"}
         ended = time.monotonic()
-        problems = await self._well_again(ended)
+        problems = failed or await self._well_again(ended)
         took = None if problems else round(time.monotonic() - ended, 1)
         healed = Healed(fault, at, None if noticed is None else round(noticed, 1), took, problems or {})
         self.healed.append(healed)

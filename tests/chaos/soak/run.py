@@ -37,6 +37,7 @@ NODE = "soaknode"
 LATE_S = 150.0
 CHECK_EVERY_S = 30.0
 MEMORY_MARK_S = 300.0
+HOPELESS = 3
 
 
 @dataclass(frozen=True)
@@ -232,11 +233,12 @@ class Soak:
             if early and (left := began + MEMORY_MARK_S + 60 - time.monotonic()) > 0:
                 await asyncio.sleep(left)
             healed = await recovery.go_through(fault)
-            told = (
-                f"ready again after {healed.recovered_s} s" if not healed.problems else f"NOT WELL: {healed.problems}"
-            )
+            told = f"well again after {healed.recovered_s} s" if not healed.problems else f"NOT WELL: {healed.problems}"
             print(f"{healed.at} {fault.kind} {fault.target} for {fault.hold_s:g} s: {told}", flush=True)
             position += 1
+            if len(recovery.healed) >= HOPELESS and all(h.problems for h in recovery.healed[-HOPELESS:]):
+                print(f"not well after {HOPELESS} faults in a row: no more are put in", flush=True)
+                return
             await asyncio.sleep(self._scale.pause_s)
 
     async def _look(self, product: EmbeddedProduct) -> None:
