@@ -5,15 +5,25 @@ from __future__ import annotations
 import argparse
 import asyncio
 import random
+import signal
 import sys
 import tempfile
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from tests.chaos.soak.plan import SHORT_PLAN, long_plan
+from tests.chaos.soak.plan import SHORT_PLAN, Fault, long_plan
+from tests.chaos.soak.report import Report
 from tests.chaos.soak.run import Scale, Soak
 
 LEAST_LONG_MINUTES = 15.0
+
+
+async def _until_told(soak: Soak, plan: Sequence[Fault]) -> Report:
+    """Run to the end; SIGTERM ends it as Ctrl-C does, so that neither processes nor mounts are left behind."""
+    running = asyncio.ensure_future(soak.run(plan))
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, running.cancel)
+    return await running
 
 
 def main() -> None:
@@ -40,7 +50,7 @@ def main() -> None:
         seed=arguments.seed,
     )
     with tempfile.TemporaryDirectory(prefix="autopilot-soak-", ignore_cleanup_errors=True) as folder:
-        report = asyncio.run(Soak(arguments.folder or Path(folder), scale).run(plan))
+        report = asyncio.run(_until_told(Soak(arguments.folder or Path(folder), scale), plan))
     print(report.table())
     for line in report.lines():
         print(line)

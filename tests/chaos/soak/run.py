@@ -29,7 +29,7 @@ from tests.chaos.soak.processes import Processes
 from tests.chaos.soak.proxy import LinkProxy, socket_target, tcp_target
 from tests.chaos.soak.receivers import Receivers
 from tests.chaos.soak.recovery import Recovery
-from tests.chaos.soak.report import Report
+from tests.chaos.soak.report import SHOWN, Report
 from tests.chaos.soak.resources import Resources
 from tests.support.product import query
 
@@ -105,6 +105,7 @@ class Soak:
                 await loading
                 took = time.monotonic() - began
                 frames_missing = await self._settle(product)
+                whereabouts = await self._whereabouts(client)
                 for task in background:
                     task.cancel()
             rate = load.submitted / took
@@ -122,6 +123,7 @@ class Soak:
             }  # fmt: skip
         violations = self._violations() | {
             "a frame has its rows": frames_missing,
+            "what the product says of lost jobs": whereabouts,
             "no key unlocks more than its role": doors.violations,
             "webhooks are signed": receivers.unsigned,
             "nothing grows": list(resources.growth(MEMORY_MARK_S)),
@@ -267,6 +269,17 @@ class Soak:
                     return []
             await asyncio.sleep(1.0)
         return missing
+
+    async def _whereabouts(self, client: AutopilotClient) -> list[str]:
+        """Where the product sees the first of the jobs that have not ended."""
+        told = []
+        for job in self._record.jobs.unfinished()[:SHOWN]:
+            try:
+                view = await client.jobs.view(job)
+                told.append(f"{job}: {view.state}, priority {view.priority or 'unknown'}")
+            except (*TRANSIENT, ValueError) as error:
+                told.append(f"{job}: {error}")
+        return told
 
 
 async def _rows(product: EmbeddedProduct) -> dict[tuple[str, int], int]:
