@@ -9,7 +9,6 @@ import re
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import httpx
 
@@ -37,11 +36,21 @@ class Doors:
             operations: list[tuple[str, str]] = []
             while True:
                 try:
-                    operations = operations or _operations((await http.get("/openapi.json")).json())
+                    operations = operations or await self._read_operations(http)
                     await self._try(http, operations)
                 except (httpx.HTTPError, ValueError):
                     self.tried["no answer"] += 1
                 await asyncio.sleep(PAUSE_S)
+
+    async def _read_operations(self, http: httpx.AsyncClient) -> list[tuple[str, str]]:
+        """Methods and paths of the gateway's own document."""
+        answer = await http.get("/openapi.json", headers={"X-API-Key": self.keys["admin"]})
+        return [
+            (method.upper(), re.sub(r"\{[^}]*\}", "soak-none", path))
+            for path, methods in answer.raise_for_status().json()["paths"].items()
+            for method in methods
+            if path.startswith("/v1")
+        ]
 
     async def _try(self, http: httpx.AsyncClient, operations: list[tuple[str, str]]) -> None:
         who = self.dice.choice(["nobody", "unknown", *ROLES])
@@ -65,15 +74,6 @@ class Doors:
 def _may(role: str, method: str) -> bool:
     least = {"GET": "viewer", "PUT": "admin"}.get(method, "operator")
     return ROLES.index(role) >= ROLES.index(least)
-
-
-def _operations(document: dict[str, Any]) -> list[tuple[str, str]]:
-    return [
-        (method.upper(), re.sub(r"\{[^}]*\}", "soak-none", path))
-        for path, methods in document["paths"].items()
-        for method in methods
-        if path.startswith("/v1")
-    ]
 
 
 def make_keys(folder: Path) -> dict[str, str]:

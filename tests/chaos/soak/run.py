@@ -98,10 +98,13 @@ class Soak:
                 at_work = [group.create_task(work) for work in (operators.cap(), operators.break_devices())]
                 loading = group.create_task(load.run())
                 began = time.monotonic()
-                await self._inject(recovery, plan, began)
+                try:
+                    await self._inject(recovery, plan, began)
+                finally:
+                    # Also where a part of the soak failed: a submission that is under way swallows its cancellation.
+                    load.stopping.set()
                 for task in at_work:
                     task.cancel()
-                load.stopping.set()
                 await loading
                 took = time.monotonic() - began
                 frames_missing = await self._settle(product)
