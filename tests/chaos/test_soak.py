@@ -21,7 +21,7 @@ SHORT = Scale(
 
 
 @pytest.mark.chaos
-@pytest.mark.timeout(180)
+@pytest.mark.timeout(240)
 async def test_every_invariant_holds_through_a_few_faults(tmp_path: Path) -> None:
     report = await Soak(tmp_path / "data", SHORT).run(SHORT_PLAN)
     print(report.table())
