@@ -32,6 +32,7 @@ from shared.streams import due_durable, waiting_durable
 log = logging.getLogger(__name__)
 
 SWEEP_PERIOD_S = 2.0
+LONGEST_PAUSE_S = 30.0
 PAYLOADS_PERIOD_S = 30.0
 NEXT = "Nats-Schedule-Next"
 # What may pass: the broker is away, or a stream has no room.
@@ -149,8 +150,8 @@ class QueueKeeper:
             except (*PASSING, ValidationError) as error:
                 log.info("queue not looked through", extra={"error": type(error).__name__})
             took_s = asyncio.get_running_loop().time() - began
-            # Listing a long queue takes its time: never more than a twentieth of ours.
-            await asyncio.sleep(max(SWEEP_PERIOD_S, 20 * took_s))
+            # Listing a long queue takes its time: a twentieth of ours, unless a busy machine makes that minutes.
+            await asyncio.sleep(min(LONGEST_PAUSE_S, max(SWEEP_PERIOD_S, 20 * took_s)))
 
     async def _give_up(self, job: Job, reason: DeadReason, text: str, message: Msg) -> None:
         await self._dead.bury(job, reason, [self._dead.reason(reason, text)], message.subject)

@@ -46,7 +46,7 @@ def job_of(number: int) -> Kind:
         0: Kind(text | {"fail": "permanently"}, "dead"),
         1: Kind(text | {"fail": "first_attempt"}),
         2: Kind(text, options={"delay_s": 3.0}),
-        3: Kind(text, options={"after": [f"soak-{number + 20}"]}),
+        3: Kind(text, options={"after": [f"soak-{number - 27}"] if number > 27 else []}),
         4: Kind(text, "dead", {"after": [f"soak-{number - 4}"]}),
         5: Kind(text, "dead", {"ttl_s": 0.001}),
         6: Kind({"text": 6, "work_s": -1}, "dead"),
