@@ -6,6 +6,8 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -81,15 +83,15 @@ def _run(folder: Path, program: str, run_as: str = "auto") -> subprocess.Complet
     )  # fmt: skip
 
 
-def _open_path_to(folder: Path) -> None:
-    """Folders of pytest are root's alone: let others pass through."""
-    for above in [folder, *folder.parents]:
-        above.chmod(above.stat().st_mode | 0o011)
+@pytest.fixture
+def open_folder() -> Iterator[Path]:
+    """A folder that other users can pass through: each start of pytest shuts the one above its own."""
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder).chmod(0o711)
+        yield Path(folder)
 
 
 def _filled(folder: Path) -> None:
-    _open_path_to(folder)
-    folder.chmod(0o711)
     (folder / "own" / "old").mkdir(parents=True)
     (folder / "own" / "old" / "file").write_text("root's")
     for name in ("secret", "keys.json", "socket"):
@@ -100,9 +102,9 @@ def _filled(folder: Path) -> None:
 
 @NEEDS_ROOT
 @pytest.mark.parametrize("run_as", ["auto", "61234:61235"])
-def test_what_root_starts_has_no_right_of_roots_and_gets_none_back(tmp_path: Path, run_as: str) -> None:
-    _filled(tmp_path)
-    ended = _run(tmp_path, DROP, run_as)
+def test_what_root_starts_has_no_right_of_roots_and_gets_none_back(open_folder: Path, run_as: str) -> None:
+    _filled(open_folder)
+    ended = _run(open_folder, DROP, run_as)
     assert ended.returncode == 0, ended.stderr
     found: dict[str, Any] = json.loads(ended.stdout)
     who = identity(run_as)
@@ -114,21 +116,21 @@ def test_what_root_starts_has_no_right_of_roots_and_gets_none_back(tmp_path: Pat
     assert found["refused"] == [True] * 6
     assert found["keys"] == "{}"
     assert found["death"] == 15  # it still ends with its supervisor
-    assert found["home"] == [str(tmp_path / "home"), False]
+    assert found["home"] == [str(open_folder / "home"), False]
     assert found["new"] == "0o100600"
     assert "root no more" in ended.stderr
-    assert (tmp_path / "secret").stat().st_uid == 0
+    assert (open_folder / "secret").stat().st_uid == 0
 
 
 @NEEDS_ROOT
-def test_what_a_link_points_at_is_given_to_nobody(tmp_path: Path) -> None:
-    _filled(tmp_path)
-    (tmp_path / "own" / "link").symlink_to(tmp_path / "secret")
-    (tmp_path / "keys.json").unlink()
-    (tmp_path / "keys.json").symlink_to(tmp_path / "secret")
-    before = (tmp_path / "secret").stat()
-    _run(tmp_path, DROP)
-    after = (tmp_path / "secret").stat()
+def test_what_a_link_points_at_is_given_to_nobody(open_folder: Path) -> None:
+    _filled(open_folder)
+    (open_folder / "own" / "link").symlink_to(open_folder / "secret")
+    (open_folder / "keys.json").unlink()
+    (open_folder / "keys.json").symlink_to(open_folder / "secret")
+    before = (open_folder / "secret").stat()
+    _run(open_folder, DROP)
+    after = (open_folder / "secret").stat()
     assert (after.st_uid, after.st_gid, after.st_mode) == (before.st_uid, before.st_gid, before.st_mode)
 
 
