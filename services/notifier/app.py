@@ -5,17 +5,20 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager, suppress
 from functools import partial
 
 from faststream import FastStream
 from faststream.nats import KvWatch
 
+from services.notifier.adapters.notice_store import NoticeStore
 from services.notifier.adapters.receiver import WebhookReceiver
-from services.notifier.delivering import Surroundings
 from services.notifier.dispatch import Dispatcher
 from services.notifier.settings import NotifierSettings
+from services.notifier.surroundings import Surroundings
 from shared import subjects
+from shared.audit import AuditOutbox
 from shared.broker import client_of
 from shared.bus import BUS_ERRORS, Bus
 from shared.client.reading import bucket_items
@@ -24,10 +27,14 @@ from shared.messages.audit import AuditRecord
 from shared.messages.notices import Acknowledgement, DeliveryReply, DeliveryRequest, Silence, Subscription
 from shared.service import Service
 from shared.settings import load
+from shared.supervision import beat
 
 log = logging.getLogger(__name__)
 
 RESYNC_S = 10.0
+STANDSTILL_S = 120.0
+LOOKUPS = 64
+TESTS_AT_ONCE = 16
 
 
 def create_app(settings: NotifierSettings | None = None) -> FastStream:
@@ -48,17 +55,26 @@ def create_app(settings: NotifierSettings | None = None) -> FastStream:
 
     for bucket in ("subscriptions", "silences"):
         broker.subscriber(">", kv_watch=KvWatch(bucket, declare=False), no_reply=True)(on_change)
-    broker.subscriber(subjects.DELIVER)(on_delivery)
+    broker.subscriber(subjects.DELIVER, max_workers=TESTS_AT_ONCE)(on_delivery)
 
     @asynccontextmanager
     async def lifespan() -> AsyncIterator[None]:
         async with service.running() as js:
             receiver = WebhookReceiver(settings.webhook_timeout_s, private_targets=settings.webhook_private_targets)
-            audit, unattended = partial(write_audit, service.bus), partial(needs_somebody, service.bus)
-            dispatcher = Dispatcher(Surroundings(client_of(broker), js, settings, receiver, audit, unattended))
+            outbox = AuditOutbox(partial(write_audit, service.bus), service.registry)
+            unattended = partial(needs_somebody, service.bus)
+            store = NoticeStore(js)
+            around = Surroundings(client_of(broker), js, settings, receiver, store, outbox.put, unattended)
+            dispatcher = Dispatcher(around, service.supervisor)
             running.append(dispatcher)
-            service.spawn(keep_synced(service, dispatcher, changed))
+            # Names are looked up in threads: a few that do not resolve must leave some to the others.
+            asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(LOOKUPS, "lookup"))
+            service.supervise("audit", outbox.run, standstill_s=STANDSTILL_S)
+            service.supervise(
+                "subscriptions", lambda: keep_synced(service, dispatcher, changed), standstill_s=STANDSTILL_S
+            )
             yield
+            await service.end_tasks()
             await receiver.close()
 
     return service.app(lifespan)
@@ -80,20 +96,16 @@ async def needs_somebody(bus: Bus, alert: Alert) -> bool:
 async def keep_synced(service: Service, dispatcher: Dispatcher, changed: asyncio.Event) -> None:
     """Follow subscriptions and silences until cancelled."""
     js = dispatcher.around.js
-    try:
-        # Watches go blind for a while after an outage, so the buckets are read anew now and then.
-        while True:
-            try:
-                dispatcher.around.silences = await bucket_items(js, "silences", Silence)
-                await dispatcher.sync(await bucket_items(js, "subscriptions", Subscription))
-                service.health.report("subscriptions", ok=True)
-            except BUS_ERRORS as error:
-                service.health.report("subscriptions", ok=False, reason=f"not read: {type(error).__name__}")
-            try:
-                async with asyncio.timeout(RESYNC_S):
-                    await changed.wait()
-            except TimeoutError:
-                pass
-            changed.clear()
-    finally:
-        await dispatcher.stop()
+    # Watches go blind for a while after an outage, so the buckets are read anew now and then.
+    while True:
+        beat()
+        changed.clear()
+        try:
+            dispatcher.silence(await bucket_items(js, "silences", Silence))
+            await dispatcher.sync(await bucket_items(js, "subscriptions", Subscription))
+            service.health.report("subscriptions", ok=True)
+        except BUS_ERRORS as error:
+            service.health.report("subscriptions", ok=False, reason=f"not read: {type(error).__name__}")
+        with suppress(TimeoutError):
+            async with asyncio.timeout(RESYNC_S):
+                await changed.wait()

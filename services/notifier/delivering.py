@@ -1,249 +1,256 @@
-"""One subscription's deliveries: a durable consumer of its own, in order of each device, for as long as it takes."""
+"""One subscription's deliveries: each alert in its own order, tried for as long as it takes, none held by another."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
 import random
-from collections import defaultdict
-from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import timedelta
 
 import nats.errors
-from nats.aio.client import Client
 from nats.aio.msg import Msg
-from nats.js import JetStreamContext
-from nats.js.api import ConsumerConfig, DeliverPolicy
-from nats.js.errors import APIError
 from pydantic import ValidationError
 
-from services.notifier.adapters.receiver import RefusedTargetError, WebhookReceiver
-from services.notifier.domain.breaker import CircuitBreaker
-from services.notifier.domain.delivery import Rate, quiet_s, retry_delay_s, silenced, wants
-from services.notifier.domain.formats import body_of
-from services.notifier.domain.grouping import IncidentGrouping
-from services.notifier.settings import NotifierSettings
-from shared import subjects
+from services.notifier.adapters.receiver import RefusedTargetError
+from services.notifier.domain.breaker import THRESHOLD, CircuitBreaker
+from services.notifier.domain.delivery import Rate, hold, retry_delay_s
+from services.notifier.domain.formats import alertmanager, alertmanager_end, body_of
+from services.notifier.domain.ledger import Entry, Ledger
+from services.notifier.intake import Intake
+from services.notifier.surroundings import Surroundings
 from shared.clock import utc_now
-from shared.errors import AutopilotError, InvalidInputError
+from shared.errors import AutopilotError, InvalidInputError, UnavailableError
 from shared.ids import derived_id, new_id
-from shared.messages.alerts import Alert
-from shared.messages.audit import AuditRecord
-from shared.messages.notices import Silence, Subscription
-from shared.puller import Puller
-from shared.streams import durable, ensure_consumer
+from shared.messages.alerts import Alert, Severity
+from shared.messages.notices import Subscription
+from shared.supervision import beat
 
 log = logging.getLogger(__name__)
 
-BEHIND_S = 0.5  # until a message is looked at again that an earlier one of its device keeps waiting
-LONGEST_NAK_S = 600.0
-PULL_S, LOOK_S = 30.0, 5.0  # a thousand subscriptions that ask every second or two would keep a core busy with asking
-MOST_FILTERS = 100
+LOOK_S = 5.0
+MOST_WAITING = 20_000
+NOT_KNOWN_S = 2.0
+RENEW_S, RENEW_AGAIN_S, RENEWED_AT_ONCE = 60.0, 15.0, 100
 
 
-def durable_name(subscription: Subscription) -> str:
-    """The consumer of a subscription."""
-    return f"notifier-{subscription.id}"
-
-
-def stream_filters(subscription: Subscription) -> list[str]:
-    """Subjects that hold all that a subscription wants, so that the server sends it little else; none is all."""
-    severities, nodes = sorted(set(subscription.severities)), sorted(set(subscription.nodes))
-    if not (severities or nodes) or max(1, len(severities)) * max(1, len(nodes)) > MOST_FILTERS:
-        return []
-    pairs = [(severity, node) for severity in severities or [""] for node in nodes or [""]]
-    return [subjects.alerts_matching(severity, node) for severity, node in pairs]
-
-
-@dataclass
-class Surroundings:
-    """What all deliveries share: the receiver, what is silenced, who is told of what was done."""
-
-    nc: Client
-    js: JetStreamContext
-    settings: NotifierSettings
-    receiver: WebhookReceiver
-    audit: Callable[[AuditRecord], Awaitable[None]]
-    needs_somebody: Callable[[Alert], Awaitable[bool]]
-    silences: dict[str, Silence] = field(default_factory=dict)
-
-    async def note(self, action: str, subscription: Subscription, alert: Alert, attempt: int, detail: str) -> None:
-        """Write the delivery log."""
-        log.info(action, extra={"subscription": subscription.id, "alert": alert.id, "attempt": attempt})
-        told = {"alert": alert.id, "state": alert.state, "attempt": str(attempt), "detail": detail}
-        record = AuditRecord(
-            id=new_id(), actor="notifier", action=action, target=subscription.id, at=utc_now(), detail=told
-        )
-        await self.audit(record)
-
-
-@dataclass
 class Deliveries:
     """The loop of one subscription."""
 
-    subscription: Subscription
-    around: Surroundings
-    _breaker: CircuitBreaker = field(default_factory=CircuitBreaker)
-    _rate: Rate = field(default_factory=Rate)
-    _grouping: IncidentGrouping = field(default_factory=IncidentGrouping)
-    _attempts: dict[int, int] = field(default_factory=dict)
-    _first_waiting: dict[tuple[str, str], int] = field(default_factory=dict)
+    def __init__(self, subscription: Subscription, around: Surroundings) -> None:
+        self.subscription, self.around = subscription, around
+        self._ledger = Ledger(subscription)
+        self._breaker, self._rate = CircuitBreaker(), Rate()
+        self._wake = asyncio.Event()
+        self._under_way: dict[str, asyncio.Task[None]] = {}
+        # When to look at an alert again, on the loop's clock: of held ones, and of those whose post failed.
+        self._held: dict[str, float] = {}
+        self._retry: dict[str, float] = {}
+        self._unsaved: set[str] = set()
+        self._renew_at = 0.0
 
     async def run(self) -> None:
-        """Deliver until cancelled; what was not acknowledged is delivered after the next start."""
-        name = durable_name(self.subscription)
-        limit = self.around.settings.webhook_concurrency
-        config = durable(
-            name,
-            *stream_filters(self.subscription),
-            ack_wait_s=60.0,
-            max_ack_pending=256,
-            deliver_policy=DeliverPolicy.BY_START_TIME,
-            opt_start_time=self.subscription.created_at.isoformat(),
-        )
-        await self._make(config)
-        arrived = asyncio.Event()
-        puller = Puller(self.around.nc, "ALERTS", name, arrived, expires_s=PULL_S)
-        await puller.start()
+        """Deliver until cancelled; what was not told is told after the next start."""
+        self._ledger = Ledger(self.subscription, await self.around.store.load(self.subscription.id))
+        intake = Intake(self.around.nc, self.around.js, self.subscription, self._wake)
+        await intake.start()
         try:
             while True:
-                await self._pull(puller, limit, arrived)
-                if puller.missing:
-                    await self._make(config)
-                    await asyncio.sleep(BEHIND_S)
-                await self._deliver_all([puller.ready.popleft() for _ in range(min(limit, len(puller.ready)))])
+                beat()
+                self._wake.clear()
+                if len(self._ledger.entries) < MOST_WAITING:
+                    await intake.ask()
+                await self._take_all(intake.taken())
+                pause_s = await self._begin_all()
+                if self.subscription.channel == "alertmanager":
+                    await self._renew()
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(pause_s):
+                        await self._wake.wait()
         finally:
-            for message in await puller.stop():
-                await message.nak()
+            for task in self._under_way.values():
+                task.cancel()
+            await asyncio.gather(*self._under_way.values(), return_exceptions=True)
+            self._under_way.clear()
+            await intake.stop()
 
-    async def _make(self, config: ConsumerConfig) -> None:
-        while True:
-            try:
-                await ensure_consumer(self.around.js, "ALERTS", config)
-            except (APIError, nats.errors.Error, OSError) as error:
-                log.warning("consumer not made yet", extra={"subscription": config.name, "error": str(error)})
-                await asyncio.sleep(1.0)
-            else:
-                return
+    def look_again(self) -> None:
+        """Silences changed: what is held may be told."""
+        self._held.clear()
+        self._wake.set()
 
-    async def _pull(self, puller: Puller, limit: int, arrived: asyncio.Event) -> None:
-        """Until there is a message, or for a while."""
-        arrived.clear()
-        try:
-            await puller.ask(limit)
-        except (nats.errors.Error, OSError) as error:
-            log.info("not asked", extra={"durable": puller.durable, "error": type(error).__name__})
-            await asyncio.sleep(BEHIND_S)
-        if not puller.ready:
-            with suppress(TimeoutError):
-                async with asyncio.timeout(LOOK_S):
-                    await arrived.wait()
+    async def tell(self, alert: Alert, cause: str, before: Severity | None = None) -> None:
+        """Post one alert now; `before` is the severity that it was told with. Raises AutopilotError."""
+        identity = f"msg_{derived_id(self.subscription.id, cause)}"
+        if self.subscription.channel == "alertmanager" and alert.state != "resolved":
+            alert = alert.model_copy(update={"at": utc_now()})
+        body = body_of(self.subscription, alert, identity)
+        if self.subscription.channel == "alertmanager" and before not in {None, alert.severity} and before is not None:
+            body = [*body, *alertmanager_end(self.subscription, alert, before)]
+        await self.around.receiver.post(self.subscription, identity, utc_now(), body)
 
-    async def _deliver_all(self, batch: list[Msg]) -> None:
-        pause = self._breaker.wait_s(asyncio.get_running_loop().time()) if batch else 0.0
-        if pause > 0:
-            for message in batch:
-                await message.nak(delay=pause)
-            await asyncio.sleep(min(pause, 5.0))
-            return
-        of_device: dict[str, list[Msg]] = defaultdict(list)
-        for message in batch:
-            of_device[message.subject.split(".", 2)[-1]].append(message)
-        await asyncio.gather(*(self._in_order(messages) for messages in of_device.values()))
-
-    async def _in_order(self, messages: list[Msg]) -> None:
+    async def _take_all(self, messages: list[Msg]) -> None:
+        taken: list[tuple[str, Msg]] = []
         for message in messages:
-            await self._deliver(message)
+            try:
+                alert = Alert.model_validate_json(message.data)
+            except ValidationError:
+                await message.term()
+                continue
+            if self._ledger.take(alert, message.metadata.sequence.stream):
+                self._unsaved.add(alert.id)
+                self._held.pop(alert.id, None)
+            taken.append((alert.id, message))
+        if messages:
+            # Nothing stands any more that asks for the next ones.
+            self._wake.set()
+        self._unsaved |= self._ledger.sweep(utc_now())
+        await self._save()
+        for alert_id, message in taken:
+            # What is not kept yet comes again.
+            if alert_id not in self._unsaved:
+                with suppress(nats.errors.Error):
+                    await message.ack()
 
-    async def _deliver(self, message: Msg) -> None:
+    async def _save(self) -> None:
+        """Keep what changed, or forget what is over; the broker may be away, then later."""
+        for alert_id in list(self._unsaved):
+            if alert_id in self._under_way:
+                continue
+            beat()
+            entry = self._ledger.entries.get(alert_id)
+            try:
+                if entry is None or self._ledger.over(alert_id, utc_now()):
+                    await self.around.store.remove(self.subscription.id, alert_id)
+                    self._ledger.entries.pop(alert_id, None)
+                else:
+                    await self.around.store.put(self.subscription.id, entry)
+            except UnavailableError as error:
+                log.warning("ledger not kept yet", extra={"subscription": self.subscription.id, "error": str(error)})
+                return
+            if self._ledger.entries.get(alert_id) is entry or entry is None:
+                self._unsaved.discard(alert_id)
+
+    async def _begin_all(self) -> float:
+        """Begin whatever may be told now; returns how long until there may be more."""
+        now_s = asyncio.get_running_loop().time()
+        pause_s = self._breaker.wait_s(now_s)
+        if pause_s > 0:
+            return min(pause_s, LOOK_S)
+        trial = self._breaker.failures >= THRESHOLD
+        limit = 1 if trial else self.around.settings.webhook_concurrency
+        times = [LOOK_S]
+        for alert_id in self._ledger.waiting():
+            due_s = max(self._held.get(alert_id, 0.0), self._retry.get(alert_id, 0.0))
+            if due_s > now_s:
+                times.append(due_s - now_s)
+                continue
+            if alert_id in self._under_way or not self._ledger.entries[alert_id].waiting:
+                continue
+            if await self._holds(alert_id, now_s):
+                continue
+            if len(self._under_way) >= limit:
+                break
+            wait_s = self._rate.wait_s(self.subscription.per_minute, now_s)
+            if wait_s > 0:
+                times.append(wait_s)
+                break
+            task = asyncio.create_task(self._deliver(alert_id))
+            self._under_way[alert_id] = task
+        return max(0.01, min(times))
+
+    async def _holds(self, alert_id: str, now_s: float) -> bool:
+        """Whether an alert waits, or is not to be told at all."""
+        entry, now = self._ledger.entries[alert_id], utc_now()
+        alert = entry.waiting[0].alert
+        silences = list(self.around.silences.values())
+        held = hold(self.subscription, silences, alert, now)
+        if held is not None:
+            later = [notice.alert for notice in entry.waiting[1:] if notice.alert.state != "resolved"]
+            if any(hold(self.subscription, silences, worse, now) is None for worse in later):
+                # What is worse may be told, and then what was held before it has nothing more to say.
+                self._ledger.supersede(alert_id)
+                self._unsaved.add(alert_id)
+                return await self._holds(alert_id, now_s)
+            if held.reason == "silenced" and not entry.silenced:
+                self.around.note("webhook.silenced", self.subscription, alert, 0, held.until.isoformat())
+                self._ledger.silence(alert_id)
+                self._unsaved.add(alert_id)
+            if held.reason != "quiet" and entry.ended_at is not None:
+                # It was over before anybody had to know.
+                return self._drop(alert_id)
+            self._held[alert_id] = now_s + (held.until - now).total_seconds()
+            return True
+        if self.subscription.escalate_after_s and alert.state != "resolved" and entry.waiting[0].attempts == 0:
+            try:
+                if not await self.around.needs_somebody(alert):
+                    return self._drop(alert_id)
+            except UnavailableError:
+                self._held[alert_id] = now_s + NOT_KNOWN_S
+                return True
+        return False
+
+    def _drop(self, alert_id: str) -> bool:
+        self._ledger.drop(alert_id)
+        self._unsaved.add(alert_id)
+        self._wake.set()
+        return True
+
+    async def _deliver(self, alert_id: str) -> None:
+        entry = self._ledger.entries[alert_id]
+        notice = entry.waiting[0]
+        attempt, began = notice.attempts + 1, asyncio.get_running_loop().time()
         try:
-            alert = Alert.model_validate_json(message.data)
-        except ValidationError:
-            await message.term()
-            return
-        if not wants(self.subscription, alert):
-            await message.ack()
-            return
-        sequence, device = message.metadata.sequence.stream, (alert.node, alert.device)
-        if self._first_waiting.get(device, sequence) < sequence:
-            await message.nak(delay=BEHIND_S)
-            return
-        retried = sequence in self._attempts or self._first_waiting.get(device) == sequence
-        if self.subscription.by_incident and not retried and not self._grouping.tells(alert):
-            await self._done(message, device, sequence)
-            return
-        if await self._waits(message, alert, sequence):
-            return
-        attempt = self._attempts.get(sequence, 0) + 1
-        began = asyncio.get_running_loop().time()
-        try:
-            await self.tell(alert, str(sequence))
+            await self.tell(notice.alert, str(notice.sequence), entry.told)
         except (RefusedTargetError, InvalidInputError) as error:
-            await self.around.note("webhook.refused", self.subscription, alert, attempt, str(error))
-            await self._done(message, device, sequence, ended=True)
-        except AutopilotError as error:
-            await self._failed(message, alert, device, attempt, str(error))
+            self.around.note("webhook.refused", self.subscription, notice.alert, attempt, str(error))
+            self._ledger.drop(alert_id)
+        except Exception as error:  # noqa: BLE001  whatever goes wrong with one is tried again and holds no other
+            self._failed(alert_id, str(error) if isinstance(error, AutopilotError) else type(error).__name__)
         else:
             took_ms = (asyncio.get_running_loop().time() - began) * 1e3
             self._breaker.succeeded()
-            await self._done(message, device, sequence)
-            await self.around.note("webhook.delivered", self.subscription, alert, attempt, f"{took_ms:.0f} ms")
+            self._ledger.told(alert_id)
+            self._retry.pop(alert_id, None)
+            self.around.note("webhook.delivered", self.subscription, notice.alert, attempt, f"{took_ms:.0f} ms")
+        finally:
+            self._unsaved.add(alert_id)
+            self._under_way.pop(alert_id, None)
+            self._wake.set()
 
-    async def tell(self, alert: Alert, cause: str) -> None:
-        """Post one alert now. Raises AutopilotError."""
-        identity = f"msg_{derived_id(self.subscription.id, cause)}"
-        body = body_of(self.subscription, alert, identity)
-        await self.around.receiver.post(self.subscription, identity, utc_now(), body)
-
-    async def _waits(self, message: Msg, alert: Alert, sequence: int) -> bool:
-        """Whether an alert is not told now: silenced, in quiet hours, over the rate, or not yet to be escalated."""
-        now = utc_now()
-        silence = silenced(self.around.silences.values(), alert, now)
-        if silence is not None and alert.state != "resolved":
-            await self.around.note("webhook.silenced", self.subscription, alert, 0, silence.id)
-            await self._done(message, (alert.node, alert.device), sequence)
-            return True
-        escalate_s = self.subscription.escalate_after_s
-        if escalate_s and alert.state != "resolved":
-            left_s = escalate_s - (now - alert.opened_at).total_seconds()
-            if left_s > 0:
-                return await self._later(message, alert, sequence, left_s)
-            if not await self.around.needs_somebody(alert):
-                await self._done(message, (alert.node, alert.device), sequence)
-                return True
-        wait_s = quiet_s(self.subscription, alert, now)
-        wait_s = wait_s or self._rate.wait_s(self.subscription.per_minute, asyncio.get_running_loop().time())
-        return await self._later(message, alert, sequence, wait_s) if wait_s > 0 else False
-
-    async def _later(self, message: Msg, alert: Alert, sequence: int, wait_s: float) -> bool:
-        self._hold((alert.node, alert.device), sequence)
-        await message.nak(delay=min(wait_s, LONGEST_NAK_S))
-        return True
-
-    async def _failed(self, message: Msg, alert: Alert, device: tuple[str, str], attempt: int, reason: str) -> None:
-        sequence = message.metadata.sequence.stream
-        if utc_now() - _stored_at(message) > timedelta(seconds=self.around.settings.webhook_give_up_s):
-            await self.around.note("webhook.abandoned", self.subscription, alert, attempt, reason)
-            await self._done(message, device, sequence, ended=True)
+    def _failed(self, alert_id: str, reason: str) -> None:
+        now, now_s = utc_now(), asyncio.get_running_loop().time()
+        notice = self._ledger.failed(alert_id, now)
+        if notice.tried_at and now - notice.tried_at > timedelta(seconds=self.around.settings.webhook_give_up_s):
+            self.around.note("webhook.abandoned", self.subscription, notice.alert, notice.attempts, reason)
+            self._ledger.drop(alert_id)
             return
-        self._attempts[sequence] = attempt
-        self._hold(device, sequence)
-        if self._breaker.failed(asyncio.get_running_loop().time()):
+        self._retry[alert_id] = now_s + retry_delay_s(notice.attempts, random.random())
+        if self._breaker.failed(now_s):
             log.warning("receiver left alone for a while", extra={"subscription": self.subscription.id})
-        await self.around.note("webhook.failed", self.subscription, alert, attempt, reason)
-        await message.nak(delay=retry_delay_s(attempt, random.random()))
+        self.around.note("webhook.failed", self.subscription, notice.alert, notice.attempts, reason)
 
-    def _hold(self, device: tuple[str, str], sequence: int) -> None:
-        self._first_waiting[device] = min(sequence, self._first_waiting.get(device, sequence))
+    async def _renew(self) -> None:
+        """Tell an Alertmanager again of what is still open, before it takes it for over."""
+        loop = asyncio.get_running_loop()
+        if loop.time() < self._renew_at or "renewal" in self._under_way:
+            return
+        entries = [entry for entry in self._ledger.open_and_told() if not entry.waiting]
+        if entries:
+            self._under_way["renewal"] = asyncio.create_task(self._post_again(entries))
+        self._renew_at = loop.time() + RENEW_S
 
-    async def _done(self, message: Msg, device: tuple[str, str], sequence: int, *, ended: bool = False) -> None:
-        self._attempts.pop(sequence, None)
-        if self._first_waiting.get(device) == sequence:
-            del self._first_waiting[device]
-        await (message.term() if ended else message.ack())
-
-
-def _stored_at(message: Msg) -> datetime:
-    return message.metadata.timestamp
+    async def _post_again(self, entries: list[Entry]) -> None:
+        now = utc_now()
+        try:
+            for start in range(0, len(entries), RENEWED_AT_ONCE):
+                body: list[object] = []
+                for entry in entries[start : start + RENEWED_AT_ONCE]:
+                    alert = entry.alert.model_copy(update={"at": now, "severity": entry.told})
+                    body += alertmanager(self.subscription, alert, "")
+                await self.around.receiver.post(self.subscription, f"msg_{new_id()}", now, body)
+        except AutopilotError as error:
+            log.warning("alerts not renewed", extra={"subscription": self.subscription.id, "error": str(error)})
+            self._renew_at = asyncio.get_running_loop().time() + RENEW_AGAIN_S
+        finally:
+            self._under_way.pop("renewal", None)

@@ -6,67 +6,81 @@ import asyncio
 import logging
 from dataclasses import dataclass, field
 
+import nats.errors
 from nats.js.errors import NotFoundError
 
-from services.notifier.delivering import Deliveries, Surroundings, durable_name
+from services.notifier.delivering import Deliveries
+from services.notifier.intake import durable_name
+from services.notifier.surroundings import Surroundings
 from shared.clock import utc_now
-from shared.errors import AutopilotError
+from shared.errors import AutopilotError, UnavailableError
 from shared.ids import new_id
 from shared.messages.alerts import Alert
-from shared.messages.notices import DeliveryReply, DeliveryRequest, Subscription
+from shared.messages.notices import DeliveryReply, DeliveryRequest, Silence, Subscription
+from shared.supervision import TaskSupervisor
 
 log = logging.getLogger(__name__)
+
+STANDSTILL_S = 120.0
 
 
 @dataclass
 class Dispatcher:
-    """Runs one delivery loop per subscription."""
+    """Runs one delivery loop per subscription, under supervision."""
 
     around: Surroundings
-    _loops: dict[str, tuple[Deliveries, asyncio.Task[None]]] = field(default_factory=dict)
+    supervisor: TaskSupervisor
+    _loops: dict[str, Deliveries] = field(default_factory=dict)
 
     async def sync(self, subscriptions: dict[str, Subscription]) -> None:
         """Start loops of new subscriptions, stop those of removed ones, restart changed ones."""
         for key in list(self._loops):
-            if subscriptions.get(key) != self._loops[key][0].subscription:
-                known, task = self._loops.pop(key)
-                task.cancel()
+            known = self._loops[key].subscription
+            if subscriptions.get(key) != known:
+                del self._loops[key]
                 if key not in subscriptions:
-                    await self._remove(known.subscription)
+                    self.supervisor.end(_task(key))
+                    await self._remove(known)
         for key, subscription in subscriptions.items():
             if key not in self._loops:
-                deliveries = Deliveries(subscription, self.around)
-                self._loops[key] = (deliveries, asyncio.create_task(deliveries.run()))
+                deliveries = self._loops[key] = Deliveries(subscription, self.around)
+                self.supervisor.start(_task(key), deliveries.run, standstill_s=STANDSTILL_S)
 
-    async def stop(self) -> None:
-        """Stop every loop."""
-        tasks = [task for _, task in self._loops.values()]
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+    def silence(self, silences: dict[str, Silence]) -> None:
+        """What is silenced from now on; whatever waits is looked at again when that changed."""
+        if silences != self.around.silences:
+            self.around.silences = silences
+            for deliveries in self._loops.values():
+                deliveries.look_again()
 
     async def deliver_now(self, request: DeliveryRequest) -> DeliveryReply:
         """Tell one subscription of one alert, whatever its filters say."""
-        known = self._loops.get(request.subscription_id)
-        if known is None:
+        deliveries = self._loops.get(request.subscription_id)
+        if deliveries is None:
             return DeliveryReply(ok=False, detail=f"subscription {request.subscription_id} does not exist")
-        deliveries, _ = known
         alert = request.alert or test_alert()
         began = asyncio.get_running_loop().time()
         try:
             await deliveries.tell(alert, new_id())
         except AutopilotError as error:
-            await self.around.note("webhook.failed", deliveries.subscription, alert, 1, str(error))
+            self.around.note("webhook.failed", deliveries.subscription, alert, 1, str(error))
             return DeliveryReply(ok=False, detail=str(error))
         detail = f"{(asyncio.get_running_loop().time() - began) * 1e3:.0f} ms"
-        await self.around.note("webhook.delivered", deliveries.subscription, alert, 1, detail)
+        self.around.note("webhook.delivered", deliveries.subscription, alert, 1, detail)
         return DeliveryReply(ok=True, detail=detail)
 
     async def _remove(self, subscription: Subscription) -> None:
         try:
             await self.around.js.delete_consumer("ALERTS", durable_name(subscription))
+            await self.around.store.remove(subscription.id)
         except NotFoundError:
             log.info("consumer was gone already", extra={"subscription": subscription.id})
+        except (UnavailableError, nats.errors.Error, OSError) as error:
+            log.warning("consumer left behind", extra={"subscription": subscription.id, "error": str(error)})
+
+
+def _task(subscription_id: str) -> str:
+    return f"subscription {subscription_id}"
 
 
 def test_alert() -> Alert:

@@ -10,11 +10,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from services.cli.webhook_catcher import WebhookCatcher
-from services.notifier.adapters.receiver import RefusedTargetError, WebhookReceiver
+from services.notifier.adapters.receiver import RefusedTargetError, WebhookReceiver, is_public
 from services.notifier.domain.breaker import CircuitBreaker
 from services.notifier.domain.delivery import Rate, quiet_s, retry_delay_s, silenced, wants
 from services.notifier.domain.formats import body_of
-from services.notifier.domain.grouping import IncidentGrouping
+from services.notifier.domain.ledger import Entry, Ledger
 from shared.clock import utc_now
 from shared.errors import InvalidInputError, UnavailableError
 from shared.messages.notices import Silence, Subscription
@@ -59,6 +59,18 @@ def test_the_breaker_opens_after_failures_in_a_row_and_closes_on_success() -> No
         "http://169.254.169.254/latest",
         "http://10.0.0.1/",
         "http://[::1]:9/",
+        "http://[64:ff9b::a9fe:a9fe]/",
+        "http://[64:ff9b:1::1]/",
+        "http://[2002:a9fe:a9fe::1]/",
+        "http://[2001:0:1::1]/",
+        "http://[fec0::1]/",
+        "http://[::7f00:1]/",
+        "http://[::ffff:10.0.0.1]/",
+        "http://[ff02::1]/",
+        "http://224.0.0.1/",
+        "http://0.0.0.0/",
+        "http://[2001:db8::1]/",
+        "http://198.51.100.1/",
     ],
 )
 async def test_receivers_inside_the_network_are_refused(url: str) -> None:
@@ -66,6 +78,11 @@ async def test_receivers_inside_the_network_are_refused(url: str) -> None:
     with pytest.raises(RefusedTargetError, match="not a public address"):
         await receiver.post(subscription(url), "msg_1", T0, {})
     await receiver.close()
+
+
+@pytest.mark.parametrize("address", ["8.8.8.8", "2606:4700::1111", "64:ff9b::808:808", "::ffff:8.8.8.8"])
+def test_public_receivers_are_not_refused(address: str) -> None:
+    assert is_public(address)
 
 
 async def test_a_delivery_is_signed_and_failures_are_told() -> None:
@@ -102,8 +119,8 @@ class TestFormats:
         assert (event["specversion"], event["id"], event["datacontenttype"]) == ("1.0", "msg_1", "application/json")
         (told,) = self.of("alertmanager", "resolved")
         assert told["labels"]["alertname"] == "thermal"
-        assert "endsAt" in told
-        assert "endsAt" not in self.of("alertmanager")[0]
+        assert told["endsAt"] == T0.isoformat()
+        assert self.of("alertmanager")[0]["endsAt"] == at(240).isoformat()
         assert "thermal" in self.of("slack")["text"]
         page = self.of("pagerduty", "resolved")
         assert (page["event_action"], page["dedup_key"], page["routing_key"]) == ("resolve", "a1", SECRET)
@@ -127,21 +144,55 @@ class TestFormats:
             subscription(quiet_from="22:00")
 
 
-class TestGrouping:
-    def test_an_incident_is_told_once_unless_it_gets_worse_and_ends_where_it_was_told(self) -> None:
-        grouping = IncidentGrouping()
+class TestLedger:
+    def ledger(self, **more: object) -> Ledger:
+        return Ledger(subscription(**more))
 
-        def tells(name: str, severity: str, state: str = "opened", incident: str = "i1") -> bool:
-            return grouping.tells(alert(id=name, severity=severity, state=state, incident=incident))
+    def told(self, ledger: Ledger, *changes: tuple[str, str, str], incident: str = "", start: int = 1) -> list[str]:
+        """The states that are told at once of (alert, severity, state)."""
+        told = []
+        for sequence, (name, severity, state) in enumerate(changes, start):
+            ledger.take(alert(id=name, severity=severity, state=state, incident=incident), sequence)
+            if ledger.entries[name].waiting:
+                told.append(f"{name} {state}")
+                ledger.told(name)
+        return told
 
-        assert tells("a", "warning")
-        assert not tells("b", "warning")
-        assert tells("c", "critical")
-        assert not tells("d", "critical")
-        assert tells("a", "warning", "updated")
-        assert tells("a", "warning", "resolved")
-        assert not tells("b", "warning", "resolved")
-        assert tells("e", "info", incident="i2")
+    def test_people_are_told_of_the_beginning_what_is_worse_and_the_end(self) -> None:
+        minutes = [("a", "warning", "updated")] * 5
+        changes = [("a", "warning", "opened"), *minutes, ("a", "critical", "updated"), *minutes]
+        ended = [*changes, ("a", "critical", "resolved")]
+        assert self.told(self.ledger(), *ended) == ["a opened", "a updated", "a resolved"]
+        every = self.ledger(states=["opened", "updated", "resolved"])
+        assert len(self.told(every, *ended)) == len(ended)
+
+    def test_an_incident_is_told_once_unless_it_gets_worse_also_across_restarts(
+        self,
+    ) -> None:
+        first = self.ledger(by_incident=True)
+        opened = [("a", "warning", "opened"), ("b", "warning", "opened"), ("c", "critical", "opened")]
+        told = self.told(first, *opened, ("d", "critical", "opened"), ("a", "warning", "updated"), incident="i1")
+        assert told == ["a opened", "c opened"]
+        kept = {key: Entry.model_validate_json(entry.model_dump_json()) for key, entry in first.entries.items()}
+        second = Ledger(first.subscription, kept)
+        ends = [(name, "warning", "resolved") for name in ("a", "b")]
+        assert self.told(second, *ends, ("f", "warning", "opened"), incident="i1", start=10) == ["a resolved"]
+        assert self.told(second, ("e", "info", "opened"), incident="i2", start=20) == ["e opened"]
+
+    def test_the_same_message_twice_is_one_and_what_began_before_the_ledger_has_an_end(self) -> None:
+        ledger = self.ledger()
+        assert ledger.take(alert(), 5)
+        assert not ledger.take(alert(), 5)
+        assert len(ledger.entries["a1"].waiting) == 1
+        assert self.told(self.ledger(), ("old", "critical", "resolved")) == ["old resolved"]
+
+    def test_what_was_never_told_has_no_end_and_is_forgotten(self) -> None:
+        ledger = self.ledger()
+        ledger.take(alert(), 1)
+        ledger.take(alert(state="resolved", at=at(9)), 2)
+        ledger.drop("a1")
+        assert ledger.entries["a1"].waiting == []
+        assert ledger.sweep(at(10)) == {"a1"}
 
 
 class TestTiming:

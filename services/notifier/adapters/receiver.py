@@ -22,6 +22,29 @@ class RefusedTargetError(AutopilotError):
     """The receiver's address is not allowed."""
 
 
+_NAT64 = ipaddress.ip_network("64:ff9b::/96")
+# Addresses that stand for others (6to4, Teredo, local NAT64, compatible ones), lead nowhere in particular, or are old.
+_NEVER = tuple(
+    ipaddress.ip_network(net)
+    for net in (
+        "2002::/16", "2001::/23", "64:ff9b:1::/48", "::/96", "fec0::/10", "3fff::/20", "5f00::/16", "100::/64",
+        "192.88.99.0/24", "0.0.0.0/8",
+    )
+)  # fmt: skip
+
+
+def is_public(address: str) -> bool:
+    """Whether an address is a public one of a single host, also behind the IPv6 forms that carry an IPv4 address."""
+    ip = ipaddress.ip_address(address)
+    if isinstance(ip, ipaddress.IPv6Address):
+        if ip.ipv4_mapped is not None:
+            return is_public(str(ip.ipv4_mapped))
+        if ip in _NAT64:
+            return is_public(str(ipaddress.IPv4Address(int(ip) & 0xFFFFFFFF)))
+    special = ip.is_multicast or ip.is_reserved or ip.is_unspecified
+    return ip.is_global and not special and not any(ip in net for net in _NEVER if net.version == ip.version)
+
+
 class CheckedResolver(aiohttp.ThreadedResolver):
     """Resolves names for the connector: what was checked is what is connected to, a name cannot change in between."""
 
@@ -40,7 +63,7 @@ class CheckedResolver(aiohttp.ThreadedResolver):
 
     def check(self, host: str, address: str) -> None:
         """Raises RefusedTargetError for an address inside the network, unless the operator allows those."""
-        if not self._private_targets and not ipaddress.ip_address(address.split("%", maxsplit=1)[0]).is_global:
+        if not self._private_targets and not is_public(address.split("%", maxsplit=1)[0]):
             raise RefusedTargetError(
                 f"{host} is {address}, which is not a public address; AUTOPILOT_WEBHOOK_PRIVATE_TARGETS=true allows it"
             )

@@ -6,6 +6,7 @@ from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from typing import Literal
 
 from shared.messages.alerts import Alert
 from shared.messages.notices import Silence, Subscription
@@ -14,15 +15,15 @@ FIRST_RETRY_S, LONGEST_RETRY_S = 1.0, 600.0
 MINUTE_S = 60.0
 
 
-def wants(subscription: Subscription, alert: Alert) -> bool:
-    """Whether a subscription's filters take an alert; an empty filter takes all."""
+def wants(subscription: Subscription, alert: Alert, *, any_state: bool = False) -> bool:
+    """Whether a subscription's filters take an alert, in `any_state` if told so; an empty filter takes all."""
     return (
         subscription.active
         and (not subscription.severities or alert.severity in subscription.severities)
         and (not subscription.kinds or alert.kind in subscription.kinds)
         and (not subscription.nodes or alert.node in subscription.nodes)
         and (not subscription.devices or alert.device in subscription.devices)
-        and (not subscription.states or alert.state in subscription.states)
+        and (any_state or not subscription.states or alert.state in subscription.states)
         and alert.at >= subscription.created_at
     )
 
@@ -45,6 +46,27 @@ def quiet_s(subscription: Subscription, alert: Alert, now: datetime) -> float:
         else:
             end += timedelta(days=1)
     return (end - now).total_seconds() if start <= now < end else 0.0
+
+
+@dataclass(frozen=True)
+class Hold:
+    """Why an alert is not told yet, and until when."""
+
+    reason: Literal["silenced", "escalating", "quiet"]
+    until: datetime
+
+
+def hold(subscription: Subscription, silences: Iterable[Silence], alert: Alert, now: datetime) -> Hold | None:
+    """What keeps an alert from being told now; an end waits for nothing but quiet hours."""
+    if alert.state != "resolved":
+        silence = silenced(silences, alert, now)
+        if silence is not None:
+            return Hold("silenced", silence.ends_at)
+        escalates_at = alert.opened_at + timedelta(seconds=subscription.escalate_after_s)
+        if subscription.escalate_after_s and escalates_at > now:
+            return Hold("escalating", escalates_at)
+    quiet = quiet_s(subscription, alert, now)
+    return Hold("quiet", now + timedelta(seconds=quiet)) if quiet > 0 else None
 
 
 @dataclass

@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from datetime import timedelta
 from string import Template
 
 from shared.errors import InvalidInputError
-from shared.messages.alerts import Alert
+from shared.messages.alerts import Alert, Severity
 from shared.messages.notices import Channel, Subscription
 
 Body = dict[str, object] | list[object]
+ALERTMANAGER_AHEAD = timedelta(minutes=4)
 _PAGERDUTY_SEVERITY = {"info": "info", "warning": "warning", "critical": "critical"}
 _SLACK_MARK = {"info": ":information_source:", "warning": ":warning:", "critical": ":rotating_light:"}
 
@@ -43,7 +45,7 @@ def cloudevents(_: Subscription, alert: Alert, message_id: str) -> Body:
 
 
 def alertmanager(_: Subscription, alert: Alert, __: str) -> Body:
-    """POST /api/v2/alerts: the same labels are the same alert; an end resolves it."""
+    """POST /api/v2/alerts: the same labels are the same alert; it ends at its end unless posted again."""
     labels = {"alertname": alert.kind, "severity": alert.severity, "node": alert.node, "device": alert.device}
     if alert.simulated:
         labels["simulated"] = "true"
@@ -52,9 +54,17 @@ def alertmanager(_: Subscription, alert: Alert, __: str) -> Body:
         "annotations": {"summary": alert.summary, "action": alert.action, "evidence": _evidence(alert)},
         "startsAt": alert.opened_at.isoformat(),
     }
-    if alert.state == "resolved":
-        told["endsAt"] = alert.at.isoformat()
+    # Alertmanager ends what has no end of its own after its resolve_timeout: an open one ends a little later, and is
+    # posted again before that for as long as it is open.
+    ends_at = alert.at if alert.state == "resolved" else alert.at + ALERTMANAGER_AHEAD
+    told["endsAt"] = ends_at.isoformat()
     return [told]
+
+
+def alertmanager_end(subscription: Subscription, alert: Alert, severity: Severity) -> Body:
+    """The end of an alert under a severity that it no longer has: the severity is a label, for routes to go by."""
+    ended = alert.model_copy(update={"severity": severity, "state": "resolved"})
+    return alertmanager(subscription, ended, "")
 
 
 def slack(_: Subscription, alert: Alert, __: str) -> Body:

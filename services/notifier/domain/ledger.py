@@ -1,0 +1,153 @@
+"""What one subscription has been told of each alert, and what it is still to be told. Pure.
+
+Order is kept within an alert alone: what one waits for holds back no other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import datetime, timedelta
+
+from pydantic import Field
+
+from services.notifier.domain.delivery import wants
+from shared.messages.alerts import Alert, Severity
+from shared.messages.base import Message
+from shared.messages.notices import Subscription
+
+RANK: dict[str, int] = {"info": 0, "warning": 1, "critical": 2}
+# An incident's end is not known: for so long an alert that ended still speaks for it.
+REMEMBERED = timedelta(days=1)
+
+
+class Notice(Message):
+    """One state of an alert that is to be told; `sequence` is where the stream has it."""
+
+    alert: Alert
+    sequence: int
+    attempts: int = 0
+    tried_at: datetime | None = None
+
+
+class Entry(Message):
+    """One alert, as a subscription knows it; KV `notices`, key = subscription and alert."""
+
+    alert: Alert
+    waiting: list[Notice] = []
+    told: Severity | None = Field(default=None, description="the worst that was told; none was")
+    sequence: int = 0
+    ended_at: datetime | None = None
+    known: bool = Field(default=True, description="whether its beginning was seen")
+    silenced: bool = False
+
+    @property
+    def rank(self) -> int:
+        """The worst that was told or is to be; -1 when nothing is."""
+        ranks = [RANK[notice.alert.severity] for notice in self.waiting]
+        return max([*ranks, RANK[self.told] if self.told else -1], default=-1)
+
+
+class Ledger:
+    """The entries of one subscription by alert."""
+
+    def __init__(self, subscription: Subscription, entries: dict[str, Entry] | None = None) -> None:
+        self.subscription = subscription
+        self.entries = dict(entries or {})
+
+    def take(self, alert: Alert, sequence: int) -> bool:
+        """Take a change of an alert in; True when there is something new to keep."""
+        known = self.entries.get(alert.id)
+        if known is not None and sequence <= known.sequence:
+            return False
+        if not wants(self.subscription, alert, any_state=True):
+            return False
+        if alert.state == "resolved":
+            entry = self._ended(known, alert, sequence)
+        else:
+            entry = self._changed(known, alert, sequence)
+        self.entries[alert.id] = entry
+        return known is None or entry.waiting != known.waiting or entry.ended_at != known.ended_at
+
+    def _changed(self, known: Entry | None, alert: Alert, sequence: int) -> Entry:
+        entry = known or Entry(alert=alert)
+        if entry.ended_at is not None:
+            return entry
+        rank = RANK[alert.severity]
+        every_update = "updated" in self.subscription.states
+        if self.subscription.by_incident and entry.rank < 0:
+            tells = rank > max((e.rank for e in self._of_incident(alert)), default=-1)
+        else:
+            tells = rank > entry.rank or (every_update and alert.state == "updated")
+        waiting = entry.waiting
+        if tells and self._state_wanted(alert):
+            waiting = [*waiting, Notice(alert=alert, sequence=sequence)]
+        return entry.model_copy(update={"alert": alert, "waiting": waiting, "sequence": sequence})
+
+    def _ended(self, known: Entry | None, alert: Alert, sequence: int) -> Entry:
+        entry = known or Entry(alert=alert, known=False)
+        waiting = entry.waiting
+        # What was never told has no end to be told; of what began before this ledger nobody knows.
+        if (entry.rank >= 0 or not entry.known) and self._state_wanted(alert) and entry.ended_at is None:
+            waiting = [*waiting, Notice(alert=alert, sequence=sequence)]
+        return entry.model_copy(update={"alert": alert, "waiting": waiting, "sequence": sequence, "ended_at": alert.at})
+
+    def told(self, alert_id: str) -> None:
+        """The first that waited was told."""
+        entry = self.entries[alert_id]
+        worst = max(entry.waiting[0].alert.severity, entry.told or "info", key=RANK.__getitem__)
+        self.entries[alert_id] = entry.model_copy(update={"waiting": entry.waiting[1:], "told": worst})
+
+    def drop(self, alert_id: str) -> None:
+        """The first that waited is not told any more; nor is the end of what was never told."""
+        entry = self.entries[alert_id]
+        waiting = entry.waiting[1:]
+        if entry.told is None and entry.known:
+            waiting = [notice for notice in waiting if notice.alert.state != "resolved"]
+        self.entries[alert_id] = entry.model_copy(update={"waiting": waiting})
+
+    def supersede(self, alert_id: str) -> None:
+        """The first that waited is told by what is worse and comes after it."""
+        entry = self.entries[alert_id]
+        self.entries[alert_id] = entry.model_copy(update={"waiting": entry.waiting[1:]})
+
+    def failed(self, alert_id: str, now: datetime) -> Notice:
+        """Count an attempt at the first that waits."""
+        entry = self.entries[alert_id]
+        first = entry.waiting[0]
+        first = first.model_copy(update={"attempts": first.attempts + 1, "tried_at": first.tried_at or now})
+        self.entries[alert_id] = entry.model_copy(update={"waiting": [first, *entry.waiting[1:]]})
+        return first
+
+    def silence(self, alert_id: str) -> None:
+        """Remember that its silence was noted."""
+        self.entries[alert_id] = self.entries[alert_id].model_copy(update={"silenced": True})
+
+    def over(self, alert_id: str, now: datetime) -> bool:
+        """Whether nothing needs to be known of an alert any more."""
+        entry = self.entries[alert_id]
+        if entry.ended_at is None or entry.waiting:
+            return False
+        return not self.subscription.by_incident or now - entry.ended_at > REMEMBERED
+
+    def waiting(self) -> list[str]:
+        """Alerts with something to tell: the worst first, then in their order."""
+        found = [(-RANK[e.waiting[-1].alert.severity], e.waiting[0].sequence, key) for key, e in self._waiting()]
+        return [key for _, _, key in sorted(found)]
+
+    def sweep(self, now: datetime) -> set[str]:
+        """Alerts that nothing needs to be known of any more."""
+        return {key for key, entry in self.entries.items() if entry.ended_at is not None and self.over(key, now)}
+
+    def open_and_told(self) -> list[Entry]:
+        """Alerts that were told and have not ended."""
+        return [entry for entry in self.entries.values() if entry.told is not None and entry.ended_at is None]
+
+    def _waiting(self) -> Iterator[tuple[str, Entry]]:
+        return ((key, entry) for key, entry in self.entries.items() if entry.waiting)
+
+    def _of_incident(self, alert: Alert) -> list[Entry]:
+        incident = alert.incident or alert.id
+        return [e for e in self.entries.values() if (e.alert.incident or e.alert.id) == incident]
+
+    def _state_wanted(self, alert: Alert) -> bool:
+        return not self.subscription.states or alert.state in self.subscription.states

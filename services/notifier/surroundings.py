@@ -1,0 +1,40 @@
+"""What all deliveries share: the receiver, what is silenced, who is told of what was done."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+
+from nats.aio.client import Client
+from nats.js import JetStreamContext
+
+from services.notifier.adapters.notice_store import NoticeStore
+from services.notifier.adapters.receiver import WebhookReceiver
+from services.notifier.settings import NotifierSettings
+from shared.audit import record
+from shared.messages.alerts import Alert
+from shared.messages.audit import AuditRecord
+from shared.messages.notices import Silence, Subscription
+
+log = logging.getLogger(__name__)
+
+
+@dataclass
+class Surroundings:
+    """`audit` puts a record into an outbox and never waits; `needs_somebody` raises UnavailableError."""
+
+    nc: Client
+    js: JetStreamContext
+    settings: NotifierSettings
+    receiver: WebhookReceiver
+    store: NoticeStore
+    audit: Callable[[AuditRecord], None]
+    needs_somebody: Callable[[Alert], Awaitable[bool]]
+    silences: dict[str, Silence] = field(default_factory=dict)
+
+    def note(self, action: str, subscription: Subscription, alert: Alert, attempt: int, detail: str) -> None:
+        """Write the delivery log, whenever the broker takes it."""
+        log.info(action, extra={"subscription": subscription.id, "alert": alert.id, "attempt": attempt})
+        told = {"alert": alert.id, "state": alert.state, "attempt": str(attempt), "detail": detail}
+        self.audit(record("notifier", action, subscription.id, **told))
