@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from contextlib import suppress
 
 import nats.errors
 from nats.aio.client import Client
@@ -25,6 +26,7 @@ AT_ONCE = 64
 PULL_S = 30.0  # a thousand subscriptions that ask every second or two would keep a core busy with asking
 PAUSE_S = 0.5
 MOST_FILTERS = 100
+_FILES_GONE = "no such file or directory"
 
 
 def durable_name(subscription: Subscription) -> str:
@@ -73,8 +75,9 @@ class Intake:
             log.info("not asked", extra={"durable": self._puller.durable, "error": type(error).__name__})
             await asyncio.sleep(PAUSE_S)
         if self._puller.missing:
-            await self._make(self._config)
+            # The server may still be removing the files of the one before, and those of the new one with them.
             await asyncio.sleep(PAUSE_S)
+            await self._make(self._config)
 
     def taken(self) -> list[Msg]:
         """What has arrived."""
@@ -92,7 +95,14 @@ class Intake:
             try:
                 await ensure_consumer(self._js, "ALERTS", config)
             except (APIError, nats.errors.Error, OSError) as error:
-                log.warning("consumer not made yet", extra={"subscription": config.name, "error": str(error)})
+                log.warning("consumer not made yet", extra={"durable": config.durable_name, "error": str(error)})
+                if _FILES_GONE in str(error):
+                    await self._delete(config)
                 await asyncio.sleep(1.0)
             else:
                 return
+
+    async def _delete(self, config: ConsumerConfig) -> None:
+        """Remove a consumer whose files the server has lost: it can neither be used nor updated."""
+        with suppress(APIError, nats.errors.Error, OSError):
+            await self._js.delete_consumer("ALERTS", config.durable_name or "")
