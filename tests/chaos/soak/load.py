@@ -48,7 +48,7 @@ def job_of(number: int) -> Kind:
         2: Kind(text, options={"delay_s": 3.0}),
         3: Kind(text, options={"after": [f"soak-{number - 27}"] if number > 27 else []}),
         4: Kind(text, "dead", {"after": [f"soak-{number - 4}"]}),
-        5: Kind(text, "dead", {"ttl_s": 0.001}),
+        5: Kind(text, "dead", {"ttl_s": 1e-6}),
         6: Kind({"text": 6, "work_s": -1}, "dead"),
         7: Kind(text | {"work_s": 0.2}),
     }
