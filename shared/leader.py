@@ -1,24 +1,57 @@
 """One leader among any number of processes: a key that expires unless renewed.
 
-The revision at which a leader created the key only ever grows, so it is the fencing token that
-its commands carry.
+The revision at which a leader created the key is the fencing token that its commands carry. The key holds it, so that
+executors can ask whose token counts; they must not take the higher one for the newer, because the revisions of a
+bucket that is made anew begin again.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+from dataclasses import replace
 
 import nats.errors
 from nats.js import JetStreamContext
-from nats.js.errors import APIError
+from nats.js.errors import APIError, BucketNotFoundError, KeyNotFoundError, NotFoundError
+from nats.js.kv import KeyValue
 
+from shared.errors import UnavailableError
+from shared.streams import BUCKETS
 from shared.supervision import beat
 
 log = logging.getLogger(__name__)
 
 LEASE_S = 5.0
 RENEW_S = 1.5
+
+
+BUCKET = "leader"
+
+
+async def leading_token(js: JetStreamContext, role: str) -> int | None:
+    """The fencing token of whoever leads in a role now; None while nobody does. Raises UnavailableError."""
+    try:
+        entry = await (await js.key_value(BUCKET)).get(role)
+    except (KeyNotFoundError, BucketNotFoundError):
+        return None
+    except (APIError, nats.errors.Error, OSError) as error:
+        raise UnavailableError(f"leader of {role} not read: {type(error).__name__}") from error
+    token = (entry.value or b"").rpartition(b" ")[2]
+    return int(token) if token.isdigit() else None
+
+
+def _value(name: str, token: int) -> bytes:
+    return f"{name} {token}".encode()
+
+
+async def _bucket(js: JetStreamContext) -> KeyValue:
+    try:
+        return await js.key_value(BUCKET)
+    except (BucketNotFoundError, NotFoundError):
+        # Nobody leads without it, and nothing else makes it while services run.
+        config = next(bucket for bucket in BUCKETS if bucket.bucket == BUCKET)
+        return await js.create_key_value(replace(config))
 
 
 class Leadership:
@@ -49,12 +82,15 @@ class Leadership:
             beat()
             asked_at = loop.time()
             try:
-                kv = await self._js.key_value("leader")
-                if self._token:
-                    self._revision = await kv.update(self._role, self.name.encode(), last=self._revision)
+                kv = await _bucket(self._js)
+                if not self._token:
+                    token = await kv.create(self._role, self.name.encode())
+                    self._revision = await kv.update(self._role, _value(self.name, token), last=token)
+                    self._token = token
+                    log.info("leading", extra={"role": self._role, "fencing_token": token})
                 else:
-                    self._revision = self._token = await kv.create(self._role, self.name.encode())
-                    log.info("leading", extra={"role": self._role, "fencing_token": self._token})
+                    value = _value(self.name, self._token)
+                    self._revision = await kv.update(self._role, value, last=self._revision)
                 self._renewed_at = asked_at
             except APIError:
                 if self._token:
@@ -69,7 +105,7 @@ class Leadership:
         if self._token:
             token, self._token = self._token, 0
             try:
-                kv = await self._js.key_value("leader")
+                kv = await self._js.key_value(BUCKET)
                 await kv.delete(self._role, last=self._revision)
             except (APIError, nats.errors.Error, OSError):
                 log.info("lease left to expire", extra={"fencing_token": token})

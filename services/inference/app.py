@@ -21,9 +21,10 @@ from shared import subjects
 from shared.broker import client_of
 from shared.client.reading import bucket_items
 from shared.consuming import Watched
+from shared.fence import Fence
 from shared.frames import decode
 from shared.ids import new_id
-from shared.leader import Leadership
+from shared.leader import Leadership, leading_token
 from shared.messages.alerts import Alert
 from shared.messages.jobs import PRIORITIES
 from shared.service import GRACE_S, Service
@@ -48,7 +49,8 @@ def create_app(settings: PoolSettings | None = None) -> FastStream:
     node = subjects.name_part(settings.node)
 
     memory = PoolMemory(service.bus, supervisor)
-    commands = PoolCommands(supervisor, service.bus.publish_outcome, memory.save_cordons)
+    fence = Fence(leading=lambda: leading_token(service.bus.js, "scheduler"))
+    commands = PoolCommands(supervisor, service.bus.publish_outcome, memory.save_cordons, fence)
     scale = durable(f"pool-scale-{settings.pool}-{node}", subjects.scale_command(settings.pool))
     batch = durable(f"pool-batch-{settings.pool}-{node}", subjects.batch_command(settings.pool))
     drain = durable(f"pool-drain-{settings.pool}-{node}", subjects.drain_commands(settings.node))

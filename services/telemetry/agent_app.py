@@ -29,6 +29,8 @@ from services.telemetry.settings import AgentSettings
 from services.telemetry.telling import tell_devices
 from shared import subjects
 from shared.consuming import Watched
+from shared.fence import Fence
+from shared.leader import leading_token
 from shared.service import Service
 from shared.settings import load
 from shared.streams import durable
@@ -72,7 +74,8 @@ def create_agent(settings: AgentSettings | None = None) -> FastStream:
         devices=lambda: list(sampler.devices),
     )
     keeper = LeaseKeeper(power, service.bus.publish_outcome)
-    commands = PowerCommands(power, service.bus.policy, service.bus.publish_outcome)
+    fence = Fence(leading=lambda: leading_token(service.bus.js, "scheduler"))
+    commands = PowerCommands(power, service.bus.policy, service.bus.publish_outcome, fence)
 
     consumer = durable(f"agent-power-{subjects.name_part(settings.node)}", subjects.power_commands(settings.node))
     broker.subscriber(

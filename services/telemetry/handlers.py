@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
 from services.telemetry.ports import SimulatedDevices
 from services.telemetry.power import PowerControl
+from shared.clock import utc_now
+from shared.fence import Fence, Status
+from shared.ids import new_id
 from shared.messages.commands import CommandOutcome, FleetPolicy, PowerCommand
 from shared.messages.jobs import PoolStatus
 from shared.messages.telemetry import SimulationReply, SimulationRequest
-
-MOST_REMEMBERED = 1000
 
 
 @dataclass
@@ -22,17 +22,30 @@ class PowerCommands:
     power: PowerControl
     read_policy: Callable[[], Awaitable[FleetPolicy]]
     publish_outcome: Callable[[CommandOutcome], Awaitable[None]]
-    _outcomes: OrderedDict[str, CommandOutcome] = field(default_factory=OrderedDict)
+    fence: Fence = field(default_factory=Fence)
 
     async def on_command(self, command: PowerCommand) -> None:
         """Carry out a command and tell the outcome; one that comes again is told of again, not carried out again."""
-        outcome = self._outcomes.get(command.id)
-        if outcome is None:
-            outcome = await self.power.carry_out(command, await self.read_policy())
-            self._outcomes[command.id] = outcome
-            while len(self._outcomes) > MOST_REMEMBERED:
-                self._outcomes.popitem(last=False)
-        await self.publish_outcome(outcome)
+
+        async def act() -> CommandOutcome:
+            # The fence has asked who leads; a number alone tells nothing once revisions begin again.
+            judged = command.model_copy(update={"fencing_token": None})
+            return await self.power.carry_out(judged, await self.read_policy())
+
+        def turn_away(status: Status, detail: str) -> CommandOutcome:
+            return CommandOutcome(
+                id=new_id(),
+                command_id=command.id,
+                command="power",
+                target=command.target,
+                status=status,
+                detail=detail,
+                requested=command.cap_w,
+                at=utc_now(),
+                executor="agent",
+            )
+
+        await self.publish_outcome(await self.fence.carry_out(command, self.power.clock(), act, turn_away))
 
 
 @dataclass

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from datetime import timedelta
 from typing import Any
 
 import grpc
@@ -17,6 +18,7 @@ from services.scheduler.hands.external_scaler import MESSAGES, SERVICE, External
 from services.scheduler.hands.kubernetes import KubernetesHands
 from services.scheduler.hands.ports import HandsError
 from shared.clock import utc_now
+from shared.ids import new_id
 from shared.messages.commands import ScaleCommand
 from tests.contract.examples import COMMAND
 
@@ -168,7 +170,7 @@ class TestScaleCommands:
             return replicas
 
     def command(self, **more: Any) -> ScaleCommand:
-        fresh = {"at": utc_now(), "expires_at": utc_now().replace(year=utc_now().year + 1)}
+        fresh = {"id": new_id(), "at": utc_now(), "expires_at": utc_now() + timedelta(seconds=30)}
         return ScaleCommand.model_validate(COMMAND | fresh | {"pool": "a", "replicas": 3} | more)
 
     async def test_outcomes_tell_what_was_read_back_or_why_not(self) -> None:

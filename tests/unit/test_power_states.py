@@ -200,13 +200,14 @@ class PowerStates(RuleBasedStateMachine):
 
     async def deliver(self, command: PowerCommand) -> None:
         """Hand a command over as the stream does: again, until its outcome was told."""
-        known = self.commands._outcomes.get(command.id)
+        known = self.commands.fence.outcome_of(command.id)
         sent_at_s, sent_at = self.steady_s, self.wall()
         try:
             await self.commands.on_command(command)
         except UnavailableError:
             assert self.broker_away
-        outcome = self.commands._outcomes[command.id]
+        outcome = self.commands.fence.outcome_of(command.id)
+        assert outcome is not None
         if known is not None:
             assert outcome is known
             return
@@ -404,7 +405,7 @@ class PowerStates(RuleBasedStateMachine):
                 assert self.driver.state(device) == (self.driver.defaults[device], None), device
             assert self.held == {}
             for command_id, command in self.sent.items():
-                if command_id in self.commands._outcomes:
+                if self.commands.fence.outcome_of(command_id) is not None:
                     self.run(self.deliver(command))
             self.steady_s += 700.0
             self.run(self.keep())

@@ -14,8 +14,9 @@ from services.scheduler.settings import HandsSettings
 from shared import subjects
 from shared.clock import utc_now
 from shared.consuming import Watched
-from shared.fence import Fence
+from shared.fence import Fence, Status
 from shared.ids import new_id
+from shared.leader import leading_token
 from shared.messages.commands import CommandOutcome, ScaleCommand
 from shared.service import Service
 from shared.settings import load
@@ -40,12 +41,12 @@ async def connect(settings: HandsSettings) -> Hands:
 class ScaleCommands:
     """Each command once, none that is too old or from a scheduler that no longer leads."""
 
-    def __init__(self, hands: Hands) -> None:
+    def __init__(self, hands: Hands, fence: Fence | None = None) -> None:
         self._hands = hands
-        self._fence = Fence()
+        self._fence = fence or Fence()
 
     async def carry_out(self, command: ScaleCommand) -> CommandOutcome:
-        """What became of it."""
+        """What became of it. Raises UnavailableError when nobody can say now who leads."""
         outcome = CommandOutcome(
             id=new_id(),
             command_id=command.id,
@@ -56,9 +57,16 @@ class ScaleCommands:
             at=utc_now(),
             executor="hands",
         )
-        status, detail = self._fence.judge(command, utc_now())
-        if status != "applied":
+
+        async def act() -> CommandOutcome:
+            return await self._scale(command, outcome)
+
+        def turn_away(status: Status, detail: str) -> CommandOutcome:
             return outcome.model_copy(update={"status": status, "detail": detail})
+
+        return await self._fence.carry_out(command, utc_now(), act, turn_away)
+
+    async def _scale(self, command: ScaleCommand, outcome: CommandOutcome) -> CommandOutcome:
         try:
             read_back = await self._hands.scale(command.pool, command.replicas)
         except HandsError as error:
@@ -93,7 +101,7 @@ def create_hands(settings: HandsSettings | None = None, hands: Hands | None = No
     async def lifespan() -> AsyncIterator[None]:
         nonlocal commands
         its = hands or await connect(settings)
-        commands = ScaleCommands(its)
+        commands = ScaleCommands(its, Fence(leading=lambda: leading_token(service.bus.js, "scheduler")))
         async with service.running([Watched("COMMANDS", scale)]):
             yield
         await its.close()

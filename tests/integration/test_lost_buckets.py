@@ -1,0 +1,69 @@
+"""Buckets that are lost, made anew or written to by others, and names that no subject can carry."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+from nats.js import api
+
+from services.anomaly.app import create_app as create_anomaly
+from services.anomaly.settings import AnomalySettings
+from shared import streams, subjects
+from shared.client import AutopilotClient
+from shared.clock import utc_now
+from shared.leader import Leadership, leading_token
+from tests.conftest import NatsServer
+from tests.support.apps import running
+from tests.support.builders import event
+from tests.support.waiting import eventually
+
+pytestmark = [pytest.mark.nats, pytest.mark.timeout(120)]
+
+
+async def test_a_leader_leads_again_when_its_bucket_is_made_anew(client: AutopilotClient) -> None:
+    await streams.ensure(client.js)
+    leads = Leadership(client.js, "a", "scheduler")
+    leading = asyncio.create_task(leads.run())
+    try:
+        await eventually(lambda: leads.token)
+
+        async def told() -> bool:
+            return await leading_token(client.js, "scheduler") == leads.token is not None
+
+        await eventually(told)
+        await client.js.delete_stream("KV_leader")
+        assert await leading_token(client.js, "scheduler") is None
+        await eventually(told, 15)
+    finally:
+        leading.cancel()
+        await asyncio.wait([leading])
+    assert await leading_token(client.js, "scheduler") is None
+
+
+async def test_open_alerts_come_back_after_their_bucket_was_lost_or_scribbled_on(
+    nats_server: NatsServer, client: AutopilotClient
+) -> None:
+    async with running(create_anomaly(AnomalySettings(nats_url=nats_server.url))):
+        long = "\U0001f4a5" * 50
+        poison = event("xid", code=79, at=utc_now(), node=long, device=long)
+        await client.js.publish("telemetry.events.a.b", poison.model_dump_json().encode())
+        xid = event("xid", code=79, at=utc_now())
+        await client.js.publish(subjects.event("n1", "gpu-0"), xid.model_dump_json().encode())
+
+        async def open_kinds() -> bool:
+            return [a.kind for a in await client.alerts.open()] == ["xid_79"]
+
+        await eventually(open_kinds, 20)
+        key = subjects.alert_key("n1", "gpu-0", "xid_79")
+        await (await client.js.key_value("open_alerts")).put(key, b"scribble")
+        await eventually(open_kinds, 20)
+        await client.js.delete_stream("KV_open_alerts")
+        await client.js.create_key_value(api.KeyValueConfig(bucket="open_alerts"))
+        await eventually(open_kinds, 20)
+        await client.steering.drain("n1", "gpu-0", "restore")
+
+        async def none_open() -> bool:
+            return await client.alerts.open() == []
+
+        await eventually(none_open, 20)

@@ -1,0 +1,135 @@
+"""Commands are carried out once, in order, for a while, and for whoever leads."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from shared.errors import UnavailableError
+from shared.fence import Fence, Status
+from shared.messages.commands import CommandOutcome, PowerCommand
+from tests.support.builders import at, power_command
+
+
+class Executor:
+    """Counts what it carried out."""
+
+    def __init__(self, leading: int | None = 5) -> None:
+        self.leading, self.asked, self.fails = leading, 0, False
+        self.did: list[str] = []
+        self.fence = Fence(leading=self.look)
+
+    async def look(self) -> int | None:
+        self.asked += 1
+        return self.leading
+
+    async def take(self, second: float = 0.0, **more: Any) -> CommandOutcome:
+        base = {"issuer": "scheduler", "fencing_token": self.leading, "at": at(second), "expires_at": at(second + 15)}
+        base["id"] = f"c{second}"
+        return await self.run(power_command(**(base | more)), second)
+
+    async def run(self, command: PowerCommand, now: float) -> CommandOutcome:
+        def told(status: Status, detail: str = "") -> CommandOutcome:
+            return CommandOutcome(
+                id=f"o{len(self.did)}-{now}", command_id=command.id, command="power", target=command.target,
+                status=status, detail=detail, at=at(now), executor="test",
+            )  # fmt: skip
+
+        async def act() -> CommandOutcome:
+            if self.fails:
+                raise UnavailableError("away")
+            self.did.append(command.id)
+            return told("applied")
+
+        return await self.fence.carry_out(command, at(now), act, told)
+
+
+async def test_a_command_that_comes_again_is_told_of_again_and_not_carried_out() -> None:
+    made = Executor()
+    first = await made.take(0)
+    assert await made.take(0) == first
+    assert made.did == ["c0"]
+
+
+async def test_what_failed_for_now_may_be_tried_again() -> None:
+    made = Executor()
+    made.fails = True
+    with pytest.raises(UnavailableError):
+        await made.take(0)
+    made.fails = False
+    assert (await made.take(0)).status == "applied"
+
+
+async def test_an_older_command_is_not_carried_out_after_a_newer_one() -> None:
+    made = Executor()
+    await made.take(10)
+    late = await made.run(
+        power_command(id="old", issuer="scheduler", fencing_token=5, at=at(2), expires_at=at(20)), now=11
+    )
+    assert (late.status, "older than command c10" in late.detail) == ("refused", True)
+    other = power_command(id="o", device="gpu-1", issuer="scheduler", fencing_token=5, at=at(2), expires_at=at(20))
+    assert (await made.run(other, now=11)).status == "applied", "of another device"
+
+
+async def test_a_cap_does_not_come_after_the_operators_restore() -> None:
+    made = Executor()
+    await made.take(20, issuer="anna", fencing_token=None, cap_w=None)
+    assert (await made.take(10, expires_at=at(40))).status == "refused"
+    assert (await made.take(30, issuer="anna", fencing_token=None)).status == "applied"
+    assert (await made.take(27)).status == "applied", "clocks differ a little"
+
+
+@pytest.mark.parametrize("valid_s", [61, 3600, 315_360_000])
+async def test_no_command_is_valid_for_long(valid_s: float) -> None:
+    made = Executor()
+    assert (await made.take(0, expires_at=at(valid_s))).status == "refused"
+    later = {"at": at(valid_s), "expires_at": at(valid_s + 15), "id": "future"}
+    assert (await made.take(0, **later)).status == "refused"
+    assert made.did == []
+
+
+@pytest.mark.parametrize("token", [6, 2**62, 2**63 - 1])
+async def test_no_number_locks_the_leader_out(token: int) -> None:
+    made = Executor()
+    assert (await made.take(0, fencing_token=token)).status == "refused"
+    assert (await made.take(1)).status == "applied"
+
+
+async def test_who_led_before_is_refused_and_who_leads_a_bucket_made_anew_is_not() -> None:
+    made = Executor(leading=500)
+    await made.take(0)
+    made.leading = 3
+    assert (await made.take(5)).status == "applied", "revisions begin again"
+    assert (await made.take(6, fencing_token=500)).status == "refused"
+
+
+async def test_a_clock_that_was_set_back_is_no_older_command() -> None:
+    made = Executor()
+    await made.take(7200)
+    assert (await made.take(3600)).status == "applied"
+
+
+async def test_while_nobody_leads_a_command_waits_and_a_known_token_needs_no_question() -> None:
+    made = Executor()
+    await made.take(0)
+    await made.take(1)
+    assert made.asked == 1
+    made.leading = None
+    with pytest.raises(UnavailableError):
+        await made.take(2, fencing_token=9)
+    assert (await made.take(3, fencing_token=5)).status == "applied"
+
+
+async def test_a_scheduler_without_a_token_is_none() -> None:
+    made = Executor()
+    assert (await made.take(0, fencing_token=None)).status == "refused"
+    assert (await made.take(1, issuer="anna", fencing_token=None)).status == "applied"
+
+
+async def test_what_is_remembered_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("shared.fence.MOST_REMEMBERED", 5)
+    made = Executor()
+    for second in range(20):
+        await made.take(second, device=f"gpu-{second}")
+    assert len(made.fence._handled) == len(made.fence._last) == 5
