@@ -22,7 +22,7 @@ MOST_WAITING = 10_000
 SHORT = 200
 
 
-def record(actor: str, action: str, target: str = "", **detail: str) -> AuditRecord:
+def record(actor: str, action: str, target: str = "", /, **detail: str) -> AuditRecord:
     """A record of now."""
     return AuditRecord(id=new_id(), actor=actor, action=action, target=target[:SHORT], detail=detail, at=utc_now())
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from shared.audit import record
 from shared.errors import UnavailableError
 from shared.fence import Fence, Status
 from shared.messages.commands import CommandOutcome, PowerCommand
@@ -133,3 +134,7 @@ async def test_what_is_remembered_is_bounded(monkeypatch: pytest.MonkeyPatch) ->
     for second in range(20):
         await made.take(second, device=f"gpu-{second}")
     assert len(made.fence._handled) == len(made.fence._last) == 5
+
+
+def test_an_audit_record_may_have_a_detail_of_any_name() -> None:
+    assert record("anna", "command.drain", "n1/gpu-0", action="restore", actor="x").detail["action"] == "restore"
