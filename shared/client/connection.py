@@ -96,7 +96,7 @@ class AutopilotClient:
         other._bind(self.nc, self.js)
         return other
 
-    async def audit(self, action: str, target: str, **detail: str) -> None:
+    async def audit(self, action: str, target: str, /, **detail: str) -> None:
         """Write down what the actor is about to do. Raises UnavailableError: then it must not be done."""
         await audit.write(self.js, audit.record(self._actor, action, target, **detail))
 

@@ -18,6 +18,7 @@ from shared import subjects
 from shared.api_keys import digest
 from shared.client import AutopilotClient, SyncAutopilot
 from shared.errors import BusyError, UnavailableError
+from shared.messages.audit import AuditRecord
 from shared.settings import NatsSettings
 from tests.conftest import NatsServer
 from tests.support.gateway import KEYS, gateway_app, gateway_http, gateway_on_a_port
@@ -259,3 +260,17 @@ def test_a_program_whose_server_does_not_answer_still_ends(listens: bool) -> Non
             pass
         left = {t for t in threading.enumerate() if not t.daemon} - before
         assert not left
+
+
+async def test_every_command_is_written_down_with_what_it_asks_for(client: AutopilotClient) -> None:
+    await client.steering.cap_power("n", "d", 150.0)
+    await client.steering.drain("n", "d", "drain")
+    await client.steering.scale("p", 3)
+    seen = {}
+    for sequence in range(1, 4):
+        message = await client.js.get_msg("AUDIT", sequence)
+        entry = AuditRecord.model_validate_json(message.data or b"")
+        seen[entry.action] = (entry.actor, entry.target, entry.detail)
+    assert seen["command.power"][2]["cap_w"] == "150.0"
+    assert seen["command.drain"][2]["action"] == "drain"
+    assert seen["command.scale"][:2] == ("tester", "p")
