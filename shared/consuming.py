@@ -134,6 +134,7 @@ class ConsumerWatchdog:
     async def run(self) -> None:
         """Watch until cancelled."""
         while True:
+            beat()
             if self._subscriptions is not None:
                 await self._subscriptions.revive_dead()
             for watched in self._watched:

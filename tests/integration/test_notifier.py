@@ -17,11 +17,12 @@ from prometheus_client import CollectorRegistry
 from services.notifier import delivering
 from services.notifier.app import create_app
 from services.notifier.settings import NotifierSettings
-from shared import subjects
+from shared import consuming, subjects
 from shared.audit import AuditOutbox, record
 from shared.client import AutopilotClient
 from shared.clock import utc_now
 from shared.errors import UnavailableError
+from shared.health import HealthState
 from shared.messages.audit import AuditRecord
 from tests.conftest import NatsServer
 from tests.support.apps import running
@@ -240,4 +241,13 @@ async def test_the_audit_keeps_nobody_waiting_and_loses_only_past_its_bound() ->
     await asyncio.sleep(0)
     away = False
     await eventually(lambda: written == ["2", "3", "4"])
+    task.cancel()
+
+
+async def test_a_watchdog_with_nothing_to_watch_does_not_stand_still(monkeypatch: pytest.MonkeyPatch) -> None:
+    beats: list[bool] = []
+    monkeypatch.setattr(consuming, "beat", lambda: beats.append(True))
+    watchdog = consuming.ConsumerWatchdog(None, [], HealthState("x"), CollectorRegistry())  # type: ignore[arg-type]
+    task = asyncio.create_task(watchdog.run())
+    await eventually(lambda: beats)
     task.cancel()
