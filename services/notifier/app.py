@@ -11,6 +11,7 @@ from functools import partial
 
 from faststream import FastStream
 from faststream.nats import KvWatch
+from nats.js import JetStreamContext
 
 from services.notifier.adapters.notice_store import NoticeStore
 from services.notifier.adapters.receiver import WebhookReceiver
@@ -22,6 +23,7 @@ from shared.audit import AuditOutbox
 from shared.broker import client_of
 from shared.bus import BUS_ERRORS, Bus
 from shared.client.reading import bucket_items
+from shared.errors import UnavailableError
 from shared.messages.alerts import Alert
 from shared.messages.audit import AuditRecord
 from shared.messages.notices import Acknowledgement, DeliveryReply, DeliveryRequest, Silence, Subscription
@@ -64,7 +66,8 @@ def create_app(settings: NotifierSettings | None = None) -> FastStream:
             outbox = AuditOutbox(partial(write_audit, service.bus), service.registry)
             unattended = partial(needs_somebody, service.bus)
             store = NoticeStore(js)
-            around = Surroundings(client_of(broker), js, settings, receiver, store, outbox.put, unattended)
+            known = partial(open_alerts, js)
+            around = Surroundings(client_of(broker), js, settings, receiver, store, outbox.put, unattended, known)
             dispatcher = Dispatcher(around, service.supervisor)
             running.append(dispatcher)
             # Names are looked up in threads: a few that do not resolve must leave some to the others.
@@ -91,6 +94,14 @@ async def needs_somebody(bus: Bus, alert: Alert) -> bool:
     if await bus.read("open_alerts", key, Alert) is None:
         return False
     return await bus.read("acknowledged", subjects.token(alert.id), Acknowledgement) is None
+
+
+async def open_alerts(js: JetStreamContext) -> list[Alert]:
+    """Every alert that is open. Raises UnavailableError."""
+    try:
+        return list((await bucket_items(js, "open_alerts", Alert)).values())
+    except BUS_ERRORS as error:
+        raise UnavailableError(f"open alerts not read: {type(error).__name__}") from error
 
 
 async def keep_synced(service: Service, dispatcher: Dispatcher, changed: asyncio.Event) -> None:

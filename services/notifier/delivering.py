@@ -15,13 +15,14 @@ from pydantic import ValidationError
 from services.notifier.adapters.receiver import RefusedTargetError
 from services.notifier.domain.breaker import THRESHOLD, CircuitBreaker
 from services.notifier.domain.delivery import Rate, hold, retry_delay_s
-from services.notifier.domain.formats import alertmanager, alertmanager_end, body_of
-from services.notifier.domain.ledger import Entry, Ledger
+from services.notifier.domain.formats import alertmanager_end, body_of
+from services.notifier.domain.ledger import Ledger
 from services.notifier.intake import Intake
+from services.notifier.renewal import Renewal
 from services.notifier.surroundings import Surroundings
 from shared.clock import utc_now
 from shared.errors import AutopilotError, InvalidInputError, UnavailableError
-from shared.ids import derived_id, new_id
+from shared.ids import derived_id
 from shared.messages.alerts import Alert, Severity
 from shared.messages.notices import Subscription
 from shared.supervision import beat
@@ -31,7 +32,6 @@ log = logging.getLogger(__name__)
 LOOK_S = 5.0
 MOST_WAITING = 20_000
 NOT_KNOWN_S = 2.0
-RENEW_S, RENEW_AGAIN_S, RENEWED_AT_ONCE = 60.0, 15.0, 100
 
 
 class Deliveries:
@@ -47,13 +47,15 @@ class Deliveries:
         self._held: dict[str, float] = {}
         self._retry: dict[str, float] = {}
         self._unsaved: set[str] = set()
-        self._renew_at = 0.0
+        self._renewal = Renewal(subscription, around, self._under_way, self._wake)
 
     async def run(self) -> None:
         """Deliver until cancelled; what was not told is told after the next start."""
         self._ledger = Ledger(self.subscription, await self.around.store.load(self.subscription.id))
         intake = Intake(self.around.nc, self.around.js, self.subscription, self._wake)
         await intake.start()
+        if self.subscription.channel == "alertmanager":
+            self._unsaved |= await self._renewal.begin(self._ledger)
         try:
             while True:
                 beat()
@@ -63,7 +65,7 @@ class Deliveries:
                 await self._take_all(intake.taken())
                 pause_s = await self._begin_all()
                 if self.subscription.channel == "alertmanager":
-                    await self._renew()
+                    pause_s = min(pause_s, self._renewal.renew())
                 with suppress(TimeoutError):
                     async with asyncio.timeout(pause_s):
                         await self._wake.wait()
@@ -82,8 +84,10 @@ class Deliveries:
     async def tell(self, alert: Alert, cause: str, before: Severity | None = None) -> None:
         """Post one alert now; `before` is the severity that it was told with. Raises AutopilotError."""
         identity = f"msg_{derived_id(self.subscription.id, cause)}"
-        if self.subscription.channel == "alertmanager" and alert.state != "resolved":
-            alert = alert.model_copy(update={"at": utc_now()})
+        if self.subscription.channel == "alertmanager":
+            # What is open is so now; no end is in a future of another machine's clock.
+            now = utc_now()
+            alert = alert.model_copy(update={"at": now if alert.state != "resolved" else min(alert.at, now)})
         body = body_of(self.subscription, alert, identity)
         if self.subscription.channel == "alertmanager" and before not in {None, alert.severity} and before is not None:
             body = [*body, *alertmanager_end(self.subscription, alert, before)]
@@ -145,7 +149,11 @@ class Deliveries:
             if due_s > now_s:
                 times.append(due_s - now_s)
                 continue
-            if alert_id in self._under_way or not self._ledger.entries[alert_id].waiting:
+            if (
+                alert_id in self._under_way
+                or alert_id in self._renewal.posting
+                or not self._ledger.entries[alert_id].waiting
+            ):
                 continue
             if await self._holds(alert_id, now_s):
                 continue
@@ -221,7 +229,9 @@ class Deliveries:
     def _failed(self, alert_id: str, reason: str) -> None:
         now, now_s = utc_now(), asyncio.get_running_loop().time()
         notice = self._ledger.failed(alert_id, now)
-        if notice.tried_at and now - notice.tried_at > timedelta(seconds=self.around.settings.webhook_give_up_s):
+        late = notice.tried_at and now - notice.tried_at > timedelta(seconds=self.around.settings.webhook_give_up_s)
+        # An Alertmanager that comes back has to know what is still open.
+        if late and not (self.subscription.channel == "alertmanager" and notice.alert.state != "resolved"):
             self.around.note("webhook.abandoned", self.subscription, notice.alert, notice.attempts, reason)
             self._ledger.drop(alert_id)
             return
@@ -229,28 +239,3 @@ class Deliveries:
         if self._breaker.failed(now_s):
             log.warning("receiver left alone for a while", extra={"subscription": self.subscription.id})
         self.around.note("webhook.failed", self.subscription, notice.alert, notice.attempts, reason)
-
-    async def _renew(self) -> None:
-        """Tell an Alertmanager again of what is still open, before it takes it for over."""
-        loop = asyncio.get_running_loop()
-        if loop.time() < self._renew_at or "renewal" in self._under_way:
-            return
-        entries = [entry for entry in self._ledger.open_and_told() if not entry.waiting]
-        if entries:
-            self._under_way["renewal"] = asyncio.create_task(self._post_again(entries))
-        self._renew_at = loop.time() + RENEW_S
-
-    async def _post_again(self, entries: list[Entry]) -> None:
-        now = utc_now()
-        try:
-            for start in range(0, len(entries), RENEWED_AT_ONCE):
-                body: list[object] = []
-                for entry in entries[start : start + RENEWED_AT_ONCE]:
-                    alert = entry.alert.model_copy(update={"at": now, "severity": entry.told})
-                    body += alertmanager(self.subscription, alert, "")
-                await self.around.receiver.post(self.subscription, f"msg_{new_id()}", now, body)
-        except AutopilotError as error:
-            log.warning("alerts not renewed", extra={"subscription": self.subscription.id, "error": str(error)})
-            self._renew_at = asyncio.get_running_loop().time() + RENEW_AGAIN_S
-        finally:
-            self._under_way.pop("renewal", None)

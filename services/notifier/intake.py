@@ -13,6 +13,7 @@ from nats.js import JetStreamContext
 from nats.js.api import ConsumerConfig, DeliverPolicy
 from nats.js.errors import APIError
 
+from services.notifier.domain.ledger import RANK
 from shared import subjects
 from shared.errors import InvalidInputError
 from shared.messages.notices import Subscription
@@ -36,7 +37,10 @@ def durable_name(subscription: Subscription) -> str:
 
 def stream_filters(subscription: Subscription) -> list[str]:
     """Subjects that hold all that a subscription wants, so that the server sends it little else; none is all."""
-    severities, nodes = sorted(set(subscription.severities)), sorted(set(subscription.nodes))
+    # An alert may get worse than what is wanted, and its end comes under its last severity.
+    lowest = min((RANK[s] for s in subscription.severities if s in RANK), default=0)
+    wanted = {name for name, rank in RANK.items() if rank >= lowest} if lowest and subscription.severities else set()
+    severities, nodes = sorted(wanted), sorted(set(subscription.nodes))
     if not (severities or nodes) or max(1, len(severities)) * max(1, len(nodes)) > MOST_FILTERS:
         return []
     pairs = [(severity, node) for severity in severities or [""] for node in nodes or [""]]

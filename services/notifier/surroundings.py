@@ -22,7 +22,10 @@ log = logging.getLogger(__name__)
 
 @dataclass
 class Surroundings:
-    """`audit` puts a record into an outbox and never waits; `needs_somebody` raises UnavailableError."""
+    """`audit` puts a record into an outbox and never waits.
+
+    `needs_somebody` (whether an alert is open and nobody has taken it on) and `open_alerts` raise UnavailableError.
+    """
 
     nc: Client
     js: JetStreamContext
@@ -31,6 +34,7 @@ class Surroundings:
     store: NoticeStore
     audit: Callable[[AuditRecord], None]
     needs_somebody: Callable[[Alert], Awaitable[bool]]
+    open_alerts: Callable[[], Awaitable[list[Alert]]]
     silences: dict[str, Silence] = field(default_factory=dict)
 
     def note(self, action: str, subscription: Subscription, alert: Alert, attempt: int, detail: str) -> None:

@@ -1,4 +1,4 @@
-"""The notifier under slow receivers, held alerts, a frozen broker and restarts; an Alertmanager that forgets."""
+"""The notifier under slow receivers, held alerts, a frozen broker and restarts."""
 
 from __future__ import annotations
 
@@ -14,7 +14,6 @@ from typing import Any
 import pytest
 from prometheus_client import CollectorRegistry
 
-from services.notifier import delivering
 from services.notifier.app import create_app
 from services.notifier.settings import NotifierSettings
 from shared import consuming, subjects
@@ -72,21 +71,6 @@ class Receiver:
             return
         finally:
             writer.close()
-
-
-class Alertmanager:
-    """What matters of Alertmanager: labels are the identity, and what has ended, or was not renewed, is over."""
-
-    def __init__(self, receiver: Receiver) -> None:
-        self._receiver = receiver
-
-    def active(self, at: datetime | None = None) -> list[str]:
-        ends: dict[str, str] = {}
-        for path, body in self._receiver.posts:
-            if path == "/api/v2/alerts":
-                ends |= {json.dumps(told["labels"], sort_keys=True): told["endsAt"] for told in body}
-        now = at or utc_now()
-        return [json.loads(labels)["severity"] for labels, end in ends.items() if datetime.fromisoformat(end) > now]
 
 
 async def publish(
@@ -199,30 +183,6 @@ async def test_receivers_that_answer_badly_hold_no_other(nats_server: NatsServer
             return told.get(bad[0].id) == told.get(bad[1].id) == "webhook.failed"
 
         await eventually(failed, 10)
-
-
-async def test_an_alertmanager_keeps_what_is_open_and_ends_what_has_ended(
-    nats_server: NatsServer, client: AutopilotClient, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(delivering, "RENEW_S", 0.3)
-    receiver = Receiver()
-    manager = Alertmanager(receiver)
-    async with receiver.serving() as url:
-        await client.alerts.subscribe(f"{url}/api/v2/alerts", channel="alertmanager")
-        async with running(create_app(settings(nats_server))):
-            await publish(client, "a", opened_at=utc_now() - timedelta(hours=1))
-            await eventually(lambda: manager.active() == ["warning"], 20)
-            await publish(client, "a", "critical", "updated")
-            await eventually(lambda: manager.active() == ["critical"], 20)
-        posts = len(receiver.posts)
-        async with running(create_app(settings(nats_server))):
-            # Also after a restart it is told again before its end: so it never lapses.
-            await eventually(lambda: len(receiver.posts) > posts + 2, 20)
-            assert manager.active(utc_now() + timedelta(minutes=3)) == ["critical"]
-            await publish(client, "a", "critical", "resolved")
-            await eventually(lambda: manager.active() == [], 20)
-            await asyncio.sleep(1)
-            assert manager.active() == []
 
 
 async def test_the_audit_keeps_nobody_waiting_and_loses_only_past_its_bound() -> None:

@@ -15,6 +15,7 @@ from services.notifier.domain.breaker import CircuitBreaker
 from services.notifier.domain.delivery import Rate, quiet_s, retry_delay_s, silenced, wants
 from services.notifier.domain.formats import body_of
 from services.notifier.domain.ledger import Entry, Ledger
+from services.notifier.intake import stream_filters
 from shared.clock import utc_now
 from shared.errors import InvalidInputError, UnavailableError
 from shared.messages.notices import Silence, Subscription
@@ -193,6 +194,33 @@ class TestLedger:
         ledger.drop("a1")
         assert ledger.entries["a1"].waiting == []
         assert ledger.sweep(at(10)) == {"a1"}
+
+    def test_what_became_worse_than_is_wanted_has_an_end(self) -> None:
+        ledger = self.ledger(severities=["warning"])
+        changes = [("a", "warning", "opened"), ("a", "critical", "updated"), ("a", "critical", "resolved")]
+        assert self.told(ledger, *changes) == ["a opened", "a resolved"]
+        assert not ledger.take(alert(id="b", severity="critical", state="resolved"), 9)
+        assert stream_filters(ledger.subscription) == ["alerts.critical.*.*", "alerts.warning.*.*"]
+        assert stream_filters(subscription(severities=["critical"])) == ["alerts.critical.*.*"]
+        assert stream_filters(subscription(severities=["info"])) == []
+
+    def test_the_end_of_an_incident_is_told_when_its_last_alert_has_ended(self) -> None:
+        ledger = self.ledger(by_incident=True)
+        for sequence, (name, state) in enumerate([("a", "opened"), ("b", "opened"), ("a", "resolved")], 1):
+            ledger.take(alert(id=name, state=state, incident="i"), sequence)
+            if ledger.waiting():
+                ledger.told(name)
+        assert ledger.waiting() == []
+        assert [entry.alert.id for entry in ledger.open_and_told()] == ["a"]
+        ledger.take(alert(id="b", state="resolved", incident="i"), 9)
+        assert ledger.waiting() == ["a"]
+
+    def test_what_was_open_before_is_adopted_once_if_it_is_wanted(self) -> None:
+        ledger = self.ledger(severities=["critical"], created_at=at(100))
+        assert not ledger.adopt(alert(id="a", severity="warning", at=at(1)))
+        assert ledger.adopt(alert(id="b", severity="critical", at=at(1)))
+        assert not ledger.adopt(alert(id="b", severity="critical", at=at(1)))
+        assert ledger.waiting() == ["b"]
 
 
 class TestTiming:

@@ -49,15 +49,16 @@ def alertmanager(_: Subscription, alert: Alert, __: str) -> Body:
     labels = {"alertname": alert.kind, "severity": alert.severity, "node": alert.node, "device": alert.device}
     if alert.simulated:
         labels["simulated"] = "true"
-    told: dict[str, object] = {
-        "labels": labels,
-        "annotations": {"summary": alert.summary, "action": alert.action, "evidence": _evidence(alert)},
-        "startsAt": alert.opened_at.isoformat(),
-    }
     # Alertmanager ends what has no end of its own after its resolve_timeout: an open one ends a little later, and is
     # posted again before that for as long as it is open.
     ends_at = alert.at if alert.state == "resolved" else alert.at + ALERTMANAGER_AHEAD
-    told["endsAt"] = ends_at.isoformat()
+    told: dict[str, object] = {
+        "labels": labels,
+        "annotations": {"summary": alert.summary, "action": alert.action, "evidence": _evidence(alert)},
+        # A clock that was set back meanwhile must not make an end before the start: Alertmanager refuses that.
+        "startsAt": min(alert.opened_at, ends_at).isoformat(),
+        "endsAt": ends_at.isoformat(),
+    }
     return [told]
 
 

@@ -59,7 +59,8 @@ class Ledger:
         known = self.entries.get(alert.id)
         if known is not None and sequence <= known.sequence:
             return False
-        if not wants(self.subscription, alert, any_state=True):
+        if not wants(self.subscription, alert, any_state=True) and (known is None or alert.state != "resolved"):
+            # What was told as long as it was wanted has an end, also when it became worse than is wanted.
             return False
         if alert.state == "resolved":
             entry = self._ended(known, alert, sequence)
@@ -67,6 +68,16 @@ class Ledger:
             entry = self._changed(known, alert, sequence)
         self.entries[alert.id] = entry
         return known is None or entry.waiting != known.waiting or entry.ended_at != known.ended_at
+
+    def adopt(self, alert: Alert) -> bool:
+        """Take in what was open before this subscription was; True when it is new here and is to be told."""
+        if alert.id in self.entries:
+            return False
+        seen = alert.model_copy(update={"at": max(alert.at, self.subscription.created_at)})
+        if not wants(self.subscription, seen, any_state=True):
+            return False
+        self.entries[alert.id] = self._changed(None, alert, 0)
+        return True
 
     def _changed(self, known: Entry | None, alert: Alert, sequence: int) -> Entry:
         entry = known or Entry(alert=alert)
@@ -131,7 +142,13 @@ class Ledger:
 
     def waiting(self) -> list[str]:
         """Alerts with something to tell: the worst first, then in their order."""
-        found = [(-RANK[e.waiting[-1].alert.severity], e.waiting[0].sequence, key) for key, e in self._waiting()]
+        going_on = self._incidents_going_on()
+        found = [
+            (-RANK[e.waiting[-1].alert.severity], e.waiting[0].sequence, key)
+            for key, e in self._waiting()
+            # One message an incident: its end is that of its last alert.
+            if e.waiting[0].alert.state != "resolved" or _incident(e.alert) not in going_on
+        ]
         return [key for _, _, key in sorted(found)]
 
     def sweep(self, now: datetime) -> set[str]:
@@ -139,15 +156,30 @@ class Ledger:
         return {key for key, entry in self.entries.items() if entry.ended_at is not None and self.over(key, now)}
 
     def open_and_told(self) -> list[Entry]:
-        """Alerts that were told and have not ended."""
-        return [entry for entry in self.entries.values() if entry.told is not None and entry.ended_at is None]
+        """Alerts that were told and whose end is not to be told yet."""
+        going_on = self._incidents_going_on()
+        return [
+            entry
+            for entry in self.entries.values()
+            if entry.told is not None
+            and (entry.ended_at is None or (bool(entry.waiting) and _incident(entry.alert) in going_on))
+        ]
+
+    def _incidents_going_on(self) -> set[str]:
+        if not self.subscription.by_incident:
+            return set()
+        return {_incident(entry.alert) for entry in self.entries.values() if entry.ended_at is None}
 
     def _waiting(self) -> Iterator[tuple[str, Entry]]:
         return ((key, entry) for key, entry in self.entries.items() if entry.waiting)
 
     def _of_incident(self, alert: Alert) -> list[Entry]:
-        incident = alert.incident or alert.id
-        return [e for e in self.entries.values() if (e.alert.incident or e.alert.id) == incident]
+        incident = _incident(alert)
+        return [e for e in self.entries.values() if _incident(e.alert) == incident]
 
     def _state_wanted(self, alert: Alert) -> bool:
         return not self.subscription.states or alert.state in self.subscription.states
+
+
+def _incident(alert: Alert) -> str:
+    return alert.incident or alert.id
