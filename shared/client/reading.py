@@ -2,43 +2,51 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+import re
+from collections import deque
 from typing import TypeVar
 
-import nats.errors
 from nats.js import JetStreamContext
 from nats.js.api import AckPolicy, ConsumerConfig, DeliverPolicy
-from nats.js.errors import BucketNotFoundError, InvalidKeyError, KeyNotFoundError, NotFoundError
+from nats.js.errors import NotFoundError
 from pydantic import BaseModel, ValidationError
 
+from shared.stream_reading import reading
 from shared.unreadable import parse_value
 
 M = TypeVar("M", bound=BaseModel)
+VALID_KEY = re.compile(r"[-/_=.a-zA-Z0-9]+")
+MOST_READINGS = 10  # of a bucket that is written faster than it is read
 
 
 async def bucket_items(js: JetStreamContext, bucket: str, model: type[M]) -> dict[str, M]:
-    """Every key of a bucket; values that do not parse are left out.
+    """Every key of a bucket; values that do not parse are left out, and so are keys that no client can ask for."""
+    return {
+        key: parsed
+        for key, value in (await bucket_values(js, bucket)).items()
+        if (parsed := parse_value(bucket, key, value, model)) is not None
+    }
 
-    The keys come from the stream's subjects: the client's own `keys()` misses one that is written
-    while it lists.
-    """
+
+async def bucket_values(js: JetStreamContext, bucket: str) -> dict[str, bytes]:
+    """The bytes of every key; none where there is no such bucket. Raises the errors of nats-py."""
     prefix = f"$KV.{bucket}."
+    config = ConsumerConfig(filter_subject=f"{prefix}>", deliver_policy=DeliverPolicy.LAST_PER_SUBJECT)
+    found: dict[str, bytes] = {}
     try:
-        kv = await js.key_value(bucket)
-        subjects = (await js.stream_info(f"KV_{bucket}", subjects_filter=f"{prefix}>")).state.subjects or {}
-    except (BucketNotFoundError, NotFoundError):
+        async with reading(js, f"KV_{bucket}", config) as reader:
+            # A key that is written while others are read comes again, behind those that were there.
+            for _ in range(MOST_READINGS):
+                async for message in reader.there():
+                    key = message.subject.removeprefix(prefix)
+                    if message.removed:
+                        found.pop(key, None)
+                    elif VALID_KEY.fullmatch(key):
+                        found[key] = message.data
+                if not reader.pending:
+                    break
+    except NotFoundError:
         return {}
-    found: dict[str, M] = {}
-    for subject in subjects:
-        key = subject.removeprefix(prefix)
-        try:
-            value = (await kv.get(key)).value
-        except (KeyNotFoundError, InvalidKeyError):
-            # A key that the client cannot ask for was written by somebody else, past every rule for keys.
-            continue
-        parsed = parse_value(bucket, key, value, model)
-        if parsed is not None:
-            found[key] = parsed
     return found
 
 
@@ -57,33 +65,31 @@ async def count_messages(js: JetStreamContext, stream: str, subject: str) -> int
 
 
 async def last_messages(js: JetStreamContext, stream: str, subject: str, model: type[M], *, limit: int) -> list[M]:
-    """The newest messages of a stream under a subject, oldest first; what does not parse is left out."""
-    info = await js.stream_info(stream)
-    # A generous window: streams of several subjects hold others in between.
-    start = max(info.state.first_seq, info.state.last_seq - limit * 20)
-    if not info.state.messages:
+    """The newest messages of a stream under a subject, oldest first; what does not parse is left out.
+
+    What arrives while they are read is not among them. Raises the errors of nats-py.
+    """
+    state = (await js.stream_info(stream)).state
+    if not state.messages:
         return []
-    config = ConsumerConfig(deliver_policy=DeliverPolicy.BY_START_SEQUENCE, opt_start_seq=max(start, 1))
+    # Streams of several subjects hold others in between: back until there are enough of this one.
+    window = limit
+    while True:
+        start = max(state.first_seq, state.last_seq - window + 1, 1)
+        config = ConsumerConfig(
+            filter_subject=subject, deliver_policy=DeliverPolicy.BY_START_SEQUENCE, opt_start_seq=start
+        )
+        async with reading(js, stream, config) as reader:
+            if reader.pending >= limit or start <= max(state.first_seq, 1):
+                newest = deque[bytes](maxlen=limit)
+                async for message in reader.there():
+                    newest.append(message.data)
+                break
+        window *= 8
     found: list[M] = []
-    async for data in _drain(js, stream, subject, config):
+    for data in newest:
         try:
             found.append(model.model_validate_json(data))
         except ValidationError:
             continue
-    return found[-limit:]
-
-
-async def _drain(js: JetStreamContext, stream: str, subject: str, config: ConsumerConfig) -> AsyncIterator[bytes]:
-    subscription = await js.subscribe(subject, stream=stream, ordered_consumer=True, config=config)
-    try:
-        pending = (await subscription.consumer_info()).num_pending or 0
-        delivered = (await subscription.consumer_info()).delivered
-        left = pending + (delivered.consumer_seq if delivered else 0)
-        while left > 0:
-            message = await subscription.next_msg(timeout=2.0)
-            yield message.data
-            left -= 1
-    except (TimeoutError, nats.errors.TimeoutError):
-        return
-    finally:
-        await subscription.unsubscribe()
+    return found
