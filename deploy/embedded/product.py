@@ -47,7 +47,7 @@ class Options:
     simulate: int | None = None
     nats_port: int = 4222
     gateway_port: int = 8080
-    node: str = field(default_factory=socket.gethostname)
+    node: str = field(default_factory=lambda: os.environ.get("AUTOPILOT_NODE") or socket.gethostname())
     sync: str = "always"
     environment: dict[str, str] = field(default_factory=dict)
     environments: dict[str, dict[str, str]] = field(default_factory=dict)
@@ -63,6 +63,13 @@ def has_nvidia_gpu() -> bool:
         return int(pynvml.nvmlDeviceGetCount()) > 0
     except pynvml.NVMLError:
         return False
+
+
+def _simulated(options: Options) -> int | str:
+    """How many GPUs to simulate: as asked for, else as the environment says, else four where there is none."""
+    if options.simulate is not None:
+        return options.simulate
+    return os.environ.get("AUTOPILOT_SIMULATE") or (0 if has_nvidia_gpu() else 4)
 
 
 class EmbeddedProduct:
@@ -115,29 +122,8 @@ class EmbeddedProduct:
             database_url=self.postgres.url,
             health_ports={name: take_port(0, name) for name in SERVICES},
         )
-        simulate = o.simulate if o.simulate is not None else (0 if has_nvidia_gpu() else 4)
         for name, module in SERVICES.items():
-            environment = (
-                os.environ
-                | {
-                    "AUTOPILOT_NATS_URL": runtime.nats_url,
-                    "AUTOPILOT_NATS_USER": NATS_USER,
-                    "AUTOPILOT_NATS_PASSWORD": password,
-                    "AUTOPILOT_DATABASE_URL": runtime.database_url,
-                    "AUTOPILOT_NODE": o.node,
-                    "AUTOPILOT_DATA_DIR": str(self.instance.folder),
-                    "AUTOPILOT_HEALTH_PORT": str(runtime.health_ports[name]),
-                    "AUTOPILOT_SIMULATE": str(simulate),
-                    "AUTOPILOT_GATEWAY_PORT": str(gateway_port),
-                    "AUTOPILOT_API_KEYS_FILE": str(keys_file),
-                    "AUTOPILOT_CPU": "auto",
-                    "OMP_NUM_THREADS": "1",
-                    "TOKENIZERS_PARALLELISM": "false",
-                    "HF_HUB_OFFLINE": os.environ.get("HF_HUB_OFFLINE", "1"),
-                }
-                | o.environment
-                | o.environments.get(name, {})
-            )
+            environment = self._environment(runtime, name, gateway_port, keys_file)
             command = [sys.executable, "-m", *module]
             self.processes[name] = ManagedProcess(
                 name,
@@ -152,6 +138,29 @@ class EmbeddedProduct:
         self._save_processes()
         await self.wait_ready()
         return runtime
+
+    def _environment(self, runtime: Runtime, name: str, gateway_port: int, keys_file: Path) -> dict[str, str]:
+        """What a service starts with: the caller's own settings, and where the parts of this instance are."""
+        return (
+            {"HF_HUB_OFFLINE": "1"}
+            | dict(os.environ)
+            | {
+                "AUTOPILOT_NATS_URL": runtime.nats_url,
+                "AUTOPILOT_NATS_USER": runtime.nats_user,
+                "AUTOPILOT_NATS_PASSWORD": runtime.nats_password,
+                "AUTOPILOT_DATABASE_URL": runtime.database_url,
+                "AUTOPILOT_NODE": runtime.node,
+                "AUTOPILOT_DATA_DIR": str(self.instance.folder),
+                "AUTOPILOT_HEALTH_PORT": str(runtime.health_ports[name]),
+                "AUTOPILOT_SIMULATE": str(_simulated(self.options)),
+                "AUTOPILOT_GATEWAY_PORT": str(gateway_port),
+                "AUTOPILOT_API_KEYS_FILE": str(keys_file),
+                "OMP_NUM_THREADS": "1",
+                "TOKENIZERS_PARALLELISM": "false",
+            }
+            | self.options.environment
+            | self.options.environments.get(name, {})
+        )
 
     async def wait_ready(self, timeout_s: float = READY_TIMEOUT_S) -> None:
         """Wait until every service says that it is ready. Raises UnavailableError with what is not."""

@@ -14,6 +14,7 @@ import numpy as np
 
 from services.anomaly.domain.alert_book import AlertBook
 from services.anomaly.domain.batching import batches
+from services.anomaly.domain.detectors.driver_faults import is_sxid
 from services.anomaly.domain.detectors.source_failed import KIND as SOURCE_FAILED
 from services.anomaly.domain.finding import EventDetector, Finding
 from services.anomaly.domain.fleet_map import FleetMap
@@ -140,9 +141,9 @@ class Detection:
                 self.watch.restore(alert)
 
     def _with_alerts(self, node: str) -> list[str]:
-        """A node's devices that have open alerts; the node itself and its sources are no devices."""
-        mine = (a for a in self.book.open_alerts if a.node == node and a.device != NODE and a.kind != SOURCE_FAILED)
-        return sorted({alert.device for alert in mine})
+        """A node's devices that have open alerts; the node itself, its sources and its switches are no devices."""
+        mine = (a for a in self.book.open_alerts if a.node == node and a.device != NODE)
+        return sorted({alert.device for alert in mine if alert.kind != SOURCE_FAILED and not is_sxid(alert.kind)})
 
     async def _release(self, node: str, device: str, until: datetime, over: Callable[[Alert, datetime], str]) -> None:
         """What was held of a device may end, where `over` says why."""

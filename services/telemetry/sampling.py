@@ -9,9 +9,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from services.telemetry.adapters.guarded import GuardedSource
-from services.telemetry.adapters.kernel_log import normal_pci
 from services.telemetry.domain.assembly import NO_READING, FrameAssembler, TransitionWatch, clean
 from services.telemetry.domain.frame_buffer import FrameBuffer, Outgoing
+from services.telemetry.domain.kernel_lines import normal_pci
 from services.telemetry.domain.latest import LatestSamples
 from services.telemetry.domain.occurrences import OccurrenceFilter
 from services.telemetry.domain.resets import ResetWatch

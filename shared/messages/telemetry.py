@@ -87,7 +87,8 @@ class DeviceEvent(Message):
 
     Kinds: xid, ecc, ecc_sbe, ecc_sbe_storm, row_remap, row_remap_failed, poison, poison_fatal, recovery_action,
     gpu_unavailable, mig_change, nvlink_up, nvlink_down, throttle_on, throttle_off, appeared, lost, reset, probe_hung,
-    probe_recovered, source_failed, source_recovered, agent_conflict, clock_step.
+    probe_recovered, source_failed, source_recovered, agent_conflict, clock_step; of NVSwitches sxid; of AMD's driver
+    ring_timeout, ring_reset, reset_started, reset_failed, ras_corrected, ras_uncorrected.
 
     `appeared` says why: the agent started and saw the device for the first time, the device returned after it was
     lost, or it returned from a reset. Only `reset` and an `appeared` for that cause prove that a device was reset: the

@@ -15,6 +15,7 @@ from faststream.specification import AsyncAPI
 from pydantic_settings import BaseSettings
 
 from services.anomaly.app import create_app as create_anomaly
+from services.anomaly.domain.detectors.driver_faults import FAULTS
 from services.anomaly.domain.detectors.xid_catalogue import ADVICE, CATALOGUE
 from services.anomaly.domain.rules import all_rules
 from services.anomaly.domain.silence import AGENT, DEVICE
@@ -127,6 +128,9 @@ def alerts_page() -> str:
     for code, xid in sorted(CATALOGUE.items()):
         whose = "the application" if xid.application else "the hardware or driver"
         lines.append(f"| {code} | {xid.meaning} | {xid.severity} | {whose} | {ADVICE[xid.action]} |")
+    lines += ["", "## Faults of drivers and NVSwitches", "", "| event | alert | severity | meaning | do |"]
+    lines += ["| --- | --- | --- | --- | --- |"]
+    lines += [f"| {e} | {f.kind} | {f.severity} | {f.summary} | {f.action} |" for e, f in FAULTS.items()]
     return "\n".join([*lines, ""])
 
 

@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import socket
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from deploy.embedded.instance import Instance, Runtime, take_port
+from deploy.embedded.product import EmbeddedProduct, Options
 from deploy.embedded.servers import write_nats_config
 from shared.errors import ConflictError, UnavailableError
 
@@ -55,3 +57,22 @@ def test_a_taken_port_is_named() -> None:
         with pytest.raises(ConflictError, match=f"port {port} for nats is taken"):
             take_port(port, "nats")
     assert take_port(0, "nats") > 0
+
+
+class TestEnvironment:
+    def made(self, folder: Path, **more: Any) -> dict[str, str]:
+        product = EmbeddedProduct(Options(folder, **more))
+        runtime = Runtime(1, "nats://x", "u", "p", "http://x", "k", product.options.node, health_ports={"agent": 7})
+        return product._environment(runtime, "agent", 8080, folder / "keys")
+
+    def test_up_honours_what_the_caller_set(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        for name, value in {"NODE": "rack-7", "CPU": "never", "SIMULATE": "2", "SCRAPE_URLS": "http://h/m"}.items():
+            monkeypatch.setenv(f"AUTOPILOT_{name}", value)
+        made = self.made(tmp_path)
+        told = [made[f"AUTOPILOT_{name}"] for name in ("NODE", "CPU", "SIMULATE", "SCRAPE_URLS")]
+        assert told == ["rack-7", "never", "2", "http://h/m"]
+        assert self.made(tmp_path, simulate=0, node="other")["AUTOPILOT_SIMULATE"] == "0"
+
+    def test_without_it_the_host_names_the_node(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.delenv("AUTOPILOT_NODE", raising=False)
+        assert self.made(tmp_path)["AUTOPILOT_NODE"] == socket.gethostname()

@@ -17,7 +17,7 @@ from pydantic import SecretStr
 
 from services.telemetry.adapters.copy_format import copy_binary
 from services.telemetry.adapters.exposition import DeviceCollector
-from services.telemetry.adapters.kernel_log import KernelLog, normal_pci
+from services.telemetry.adapters.kernel_log import KernelLog
 from services.telemetry.adapters.otel import start_export
 from services.telemetry.adapters.privilege import may_control_power
 from services.telemetry.adapters.scrape import ScrapeSource
@@ -25,6 +25,7 @@ from services.telemetry.domain.blocks import stack
 from services.telemetry.domain.clocks import ClockWatch
 from services.telemetry.domain.energy import CounterBase, EnergyCheck, EnergyIntegral
 from services.telemetry.domain.frame_buffer import FrameBuffer, Outgoing
+from services.telemetry.domain.kernel_lines import normal_pci
 from services.telemetry.domain.latest import LatestSamples
 from services.telemetry.domain.occurrences import OccurrenceFilter
 from services.telemetry.domain.rates import Due

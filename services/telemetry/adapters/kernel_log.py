@@ -1,6 +1,4 @@
-"""XIDs from the kernel log, where the NVIDIA driver writes lines such as this.
-
-NVRM: Xid (PCI:0000:3b:00): 79, pid=1234, name=python, GPU has fallen off the bus.
+"""What drivers write into the kernel log: XIDs, lost GPUs, errors of NVSwitches, resets and RAS errors of AMD's.
 
 /dev/kmsg gives one record a read, "priority,sequence,µs,flags;text" (kernel documentation, ABI/testing/dev-kmsg).
 """
@@ -14,18 +12,13 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
+from services.telemetry.domain.kernel_lines import KernelLines
 from services.telemetry.ports import SourceEvent
 
 log = logging.getLogger(__name__)
 
 KMSG = Path("/dev/kmsg")
 _SEQUENCE = re.compile(r"^\d+,(\d+),")
-_XID = re.compile(
-    r"NVRM: Xid \(PCI:(?P<pci>[0-9a-fA-F:.]+)\): (?P<code>\d+)(?:, pid='?(?P<pid>\d+|<unknown>)'?)?(?P<rest>.*)"
-)
-# XID 154 tells of both directions; back to none means that the driver sees the device as reset.
-RECOVERY_XID = 154
-_RECOVERED = re.compile(r"to 0x0 \(None\)")
 MOST_AT_ONCE = 1000
 
 
@@ -47,6 +40,7 @@ class KernelLog:
     ) -> None:
         self._device_of, self._boot_id = device_of, boot_id
         self.sequence = told
+        self._lines = KernelLines()
         self._file = -1
         try:
             self._file = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
@@ -106,25 +100,13 @@ class KernelLog:
 
     def parse(self, line: str) -> SourceEvent | None:
         """The event that a line tells of, when the device is one of ours."""
-        found = _XID.search(line)
-        if found is None:
+        fact = self._lines.read(line)
+        if fact is None:
             return None
-        device = self._device_of(normal_pci(found["pci"]))
+        device = f"nvswitch-{fact.pci}" if fact.switch else self._device_of(fact.pci)
         if device is None:
-            log.warning("XID of a device that is not known", extra={"pci": found["pci"], "code": found["code"]})
+            log.warning("kernel line of a device that is not known", extra={"pci": fact.pci, "code": fact.code})
             return None
-        code = int(found["code"])
-        kind = "reset" if code == RECOVERY_XID and _RECOVERED.search(found["rest"]) else "xid"
         number = _SEQUENCE.match(line)
         occurrence = f"{self._boot_id}:{number[1]}" if number and self._boot_id else ""
-        return SourceEvent(device, kind, code, found[0][:500], origin="kernel", occurrence=occurrence)
-
-
-def normal_pci(address: str) -> str:
-    """Domain, bus and device of a PCI address, as both NVML (00000000:3B:00.0) and the kernel write it."""
-    domain, _, rest = address.lower().partition(":")
-    bus, _, slot = rest.partition(":")
-    try:
-        return f"{int(domain, 16):04x}:{bus}:{slot.partition('.')[0]}"
-    except ValueError:
-        return address.lower()
+        return SourceEvent(device, fact.kind, fact.code, fact.text[:500], origin="kernel", occurrence=occurrence)

@@ -139,7 +139,7 @@ def _finding(event: DeviceEvent, severity: Severity | None = None, meaning: str 
 
 def needs_reset(code: int) -> bool:
     """Whether nothing but a reset, a reboot or another card mends what this code tells."""
-    return code == RECOVERY_CHANGED or look_up(code).action in {"reset_device", "reboot", "replace"}
+    return code == RECOVERY_CHANGED or look_up(code).action in {"reset_device", "reboot", "replace", "reduced_memory"}
 
 
 def make(xid_hold_s: float, _fleet: FleetMap | None = None) -> XidDetector:

@@ -1,7 +1,8 @@
 """XID codes: what they mean, who is at fault, and what to do.
 
 Sources: NVIDIA, "XID Errors" (docs.nvidia.com/deploy/xid-errors) and its catalogue's actions; the application errors
-are the list in NVIDIA/k8s-device-plugin, internal/rm/health.go.
+are the list in NVIDIA/k8s-device-plugin, internal/rm/health.go. Codes from 122 on: the catalogue of driver 580 and
+NVIDIA/open-gpu-kernel-modules, nverror.h.
 """
 
 from __future__ import annotations
@@ -11,7 +12,9 @@ from typing import Literal
 
 from shared.messages.alerts import Severity
 
-Action = Literal["none", "restart_job", "reset_device", "drain", "reboot", "replace"]
+Action = Literal[
+    "none", "restart_job", "reset_device", "drain", "reboot", "replace", "power_smoothing", "reduced_memory"
+]
 
 
 @dataclass(frozen=True)
@@ -66,7 +69,10 @@ CATALOGUE: dict[int, Xid] = {
     119: Xid("GSP does not answer", "critical", "reset_device"),
     120: Xid("GSP error", "critical", "reset_device"),
     121: Xid("error of the link between CPU and GPU, corrected", "warning", "reset_device"),
+    122: Xid("SPI read failed in the power management unit", "warning", "reset_device"),
     123: Xid("power management unit failed to answer", "critical", "reset_device"),
+    124: Xid("SPI erase failed in the power management unit", "warning", "reset_device"),
+    125: Xid("InfoROM file system error", "warning", "drain"),
     136: Xid("link training failed", "critical", "reset_device"),
     137: Xid("NVLink fatal privilege error", "warning", "restart_job"),
     140: Xid("unrecovered memory error", "critical", "reset_device"),
@@ -79,15 +85,28 @@ CATALOGUE: dict[int, Xid] = {
     149: Xid("NVLink 5 error, NETIR", "critical", "reset_device"),
     150: Xid("NVLink 5 error, MSE", "critical", "reset_device"),
     151: Xid("key rotation error", "warning", "restart_job"),
+    152: Xid("memory management error of the deep learning accelerator", "info", "none"),
+    153: Xid("deep learning accelerator timed out", "info", "none"),
     154: Xid("the GPU's recovery action changed", "critical", "drain"),
     155: Xid("NVLink software error", "warning", "reset_device"),
     156: Xid("resource retirement recorded", "warning", "reset_device"),
     157: Xid("resource retirement failed", "critical", "replace"),
     158: Xid("fatal GPU timeout", "critical", "reset_device"),
+    159: Xid("error of the link between CPU and GPU, no data lost", "warning", "drain"),
     160: Xid("GPU memory channel retired, repair at the next reset", "warning", "reset_device"),
     161: Xid("GPU memory channel retirement failed", "critical", "replace"),
+    162: Xid("power smoothing works again", "info", "none"),
+    163: Xid("power smoothing stopped, for heat or after a timeout", "info", "power_smoothing"),
+    164: Xid("power smoothing circuit nears the end of its life", "info", "power_smoothing"),
+    165: Xid("power smoothing circuit is worn out", "warning", "power_smoothing"),
+    166: Xid("traffic on a link before it was set up for encryption", "warning", "reset_device"),
+    167: Xid("fatal timeout on PCIe", "critical", "reset_device"),
+    168: Xid("less memory: errors in a protected region", "critical", "reduced_memory"),
+    169: Xid("security micro-controller halted", "critical", "reset_device"),
+    170: Xid("interrupt in confidential computing mode", "warning", "reset_device"),
     171: Xid("uncorrected DRAM error in addition to another", "info", "none"),
     172: Xid("uncorrected SRAM error in addition to another", "info", "none"),
+    173: Xid("fatal error of the link between CPU and GPU", "critical", "reset_device"),
 }
 UNKNOWN = Xid("not in the catalogue", "warning", "drain")
 
@@ -98,6 +117,8 @@ ADVICE: dict[Action, str] = {
     "drain": "drain, run diagnostics",
     "reboot": "drain, reboot the node; reseat the GPU if it comes again",
     "replace": "drain, replace the GPU",
+    "power_smoothing": "no reset: look at heat and power swings; replace the GPU only where smoothing is needed",
+    "reduced_memory": "drain, turn ECC on so that rows can be remapped, reboot the node",
 }
 
 

@@ -1,0 +1,138 @@
+"""Faults that drivers do not tell as XIDs: SXids of NVSwitches; resets, ring timeouts and RAS errors of AMD's.
+
+SXids: NVIDIA, Fabric Manager user guide, "SXid errors"; the others: the Linux kernel's amdgpu.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from services.anomaly.domain.finding import Finding, QuietDetector
+from services.anomaly.domain.fleet_map import FleetMap
+from shared.messages.alerts import Alert, Evidence, Severity
+from shared.messages.telemetry import DeviceEvent
+
+SXID = "sxid"
+_FATAL = re.compile(r"\bfatal\b", re.IGNORECASE)
+_NOT_FATAL = re.compile(r"\bnon-?\s?fatal\b", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class Fault:
+    """What an event of the driver becomes: an alert of this kind."""
+
+    kind: str
+    severity: Severity
+    summary: str
+    action: str
+    holds: bool = False
+
+
+_RESET = "drain, reset the GPU; reboot the node if that fails"
+FAULTS: dict[str, Fault] = {
+    "ring_timeout": Fault("ring_timeout", "warning", "a ring of the GPU timed out",
+                           "look at the job that ran; drain if it comes again"),
+    "reset_started": Fault("driver_reset", "warning", "the driver resets the GPU", "look at the job that ran"),
+    "reset_failed": Fault("driver_reset_failed", "critical", "the driver could not reset the GPU",
+                           "drain, reboot the node", holds=True),
+    "ras_uncorrected": Fault("ras_uncorrected", "critical", "uncorrected hardware errors", _RESET, holds=True),
+    "ras_corrected": Fault("ras_corrected", "info", "corrected hardware errors", "watch, run diagnostics when idle"),
+}  # fmt: skip
+_BY_ALERT = {fault.kind: fault for fault in FAULTS.values()}
+_SXID_FATAL = "drain the node's GPUs, reset them with their NVSwitches or reboot; look at the fabric manager's log"
+
+
+class DriverFaultDetector(QuietDetector):
+    """Says that a fault is over a while after its last occurrence; one that needs a reset is held until one is seen."""
+
+    name = "driver_faults"
+
+    def __init__(self, hold_s: float) -> None:
+        self._hold = timedelta(seconds=hold_s)
+        self._last: dict[tuple[str, str, str], DeviceEvent] = {}
+
+    def on_event(self, event: DeviceEvent) -> list[Finding]:
+        """A fault fires."""
+        fault = _fault_of(event)
+        if fault is None:
+            return []
+        self._last[event.node, event.device, fault.kind] = event
+        return [_finding(event, fault, firing=True)]
+
+    def on_time(self, now: datetime) -> list[Finding]:
+        """What has not come again for the hold time is over."""
+        for key, event in self._last.items():
+            if event.at > now:
+                # Of a clock that runs ahead: it must not hold an alert for as long as that.
+                self._last[key] = event.model_copy(update={"at": now})
+        return self._clear(lambda _, event: now - event.at > self._hold)
+
+    def release(self, node: str, device: str, until: datetime) -> list[Finding]:
+        """A reset clears what came before it."""
+        return self._clear(lambda key, event: key[:2] == (node, device) and event.at <= until)
+
+    def forget(self, node: str, device: str) -> None:
+        """A device that is gone has no faults."""
+        for key in [key for key in self._last if key[:2] == (node, device)]:
+            del self._last[key]
+
+    def restore(self, alert: Alert) -> None:
+        """Go on holding an alert that was open before a restart."""
+        if alert.kind in _BY_ALERT or is_sxid(alert.kind):
+            code = alert.kind.rpartition("_")[2]
+            self._last[alert.node, alert.device, alert.kind] = DeviceEvent(
+                id=alert.id, node=alert.node, device=alert.device, at=alert.at, kind=SXID,
+                code=int(code) if code.isdigit() else None, simulated=alert.simulated,
+            )  # fmt: skip
+
+    def _clear(self, over: Callable[[tuple[str, str, str], DeviceEvent], bool]) -> list[Finding]:
+        cleared = [key for key, event in self._last.items() if over(key, event)]
+        return [_finding(self._last.pop(key), Fault(key[2], "info", "", ""), firing=False) for key in cleared]
+
+
+def is_sxid(kind: str) -> bool:
+    """Whether an alert is about an NVSwitch, which no inventory lists."""
+    return kind.startswith(f"{SXID}_")
+
+
+def _fault_of(event: DeviceEvent) -> Fault | None:
+    if event.kind != SXID or event.code is None:
+        return FAULTS.get(event.kind)
+    fatal = bool(_FATAL.search(event.message)) and not _NOT_FATAL.search(event.message)
+    text = event.message.partition(f"{event.code}")[2].lstrip(" ,") or "NVSwitch error"
+    return Fault(
+        f"{SXID}_{event.code}",
+        "critical" if fatal else "warning",
+        f"SXid {event.code} of an NVSwitch: {text}"[:300],
+        _SXID_FATAL if fatal else "look at the fabric manager's log and at the link's errors",
+        holds=fatal,
+    )
+
+
+def _finding(event: DeviceEvent, fault: Fault, *, firing: bool) -> Finding:
+    value = float(event.code) if event.code is not None else None
+    told = fault.summary if event.kind == SXID or not event.message else f"{fault.summary}: {event.message}"
+    return Finding(
+        event.node,
+        event.device,
+        fault.kind,
+        firing,
+        severity=fault.severity,
+        summary=told[:500],
+        action=fault.action,
+        runbook="docs/alerts.md#faults-of-drivers-and-nvswitches",
+        evidence=(Evidence(metric=event.kind, value=value, expected="none", at=event.at),),
+        simulated=event.simulated,
+        at=event.at,
+        holds=firing and fault.holds,
+        boot_id=event.boot_id,
+        driver_epoch=event.driver_epoch,
+    )
+
+
+def make(xid_hold_s: float, _fleet: FleetMap | None = None) -> DriverFaultDetector:
+    """Build it."""
+    return DriverFaultDetector(xid_hold_s)
