@@ -32,7 +32,8 @@ class Fence:
     """Remembers what it let through.
 
     `leading` reads the token of whoever leads now, None while nobody does; without it a token must only not fall.
-    It raises UnavailableError when that cannot be read.
+    It raises UnavailableError when that cannot be read. It is asked for each command: a scheduler that stood still
+    goes on in the middle of its round, and does not know that another leads meanwhile.
     """
 
     highest_token: int = 0
@@ -93,12 +94,14 @@ class Fence:
 
     async def _of_the_leader(self, command: Command) -> tuple[Status, str]:
         token = command.fencing_token
-        if self.leading is None or (token is not None and token == self.highest_token):
+        if self.leading is None:
             return "applied", ""
         if token is None:
             claims = command.issuer == "scheduler"
             return ("refused", "a scheduler's command carries a fencing token") if claims else ("applied", "")
         leading = await self.leading()
+        if leading is None and token == self.highest_token:
+            return "applied", ""  # whoever led last sent it, and nobody has led since
         if leading is None:
             raise UnavailableError(f"nobody leads now: fencing token {token} is looked at again")
         if token != leading:

@@ -22,7 +22,7 @@ from shared import subjects
 from shared.audit import AuditOutbox
 from shared.broker import client_of
 from shared.bus import BUS_ERRORS, Bus
-from shared.client.reading import bucket_items
+from shared.client.reading import bucket_items, bucket_values
 from shared.errors import UnavailableError
 from shared.messages.alerts import Alert
 from shared.messages.audit import AuditRecord
@@ -30,10 +30,11 @@ from shared.messages.notices import Acknowledgement, DeliveryReply, DeliveryRequ
 from shared.service import Service
 from shared.settings import load
 from shared.supervision import beat
+from shared.unreadable import parse_value
 
 log = logging.getLogger(__name__)
 
-RESYNC_S = 10.0
+RESYNC_S, TIDY_EVERY_S = 10.0, 600.0
 STANDSTILL_S = 120.0
 LOOKUPS = 64
 TESTS_AT_ONCE = 16
@@ -67,11 +68,14 @@ def create_app(settings: NotifierSettings | None = None) -> FastStream:
             unattended = partial(needs_somebody, service.bus)
             store = NoticeStore(js)
             known = partial(open_alerts, js)
-            around = Surroundings(client_of(broker), js, settings, receiver, store, outbox.put, unattended, known)
+            around = Surroundings(
+                client_of(broker), js, settings, receiver, store, outbox.put, unattended, known, service.poison
+            )
             dispatcher = Dispatcher(around, service.supervisor)
             running.append(dispatcher)
             # Names are looked up in threads: a few that do not resolve must leave some to the others.
             asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(LOOKUPS, "lookup"))
+            service.supervise("open alerts", partial(around.still_open.run, js), standstill_s=STANDSTILL_S)
             service.supervise("audit", outbox.run, standstill_s=STANDSTILL_S)
             service.supervise(
                 "subscriptions", lambda: keep_synced(service, dispatcher, changed), standstill_s=STANDSTILL_S
@@ -89,11 +93,16 @@ async def write_audit(bus: Bus, record: AuditRecord) -> None:
 
 
 async def needs_somebody(bus: Bus, alert: Alert) -> bool:
-    """Whether an alert is still open and nobody has taken it on."""
+    """Whether an alert is still open and nobody has taken it on. Raises UnavailableError while that is not known.
+
+    An alert that the bucket lacks has ended, which will be told soon, or it was lost there and is as open as before.
+    """
+    if await bus.read("acknowledged", subjects.token(alert.id), Acknowledgement) is not None:
+        return False
     key = subjects.alert_key(alert.node, alert.device, alert.kind)
     if await bus.read("open_alerts", key, Alert) is None:
-        return False
-    return await bus.read("acknowledged", subjects.token(alert.id), Acknowledgement) is None
+        raise UnavailableError(f"alert {alert.id} is not among the open ones")
+    return True
 
 
 async def open_alerts(js: JetStreamContext) -> list[Alert]:
@@ -107,13 +116,22 @@ async def open_alerts(js: JetStreamContext) -> list[Alert]:
 async def keep_synced(service: Service, dispatcher: Dispatcher, changed: asyncio.Event) -> None:
     """Follow subscriptions and silences until cancelled."""
     js = dispatcher.around.js
+    loop, next_tidy_s = asyncio.get_running_loop(), 0.0
     # Watches go blind for a while after an outage, so the buckets are read anew now and then.
     while True:
         beat()
         changed.clear()
         try:
             dispatcher.silence(await bucket_items(js, "silences", Silence))
-            await dispatcher.sync(await bucket_items(js, "subscriptions", Subscription))
+            # Without its bucket nothing is known, which is not the same as no subscription.
+            await js.stream_info("KV_subscriptions")
+            values = await bucket_values(js, "subscriptions")
+            parsed = {key: parse_value("subscriptions", key, value, Subscription) for key, value in values.items()}
+            kept = values.keys()
+            await dispatcher.sync({key: s for key, s in parsed.items() if s is not None}, kept)
+            if next_tidy_s <= loop.time():
+                next_tidy_s = loop.time() + TIDY_EVERY_S
+                await dispatcher.remove_orphans(kept)
             service.health.report("subscriptions", ok=True)
         except BUS_ERRORS as error:
             service.health.report("subscriptions", ok=False, reason=f"not read: {type(error).__name__}")

@@ -8,7 +8,6 @@ import random
 from contextlib import suppress
 from datetime import timedelta
 
-import nats.errors
 from nats.aio.msg import Msg
 from pydantic import ValidationError
 
@@ -17,7 +16,8 @@ from services.notifier.domain.breaker import THRESHOLD, CircuitBreaker
 from services.notifier.domain.delivery import Rate, hold, retry_delay_s
 from services.notifier.domain.formats import alertmanager_end, body_of
 from services.notifier.domain.ledger import Ledger
-from services.notifier.intake import Intake
+from services.notifier.intake import Intake, durable_name
+from services.notifier.lost_ends import LostEnds
 from services.notifier.renewal import Renewal
 from services.notifier.surroundings import Surroundings
 from shared.clock import utc_now
@@ -31,7 +31,10 @@ log = logging.getLogger(__name__)
 
 LOOK_S = 5.0
 MOST_WAITING = 20_000
-NOT_KNOWN_S = 2.0
+# Whether anybody has to be told is asked again and again, and when nobody can say it they are.
+NOT_KNOWN_S, TOLD_UNKNOWN_S = 2.0, 30.0
+# A machine that slept, or a clock that was set, moves the end of a silence or of quiet hours.
+HELD_S = 60.0
 
 
 class Deliveries:
@@ -46,23 +49,28 @@ class Deliveries:
         # When to look at an alert again, on the loop's clock: of held ones, and of those whose post failed.
         self._held: dict[str, float] = {}
         self._retry: dict[str, float] = {}
+        self._unknown_since: dict[str, float] = {}
         self._unsaved: set[str] = set()
         self._renewal = Renewal(subscription, around, self._under_way, self._wake)
+        self._lost_ends = LostEnds()
 
     async def run(self) -> None:
         """Deliver until cancelled; what was not told is told after the next start."""
-        self._ledger = Ledger(self.subscription, await self.around.store.load(self.subscription.id))
-        intake = Intake(self.around.nc, self.around.js, self.subscription, self._wake)
-        await intake.start()
-        if self.subscription.channel == "alertmanager":
-            self._unsaved |= await self._renewal.begin(self._ledger)
+        store, identity = self.around.store, self.subscription.id
+        self._ledger = Ledger(self.subscription, await store.load(identity))
+        intake = Intake(self.around.nc, self.around.js, self.subscription, self._wake, await store.place(identity))
         try:
+            if await intake.start():
+                self._begin_anew()
+            if self.subscription.channel == "alertmanager":
+                self._unsaved |= await self._renewal.begin(self._ledger)
             while True:
                 beat()
                 self._wake.clear()
-                if len(self._ledger.entries) < MOST_WAITING:
-                    await intake.ask()
-                await self._take_all(intake.taken())
+                if self._ledger.crowd < MOST_WAITING and await intake.ask():
+                    self._begin_anew()
+                self._end_lost()
+                await self._take_all(intake)
                 pause_s = await self._begin_all()
                 if self.subscription.channel == "alertmanager":
                     pause_s = min(pause_s, self._renewal.renew())
@@ -93,13 +101,25 @@ class Deliveries:
             body = [*body, *alertmanager_end(self.subscription, alert, before)]
         await self.around.receiver.post(self.subscription, identity, utc_now(), body)
 
-    async def _take_all(self, messages: list[Msg]) -> None:
+    def _begin_anew(self) -> None:
+        self._ledger.begin_anew()
+        self._unsaved |= self._ledger.entries.keys()
+
+    def _end_lost(self) -> None:
+        """End what is open no more without anybody's word: else an Alertmanager would be told of it for ever."""
+        for alert_id in self._lost_ends.look(self._ledger, self.around.still_open):
+            self._ledger.end(alert_id, utc_now())
+            self._unsaved.add(alert_id)
+
+    async def _take_all(self, intake: Intake) -> None:
         taken: list[tuple[str, Msg]] = []
+        messages = intake.taken()
         for message in messages:
             try:
                 alert = Alert.model_validate_json(message.data)
-            except ValidationError:
-                await message.term()
+            except ValidationError as error:
+                await self.around.poison.settle(message, durable_name(self.subscription.id), error, hopeless=True)
+                taken.append(("", message))
                 continue
             if self._ledger.take(alert, message.metadata.sequence.stream):
                 self._unsaved.add(alert.id)
@@ -113,8 +133,11 @@ class Deliveries:
         for alert_id, message in taken:
             # What is not kept yet comes again.
             if alert_id not in self._unsaved:
-                with suppress(nats.errors.Error):
-                    await message.ack()
+                await intake.settle(message)
+        place = intake.come_to()
+        if place is not None:
+            with suppress(UnavailableError):
+                await self.around.store.put_place(self.subscription.id, place)
 
     async def _save(self) -> None:
         """Keep what changed, or forget what is over; the broker may be away, then later."""
@@ -124,9 +147,8 @@ class Deliveries:
             beat()
             entry = self._ledger.entries.get(alert_id)
             try:
-                if entry is None or self._ledger.over(alert_id, utc_now()):
+                if entry is None:
                     await self.around.store.remove(self.subscription.id, alert_id)
-                    self._ledger.entries.pop(alert_id, None)
                 else:
                     await self.around.store.put(self.subscription.id, entry)
             except UnavailableError as error:
@@ -187,19 +209,28 @@ class Deliveries:
             if held.reason != "quiet" and entry.ended_at is not None:
                 # It was over before anybody had to know.
                 return self._drop(alert_id)
-            self._held[alert_id] = now_s + (held.until - now).total_seconds()
+            self._held[alert_id] = now_s + min(HELD_S, (held.until - now).total_seconds())
             return True
         if self.subscription.escalate_after_s and alert.state != "resolved" and entry.waiting[0].attempts == 0:
-            try:
-                if not await self.around.needs_somebody(alert):
-                    return self._drop(alert_id)
-            except UnavailableError:
-                self._held[alert_id] = now_s + NOT_KNOWN_S
-                return True
+            if entry.ended_at is not None:
+                return self._drop(alert_id)
+            return await self._is_taken_on(alert_id, alert, now_s)
         return False
+
+    async def _is_taken_on(self, alert_id: str, alert: Alert, now_s: float) -> bool:
+        try:
+            if await self.around.needs_somebody(alert):
+                return False
+        except UnavailableError:
+            if now_s - self._unknown_since.setdefault(alert_id, now_s) >= TOLD_UNKNOWN_S:
+                return False
+            self._held[alert_id] = now_s + NOT_KNOWN_S
+            return True
+        return self._drop(alert_id)
 
     def _drop(self, alert_id: str) -> bool:
         self._ledger.drop(alert_id)
+        self._unknown_since.pop(alert_id, None)
         self._unsaved.add(alert_id)
         self._wake.set()
         return True
@@ -209,7 +240,7 @@ class Deliveries:
         notice = entry.waiting[0]
         attempt, began = notice.attempts + 1, asyncio.get_running_loop().time()
         try:
-            await self.tell(notice.alert, str(notice.sequence), entry.told)
+            await self.tell(notice.alert, f"{notice.sequence}.{notice.alert.state}", entry.told)
         except (RefusedTargetError, InvalidInputError) as error:
             self.around.note("webhook.refused", self.subscription, notice.alert, attempt, str(error))
             self._ledger.drop(alert_id)
@@ -217,6 +248,9 @@ class Deliveries:
             self._failed(alert_id, str(error) if isinstance(error, AutopilotError) else type(error).__name__)
         else:
             took_ms = (asyncio.get_running_loop().time() - began) * 1e3
+            if self._breaker.failures >= THRESHOLD:
+                # It is back: what failed while it was away need not wait for its own next attempt.
+                self._retry.clear()
             self._breaker.succeeded()
             self._ledger.told(alert_id)
             self._retry.pop(alert_id, None)
@@ -224,6 +258,7 @@ class Deliveries:
         finally:
             self._unsaved.add(alert_id)
             self._under_way.pop(alert_id, None)
+            self._unknown_since.pop(alert_id, None)
             self._wake.set()
 
     def _failed(self, alert_id: str, reason: str) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Collection
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 import nats.errors
@@ -32,15 +34,21 @@ class Dispatcher:
     supervisor: TaskSupervisor
     _loops: dict[str, Deliveries] = field(default_factory=dict)
 
-    async def sync(self, subscriptions: dict[str, Subscription]) -> None:
-        """Start loops of new subscriptions, stop those of removed ones, restart changed ones."""
+    async def sync(self, subscriptions: dict[str, Subscription], kept: Collection[str] | None = None) -> None:
+        """Start loops of new subscriptions, stop those of removed ones, restart changed ones.
+
+        `kept` are all keys that there are: one whose value cannot be read, by this version, goes on as it was. What a
+        removed one was told is forgotten, and could only be told again.
+        """
+        there = subscriptions.keys() if kept is None else set(kept)
         for key in list(self._loops):
             known = self._loops[key].subscription
-            if subscriptions.get(key) != known:
+            if key not in there:
                 del self._loops[key]
-                if key not in subscriptions:
-                    self.supervisor.end(_task(key))
-                    await self._remove(known)
+                self.supervisor.end(_task(key))
+                await self._remove(known.id)
+            elif subscriptions.get(key, known) != known:
+                del self._loops[key]
         for key, subscription in subscriptions.items():
             if key not in self._loops:
                 deliveries = self._loops[key] = Deliveries(subscription, self.around)
@@ -69,14 +77,28 @@ class Dispatcher:
         self.around.note("webhook.delivered", deliveries.subscription, alert, 1, detail)
         return DeliveryReply(ok=True, detail=detail)
 
-    async def _remove(self, subscription: Subscription) -> None:
+    async def remove_orphans(self, kept: Collection[str]) -> None:
+        """Remove what is left of subscriptions that ended while nobody listened, or the broker was away."""
         try:
-            await self.around.js.delete_consumer("ALERTS", durable_name(subscription))
-            await self.around.store.remove(subscription.id)
-        except NotFoundError:
-            log.info("consumer was gone already", extra={"subscription": subscription.id})
+            consumers = await self.around.js.consumers_info("ALERTS")
+        except (nats.errors.Error, OSError) as error:
+            log.info("consumers not listed", extra={"error": type(error).__name__})
+            return
+        prefix = durable_name("")
+        names = [(info.config.durable_name or "") for info in consumers]
+        for name in names:
+            identity = name.removeprefix(prefix)
+            if name.startswith(prefix) and identity not in kept and identity not in self._loops:
+                log.info("consumer of a removed subscription", extra={"subscription": identity})
+                await self._remove(identity)
+
+    async def _remove(self, identity: str) -> None:
+        try:
+            with suppress(NotFoundError):
+                await self.around.js.delete_consumer("ALERTS", durable_name(identity))
+            await self.around.store.remove(identity)
         except (UnavailableError, nats.errors.Error, OSError) as error:
-            log.warning("consumer left behind", extra={"subscription": subscription.id, "error": str(error)})
+            log.warning("consumer left behind", extra={"subscription": identity, "error": str(error)})
 
 
 def _task(subscription_id: str) -> str:

@@ -5,16 +5,18 @@ from __future__ import annotations
 import asyncio
 import logging
 from contextlib import suppress
+from dataclasses import replace
 
 import nats.errors
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 from nats.js import JetStreamContext
 from nats.js.api import ConsumerConfig, DeliverPolicy
-from nats.js.errors import APIError
+from nats.js.errors import APIError, NotFoundError
 
-from services.notifier.domain.ledger import RANK
+from services.notifier.domain.ledger import RANK, Place
 from shared import subjects
+from shared.clock import utc_now
 from shared.errors import InvalidInputError
 from shared.messages.notices import Subscription
 from shared.puller import Puller
@@ -30,9 +32,9 @@ MOST_FILTERS = 100
 _FILES_GONE = "no such file or directory"
 
 
-def durable_name(subscription: Subscription) -> str:
+def durable_name(subscription_id: str) -> str:
     """The consumer of a subscription."""
-    return f"notifier-{subscription.id}"
+    return f"notifier-{subscription_id}"
 
 
 def stream_filters(subscription: Subscription) -> list[str]:
@@ -52,61 +54,123 @@ def stream_filters(subscription: Subscription) -> list[str]:
 
 
 class Intake:
-    """Pulls messages and wakes whoever waits for them."""
+    """Pulls messages and wakes whoever waits for them.
 
-    def __init__(self, nc: Client, js: JetStreamContext, subscription: Subscription, arrived: asyncio.Event) -> None:
-        self._js = js
-        self._config = durable(
-            durable_name(subscription),
-            *stream_filters(subscription),
-            ack_wait_s=60.0,
-            max_ack_pending=256,
-            deliver_policy=DeliverPolicy.BY_START_TIME,
-            opt_start_time=subscription.created_at.isoformat(),
-        )
-        self._puller = Puller(nc, "ALERTS", durable_name(subscription), arrived, expires_s=PULL_S)
+    `place` is how far it has come. A consumer that is gone is made again from there: what was told once is not told
+    again because the server has forgotten to whom.
+    """
 
-    async def start(self) -> None:
-        """Make the consumer, however long it takes, and open the inbox."""
-        await self._make(self._config)
+    def __init__(
+        self, nc: Client, js: JetStreamContext, subscription: Subscription, arrived: asyncio.Event, place: Place | None
+    ) -> None:
+        self._js, self._subscription = js, subscription
+        self.place = place or Place()
+        self._unsettled: set[int] = set()
+        self._seen = self.place.sequence
+        self._puller = Puller(nc, "ALERTS", durable_name(subscription.id), arrived, expires_s=PULL_S)
+
+    async def start(self) -> bool:
+        """Make the consumer, however long it takes, and open the inbox; True when the stream is another than before."""
+        anew = await self._make()
         await self._puller.start()
+        return anew
 
-    async def ask(self) -> None:
-        """Have requests standing; make a consumer again that is gone."""
+    async def ask(self) -> bool:
+        """Have requests standing, and make a consumer again that is gone; True when the stream is another one."""
         try:
             await self._puller.ask(AT_ONCE)
         except (nats.errors.Error, OSError) as error:
             log.info("not asked", extra={"durable": self._puller.durable, "error": type(error).__name__})
             await asyncio.sleep(PAUSE_S)
-        if self._puller.missing:
-            # The server may still be removing the files of the one before, and those of the new one with them.
-            await asyncio.sleep(PAUSE_S)
-            await self._make(self._config)
+        if not self._puller.missing:
+            return False
+        # The server may still be removing the files of the one before, and those of the new one with them.
+        await asyncio.sleep(PAUSE_S)
+        return await self._make()
 
     def taken(self) -> list[Msg]:
         """What has arrived."""
         ready = self._puller.ready
-        return [ready.popleft() for _ in range(min(AT_ONCE, len(ready)))]
+        messages = [ready.popleft() for _ in range(min(AT_ONCE, len(ready)))]
+        sequences = [message.metadata.sequence.stream for message in messages]
+        self._unsettled.update(sequences)
+        self._seen = max([self._seen, *sequences])
+        return messages
+
+    async def settle(self, message: Msg) -> None:
+        """What it says is kept: it need not come again."""
+        with suppress(nats.errors.Error):
+            await message.ack()
+        self._unsettled.discard(message.metadata.sequence.stream)
+
+    def come_to(self) -> Place | None:
+        """Up to where everything is settled, when that is further than before."""
+        sequence = min(self._unsettled) - 1 if self._unsettled else self._seen
+        if sequence <= self.place.sequence:
+            return None
+        self.place = self.place.model_copy(update={"sequence": sequence})
+        return self.place
 
     async def stop(self) -> None:
         """Give back what was not taken."""
         for message in await self._puller.stop():
             await message.nak()
 
-    async def _make(self, config: ConsumerConfig) -> None:
+    async def _make(self) -> bool:
         while True:
             beat()
             try:
-                await ensure_consumer(self._js, "ALERTS", config)
+                stream = await self._js.stream_info("ALERTS")
+                anew = self._look_at(str(stream.created))
+                await ensure_consumer(self._js, "ALERTS", await self._config())
             except (APIError, nats.errors.Error, OSError) as error:
-                log.warning("consumer not made yet", extra={"durable": config.durable_name, "error": str(error)})
+                log.warning("consumer not made yet", extra={"durable": self._puller.durable, "error": str(error)})
                 if _FILES_GONE in str(error):
-                    await self._delete(config)
+                    await self._delete()
                 await asyncio.sleep(1.0)
             else:
-                return
+                return anew
 
-    async def _delete(self, config: ConsumerConfig) -> None:
+    def _look_at(self, stream: str) -> bool:
+        """Whether the stream is another one than before; then its sequences begin again."""
+        anew = self.place.stream not in {"", stream}
+        if anew:
+            log.warning("the stream of alerts was made anew", extra={"subscription": self._subscription.id})
+            self._unsettled.clear()
+            self._seen = 0
+        self.place = Place(stream=stream, sequence=0 if anew else self.place.sequence)
+        return anew
+
+    async def _config(self) -> ConsumerConfig:
+        """The consumer as it is to be: where it begins cannot be changed later."""
+        wanted = durable(
+            durable_name(self._subscription.id),
+            *stream_filters(self._subscription),
+            ack_wait_s=60.0,
+            max_ack_pending=256,
+        )
+        try:
+            info = await self._js.consumer_info("ALERTS", self._puller.durable)
+        except NotFoundError:
+            if self.place.sequence:
+                begin = {"deliver_policy": DeliverPolicy.BY_START_SEQUENCE, "opt_start_seq": self.place.sequence + 1}
+            else:
+                # A clock that ran ahead then must not keep it waiting for as long as that.
+                created = min(self._subscription.created_at, utc_now())
+                begin = {"deliver_policy": DeliverPolicy.BY_START_TIME, "opt_start_time": created}
+            return replace(wanted, **begin)  # type: ignore[arg-type]
+        known = info.config
+        settled = info.ack_floor.stream_seq if info.ack_floor else 0
+        self.place = self.place.model_copy(update={"sequence": max(self.place.sequence, settled)})
+        self._seen = max(self._seen, self.place.sequence)
+        return replace(
+            wanted,
+            deliver_policy=known.deliver_policy,
+            opt_start_seq=known.opt_start_seq,
+            opt_start_time=known.opt_start_time,
+        )
+
+    async def _delete(self) -> None:
         """Remove a consumer whose files the server has lost: it can neither be used nor updated."""
         with suppress(APIError, nats.errors.Error, OSError):
-            await self._js.delete_consumer("ALERTS", config.durable_name or "")
+            await self._js.delete_consumer("ALERTS", self._puller.durable)

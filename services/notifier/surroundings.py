@@ -11,11 +11,13 @@ from nats.js import JetStreamContext
 
 from services.notifier.adapters.notice_store import NoticeStore
 from services.notifier.adapters.receiver import WebhookReceiver
+from services.notifier.lost_ends import OpenAlerts
 from services.notifier.settings import NotifierSettings
 from shared.audit import record
 from shared.messages.alerts import Alert
 from shared.messages.audit import AuditRecord
 from shared.messages.notices import Silence, Subscription
+from shared.poison import PoisonRule
 
 log = logging.getLogger(__name__)
 
@@ -35,6 +37,8 @@ class Surroundings:
     audit: Callable[[AuditRecord], None]
     needs_somebody: Callable[[Alert], Awaitable[bool]]
     open_alerts: Callable[[], Awaitable[list[Alert]]]
+    poison: PoisonRule
+    still_open: OpenAlerts = field(default_factory=OpenAlerts)
     silences: dict[str, Silence] = field(default_factory=dict)
 
     def note(self, action: str, subscription: Subscription, alert: Alert, attempt: int, detail: str) -> None:

@@ -111,15 +111,22 @@ async def test_a_clock_that_was_set_back_is_no_older_command() -> None:
     assert (await made.take(3600)).status == "applied"
 
 
-async def test_while_nobody_leads_a_command_waits_and_a_known_token_needs_no_question() -> None:
+async def test_while_nobody_leads_a_command_waits_but_for_whoever_led_last() -> None:
     made = Executor()
     await made.take(0)
-    await made.take(1)
-    assert made.asked == 1
     made.leading = None
     with pytest.raises(UnavailableError):
         await made.take(2, fencing_token=9)
     assert (await made.take(3, fencing_token=5)).status == "applied"
+
+
+async def test_who_stood_still_in_the_middle_of_a_round_leads_no_more() -> None:
+    made = Executor(leading=5)
+    await made.take(0, device="gpu-0")
+    made.leading = 9  # which has told this executor nothing yet
+    late = await made.take(1, device="gpu-1", fencing_token=5)
+    assert (late.status, "not of the scheduler that leads" in late.detail) == ("refused", True)
+    assert (await made.take(2, device="gpu-1")).status == "applied"
 
 
 async def test_a_scheduler_without_a_token_is_none() -> None:

@@ -16,8 +16,9 @@ from shared.messages.base import Message
 from shared.messages.notices import Subscription
 
 RANK: dict[str, int] = {"info": 0, "warning": 1, "critical": 2}
-# An incident's end is not known: for so long an alert that ended still speaks for it.
-REMEMBERED = timedelta(days=1)
+# An incident's end is not known: for so long an alert that ended still speaks for it, where there are not too many.
+REMEMBERED, MOST_REMEMBERED = timedelta(days=1), 5_000
+NEVER_TOLD = "it is open no more, and its end was never told"
 
 
 class Notice(Message):
@@ -47,6 +48,16 @@ class Entry(Message):
         return max([*ranks, RANK[self.told] if self.told else -1], default=-1)
 
 
+class Place(Message):
+    """How far a subscription has come in the stream of alerts; KV `notices`, key = subscription.
+
+    `stream` is when that stream was made: the sequences of another one begin again.
+    """
+
+    stream: str = ""
+    sequence: int = 0
+
+
 class Ledger:
     """The entries of one subscription by alert."""
 
@@ -59,8 +70,9 @@ class Ledger:
         known = self.entries.get(alert.id)
         if known is not None and sequence <= known.sequence:
             return False
-        if not wants(self.subscription, alert, any_state=True) and (known is None or alert.state != "resolved"):
-            # What was told as long as it was wanted has an end, also when it became worse than is wanted.
+        # What was told has an end also where it grew past what the filter takes.
+        ends = known is not None and alert.state == "resolved" and self.subscription.active
+        if not ends and not wants(self.subscription, alert, any_state=True):
             return False
         if alert.state == "resolved":
             entry = self._ended(known, alert, sequence)
@@ -91,7 +103,7 @@ class Ledger:
             tells = rank > entry.rank or (every_update and alert.state == "updated")
         waiting = entry.waiting
         if tells and self._state_wanted(alert):
-            waiting = [*waiting, Notice(alert=alert, sequence=sequence)]
+            waiting = _with(waiting, Notice(alert=alert, sequence=sequence))
         return entry.model_copy(update={"alert": alert, "waiting": waiting, "sequence": sequence})
 
     def _ended(self, known: Entry | None, alert: Alert, sequence: int) -> Entry:
@@ -101,6 +113,17 @@ class Ledger:
         if (entry.rank >= 0 or not entry.known) and self._state_wanted(alert) and entry.ended_at is None:
             waiting = [*waiting, Notice(alert=alert, sequence=sequence)]
         return entry.model_copy(update={"alert": alert, "waiting": waiting, "sequence": sequence, "ended_at": alert.at})
+
+    def end(self, alert_id: str, now: datetime) -> None:
+        """The alert is open no more, though nobody said so: that is told as its end."""
+        entry = self.entries[alert_id]
+        if entry.ended_at is None:
+            alert = entry.alert.model_copy(update={"state": "resolved", "at": now, "end_reason": NEVER_TOLD})
+            self.entries[alert_id] = self._ended(entry, alert, entry.sequence)
+
+    def begin_anew(self) -> None:
+        """The stream was made anew, and its sequences begin again: any is newer than what is known."""
+        self.entries = {key: entry.model_copy(update={"sequence": 0}) for key, entry in self.entries.items()}
 
     def told(self, alert_id: str) -> None:
         """The first that waited was told."""
@@ -152,8 +175,22 @@ class Ledger:
         return [key for _, _, key in sorted(found)]
 
     def sweep(self, now: datetime) -> set[str]:
-        """Alerts that nothing needs to be known of any more."""
-        return {key for key, entry in self.entries.items() if entry.ended_at is not None and self.over(key, now)}
+        """Forget alerts that nothing needs to be known of any more; returns them."""
+        ended = [(entry.ended_at, key) for key, entry in self.entries.items() if entry.ended_at and not entry.waiting]
+        gone = {key for _, key in ended if self.over(key, now)}
+        gone |= {key for _, key in sorted(ended)[: max(0, len(ended) - MOST_REMEMBERED)]}
+        for key in gone:
+            del self.entries[key]
+        return gone
+
+    @property
+    def crowd(self) -> int:
+        """How many alerts have something to tell."""
+        return sum(1 for _ in self._waiting())
+
+    def open(self) -> list[str]:
+        """Alerts that have not ended, as far as is known."""
+        return [key for key, entry in self.entries.items() if entry.ended_at is None]
 
     def open_and_told(self) -> list[Entry]:
         """Alerts that were told and whose end is not to be told yet."""
@@ -183,3 +220,12 @@ class Ledger:
 
 def _incident(alert: Alert) -> str:
     return alert.incident or alert.id
+
+
+def _with(waiting: list[Notice], notice: Notice) -> list[Notice]:
+    """Of changes that nobody was told of yet only the newest stays; the first may just be on its way."""
+    last = waiting[-1] if len(waiting) > 1 else None
+    if last is None or {last.alert.state, notice.alert.state} != {"updated"}:
+        return [*waiting, notice]
+    worse = last.alert.escalated or notice.alert.escalated
+    return [*waiting[:-1], notice.model_copy(update={"alert": notice.alert.model_copy(update={"escalated": worse})})]
