@@ -28,9 +28,7 @@ class PowerCommands:
         """Carry out a command and tell the outcome; one that comes again is told of again, not carried out again."""
 
         async def act() -> CommandOutcome:
-            # The fence has asked who leads; a number alone tells nothing once revisions begin again.
-            judged = command.model_copy(update={"fencing_token": None})
-            return await self.power.carry_out(judged, await self.read_policy())
+            return await self.power.carry_out(command, await self.read_policy())
 
         def turn_away(status: Status, detail: str) -> CommandOutcome:
             return CommandOutcome(

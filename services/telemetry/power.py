@@ -10,31 +10,23 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from datetime import datetime
-from functools import partial
-from typing import TypeVar
 
 from services.telemetry.adapters.cap_file import ANY, CapFile
-from services.telemetry.adapters.guarded import GuardedSource
 from services.telemetry.domain.power_lease import Grant, Lease, LeaseBook, Moment, Refusal
 from services.telemetry.errors import PowerControlError, SourceBusyError, SourceHungError
-from services.telemetry.ports import ClockActuator, PowerActuator
+from services.telemetry.power_driver import Find, PowerDriver, close_to
+from services.telemetry.power_outcomes import lease_ended, outcome_of
 from shared.clock import utc_now
 from shared.errors import AutopilotError
-from shared.ids import new_id
 from shared.messages.commands import CommandOutcome, FleetPolicy, PowerCommand
-from shared.messages.telemetry import DeviceInfo
 
 log = logging.getLogger(__name__)
-
-T = TypeVar("T")
-Find = Callable[[str], tuple[DeviceInfo, GuardedSource] | None]
 
 # A default that a driver does not take is tried again after pauses that grow to this, in seconds.
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.5, 5.0
 RETOLD_S = 60.0
 # After a cap file that could not be read, devices that appear are looked at for this long, in seconds.
 SUSPECT_S = 600.0
-TOLERANCE_W, TOLERANCE = 1.0, 0.01
 
 
 @dataclass
@@ -62,13 +54,16 @@ class PowerControl:
     clock: Callable[[], datetime] = utc_now
     _book: LeaseBook = field(default_factory=LeaseBook)
     _locks: dict[str, asyncio.Lock] = field(default_factory=lambda: defaultdict(asyncio.Lock))
-    _defaults_w: dict[str, float] = field(default_factory=dict)
     _troubles: dict[str, _Trouble] = field(default_factory=dict)
     _loaded: bool = False
     _closed: bool = False
     _unsaved: bool = False
     _suspect_until_s: float = -math.inf
     _cleared: set[str] = field(default_factory=set)
+    _driver: PowerDriver = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._driver = PowerDriver(self.find)
 
     async def carry_out(self, command: PowerCommand, policy: FleetPolicy) -> CommandOutcome:
         """Do what a command asks, or say why not, with what was read back."""
@@ -80,8 +75,8 @@ class PowerControl:
                 return self._outcome(command, "expired" if verdict.expired else "refused", verdict.detail)
             if self._closed:
                 return self._outcome(command, "refused", "the agent is stopping")
-            if found is not None and found[0].power_default_w is not None:
-                self._defaults_w[command.device] = found[0].power_default_w
+            if found is not None:
+                self._driver.note(found[0])
             if verdict.restores:
                 return await self._lift(command)
             return await self._grant(command, verdict)
@@ -160,7 +155,11 @@ class PowerControl:
         if self._unsaved:
             self._save()
         pairs = zip(owed, restored, strict=True)
-        return [self._expired(lease, told, now) for (_, lease), told in pairs if told is not None and lease is not None]
+        return [
+            lease_ended(self.node, lease, told, now)
+            for (_, lease), told in pairs
+            if told is not None and lease is not None
+        ]
 
     async def restore_all(self) -> None:
         """Restore every device that this or a crashed process capped; others are never touched.
@@ -192,7 +191,7 @@ class PowerControl:
         for device in kept.devices - {ANY} - self._book.touched:
             self._book.owed[device] = None
         self._book.clocks |= kept.clocks - {ANY}
-        self._defaults_w = kept.defaults_w | self._defaults_w
+        self._driver.defaults_w = kept.defaults_w | self._driver.defaults_w
 
     def _suspect(self) -> None:
         """After a cap file that could not be read: every device that can be capped may have been."""
@@ -218,8 +217,8 @@ class PowerControl:
                 if lease is None or lease.is_over(self._now()):
                     continue
                 try:
-                    applied = await self._call(device, partial(_applied, device))
-                    gone = not _close_to(applied, lease.cap_w)
+                    applied = await self._driver.applied_w(device)
+                    gone = not close_to(applied, lease.cap_w)
                     # No driver tells a locked clock: it is locked again each time.
                     if gone or lease.clock_mhz is not None:
                         await self._apply(device, lease.cap_w, lease.clock_mhz)
@@ -259,56 +258,19 @@ class PowerControl:
             log.warning("cap not restored yet", extra={"device": device, "error": reason})
 
     async def _apply_default(self, device: str) -> tuple[float, float]:
-        found = self.find(device)
-        default_w = (found[0].power_default_w if found else None) or self._defaults_w.get(device)
-        if default_w is None:
-            raise PowerControlError(f"device {device!r} is not there, or does not tell its default")
-        return await self._apply(device, default_w, None)
+        return await self._driver.apply_default(device, may_be_locked=device in self._book.clocks)
 
     async def _apply(self, device: str, cap_w: float, clock_mhz: float | None) -> tuple[float, float]:
-        """Set cap and clock; returns the cap as applied and as enforced. Raises AutopilotError."""
-        may_be_locked = device in self._book.clocks
+        return await self._driver.apply(device, cap_w, clock_mhz, may_be_locked=device in self._book.clocks)
 
-        def work(actuator: PowerActuator) -> tuple[float, float]:
-            problem: Exception | None = None
-            if clock_mhz is not None and not isinstance(actuator, ClockActuator):
-                raise PowerControlError(f"device {device!r} has no clock control")
-            if isinstance(actuator, ClockActuator) and (clock_mhz is not None or may_be_locked):
-                try:
-                    actuator.lock_clock_mhz(device, clock_mhz)
-                except Exception as error:
-                    if clock_mhz is not None:
-                        raise
-                    problem = error  # the cap is given back all the same
-            actuator.set_cap_w(device, cap_w)
-            if problem is not None:
-                raise problem
-            return actuator.applied_cap_w(device), actuator.enforced_cap_w(device)
-
-        applied, enforced = await self._call(device, work)
-        if not _close_to(applied, cap_w) or not math.isfinite(enforced):
-            raise PowerControlError(f"{device} took {cap_w:g} W but tells {applied:g} W, in force {enforced:g} W")
-        return applied, enforced
-
-    async def _call(self, device: str, work: Callable[[PowerActuator], T]) -> T:
-        found = self.find(device)
-        if found is None:
-            raise PowerControlError(f"device {device!r} is gone")
-        actuator = found[1].source
-        if not isinstance(actuator, PowerActuator):
-            raise PowerControlError(f"source {found[1].name} controls no power")
-        try:
-            return await found[1].call(lambda: work(actuator))
-        except AutopilotError:
-            raise
-        except Exception as error:
-            raise PowerControlError(f"{device}: the driver failed: {type(error).__name__}: {error}") from error
+    def _outcome(self, command: PowerCommand, status: str, detail: str, **watts: float) -> CommandOutcome:
+        return outcome_of(command, status, detail, self.clock(), **watts)
 
     def _save(self) -> bool:
         """Write down what may not be at its default; whether that could be done."""
         devices = self._book.touched | ({ANY} if self._suspect_until_s > self.steady() else set())
         try:
-            self.file.save(devices, self._book.clocks, self._defaults_w)
+            self.file.save(devices, self._book.clocks, self._driver.defaults_w)
         except OSError as error:
             self._unsaved = True
             log.critical("cap file not written", extra={"error": str(error)})
@@ -318,52 +280,3 @@ class PowerControl:
 
     def _now(self) -> Moment:
         return Moment(self.clock(), self.steady())
-
-    def _expired(self, lease: Lease, restored: tuple[float, float], now: datetime) -> CommandOutcome:
-        return CommandOutcome(
-            id=new_id(),
-            command_id=lease.command_id,
-            command="power",
-            status="expired",
-            target=f"{self.node}/{lease.device}",
-            detail="lease ended, default restored",
-            requested=lease.cap_w,
-            applied=restored[0],
-            read_back=restored[1],
-            at=now,
-            executor="agent",
-        )
-
-    def _outcome(
-        self,
-        command: PowerCommand,
-        status: str,
-        detail: str,
-        *,
-        applied: float | None = None,
-        read_back: float | None = None,
-    ) -> CommandOutcome:
-        return CommandOutcome.model_validate(
-            {
-                "id": new_id(),
-                "command_id": command.id,
-                "command": "power",
-                "status": status,
-                "detail": detail,
-                "target": f"{self.node}/{command.device}",
-                "requested": command.cap_w,
-                "applied": applied,
-                "read_back": read_back,
-                "at": self.clock(),
-                "executor": "agent",
-            }
-        )
-
-
-def _applied(device: str, actuator: PowerActuator) -> float:
-    return actuator.applied_cap_w(device)
-
-
-def _close_to(told_w: float, wanted_w: float) -> bool:
-    """Whether what a driver tells is what was asked for; drivers round, and what is no number is never close."""
-    return abs(told_w - wanted_w) <= max(TOLERANCE_W, TOLERANCE * wanted_w)

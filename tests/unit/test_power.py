@@ -94,6 +94,17 @@ class TestLeases:
         assert outcome.status == "refused"
         assert "clock_mhz=100" in outcome.detail
 
+    @pytest.mark.parametrize("power", ["off", "simulated"])
+    async def test_a_policy_that_forbids_caps_lets_one_be_given_back(self, node: Node, power: str) -> None:
+        info, guarded = node.infos[SIM]
+        node.infos[SIM] = info.model_copy(update={"simulated": False}), guarded
+        await node.cap(lease_s=86_400.0)
+        forbids = FleetPolicy.model_validate({"power": power})
+        lift = power_command(id="lift", device=SIM, cap_w=None, expires_at=LONG)
+        assert (await node.power.carry_out(lift, forbids)).status == "applied"
+        assert node.driver.state() == (250.0, None)
+        assert (await node.power.carry_out(lift, forbids)).status == "refused", "a device that we did not cap"
+
     async def test_a_cap_that_the_driver_forgot_is_applied_again(self, node: Node) -> None:
         await node.cap()
         node.driver._gpus[SIM].cap_w = 250.0

@@ -10,8 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from services.telemetry.adapters.cpu import CpuSource
 from services.telemetry.adapters.guarded import GuardedSource
@@ -72,14 +70,6 @@ class TestLeaseBook:
         assert isinstance(verdict, Refusal)
         assert why in verdict.detail
 
-    def test_an_older_leader_is_refused(self) -> None:
-        book = LeaseBook()
-        assert isinstance(book.judge(power_command(fencing_token=7), device(), FleetPolicy(), T0), Grant)
-        stale = book.judge(power_command(fencing_token=6), device(), FleetPolicy(), T0)
-        assert isinstance(stale, Refusal)
-        assert "fencing" in stale.detail
-
-    @given(cap=st.floats(1, 2000), floor=st.floats(0, 1))
     def test_no_grant_leaves_the_devices_limits_or_the_policys_floor(self, cap: float, floor: float) -> None:
         verdict = LeaseBook().judge(power_command(cap_w=cap), device(), FleetPolicy(power_floor_fraction=floor), T0)
         if isinstance(verdict, Grant):

@@ -53,7 +53,7 @@ class Lease:
 
 @dataclass
 class LeaseBook:
-    """All caps of one node, and the highest fencing token that any command carried.
+    """All caps of one node. Who may command is for the fence to say.
 
     `owed` holds the devices that must get their default back, among them those of which it is not known
     whether a cap was applied: by device, the lease to tell of when that is done, if any.
@@ -63,7 +63,6 @@ class LeaseBook:
     leases: dict[str, Lease] = field(default_factory=dict)
     owed: dict[str, Lease | None] = field(default_factory=dict)
     clocks: set[str] = field(default_factory=set)
-    highest_token: int = 0
 
     @property
     def touched(self) -> set[str]:
@@ -74,13 +73,15 @@ class LeaseBook:
         self, command: PowerCommand, device: DeviceInfo | None, policy: FleetPolicy, now: datetime
     ) -> Grant | Refusal:
         """Decide what a command may do; the device's own limits clamp it, the operator's policy forbids."""
-        refusal = self._late(command, now) or _forbidden(command, device, policy)
+        restores = command.cap_w is None and command.clock_mhz is None
+        # A policy that allows no more caps lets those that there are be given back; others are never touched.
+        allowed = policy.model_copy(update={"power": "all"}) if restores and command.device in self.touched else policy
+        refusal = _late(command, now) or _forbidden(command, device, allowed)
         if refusal is not None:
             return refusal
         assert device is not None  # noqa: S101  _forbidden looked
         low, high, default = device.power_min_w or 0.0, device.power_max_w or 0.0, device.power_default_w or 0.0
-        self.highest_token = max(self.highest_token, command.fencing_token or 0)
-        if command.cap_w is None and command.clock_mhz is None:
+        if restores:
             return Grant(default, clamped=False, restores=True)
         asked = command.cap_w if command.cap_w is not None else default
         floor = policy.power_floor_fraction * default
@@ -91,13 +92,6 @@ class LeaseBook:
             return clock
         cap = min(max(asked, low), high)
         return Grant(cap, clamped=cap != asked or clock != command.clock_mhz, restores=False, clock_mhz=clock)
-
-    def _late(self, command: PowerCommand, now: datetime) -> Refusal | None:
-        if now >= command.expires_at:
-            return Refusal(f"expired at {command.expires_at.isoformat()}", expired=True)
-        if command.fencing_token is not None and command.fencing_token < self.highest_token:
-            return Refusal(f"fencing token {command.fencing_token} is older than {self.highest_token}")
-        return None
 
     def begin(self, device: str, grant: Grant) -> None:
         """Note what is about to be applied, before it is: whatever comes between, the default is owed."""
@@ -146,6 +140,12 @@ class LeaseBook:
         self.leases.pop(device, None)
         self.owed.pop(device, None)
         self.clocks.discard(device)
+
+
+def _late(command: PowerCommand, now: datetime) -> Refusal | None:
+    if now >= command.expires_at:
+        return Refusal(f"expired at {command.expires_at.isoformat()}", expired=True)
+    return None
 
 
 def _clock(clock_mhz: float | None, device: DeviceInfo, policy: FleetPolicy) -> float | Refusal | None:
