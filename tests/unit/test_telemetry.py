@@ -70,6 +70,7 @@ class TestLeaseBook:
         assert isinstance(verdict, Refusal)
         assert why in verdict.detail
 
+    @given(cap=st.floats(1, 2000), floor=st.floats(0, 1))
     def test_no_grant_leaves_the_devices_limits_or_the_policys_floor(self, cap: float, floor: float) -> None:
         verdict = LeaseBook().judge(power_command(cap_w=cap), device(), FleetPolicy(power_floor_fraction=floor), T0)
         if isinstance(verdict, Grant):
