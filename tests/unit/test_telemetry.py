@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from services.telemetry.adapters.cpu import CpuSource
 from services.telemetry.adapters.guarded import GuardedSource
