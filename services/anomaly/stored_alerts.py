@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from nats.js import JetStreamContext
-from nats.js.errors import NotFoundError
+from nats.js.errors import InvalidKeyError, KeyNotFoundError, NotFoundError
 
 from services.anomaly.outbox import AlertOutbox, fits
 from shared import subjects
@@ -69,6 +69,17 @@ class StoredAlerts:
         strange = kept - known.keys() - waiting
         self.adopt([stored[key] for key in sorted(strange & stored.keys())])
         for key in strange - stored.keys():
-            log.warning("stored alert cannot be read, removing it", extra={"key": key})
-            await self.bus.delete(BUCKET, key)
+            if await self._holds(key):
+                log.warning("stored alert cannot be read, removing it", extra={"key": key})
+                await self.bus.delete(BUCKET, key)
         self._seen = state.last_seq if not lost else -1
+
+    async def _holds(self, key: str) -> bool:
+        """Whether there is a value: a key that was removed keeps its subject, and removing it again would do so."""
+        try:
+            await (await self.js.key_value(BUCKET)).get(key)
+        except KeyNotFoundError:
+            return False
+        except InvalidKeyError:
+            return True
+        return True

@@ -67,3 +67,33 @@ async def test_open_alerts_come_back_after_their_bucket_was_lost_or_scribbled_on
             return await client.alerts.open() == []
 
         await eventually(none_open, 20)
+
+
+async def test_an_alert_that_is_over_is_removed_once(nats_server: NatsServer, client: AutopilotClient) -> None:
+    async with running(create_anomaly(AnomalySettings(nats_url=nats_server.url))):
+        for device in ("gpu-0", "gpu-1"):
+            xid = event("xid", code=79, at=utc_now(), id=f"e-{device}", device=device)
+            await client.js.publish(subjects.event("n1", device), xid.model_dump_json().encode())
+
+        async def open_devices() -> list[str]:
+            return sorted(alert.device for alert in await client.alerts.open())
+
+        async def both() -> bool:
+            return await open_devices() == ["gpu-0", "gpu-1"]
+
+        await eventually(both, 20)
+        await client.steering.drain("n1", "gpu-0", "restore")
+
+        async def one() -> bool:
+            return await open_devices() == ["gpu-1"]
+
+        await eventually(one, 20)
+        bucket = await client.js.key_value("open_alerts")
+        written = (await bucket.put("scribble.of.others", b"{")) + 1
+
+        async def removed() -> bool:
+            return (await client.js.stream_info("KV_open_alerts")).state.last_seq >= written
+
+        await eventually(removed, 20)
+        await asyncio.sleep(1.0)
+        assert (await client.js.stream_info("KV_open_alerts")).state.last_seq == written

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
+import tempfile
 from pathlib import Path
 
 SIZE = "16g"
+LOGS = "logs"
 
 
 class Disk:
@@ -40,7 +43,14 @@ class Disk:
         subprocess.run(["mount", "-o", f"remount,size={size}", str(self.folder)], check=True, capture_output=True)
 
     def unmount(self) -> None:
-        """Unmount it, also while somebody still looks at it."""
-        if self.mounted:
+        """Unmount it, also while somebody still looks at it; logs are left in the folder that it covered."""
+        if not self.mounted:
+            return
+        with tempfile.TemporaryDirectory() as kept:
+            logs = self.folder / LOGS
+            if logs.is_dir():
+                shutil.copytree(logs, Path(kept, LOGS))
             subprocess.run(["umount", "-l", str(self.folder)], check=False, capture_output=True)
             self.mounted = False
+            if Path(kept, LOGS).is_dir():
+                shutil.copytree(Path(kept, LOGS), logs, dirs_exist_ok=True)

@@ -27,6 +27,8 @@ class Healed:
     noticed_s: float | None
     recovered_s: float | None
     problems: dict[str, str]
+    last: str = ""
+    """What was well again last."""
 
 
 @dataclass
@@ -39,6 +41,7 @@ class Recovery:
     injector: Injector
     within_s: float
     healed: list[Healed] = field(default_factory=list)
+    _last: str = ""
 
     async def go_through(self, fault: Fault) -> Healed:
         """One fault from its beginning until all is well again, or the time is up."""
@@ -54,9 +57,10 @@ class Recovery:
         except (*TRANSIENT, subprocess.CalledProcessError) as error:
             failed = {"the fault": f"was not put in or taken out: {type(error).__name__}: {error}"}
         ended = time.monotonic()
+        self._last = ""
         problems = failed or await self._well_again(ended)
         took = None if problems else round(time.monotonic() - ended, 1)
-        healed = Healed(fault, at, None if noticed is None else round(noticed, 1), took, problems or {})
+        healed = Healed(fault, at, None if noticed is None else round(noticed, 1), took, problems or {}, self._last)
         self.healed.append(healed)
         return healed
 
@@ -73,6 +77,7 @@ class Recovery:
                         problems[f"node {node}"] = "has sent no frame"
                 if not problems:
                     return None
+                self._last = ", ".join(f"{name} {why:.60}" for name, why in problems.items())
                 if time.monotonic() > ended + self.within_s:
                     return problems
                 await asyncio.sleep(LOOK_EVERY_S)

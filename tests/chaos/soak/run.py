@@ -238,7 +238,8 @@ class Soak:
             if early and (left := began + MEMORY_MARK_S + 60 - time.monotonic()) > 0:
                 await asyncio.sleep(left)
             healed = await recovery.go_through(fault)
-            told = f"well again after {healed.recovered_s} s" if not healed.problems else f"NOT WELL: {healed.problems}"
+            told = f"well again after {healed.recovered_s} s, last: {healed.last or 'nothing'}"
+            told = f"NOT WELL: {healed.problems}" if healed.problems else told
             print(f"{healed.at} {fault.kind} {fault.target} for {fault.hold_s:g} s: {told}", flush=True)
             position += 1
             if len(recovery.healed) >= HOPELESS and all(h.problems for h in recovery.healed[-HOPELESS:]):
