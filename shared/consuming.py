@@ -35,6 +35,8 @@ log = logging.getLogger(__name__)
 WATCH_PERIOD_S = 1.0
 # Requests to the server that a fleet of watchdogs makes add up.
 WATCH_EACH_S = 0.05
+# A pool has some fifty durables: one after the other over a slow link would take longer than an answer is good for.
+WATCH_AT_ONCE = 8
 
 
 class RetryMiddleware:
@@ -137,9 +139,9 @@ class ConsumerWatchdog:
             beat()
             if self._subscriptions is not None:
                 await self._subscriptions.revive_dead()
-            for watched in self._watched:
+            for first in range(0, len(self._watched), WATCH_AT_ONCE):
                 beat()
-                await self._check(watched)
+                await asyncio.gather(*map(self._check, self._watched[first : first + WATCH_AT_ONCE]))
             await asyncio.sleep(max(WATCH_PERIOD_S, WATCH_EACH_S * len(self._watched)))
 
     async def _check(self, watched: Watched) -> None:

@@ -23,6 +23,7 @@ from nats.js.errors import BadRequestError, BucketNotFoundError, NotFoundError, 
 
 from shared import subjects
 from shared.errors import UnavailableError
+from shared.turns import turn
 
 log = logging.getLogger(__name__)
 
@@ -188,8 +189,19 @@ async def ensure(
 
     Copies only ever become more: a service that was left at one copy takes none from a cluster that has three.
 
-    Several services do this at once at a first start, so losing a race is not an error.
+    Several services do this at once at a first start. One at a time does: the server looks at what is set aside before
+    it sets more aside, so two together may set aside more than there is, and from then on it refuses every change.
     """
+    leaders = next(bucket for bucket in BUCKETS if bucket.bucket == "leader")
+    try:
+        async with asyncio.timeout(deadline_s) as waiting, turn(js, leaders, "streams"):
+            waiting.reschedule(None)
+            await _ensure_within(js, replicas, deadline_s, results_mib)
+    except TimeoutError as error:
+        raise UnavailableError(f"others were making streams for {deadline_s:g} s") from error
+
+
+async def _ensure_within(js: JetStreamContext, replicas: int, deadline_s: float, results_mib: int | None) -> None:
     loop = asyncio.get_running_loop()
     until = loop.time() + deadline_s
     scale = 1.0
