@@ -8,7 +8,7 @@ import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import nats.errors
 from fast_depends.exceptions import ValidationError as ArgumentError
@@ -31,6 +31,8 @@ from shared.stalled_consumers import Progress, Subscriptions
 from shared.supervision import beat
 
 log = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 WATCH_PERIOD_S = 1.0
 # Requests to the server that a fleet of watchdogs makes add up.
@@ -139,9 +141,7 @@ class ConsumerWatchdog:
             beat()
             if self._subscriptions is not None:
                 await self._subscriptions.revive_dead()
-            for first in range(0, len(self._watched), WATCH_AT_ONCE):
-                beat()
-                await asyncio.gather(*map(self._check, self._watched[first : first + WATCH_AT_ONCE]))
+            await some_at_once(self._check, self._watched, WATCH_AT_ONCE)
             await asyncio.sleep(max(WATCH_PERIOD_S, WATCH_EACH_S * len(self._watched)))
 
     async def _check(self, watched: Watched) -> None:
@@ -184,6 +184,13 @@ class ConsumerWatchdog:
         else:
             self._recreated.labels(watched.stream, durable).inc()
             log.warning("consumer was deleted and made again", extra={"durable": durable})
+
+
+async def some_at_once(work: Callable[[T], Awaitable[None]], items: Sequence[T], most: int = 32) -> None:
+    """Do it for each, some at a time: one after the other, a slow link sets the pace. Raises what the work does."""
+    for first in range(0, len(items), most):
+        beat()
+        await asyncio.gather(*map(work, items[first : first + most]))
 
 
 async def pull_batches(

@@ -21,7 +21,7 @@ from services.inference.undeliverable import Undeliverable
 from shared import subjects
 from shared.bus import BUS_ERRORS
 from shared.clock import utc_now
-from shared.consuming import pull_batches
+from shared.consuming import pull_batches, some_at_once
 from shared.errors import UnavailableError
 from shared.jobs import MESSAGE_ID, address
 from shared.leader import Leadership
@@ -47,12 +47,14 @@ class QueueKeeper:
         self._dead = DeadLettering(js, "keeper")
         self._undeliverable = Undeliverable(js, self._dead, unrunnable_after_s)
         self._waiting: Waiting[Msg] = Waiting()
+        self._told: asyncio.Queue[Msg] = asyncio.Queue()
 
     async def run(self) -> None:
         """Keep order until cancelled, while this process leads."""
         async with asyncio.TaskGroup() as group:
             group.create_task(self._leadership.run())
             group.create_task(self._keep_waiting())
+            group.create_task(self._keep_told())
             group.create_task(self._keep_due())
             group.create_task(self._keep_runnable())
             group.create_task(self._keep_payloads())
@@ -69,21 +71,28 @@ class QueueKeeper:
         try:
             async for batch in pull_batches(self._js, "JOBS", config.durable_name or "", batch=500):
                 await self._led()
-                for message in batch:
-                    try:
-                        await self._look_at(message)
-                    except PASSING as error:
-                        log.info("waits on", extra={"subject": message.subject, "error": type(error).__name__})
+                await some_at_once(self._look_again, batch)
         finally:
             await subscription.unsubscribe()
 
     async def _on_result(self, message: Msg) -> None:
         finished = subjects.job_id(message.subject.split(".")[1:])
         for waiting in self._waiting.told_of(finished):
-            try:
-                await self._look_at(waiting)
-            except PASSING as error:
-                log.info("waits on", extra={"subject": waiting.subject, "error": type(error).__name__})
+            self._told.put_nowait(waiting)
+
+    async def _keep_told(self) -> None:
+        """Jobs whose last word came in: apart from the callback, which results would queue up behind."""
+        while True:
+            told = [await self._told.get()]
+            while not self._told.empty():
+                told.append(self._told.get_nowait())
+            await some_at_once(self._look_again, told)
+
+    async def _look_again(self, message: Msg) -> None:
+        try:
+            await self._look_at(message)
+        except PASSING as error:
+            log.info("waits on", extra={"subject": message.subject, "error": type(error).__name__})
 
     async def _look_at(self, message: Msg) -> None:
         try:
@@ -121,11 +130,13 @@ class QueueKeeper:
         config = due_durable()
         async for batch in pull_batches(self._js, "LATER", config.durable_name or "", batch=500):
             await self._led()
-            for message in batch:
-                try:
-                    await self._let_go(message)
-                except PASSING as error:
-                    log.info("job not let go yet", extra={"subject": message.subject, "error": type(error).__name__})
+            await some_at_once(self._try_to_let_go, batch)
+
+    async def _try_to_let_go(self, message: Msg) -> None:
+        try:
+            await self._let_go(message)
+        except PASSING as error:
+            log.info("job not let go yet", extra={"subject": message.subject, "error": type(error).__name__})
 
     async def _let_go(self, message: Msg) -> None:
         try:

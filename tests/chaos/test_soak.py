@@ -41,13 +41,13 @@ def test_a_lost_job_a_second_result_and_a_wrong_end_are_seen() -> None:
     ledger = JobLedger()
     for job, end in (("lost", "succeeded"), ("twice", "succeeded"), ("buried", "succeeded"), ("risen", "dead")):
         ledger.confirm(job, end, now=1.0)
-    ledger.result(5, "twice", "succeeded", now=2.0)
-    ledger.result(5, "twice", "succeeded", now=2.0)
+    ledger.result(5, "twice", "succeeded")
+    ledger.result(5, "twice", "succeeded")
     assert list(ledger.contradictions()) == []
-    ledger.result(9, "twice", "succeeded", now=3.0)
-    ledger.result(6, "buried", "failed", now=2.0)
+    ledger.result(9, "twice", "succeeded")
+    ledger.result(6, "buried", "failed")
     ledger.letter(1, "buried", "attempts_exhausted")
-    ledger.result(7, "risen", "succeeded", now=2.0)
+    ledger.result(7, "risen", "succeeded")
     assert ["lost" in text for text in ledger.lost()] == [True]
     assert ledger.lost(before=0.5) == []
     wrong = "\n".join(ledger.contradictions())
@@ -59,7 +59,7 @@ def test_a_lost_job_a_second_result_and_a_wrong_end_are_seen() -> None:
 def test_a_failed_job_needs_its_dead_letter() -> None:
     ledger = JobLedger()
     ledger.confirm("poison", "dead", now=1.0)
-    ledger.result(1, "poison", "failed", now=2.0)
+    ledger.result(1, "poison", "failed")
     assert ledger.unfinished() == ["poison"]
     ledger.letter(1, "poison", "permanent_error")
     assert ledger.unfinished() == []

@@ -35,6 +35,7 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, help="kept afterwards, with the logs; a temporary one by default")
     parser.add_argument("--only", default="", help="only faults whose 'kind target' contains this; all: a space")
     parser.add_argument("--hold", type=float, default=1.0, help="share of its usual time that a fault is held")
+    parser.add_argument("--patience", type=float, default=1.0, help="how much longer every limit is on a busy machine")
     arguments = parser.parse_args()
     long = arguments.minutes >= LEAST_LONG_MINUTES
     plan = long_plan(random.Random(arguments.seed)) if long or arguments.only else list(SHORT_PLAN)
@@ -48,6 +49,7 @@ def main() -> None:
         agents=agents,
         devices_each=-(-arguments.devices // agents),
         seed=arguments.seed,
+        patience=arguments.patience,
     )
     with tempfile.TemporaryDirectory(prefix="autopilot-soak-", ignore_cleanup_errors=True) as folder:
         report = asyncio.run(_until_told(Soak(arguments.folder or Path(folder), scale), plan))

@@ -18,7 +18,7 @@ class JobLedger:
     confirmed_at: dict[str, float] = field(default_factory=dict)
     results: dict[str, tuple[int, str]] = field(default_factory=dict)
     dead: dict[str, tuple[int, str]] = field(default_factory=dict)
-    ended_at: dict[str, float] = field(default_factory=dict)
+    _over: set[str] = field(default_factory=set)
     second: list[str] = field(default_factory=list)
 
     def confirm(self, job_id: str, end: End, now: float) -> None:
@@ -26,18 +26,24 @@ class JobLedger:
         self.expected[job_id] = end
         self.confirmed_at[job_id] = now
 
-    def result(self, sequence: int, job_id: str, status: str, now: float) -> None:
+    def result(self, sequence: int, job_id: str, status: str) -> None:
         """A message of the stream of results; the same sequence again is the same message."""
         known = self.results.setdefault(job_id, (sequence, status))
-        self.ended_at.setdefault(job_id, now)
+        self._over.add(job_id)
         if known[0] != sequence:
             self.second.append(f"job {job_id} has a second result: {known} and {(sequence, status)}")
 
     def letter(self, sequence: int, job_id: str, reason: str) -> None:
         """A dead letter."""
         known = self.dead.setdefault(job_id, (sequence, reason))
+        self._over.add(job_id)
         if known[0] != sequence:
             self.second.append(f"job {job_id} has a second dead letter: {known} and {(sequence, reason)}")
+
+    @property
+    def open(self) -> int:
+        """About how many have neither result nor dead letter, without a look at each."""
+        return len(self.expected) - len(self._over)
 
     def unfinished(self, before: float = float("inf")) -> list[str]:
         """Jobs confirmed before a time that have not ended."""

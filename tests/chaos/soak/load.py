@@ -16,6 +16,8 @@ from shared.errors import AutopilotError
 from tests.chaos.soak.jobs_ledger import End, JobLedger
 
 SENDERS = 256
+# Seconds of the rate that may be open: a machine that is too busy for the rate is told as such, not by every job's age.
+MOST_OPEN_S = 20.0
 CYCLE = 50
 # Short, so that the stream of results does not grow all the time; longer than any fault keeps the soak from reading.
 RESULT_TTL_S = 240.0
@@ -62,6 +64,7 @@ class Load:
         self._client, self._ledger, self._rate = client, ledger, rate
         self._next = 0
         self._began = 0.0
+        self.held_s = 0.0
         self.stopping = asyncio.Event()
 
     @property
@@ -81,6 +84,7 @@ class Load:
         while not self.stopping.is_set():
             number, self._next = self._next, self._next + 1
             await asyncio.sleep(max(0.0, self._began + number / self._rate - time.monotonic()))
+            await self._room()
             job, job_id = job_of(number), f"soak-{number}"
             if number % 500 == 13:
                 await self._confirmed(lambda job_id=job_id: self._rubbish(job_id))
@@ -93,6 +97,12 @@ class Load:
                 )
             )
             self._ledger.confirm(job_id, job.end, time.monotonic())
+
+    async def _room(self) -> None:
+        """Wait while so many are open that more would only grow old."""
+        while self._ledger.open > MOST_OPEN_S * self._rate and not self.stopping.is_set():
+            self.held_s += 0.2 / SENDERS
+            await asyncio.sleep(0.2)
 
     async def _send_batches(self) -> None:
         number = 0

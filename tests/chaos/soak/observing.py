@@ -44,7 +44,7 @@ class Record:
     def on_result(self, message: Msg) -> None:
         result = JobResult.model_validate_json(message.data)
         if result.job_id.startswith(OUR_JOBS):
-            self.jobs.result(_sequence(message), result.job_id, result.status, time.monotonic())
+            self.jobs.result(_sequence(message), result.job_id, result.status)
 
     def on_letter(self, message: Msg) -> None:
         letter = DeadJob.model_validate_json(message.data)

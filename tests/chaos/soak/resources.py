@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -22,6 +23,7 @@ class Resources:
 
     processes: Processes
     samples: dict[str, list[tuple[float, float, int]]] = field(default_factory=dict)
+    loads: list[float] = field(default_factory=list)
 
     async def run(self) -> None:
         """Sample until cancelled."""
@@ -30,7 +32,12 @@ class Resources:
             usage = await asyncio.to_thread(self.processes.usage)
             for name, (rss_mb, files) in usage.items():
                 self.samples.setdefault(name, []).append((time.monotonic() - began, rss_mb, files))
+            self.loads.append(os.getloadavg()[0])
             await asyncio.sleep(EVERY_S)
+
+    def machine_load(self) -> dict[str, float]:
+        """How busy the machine was, with all that ran on it: processes that want to run, a minute's mean."""
+        return {"median": round(median(self.loads), 1), "max": round(max(self.loads), 1)} if self.loads else {}
 
     def compare(self, mark_s: float) -> dict[str, dict[str, float]]:
         """Each process around a time and at the end, by the median."""

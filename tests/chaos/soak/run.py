@@ -54,6 +54,8 @@ class Scale:
     settle_s: float = 180.0
     small_disks: bool = True
     seed: int = 1
+    patience: float = 1.0
+    """By how much every limit of time is longer, where the machine is busy with other work."""
 
 
 class Soak:
@@ -88,7 +90,9 @@ class Soak:
             resources = Resources(processes)
             load = Load(client, self._record.jobs, self._scale.rate)
             injector = Injector(processes, self._links, self._disks, client.js)
-            recovery = Recovery(product, client, self._record, injector, self._scale.recover_within_s)
+            recovery = Recovery(
+                product, client, self._record, injector, self._scale.recover_within_s * self._scale.patience
+            )
             async with asyncio.TaskGroup() as group:
                 background = [
                     group.create_task(work)
@@ -114,6 +118,7 @@ class Soak:
             rate = load.submitted / took
             figures = {
                 "seconds": round(took, 1), "jobs": load.submitted, "jobs_per_s": round(rate, 1),
+                "load_held_s": round(load.held_s, 1), "machine_load": resources.machine_load(),
                 "dead": len(self._record.jobs.dead), "devices": len(self._record.default_w),
                 "frames": len(self._record.frames.devices), "frames_capped_seen": self._record.caps.observed,
                 "critical_alerts": len(self._record.alerts.alerts), "events": len(self._record.alerts.events),
@@ -122,7 +127,7 @@ class Soak:
                 "disks": sorted(self._disks), "memory": resources.compare(MEMORY_MARK_S),
                 "restarts": {n: p.restarts for n, p in product.processes.items()}
                 | {"postgres": product.postgres.restarts},
-                "seed": self._scale.seed,
+                "seed": self._scale.seed, "patience": self._scale.patience,
             }  # fmt: skip
         violations = self._violations() | {
             "a frame has its rows": frames_missing,
@@ -252,17 +257,18 @@ class Soak:
         told: set[str] = set()
         while True:
             await asyncio.sleep(CHECK_EVERY_S)
-            before = time.monotonic() - LATE_S
+            late_s = LATE_S * self._scale.patience
+            before = time.monotonic() - late_s
             with suppress(OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError):
                 rows = await _rows(product)
                 late = [*self._record.frames.missing(rows, before), *self._record.jobs.lost(before),
                         *self._record.alerts.silent(before)]  # fmt: skip
-                self._late += [f"after {LATE_S:g} s: {text}" for text in late if text not in told]
+                self._late += [f"after {late_s:g} s: {text}" for text in late if text not in told]
                 told.update(late)
 
     async def _settle(self, product: EmbeddedProduct) -> list[str]:
         """Wait until nothing is open any more, for so long; returns the frames without their rows."""
-        until = time.monotonic() + self._scale.settle_s
+        until = time.monotonic() + self._scale.settle_s * self._scale.patience
         missing = ["the database did not answer"]
         while time.monotonic() < until:
             with suppress(*TRANSIENT, asyncpg.PostgresError, asyncpg.InterfaceError):
