@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections import deque
 from collections.abc import Awaitable, Callable
 
@@ -12,10 +13,12 @@ from prometheus_client import CollectorRegistry, Counter
 
 from shared import subjects
 from shared.clock import utc_now
-from shared.errors import UnavailableError
+from shared.errors import AutopilotError, UnavailableError
 from shared.ids import new_id
 from shared.messages.audit import AuditRecord
 from shared.supervision import beat
+
+log = logging.getLogger(__name__)
 
 RETRY_S = 1.0
 MOST_WAITING = 10_000
@@ -72,5 +75,9 @@ class AuditOutbox:
             except UnavailableError:
                 await asyncio.sleep(RETRY_S)
                 continue
+            except AutopilotError as error:
+                # One that no subject can carry would keep all behind it waiting for ever.
+                self._dropped.inc()
+                log.warning("record dropped", extra={"action": entry.action, "error": str(error)})
             if self._waiting and self._waiting[0] is entry:
                 self._waiting.popleft()

@@ -76,15 +76,21 @@ class Instance:
     def secret(self, name: str) -> str:
         """A random secret that stays the same across restarts."""
         path = self.path(f"{name}.secret")
-        if not path.exists():
-            _write_private(path, secrets.token_urlsafe(24))
-        return path.read_text().strip()
+        known = path.read_text().strip() if path.exists() else ""
+        if not known:
+            # An empty file, of a crash or a full disk, would be a key that everybody has.
+            known = secrets.token_urlsafe(24)
+            _write_private(path, known)
+        return known
 
     def write_api_keys(self, key: str) -> Path:
-        """The gateway's file of keys: this one as admin, beside any that the operator added."""
+        """The gateway's file of keys: this one as admin, beside any that the operator added. Raises SettingsError."""
         path = self.path("api_keys.json")
-        keys = json.loads(path.read_text()) if path.exists() else {}
-        keys[digest(key)] = "admin"
+        try:
+            keys = json.loads(path.read_text()) if path.exists() else {}
+            keys = {d: entry for d, entry in keys.items() if d != digest("")} | {digest(key): "admin"}
+        except (OSError, ValueError, AttributeError) as error:
+            raise SettingsError(f"{path} must be a JSON object of keys: mend or remove it ({error})") from error
         _write_private(path, json.dumps(keys, indent=1))
         return path
 
@@ -94,16 +100,29 @@ class Instance:
 
     def load(self) -> Runtime:
         """How to find the instance. Raises UnavailableError when none runs."""
+        runtime: Runtime | None
         try:
             runtime = Runtime(**json.loads(self.path("runtime.json").read_text()))
             os.kill(runtime.pid, 0)
         except (OSError, ValueError, TypeError):
-            raise UnavailableError(f"no instance runs on {self.folder}; 'autopilot up' starts one") from None
+            runtime = None
+        # After a crash another process may have that number by now.
+        if runtime is None or self._is_free():
+            raise UnavailableError(f"no instance runs on {self.folder}; 'autopilot up' starts one")
         return runtime
+
+    def _is_free(self) -> bool:
+        """Whether nobody holds the folder, as far as this user can tell."""
+        try:
+            with self.path("lock").open("r+") as lock:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            return False
+        return True
 
     def save_processes(self, processes: dict[str, Any]) -> None:
         """Tell the state of each process."""
-        _write_private(self.path("processes.json"), json.dumps(processes))
+        _write_private(self.path("processes.json"), json.dumps(processes), durable=False)
 
     def load_processes(self) -> dict[str, Any]:
         """The state of each process."""
@@ -114,10 +133,14 @@ class Instance:
         return found if isinstance(found, dict) else {}
 
 
-def _write_private(path: Path, text: str) -> None:
+def _write_private(path: Path, text: str, *, durable: bool = True) -> None:
     draft = path.with_name(f".{path.name}.{os.getpid()}")
     draft.touch(mode=0o600)
-    draft.write_text(text)
+    with draft.open("w") as file:
+        file.write(text)
+        file.flush()
+        if durable:
+            os.fsync(file.fileno())
     if os.geteuid() == 0 and path.exists():
         # A service that is root no more may read it by its group, and goes on to.
         before = path.stat()

@@ -47,6 +47,8 @@ class StoredAlerts:
 
     async def look(self) -> None:
         """Write again what is missing, adopt what is not known, remove what cannot be read."""
+        # What ends while the bucket is read may still stand there, and must not be taken for somebody else's.
+        ours = {*self._known(), *self._on_the_way()}
         try:
             state = (await self.js.stream_info(f"KV_{BUCKET}", subjects_filter=f"$KV.{BUCKET}.>")).state
         except NotFoundError:
@@ -56,7 +58,8 @@ class StoredAlerts:
         kept = {subject.removeprefix(f"$KV.{BUCKET}.") for subject in state.subjects or {}}
         # Those of the queue's keeper are not ours.
         kept = {key for key in kept if not key.startswith(f"{subjects.CLUSTER}.")}
-        known = {subjects.alert_key(a.node, a.device, a.kind): a for a in self.is_open() if fits(a)}
+        known = self._known()
+        ours |= {*known, *self._on_the_way()}
         if state.last_seq == self._seen and known.keys() <= kept:
             return
         stored = await bucket_items(self.js, BUCKET, Alert)
@@ -65,8 +68,7 @@ class StoredAlerts:
             if not self.outbox.waits((alert.node, alert.device, alert.kind)):
                 log.warning("open alert was not stored, writing it again", extra={"id": alert.id})
                 self.outbox.keep(alert)
-        waiting = {subjects.alert_key(*key) for key in self.outbox.on_the_way}
-        strange = kept - known.keys() - waiting
+        strange = kept - ours - self._on_the_way()
         self.adopt([stored[key] for key in sorted(strange & stored.keys())])
         for key in strange - stored.keys():
             if await self._holds(key):
@@ -83,3 +85,9 @@ class StoredAlerts:
         except InvalidKeyError:
             return True
         return True
+
+    def _known(self) -> dict[str, Alert]:
+        return {subjects.alert_key(a.node, a.device, a.kind): a for a in self.is_open() if fits(a)}
+
+    def _on_the_way(self) -> set[str]:
+        return {subjects.alert_key(*key) for key in self.outbox.on_the_way}

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections import deque
 from dataclasses import dataclass, field
+from itertools import islice
 
 from shared.errors import BusyError
 from shared.messages.jobs import Priority
@@ -31,6 +32,12 @@ class _Account:
     unfinished: set[str] = field(default_factory=set)
 
 
+@dataclass(frozen=True)
+class _Counted:
+    owner: str
+    at_s: float
+
+
 @dataclass
 class Admission:
     """Keeps the accounts."""
@@ -39,7 +46,7 @@ class Admission:
     queue_limit: int
     _accounts: dict[str, _Account] = field(default_factory=dict)
     _finished: deque[float] = field(default_factory=lambda: deque(maxlen=10_000))
-    _owners: dict[str, str] = field(default_factory=dict)
+    _owners: dict[str, _Counted] = field(default_factory=dict)
 
     def admit(self, submitter: str, count: int, queued: int, now_s: float) -> None:
         """Raises BusyError, with the time to come back, when `count` more jobs are too many."""
@@ -71,15 +78,15 @@ class Admission:
         new = [job_id for job_id in job_ids if job_id not in account.unfinished]
         account.submitted.extend([now_s] * len(new))
         account.unfinished.update(new)
-        self._owners.update(dict.fromkeys(new, submitter))
+        self._owners.update(dict.fromkeys(new, _Counted(submitter, now_s)))
         return new
 
     def withdrawn(self, job_ids: list[str]) -> None:
         """Jobs that were counted did not come to be."""
         for job_id in job_ids:
-            owner = self._owners.pop(job_id, None)
-            if owner is not None:
-                account = self._accounts[owner]
+            counted = self._owners.pop(job_id, None)
+            if counted is not None:
+                account = self._accounts[counted.owner]
                 account.unfinished.discard(job_id)
                 if account.submitted:
                     account.submitted.pop()
@@ -87,9 +94,20 @@ class Admission:
     def finished(self, job_id: str, now_s: float) -> None:
         """A job has its result."""
         self._finished.append(now_s)
-        owner = self._owners.pop(job_id, None)
-        if owner is not None:
-            self._accounts[owner].unfinished.discard(job_id)
+        self.gone(job_id)
+
+    def gone(self, job_id: str) -> None:
+        """A job counts no more, however it ended."""
+        counted = self._owners.pop(job_id, None)
+        if counted is not None:
+            self._accounts[counted.owner].unfinished.discard(job_id)
+
+    def doubtful(self, counted_before_s: float, most: int) -> list[str]:
+        """Some jobs that have counted as unfinished for long; the next ones the next time."""
+        found = list(islice((job for job, counted in self._owners.items() if counted.at_s < counted_before_s), most))
+        for job_id in found:
+            self._owners[job_id] = self._owners.pop(job_id)
+        return found
 
     def _rate(self, now_s: float) -> float:
         """Jobs that end each second, over the last minute."""

@@ -7,6 +7,7 @@ import importlib.metadata
 import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 
 from fastapi import FastAPI
 from fastapi.responses import HTMLResponse
@@ -24,6 +25,7 @@ from services.gateway.keys import KeyRing
 from services.gateway.refusals import Refusals
 from services.gateway.routes import alerts, batches, dead, fleet, jobs, openai
 from services.gateway.settings import GatewaySettings
+from services.gateway.unfinished import keep_looking
 from shared import audit, subjects
 from shared.frames import TelemetryFrame
 from shared.health import HealthServer, HealthState
@@ -37,6 +39,7 @@ TITLE = "Accelerator Autopilot"
 ROUTERS = [module.router for module in (jobs, batches, dead, openai, fleet, alerts)]
 KEYS_EVERY_S = 1.0
 STANDSTILL_S = 30.0
+UNFINISHED_STANDSTILL_S = 120.0
 # What a stream's reader may leave untaken: of samples only the newest count, of alerts all.
 FRAMES_WAITING, ALERTS_WAITING = 32, 1_000
 
@@ -79,11 +82,17 @@ def create_app(settings: GatewaySettings | None = None) -> FastAPI:
             admission.finished(identity, asyncio.get_running_loop().time())
 
         await client.nc.subscribe("results.>", cb=on_result)
-        supervisor.start("connection", connection.watch, standstill_s=STANDSTILL_S)
-        supervisor.start("write probe", connection.prove_writes, standstill_s=STANDSTILL_S)
-        supervisor.start("keys", follow_keys, standstill_s=STANDSTILL_S)
-        supervisor.start("audit", outbox.run, standstill_s=STANDSTILL_S)
-        supervisor.start("refusals", refusals.run, standstill_s=STANDSTILL_S)
+        for name, work in (
+            ("connection", connection.watch),
+            ("write probe", connection.prove_writes),
+            ("keys", follow_keys),
+            ("audit", outbox.run),
+            ("refusals", refusals.run),
+        ):
+            supervisor.start(name, work, standstill_s=STANDSTILL_S)
+        supervisor.start(
+            "unfinished jobs", partial(keep_looking, admission, client.jobs.view), standstill_s=UNFINISHED_STANDSTILL_S
+        )
         supervisor.start("live samples", app.state.frames.run)
         supervisor.start("live alerts", app.state.alerts.run)
         health.report("started", ok=True)
@@ -118,6 +127,7 @@ def create_app(settings: GatewaySettings | None = None) -> FastAPI:
         budget=MemoryBudget(settings.request_memory_bytes),
         registry=registry,
         refused=refusals.count,
+        most_at_once=settings.requests_per_key,
     )
     return app
 

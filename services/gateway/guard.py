@@ -6,6 +6,7 @@ Pure ASGI, so that a caller without a key is sent away after the headers, before
 from __future__ import annotations
 
 import asyncio
+import collections
 import logging
 from collections.abc import Awaitable, Callable, MutableMapping
 from contextlib import suppress
@@ -88,7 +89,9 @@ class Guard:
         budget: MemoryBudget,
         registry: CollectorRegistry,
         refused: Callable[[str, int], None],
+        most_at_once: int,
     ) -> None:
+        self._most_at_once, self._at_once = most_at_once, collections.Counter[str]()
         self._app, self._table, self._keys, self._budget, self._refused = app, table, keys, budget, refused
         self._requests = Counter(
             "autopilot_http_requests", "requests", ["method", "route", "status"], registry=registry
@@ -136,12 +139,26 @@ class Guard:
             if caller.role < access.least:
                 raise RefusedError(403, too_low(access.least, caller))
             state["caller"] = caller
+            self._count(exchange, caller.user)
         declared = exchange.header(b"content-length")
         if declared is None:
             return None
         if not (declared.isascii() and declared.isdigit() and len(declared) < 20):
             raise RefusedError(400, f"content-length {declared[:40]!r} is no number")
         return int(declared)
+
+    def _count(self, exchange: Exchange, user: str) -> None:
+        """Count a request until it is over: one user must leave connections to the others. Raises RefusedError."""
+        if self._at_once[user] >= self._most_at_once:
+            raise RefusedError(429, f"{user} has {self._most_at_once} requests under way, which is the most")
+        self._at_once[user] += 1
+
+        def over() -> None:
+            self._at_once[user] -= 1
+            if not self._at_once[user]:
+                del self._at_once[user]
+
+        exchange.cleanups.append(over)
 
     def _caller(self, exchange: Exchange) -> Caller | None:
         given = self._given(exchange)
@@ -176,6 +193,8 @@ class Guard:
             if status == 401:
                 client = exchange.scope.get("client")
                 self._refused(client[0] if client else "unknown", status)
+            elif status == 429:
+                response.headers["Retry-After"] = "1"
         unread = exchange.header(b"transfer-encoding") is not None or (exchange.header(b"content-length") or "0") != "0"
         if unread:
             # What is still to come is not read, so the connection can carry no other request.

@@ -69,7 +69,7 @@ class KeyRing:
 
     def find(self, key: str) -> Caller | None:
         """Whose key it is; None for an unknown one."""
-        if len(key) > LONGEST_KEY:
+        if not 0 < len(key) <= LONGEST_KEY:
             return None
         wanted = digest(key)
         # Every digest is compared, so that the time tells nothing of which was near.

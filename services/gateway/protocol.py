@@ -1,4 +1,4 @@
-"""uvicorn's HTTP/1.1 with a time by which a request's headers must be there: it has none of its own."""
+"""uvicorn's HTTP/1.1 with times of its own for both ways: headers that do not come, and answers that nobody takes."""
 
 from __future__ import annotations
 
@@ -7,13 +7,16 @@ import asyncio
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 HEADERS_S = 10.0
+# A whole answer may wait for its reader in memory, also when the route has long returned.
+TAKEN_WITHIN_S = 30.0
 
 
 class TimedProtocol(H11Protocol):
-    """Closes a connection on which nothing, or half a request, comes."""
+    """Closes a connection on which nothing, or half a request, comes, and one that takes nothing of its answer."""
 
-    headers_s = HEADERS_S
+    headers_s, taken_s = HEADERS_S, TAKEN_WITHIN_S
     _waiting: asyncio.TimerHandle | None = None
+    _reading: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """A client is there: the clock runs."""
@@ -31,7 +34,34 @@ class TimedProtocol(H11Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """The client has gone."""
         self._stop()
+        self._all_taken()
         super().connection_lost(exc)
+
+    def pause_writing(self) -> None:
+        """Much of the answer waits for its reader: the clock runs."""
+        super().pause_writing()
+        self._all_taken()
+        self._look_again()
+
+    def resume_writing(self) -> None:
+        """The reader has taken most of it."""
+        super().resume_writing()
+        self._all_taken()
+
+    def _look_again(self) -> None:
+        left = self.transport.get_write_buffer_size()
+        self._reading = self.loop.call_later(self.taken_s, self._look, left)
+
+    def _look(self, before: int) -> None:
+        if self.transport.get_write_buffer_size() >= before:
+            self.transport.abort()
+        else:
+            self._look_again()
+
+    def _all_taken(self) -> None:
+        if self._reading is not None:
+            self._reading.cancel()
+            self._reading = None
 
     def _answering(self) -> bool:
         return self.cycle is not None and not self.cycle.response_complete

@@ -32,4 +32,7 @@ class GatewaySettings(ServiceSettings):
         512 * 2**20, ge=2**20, description="memory that request bodies may take together, by estimate; more get a 503"
     )
     connections: int = Field(1_000, ge=10, description="connections at once; more get a 503")
+    requests_per_key: int = Field(
+        500, ge=1, description="requests under way that one key's user may have, streams among them; more get a 429"
+    )
     streams_per_key: int = Field(20, ge=1, description="streams that one key may follow at once")

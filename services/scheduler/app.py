@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from datetime import timedelta
 from functools import partial
@@ -12,6 +12,7 @@ from pathlib import Path
 
 from faststream import FastStream
 from faststream.nats import JStream, NatsMessage, PullSub
+from nats.js import JetStreamContext
 from prometheus_client import Counter, Gauge
 from pydantic import ValidationError
 
@@ -33,6 +34,7 @@ from services.scheduler.reporting import Reporting
 from services.scheduler.settings import SchedulerSettings
 from shared import subjects
 from shared.bus import BUS_ERRORS, Bus
+from shared.client.reading import last_messages
 from shared.clock import utc_now
 from shared.consuming import Watched
 from shared.errors import AutopilotError, SettingsError
@@ -51,6 +53,7 @@ log = logging.getLogger(__name__)
 
 # The first round may have an hour of looks to show to every policy, and each read may wait for its time limit.
 STANDSTILL_S = 120.0
+SCALES_RECALLED = 1_000
 
 
 def create_app(settings: SchedulerSettings | None = None) -> FastStream:
@@ -117,7 +120,8 @@ def create_app(settings: SchedulerSettings | None = None) -> FastStream:
             service.supervise("looks", partial(remembering.run, lambda: leadership.token is not None))
             deciding_for_ever = partial(
                 decide_for_ever,
-                decider, leadership, remembering, service.health, wake, settings.decide_period_s, leading,
+                decider, leadership, partial(recall_all, js, remembering, governor), service.health, wake,
+                settings.decide_period_s, leading,
             )  # fmt: skip
             service.supervise("decisions", deciding_for_ever, standstill_s=STANDSTILL_S)
             yield
@@ -198,10 +202,18 @@ async def recall(crowning: Crowning) -> None:
         log.warning("champion not recalled", extra={"reason": str(error)})
 
 
+async def recall_all(js: JetStreamContext, remembering: Remembering, governor: Governor) -> None:
+    """What a process that begins to lead has not seen: the last looks, and the sizes that operators set lately."""
+    await remembering.recall()
+    for command in await last_messages(js, "COMMANDS", subjects.SCALE_COMMANDS, ScaleCommand, limit=SCALES_RECALLED):
+        if command.issuer != "scheduler":
+            governor.manual(command.pool, command.at)
+
+
 async def decide_for_ever(
     decider: Decider,
     leadership: Leadership,
-    remembering: Remembering,
+    recall_past: Callable[[], Awaitable[None]],
     health: HealthState,
     wake: asyncio.Event,
     period_s: float,
@@ -216,7 +228,7 @@ async def decide_for_ever(
         if token:
             try:
                 if token != led_with:
-                    await remembering.recall()
+                    await recall_past()
                     led_with = token
                 await decider.decide(token)
                 health.report("deciding", ok=True)

@@ -89,8 +89,11 @@ class Reporting:
                 async with asyncio.timeout(MADE_WITHIN_S):
                     code = await process.wait()
             except TimeoutError:
-                process.kill()
-                code = await process.wait()
+                code = -1
+            finally:
+                # Also where this service ends meanwhile: nobody would read what it makes.
+                if process.returncode is None:
+                    process.kill()
             if code:
                 log.warning("report failed", extra={"exit_code": code})
                 return None

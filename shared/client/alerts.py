@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import secrets
 from collections.abc import AsyncGenerator
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import TypeVar
 
 import nats.errors
@@ -17,7 +17,7 @@ from pydantic import ValidationError
 from shared import audit, subjects
 from shared.client.reading import bucket_items, last_messages
 from shared.clock import utc_now
-from shared.errors import InvalidInputError, NotFoundError, UnavailableError
+from shared.errors import ConflictError, InvalidInputError, NotFoundError, UnavailableError
 from shared.ids import new_id
 from shared.messages.alerts import Alert
 from shared.messages.audit import AuditRecord
@@ -28,6 +28,9 @@ from shared.risk import Risk, risks
 M = TypeVar("M", bound=Message)
 DELIVER_S = 15.0
 RISK_ALERTS = 5_000
+# Each subscription is a consumer with requests of its own, each silence is held against every alert.
+MOST_SUBSCRIPTIONS, MOST_SILENCES = 1_000, 1_000
+FORGOTTEN_AFTER = timedelta(days=30)
 
 
 class Alerts:
@@ -63,11 +66,13 @@ class Alerts:
     async def subscribe(self, url: str, **more: object) -> Subscription:
         """Have alerts posted to a URL; `more` are fields of Subscription, empty filters take all.
 
-        Raises InvalidInputError that names the field.
+        Raises InvalidInputError that names the field, ConflictError when there are too many.
         """
         secret = "whsec_" + base64.b64encode(secrets.token_bytes(24)).decode()
         made = {"id": new_id()[:12], "url": url, "secret": secret, "created_at": utc_now()}
         subscription = _checked(Subscription, made | {name: value for name, value in more.items() if value is not None})
+        if len(await self.subscriptions()) >= MOST_SUBSCRIPTIONS:
+            raise ConflictError(f"there are {MOST_SUBSCRIPTIONS} subscriptions, which is the most: remove some")
         await self._audit("subscription.created", subscription.id)
         await self._put("subscriptions", subscription.id, subscription)
         return subscription
@@ -100,12 +105,25 @@ class Alerts:
         return {a.alert_id: a for a in taken.values()}
 
     async def silence(self, ends_at: datetime, *, starts_at: datetime | None = None, **more: object) -> Silence:
-        """Do not tell of alerts that match until a time, or in a planned window. Raises InvalidInputError."""
+        """Do not tell of alerts that match until a time, or in a planned window.
+
+        Raises InvalidInputError, and ConflictError when there are too many.
+        """
         made = {"id": new_id()[:12], "starts_at": starts_at or utc_now(), "ends_at": ends_at, "created_by": self._actor}
         silence = _checked(Silence, made | {name: value for name, value in more.items() if value is not None})
+        await self._make_room_for_a_silence()
         await self._audit("silence.created", silence.id)
         await self._put("silences", silence.id, silence)
         return silence
+
+    async def _make_room_for_a_silence(self) -> None:
+        """Forget those that are long over; nothing else would."""
+        now, kv = utc_now(), await self._js.key_value("silences")
+        found = await bucket_items(self._js, "silences", Silence)
+        for key in [key for key, known in found.items() if now - known.ends_at > FORGOTTEN_AFTER]:
+            await kv.delete(key)
+        if sum(known.ends_at > now for known in found.values()) >= MOST_SILENCES:
+            raise ConflictError(f"there are {MOST_SILENCES} silences, which is the most: end some, or use patterns")
 
     async def silences(self) -> list[Silence]:
         """Silences that are not over, the first to end first."""

@@ -6,18 +6,21 @@ import asyncio
 import json
 import os
 import signal
+from datetime import timedelta
 from pathlib import Path
 
 import httpx
 import pytest
 from nats.aio.client import Client
+from nats.js.errors import KeyNotFoundError
 
 from services.gateway import connecting, protocol
 from services.gateway.fanout import StreamLimit
 from shared import subjects
 from shared.api_keys import digest
-from shared.client import AutopilotClient, SyncAutopilot
-from shared.errors import BusyError, UnavailableError
+from shared.client import AutopilotClient, SyncAutopilot, alerts
+from shared.clock import utc_now
+from shared.errors import BusyError, ConflictError, UnavailableError
 from shared.messages.audit import AuditRecord
 from shared.settings import NatsSettings
 from tests.conftest import NatsServer
@@ -274,3 +277,41 @@ async def test_every_command_is_written_down_with_what_it_asks_for(client: Autop
     assert seen["command.power"][2]["cap_w"] == "150.0"
     assert seen["command.drain"][2]["action"] == "drain"
     assert seen["command.scale"][:2] == ("tester", "p")
+
+
+async def test_one_caller_leaves_requests_to_the_others(nats_server: NatsServer, nc: Client, tmp_path: Path) -> None:
+    async with (
+        gateway_on_a_port(nats_server.url, tmp_path, requests_per_key=2) as port,
+        httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=10) as http,
+        http.stream("GET", "/v1/alerts/live", headers={"X-API-Key": "v"}) as first,
+        http.stream("GET", "/v1/alerts/live", headers={"X-API-Key": "v"}) as second,
+    ):
+        assert (first.status_code, second.status_code) == (200, 200)
+        refused = await http.get("/v1/policy", headers={"X-API-Key": "v"})
+        assert (refused.status_code, refused.headers["Retry-After"]) == (429, "1")
+        assert (await http.get("/v1/policy", headers={"X-API-Key": "o"})).status_code == 200
+        await first.aclose()
+
+        async def let_in() -> bool:
+            return (await http.get("/v1/policy", headers={"X-API-Key": "v"})).status_code == 200
+
+        await eventually(let_in)
+
+
+async def test_subscriptions_and_silences_are_only_so_many(
+    client: AutopilotClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(alerts, "MOST_SUBSCRIPTIONS", 2)
+    monkeypatch.setattr(alerts, "MOST_SILENCES", 2)
+    bucket = await client.js.key_value("silences")
+    long_over = {"id": "old", "starts_at": "2020-01-01T00:00:00Z", "ends_at": "2020-01-02T00:00:00Z", "created_by": "x"}
+    await bucket.put("old", json.dumps(long_over).encode())
+    for _ in range(2):
+        await client.alerts.subscribe("https://example.com")
+        await client.alerts.silence(utc_now() + timedelta(hours=1))
+    with pytest.raises(ConflictError, match="2 subscriptions"):
+        await client.alerts.subscribe("https://example.com")
+    with pytest.raises(ConflictError, match="2 silences"):
+        await client.alerts.silence(utc_now() + timedelta(hours=1))
+    with pytest.raises(KeyNotFoundError):
+        await bucket.get("old")

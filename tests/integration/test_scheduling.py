@@ -161,6 +161,25 @@ async def test_an_operator_is_not_fought(nats_server: NatsServer, nc: Client, cl
         assert pool.ours == []
 
 
+async def test_an_operator_is_not_fought_by_who_leads_next(
+    nats_server: NatsServer, nc: Client, client: AutopilotClient
+) -> None:
+    await client.steering.set_policy(policy(manual_hold_s=60))
+    async with pool_on(nc) as pool:
+        await client.steering.scale("p", 2)
+        await eventually(lambda: pool.desired == 2)
+        async with running(create_app(settings(nats_server))):
+            for number in range(6):
+                await client.jobs.submit("echo", {"text": str(number)})
+
+            async def held() -> bool:
+                records = await client.fleet.decision_records()
+                return any(r.reason == "manual_change" for r in records)
+
+            await eventually(held, 20)
+            assert pool.ours == []
+
+
 async def test_what_needs_approval_is_proposed_and_carried_out_when_approved(
     nats_server: NatsServer, nc: Client, client: AutopilotClient
 ) -> None:

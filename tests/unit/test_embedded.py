@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import socket
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,9 @@ import pytest
 from deploy.embedded.instance import Instance, Runtime, take_port
 from deploy.embedded.product import EmbeddedProduct, Options
 from deploy.embedded.servers import write_nats_config
-from shared.errors import ConflictError, UnavailableError
+from services.gateway.keys import KeyRing
+from shared.api_keys import digest
+from shared.errors import ConflictError, SettingsError, UnavailableError
 
 
 def test_a_folder_belongs_to_one_process_until_it_lets_go(tmp_path: Path) -> None:
@@ -47,6 +50,34 @@ def test_a_runtime_of_a_process_that_is_gone_counts_for_nothing(tmp_path: Path) 
     with pytest.raises(UnavailableError, match="no instance runs"):
         instance.load()
     instance.release()
+
+
+def test_a_runtime_of_a_crash_counts_for_nothing_though_its_number_is_another_process_now(tmp_path: Path) -> None:
+    instance = Instance(tmp_path)
+    instance.acquire()
+    instance.save(Runtime(os.getpid(), "nats://x", "u", "p", "http://x", "k", "n"))
+    assert Instance(tmp_path).load().nats_url == "nats://x"
+    assert instance._lock is not None
+    instance._lock.close()
+    with pytest.raises(UnavailableError, match="no instance runs"):
+        Instance(tmp_path).load()
+
+
+def test_an_empty_secret_is_no_secret_and_no_key(tmp_path: Path) -> None:
+    instance = Instance(tmp_path)
+    (tmp_path / "api-key.secret").write_text("")
+    keys = instance.write_api_keys("")
+    assert KeyRing(keys).find("") is None
+    secret = instance.secret("api-key")
+    assert len(secret) >= 32
+    assert instance.secret("api-key") == secret
+    assert list(json.loads(instance.write_api_keys(secret).read_text())) == [digest(secret)]
+
+
+def test_a_file_of_keys_that_is_half_written_is_named(tmp_path: Path) -> None:
+    (tmp_path / "api_keys.json").write_text('{"a": "adm')
+    with pytest.raises(SettingsError, match=r"api_keys\.json must be a JSON object"):
+        Instance(tmp_path).write_api_keys("key")
 
 
 def test_a_taken_port_is_named() -> None:

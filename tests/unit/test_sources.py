@@ -152,6 +152,17 @@ class TestSysfs:
         assert (sample["temp_c"], sample["temp_mem_c"], sample["clock_sm_mhz"]) == (61.0, 52.0, 2100.0)
         assert sample["fan_pct"] == pytest.approx(50.2, abs=0.1)
 
+    def test_a_card_that_tells_nothing_for_a_while_is_not_lost(self, tmp_path: Path) -> None:
+        source = SysfsSource(plant(tmp_path, MI300))
+        source.discover()
+        source.sample()
+        device = tmp_path / "class/drm/card1/device"
+        for file in [f for f in device.rglob("*") if f.is_file()]:
+            file.write_text("")
+        assert source.sample()["amd-gpu-b5a4"]["read_errors"] == 1.0
+        shutil.rmtree(device)
+        assert source.sample() == {}, "this one is gone"
+
     def test_its_cap_is_written_in_microwatts_and_read_back(self, tmp_path: Path) -> None:
         source = SysfsSource(plant(tmp_path, MI300))
         source.discover()

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from services.telemetry.adapters.sysfs import known, read_first, read_number, read_text
+from services.telemetry.domain.assembly import NO_READING
 from services.telemetry.errors import PowerControlError
 from services.telemetry.ports import Sample, SourceEvent
 from shared.messages.telemetry import DeviceInfo
@@ -31,6 +32,7 @@ class _Card:
     npu: bool = False
     last_busy: tuple[float, float] | None = None
     last_energy: tuple[float, float] | None = None
+    was_read: bool = False
 
     def sensor(self, kind: str, label: str) -> Path | None:
         """The hwmon input of a kind, temp or freq, that has this label."""
@@ -99,15 +101,16 @@ class SysfsSource:
         )
 
     def sample(self) -> dict[str, Sample]:
-        """Read every card; one that is gone is left out."""
+        """Read every card; one that is gone is left out, one that is there and tells nothing now is not lost."""
         samples = {}
         for device, card in self._cards.items():
             started = time.monotonic()
             if not card.path.exists():
                 continue
             sample = self._npu(card, started) if card.npu else self._gpu(card, started)
-            if sample:
-                samples[device] = sample | {"read_time_s": time.monotonic() - started}
+            if sample or card.was_read:
+                card.was_read = True
+                samples[device] = (sample or NO_READING) | {"read_time_s": time.monotonic() - started}
         return samples
 
     def _gpu(self, card: _Card, now_s: float) -> Sample:
