@@ -29,6 +29,7 @@ from shared.leader import Leadership
 from shared.messages.jobs import JobProgress, JobResult, PoolStatus, WorkerStatus
 from shared.payloads import sweep_payloads
 from shared.settings import NatsSettings
+from tests.chaos.soak.proxy import LinkProxy, tcp_target
 from tests.conftest import NatsServer
 from tests.support.waiting import eventually
 from tests.support.worker import worker_process
@@ -160,6 +161,38 @@ class TestDependencies:
             await eventually(lambda: self.waits(client, "second"))
             await client.js.publish("jobs.echo.normal.first", b'{"payload": {"text": "bare"}}')
             assert await client.jobs.output("second", 20) == {"text": "bare"}
+
+    async def test_a_slow_link_does_not_set_the_pace_of_many_that_wait(
+        self, client: AutopilotClient, nats_server: NatsServer
+    ) -> None:
+        # One after the other they would take three answers each, 0.4 s apart: half a minute, and redelivery meanwhile.
+        many = 40
+        for i in range(many):
+            await client.jobs.submit("echo", {}, job_id=f"waits-{i}", after=["first"])
+        now = utc_now()
+        result = JobResult(job_id="first", kind="echo", status="succeeded", submitted_at=now, finished_at=now)
+        link = LinkProxy(tcp_target(nats_server.port))
+        await link.start()
+        slow = await nats.connect(f"nats://127.0.0.1:{link.port}")
+        try:
+            async with keeper(slow):
+                link.set("slow")
+
+                async def taken() -> bool:
+                    return (await client.js.consumer_info("JOBS", "keeper-waiting")).num_ack_pending == many
+
+                await eventually(taken, 20, what="the keeper has them all")
+                await client.js.publish(subjects.result("first"), result.model_dump_json().encode())
+
+                async def let_go() -> bool:
+                    held = (await client.js.stream_info("JOBS", subjects_filter=subjects.WAITING)).state.subjects
+                    return not held
+
+                await eventually(let_go, 12, what="none waits any more")
+                link.set("fine")
+        finally:
+            await slow.close()
+            await link.stop()
 
     async def waits(self, client: AutopilotClient, job_id: str) -> bool:
         return (await client.jobs.view(job_id)).state == "waiting"

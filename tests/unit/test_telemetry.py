@@ -6,6 +6,7 @@ import asyncio
 import math
 import threading
 import time
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -365,6 +366,34 @@ class TestSampler:
             away = False
             await eventually(lambda: len(sequences) >= 5)
             assert sequences == list(range(1, len(sequences) + 1))
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def test_frames_do_not_wait_behind_an_event_of_each_of_many_devices(self) -> None:
+        many = 160
+        sampler, _ = self.sampler(GuardedSource(SimulatedSource("n1", many), 1.0), buffer=1000)
+        stored: dict[str, list[str]] = {}
+        on_the_way: Counter[str] = Counter()
+        busiest = 0
+
+        async def publish(subject: str, _: bytes, message_id: str) -> None:
+            nonlocal busiest
+            on_the_way[subject] += 1
+            busiest = max(busiest, on_the_way[subject])
+            await asyncio.sleep(0.05)
+            on_the_way[subject] -= 1
+            stored.setdefault(subject, []).append(message_id)
+
+        sampler.publish = publish
+        await sampler.discover()
+        tasks = [asyncio.create_task(sampler.run()), asyncio.create_task(sampler.run_publisher())]
+        try:
+            # One after the other that many would take eight seconds.
+            await eventually(lambda: len(stored.get("telemetry.frames.n1", [])) == 2, 4)
+            assert len(stored) > many - 16
+            assert busiest == 1
         finally:
             for task in tasks:
                 task.cancel()

@@ -179,6 +179,16 @@ class TestBuffer:
         assert "1" in kept
         assert buffer.dropped == 40 - len(kept)
 
+    def test_what_goes_together_keeps_the_order_of_each_subject(self) -> None:
+        buffer = FrameBuffer(10)
+        for number, subject in enumerate("abcad"):
+            buffer.append(Outgoing(subject, b"", str(number)))
+        together = buffer.heads(8)
+        assert [item.message_id for item in together] == ["0", "1", "2"]
+        assert buffer.heads(2) == together[:2]
+        buffer.remove(together[1])
+        assert [item.message_id for item in buffer.heads(8)] == ["0", "2"]
+
     def test_what_was_thinned_meanwhile_is_not_removed_twice(self) -> None:
         buffer = FrameBuffer(2)
         for number in range(3):

@@ -47,14 +47,21 @@ class FrameBuffer:
         self.dropped += half - len(kept)
         self._items[:half] = kept
 
-    def head(self) -> Outgoing | None:
-        """The oldest."""
-        return self._items[0] if self._items else None
+    def heads(self, most: int) -> list[Outgoing]:
+        """The oldest ones that may go together: no two of a subject, so that each subject keeps its order."""
+        found: dict[str, Outgoing] = {}
+        for item in self._items[:most]:
+            if item.subject in found:
+                break
+            found[item.subject] = item
+        return list(found.values())
 
     def remove(self, item: Outgoing) -> None:
-        """Take the oldest off, unless thinning took it already."""
-        if self._items and self._items[0] is item:
-            del self._items[0]
+        """Take one off, unless thinning took it already."""
+        for place, kept in enumerate(self._items):
+            if kept is item:
+                del self._items[place]
+                return
 
     def __len__(self) -> int:
         return len(self._items)
