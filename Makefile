@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 help: ## what each target does
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "%-8s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "%-10s %s\n", $$1, $$2}'
 
 $(STAMP): pyproject.toml requirements.lock
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -50,6 +50,12 @@ nightly: $(STAMP) ## half an hour of every fault under load, and long fuzzing
 	$(BIN)/python -m tests.chaos.soak --minutes $(or $(SOAK_MINUTES),30)
 	AUTOPILOT_FUZZ_MINUTES=$(or $(AUTOPILOT_FUZZ_MINUTES),60) $(BIN)/pytest -q tests/chaos -k fuzz; test $$? -eq 0 -o $$? -eq 5
 
+gpu-wheels: $(STAMP) ## fetch what a GPU machine without a network lacks for gpu-check
+	$(BIN)/python -m tests.gpu_check.wheels build/gpu-wheels
+
+gpu-check: ## on a machine with an NVIDIA GPU: real NVML, CUDA and energy, in five minutes; sets nothing on the card
+	GPU_PYTHON=$(or $(GPU_PYTHON),python3) tests/gpu_check/run.sh
+
 docs: $(STAMP) ## write the generated documents
 	$(BIN)/python -m tests.contract.generate
 	$(BIN)/python -m deploy.grafana.source
@@ -57,4 +63,4 @@ docs: $(STAMP) ## write the generated documents
 clean: ## remove the environment and caches
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis *.egg-info
 
-.PHONY: help install up test lint bench nightly docs clean
+.PHONY: help install up test lint bench nightly gpu-wheels gpu-check docs clean

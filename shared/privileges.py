@@ -30,6 +30,7 @@ OWN_ID = 60_901
 DEVICES = ("nvidia*", "nvidia-caps/*", "dri/render*", "kfd")
 ADVICE = "install Python and the product where every user can read them, or set AUTOPILOT_RUN_AS"
 PROBE_S = 60.0
+MOST_FILES = 10_000
 PR_SET_PDEATHSIG, PR_GET_PDEATHSIG, PR_CAPBSET_DROP, PR_SET_NO_NEW_PRIVS = 1, 2, 24, 38
 CAPABILITY_VERSION_3 = 0x20080522
 PROBE = """
@@ -120,7 +121,7 @@ def out_of_reach(who: Identity, needs: Needs | None = None) -> str:
     needs = needs or Needs()
     folders = {sysconfig.get_paths()[name] for name in ("stdlib", "purelib", "platlib")}
     asked = {
-        os.R_OK: [*sorted(folders), *_loaded(), *(str(path) for path in needs.read if path.exists())],
+        os.R_OK: [*sorted(folders), *_loaded(), *(str(path) for path in _with_content(needs.read))],
         os.W_OK | os.X_OK: [str(path) for path in needs.write],
         os.X_OK: [str(folder) for path in needs.join for folder in [path if path.is_dir() else path.parent]],
     }
@@ -196,10 +197,20 @@ def _prepare(who: Identity, needs: Needs) -> str:
             _give(folder, who)
     except OSError as error:
         return f"{error.filename} cannot be given to {who} ({error.strerror})"
-    for file in needs.read:
+    for file in _with_content(needs.read):
         with suppress(OSError):
             _lend(file, who)
     return out_of_reach(who, Needs(read=needs.read, write=(*needs.write, *needs.own), join=needs.join))
+
+
+def _with_content(paths: Iterable[Path]) -> list[Path]:
+    """What is there of these, and all that folders among them hold: weights are often saved for their owner alone."""
+    found = []
+    for path in paths:
+        found += [path] if path.exists() else []
+        for above, folders, files in os.walk(path):
+            found += [Path(above, name) for name in (*folders, *files)][: MOST_FILES - len(found)]
+    return found
 
 
 def _give(folder: Path, who: Identity) -> None:

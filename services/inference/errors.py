@@ -2,7 +2,8 @@
 
 AutopilotError
 ├── RetryableJobError     this attempt failed, the next may not
-│   └── RunTimeoutError   it did not end within its time
+│   ├── RunTimeoutError   it did not end within its time
+│   └── ModelLoadError    this worker cannot load its model
 ├── NotConfiguredError    the kind needs a model or tool that this fleet has not
 └── CannotRunError        no worker of the fleet can run the job
 """
@@ -22,6 +23,10 @@ class RunTimeoutError(RetryableJobError):
     """The attempt did not end within its time; told as `timeout`."""
 
     told_as = "timeout"
+
+
+class ModelLoadError(RetryableJobError):
+    """This worker cannot load its model, whatever the job; another may."""
 
 
 class NotConfiguredError(AutopilotError):

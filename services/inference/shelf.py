@@ -14,7 +14,8 @@ import time
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-from services.inference.errors import RetryableJobError
+from services.inference.errors import ModelLoadError, RetryableJobError
+from shared.errors import AutopilotError
 
 log = logging.getLogger(__name__)
 
@@ -33,13 +34,21 @@ class Shelf:
         self._loading_since: float | None = None
 
     def get(self, key: tuple[object, ...], load: Callable[[], T]) -> T:
-        """The model under a key; `load` makes it. Raises RetryableJobError when it does not fit beside the others."""
+        """The model under a key; `load` makes it.
+
+        Raises ModelLoadError, and RetryableJobError when it does not fit beside the others.
+        """
         with self._lock:
             if key not in self._models:
                 self._loading_since = began = time.monotonic()
                 self.on_loading(True)
                 try:
                     self._models[key] = self._make_room_for(load)
+                except AutopilotError:
+                    raise
+                except Exception as error:
+                    # A library that refuses its model would otherwise be taken for each job's own fault.
+                    raise ModelLoadError(f"model {key[1]!r} cannot be loaded: {one_line(error)}") from error
                 finally:
                     self._loaded_s += time.monotonic() - began
                     self._loading_since = None
@@ -76,6 +85,11 @@ class Shelf:
     def names(self) -> list[str]:
         """The models' names."""
         return sorted({str(key[1]) for key in self._models})
+
+
+def one_line(error: BaseException) -> str:
+    """What a library says, without the pages that some add to it."""
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}".rstrip(": ")
 
 
 SHELF = Shelf()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from services.inference.device_run import run_safely
@@ -31,6 +32,14 @@ class Caller:
             if hasattr(found, "start"):
                 return found.start(item, context).result(timeout=60)
             return run_safely(found, [item], context, BatchSizer(largest=1))[0]
+
+    def together(self, kind: str, payloads: Sequence[dict[str, Any]]) -> list[Any]:
+        """The outcome of each job of one batch."""
+        found: Any = registry()[kind]
+        items = [found.input.model_validate(p) for p in payloads]
+        with Scratch(None) as scratch:
+            context = RunContext(models=self.models, scratch=scratch, attempts=[1] * len(items))
+            return list(run_safely(found, items, context, BatchSizer(largest=len(items))))
 
     def __call__(self, kind: str, /, **payload: Any) -> Any:
         outcome = self.outcome(kind, **payload)

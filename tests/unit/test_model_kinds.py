@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -46,6 +47,32 @@ class TestClassify:
             Caller(classify_model=str(folder))("classify", texts=["one"])
         out = Caller(classify_model=str(folder), pickled_weights=True)("classify", texts=["one"])
         assert out.method == "classifier"
+
+    def test_jobs_of_a_batch_get_what_they_would_get_alone(self, tmp_path: Path) -> None:
+        own = Caller(classify_model=str(save_tiny_classifier(tmp_path)))
+        jobs: list[dict[str, Any]] = [
+            {"texts": ["one two", "three"]},
+            {"texts": ["The striker scored."], "labels": ["sports", "finance"]},
+            {"texts": ["alone"], "labels": ["only"]},
+            {"texts": ["three"]},
+            {"texts": ["Shares fell.", "He scored."], "labels": {"money": "finance", "play": "sports"}},
+        ]
+        found = own.together("classify", jobs)
+        assert "needs at least two" in str(found[2])
+        for index in (0, 1, 3, 4):
+            alone = own("classify", **jobs[index])
+            assert [r.label for r in found[index].results] == [r.label for r in alone.results]
+            assert [r.score for r in found[index].results] == pytest.approx([r.score for r in alone.results], abs=1e-4)
+
+    def test_a_batch_is_one_call_of_the_model(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        from services.inference.adapters.classifiers import TextClassifier
+
+        calls = []
+        scores = TextClassifier.scores
+        monkeypatch.setattr(TextClassifier, "scores", lambda self, t: calls.append(len(t)) or scores(self, t))
+        own = Caller(classify_model=str(save_tiny_classifier(tmp_path)))
+        own.together("classify", [{"texts": ["one"]}] * 5)
+        assert calls == [5]
 
     def test_without_labels_and_classifier_it_says_what_to_give(self) -> None:
         with pytest.raises(Exception, match="labels"):
@@ -124,6 +151,24 @@ class TestGeneration:
         with pytest.raises(Exception, match=r"generate_model=.*nowhere.*: is neither a model folder"):
             Caller(generate_model=str(tmp_path / "nowhere"))("generate", prompt="x")
 
+    def test_a_model_that_its_library_refuses_is_no_fault_of_the_job(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        from services.inference.adapters import transformers_generator
+        from services.inference.errors import ModelLoadError
+
+        def refuse(*_: Any, **__: Any) -> None:
+            raise TypeError("got an unexpected keyword argument 'page_size'")
+
+        monkeypatch.setattr(transformers_generator.AutoConfig, "from_pretrained", refuse)
+        with pytest.raises(ModelLoadError) as caught:
+            Caller(generate_model="some-other-name")("generate", prompt="x")
+        assert caught.value.retryable
+
+    def test_a_folder_that_cannot_be_read_says_why(self, tmp_path: Path) -> None:
+        folder = save_tiny_causal(tmp_path)
+        (folder / "model.safetensors").write_bytes(b"half")
+        with pytest.raises(Exception, match=r"generate_model=.*whose model cannot be read: \w+: "):
+            Caller(generate_model=str(folder))("generate", prompt="x")
+
 
 class TestSummarize:
     def test_a_model_maps_and_reduces(self, tmp_path: Path) -> None:
@@ -167,6 +212,29 @@ class TestClassifyImage:
         assert [image.name for image in found.images] == [file["name"] for file in files]
         assert {i.name for i in found.images if i.label} == {"a.png", "c.jpg", "d.webp", "e.gif"}
         assert all("is no readable" in i.error for i in found.images if not i.label)
+
+    def test_images_of_all_jobs_are_scored_together(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        from PIL import Image
+
+        from services.inference.adapters.classifiers import ImageClassifier
+
+        calls = []
+        scores = ImageClassifier.scores
+        monkeypatch.setattr(ImageClassifier, "scores", lambda self, i: calls.append(len(i)) or scores(self, i))
+        own = Caller(image_model=str(save_tiny_vision(tmp_path)))
+        files = []
+        for colour in ("red", "blue"):
+            out = io.BytesIO()
+            Image.new("RGB", (40, 30), colour).save(out, format="PNG")
+            files.append({"name": f"{colour}.png", "base64": base64.b64encode(out.getvalue()).decode()})
+        bad = {"name": "bad.png", "text": "no"}
+        jobs = [{"files": files}, {"files": [bad]}, {"files": [bad, files[1]]}, {"files": []}]
+        first, unreadable, mixed, empty = own.together("classify-image", jobs)
+        assert calls == [3]
+        assert [i.name for i in first.images] == ["red.png", "blue.png"]
+        assert mixed.images[1].scores == pytest.approx(first.images[1].scores, abs=1e-5)
+        assert "is no readable" in str(unreadable)
+        assert "holds no image" in str(empty)
 
     def test_pixels_held_at_once_are_bounded(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         from PIL import Image

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
+from safetensors import SafetensorError
 
+from services.inference.errors import ModelLoadError
 from services.inference.settings import ModelSettings
-from shared.errors import InvalidInputError
+from services.inference.shelf import one_line
 
 T = TypeVar("T")
 TRUSTED: dict[str, Any] = {"trust_remote_code": False}
@@ -45,13 +48,15 @@ def loading(models: ModelSettings) -> dict[str, Any]:
 def load_model(field: str, name: str, load: Callable[[], T], models: ModelSettings | None = None) -> T:
     """Load, and with `models` move to the device and make ready to infer.
 
-    Raises InvalidInputError, naming the setting, for a model that cannot be found or read.
+    Raises ModelLoadError, naming the setting, for a model that cannot be found or read: that is no job's fault.
     """
     try:
         loaded: Any = load()
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, TypeError, ImportError, SafetensorError) as error:
         rule = "is neither a model folder with safetensors nor to be had from a hub"
-        raise InvalidInputError(field, name, rule) from error
+        if Path(name).is_dir():
+            rule = f"is a folder whose model cannot be read: {one_line(error)}"
+        raise ModelLoadError(f"{field}={name!r}: {rule}") from error
     if models is not None:
         if models.devices_per_worker == 1:
             loaded = loaded.to(device=models.torch_device, dtype=precision(models))

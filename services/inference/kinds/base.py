@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 from pydantic import BaseModel, ConfigDict
 
 from services.inference.scratch import Scratch
 from services.inference.settings import ModelSettings
+
+T = TypeVar("T")
 
 
 class Input(BaseModel):
@@ -102,9 +104,9 @@ class ContinuousKind(Protocol):
         """Begin one input."""
 
 
-def each(run: Callable[[Any, int], BaseModel], inputs: Sequence[Any]) -> list[BaseModel | BaseException]:
+def each(run: Callable[[Any, int], T], inputs: Sequence[Any]) -> list[T | BaseException]:
     """Run inputs one by one; an error is its input's own."""
-    outputs: list[BaseModel | BaseException] = []
+    outputs: list[T | BaseException] = []
     for index, item in enumerate(inputs):
         try:
             outputs.append(run(item, index))

@@ -49,25 +49,51 @@ class Classify:
     max_batch = 64
 
     def run(self, inputs: Sequence[ClassifyInput], context: RunContext) -> list[BaseModel | BaseException]:
-        """Classify each input's texts."""
-        return each(lambda item, _: self._one(item, context), inputs)
+        """Classify the texts of all inputs together: one by one they leave a GPU idle."""
+        checked = each(lambda item, _: _checked(item, context), inputs)
+        outputs: list[BaseModel | BaseException] = list(checked)
+        described = [i for i, item in enumerate(inputs) if isinstance(checked[i], BaseModel) and item.labels]
+        own = [i for i, item in enumerate(inputs) if isinstance(checked[i], BaseModel) and not item.labels]
+        for indices, classify in ((described, _by_likeness), (own, _by_classifier)):
+            if indices:
+                answers = classify([inputs[i] for i in indices], context)
+                for index, answer in zip(indices, answers, strict=True):
+                    outputs[index] = answer
+        return outputs
 
-    def _one(self, item: ClassifyInput, context: RunContext) -> ClassifyOutput:
-        if not item.labels:
-            name = context.models.classify_model
-            if name is None:
-                raise InvalidInputError("labels", None, "must be given: no classifier is configured")
-            model = text_classifier(context.models, name)
-            scores = model.scores(item.texts)
-            return ClassifyOutput(results=[_best(s) for s in scores], method="classifier", model=name)
-        described = item.labels if isinstance(item.labels, dict) else {label: label for label in item.labels}
-        if len(described) < 2 and not item.multi_label:
-            raise InvalidInputError("labels", list(described), "needs at least two")
-        encoder_ = encoder(context.models)
-        likeness = encoder_.encode(item.texts) @ encoder_.encode(list(described.values())).T
+
+def _checked(item: ClassifyInput, context: RunContext) -> ClassifyInput:
+    if not item.labels and context.models.classify_model is None:
+        raise InvalidInputError("labels", None, "must be given: no classifier is configured")
+    if item.labels and len(set(item.labels)) < 2 and not item.multi_label:
+        raise InvalidInputError("labels", list(item.labels), "needs at least two")
+    return item
+
+
+def _by_classifier(items: Sequence[ClassifyInput], context: RunContext) -> list[ClassifyOutput]:
+    name = str(context.models.classify_model)
+    rows = iter(text_classifier(context.models, name).scores([text for item in items for text in item.texts]))
+    return [
+        ClassifyOutput(results=[_best(next(rows)) for _ in item.texts], method="classifier", model=name)
+        for item in items
+    ]
+
+
+def _by_likeness(items: Sequence[ClassifyInput], context: RunContext) -> list[ClassifyOutput]:
+    model = encoder(context.models)
+    described = [item.labels if isinstance(item.labels, dict) else {n: n for n in item.labels or ()} for item in items]
+    texts = [text for item in items for text in item.texts]
+    meanings = list(dict.fromkeys(meaning for labels in described for meaning in labels.values()))
+    vectors = model.encode([*texts, *meanings])
+    place_of = {meaning: len(texts) + i for i, meaning in enumerate(meanings)}
+    outputs, start = [], 0
+    for item, labels in zip(items, described, strict=True):
+        likeness = vectors[start : start + len(item.texts)] @ vectors[[place_of[m] for m in labels.values()]].T
+        start += len(item.texts)
         rows = _probabilities(likeness, multi_label=item.multi_label)
-        results = [_best({name: float(row[i]) for i, name in enumerate(described)}) for row in rows]
-        return ClassifyOutput(results=results, method="zero_shot", model=encoder_.name)
+        results = [_best({name: float(row[i]) for i, name in enumerate(labels)}) for row in rows]
+        outputs.append(ClassifyOutput(results=results, method="zero_shot", model=model.name))
+    return outputs
 
 
 def _probabilities(likeness: np.ndarray[Any, Any], *, multi_label: bool) -> np.ndarray[Any, Any]:

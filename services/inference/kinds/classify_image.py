@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from pydantic import BaseModel, Field
@@ -58,33 +58,54 @@ class ClassifyImage:
     max_batch = 16
 
     def run(self, inputs: Sequence[ClassifyImageInput], context: RunContext) -> list[BaseModel | BaseException]:
-        """Classify each job's images."""
-        return each(lambda item, _: self._one(item, context), inputs)
-
-    def _one(self, item: ClassifyImageInput, context: RunContext) -> ClassifyImageOutput:
+        """Classify the images of all jobs together, as many at once as may be held as pixels."""
         model = image_classifier(context.models)
-        files = collect(item.files, item.archive)
-        if not files:
+        albums = each(lambda item, _: _Album(item), inputs)
+        waiting: list[tuple[_Album, str, Image]] = []
+        for album in albums:
+            if isinstance(album, _Album):
+                for name, image in album.images():
+                    if waiting and sum(_pixels(held) for *_, held in waiting) + _pixels(image) > MOST_PIXELS:
+                        _score(model, waiting)
+                        waiting = []
+                    waiting.append((album, name, image))
+        _score(model, waiting)
+        return each(lambda album, _: _output(album, model.name), albums)
+
+
+class _Album:
+    """The images of one job."""
+
+    def __init__(self, item: ClassifyImageInput) -> None:
+        self._files, self._top = collect(item.files, item.archive), item.top
+        self._found: dict[str, ClassifiedImage] = {}
+        self._alone: InvalidInputError | None = None
+        if not self._files:
             raise InvalidInputError("files", 0, "holds no image")
-        found: list[ClassifiedImage] = []
-        waiting: dict[str, Image] = {}
-        for name, data in files.items():
+
+    def images(self) -> Iterator[tuple[str, Image]]:
+        """Each image that can be read."""
+        for name, data in self._files.items():
             try:
-                image = _opened(name, data)
+                yield name, _opened(name, data)
             except InvalidInputError as error:
-                if len(files) == 1:
-                    raise
-                found.append(ClassifiedImage(name=name, error=str(error)))
-                continue
-            if sum(_pixels(held) for held in waiting.values()) + _pixels(image) > MOST_PIXELS:
-                found += _scored(model, waiting, item.top)
-                waiting = {}
-            waiting[name] = image
-        found += _scored(model, waiting, item.top)
-        if all(image.error for image in found):
-            raise InvalidInputError("files", len(found), f"holds no readable image; the first: {found[0].error}")
-        order = list(files)
-        return ClassifyImageOutput(images=sorted(found, key=lambda f: order.index(f.name)), model=model.name)
+                self._alone = error
+                self._found[name] = ClassifiedImage(name=name, error=str(error))
+
+    def add(self, name: str, scores: dict[str, float]) -> None:
+        """Take what the model thinks of an image."""
+        best = dict(sorted(scores.items(), key=lambda pair: -pair[1])[: self._top])
+        label = next(iter(best))
+        self._found[name] = ClassifiedImage(name=name, label=label, score=best[label], scores=best)
+
+    def output(self, model: str) -> ClassifyImageOutput:
+        """All images in the order given. Raises InvalidInputError where none can be read."""
+        if self._alone is not None and len(self._files) == 1:
+            raise self._alone
+        if all(image.error for image in self._found.values()):
+            first = self._found[next(iter(self._files))]
+            raise InvalidInputError("files", len(self._files), f"holds no readable image; the first: {first.error}")
+        return ClassifyImageOutput(images=[self._found[name] for name in self._files], model=model)
 
 
 def _opened(name: str, data: bytes) -> Image:
@@ -103,13 +124,16 @@ def _pixels(image: Image) -> int:
     return image.width * image.height
 
 
-def _scored(model: ImageClassifier, images: dict[str, Image], top: int) -> list[ClassifiedImage]:
-    found = []
-    for name, scores in zip(images, model.scores(list(images.values())) if images else [], strict=True):
-        best = dict(sorted(scores.items(), key=lambda pair: -pair[1])[:top])
-        label = next(iter(best))
-        found.append(ClassifiedImage(name=name, label=label, score=best[label], scores=best))
-    return found
+def _output(album: _Album | BaseException, model: str) -> BaseModel:
+    if isinstance(album, BaseException):
+        raise album
+    return album.output(model)
+
+
+def _score(model: ImageClassifier, waiting: Sequence[tuple[_Album, str, Image]]) -> None:
+    if waiting:
+        for (album, name, _), scores in zip(waiting, model.scores([image for *_, image in waiting]), strict=True):
+            album.add(name, scores)
 
 
 KIND = ClassifyImage()

@@ -26,6 +26,9 @@ from shared.messages.telemetry import DeviceInfo
 
 log = logging.getLogger(__name__)
 
+# A tick that comes a little early must not wait for the next one.
+COSTLY_PERIOD_S = 0.95
+
 
 @dataclass
 class _Device:
@@ -39,6 +42,7 @@ class _Device:
     integral: EnergyIntegral = field(default_factory=EnergyIntegral)
     check: EnergyCheck = field(default_factory=EnergyCheck)
     power_seen_us: int = 0
+    costly_at_s: float | None = None
     board: int = -1
     action: float = 0.0
 
@@ -216,27 +220,30 @@ class NvmlSource:
     def _read(self, uuid: str, device: _Device, now_s: float) -> Sample:
         sample: Sample = {}
         handle = device.handle
+        costly = device.costly_at_s is None or now_s - device.costly_at_s >= COSTLY_PERIOD_S
+        if costly:
+            device.costly_at_s = now_s
         for rate in device.due.rates(now_s):
             for name, call in CALLS[rate].items():
                 values = self._gate.read(uuid, name, lambda call=call: call(handle))  # type: ignore[misc]
                 if values is None and name in FALLBACKS:
                     values = self._gate.read(uuid, f"{name}_v1", lambda name=name: FALLBACKS[name](handle))  # type: ignore[misc]
                 sample |= values or {}
-            sample |= self._read_fields(uuid, handle, rate)
+            sample |= self._read_fields(uuid, handle, rate, costly=costly)
             if rate == "medium" and device.links:
                 sample |= self._gate.read(uuid, "nvlink_totals", lambda: nvlink.read_totals(handle, device.links)) or {}
             if rate == "slow" and device.links:
                 links = self._gate.read(uuid, "nvlink_states", lambda: nvlink.describe(handle, device.links))
                 if links is not None:
                     sample["nvlink_active"] = float(sum(link.active for link in links))
-        if device.gpm is not None:
+        if device.gpm is not None and costly:
             gpm = device.gpm
             sample |= self._gate.read(uuid, "gpm", lambda: gpm.read(now_s)) or {}
         self._integrate(uuid, device, sample, now_s)
         return sample
 
-    def _read_fields(self, uuid: str, handle: Any, rate: str) -> Sample:
-        wanted = [f for f in FIELDS[rate] if self._gate.supports(uuid, f.metric)]
+    def _read_fields(self, uuid: str, handle: Any, rate: str, *, costly: bool) -> Sample:
+        wanted = [f for f in FIELDS[rate] if self._gate.supports(uuid, f.metric) and (costly or not f.costly)]
         if not wanted:
             return {}
         ids = [(f.field_id, f.scope) for f in wanted]
@@ -263,7 +270,7 @@ class NvmlSource:
         elif "power_w" in sample:
             device.integral.add([(now_s, sample.get("power_instant_w", sample["power_w"]))])
         if "energy_j" not in sample:
-            if "power_w" in sample:
+            if "power_w" in sample and not self._gate.supports(uuid, "energy_j"):
                 sample["energy_j"] = device.integral.energy_j
             return
         ratio = device.check.compare(now_s, device.integral.energy_j, sample["energy_j"])
