@@ -23,7 +23,7 @@ from nats.js.errors import BadRequestError, BucketNotFoundError, NotFoundError, 
 
 from shared import subjects
 from shared.errors import UnavailableError
-from shared.turns import turn
+from shared.one_at_a_time import turn
 
 log = logging.getLogger(__name__)
 

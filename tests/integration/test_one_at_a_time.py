@@ -10,7 +10,7 @@ from nats.js import JetStreamContext
 from nats.js.api import KeyValueConfig
 
 from shared import streams
-from shared.turns import turn
+from shared.one_at_a_time import turn
 from tests.conftest import NatsServer
 
 pytestmark = [pytest.mark.nats, pytest.mark.timeout(60)]
