@@ -14,15 +14,16 @@ class SchedulerSettings(ServiceSettings):
     """The scheduler."""
 
     decide_period_s: float = Field(2.0, ge=0.2, le=60, description="time between decisions")
-    policy_name: str = Field("learned", description="the policy that decides until a replay of the fleet's own days")
+    policy_name: str = Field("reserve", description="the policy that decides until a replay of the fleet's own days")
     database_url: SecretStr | None = Field(
         None, description="where the recorder writes; none: no replay, the first policy stays"
     )
     replay_every_h: float = Field(6.0, gt=0, description="time between replays of the fleet's last day")
     policy_file: Path | None = Field(None, description="checkpoint of the learned policy; none takes the shipped one")
-    fallback_policy: str = Field("reserve", description="decides when the champion leaves its predicted band")
+    fallback_policy: str = Field("queue_lag", description="decides when the champion leaves its predicted band")
     challengers: list[str] = Field(
-        ["queue_lag", "utilisation", "predictive", "energy_sweep"], description="propose beside it, for the record"
+        ["learned", "queue_lag", "utilisation", "predictive", "energy_sweep"],
+        description="propose beside it, for the record; a replay of the fleet's own days may promote one",
     )
     stale_after_s: float = Field(10.0, gt=0, description="pools and frames older than this count as missing")
     cap_lease_s: float = Field(60.0, ge=5, description="a power cap of ours ends after this time unless renewed")
