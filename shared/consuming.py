@@ -14,6 +14,7 @@ import nats.errors
 from fast_depends.exceptions import ValidationError as ArgumentError
 from faststream import BaseMiddleware
 from faststream.exceptions import AckMessage, HandlerException, IgnoredException, NackMessage, RejectMessage
+from faststream.nats import JStream, NatsBroker, PullSub
 from nats.aio.msg import Msg
 from nats.js import JetStreamContext
 from nats.js.api import ConsumerConfig, ConsumerInfo
@@ -33,6 +34,8 @@ from shared.supervision import beat
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
+
+Handler = Callable[[Any], Awaitable[None]]
 
 WATCH_PERIOD_S = 1.0
 # Requests to the server that a fleet of watchdogs makes add up.
@@ -102,6 +105,19 @@ class Watched:
     stream: str
     config: ConsumerConfig
     may_wait: bool = False
+
+
+def consume(broker: NatsBroker, stream: str, subject: str, config: ConsumerConfig, handler: Handler) -> Watched:
+    """Have a handler take the messages of a durable, one at a time; returns what is to be watched."""
+    broker.subscriber(
+        subject,
+        stream=JStream(stream, declare=False),
+        durable=config.durable_name,
+        config=config,
+        pull_sub=PullSub(batch_size=1, timeout=10),
+        no_reply=True,
+    )(handler)
+    return Watched(stream, config)
 
 
 class ConsumerWatchdog:

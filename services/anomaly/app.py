@@ -10,7 +10,7 @@ from functools import partial
 
 import torch
 from faststream import FastStream
-from faststream.nats import JStream, KvWatch, PullSub
+from faststream.nats import KvWatch
 from nats.js import JetStreamContext
 
 from services.anomaly.adapters.snapshot_file import Snapshot
@@ -31,7 +31,7 @@ from shared.broker import client_of
 from shared.bus import BUS_ERRORS
 from shared.client.reading import bucket_items
 from shared.clock import utc_now
-from shared.consuming import Watched
+from shared.consuming import Watched, consume
 from shared.errors import InvalidInputError
 from shared.messages.alerts import Alert
 from shared.messages.commands import DrainCommand
@@ -109,20 +109,12 @@ def subscribe(service: Service, detection: Detection, outbox: AlertOutbox) -> li
     events = durable("anomaly-events", subjects.EVENTS)
     # An operator's word counts also when it was said while nobody listened.
     drains = durable("anomaly-drains", subjects.DRAIN_COMMANDS)
-    for stream, consumer, subject, handler in (
-        ("EVENTS", events, subjects.EVENTS, on_event),
-        ("COMMANDS", drains, subjects.DRAIN_COMMANDS, on_drain),
-    ):
-        service.broker.subscriber(
-            subject,
-            stream=JStream(stream, declare=False),
-            durable=consumer.durable_name,
-            config=consumer,
-            pull_sub=PullSub(batch_size=1, timeout=10),
-            no_reply=True,
-        )(handler)
+    watched = [
+        consume(service.broker, "EVENTS", subjects.EVENTS, events, on_event),
+        consume(service.broker, "COMMANDS", subjects.DRAIN_COMMANDS, drains, on_drain),
+    ]
     service.broker.subscriber(">", kv_watch=KvWatch("inventory", declare=False), no_reply=True)(on_inventory)
-    return [Watched("EVENTS", events), Watched("COMMANDS", drains)]
+    return watched
 
 
 def check_event(event: DeviceEvent) -> None:

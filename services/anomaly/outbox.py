@@ -18,6 +18,7 @@ from shared import subjects
 from shared.bus import Bus
 from shared.errors import InvalidInputError, UnavailableError
 from shared.messages.alerts import Alert
+from shared.open_alerts import BUCKET, tell
 from shared.supervision import beat
 
 log = logging.getLogger(__name__)
@@ -131,7 +132,7 @@ class AlertOutbox:
             while self._to_keep:
                 key = next(iter(self._to_keep))
                 if key not in self._waiting:
-                    await self.bus.write("open_alerts", subjects.alert_key(*key), self._to_keep[key])
+                    await self.bus.write(BUCKET, subjects.alert_key(*key), self._to_keep[key])
                 self._to_keep.pop(key, None)
 
     async def _publish_first(self, key: Key) -> None:
@@ -141,7 +142,7 @@ class AlertOutbox:
         alert = waiting[0]
         self._tried.add(key)
         try:
-            await self._send(alert)
+            await tell(self.bus, alert, f"{alert.id}-{alert.state}-{alert.at.isoformat()}")
         except InvalidInputError as error:
             self._dropped.labels("refused").inc()
             log.warning("alert dropped", extra={"id": alert.id, "error": str(error)})
@@ -154,15 +155,6 @@ class AlertOutbox:
         beat()
         async with self._settled:
             self._settled.notify_all()
-
-    async def _send(self, alert: Alert) -> None:
-        key = subjects.alert_key(alert.node, alert.device, alert.kind)
-        identity = f"{alert.id}-{alert.state}-{alert.at.isoformat()}"
-        await self.bus.publish(subjects.alert(alert.severity, alert.node, alert.device), alert, identity)
-        if alert.state == "resolved":
-            await self.bus.delete("open_alerts", key)
-        else:
-            await self.bus.write("open_alerts", key, alert)
 
     def _make_room(self) -> None:
         """Of too many, first what opened and ended unseen goes, then the oldest that is not critical."""

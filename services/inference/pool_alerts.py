@@ -7,16 +7,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from services.inference.supervisor import PoolSupervisor
-from shared import subjects
 from shared.bus import Bus
 from shared.client.reading import bucket_items
 from shared.clock import utc_now
 from shared.ids import new_id
-from shared.messages.alerts import POOL_ALERT_KINDS, Alert, AlertState, Severity
+from shared.messages.alerts import POOL_ALERT_KINDS, Alert, Severity
+from shared.open_alerts import BUCKET, tell
 
 log = logging.getLogger(__name__)
 
-BUCKET = "open_alerts"
 SEVERITY: dict[str, Severity] = {"worker_stuck": "warning", "worker_failing": "critical"}
 ACTION = {
     "worker_stuck": "look at the pool's log for the jobs that ran; if it comes again on this device only, drain it",
@@ -73,12 +72,5 @@ class PoolAlerts:
         return stuck | failing
 
     async def _send(self, alert: Alert) -> None:
-        state: AlertState = alert.state
-        subject = subjects.alert(alert.severity, alert.node, alert.device)
-        key = subjects.alert_key(alert.node, alert.device, alert.kind)
-        await self.bus.publish(subject, alert, f"{alert.id}-{state}")
-        if state == "resolved":
-            await self.bus.delete(BUCKET, key)
-        else:
-            await self.bus.write(BUCKET, key, alert)
-        log.warning("alert", extra={"kind": alert.kind, "device": alert.device, "state": state})
+        await tell(self.bus, alert, f"{alert.id}-{alert.state}")
+        log.warning("alert", extra={"kind": alert.kind, "device": alert.device, "state": alert.state})

@@ -18,6 +18,7 @@ from shared.clock import Clock, utc_now
 from shared.errors import UnavailableError
 from shared.ids import new_id
 from shared.messages.alerts import Alert, Evidence, Severity
+from shared.open_alerts import BUCKET, tell
 from shared.streams import OBJECT_STORES, STREAMS
 from shared.supervision import beat
 
@@ -82,18 +83,14 @@ class StreamWatch:
     async def _tell(self, stream: str, ratio: float, most: int) -> None:
         device = f"stream {stream}"
         key = subjects.alert_key(subjects.CLUSTER, device, KIND)
-        known = await self.bus.read("open_alerts", key, Alert)
+        known = await self.bus.read(BUCKET, key, Alert)
         severity = severity_of(ratio, known.severity if known else None)
         if severity == (known.severity if known else None):
             return
         alert = self._alert(stream, device, ratio, most, known, severity)
         log.warning("stream fills", extra={"stream": stream, "ratio": round(ratio, 3), "state": alert.state})
         identity = f"{alert.id}-{alert.state}-{alert.at.isoformat()}"
-        await self.bus.publish(subjects.alert(alert.severity, alert.node, alert.device), alert, identity)
-        if alert.state == "resolved":
-            await self.bus.delete("open_alerts", key)
-        else:
-            await self.bus.write("open_alerts", key, alert)
+        await tell(self.bus, alert, identity)
 
     def _alert(
         self, stream: str, device: str, ratio: float, most: int, known: Alert | None, severity: Severity | None

@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 
 from faststream import FastStream
-from faststream.nats import JStream, NatsMessage, PullSub
+from faststream.nats import NatsMessage
 from nats.js import JetStreamContext
 from prometheus_client import Counter, Gauge
 from pydantic import ValidationError
@@ -36,7 +36,7 @@ from shared import subjects
 from shared.bus import BUS_ERRORS, Bus
 from shared.client.reading import last_messages
 from shared.clock import utc_now
-from shared.consuming import Watched
+from shared.consuming import Watched, consume
 from shared.errors import AutopilotError, SettingsError
 from shared.frames import decode
 from shared.health import HealthState
@@ -148,19 +148,10 @@ def subscribe(service: Service, wake: asyncio.Event, governor: Governor) -> list
     service.broker.subscriber(subjects.SCALE_COMMANDS, no_reply=True)(on_scale)
     alerts = durable("scheduler-alerts", subjects.ALERTS)
     drains = durable("scheduler-drains", subjects.DRAIN_COMMANDS)
-    for stream, consumer, subject, handler in (
-        ("ALERTS", alerts, subjects.ALERTS, on_alert),
-        ("COMMANDS", drains, subjects.DRAIN_COMMANDS, on_drain),
-    ):
-        service.broker.subscriber(
-            subject,
-            stream=JStream(stream, declare=False),
-            durable=consumer.durable_name,
-            config=consumer,
-            pull_sub=PullSub(batch_size=1, timeout=10),
-            no_reply=True,
-        )(handler)
-    return [Watched("ALERTS", alerts), Watched("COMMANDS", drains)]
+    return [
+        consume(service.broker, "ALERTS", subjects.ALERTS, alerts, on_alert),
+        consume(service.broker, "COMMANDS", subjects.DRAIN_COMMANDS, drains, on_drain),
+    ]
 
 
 async def note_word(bus: Bus, command: DrainCommand) -> None:

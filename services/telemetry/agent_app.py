@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
 from faststream import FastStream
-from faststream.nats import JStream, KvWatch, PullSub
+from faststream.nats import KvWatch
 
 from services.telemetry.adapters.agent_state import AgentState, StateFile
 from services.telemetry.adapters.boot import boot_id
@@ -28,7 +28,7 @@ from services.telemetry.sampling import Sampler
 from services.telemetry.settings import AgentSettings
 from services.telemetry.telling import tell_devices
 from shared import subjects
-from shared.consuming import Watched
+from shared.consuming import consume
 from shared.fence import Fence
 from shared.leader import leading_token
 from shared.service import Service
@@ -78,14 +78,8 @@ def create_agent(settings: AgentSettings | None = None) -> FastStream:
     commands = PowerCommands(power, service.bus.policy, service.bus.publish_outcome, fence)
 
     consumer = durable(f"agent-power-{subjects.name_part(settings.node)}", subjects.power_commands(settings.node))
-    broker.subscriber(
-        subjects.power_commands(settings.node),
-        stream=JStream("COMMANDS", declare=False),
-        durable=consumer.durable_name,
-        config=consumer,
-        pull_sub=PullSub(batch_size=1, timeout=10),
-        no_reply=True,
-    )(commands.on_command)
+    subject = subjects.power_commands(settings.node)
+    watched = consume(broker, "COMMANDS", subject, consumer, commands.on_command)
     for source in sources:
         if isinstance(source.source, SimulatedDevices):
             simulation = Simulation(settings.node, source.source)
@@ -100,7 +94,7 @@ def create_agent(settings: AgentSettings | None = None) -> FastStream:
         service.supervise("devices", sampler.keep_looking, standstill_s=STANDSTILL_S)
         service.supervise("power leases", keeper.run, standstill_s=STANDSTILL_S)
         try:
-            async with service.running([Watched("COMMANDS", consumer)]):
+            async with service.running([watched]):
                 await sampler.tell_inventory()
                 service.supervise("sampling", sampler.run, standstill_s=STANDSTILL_S)
                 service.supervise("publishing", sampler.run_publisher)

@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 
 from services.anomaly.domain.alert_book import AlertBook
 from services.anomaly.domain.columns import COLUMNS
-from services.anomaly.domain.conditions import Conditions
 from services.anomaly.domain.detectors import all_detectors, source_failed
 from services.anomaly.domain.detectors.xid import XidDetector
 from services.anomaly.domain.detectors.xid_catalogue import ADVICE, CATALOGUE, look_up
@@ -23,36 +22,11 @@ from shared.incidents import incidents
 from shared.messages.alerts import Alert
 from shared.risk import risks
 from tests.support.builders import alert, at, event, frame
+from tests.support.one_device import OneDevice
 
 
 def finding(firing: bool, **more: Any) -> Finding:
     return Finding("n1", "gpu-0", "k", firing, **more)
-
-
-class OneDevice:
-    """A watch that is shown one device, tick after tick."""
-
-    def __init__(self, *kinds: str, period_s: float = 1.0) -> None:
-        self.watch = Watch(only=frozenset(kinds) or None)
-        self.period_s, self.now_s = period_s, 1_000_000.0
-        self.open: set[str] = set()
-
-    def tick(self, **sample: float) -> set[str]:
-        """Kinds that are open after one more tick."""
-        self.now_s += self.period_s
-        names = tuple(sample)
-        slots = self.watch.slots("n1", ["gpu-0"])
-        values = matrix(np.array([list(sample.values())], np.float32), names)
-        one = np.array([self.now_s])
-        for found in self.watch.rows(slots, one, values, np.array([self.period_s]), one):
-            (self.open.add if found.firing else self.open.discard)(found.kind)
-        return set(self.open)
-
-    def ticks(self, count: int, **sample: float) -> set[str]:
-        """The same tick several times."""
-        for _ in range(count):
-            self.tick(**sample)
-        return set(self.open)
 
 
 class TestSourceFailed:
@@ -301,55 +275,6 @@ class TestRules:
         assert rule.kind.action
         assert rule.kind.runbook.endswith(rule.kind.name)
         assert set(rule.kind.metrics) <= set(COLUMNS)
-
-
-class TestSilence:
-    def test_a_silent_node_is_told_and_one_that_speaks_again_is_not(self) -> None:
-        device = OneDevice()
-        device.tick(temp_c=50)
-        assert device.watch.time(device.now_s + 9) == []
-        (silent,) = device.watch.time(device.now_s + 11)
-        assert (silent.kind, silent.device, silent.firing) == ("agent_silent", "node", True)
-        device.now_s += 12
-        device.tick(temp_c=50)
-        (heard,) = device.watch.time(device.now_s)
-        assert not heard.firing
-
-    def test_a_device_whose_rows_stop_while_its_node_goes_on(self) -> None:
-        watch = Watch()
-        told: list[Finding] = []
-        for second in range(30):
-            devices = ["a", "b"] if second < 10 else ["a"]
-            slots = watch.slots("n1", devices)
-            now = np.full(len(slots), float(second))
-            values = matrix(np.full((len(slots), 1), 50.0, np.float32), ("temp_c",))
-            told += watch.rows(slots, now, values, np.ones(len(slots)), now)
-            told += watch.time(float(second))
-        assert [(f.kind, f.device) for f in told if f.firing] == [("samples_stopped", "b")]
-
-
-class TestConditions:
-    def test_what_flaps_is_told_less_and_less(self) -> None:
-        conditions = Conditions(0.0, 0.0)
-        conditions.grow(1)
-        slot, yes = np.array([0]), np.array([True])
-        opened = sum(
-            len(conditions.update(slot, np.array([n * 5.0]), np.array([n % 2 == 0]), yes).opened) for n in range(720)
-        )
-        assert opened <= 2
-
-    @given(st.lists(st.tuples(st.booleans(), st.booleans(), st.floats(-30, 30)), max_size=60))
-    def test_it_opens_and_ends_in_turn_whatever_the_clock_does(self, steps: list[tuple[bool, bool, float]]) -> None:
-        conditions, now, counts = Conditions(5.0, 5.0), 0.0, False
-        conditions.grow(1)
-        slot = np.array([0])
-        for firing, known, dt in steps:
-            now += dt
-            changes = conditions.update(slot, np.array([now]), np.array([firing]), np.array([known]))
-            assert not (len(changes.opened) and counts)
-            assert not (len(changes.ended) and not counts)
-            counts = (counts or bool(len(changes.opened))) and not len(changes.ended)
-            assert bool(conditions.counts(slot)[0]) == counts
 
 
 @pytest.mark.parametrize("detector", all_detectors(), ids=lambda d: d.name)

@@ -7,13 +7,12 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from faststream import FastStream
-from faststream.nats import JStream, PullSub
 
 from services.scheduler.hands.ports import Hands, HandsError
 from services.scheduler.settings import HandsSettings
 from shared import subjects
 from shared.clock import utc_now
-from shared.consuming import Watched
+from shared.consuming import consume
 from shared.fence import Fence, Status
 from shared.ids import new_id
 from shared.leader import leading_token
@@ -88,21 +87,14 @@ def create_hands(settings: HandsSettings | None = None, hands: Hands | None = No
         if commands is not None:
             await service.bus.publish_outcome(await commands.carry_out(command))
 
-    service.broker.subscriber(
-        subjects.SCALE_COMMANDS,
-        stream=JStream("COMMANDS", declare=False),
-        durable=scale.durable_name,
-        config=scale,
-        pull_sub=PullSub(batch_size=1, timeout=10),
-        no_reply=True,
-    )(on_scale)
+    watched = consume(service.broker, "COMMANDS", subjects.SCALE_COMMANDS, scale, on_scale)
 
     @asynccontextmanager
     async def lifespan() -> AsyncIterator[None]:
         nonlocal commands
         its = hands or await connect(settings)
         commands = ScaleCommands(its, Fence(leading=lambda: leading_token(service.bus.js, "scheduler")))
-        async with service.running([Watched("COMMANDS", scale)]):
+        async with service.running([watched]):
             yield
         await its.close()
 
