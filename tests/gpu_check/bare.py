@@ -72,6 +72,7 @@ def measure(kind: str, settings: ModelSettings, seconds: float) -> dict[str, Any
     best = max(rates, key=lambda size: rates[size][0])
     return {
         "per_s": {str(size): round(rate, 1) for size, (rate, _) in rates.items()},
+        "joules_by_batch": {str(size): joules for size, (_, joules) in rates.items()},
         "best_per_s": rates[best][0], "best_batch": best, "joules": rates[best][1],
     }  # fmt: skip
 
