@@ -7,11 +7,12 @@ import os
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Annotated, NoReturn, TypeVar
+from typing import Annotated, Any, NoReturn, TypeVar
 
 import typer
 from pydantic import SecretStr
 from rich.console import Console
+from rich.text import Text
 
 from deploy.embedded.instance import Instance
 from shared.client import AutopilotClient
@@ -19,8 +20,22 @@ from shared.errors import AutopilotError, UnavailableError
 from shared.settings import NatsSettings
 
 T = TypeVar("T")
-console = Console()
-errors = Console(stderr=True)
+
+
+class PlainConsole(Console):
+    """Shows text as it is: what jobs and messages hold is neither markup of ours nor commands to the terminal."""
+
+    def __init__(self, *, stderr: bool = False) -> None:
+        super().__init__(stderr=stderr, markup=False)
+
+    def render_str(self, text: str, **more: Any) -> Text:
+        """As rich does, with what no terminal should carry out made visible."""
+        shown = "".join(c if c.isprintable() or c in "\n\t" else "\N{REPLACEMENT CHARACTER}" for c in text)
+        return super().render_str(shown, **more)
+
+
+console = PlainConsole()
+errors = PlainConsole(stderr=True)
 
 DEFAULT_FOLDER = Path.home() / ".local" / "share" / "accelerator-autopilot"
 DataDir = Annotated[
@@ -63,5 +78,6 @@ def run(work: Callable[[], Awaitable[T]]) -> T:
 
 def fail(text: str) -> NoReturn:
     """Say what is wrong and end."""
-    errors.print(f"[red]error:[/red] {text}", highlight=False, soft_wrap=True)
+    errors.print("error:", style="red", end=" ")
+    errors.print(text, highlight=False, soft_wrap=True)
     raise typer.Exit(1)

@@ -18,6 +18,7 @@ from typing import Annotated
 
 import typer
 from rich.table import Table
+from rich.text import Text
 
 from deploy.embedded.instance import Instance
 from deploy.embedded.product import EmbeddedProduct, Options, has_nvidia_gpu, readiness
@@ -115,7 +116,7 @@ def status(data_dir: DataDir = DEFAULT_FOLDER) -> None:
         table = Table("process", "state", "pid", "restarts")
         for name, process in sorted(processes.items()):
             problem = states.get(name, "" if process["pid"] else "not running")
-            state = f"[red]{problem}[/red]" if problem else "[green]ready[/green]"
+            state = Text(problem, style="red") if problem else Text("ready", style="green")
             table.add_row(name, state, str(process["pid"] or ""), str(process["restarts"]))
         console.print(table)
         async with connected(data_dir) as autopilot:
@@ -139,6 +140,11 @@ def status(data_dir: DataDir = DEFAULT_FOLDER) -> None:
         raise typer.Exit(1)
 
 
+def _tell(text: str, *, found: bool = True) -> None:
+    mark = Text("ok     ", style="green") if found else Text("missing", style="red")
+    console.print(mark.append(f" {text}", style="default"), highlight=False, soft_wrap=True)
+
+
 def doctor(data_dir: DataDir = DEFAULT_FOLDER) -> None:
     """What is found, what is missing, what to do."""
     problems = 0
@@ -146,16 +152,15 @@ def doctor(data_dir: DataDir = DEFAULT_FOLDER) -> None:
     def say(name: str, found: bool, detail: str, advice: str) -> None:
         nonlocal problems
         problems += not found
-        mark = "[green]ok[/green]     " if found else "[red]missing[/red]"
-        console.print(f"{mark} {name}: {detail if found else advice}", highlight=False, soft_wrap=True)
+        _tell(f"{name}: {detail if found else advice}", found=found)
 
     say("python", sys.version_info >= (3, 11), sys.version.split()[0], "install Python 3.11 or newer")
     gpu = has_nvidia_gpu()
     gpu_text = "found" if gpu else "none; simulated GPUs stand in for them (--no-simulate turns that off)"
-    console.print(f"[green]ok[/green]      NVIDIA GPU: {gpu_text}", highlight=False, soft_wrap=True)
+    _tell(f"NVIDIA GPU: {gpu_text}")
     root = os.geteuid() == 0
     power = "can be capped" if root else "cannot be capped without root; run the agent as root for that"
-    console.print(f"[green]ok[/green]      power of real GPUs: {power}", highlight=False, soft_wrap=True)
+    _tell(f"power of real GPUs: {power}")
     beside = Path(sys.executable).with_name("nats-server")
     say(
         "nats-server",
@@ -179,7 +184,7 @@ def doctor(data_dir: DataDir = DEFAULT_FOLDER) -> None:
     told = (ended.stdout if ended.returncode == 0 else ended.stderr).strip().splitlines()
     text = told[-1] if told else f"exit code {ended.returncode}"
     say("sandbox", ended.returncode == 0, text, f"{text}; generate-tests and analyze-code are refused without")
-    console.print(f"[green]ok[/green]      services run as {runs_as()}", highlight=False, soft_wrap=True)
+    _tell(f"services run as {runs_as()}")
     folder = data_dir if data_dir.exists() else next(p for p in data_dir.resolve().parents if p.exists())
     say(
         "data folder",
@@ -191,9 +196,9 @@ def doctor(data_dir: DataDir = DEFAULT_FOLDER) -> None:
     say("disk", free_gib > 2, f"{free_gib:.0f} GiB free", f"only {free_gib:.1f} GiB free; streams may take 10")
     try:
         Instance(data_dir).load()
-        console.print("[green]ok[/green]      an instance runs on this folder; 'autopilot status' tells more")
+        _tell("an instance runs on this folder; 'autopilot status' tells more")
     except AutopilotError:
-        console.print("[green]ok[/green]      no instance runs on this folder; 'autopilot up' starts one")
+        _tell("no instance runs on this folder; 'autopilot up' starts one")
     if problems:
         raise typer.Exit(1)
 
