@@ -43,6 +43,6 @@ Timestamp = Annotated[AwareDatetime, Ge(datetime(1970, 1, 1, tzinfo=UTC)), Lt(da
 class Message(BaseModel):
     """A versioned fact; fields are only ever added, with a default, and unknown ones are ignored."""
 
-    model_config = ConfigDict(extra="ignore", frozen=True, allow_inf_nan=False)
+    model_config = ConfigDict(extra="ignore", frozen=True, allow_inf_nan=False, hide_input_in_errors=True)
 
     schema_version: int = 1

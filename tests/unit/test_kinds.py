@@ -20,6 +20,7 @@ import polars as pl
 import pytest
 
 from services.inference.domain.archives import unpack
+from services.inference.domain.written_tests import check_module, function_names
 from shared.errors import InvalidInputError
 from tests.support.kinds import Caller
 from tests.support.sandbox import NEEDS_SANDBOX
@@ -374,3 +375,10 @@ class TestArchives:
             archive.addfile(info, io.BytesIO(os.urandom(5_000)))
         with pytest.raises(InvalidInputError, match="archive"):
             unpack(out.getvalue()[:-cut] if cut < 600 else out.getvalue()[:cut])
+
+
+@pytest.mark.parametrize("deep", ["-" * 100_000 + "1", "not " * 50_000 + "1", "x" + "[0]" * 50_000])
+def test_code_that_is_nested_too_deeply_is_its_authors_fault_and_no_devices(deep: str) -> None:
+    with pytest.raises(InvalidInputError, match="no valid Python"):
+        check_module("subject", f"def f():\n    return {deep}\n")
+    assert function_names(f"def test_f():\n    return {deep}\n") == []

@@ -131,3 +131,11 @@ def test_numbers_as_people_write_them_and_none_that_cannot_be_told() -> None:
         field, Document("It cost 1,234.50 or 1 000 000 or 7 or 1,2345 or -3e2; not 5a3, not " + "9" * 400)
     )
     assert [c.value for c in found] == [1234.5, 1_000_000.0, 7.0, 1.0, 2345.0, -300.0]
+
+
+def test_a_pattern_whose_matches_are_all_in_vain_is_not_tried_at_every_place() -> None:
+    (field,) = fields_of({"properties": {"x": {"type": "string", "pattern": r"x\B(?:(?s).*z)?"}}})
+    document = Document("xy " * 60_000)
+    began = time.process_time()
+    assert candidates(field, document) == []
+    assert time.process_time() - began < 10.0, "it took minutes"

@@ -300,6 +300,18 @@ class TestToolsRunOnFiles:
         out = call("analyze-code", files=[{"name": name, "text": self.BAD}, {"name": "a.py", "text": "x = 1\n"}])
         assert "B602" in {f.rule for f in out.findings if f.file == name}
 
+    def test_two_files_of_nearly_one_name_do_not_hide_each_other(self) -> None:
+        files = [{"name": "code.py", "text": self.BAD}, {"name": "code", "text": "x = 1\n"}]
+        for given in (files, files[::-1]):
+            out = call("analyze-code", files=given)
+            assert "B602" in {f.rule for f in out.findings if f.file == "code.py"}
+            assert out.languages == {"python": 2}
+
+    def test_a_file_whose_language_cannot_be_guessed_ends_no_analysis(self) -> None:
+        files = [{"name": "deep", "text": "-" * 100_000 + "1"}, {"name": "a.py", "text": self.BAD}]
+        out = call("analyze-code", files=files)
+        assert "B602" in {f.rule for f in out.findings if f.file == "a.py"}
+
     def test_code_that_breaks_a_parser_fails_its_job_alone(self) -> None:
         deep = "(" * 100_000 + ")" * 100_000
         outcome = call.outcome(

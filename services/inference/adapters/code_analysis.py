@@ -83,7 +83,8 @@ def analyse(texts: Mapping[str, str], language: str | None, folder: Path) -> Ana
             continue
         languages[str(found)] = languages.get(str(found), 0) + 1
         if found == "python":
-            python[f"{CODE}.py" if name == CODE else name] = text
+            # A file may have that name as well, and neither may hide the other.
+            python[f"{CODE}.py" if name == CODE and f"{CODE}.py" not in texts else name] = text
         else:
             other[name] = (str(found), text)
     findings = (analyse_python(python, folder) if python else []) + analyse_other(other)

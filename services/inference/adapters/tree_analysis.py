@@ -89,7 +89,7 @@ def _guess(text: str) -> str | None:
     sample = text[:20_000]
     try:
         compile(sample, "sample", "exec", flags=0x400)  # ast.PyCF_ONLY_AST: parsed, not run
-    except (SyntaxError, ValueError):
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
         scores = {
             name: _errors(sample, name) for name in ("javascript", "typescript", "java", "go", "rust", "c", "cpp")
         }

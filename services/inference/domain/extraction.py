@@ -44,6 +44,9 @@ BOUNDARY = re.compile(r"(?<=[.!?])\s|\n")
 CONTEXT = 80
 # More candidates than this are not weighed.
 MOST_CANDIDATES = 200
+# Of places that a submitter's pattern matches and that are no value by themselves: each look may go through all the
+# rest of the text.
+MOST_IN_VAIN = 500
 
 
 @dataclass(frozen=True)
@@ -99,10 +102,13 @@ def candidates(field: Field, document: Document) -> list[Candidate]:
     """Places in the text that could be the field's value, at most MOST_CANDIDATES."""
     found = list(_labelled(field, document))
     taken = sorted((c.start, c.end) for c in found)
-    text, spans = document.text, document.sentences
+    text, spans, in_vain = document.text, document.sentences, 0
     for start, end in _places(field, document, taken):
         value = convert(field, text[start:end])
         if value is None:
+            in_vain += field.pattern is not None
+            if in_vain > MOST_IN_VAIN:
+                break
             continue
         first, last = _sentence_around(spans, start, end)
         around = text[max(first, start - CONTEXT) : min(last, end + CONTEXT)]

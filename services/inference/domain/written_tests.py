@@ -34,7 +34,8 @@ def check_module(module: str, code: str) -> None:
         raise InvalidInputError("module", module, "is a name that the tests themselves need; choose another")
     try:
         tree = ast.parse(code)
-    except (SyntaxError, ValueError, RecursionError) as error:
+    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
+        # MemoryError is what the parser says of code that is nested too deeply; no device has too little of it.
         line = f"line {error.lineno}" if isinstance(error, SyntaxError) else type(error).__name__
         raise InvalidInputError("code", line, "is no valid Python") from error
     functions = [n for n in tree.body if isinstance(n, ast.FunctionDef | ast.AsyncFunctionDef)]
@@ -58,7 +59,7 @@ def function_names(code: str) -> list[str]:
     """The tests that a program holds; none when it is no Python."""
     try:
         tree = ast.parse(code)
-    except (SyntaxError, ValueError):
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
         return []
     return [n.name for n in ast.walk(tree) if isinstance(n, ast.FunctionDef) and n.name.startswith("test")]
 

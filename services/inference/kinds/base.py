@@ -18,7 +18,7 @@ T = TypeVar("T")
 class Input(BaseModel):
     """Base of a kind's input: unknown fields are a mistake worth telling."""
 
-    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False, hide_input_in_errors=True)
 
 
 @dataclass(frozen=True)
