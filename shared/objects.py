@@ -16,7 +16,7 @@ from nats.js.api import ObjectInfo
 from nats.js.errors import APIError, BadObjectMetaError, ObjectNotFoundError
 from nats.js.errors import NotFoundError as JetStreamNotFoundError
 
-from shared.errors import NotFoundError, UnavailableError
+from shared.errors import InvalidInputError, NotFoundError, UnavailableError
 from shared.storing import BUS_ERRORS, not_stored
 
 READ_S = 30.0
@@ -27,14 +27,16 @@ SILENCE_S = 10.0
 _ERRORS = (*BUS_ERRORS, TimeoutError)
 
 
-async def read_object(js: JetStreamContext, bucket: str, name: str) -> bytes:
+async def read_object(js: JetStreamContext, bucket: str, name: str, most_bytes: int | None = None) -> bytes:
     """The content of an object.
 
-    Raises NotFoundError when there is none, and UnavailableError when it was not read in time or parts of it are
-    missing: it may be being replaced just now, so trying again may help.
+    Raises InvalidInputError for one of more than `most_bytes`, NotFoundError when there is none, and UnavailableError
+    when it was not read in time or parts of it are missing: it may be being replaced, so trying again may help.
     """
     info = await _info(js, bucket, name)
     size = info.size or 0
+    if most_bytes is not None and size > most_bytes:
+        raise InvalidInputError(name[:200], f"{size} bytes", f"may have {most_bytes} bytes: split it")
     if not size:
         return b""
     within_s = READ_S + size / SLOWEST_BYTES_PER_S

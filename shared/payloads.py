@@ -5,6 +5,7 @@ An object's name begins with the second at which it ends, so that a sweep needs 
 
 from __future__ import annotations
 
+import asyncio
 import json
 from datetime import datetime
 from typing import Any
@@ -15,6 +16,11 @@ from nats.js.errors import ObjectNotFoundError
 
 from shared.errors import NotFoundError
 from shared.objects import read_object, write_object
+
+# Of a job's input: while it is read and parsed, its worker does nothing else.
+MOST_PAYLOAD_BYTES = 256 * 2**20
+# nats-py's listing of objects never ends when what it waits for is lost on the way.
+SWEEP_S = 120.0
 
 
 async def store_payload(js: JetStreamContext, name: str, payload: dict[str, Any], expires_at: datetime) -> str:
@@ -27,13 +33,14 @@ async def store_payload(js: JetStreamContext, name: str, payload: dict[str, Any]
     return reference
 
 
-async def load_payload(js: JetStreamContext, reference: str) -> dict[str, Any]:
+async def load_payload(js: JetStreamContext, reference: str, most_bytes: int | None = None) -> dict[str, Any]:
     """Load a stored object.
 
-    Raises NotFoundError when it is gone, and UnavailableError when it could not be read whole this time.
+    Raises NotFoundError when it is gone, UnavailableError when it could not be read whole this time, and
+    InvalidInputError for one of more than `most_bytes`.
     """
     try:
-        content = await read_object(js, "payloads", reference)
+        content = await read_object(js, "payloads", reference, most_bytes)
     except NotFoundError as error:
         raise NotFoundError(f"payload {reference} is gone: its time to live has ended, or it was deleted") from error
     loaded = json.loads(content or b"{}")
@@ -50,7 +57,12 @@ async def drop_payload(js: JetStreamContext, reference: str) -> None:
 
 
 async def sweep_payloads(js: JetStreamContext, now: datetime) -> int:
-    """Delete what has expired; returns how many objects."""
+    """Delete what has expired; returns how many objects. Raises TimeoutError when that takes more than SWEEP_S."""
+    async with asyncio.timeout(SWEEP_S):
+        return await _sweep(js, now)
+
+
+async def _sweep(js: JetStreamContext, now: datetime) -> int:
     store = await js.object_store("payloads")
     try:
         entries = await store.list(ignore_deletes=True)

@@ -127,7 +127,8 @@ BUCKETS: tuple[KeyValueConfig, ...] = (
 )
 
 OBJECT_STORES: tuple[ObjectStoreConfig, ...] = (
-    ObjectStoreConfig(bucket="payloads", ttl=JOB_AGE_S, max_bytes=4096 * MIB),
+    # Each has a time of its own, which ends sooner: a job may wait for its time, then as long in the queue.
+    ObjectStoreConfig(bucket="payloads", ttl=2 * JOB_AGE_S + DAY_S, max_bytes=4096 * MIB),
     ObjectStoreConfig(bucket="artifacts", max_bytes=4096 * MIB),
 )
 
@@ -270,12 +271,16 @@ async def _ensure_bucket(js: JetStreamContext, wanted: KeyValueConfig) -> None:
         await _grow(js, f"KV_{wanted.bucket}", wanted.replicas)
 
 
-async def _grow(js: JetStreamContext, stream: str, replicas: int | None) -> None:
-    """Give the stream under a bucket more copies; never fewer."""
+async def _grow(js: JetStreamContext, stream: str, replicas: int | None, age_s: float | None = None) -> None:
+    """Give the stream under a bucket more copies and a greater age; never fewer, never a smaller one."""
     current = (await js.stream_info(stream)).config
     if (current.num_replicas or 1) < (replicas or 1):
         await js.update_stream(replace(current, num_replicas=replicas))
         log.info("more copies", extra={"stream": stream, "replicas": replicas})
+    if age_s and current.max_age and current.max_age < age_s:
+        current = (await js.stream_info(stream)).config
+        await js.update_stream(replace(current, max_age=age_s))
+        log.info("keeps what it holds for longer", extra={"stream": stream, "age_s": age_s})
 
 
 async def _ensure_object_store(js: JetStreamContext, wanted: ObjectStoreConfig) -> None:
@@ -285,7 +290,7 @@ async def _ensure_object_store(js: JetStreamContext, wanted: ObjectStoreConfig) 
     except (BucketNotFoundError, NotFoundError):
         await js.create_object_store(wanted.bucket, config=wanted)
     else:
-        await _grow(js, f"OBJ_{wanted.bucket}", wanted.replicas)
+        await _grow(js, f"OBJ_{wanted.bucket}", wanted.replicas, wanted.ttl)
 
 
 async def ensure_consumer(js: JetStreamContext, stream: str, config: ConsumerConfig) -> None:

@@ -221,9 +221,20 @@ def results_of(batch: str) -> str:
     return bounded(f"results.{token(batch)}.*")
 
 
-def jobs_of_batch(batch: str) -> tuple[str, ...]:
-    """Where a batch's jobs wait: in the queue, for others, for their time."""
-    return f"jobs.*.*.{token(batch)}.*", f"waiting.{token(batch)}.*", f"later.{token(batch)}.*"
+def stages_of_batch(batch: str) -> tuple[tuple[str, str], ...]:
+    """Streams and subjects of a batch's jobs in the order in which they move on: for their time, for others, queued."""
+    name = token(batch)
+    return (
+        ("LATER", f"later.{name}.*"),
+        ("LATER", f"due.{name}.*"),
+        ("JOBS", f"waiting.{name}.*"),
+        ("JOBS", f"jobs.*.*.{name}.*"),
+    )
+
+
+def stages_of_job(job_id: str) -> tuple[tuple[str, str], ...]:
+    """The same of one job."""
+    return ("LATER", later(job_id)), ("LATER", due(job_id)), ("JOBS", waiting(job_id)), ("JOBS", any_job(job_id))
 
 
 def progress(job_id: str) -> str:

@@ -16,8 +16,8 @@ from pydantic import BaseModel
 
 from shared import subjects
 from shared.client.claims import fingerprint, tokens_of_batch
-from shared.client.following import look_again
-from shared.client.reading import count_messages
+from shared.client.following import look_again, patient
+from shared.client.reading import count_messages, subjects_of
 from shared.clock import utc_now
 from shared.errors import ConflictError, InvalidInputError, NotFoundError
 from shared.ids import new_id
@@ -157,7 +157,7 @@ class Batches:
     async def results(self, batch_id: str, timeout_s: float = 3600.0) -> AsyncIterator[JobResult]:
         """Results in the order of the inputs. Raises TimeoutError when the next takes longer than `timeout_s`."""
         record = await self._record(batch_id)
-        arrived = asyncio.Event()
+        arrived, find = asyncio.Event(), patient(self._nc, self._jobs.find_result)
 
         async def on_result(_: Msg) -> None:
             arrived.set()
@@ -169,7 +169,7 @@ class Batches:
                 async with asyncio.timeout(timeout_s):
                     for pause_s in look_again():
                         arrived.clear()
-                        found = await self._jobs.find_result(f"{batch_id}.{index}")
+                        found = await find(f"{batch_id}.{index}")
                         if found is not None:
                             break
                         with suppress(TimeoutError):
@@ -180,16 +180,25 @@ class Batches:
             await subscription.unsubscribe()
 
     async def cancel(self, batch_id: str) -> int:
-        """End what has no result yet; returns how many jobs."""
+        """End what has no result yet; returns how many jobs.
+
+        Raises UnavailableError (BusyError without room for results) when not all could be ended; it can be repeated.
+        """
         record = await self._record(batch_id)
-        info = await self._js.stream_info("RESULTS", subjects_filter=subjects.results_of(batch_id))
-        done = set(info.state.subjects or {})
-        left = [job for job in (f"{batch_id}.{i}" for i in range(record.count)) if subjects.result(job) not in done]
-        queue, waiting, later = subjects.jobs_of_batch(batch_id)
-        for stream, subject in (("JOBS", queue), ("JOBS", waiting), ("LATER", later)):
-            await self._js.purge_stream(stream, subject=subject)
-        outcomes = await asyncio.gather(*(self._jobs.end_cancelled(job, record.kind) for job in left))
-        return sum(outcomes)
+        try:
+            done = await subjects_of(self._js, "RESULTS", subjects.results_of(batch_id))
+            left = [job for job in (f"{batch_id}.{i}" for i in range(record.count)) if subjects.result(job) not in done]
+            # Workers begin at the other end. No job leaves the queue before it has its result.
+            left.reverse()
+            ended = 0
+            for start in range(0, len(left), WINDOW):
+                part = left[start : start + WINDOW]
+                ended += sum(await asyncio.gather(*(self._jobs.end_cancelled(job, record.kind) for job in part)))
+            for stream, subject in subjects.stages_of_batch(batch_id):
+                await self._js.purge_stream(stream, subject=subject)
+        except BUS_ERRORS as error:
+            raise not_stored(f"the end of batch {batch_id}", error) from error
+        return ended
 
     async def _record(self, batch_id: str) -> Batch:
         try:

@@ -17,9 +17,11 @@ from typing import Any
 from nats.js import JetStreamContext
 from nats.js.api import Header
 from nats.js.errors import APIError, KeyNotFoundError, KeyWrongLastSequenceError, NotFoundError
+from nats.js.kv import KeyValue
 from pydantic import AwareDatetime, BaseModel, ValidationError
 
 from shared import subjects
+from shared.client.reading import subjects_of
 from shared.clock import utc_now
 from shared.errors import ConflictError, UnavailableError
 from shared.storing import BUS_ERRORS, not_stored
@@ -28,7 +30,7 @@ BUCKET = "claims"
 # Whoever made a claim has published by then, or has died; until then others wait.
 SETTLE_S = 6.0
 LOOK_EVERY_S = 0.1
-_WRONG_SEQUENCE = {10071, 10164}
+WRONG_SEQUENCE = {10071, 10164}
 
 
 _Stage = tuple[str, Callable[[str], str]]
@@ -39,6 +41,14 @@ _STAGES: tuple[_Stage, ...] = (
     ("JOBS", subjects.any_job),
     ("RESULTS", subjects.result),
 )
+
+
+def first(job_id: str) -> dict[str, str]:
+    """Headers with which JOBS refuses a job (WRONG_SEQUENCE) while one of its id is queued, whoever put it there."""
+    return {
+        Header.EXPECTED_LAST_SUBJECT_SEQUENCE.value: "0",
+        "Nats-Expected-Last-Subject-Sequence-Subject": subjects.any_job(job_id),
+    }
 
 
 class _Claim(BaseModel):
@@ -57,6 +67,7 @@ class Claims:
 
     def __init__(self, js: JetStreamContext) -> None:
         self._js = js
+        self._kv: KeyValue | None = None
 
     async def claim(self, job_id: str, digest: str, life_s: float) -> int | None:
         """The claim's revision when the job is to be published now; None when it is there already.
@@ -65,10 +76,13 @@ class Claims:
         """
         try:
             while True:
-                revision = await self._create(job_id, digest, life_s)
+                # Without a claim only bare publishers can have been before. They reach the queue alone, where the
+                # stream looks when the job is published (`first`), and from there a result.
+                revision, ended = await asyncio.gather(
+                    self._create(job_id, digest, life_s), self.exists(job_id, stages=_STAGES[4:])
+                )
                 if revision is not None:
-                    # Without a claim only bare publishers can have been before: they reach the queue alone.
-                    return None if await self.exists(job_id, stages=_STAGES[3:]) else revision
+                    return None if ended else revision
                 revision, known = await self._read(job_id)
                 if await self.exists(job_id):
                     if known is not None and known.fingerprint != digest:
@@ -86,7 +100,7 @@ class Claims:
     async def release(self, job_id: str) -> None:
         """Nothing was published under a claim; where that cannot be said now, the claim gives way by itself."""
         with suppress(*BUS_ERRORS):
-            await (await self._js.key_value(BUCKET)).purge(subjects.token(job_id), msg_ttl=60)
+            await (await self._bucket()).purge(subjects.token(job_id), msg_ttl=60)
 
     async def exists(self, job_id: str, stages: Sequence[_Stage] = _STAGES) -> bool:
         """Whether a job waits, runs or has a result; asked in the order in which jobs move on: none slips by."""
@@ -96,8 +110,14 @@ class Claims:
                 return True
         return False
 
+    async def _bucket(self) -> KeyValue:
+        # Asking for it anew each time would cost as much as the claim.
+        if self._kv is None:
+            self._kv = await self._js.key_value(BUCKET)
+        return self._kv
+
     async def _create(self, job_id: str, digest: str, life_s: float) -> int | None:
-        kv = await self._js.key_value(BUCKET)
+        kv = await self._bucket()
         try:
             return await kv.create(subjects.token(job_id), _body(digest), msg_ttl=life_s)
         except KeyWrongLastSequenceError:
@@ -105,7 +125,7 @@ class Claims:
 
     async def _read(self, job_id: str) -> tuple[int, _Claim | None]:
         """Revision and claim; one that expired just now has no revision, and one that is unreadable gives way."""
-        kv = await self._js.key_value(BUCKET)
+        kv = await self._bucket()
         try:
             entry = await kv.get(subjects.token(job_id))
         except KeyNotFoundError:
@@ -121,7 +141,7 @@ class Claims:
         try:
             return (await self._js.publish(subject, _body(digest), headers=headers, msg_ttl=life_s)).seq
         except APIError as error:
-            if error.err_code in _WRONG_SEQUENCE:
+            if error.err_code in WRONG_SEQUENCE:
                 return None
             raise
 
@@ -132,18 +152,11 @@ def _body(digest: str) -> bytes:
 
 async def tokens_of_batch(js: JetStreamContext, batch_id: str) -> set[str]:
     """The last tokens of a batch's jobs that wait, run or have a result."""
-    token = subjects.token(batch_id)
     found: set[str] = set()
-    for stream, subject in (
-        ("LATER", f"later.{token}.*"),
-        ("LATER", f"due.{token}.*"),
-        ("JOBS", f"waiting.{token}.*"),
-        ("JOBS", f"jobs.*.*.{token}.*"),
-        ("RESULTS", subjects.results_of(batch_id)),
-    ):
+    for stream, subject in (*subjects.stages_of_batch(batch_id), ("RESULTS", subjects.results_of(batch_id))):
         try:
-            info = await js.stream_info(stream, subjects_filter=subject)
+            names = await subjects_of(js, stream, subject)
         except BUS_ERRORS as error:
             raise UnavailableError(f"batch {batch_id} was not looked up: {type(error).__name__}") from error
-        found |= {name.rsplit(".", 1)[1] for name in info.state.subjects or {}}
+        found |= {name.rsplit(".", 1)[1] for name in names}
     return found

@@ -13,7 +13,9 @@ from nats.aio.msg import Msg
 from pydantic import ValidationError
 
 from shared import subjects
+from shared.errors import UnavailableError
 from shared.messages.jobs import JobProgress, JobResult
+from shared.storing import BUS_ERRORS
 
 # The server tells its subscribers before it has stored what it tells: who subscribes just then and looks at once
 # sees neither. So the second look comes soon, the later ones are for news that were lost on the way.
@@ -36,6 +38,23 @@ def look_again() -> Iterator[float]:
     return chain(LOOK_AGAIN_S, repeat(LOOK_AGAIN_S[-1]))
 
 
+def patient(nc: Client, find: Find) -> Find:
+    """The same look, which finds nothing while the broker does not answer: whoever waits for a result waits through it.
+
+    Raises what the look does once the connection is closed for good.
+    """
+
+    async def look(job_id: str) -> JobResult | None:
+        try:
+            return await find(job_id)
+        except (UnavailableError, *BUS_ERRORS):
+            if nc.is_closed:
+                raise
+            return None
+
+    return look
+
+
 async def follow(
     nc: Client, find: Find, job_id: str, begin: Callable[[], Awaitable[object]] | None = None
 ) -> AsyncIterator[JobProgress | JobResult]:
@@ -51,14 +70,16 @@ async def follow(
     try:
         if begin is not None:
             await begin()
+        look = patient(nc, find)
         for pause_s in look_again():
-            found = await find(job_id)
+            found = await look(job_id)
             if found is not None:
                 break
             async for report in _until_ended(told, pause_s):
                 yield report
         # What was told before the result may still be on its way through this connection.
-        await nc.flush()
+        with suppress(*BUS_ERRORS):
+            await nc.flush()
         while not told.empty():
             for report in _parsed(told.get_nowait()):
                 yield report

@@ -13,19 +13,27 @@ from typing import Any
 import nats.errors
 from nats.aio.client import Client
 from nats.js import JetStreamContext
-from nats.js.errors import NotFoundError
+from nats.js.errors import APIError, NotFoundError
 from pydantic import BaseModel, ValidationError
 
 from shared import subjects
+from shared.client import claims
 from shared.client.claims import Claims, fingerprint
-from shared.client.following import follow, look_again
+from shared.client.following import follow, look_again, patient
 from shared.clock import utc_now
-from shared.errors import AutopilotError, BusyError, ConflictError, JobFailedError, UnavailableError
+from shared.errors import (
+    AutopilotError,
+    BusyError,
+    ConflictError,
+    InvalidInputError,
+    JobFailedError,
+    UnavailableError,
+)
 from shared.errors import NotFoundError as Missing
 from shared.ids import derived_id, new_id
 from shared.jobs import MESSAGE_ID, Options, address, first_problem, make_job, make_options
 from shared.messages.jobs import Job, JobProgress, JobResult, JobState
-from shared.payloads import load_payload, store_payload
+from shared.payloads import MOST_PAYLOAD_BYTES, load_payload, store_payload
 from shared.publishing import publish_patiently
 from shared.storing import BUS_ERRORS, not_stored, publish_result
 from shared.streams import DAY_S, PAYLOAD_INLINE_LIMIT
@@ -90,8 +98,8 @@ class Jobs:
         revision = await self._claims.claim(job_id, fingerprint(kind, payload), _life_s(chosen))
         if revision is None:
             return JobHandle(job_id, kind, self, duplicate=True)
-        await self._publish_claimed(job_id, kind, payload, chosen, who, revision)
-        return JobHandle(job_id, kind, self)
+        there = await self._publish_claimed(job_id, kind, payload, chosen, who, revision)
+        return JobHandle(job_id, kind, self, duplicate=there)
 
     def identify(self, kind: str, submitter: str, idempotency_key: str | None) -> str:
         """The id of a submitter's job: the same for the same key, a new one without a key."""
@@ -99,16 +107,20 @@ class Jobs:
 
     async def _publish_claimed(
         self, job_id: str, kind: str, payload: dict[str, Any], options: Options, submitter: str, revision: int
-    ) -> None:
+    ) -> bool:
+        """Publish a job under an id that was claimed; True when it was there already."""
         try:
             job = await self.prepare(job_id, kind, payload, options, submitter=submitter)
         except AutopilotError:
             await self._claims.release(job_id)
             raise
         try:
-            if await self.publish(job) and not await self._claims.exists(job_id):
-                # The stream remembers the id of a job that is over, and whose result has gone since.
-                await self.publish(job, f"{job_id}-{revision}")
+            if not await self.publish(job, first=True):
+                return False
+            if await self._claims.exists(job_id):
+                return True
+            # The stream remembers the id of a job that is over, and whose result has gone since.
+            return await self.publish(job, f"{job_id}-{revision}")
         except BusyError:
             await self._claims.release(job_id)
             raise
@@ -118,21 +130,31 @@ class Jobs:
     ) -> Job:
         """The job as it travels: a payload that is too large for a message goes to the object store first."""
         job = make_job(job_id, kind, payload, options, submitter=submitter, now=utc_now())
-        if len(json.dumps(payload)) <= PAYLOAD_INLINE_LIMIT:
+        size = len(json.dumps(payload))
+        if size <= PAYLOAD_INLINE_LIMIT:
             return job
-        expires_at = job.submitted_at + timedelta(seconds=job.ttl_s)
+        if size > MOST_PAYLOAD_BYTES:
+            raise InvalidInputError("payload", f"{size} bytes", f"may have {MOST_PAYLOAD_BYTES} bytes: split it")
+        # Its time to live begins when it may.
+        expires_at = max(job.submitted_at, job.not_before or job.submitted_at) + timedelta(seconds=job.ttl_s)
         reference = await store_payload(self._js, f"job-{job_id}", payload, expires_at)
         return job.model_copy(update={"payload": {}, "payload_ref": reference})
 
-    async def publish(self, job: Job, message_id: str | None = None) -> bool:
-        """Publish a prepared job; True when the stream had it already."""
+    async def publish(self, job: Job, message_id: str | None = None, *, first: bool = False) -> bool:
+        """Publish a prepared job; True when it was there already: the same message, or with `first` any of its id."""
         stream, subject, headers = address(job, utc_now())
         if message_id is not None:
             headers[MESSAGE_ID] = message_id
+        if first and stream == "JOBS":
+            headers |= claims.first(job.id)
+        elif first and await self._claims.exists(job.id):
+            return True
         body = job.model_dump_json(exclude_none=True).encode()
         try:
             ack = await publish_patiently(self._js, subject, body, headers, stream=stream)
         except BUS_ERRORS as error:
+            if first and isinstance(error, APIError) and error.err_code in claims.WRONG_SEQUENCE:
+                return True
             raise not_stored(f"job {job.id}", error) from error
         return bool(ack.duplicate)
 
@@ -161,8 +183,9 @@ class Jobs:
         subscription = await self._nc.subscribe(subjects.result(job_id))
         try:
             async with asyncio.timeout(timeout_s):
+                look = patient(self._nc, self.find_result)
                 for pause_s in look_again():
-                    found = await self.find_result(job_id)
+                    found = await look(job_id)
                     if found is not None:
                         return found
                     with suppress(nats.errors.TimeoutError):
@@ -203,16 +226,16 @@ class Jobs:
         result = await self.find_result(job_id)
         if result is not None:
             return JobView(id=job_id, kind=result.kind, state=result.status, result=result)
-        for state, stream, subject in (
-            ("queued", "JOBS", subjects.any_job(job_id)),
-            ("waiting", "JOBS", subjects.waiting(job_id)),
-            ("scheduled", "LATER", subjects.later(job_id)),
-        ):
+        for stream, subject in subjects.stages_of_job(job_id):
             try:
                 message = await self._js.get_last_msg(stream, subject, direct=True)
             except NotFoundError:
                 continue
-            return _waiting_view(job_id, state, message.subject or "", message.data or b"")
+            return _waiting_view(job_id, message.subject or "", message.data or b"")
+        # It may have ended since the first look.
+        result = await self.find_result(job_id)
+        if result is not None:
+            return JobView(id=job_id, kind=result.kind, state=result.status, result=result)
         raise Missing(f"job {job_id} is neither queued nor finished within its time to live")
 
     async def cancel(self, job_id: str) -> JobResult:
@@ -222,9 +245,8 @@ class Jobs:
             raise ConflictError(f"job {job_id} already {view.state}")
         if not await self.end_cancelled(job_id, view.kind):
             raise ConflictError(f"job {job_id} ended meanwhile")
-        await self._js.purge_stream("JOBS", subject=subjects.any_job(job_id))
-        await self._js.purge_stream("JOBS", subject=subjects.waiting(job_id))
-        await self._js.purge_stream("LATER", subject=subjects.later(job_id))
+        for stream, subject in subjects.stages_of_job(job_id):
+            await self._js.purge_stream(stream, subject=subject)
         return JobResult(
             job_id=job_id, kind=view.kind, status="cancelled", submitted_at=utc_now(), finished_at=utc_now()
         )
@@ -234,16 +256,19 @@ class Jobs:
 
         Raises UnavailableError when the result could not be stored; a worker that has the job then writes it.
         """
-        kv = await self._js.key_value("jobs")
-        await kv.put(subjects.token(job_id), JobState(cancelled=True).model_dump_json().encode())
         now = utc_now()
+        try:
+            kv = await self._js.key_value("jobs")
+            await kv.put(subjects.token(job_id), JobState(cancelled=True, at=now).model_dump_json().encode())
+        except BUS_ERRORS as error:
+            raise not_stored(f"the end of job {job_id}", error) from error
         result = JobResult(job_id=job_id, kind=kind, status="cancelled", submitted_at=now, finished_at=now)
         return await publish_result(self._js, result, result.model_dump_json().encode(), DAY_S)
 
     async def queued(self, limit: int = 1000) -> list[JobView]:
         """Jobs that wait or run."""
         views: list[JobView] = []
-        for stream, wildcard in (("JOBS", ">"), ("LATER", subjects.LATER)):
+        for stream, wildcard in (("JOBS", ">"), ("LATER", ">")):
             info = await self._js.stream_info(stream, subjects_filter=wildcard)
             for subject in list(info.state.subjects or {})[: limit - len(views)]:
                 views += _queued_view(subject)
@@ -272,6 +297,9 @@ def _life_s(options: Options) -> float:
     return delay_s + options.ttl_s + options.result_ttl_s + DAY_S
 
 
+_STATES = {"waiting": "waiting", "later": "scheduled", "due": "scheduled"}
+
+
 def output_of(result: JobResult) -> Any:
     """The output of a finished job. Raises JobFailedError when it ended without one."""
     if result.status != "succeeded":
@@ -286,15 +314,16 @@ def _queued_view(subject: str) -> list[JobView]:
     if stage == "jobs" and len(tokens) > 2:
         kind, priority, *identity = tokens
         return [JobView(id=subjects.job_id(identity), kind=subjects.untoken(kind), state="queued", priority=priority)]
-    if stage in {"waiting", "later"}:
-        state = "waiting" if stage == "waiting" else "scheduled"
-        return [JobView(id=subjects.job_id(tokens), kind="", state=state)]
+    if stage in _STATES:
+        return [JobView(id=subjects.job_id(tokens), kind="", state=_STATES[stage])]
     return []
 
 
-def _waiting_view(job_id: str, state: str, subject: str, body: bytes) -> JobView:
+def _waiting_view(job_id: str, subject: str, body: bytes) -> JobView:
+    stage, _, rest = subject.partition(".")
+    state = _STATES.get(stage, "queued")
     if state == "queued":
-        _, kind, priority, *_ = subject.split(".")
+        kind, priority, *_ = rest.split(".")
         return JobView(id=job_id, kind=subjects.untoken(kind), state=state, priority=priority)
     try:
         job = Job.model_validate_json(body)

@@ -134,6 +134,7 @@ class JobState(Message):
     errors: list[JobError] = Field(default=[], max_length=1000)
     kills: Count = Field(default=0, description="workers that died or stood still while they ran this job and no other")
     alone: bool = Field(default=False, description="it runs in no batch with others: a batch that held it did not end")
+    at: Timestamp | None = Field(default=None, description="when this was written")
 
 
 class Batch(Message):

@@ -94,3 +94,12 @@ async def test_ids_that_no_path_can_hold_are_refused(client: AutopilotClient, id
     with pytest.raises(InvalidInputError):
         await client.batches.map("echo", [{}], batch_id=identity)
     assert await messages(client.js, "JOBS") == 0
+
+
+@pytest.mark.parametrize("subject", ["jobs.echo.low.one", "jobs.embed.high.one"])
+async def test_a_queued_job_of_a_bare_publisher_is_the_same_job_wherever_it_is_queued(
+    client: AutopilotClient, subject: str
+) -> None:
+    await client.js.publish(subject, b'{"payload": {"text": "x"}}')
+    assert (await client.jobs.submit("echo", {"text": "x"}, job_id="one")).duplicate
+    assert await messages(client.js, "JOBS") == 1

@@ -6,6 +6,7 @@ import json
 import urllib.error
 import urllib.request
 from contextlib import suppress
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry
 
 from shared import subjects
+from shared.client.reading import subjects_of
 from shared.consuming import backoff_s
 from shared.errors import InvalidInputError
 from shared.frames import decode, encode
@@ -134,3 +136,26 @@ def test_metric_labels_are_bounded() -> None:
 def test_metric_names_carry_no_duplicates_and_clock_reasons_decode() -> None:
     assert len(BY_NAME) == len(METRICS)
     assert clock_event_names(0x44) == ["sw_power_cap", "hw_thermal"]
+
+
+class PagedStream:
+    """A stream with more subjects than the server tells at once."""
+
+    _prefix, _timeout = "$JS.API", 5.0
+
+    def __init__(self, count: int, page: int) -> None:
+        self.names, self.page, self.asked = [f"results.b.{i}" for i in range(count)], page, 0
+
+    async def _api_request(self, subject: str, request: bytes, timeout: float) -> dict[str, Any]:
+        assert (subject, timeout) == ("$JS.API.STREAM.INFO.RESULTS", 5.0)
+        self.asked += 1
+        offset = json.loads(request)["offset"]
+        told = dict.fromkeys(self.names[offset : offset + self.page], 1)
+        return {"total": len(self.names), "offset": offset, "limit": self.page, "state": {"subjects": told or None}}
+
+
+@pytest.mark.parametrize(("count", "asked"), [(0, 1), (7, 1), (10, 1), (11, 2), (35, 4)])
+async def test_more_subjects_than_the_server_tells_at_once_are_all_found(count: int, asked: int) -> None:
+    stream = PagedStream(count, 10)
+    assert len(await subjects_of(stream, "RESULTS", "results.b.*")) == count  # type: ignore[arg-type]
+    assert stream.asked == asked
