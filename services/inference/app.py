@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager
 
 from faststream import FastStream
@@ -90,7 +90,6 @@ def create_app(settings: PoolSettings | None = None) -> FastStream:
     async def lifespan() -> AsyncIterator[None]:
         async with service.running(watched) as js:
             await memory.recall()
-            watch.on_alerts((await bucket_items(js, "open_alerts", Alert)).values())
             leadership = Leadership(js, f"{settings.node}-{settings.pool}-{new_id()[:8]}", "queue")
             keeper = QueueKeeper(client_of(broker), js, leadership, settings.unrunnable_after_s)
             service.health.report("workers", ok=False, reason="no worker is ready yet")
@@ -98,6 +97,11 @@ def create_app(settings: PoolSettings | None = None) -> FastStream:
             service.supervise("pool status", lambda: memory.keep_reporting(service.health))
             service.supervise("queue keeper", keeper.run)
             streams = StreamWatch(js, service.bus, service.registry, lambda: leadership.token is not None)
+
+            async def open_alerts() -> Iterable[Alert]:
+                return (await bucket_items(js, "open_alerts", Alert)).values()
+
+            service.supervise("open alerts", lambda: watch.keep_in_step(open_alerts), standstill_s=120.0)
             service.supervise("stream watch", streams.run, standstill_s=120.0)
             yield
             await supervisor.stop()

@@ -36,6 +36,8 @@ class ContinuousLane(Lane):
         """Work until drained, then until what runs has ended."""
         while not (self.draining or self.state.stop.is_set()):
             free = int(self.slots * self.state.share) - len(self._tasks)
+            if self.state.share == 0:
+                await self.hand_back()
             if free < 1 and self._tasks:
                 await asyncio.wait(self._tasks, return_when=asyncio.FIRST_COMPLETED, timeout=1.0)
                 continue
@@ -77,6 +79,9 @@ class ContinuousLane(Lane):
             self.state.last_job_at = loop.time()
             # Jobs share the device: each is as busy as its part of what runs.
             self.state.busy_s += (loop.time() - began) / (len(self._tasks) or 1)
+        if self.state.is_cancelled(taken):
+            await self.outcomes.cancel(taken)
+            return
         if isinstance(told, BaseException):
             self.state.jobs_failed += 1
             self.state.failed(self.name, taken.job.id, told)

@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, field
 
 from services.inference.domain.pressure import Severity, share, speed
 from services.inference.supervisor import PoolSupervisor
+from shared.bus import BUS_ERRORS
+from shared.errors import UnavailableError
 from shared.frames import TelemetryFrame
 from shared.messages.alerts import Alert
+from shared.supervision import beat
 
+log = logging.getLogger(__name__)
+
+IN_STEP_S = 15.0
 RANK: dict[Severity, int] = {"info": 0, "warning": 1, "critical": 2}
 
 
@@ -37,6 +45,24 @@ class DeviceWatch:
             else:
                 self._alerts[alert.id] = alert
         self._update()
+
+    async def keep_in_step(self, read: Callable[[], Awaitable[Iterable[Alert]]]) -> None:
+        """Compare with the alerts that are open, until cancelled: news come over core NATS, which may lose them."""
+        while True:
+            beat()
+            known = {identity: alert.at for identity, alert in self._alerts.items()}
+            try:
+                now_open = {alert.id: alert for alert in await read()}
+            except (UnavailableError, *BUS_ERRORS) as error:
+                log.info("open alerts not read", extra={"error": type(error).__name__})
+            else:
+                # What was told while they were read is newer than what was read.
+                for identity, at in known.items():
+                    alert = self._alerts.get(identity)
+                    if identity not in now_open and alert is not None and alert.at == at:
+                        del self._alerts[identity]
+                self.on_alerts(alert for alert in now_open.values() if alert.id not in known)
+            await asyncio.sleep(IN_STEP_S)
 
     def _update(self) -> None:
         worst: dict[str, Severity] = {}

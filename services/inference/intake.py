@@ -23,7 +23,8 @@ from shared.errors import AutopilotError, InvalidInputError, UnavailableError
 from shared.jobs import MESSAGE_ID, address
 from shared.messages.jobs import Job, PoolStatus
 
-ELSEWHERE_S = 1.0
+# A job that is for another worker comes to one a second, then less and less often.
+ELSEWHERE_S, LONGEST_ELSEWHERE_S = 1.0, 10.0
 POOL_GONE_S = 15.0
 
 
@@ -92,8 +93,8 @@ class Intake:
         if again and await self.outcomes.status_of(job.id) is not None:
             await message.ack()
             return True
-        if taken.delivered > 1 or job.id in self.state.cancelled:
-            kept = await self.outcomes.recall(job.id)
+        if taken.delivered > 1 or self.state.is_cancelled(taken):
+            kept = await self.outcomes.recall(taken)
             taken.errors, taken.cancelled = list(kept.errors), kept.cancelled
             taken.alone, taken.kills = kept.alone or kept.kills > 0, kept.kills
         if taken.cancelled:
@@ -131,7 +132,7 @@ class Intake:
             return False
         reason = nobody(await self.pools(), self.kind, taken.job.needs)
         if reason is None:
-            await taken.message.nak(delay=ELSEWHERE_S)
+            await taken.message.nak(delay=min(LONGEST_ELSEWHERE_S, ELSEWHERE_S * (1 + taken.delivered / 60)))
         else:
             self.outcomes.note(taken, CannotRunError(reason))
             await self.outcomes.bury(taken, Bury("nobody_can_run"))

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -62,6 +63,7 @@ class Lane:
     async def take(self, wanted: int, *, prefetch: bool, delay_s: float = 0.0) -> list[Msg]:
         """Up to `wanted` messages by priority, the first of which waits for others; none after a while without any."""
         if wanted < 1:
+            await self.hand_back()
             await asyncio.sleep(IDLE_S)
             return []
         asked = [puller for puller in self.pullers if await puller.ask(wanted)]
@@ -83,6 +85,13 @@ class Lane:
             for puller in self.pullers:
                 await puller.ask(wanted)
         return batch
+
+    async def hand_back(self) -> None:
+        """What has come and is not to be begun here goes to other workers: kept alive, it would wait for this one."""
+        with suppress(*NATS_ERRORS):
+            for puller in self.pullers:
+                while puller.ready:
+                    await puller.ready.popleft().nak()
 
     def release(self, messages: list[Msg]) -> None:
         """These need no more heartbeats."""
@@ -185,7 +194,7 @@ class BatchLane(Lane):
                 endings += [self.outcomes.give_back(p[0], alone=False) for p in batch]
                 continue
             endings += await self._run(batch)
-        return asyncio.gather(*endings) if endings else None
+        return asyncio.ensure_future(_all(endings)) if endings else None
 
     async def _prepare(self, message: Msg) -> tuple[Taken, Any] | None:
         """One job that cannot be prepared does not keep the others from it; it comes again when it is overdue."""
@@ -244,9 +253,18 @@ class BatchLane(Lane):
         return outputs, took_s
 
     async def _conclude(self, taken: Taken, output: Told, ran: Ran) -> None:
-        if isinstance(output, BaseException):
+        if self.state.is_cancelled(taken):
+            await self.outcomes.cancel(taken)
+        elif isinstance(output, BaseException):
             self.state.jobs_failed += 1
             await self.outcomes.fail(taken, output, await self.intake.places())
         else:
             await self.outcomes.succeed(taken, output, ran)
             self.state.jobs_done += 1
+
+
+async def _all(endings: Sequence[Awaitable[None]]) -> None:
+    """Wait for all of them, so that no job loses its heartbeat while it is held; then raise what the first raised."""
+    for error in await asyncio.gather(*endings, return_exceptions=True):
+        if isinstance(error, BaseException):
+            raise error

@@ -24,7 +24,7 @@ from shared.bus import BUS_ERRORS
 from shared.clock import utc_now
 from shared.errors import InvalidInputError, UnavailableError
 from shared.messages.jobs import Job, JobError, JobResult, JobState, JobStatus, JobUsage
-from shared.payloads import drop_payload, load_payload, store_payload
+from shared.payloads import MOST_PAYLOAD_BYTES, drop_payload, load_payload, store_payload
 from shared.references import fill_in, wanted_jobs
 from shared.storing import publish_result
 from shared.streams import PAYLOAD_INLINE_LIMIT
@@ -55,6 +55,11 @@ class Taken:
         """The attempt that is about to run, from 1."""
         return len(self.errors) + 1
 
+    @property
+    def since(self) -> datetime:
+        """Since when there has been this job: what is known of its id from before is of another."""
+        return min(self.job.submitted_at, self.message.metadata.timestamp)
+
 
 @dataclass(frozen=True)
 class Ran:
@@ -74,8 +79,14 @@ class JobOutcomes:
     can: meanwhile the worker keeps the job and takes no others.
     """
 
-    def __init__(self, js: JetStreamContext, kv: KeyValue, settings: WorkerSettings) -> None:
-        self._js, self._settings = js, settings
+    def __init__(
+        self,
+        js: JetStreamContext,
+        kv: KeyValue,
+        settings: WorkerSettings,
+        cancelled: Callable[[Taken], bool] = lambda _: False,
+    ) -> None:
+        self._js, self._settings, self._is_cancelled = js, settings, cancelled
         self.records = RetryRecords(kv)
         self._dead = DeadLettering(js, settings.worker)
         self._ending = asyncio.Event()
@@ -111,13 +122,13 @@ class JobOutcomes:
         if isinstance(verdict, Bury):
             await self.bury(taken, verdict)
             return
-        await self._stored(taken.message, lambda: self._remember(taken.job.id, taken.errors))
+        await self._stored(taken.message, lambda: self._remember(taken))
         await taken.message.nak(delay=verdict.delay_s)
 
     async def give_back(self, taken: Taken, *, alone: bool) -> None:
         """Another attempt that counts for nothing against the job, in a batch of its own where it is to be alone."""
         if alone:
-            await self.records.change(taken.job.id, lambda state: state.model_copy(update={"alone": True}))
+            await self.records.change(taken.job.id, lambda state: state.model_copy(update={"alone": True}), taken.since)
         await taken.message.nak()
 
     def note(self, taken: Taken, error: BaseException) -> None:
@@ -170,7 +181,7 @@ class JobOutcomes:
 
         Raises NotFoundError when it expired and InvalidInputError for a reference that leads nowhere.
         """
-        payload = await load_payload(self._js, job.payload_ref) if job.payload_ref else job.payload
+        payload = await load_payload(self._js, job.payload_ref, MOST_PAYLOAD_BYTES) if job.payload_ref else job.payload
         outputs = {job_id: await self._output(job_id) for job_id in wanted_jobs(payload)}
         filled = fill_in(payload, outputs) if outputs else payload
         return filled if isinstance(filled, dict) else {}
@@ -183,12 +194,13 @@ class JobOutcomes:
             return None
         return JobResult.model_validate_json(message.data or b"").status
 
-    async def recall(self, job_id: str) -> JobState:
+    async def recall(self, taken: Taken) -> JobState:
         """What is kept of a job between attempts."""
-        return await self.records.read(job_id)
+        return await self.records.read(taken.job.id, taken.since)
 
-    async def _remember(self, job_id: str, errors: list[JobError]) -> None:
-        await self.records.change(job_id, lambda state: state.model_copy(update={"errors": errors}))
+    async def _remember(self, taken: Taken) -> None:
+        errors = taken.errors
+        await self.records.change(taken.job.id, lambda state: state.model_copy(update={"errors": errors}), taken.since)
 
     async def _output(self, job_id: str) -> Any:
         try:
@@ -209,7 +221,15 @@ class JobOutcomes:
             reference = await self._stored(taken.message, lambda: store_payload(self._js, name, output, until))
             slim = result.model_copy(update={"output": None, "output_ref": reference})
             body = slim.model_dump_json(exclude_none=True).encode()
-        await self._stored(taken.message, lambda: publish_result(self._js, result, body, ttl_s))
+        cancelled = self._result(taken, "cancelled", None)
+
+        async def publish() -> bool:
+            # Whoever cancelled it while it was held has been told that the worker says so.
+            if self._is_cancelled(taken):
+                return await publish_result(self._js, cancelled, cancelled.model_dump_json().encode(), ttl_s)
+            return await publish_result(self._js, result, body, ttl_s)
+
+        await self._stored(taken.message, publish)
         await taken.message.ack()
 
     async def _stored(self, message: Msg, store: Callable[[], Awaitable[S]]) -> S:

@@ -12,6 +12,7 @@ from services.inference.retry_records import RetryRecords
 from services.inference.supervisor import PoolSupervisor
 from shared import subjects
 from shared.bus import BUS_ERRORS, Bus
+from shared.client.reading import bucket_items
 from shared.errors import UnavailableError
 from shared.health import HealthState
 from shared.messages.commands import DeviceSet
@@ -46,7 +47,7 @@ class PoolMemory:
     async def recall(self) -> None:
         """Go on as before a restart: the wanted size and the cordoned devices."""
         kept = await self.bus.read("pools", self._status_key, PoolStatus)
-        cordons = await self.bus.read("cordons", subjects.token(self._node), DeviceSet)
+        cordons = await self._cordons()
         if kept is not None:
             self.supervisor.desired, self.supervisor.restarts = kept.desired, kept.restarts
         if cordons is not None:
@@ -55,11 +56,29 @@ class PoolMemory:
             self._kept = (set(self.supervisor.cordoned), dict(self.supervisor.set_aside))
         await self.alerts.recall()
 
+    @property
+    def _cordons_key(self) -> str:
+        return f"{subjects.token(self._node)}.{self.supervisor.settings.pool}"
+
+    async def _cordons(self) -> DeviceSet | None:
+        """What this pool had out of use, or else, where it is new here, what the node's other pools have drained."""
+        own = await self.bus.read("cordons", self._cordons_key, DeviceSet)
+        if own is not None:
+            return own
+        node = subjects.token(self._node)
+        try:
+            kept = await bucket_items(self.bus.js, "cordons", DeviceSet)
+        except BUS_ERRORS as error:
+            raise UnavailableError(f"cordons not read: {type(error).__name__}") from error
+        others = [devices for key, devices in kept.items() if key == node or key.startswith(f"{node}.")]
+        drained = {place for one in others for place in one.devices if place[1] not in one.reasons}
+        return DeviceSet(devices=sorted(drained)) if others else None
+
     async def save_cordons(self, devices: set[str]) -> None:
         """Keep the cordoned devices."""
         reasons = {device: why for device, why in self.supervisor.set_aside.items() if device in devices}
         entries = DeviceSet(devices=[(self._node, device) for device in sorted(devices)], reasons=reasons)
-        await self.bus.write("cordons", subjects.token(self._node), entries)
+        await self.bus.write("cordons", self._cordons_key, entries)
         self._kept = (set(devices), dict(entries.reasons))
 
     async def keep_reporting(self, health: HealthState) -> None:

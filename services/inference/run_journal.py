@@ -6,6 +6,7 @@ import os
 import tempfile
 import threading
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import IO
 
 from pydantic import BaseModel, ValidationError
@@ -51,13 +52,18 @@ class RunJournal:
             self._entry = self._entry.model_copy(update=changed)
             if self._fd is None:
                 return
-            # A reader takes what stands before the first line's end: nothing of a longer entry of before.
-            os.pwrite(self._fd, self._entry.model_dump_json().encode() + b"\n", 0)
+            # A reader takes what stands before the first line's end: nothing of a longer entry of before. Where it
+            # cannot be written (a full disk), the pool goes by what the worker said last; no job is held up for it.
+            with suppress(OSError):
+                os.pwrite(self._fd, self._entry.model_dump_json().encode() + b"\n", 0)
 
 
 def open_journal() -> IO[bytes]:
-    """The pool's side: a file without a name, for a worker to inherit."""
-    file = tempfile.TemporaryFile(prefix="autopilot-journal-")  # noqa: SIM115  open for as long as the worker lives
+    """The pool's side: a file without a name, for a worker to inherit; in memory where there is such a thing."""
+    if hasattr(os, "memfd_create"):
+        file: IO[bytes] = os.fdopen(os.memfd_create("autopilot-journal"), "w+b")
+    else:
+        file = tempfile.TemporaryFile(prefix="autopilot-journal-")  # noqa: SIM115  open for as long as the worker lives
     os.set_inheritable(file.fileno(), True)
     return file
 

@@ -185,6 +185,9 @@ class PoolSupervisor:
                 self.trust.forget(name)
 
     def _heard(self, worker: WorkerProcess, status: WorkerStatus) -> None:
+        if self._workers.get(worker.status.worker) is not worker:
+            # It has ended, and was judged by its exit code: what it said before that is older.
+            return
         before = worker.status.done_by_kind
         kinds = [kind for kind, done in status.done_by_kind.items() if done > before.get(kind, 0)]
         if kinds:

@@ -37,6 +37,6 @@ def make_context(
         attempts=[t.attempt for t in taken],
         progress=lambda index, fraction: tell(index, fraction=fraction),
         partial=lambda index, output: tell(index, partial=output),
-        cancelled=lambda index: taken[index].job.id in state.cancelled,
+        cancelled=lambda index: state.is_cancelled(taken[index]),
         speed=lambda: state.speed,
     )

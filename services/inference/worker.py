@@ -71,7 +71,7 @@ async def run_worker(settings: WorkerSettings) -> int:
     options = connection_options(settings, f"autopilot-worker-{settings.worker}")
     nc = await nats.connect(settings.servers, closed_cb=gone, **options)
     js = nc.jetstream(timeout=5.0)
-    outcomes = JobOutcomes(js, await js.key_value("jobs"), settings)
+    outcomes = JobOutcomes(js, await js.key_value("jobs"), settings, state.is_cancelled)
     factory = LaneFactory(settings, nc, js, outcomes, state, executor)
     lanes = [await factory.open(name) for name in settings.pool_kinds]
     tasks: set[asyncio.Task[None]] = set()
@@ -240,8 +240,9 @@ async def _watch(js: JetStreamContext, state: WorkerState) -> None:
                 if entry is None or entry.operation in (KV_DEL, KV_PURGE):
                     continue
                 try:
-                    if JobState.model_validate_json(entry.value or b"").cancelled:
-                        state.cancelled.add(subjects.untoken(entry.key))
+                    record = JobState.model_validate_json(entry.value or b"")
+                    if record.cancelled:
+                        state.cancel(subjects.untoken(entry.key), record.at)
                 except ValidationError:
                     continue
         except NATS_ERRORS as error:

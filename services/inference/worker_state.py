@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections import Counter
+from collections import Counter, OrderedDict
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import TYPE_CHECKING
 
 from nats.aio.msg import Msg
 
 from services.inference.company import Company
+from services.inference.retry_records import CLOCKS_DIFFER
 from shared.errors import AutopilotError
 
 if TYPE_CHECKING:
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
 BEGIN_ANEW = 75
 DEVICE_SUSPECTED = 74
 RUN_TIMED_OUT = 70
+MOST_CANCELLED = 100_000
 
 log = logging.getLogger(__name__)
 
@@ -41,7 +44,7 @@ class WorkerState:
     device_lock: asyncio.Lock = field(default_factory=asyncio.Lock)
     held: dict[str, Msg] = field(default_factory=dict)
     running: dict[str, Taken] = field(default_factory=dict)
-    cancelled: set[str] = field(default_factory=set)
+    cancelled: OrderedDict[str, datetime | None] = field(default_factory=OrderedDict)
     jobs_done: int = 0
     jobs_failed: int = 0
     busy_s: float = 0.0
@@ -60,6 +63,20 @@ class WorkerState:
         if not self.stop.is_set():
             self.exit_code = exit_code
         self.stop.set()
+
+    def cancel(self, job_id: str, at: datetime | None) -> None:
+        """A job was cancelled, then."""
+        self.cancelled[job_id] = at
+        self.cancelled.move_to_end(job_id)
+        if len(self.cancelled) > MOST_CANCELLED:
+            self.cancelled.popitem(last=False)
+
+    def is_cancelled(self, taken: Taken) -> bool:
+        """Whether this job was cancelled, and not another that had its id before."""
+        if taken.job.id not in self.cancelled:
+            return False
+        at = self.cancelled[taken.job.id]
+        return at is None or at >= taken.since - CLOCKS_DIFFER
 
     def succeeded(self, kind: str) -> None:
         """A job of a kind ran well, so the device does."""

@@ -14,8 +14,8 @@ SILENT_DELIVERIES = 20
 MOST_KILLS = 3
 # Attempts on one device count once, but not without end.
 ATTEMPTS_FOR_ONE = 5
-# A job with needs is handed on until a worker fits, which costs a delivery each time.
-SILENT_DELIVERIES_WITH_NEEDS = 10_000
+# A job with needs is handed on until a worker fits, which costs a delivery each time: more than a week of them.
+SILENT_DELIVERIES_WITH_NEEDS = 70_000
 
 
 @dataclass(frozen=True)
