@@ -40,6 +40,8 @@ Handler = Callable[[Any], Awaitable[None]]
 WATCH_PERIOD_S = 1.0
 # Requests to the server that a fleet of watchdogs makes add up.
 WATCH_EACH_S = 0.05
+# A bucket that is gone is missed by whoever reads or writes it, and nobody else would make it before the next start.
+COUNTED_EVERY_S = 10.0
 # A pool has some fifty durables: one after the other over a slow link would take longer than an answer is good for.
 WATCH_AT_ONCE = 8
 
@@ -137,6 +139,7 @@ class ConsumerWatchdog:
     ) -> None:
         self._js, self._health, self._replicas = js, health, replicas
         self._watched, self._subscriptions = list(watched), subscriptions
+        self._streams, self._counted_s = 0, float("-inf")
         self._progress = {(w.stream, w.config.durable_name): Progress() for w in watched}
         labels = ["stream", "durable"]
         self._pending = Gauge("autopilot_consumer_pending", "not delivered yet", labels, registry=registry)
@@ -157,8 +160,26 @@ class ConsumerWatchdog:
             beat()
             if self._subscriptions is not None:
                 await self._subscriptions.revive_dead()
+            await self._count_streams()
             await some_at_once(self._check, self._watched, WATCH_AT_ONCE)
             await asyncio.sleep(max(WATCH_PERIOD_S, WATCH_EACH_S * len(self._watched)))
+
+    async def _count_streams(self) -> None:
+        """Make streams and buckets again when there are fewer than before."""
+        now = asyncio.get_running_loop().time()
+        if now - self._counted_s < COUNTED_EVERY_S:
+            return
+        self._counted_s = now
+        try:
+            count = (await self._js.account_info()).streams
+            if count < self._streams:
+                log.warning("streams or buckets are gone, making them again", extra={"before": self._streams})
+                await streams.ensure(self._js, self._replicas, deadline_s=5.0)
+                count = (await self._js.account_info()).streams
+        except (APIError, AutopilotError, nats.errors.Error, OSError) as error:
+            log.info("streams not counted", extra={"error": type(error).__name__})
+        else:
+            self._streams = count
 
     async def _check(self, watched: Watched) -> None:
         durable = watched.config.durable_name or ""

@@ -41,6 +41,7 @@ class DeviceDecider:
     cap_lease_s: float
     _drains: dict[Device, datetime] = field(default_factory=dict)
     _memory: DrainMemory = field(default_factory=DrainMemory)
+    _written: bool = True
     _known: Mapping[Device, DeviceInfo] = field(default_factory=dict)
     _kept: CapBoard = field(default_factory=lambda: CapBoard({}))
 
@@ -57,7 +58,7 @@ class DeviceDecider:
         now = self.actor.clock()
         on_the_way = {d for d, at in self._drains.items() if timedelta(0) <= now - at < DRAIN_SETTLES}
         memory = await self._recalled(now)
-        before = dict(memory.notes)
+        before = dict(memory.notes) if self._written else {}
         memory.look(sight, cordoned, on_the_way, epochs, heard, now)
         to_ask = sorted(set(sight.critical) & epochs.keys() - cordoned)
         waiting = set(to_ask[MOST_ASKED:])
@@ -155,7 +156,10 @@ class DeviceDecider:
         if kept is None and drained is not None:
             # Of a version that kept no more than this.
             kept = DrainNotes(notes=[DrainNote(node=node, device=device, at=now) for node, device in drained.devices])
-        self._memory.notes = {(n.node, n.device): n for n in kept.notes} if kept else {}
+        self._written = kept is not None
+        if kept is not None:
+            self._memory.notes = {(n.node, n.device): n for n in kept.notes}
+        # Whoever has none left writes that down: without a value the bucket was lost, and what is known here counts.
         return self._memory
 
     async def _words(self, devices: Sequence[Device]) -> dict[Device, DrainCommand]:

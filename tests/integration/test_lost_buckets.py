@@ -6,12 +6,14 @@ import asyncio
 
 import pytest
 from nats.js import api
+from prometheus_client import CollectorRegistry
 
 from services.anomaly.app import create_app as create_anomaly
 from services.anomaly.settings import AnomalySettings
-from shared import streams, subjects
+from shared import consuming, streams, subjects
 from shared.client import AutopilotClient
 from shared.clock import utc_now
+from shared.health import HealthState
 from shared.leader import Leadership, leading_token
 from tests.conftest import NatsServer
 from tests.support.apps import running
@@ -97,3 +99,24 @@ async def test_an_alert_that_is_over_is_removed_once(nats_server: NatsServer, cl
         await eventually(removed, 20)
         await asyncio.sleep(1.0)
         assert (await client.js.stream_info("KV_open_alerts")).state.last_seq == written
+
+
+async def test_a_bucket_that_is_lost_is_made_again_while_services_run(
+    nats_server: NatsServer, client: AutopilotClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(consuming, "COUNTED_EVERY_S", 0.5)
+    monkeypatch.setattr(consuming, "WATCH_PERIOD_S", 0.1)
+    watchdog = consuming.ConsumerWatchdog(client.js, [], HealthState("x"), CollectorRegistry())
+    watching = asyncio.create_task(watchdog.run())
+    try:
+        await eventually(lambda: watchdog._streams)
+        await client.js.delete_stream("KV_scheduler")
+        await client.js.delete_stream("OBJ_artifacts")
+
+        async def there() -> bool:
+            names = {info.config.name for info in await client.js.streams_info()}
+            return {"KV_scheduler", "OBJ_artifacts"} <= names
+
+        await eventually(there, 20)
+    finally:
+        watching.cancel()

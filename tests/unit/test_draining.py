@@ -173,3 +173,13 @@ async def test_a_clock_that_is_set_back_neither_restores_nor_holds_for_ever() ->
     made.fleet.hurt = set()
     assert await made.at(0) == []
     assert await made.at(20) == ["restore"]
+
+
+async def test_what_was_drained_is_given_back_though_the_bucket_was_lost_meanwhile() -> None:
+    made = Round()
+    assert await made.at(0) == ["drain"]
+    made.bus.kept.clear()
+    made.fleet.hurt = set()
+    assert await made.at(4) == []
+    assert ("scheduler", "drain_notes") in made.bus.kept, "written down again"
+    assert await made.at(20) == ["restore"]
