@@ -17,6 +17,7 @@ from pydantic import ValidationError
 from services.inference.dead_lettering import DeadLettering
 from services.inference.domain.dependencies import Waiting
 from services.inference.domain.retry import expired_text, expires_at
+from services.inference.passing_on import pass_on
 from services.inference.undeliverable import Undeliverable
 from shared import subjects
 from shared.bus import BUS_ERRORS
@@ -116,13 +117,8 @@ class QueueKeeper:
                 await self._give_up(job, "dependency_failed", f"job {other} {result.status}", message)
                 return
         self._waiting.forget(job.id)
-        await self._publish(job.model_copy(update={"after": []}), job)
-        await message.ack()
-
-    async def _publish(self, ready: Job, whole: Job) -> None:
-        stream, subject, headers = address(ready, utc_now())
-        body = whole.model_dump_json(exclude_none=True).encode()
-        await self._js.publish(subject, body, headers=headers, stream=stream)
+        target = address(job.model_copy(update={"after": []}), utc_now())
+        await pass_on(self._js, message, job.id, target, job.model_dump_json(exclude_none=True).encode())
 
     async def _keep_due(self) -> None:
         """Jobs whose time has come, and those that come again and again."""
@@ -147,10 +143,11 @@ class QueueKeeper:
         if (message.headers or {}).get(NEXT, "purge") != "purge":
             run = f"{job.id}-{message.metadata.sequence.stream}"
             job = job.model_copy(update={"id": run, "submitted_at": utc_now()})
-        subject = subjects.job(job.kind, job.priority, job.id)
-        body = job.model_dump_json(exclude_none=True).encode()
-        await self._js.publish(subject, body, headers={MESSAGE_ID: job.id}, stream="JOBS")
-        await message.ack()
+        if await self._result_of(job.id) is not None:
+            await message.ack()
+            return
+        target = "JOBS", subjects.job(job.kind, job.priority, job.id), {MESSAGE_ID: job.id}
+        await pass_on(self._js, message, job.id, target, job.model_dump_json(exclude_none=True).encode())
 
     async def _keep_runnable(self) -> None:
         while True:

@@ -20,7 +20,7 @@ from services.inference.domain.job_reading import read_job
 from services.inference.domain.retry import expired_text, expires_at
 from services.inference.errors import CannotRunError
 from shared import subjects
-from shared.client.reading import bucket_items
+from shared.client.reading import bucket_items, subjects_of
 from shared.messages.jobs import PRIORITIES, DeadReason, Job, PoolStatus
 from shared.streams import DAY_S, JOB_AGE_S, job_durable
 
@@ -51,10 +51,10 @@ class Undeliverable:
 
     async def _end_unmatched(self, pools: list[PoolStatus], now: datetime) -> int:
         """A pool that is away for a moment comes back: only what nobody has taken for a while is ended."""
-        info = await self._js.stream_info("JOBS", subjects_filter="jobs.>")
+        queued = await subjects_of(self._js, "JOBS", "jobs.>")
         loop_s = asyncio.get_running_loop().time()
         found: dict[str, list[tuple[str, str]]] = {}
-        for subject in info.state.subjects or {}:
+        for subject in queued:
             lack = _lack(subject, pools)
             if lack is not None:
                 found.setdefault(".".join(subject.split(".")[1:3]), []).append((subject, lack))

@@ -7,15 +7,19 @@ import json
 from datetime import timedelta
 
 import pytest
+from nats.aio.client import Client
 from nats.js import JetStreamContext
 
 from shared import subjects
 from shared.client import AutopilotClient
 from shared.clock import utc_now
 from shared.errors import BusyError
+from shared.jobs import make_job, make_options
 from shared.payloads import sweep_payloads
 from tests.conftest import NatsServer
+from tests.integration.test_queue import keeper
 from tests.integration.test_queue_limits import ECHO, messages, resize
+from tests.integration.test_same_job import forget_message_ids
 from tests.support.waiting import eventually
 from tests.support.worker import worker_process
 
@@ -104,3 +108,41 @@ async def test_a_large_input_is_kept_until_its_job_may_have_begun(client: Autopi
     reference = json.loads(message.data or b"{}")["payload_ref"]
     names = [e.name for e in await (await client.js.object_store("payloads")).list(ignore_deletes=True)]
     assert reference in names
+
+
+class TestPassingOn:
+    """Bare publishers may give a message id; the server remembers it for longer than the message is there."""
+
+    @pytest.mark.parametrize("wish", [{"after": ["dep"]}, {"not_before": "soon"}])
+    async def test_a_job_with_a_message_id_of_its_own_is_not_taken_for_its_repetition(
+        self, client: AutopilotClient, nc: Client, nats_server: NatsServer, wish: dict[str, object]
+    ) -> None:
+        if "not_before" in wish:
+            wish = {"not_before": (utc_now() + timedelta(seconds=3)).isoformat()}
+        body = json.dumps({"payload": {"text": "x"}} | wish).encode()
+        async with keeper(nc), worker_process(nats_server.url, **ECHO):
+            await client.js.publish("jobs.echo.normal.one", body, headers={"Nats-Msg-Id": "one"})
+            await eventually(lambda: self.queued(client, 0), 20, what="handed on")
+            await client.jobs.submit("echo", {"text": "dep"}, job_id="dep")
+            assert await client.jobs.output("one", 30) == {"text": "x"}
+            await eventually(lambda: self.queued(client, 0), 30, what="nothing left")
+
+    async def queued(self, client: AutopilotClient, count: int) -> bool:
+        info = await client.js.stream_info("JOBS", subjects_filter="jobs.>")
+        return len(info.state.subjects or {}) == count
+
+    async def test_what_is_queued_already_is_neither_queued_again_nor_lost(
+        self, client: AutopilotClient, nc: Client, nats_server: NatsServer
+    ) -> None:
+        await forget_message_ids(client.js)
+        job = make_job("one", "echo", {"text": "x"}, make_options(), submitter="t", now=utc_now())
+        body = job.model_dump_json(exclude_none=True).encode()
+        await client.js.publish("jobs.echo.normal.one", body)
+        await client.js.publish("waiting.one", body)
+        async with keeper(nc):
+            await asyncio.sleep(1.5)
+            assert await messages(client.js, "JOBS") == 2, "as a worker that has handed it on just now"
+            await client.js.purge_stream("JOBS", subject="jobs.*.*.one")
+            await eventually(lambda: self.queued(client, 1), 30, what="let go once the other one has gone")
+            async with worker_process(nats_server.url, **ECHO):
+                assert await client.jobs.output("one", 20) == {"text": "x"}
