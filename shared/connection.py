@@ -6,9 +6,11 @@ import logging
 import ssl
 from typing import Any
 
+from shared import server_statuses
 from shared.settings import NatsSettings
 
 log = logging.getLogger(__name__)
+server_statuses.install()
 
 CONNECTION: dict[str, Any] = {
     "max_reconnect_attempts": -1,

@@ -77,7 +77,7 @@ class _Retry(BaseMiddleware[Any, Any]):
                     self._rule.drop(f"kv {raw.bucket}", error)
                 raise RejectMessage from error
             # What does not fit a handler's arguments is no message of its kind.
-            hopeless = isinstance(error, ArgumentError | json.JSONDecodeError)
+            hopeless = isinstance(error, ArgumentError | json.JSONDecodeError | UnicodeDecodeError | RecursionError)
             verdict = await self._rule.judge(raw, _consumer(raw), error, hopeless=hopeless, executor=True)
             if verdict == "again":
                 raise NackMessage(delay=backoff_s(deliveries(raw))) from error

@@ -83,9 +83,12 @@ def named_by(subject: str, sequence: int) -> tuple[str, str]:
     stage, *tokens = subject.split(".")
     kind, rest = (subjects.untoken(tokens[0]), tokens[2:]) if stage == "jobs" else (UNKNOWN_KIND, tokens)
     identity = subjects.job_id(rest) if rest else f"seq-{sequence}"
-    if len(identity.encode()) > LONGEST_NAME:
-        identity = derived_id(subject)
-    return kind if len(kind.encode()) <= LONGEST_NAME else UNKNOWN_KIND, identity
+    return kind if _is_name(kind) else UNKNOWN_KIND, identity if _is_name(identity) else derived_id(subject)
+
+
+def _is_name(text: str) -> bool:
+    """Whether messages can carry it: a subject may have been written by somebody who knows none of our rules."""
+    return 0 < len(text.encode()) <= LONGEST_NAME and "\0" not in text
 
 
 def explain(error: BaseException) -> str:

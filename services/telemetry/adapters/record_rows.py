@@ -11,6 +11,7 @@ from nats.aio.msg import Msg
 
 from shared import subjects
 from shared.addressing import check_address
+from shared.errors import MalformedMessageError
 from shared.messages.alerts import Alert
 from shared.messages.audit import AuditRecord
 from shared.messages.base import Message
@@ -96,6 +97,8 @@ def _alert(msg: Msg) -> Row:
 
 def _command(msg: Msg) -> Row:
     kind, *target = (subjects.untoken(t) for t in msg.subject.split(".")[1:])
+    if kind not in COMMAND_KINDS:
+        raise MalformedMessageError("subject", msg.subject, f"is no command: {', '.join(COMMAND_KINDS)}")
     c = _read(COMMAND_KINDS[kind], msg)
     return (
         c.id,

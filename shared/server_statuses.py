@@ -1,0 +1,37 @@
+"""What the server says about a request and what a publisher writes into headers, told apart.
+
+nats-py takes any message with a header `Status` for the server's own word. One such message in a stream would come
+again for ever: every fetch that meets it fails, and the consumer stands still. The server says its status in the first
+line of the headers and never in a message of a stream, which is to be acknowledged (NATS ADR-4, ADR-37).
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from nats.aio.client import Client
+
+_VERSION = b"NATS/1.0"
+_STATUS = re.compile(rb"NATS/1\.0 \d{3}(?: [ -~]*)?")
+_ACKNOWLEDGED = b"$JS.ACK."
+_FIELD = re.compile(rb"\r\n[ \t]*status[ \t]*:[^\r\n]*", re.IGNORECASE)
+_process_msg = Client._process_msg  # noqa: SLF001  the library has no other place between the wire and its own reading
+
+
+def without_claims(headers: bytes, reply: bytes) -> bytes:
+    """The headers without a status that is none of the server's, and with a first line that the library can read."""
+    first, _, rest = _FIELD.sub(b"", headers).partition(b"\r\n")
+    if first != _VERSION and (reply.startswith(_ACKNOWLEDGED) or not _STATUS.fullmatch(first)):
+        first = _VERSION
+    return first + b"\r\n" + (rest or b"\r\n")
+
+
+async def _process_told_apart(self: Client, sid: int, subject: bytes, reply: bytes, data: bytes, headers: Any) -> None:
+    told = without_claims(bytes(headers), bytes(reply)) if headers else headers
+    await _process_msg(self, sid, subject, reply, data, told)
+
+
+def install() -> None:
+    """Read every connection's messages so from now on; twice is once."""
+    Client._process_msg = _process_told_apart  # type: ignore[method-assign]  # noqa: SLF001  see above
