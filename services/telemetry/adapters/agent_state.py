@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 log = logging.getLogger(__name__)
+_UNREADABLE = (OSError, ValueError, ArithmeticError, KeyError, TypeError, AttributeError, RecursionError)
 
 
 @dataclass
@@ -39,7 +40,7 @@ class StateFile:
             )
         except FileNotFoundError:
             return AgentState()
-        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        except _UNREADABLE as error:
             log.warning("agent's state is unreadable", extra={"path": str(self._path), "error": str(error)})
             return AgentState()
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib
 import logging
+import math
 import time
 from collections.abc import Callable
 from typing import Any
@@ -14,9 +15,12 @@ from typing import Any
 from services.telemetry.errors import PowerControlError
 from services.telemetry.ports import Sample, SourceEvent
 from shared.errors import UnavailableError
+from shared.messages.base import MOST_NAME_BYTES
 from shared.messages.telemetry import DeviceInfo
 
 log = logging.getLogger(__name__)
+
+_MOST = 2.0**100  # what no counter holds
 
 
 class AmdSmiSource:
@@ -41,9 +45,9 @@ class AmdSmiSource:
             address = str(self._ask(self._smi.amdsmi_get_gpu_device_bdf, handle) or "")
             uuid = self._name(handle, index, address)
             found[uuid] = handle
-            asic = self._ask(self._smi.amdsmi_get_gpu_asic_info, handle) or {}
-            vram = self._ask(self._smi.amdsmi_get_gpu_vram_usage, handle) or {}
-            caps = self._ask(self._smi.amdsmi_get_power_cap_info, handle) or {}
+            asic = self._table(self._smi.amdsmi_get_gpu_asic_info, handle)
+            vram = self._table(self._smi.amdsmi_get_gpu_vram_usage, handle)
+            caps = self._table(self._smi.amdsmi_get_power_cap_info, handle)
             total = _number(vram.get("vram_total"))
             devices.append(
                 DeviceInfo(
@@ -52,7 +56,7 @@ class AmdSmiSource:
                     model=str(asic.get("market_name", "AMD GPU")),
                     vendor="amd",
                     source="amdsmi",
-                    memory_bytes=int(total * 2**20) if total is not None else None,
+                    memory_bytes=int(total * 2**20) if total is not None and 0 <= total < 2**43 else None,
                     power_min_w=_watts(caps.get("min_power_cap")),
                     power_max_w=_watts(caps.get("max_power_cap")),
                     power_default_w=_watts(caps.get("default_power_cap")),
@@ -71,9 +75,9 @@ class AmdSmiSource:
     def _name(self, handle: Any, index: int, address: str) -> str:
         """A card's UUID; one that does not tell it now keeps the name that it had at this address."""
         uuid = self._ask(self._smi.amdsmi_get_gpu_device_uuid, handle)
-        if uuid:
-            self._names[address] = str(uuid)
-        return str(uuid or self._names.get(address) or f"amd-gpu-{index}")
+        if isinstance(uuid, str) and 0 < len(uuid.encode(errors="replace")) <= MOST_NAME_BYTES and "\0" not in uuid:
+            self._names[address] = uuid
+        return self._names.get(address) or f"amd-gpu-{index}"
 
     def sample(self) -> dict[str, Sample]:
         """Read every GPU; what it does not tell is left out.
@@ -92,11 +96,11 @@ class AmdSmiSource:
 
     def _read(self, handle: Any) -> Sample:
         smi = self._smi
-        activity = self._ask(smi.amdsmi_get_gpu_activity, handle) or {}
-        power = self._ask(smi.amdsmi_get_power_info, handle) or {}
-        vram = self._ask(smi.amdsmi_get_gpu_vram_usage, handle) or {}
-        energy = self._ask(smi.amdsmi_get_energy_count, handle) or {}
-        ecc = self._ask(smi.amdsmi_get_gpu_total_ecc_count, handle) or {}
+        activity = self._table(smi.amdsmi_get_gpu_activity, handle)
+        power = self._table(smi.amdsmi_get_power_info, handle)
+        vram = self._table(smi.amdsmi_get_gpu_vram_usage, handle)
+        energy = self._table(smi.amdsmi_get_energy_count, handle)
+        ecc = self._table(smi.amdsmi_get_gpu_total_ecc_count, handle)
         heat, place = smi.AmdSmiTemperatureMetric.CURRENT, smi.AmdSmiTemperatureType
         joules = _number(energy.get("energy_accumulator", energy.get("power")))
         resolution = _number(energy.get("counter_resolution"))
@@ -114,7 +118,7 @@ class AmdSmiSource:
             "ecc_sbe": _number(ecc.get("correctable_count")),
             "ecc_dbe": _number(ecc.get("uncorrectable_count")),
         }
-        return {name: value for name, value in found.items() if value is not None}
+        return {name: value for name, value in found.items() if value is not None and math.isfinite(value)}
 
     def _ask(self, read: Callable[..., Any], *arguments: Any) -> Any:
         try:
@@ -122,6 +126,11 @@ class AmdSmiSource:
         except Exception as error:  # noqa: BLE001  see above
             log.debug("amdsmi does not tell", extra={"error": str(error)})
             return None
+
+    def _table(self, read: Callable[..., Any], *arguments: Any) -> dict[str, Any]:
+        """An answer that has fields; another tells nothing."""
+        answer = self._ask(read, *arguments)
+        return answer if isinstance(answer, dict) else {}
 
     def poll_events(self) -> list[SourceEvent]:
         """Not read through this library yet."""
@@ -136,7 +145,7 @@ class AmdSmiSource:
 
     def applied_cap_w(self, device: str) -> float:
         """Read the cap back. Raises PowerControlError."""
-        caps = self._ask(self._smi.amdsmi_get_power_cap_info, self._handles[device]) or {}
+        caps = self._table(self._smi.amdsmi_get_power_cap_info, self._handles[device])
         cap = _watts(caps.get("power_cap"))
         if cap is None:
             raise PowerControlError(f"{device} does not tell its cap")
@@ -153,7 +162,9 @@ class AmdSmiSource:
 
 def _number(value: Any) -> float | None:
     """A number; the library writes "N/A" where there is none."""
-    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
+    if not isinstance(value, int | float) or isinstance(value, bool) or not abs(value) < _MOST:
+        return None
+    return float(value)
 
 
 def _first(values: dict[str, Any], *names: str) -> float | None:

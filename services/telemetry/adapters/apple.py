@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import plistlib
 import shutil
 import subprocess
 import time
 from collections.abc import Callable
 from typing import Any
-from xml.parsers.expat import ExpatError
 
 from services.telemetry.ports import Sample, SourceEvent
 from shared.errors import UnavailableError
@@ -47,7 +47,7 @@ class AppleSource:
         try:
             report: dict[str, Any] = plistlib.loads(self._report().rstrip(b"\0"))
             sample = _translate(report)
-        except (OSError, subprocess.SubprocessError, ValueError, ExpatError, TypeError, AttributeError) as error:
+        except Exception as error:  # plistlib raises a dozen types for bad reports
             raise UnavailableError(f"{COMMAND[0]} gives no report (it needs root): {error}") from error
         if not sample:
             raise UnavailableError(f"{COMMAND[0]} tells nothing of the GPU")
@@ -72,4 +72,4 @@ def _translate(report: dict[str, Any]) -> Sample:
     if "gpu_energy" in gpu and elapsed_s > 0:
         # The report gives mJ over its own interval; between reports the power is taken to last.
         sample["power_w"] = float(gpu["gpu_energy"]) / 1e3 / elapsed_s
-    return sample
+    return {name: value for name, value in sample.items() if math.isfinite(value)}

@@ -37,7 +37,7 @@ class CapFile:
             return _parse(json.loads(self._path.read_text()))
         except FileNotFoundError:
             return Kept()
-        except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        except (OSError, ValueError, ArithmeticError, KeyError, TypeError, RecursionError) as error:
             aside = self._path.with_suffix(".unreadable")
             told = {"kept_as": str(aside), "error": str(error)}
             log.critical("cap file unreadable: every device that is capped gets its default back", extra=told)

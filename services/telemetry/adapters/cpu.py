@@ -14,7 +14,7 @@ from typing import Any
 
 import psutil
 
-from services.telemetry.adapters.sysfs import known, read_number, read_text
+from services.telemetry.adapters.sysfs import known, read_count, read_number, read_text
 from services.telemetry.ports import Sample, SourceEvent
 from shared.messages.telemetry import DeviceInfo
 
@@ -39,7 +39,7 @@ class _Package:
         if self.rapl is None:
             return {}
         now_uj, span = read_number(self.rapl / "energy_uj"), read_number(self.rapl / "max_energy_range_uj")
-        if now_uj is None or not span:
+        if now_uj is None or span is None or span <= 0:
             return {}
         before, began, self.last_uj, self.last_s = self.last_uj, self.last_s, now_uj, now_s
         if before is None:
@@ -108,9 +108,10 @@ class CpuSource:
 def _packages(root: Path) -> list[_Package]:
     cpus: dict[int, list[int]] = {}
     for path in root.glob("devices/system/cpu/cpu[0-9]*/topology/physical_package_id"):
-        number = read_number(path)
+        # -1 is what a kernel says that does not know: then all are of one package.
+        number = 0 if read_text(path) == "-1" else read_count(path, below=2**16)
         if number is not None:
-            cpus.setdefault(max(0, int(number)), []).append(int(path.parent.parent.name[3:]))
+            cpus.setdefault(number, []).append(int(path.parent.parent.name[3:]))
     if not cpus:
         cpus = {0: list(range(psutil.cpu_count() or 1))}
     rapl = {read_text(p / "name"): p for p in root.glob("class/powercap/intel-rapl:*") if p.name.count(":") == 1}

@@ -29,7 +29,7 @@ class JetsonSource:
         model = read_text(root / "proc/device-tree/model")
         if model is None or "NVIDIA" not in model:
             raise UnavailableError("no Jetson module")
-        self._model = model.strip("\0")
+        self._model = model
         self._integral = EnergyIntegral()
 
     def discover(self) -> list[DeviceInfo]:

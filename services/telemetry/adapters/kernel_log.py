@@ -18,7 +18,7 @@ from services.telemetry.ports import SourceEvent
 log = logging.getLogger(__name__)
 
 KMSG = Path("/dev/kmsg")
-_SEQUENCE = re.compile(r"^\d+,(\d+),")
+_SEQUENCE = re.compile(r"^\d+,(\d{1,19}),")
 MOST_AT_ONCE = 1000
 
 

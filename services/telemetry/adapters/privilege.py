@@ -12,7 +12,7 @@ _CAP_SYS_ADMIN = 21  # its number in linux/capability.h
 def may_control_power(status: Path = Path("/proc/self/status")) -> bool:
     """Look at this process's effective capabilities; without them, at its user."""
     try:
-        found = re.search(r"^CapEff:\s*([0-9a-f]+)$", status.read_text(), re.MULTILINE)
+        found = re.search(r"^CapEff:\s*([0-9a-f]+)$", status.read_text(errors="replace"), re.MULTILINE)
     except OSError:
         found = None
     if found is None:

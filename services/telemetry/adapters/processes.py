@@ -19,9 +19,9 @@ def describe_process(pid: int, memory_bytes: int | None, proc: Path = Path("/pro
     """What is known of a process; from another pid namespace no more than its number."""
     try:
         process = psutil.Process(pid)
-        name, user = process.name(), process.username()
+        name, user = _text(process.name()), _text(process.username())
         started = datetime.fromtimestamp(process.create_time(), UTC)
-    except (psutil.Error, KeyError):
+    except (psutil.Error, KeyError, ValueError, OverflowError, OSError):
         return ProcessInfo(pid=pid, started_at=UNKNOWN_START, memory_bytes=memory_bytes)
     return ProcessInfo(
         pid=pid,
@@ -33,10 +33,15 @@ def describe_process(pid: int, memory_bytes: int | None, proc: Path = Path("/pro
     )
 
 
+def _text(name: str) -> str:
+    """A name that messages can carry: a process may call itself by bytes that are no text."""
+    return name.encode(errors="replace").decode()
+
+
 def container_of(pid: int, proc: Path) -> str:
     """The container's short id, from the process's control groups."""
     try:
-        groups = (proc / str(pid) / "cgroup").read_text()
+        groups = (proc / str(pid) / "cgroup").read_text(errors="replace")
     except OSError:
         return ""
     found = _CONTAINER.search(groups)

@@ -7,6 +7,7 @@ dcgm-exporter's names and labels: its default-counters.csv; TPU names: Google Ku
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections.abc import Callable
 from typing import NamedTuple
@@ -93,14 +94,15 @@ class ScrapeSource:
             device = device_name(line.labels)
             if mapping is None or device is None or (device not in samples and len(samples) >= MOST_DEVICES):
                 continue
-            if len(device.encode()) > MOST_NAME_BYTES:
+            if len(device.encode()) > MOST_NAME_BYTES or "\0" in device:
                 page.bad += 1
                 continue
             sample = samples.setdefault(device, {})
             metrics.add(line.name)
             models[device] = _describe(line)
-            if not is_blank(line):
-                sample[mapping.metric] = line.value * mapping.scale
+            value = line.value * mapping.scale
+            if not is_blank(line) and math.isfinite(value):
+                sample[mapping.metric] = value
         self._note_bad(page)
         self._refuse_half(page, set(samples), metrics, started)
         self._models |= models

@@ -1,25 +1,44 @@
-"""Small files of the kernel: numbers that may be missing."""
+"""Small files of the kernel: texts and numbers that may be missing, or be something else."""
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
+
+MOST_TEXT = 64 * 1024
+MOST_WORD_BYTES = 120
+_MOST_COUNT = 2**63
 
 
 def read_text(path: Path) -> str | None:
-    """A file's text without white space around it; None where it cannot be read."""
+    """A file's text without NUL and white space around it; None where it cannot be read."""
     try:
-        return path.read_text().strip()
+        with path.open(encoding="utf-8") as file:
+            return file.read(MOST_TEXT).replace("\0", "").strip()
     except (OSError, UnicodeDecodeError):
         return None
 
 
+def read_word(path: Path) -> str | None:
+    """A file's text where it can be part of a name: not empty and not long."""
+    found = read_text(path)
+    return found if found and len(found.encode()) <= MOST_WORD_BYTES else None
+
+
 def read_number(path: Path, scale: float = 1.0) -> float | None:
-    """A file's number times `scale`."""
+    """A file's number times `scale`; None where it has none that is finite."""
     found = read_text(path)
     try:
-        return float(found) * scale if found is not None else None
+        number = float(found) * scale if found is not None else None
     except ValueError:
         return None
+    return number if number is not None and math.isfinite(number) else None
+
+
+def read_count(path: Path, below: int = _MOST_COUNT) -> int | None:
+    """A file's whole number from 0 to `below`."""
+    number = read_number(path)
+    return int(number) if number is not None and 0 <= number < below else None
 
 
 def read_first(paths: list[Path], scale: float = 1.0) -> float | None:

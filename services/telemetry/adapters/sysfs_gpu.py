@@ -12,7 +12,15 @@ from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from services.telemetry.adapters.sysfs import known, read_first, read_number, read_text
+from services.telemetry.adapters.sysfs import (
+    MOST_WORD_BYTES,
+    known,
+    read_count,
+    read_first,
+    read_number,
+    read_text,
+    read_word,
+)
 from services.telemetry.domain.assembly import NO_READING
 from services.telemetry.errors import PowerControlError
 from services.telemetry.ports import Sample, SourceEvent
@@ -72,7 +80,7 @@ class SysfsSource:
             return
         address = _pci(path)
         hwmon = next(iter(sorted(path.glob("hwmon/hwmon*"))), None)
-        unique = read_text(path / "unique_id")
+        unique = read_word(path / "unique_id")
         name = f"{vendor}-{'npu' if npu else 'gpu'}-{unique or address or base.name}"
         yield _Card(name, vendor, path, base, hwmon, npu)
 
@@ -84,14 +92,13 @@ class SysfsSource:
         )
         kind = "NPU" if card.npu else "GPU"
         model = read_text(card.path / "product_name") or f"{card.vendor} {kind} {read_text(card.path / 'device') or ''}"
-        memory = read_number(card.path / "mem_info_vram_total")
         return DeviceInfo(
             device=card.device,
             index=index,
             model=model.strip(),
             vendor=card.vendor,
             source="sysfs",
-            memory_bytes=int(memory) if memory is not None else None,
+            memory_bytes=read_count(card.path / "mem_info_vram_total"),
             power_min_w=low if default is not None else None,
             power_max_w=high if default is not None else None,
             power_default_w=default,
@@ -202,14 +209,16 @@ class SysfsSource:
 
 
 def _pci(path: Path) -> str | None:
-    for line in (read_text(path / "uevent") or "").splitlines():
-        if line.startswith("PCI_SLOT_NAME="):
-            return line.partition("=")[2]
-    return None
+    address = _told(path, "PCI_SLOT_NAME")
+    return address if address and len(address.encode()) <= MOST_WORD_BYTES else None
 
 
 def _driver(path: Path) -> str | None:
+    return _told(path, "DRIVER")
+
+
+def _told(path: Path, name: str) -> str | None:
     for line in (read_text(path / "uevent") or "").splitlines():
-        if line.startswith("DRIVER="):
+        if line.startswith(f"{name}="):
             return line.partition("=")[2]
     return None

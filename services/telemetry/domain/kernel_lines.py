@@ -10,8 +10,8 @@ import re
 from dataclasses import dataclass, field
 
 _PCI = r"(?:PCI:)?(?P<pci>(?:[0-9a-fA-F]{1,8}:)?[0-9a-fA-F]{2}:[0-9a-fA-F]{2}(?:\.[0-9a-fA-F])?)"
-_XID = re.compile(rf"NVRM: Xid \({_PCI}(?: [^)]*)?\): (?P<code>\d+)\b(?P<rest>.*)")
-_SXID = re.compile(rf"\bSXid \({_PCI}\): (?P<code>\d+)\b(?P<rest>.*)")
+_XID = re.compile(rf"NVRM: Xid \({_PCI}(?: [^)]*)?\): (?P<code>\d{1, 9})\b(?P<rest>.*)")
+_SXID = re.compile(rf"\bSXid \({_PCI}\): (?P<code>\d{1, 9})\b(?P<rest>.*)")
 _OFF_THE_BUS = re.compile(rf"NVRM: (?:The NVIDIA )?GPU (?:at )?{_PCI}\b.*?fallen off the bus", re.DOTALL)
 _ITS_NAME = re.compile(rf"NVRM: The NVIDIA GPU {_PCI}\s*$")
 _ITS_LOSS = re.compile(r"NVRM:\s+fallen off the bus")
@@ -28,7 +28,7 @@ _AMD_FORMS: tuple[tuple[str, re.Pattern[str]], ...] = (
     ("ring_timeout", re.compile(r"\bring \S+ timeout\b|\bring \S+ (?:test|reset) failed", re.IGNORECASE)),
     ("ring_reset", re.compile(r"\bring \S+ reset succe", re.IGNORECASE)),
 )  # fmt: skip
-_STAMP = re.compile(r"^\d+,\d+,(?P<us>\d+),")
+_STAMP = re.compile(r"^\d+,\d+,(?P<us>\d{1,19}),")
 # XID 154 tells of both directions; back to none means that the driver sees the device as reset.
 RECOVERY_XID, OFF_THE_BUS_XID = 154, 79
 _RECOVERED = re.compile(r"\bto (?:0x0+|0)?\s*\(?None\)?", re.IGNORECASE)
