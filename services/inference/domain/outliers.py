@@ -15,6 +15,7 @@ import numpy as np
 Floats = np.ndarray[Any, np.dtype[np.float64]]
 
 ROBUST_Z = 3.5
+LARGEST = 1e100
 MAD_TO_SIGMA = 1.4826
 # A category is odd when it is this rare while the usual ones are not.
 RARE = 0.005
@@ -35,6 +36,9 @@ def numeric(name: str, values: Floats) -> Column | None:
     known = np.isfinite(values)
     if known.sum() < 3:
         return None
+    # Sums and powers of the largest numbers would be infinite; in another unit they are not.
+    unit = max(1.0, float(np.abs(values[known]).max()) / LARGEST)
+    values = values / unit
     some = values[known]
     centre = float(np.median(some))
     spread = float(np.median(np.abs(some - centre))) * MAD_TO_SIGMA
@@ -50,9 +54,9 @@ def numeric(name: str, values: Floats) -> Column | None:
     above = 1 - np.searchsorted(order, values[known], side="left") / len(some)
     skewed_right = _skewness(some) > 0
     tails[known] = -np.log(np.clip(above if skewed_right else below, 1 / (2 * len(some)), 1))
-    low, high = centre - ROBUST_Z * spread, centre + ROBUST_Z * spread
+    low, high = (unit * (centre + side * ROBUST_Z * spread) for side in (-1, 1))
     score = np.where(np.abs(z) > ROBUST_Z, np.abs(z) / ROBUST_Z, 0) + 0.1 * tails
-    return Column(name, score, np.abs(z) > ROBUST_Z, f"{low:.6g} to {high:.6g} (median {centre:.6g})")
+    return Column(name, score, np.abs(z) > ROBUST_Z, f"{low:.6g} to {high:.6g} (median {unit * centre:.6g})")
 
 
 def categorical(name: str, values: list[str | None]) -> Column | None:
@@ -72,4 +76,4 @@ def categorical(name: str, values: list[str | None]) -> Column | None:
 def _skewness(values: Floats) -> float:
     deviation = values - values.mean()
     sigma = values.std()
-    return float((deviation**3).mean() / sigma**3) if sigma else 0.0
+    return float(((deviation / sigma) ** 3).mean()) if sigma else 0.0

@@ -8,7 +8,7 @@ import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from typing import Any
+from typing import Annotated, Any
 
 from pydantic import BaseModel, Field, ValidationError
 
@@ -17,6 +17,7 @@ from services.inference.kinds.base import Input, Kind, RunContext, each
 from shared.errors import InvalidInputError
 
 MOST_S = 600.0
+MOST_BATCH = 4096
 
 
 class BenchmarkInput(Input):
@@ -24,9 +25,13 @@ class BenchmarkInput(Input):
 
     kind: str = Field(default="embed", max_length=200)
     payload: dict[str, Any] = {"texts": ["The quick brown fox jumps over the lazy dog."]}
-    batch_sizes: list[int] = Field(default=[1, 8, 32], min_length=1, max_length=10)
+    batch_sizes: list[Annotated[int, Field(ge=1, le=MOST_BATCH)]] = Field(
+        default=[1, 8, 32], min_length=1, max_length=10
+    )
     repeats: int = Field(default=5, ge=2, le=1000)
-    devices: list[str] = Field(default=[], description="torch's names; none takes the CPU and every GPU of the worker")
+    devices: list[Annotated[str, Field(max_length=100)]] = Field(
+        default=[], max_length=64, description="torch's names; none takes the CPU and every GPU of the worker"
+    )
 
 
 class Measurement(BaseModel):
@@ -65,7 +70,10 @@ class Benchmark:
 
     def _one(self, item: BenchmarkInput, index: int, context: RunContext) -> BenchmarkOutput:
         kind, payload = _subject(item)
-        devices = item.devices or _devices(context)
+        known = _devices(context)
+        devices = list(dict.fromkeys(item.devices)) or known
+        if unknown := [device for device in devices if device not in known]:
+            raise InvalidInputError("devices", unknown[0], f"is none of this worker's: {', '.join(known)}")
         rounds = [(name, [name]) for name in devices] + ([("all", devices[1:])] if len(devices) > 2 else [])
         measured: list[Measurement] = []
         for done, (name, together) in enumerate(rounds):

@@ -113,11 +113,12 @@ def _opened(name: str, data: bytes) -> Image:
 
     try:
         image = images.open(io.BytesIO(data), formats=FORMATS)
-        if _pixels(image) > MOST_PIXELS:
-            raise InvalidInputError(name, f"{image.width}x{image.height}", f"may have {MOST_PIXELS} pixels")
-        return image.convert("RGB")
-    except (OSError, ValueError, SyntaxError, EOFError, images.DecompressionBombError) as error:
+        decoded = image.convert("RGB") if _pixels(image) <= MOST_PIXELS else None
+    except Exception as error:  # Pillow's decoders raise whatever a broken file makes of them
         raise InvalidInputError(name, f"{len(data)} bytes", f"is no readable {', '.join(FORMATS)}") from error
+    if decoded is None:
+        raise InvalidInputError(name, f"{image.width}x{image.height}", f"may have {MOST_PIXELS} pixels")
+    return decoded
 
 
 def _pixels(image: Image) -> int:
