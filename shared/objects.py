@@ -9,15 +9,18 @@ from __future__ import annotations
 import asyncio
 import base64
 import hashlib
+import json
+import re
 
 import nats.errors
 from nats.js import JetStreamContext
-from nats.js.api import ObjectInfo
+from nats.js.api import ConsumerConfig, DeliverPolicy, ObjectInfo
 from nats.js.errors import APIError, BadObjectMetaError, ObjectNotFoundError
 from nats.js.errors import NotFoundError as JetStreamNotFoundError
 
 from shared.errors import InvalidInputError, NotFoundError, UnavailableError
 from shared.storing import BUS_ERRORS, not_stored
+from shared.stream_reading import reading
 
 READ_S = 30.0
 # A read may take longer the larger the object is; slower than this, something is wrong.
@@ -25,6 +28,9 @@ SLOWEST_BYTES_PER_S = 2**20
 # Nothing for so long means that no more comes.
 SILENCE_S = 10.0
 _ERRORS = (*BUS_ERRORS, TimeoutError)
+# What nats-py raises over a description that its own client has not written.
+_UNREADABLE = (BadObjectMetaError, ValueError, TypeError, KeyError, AttributeError, RecursionError)
+_NUID = re.compile(r"[A-Za-z0-9_-]{1,100}")
 
 
 async def read_object(js: JetStreamContext, bucket: str, name: str, most_bytes: int | None = None) -> bytes:
@@ -65,14 +71,73 @@ async def write_object(js: JetStreamContext, bucket: str, name: str, content: by
         raise not_stored(f"{bucket}/{name} ({len(content)} bytes)", error) from error
 
 
+async def delete_object(js: JetStreamContext, bucket: str, name: str) -> None:
+    """Delete an object; one that is gone already is fine. Raises UnavailableError and the errors of nats-py."""
+    try:
+        await _info(js, bucket, name)
+    except NotFoundError:
+        # Of a foreign description nothing is believed: with "*" for its parts, all objects would lose theirs.
+        await js.purge_stream(f"OBJ_{bucket}", subject=_described_at(bucket, name))
+        return
+    try:
+        await (await js.object_store(bucket)).delete(name)
+    except (ObjectNotFoundError, JetStreamNotFoundError):
+        return
+
+
+async def object_names(js: JetStreamContext, bucket: str) -> list[str]:
+    """Objects that there are, by the names that their subjects tell: what describes them may be unreadable.
+
+    nats-py's own `list` never returns when the last description is no JSON. Raises the errors of nats-py.
+    """
+    config = ConsumerConfig(filter_subject=f"$O.{bucket}.M.>", deliver_policy=DeliverPolicy.LAST_PER_SUBJECT)
+    found: list[str] = []
+    try:
+        async with reading(js, f"OBJ_{bucket}", config) as reader:
+            async for message in reader.there():
+                name = _name_at(message.subject)
+                if name and not _is_deleted(message.data):
+                    found.append(name)
+    except JetStreamNotFoundError:
+        return []
+    return found
+
+
+def _described_at(bucket: str, name: str) -> str:
+    return f"$O.{bucket}.M.{base64.urlsafe_b64encode(name.encode()).decode()}"
+
+
+def _name_at(subject: str) -> str:
+    try:
+        return base64.urlsafe_b64decode(subject.rpartition(".")[2]).decode()
+    except ValueError:
+        return ""
+
+
+def _is_deleted(description: bytes) -> bool:
+    try:
+        told = json.loads(description)
+    except (ValueError, RecursionError):
+        return False
+    return isinstance(told, dict) and told.get("deleted") is True
+
+
 async def _info(js: JetStreamContext, bucket: str, name: str) -> ObjectInfo:
     try:
         info = await (await js.object_store(bucket)).get_info(name)
     except (ObjectNotFoundError, JetStreamNotFoundError) as error:
         raise NotFoundError(f"{bucket}/{name} does not exist or has been deleted") from error
-    except (*_ERRORS, BadObjectMetaError) as error:
+    except _UNREADABLE as error:
+        raise NotFoundError(f"{bucket}/{name} is described by nothing that can be read") from error
+    except _ERRORS as error:
         raise UnavailableError(f"{bucket}/{name} was not looked up: {type(error).__name__}") from error
+    if info.name != name or not (_is_count(info.size) and _is_count(info.chunks) and _NUID.fullmatch(str(info.nuid))):
+        raise NotFoundError(f"{bucket}/{name} is described by what describes no object")
     return info
+
+
+def _is_count(value: object) -> bool:
+    return value is None or (isinstance(value, int) and 0 <= value < 2**63)
 
 
 async def _chunks(js: JetStreamContext, bucket: str, name: str, info: ObjectInfo) -> bytes:

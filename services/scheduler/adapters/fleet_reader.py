@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 
 from nats.js import JetStreamContext
-from nats.js.errors import KeyNotFoundError, NotFoundError
+from nats.js.errors import NotFoundError
 from pydantic import ValidationError
 
 from services.scheduler.adapters.pool_tracks import PoolTrack, QueueCount
@@ -16,7 +16,7 @@ from services.scheduler.domain.drains import AlertSight
 from services.scheduler.domain.observation import PoolObservation
 from services.scheduler.domain.power_curves import PowerCurve, curve_of
 from shared import subjects
-from shared.client.reading import bucket_items
+from shared.client.reading import bucket_items, bucket_values
 from shared.errors import UnavailableError
 from shared.frames import TelemetryFrame
 from shared.messages.alerts import Alert
@@ -67,20 +67,15 @@ class FleetReader:
 
     async def critical(self) -> AlertSight:
         """What the open alerts say of devices. Raises UnavailableError while there is nothing to read them from."""
-        prefix = f"$KV.{OPEN_ALERTS}."
         try:
-            kv = await self.js.key_value(OPEN_ALERTS)
-            info = await self.js.stream_info(f"KV_{OPEN_ALERTS}", subjects_filter=f"{prefix}>")
+            info = await self.js.stream_info(f"KV_{OPEN_ALERTS}")
         except NotFoundError as error:
             raise UnavailableError("the bucket of open alerts is gone: no device is drained or restored") from error
         critical: dict[Device, datetime] = {}
         doubtful: set[Device] = set()
-        for subject in info.state.subjects or {}:
-            key = subject.removeprefix(prefix)
+        for key, value in (await bucket_values(self.js, OPEN_ALERTS)).items():
             try:
-                alert = Alert.model_validate_json((await kv.get(key)).value or b"")
-            except KeyNotFoundError:
-                continue
+                alert = Alert.model_validate_json(value)
             except ValidationError:
                 doubtful |= _device_of(key)
                 continue
