@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import re
 import secrets
 import socket
 import stat
@@ -12,8 +13,12 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
+from pydantic import TypeAdapter
+
 from shared.api_keys import digest
 from shared.errors import ConflictError, SettingsError, UnavailableError
+
+_SECRET = re.compile(r"[!-~]{16,500}")
 
 
 @dataclass
@@ -76,9 +81,9 @@ class Instance:
     def secret(self, name: str) -> str:
         """A random secret that stays the same across restarts."""
         path = self.path(f"{name}.secret")
-        known = path.read_text().strip() if path.exists() else ""
-        if not known:
-            # An empty file, of a crash or a full disk, would be a key that everybody has.
+        known = path.read_text(errors="replace").strip() if path.exists() else ""
+        if not _SECRET.fullmatch(known):
+            # None yet, or what a crash or a full disk left of one: an empty one would be a key that everybody has.
             known = secrets.token_urlsafe(24)
             _write_private(path, known)
         return known
@@ -86,11 +91,7 @@ class Instance:
     def write_api_keys(self, key: str) -> Path:
         """The gateway's file of keys: this one as admin, beside any that the operator added. Raises SettingsError."""
         path = self.path("api_keys.json")
-        try:
-            keys = json.loads(path.read_text()) if path.exists() else {}
-            keys = {d: entry for d, entry in keys.items() if d != digest("")} | {digest(key): "admin"}
-        except (OSError, ValueError, AttributeError) as error:
-            raise SettingsError(f"{path} must be a JSON object of keys: mend or remove it ({error})") from error
+        keys = {d: entry for d, entry in read_keys_file(path).items() if d != digest("")} | {digest(key): "admin"}
         _write_private(path, json.dumps(keys, indent=1))
         return path
 
@@ -102,9 +103,10 @@ class Instance:
         """How to find the instance. Raises UnavailableError when none runs."""
         runtime: Runtime | None
         try:
-            runtime = Runtime(**json.loads(self.path("runtime.json").read_text()))
-            os.kill(runtime.pid, 0)
-        except (OSError, ValueError, TypeError):
+            found = json.loads(self.path("runtime.json").read_text())
+            runtime = TypeAdapter(Runtime).validate_python(found, strict=True)
+            _check_running(runtime.pid)
+        except (OSError, ValueError, TypeError, RecursionError):
             runtime = None
         # After a crash another process may have that number by now.
         if runtime is None or self._is_free():
@@ -128,9 +130,44 @@ class Instance:
         """The state of each process."""
         try:
             found = json.loads(self.path("processes.json").read_text())
-        except (OSError, ValueError):
+        except (OSError, ValueError, RecursionError):
             return {}
-        return found if isinstance(found, dict) else {}
+        return found if isinstance(found, dict) and all(_is_process(state) for state in found.values()) else {}
+
+
+def read_keys_file(path: Path) -> dict[str, Any]:
+    """The entries of a file of API keys; none where there is no file. Raises SettingsError for what is no such file."""
+    try:
+        found = json.loads(path.read_text()) if path.exists() else {}
+    except (OSError, ValueError, RecursionError) as error:
+        found = error
+    if not isinstance(found, dict):
+        why = type(found).__name__
+        raise SettingsError(f"{path} must be a JSON object of keys: mend or remove it ({why})")
+    return found
+
+
+def _check_running(pid: int) -> None:
+    """Raises ValueError and OSError for what is no process: 0 and negative numbers are groups of them."""
+    if not 0 < pid < 2**31:
+        raise ValueError(f"{pid} is no process")
+    os.kill(pid, 0)
+
+
+def _is_process(state: Any) -> bool:
+    return isinstance(state, dict) and state.keys() >= {"pid", "restarts"}
+
+
+def replace_text(path: Path, text: str) -> None:
+    """Replace a file as a whole, with the owner and mode that it had."""
+    draft = path.with_name(f".{path.name}.{os.getpid()}")
+    draft.write_text(text)
+    if path.exists():
+        before = path.stat()
+        draft.chmod(stat.S_IMODE(before.st_mode))
+        if os.geteuid() == 0:
+            os.chown(draft, before.st_uid, before.st_gid)
+    draft.replace(path)
 
 
 def _write_private(path: Path, text: str, *, durable: bool = True) -> None:

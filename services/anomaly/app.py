@@ -152,7 +152,7 @@ def restore_learned(detection: Detection, settings: AnomalySettings, snapshot: S
     watch = make_watch(settings, Roster.restore(snapshot.roster))
     try:
         watch.load(snapshot.tensors)
-    except (InvalidInputError, KeyError) as error:
+    except (InvalidInputError, KeyError, ValueError, TypeError, AttributeError, RuntimeError) as error:
         log.warning("snapshot does not fit, learning anew", extra={"error": str(error)})
         return
     watch.fleet = detection.fleet

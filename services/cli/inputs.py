@@ -54,7 +54,7 @@ def read_lines(source: str) -> list[dict[str, Any]]:
             continue
         try:
             loaded = json.loads(line)
-        except ValueError:
+        except (ValueError, RecursionError):
             loaded = None
         if not isinstance(loaded, dict):
             raise InvalidInputError("FILE", f"line {number}", "must be a JSON object")
@@ -65,7 +65,7 @@ def read_lines(source: str) -> list[dict[str, Any]]:
 def _of_text(kind: str, text: str) -> dict[str, Any]:
     try:
         loaded = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         loaded = None
     if isinstance(loaded, dict):
         return loaded
@@ -94,7 +94,7 @@ def _is_object(path: Path) -> bool:
         return False
     try:
         return isinstance(json.loads(_text(path)), dict)
-    except ValueError:
+    except (ValueError, RecursionError):
         return False
 
 
@@ -104,7 +104,7 @@ def _setting(text: str) -> tuple[str, Any]:
         raise InvalidInputError("--set", text, "must be NAME=VALUE")
     try:
         return name, json.loads(value)
-    except ValueError:
+    except (ValueError, RecursionError):
         return name, value
 
 

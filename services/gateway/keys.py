@@ -39,7 +39,7 @@ def load_keys(path: Path) -> dict[str, Caller]:
     """Callers by their keys' digests. Raises SettingsError for a file that is missing or wrong."""
     try:
         return {d: _caller(d, entry) for d, entry in json.loads(path.read_text()).items()}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise SettingsError(
             f"AUTOPILOT_API_KEYS_FILE={path}: must be a JSON object of SHA-256 digest to viewer, operator or admin, "
             f"or to an object with role and user "

@@ -5,13 +5,13 @@ from __future__ import annotations
 import asyncio
 import io
 import logging
-import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 from nats.js import JetStreamContext
 
+from services.scheduler.domain.arrays import load_arrays
 from services.scheduler.domain.panel import Panel
 from services.scheduler.domain.recollection import Rows
 from shared.errors import NotFoundError, UnavailableError
@@ -60,7 +60,7 @@ class Remembering:
                 log.info("looks recalled", extra={"pools": len(kept)})
         except NotFoundError:
             return
-        except (UnavailableError, ValueError, KeyError, zipfile.BadZipFile) as error:
+        except (UnavailableError, ValueError, KeyError, TypeError, IndexError) as error:
             log.warning("looks not recalled", extra={"error": type(error).__name__})
 
 
@@ -78,8 +78,8 @@ def _packed(kept: dict[str, Rows], interval_s: float, writer: str) -> bytes:
 
 
 def _unpacked(data: bytes, interval_s: float, reader: str) -> dict[str, Rows]:
-    with np.load(io.BytesIO(data), allow_pickle=False) as file:
-        if str(file["writer"]) == reader or float(file["interval_s"]) != interval_s:
-            return {}
-        ends = np.cumsum(file["counts"])[:-1]
-        return dict(zip(file["pools"].tolist(), np.split(file["rows"], ends), strict=True))
+    arrays = load_arrays(data)
+    if str(arrays["writer"]) == reader or float(arrays["interval_s"]) != interval_s:
+        return {}
+    ends = np.cumsum(arrays["counts"])[:-1]
+    return dict(zip(map(str, arrays["pools"].tolist()), np.split(arrays["rows"], ends), strict=True))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import pickle
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -42,7 +41,9 @@ def load(path: Path) -> Snapshot | None:
         if saved["version"] != VERSION:
             log.warning("snapshot of another version, learning anew", extra={"path": str(path)})
             return None
-        return Snapshot([(str(n), str(d), bool(s)) for n, d, s in saved["roster"]], saved["tensors"])
-    except (OSError, RuntimeError, EOFError, KeyError, ValueError, TypeError, pickle.UnpicklingError) as error:
+        roster = [(str(n), str(d), bool(s)) for n, d, s in saved["roster"]]
+        tensors = {str(name): tensor.float() for name, tensor in saved["tensors"].items()}
+        return Snapshot(roster, tensors)
+    except Exception as error:  # noqa: BLE001  torch raises a dozen types for damaged files
         log.warning("snapshot cannot be read, learning anew", extra={"path": str(path), "error": str(error)[:200]})
         return None

@@ -20,7 +20,7 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
-from deploy.embedded.instance import Instance
+from deploy.embedded.instance import Instance, read_keys_file, replace_text
 from deploy.embedded.product import EmbeddedProduct, Options, has_nvidia_gpu, readiness
 from services.cli.session import DEFAULT_FOLDER, DataDir, connected, console, fail, run
 from shared.api_keys import SERVICE_NAMES, digest, new_key
@@ -223,10 +223,10 @@ def key(
     if user is not None and (user in SERVICE_NAMES or not user.isprintable() or not 1 <= len(user.encode()) <= 100):
         fail(f"--user {user!r}: must be 1 to 100 printable bytes and no service's name")
     try:
-        keys = json.loads(keys_file.read_text()) if keys_file.exists() else {}
+        keys = read_keys_file(keys_file)
         made = new_key()
         entry = {"role": role.value, "user": user} if user else role.value
-        keys_file.write_text(json.dumps(keys | {digest(made): entry}, indent=1) + "\n")
-    except (OSError, ValueError, TypeError) as error:
+        replace_text(keys_file, json.dumps(keys | {digest(made): entry}, indent=1) + "\n")
+    except (OSError, AutopilotError) as error:
         fail(f"{keys_file}: {error}")
     print(made)

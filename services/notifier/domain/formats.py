@@ -111,7 +111,7 @@ def template(subscription: Subscription, alert: Alert, message_id: str) -> Body:
         raise InvalidInputError(
             "template", str(error), f"is no field of an alert; there are {sorted(fields)}"
         ) from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InvalidInputError("template", subscription.id, f"gives no JSON: {error}") from error
     if not isinstance(body, dict | list):
         raise InvalidInputError("template", subscription.id, "must give a JSON object or list")

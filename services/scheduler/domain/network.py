@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import io
 import json
-import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from services.scheduler.domain.arrays import load_arrays
 from services.scheduler.domain.features import FEATURES, Floats
 from services.scheduler.domain.gains import OUTPUTS
 from shared.errors import SettingsError
@@ -54,12 +53,13 @@ class Checkpoint:
 def load_checkpoint(path: Path) -> Checkpoint:
     """Read one. Raises SettingsError where it is damaged or made for another version of the policy."""
     try:
-        with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as file:
-            header = json.loads(bytes(file["header"]).decode())
-            _check(path, header)
-            layers = [(file[f"weight_{i}"], file[f"bias_{i}"]) for i in range(header["layers"])]
-            checkpoint = Checkpoint(layers, header["card"])
-    except (OSError, KeyError, ValueError, zipfile.BadZipFile) as error:
+        arrays = load_arrays(path.read_bytes())
+        header = json.loads(bytes(arrays["header"]).decode())
+        _check(path, header)
+        layers = [(arrays[f"weight_{i}"], arrays[f"bias_{i}"]) for i in range(header["layers"])]
+        checkpoint = Checkpoint(layers, dict(header["card"]))
+        checkpoint.output(np.zeros((1, len(FEATURES))))
+    except (OSError, KeyError, ValueError, TypeError, AttributeError, IndexError, RecursionError) as error:
         raise SettingsError(
             f"policy file {path}: cannot be read ({type(error).__name__}): train or copy it again"
         ) from error
