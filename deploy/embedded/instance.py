@@ -103,8 +103,7 @@ class Instance:
         """How to find the instance. Raises UnavailableError when none runs."""
         runtime: Runtime | None
         try:
-            found = json.loads(self.path("runtime.json").read_text())
-            runtime = TypeAdapter(Runtime).validate_python(found, strict=True)
+            runtime = TypeAdapter(Runtime).validate_json(self.path("runtime.json").read_bytes(), strict=True)
             _check_running(runtime.pid)
         except (OSError, ValueError, TypeError, RecursionError):
             runtime = None
