@@ -20,12 +20,13 @@ from nats.aio.msg import Msg
 from nats.js import JetStreamContext
 from nats.js.errors import APIError
 from prometheus_client import CollectorRegistry, Counter
-from pydantic import ValidationError
+from pydantic import TypeAdapter, ValidationError
 
 from shared import subjects
 from shared.clock import utc_now
 from shared.errors import AutopilotError, MalformedMessageError
 from shared.ids import derived_id
+from shared.messages.base import Name
 from shared.messages.commands import COMMAND_KINDS, CommandOutcome
 from shared.messages.poison import MOST_BODY_BYTES, PoisonMessage
 
@@ -39,6 +40,8 @@ BUS_ERRORS = (nats.errors.Error, APIError, OSError)
 # Of these the message itself is to blame, however healthy the bus is.
 _NOT_THE_BUS = (nats.errors.MaxPayloadError, nats.errors.BadSubjectError, UnicodeError)
 _REMEMBERED = 10_000
+# What an outcome can carry: an id with a NUL in it would make the refusal itself unsendable, for ever.
+_NAME: TypeAdapter[str] = TypeAdapter(Name)
 
 Verdict = Literal["again", "done"]
 
@@ -215,9 +218,7 @@ def _identity(body: bytes) -> str | None:
     """The id of a command that is otherwise unreadable."""
     try:
         told = json.loads(body)
-        identity = told.get("id") if isinstance(told, dict) else None
-        if not isinstance(identity, str):
-            return None
+        identity: str = _NAME.validate_python(told.get("id") if isinstance(told, dict) else None)
         subjects.outcome(identity)
     except (ValueError, RecursionError):
         return None
