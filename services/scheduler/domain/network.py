@@ -58,7 +58,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
         _check(path, header)
         layers = [(arrays[f"weight_{i}"], arrays[f"bias_{i}"]) for i in range(header["layers"])]
         checkpoint = Checkpoint(layers, dict(header["card"]))
-        checkpoint.output(np.zeros((1, len(FEATURES))))
+        checkpoint.output(np.zeros((1, len(FEATURES)), np.float32))
     except (OSError, KeyError, ValueError, TypeError, AttributeError, IndexError, RecursionError) as error:
         raise SettingsError(
             f"policy file {path}: cannot be read ({type(error).__name__}): train or copy it again"
