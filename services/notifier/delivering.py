@@ -119,7 +119,7 @@ class Deliveries:
                 alert = Alert.model_validate_json(message.data)
             except ValidationError as error:
                 await self.around.poison.settle(message, durable_name(self.subscription.id), error, hopeless=True)
-                taken.append(("", message))
+                intake.passed(message)
                 continue
             if self._ledger.take(alert, message.metadata.sequence.stream):
                 self._unsaved.add(alert.id)

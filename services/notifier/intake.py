@@ -101,6 +101,10 @@ class Intake:
         """What it says is kept: it need not come again."""
         with suppress(nats.errors.Error):
             await message.ack()
+        self.passed(message)
+
+    def passed(self, message: Msg) -> None:
+        """Somebody else has told the stream what is to become of it."""
         self._unsettled.discard(message.metadata.sequence.stream)
 
     def come_to(self) -> Place | None:

@@ -111,3 +111,17 @@ async def test_what_was_removed_while_nobody_listened_leaves_nothing_behind(
                 return not [n for n in [*names, *notices] if made.id in str(n)]
 
             await eventually(nothing, 20)
+
+
+async def test_what_is_no_alert_is_put_aside_and_holds_nobody(nats_server: NatsServer, client: AutopilotClient) -> None:
+    receiver = Receiver()
+    async with receiver.serving() as url, running(create_app(settings(nats_server))):
+        await client.alerts.subscribe(f"{url}/ok")
+        await client.js.publish("alerts.critical.n1.gpu-0", b"rubbish")
+        await publish(client, "a")
+        await eventually(lambda: receiver.of("/ok") == ["a opened"], 20)
+
+        async def aside() -> bool:
+            return (await client.js.stream_info("POISON")).state.messages == 1
+
+        await eventually(aside, 20)

@@ -212,6 +212,20 @@ class TestRetention:
         await Partitions(pool, hours=24, retention_days=KEPT).keep(utc_now() + timedelta(days=40))
         assert await pool.fetchval("SELECT count(*) FROM samples") == 0
 
+    async def test_a_long_query_keeps_a_partition_and_nobody_waits_for_it(self, pool: asyncpg.Pool[Any]) -> None:
+        await PostgresFrameStore(pool).write([counting(past_hour(), [1.0])])
+        later = utc_now() + timedelta(days=40)
+        async with pool.acquire() as reader, reader.transaction():
+            await reader.fetch("SELECT * FROM samples")
+            keeping = asyncio.create_task(Partitions(pool, hours=24, retention_days=KEPT).keep(later))
+            await asyncio.sleep(0.3)
+            async with asyncio.timeout(20):
+                await PostgresFrameStore(pool).write([counting(past_hour(), [2.0, 3.0])])
+                await keeping
+            assert await reader.fetchval("SELECT count(*) FROM samples") >= 1
+        await Partitions(pool, hours=24, retention_days=KEPT).keep(later)
+        assert await pool.fetchval("SELECT count(*) FROM samples") == 0
+
     async def test_partitions_of_hours_hold_their_own_hours(self, pool: asyncpg.Pool[Any]) -> None:
         if not await pool.fetchval("SELECT relkind = 'p' FROM pg_class WHERE relname = 'samples'"):
             pytest.skip("hypertables make their chunks themselves")

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import logging
 from datetime import UTC, datetime, timedelta
 from typing import Any, TypeAlias
 
 import asyncpg
 
 Pool: TypeAlias = "asyncpg.Pool[Any]"
+log = logging.getLogger(__name__)
+
+LOCKED_WITHIN_MS = 1_000
 PARTITIONED = ("samples", "samples_1m", "samples_1h")
 _FORMAT = "%Y%m%d%H"
 # A month of hours is one partition: they are few and small.
@@ -29,8 +33,8 @@ class Partitions:
                     await self._drop(connection, table, now)
             else:
                 for table in PARTITIONED:
-                    await connection.execute(
-                        "SELECT drop_chunks($1::regclass, $2::timestamptz)", table, self._oldest(table, now)
+                    await _briefly(
+                        connection, "SELECT drop_chunks($1::regclass, $2::timestamptz)", table, self._oldest(table, now)
                     )
 
     def _oldest(self, table: str, now: datetime) -> datetime:
@@ -43,9 +47,10 @@ class Partitions:
             begin = start + step * span
             name = f"{table}_p{begin.strftime(_FORMAT)}"
             try:
-                await connection.execute(
+                await _briefly(
+                    connection,
                     f"CREATE TABLE IF NOT EXISTS {name} PARTITION OF {table} "
-                    f"FOR VALUES FROM ('{begin.isoformat()}') TO ('{(begin + span).isoformat()}')"
+                    f"FOR VALUES FROM ('{begin.isoformat()}') TO ('{(begin + span).isoformat()}')",
                 )
             except (asyncpg.CheckViolationError, asyncpg.InvalidObjectDefinitionError):
                 # Rows of that time lie in the default partition, or a partition of another length covers it.
@@ -60,8 +65,18 @@ class Partitions:
         )
         for record in names:
             if record["bound"] == "DEFAULT":
-                await connection.execute(f"DELETE FROM {record['relname']} WHERE ts < $1", oldest)  # noqa: S608  from the catalogue
+                await _briefly(connection, f"DELETE FROM {record['relname']} WHERE ts < $1", oldest)  # noqa: S608  from the catalogue
             else:
                 end = datetime.fromisoformat(record["bound"].rsplit("'", 2)[1]).astimezone(UTC)
                 if end <= oldest:
-                    await connection.execute(f"DROP TABLE {record['relname']}")
+                    await _briefly(connection, f"DROP TABLE {record['relname']}")
+
+
+async def _briefly(connection: Any, statement: str, *arguments: Any) -> None:
+    """Run a statement that gives way to long queries: while it waited for its lock, all writes would wait behind it."""
+    try:
+        async with connection.transaction():
+            await connection.execute(f"SET LOCAL lock_timeout = '{LOCKED_WITHIN_MS}ms'")
+            await connection.execute(statement, *arguments)
+    except asyncpg.LockNotAvailableError:
+        log.info("partitions are in use, left for later")
