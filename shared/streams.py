@@ -100,7 +100,8 @@ STREAMS: tuple[StreamConfig, ...] = (
         discard_new_per_subject=True,
         max_msgs_per_subject=1,
     ),
-    _stream("DEAD", subjects.DEAD, age_s=30 * DAY_S, mib=512, allow_msg_ttl=True),
+    # Longer than the others: whoever ends a job again, its result not being confirmed, may be another process by then.
+    _stream("DEAD", subjects.DEAD, age_s=30 * DAY_S, mib=512, allow_msg_ttl=True, duplicate_window=600.0),
     _stream("POISON", subjects.POISON, age_s=7 * DAY_S, mib=64),
     _stream("AUDIT", subjects.AUDIT, age_s=365 * DAY_S, mib=512, deny_delete=True, deny_purge=True),
 )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
@@ -23,6 +23,7 @@ log = logging.getLogger(__name__)
 
 RAW_LIMIT = 2000
 LONGEST_NAME = 200
+MOST_LETTERED = 10_000
 UNKNOWN_KIND = "unknown"
 
 
@@ -32,6 +33,8 @@ class DeadLettering:
 
     js: JetStreamContext
     name: str
+    # The result may have no room for longer than the stream of letters remembers what it took.
+    _lettered: dict[tuple[str, datetime], None] = field(default_factory=dict)
 
     def reason(self, kind: str, text: str, attempt: int = 1) -> JobError:
         """Why a job ends, as its last error."""
@@ -39,7 +42,11 @@ class DeadLettering:
 
     async def bury(self, job: Job, reason: DeadReason, errors: list[JobError], subject: str, **where: Any) -> None:
         """Dead letter and failed result, unless the job has a result; `where` are fields of the result."""
-        await publish_dead(self.js, job, reason, errors, subject)
+        if (job.id, job.submitted_at) not in self._lettered:
+            await publish_dead(self.js, job, reason, errors, subject)
+            self._lettered[job.id, job.submitted_at] = None
+            if len(self._lettered) > MOST_LETTERED:
+                del self._lettered[next(iter(self._lettered))]
         result = JobResult(
             job_id=job.id,
             kind=job.kind,

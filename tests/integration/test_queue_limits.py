@@ -22,7 +22,7 @@ from shared.bus import Bus
 from shared.client import AutopilotClient
 from shared.clock import utc_now
 from shared.errors import BusyError, NotFoundError, UnavailableError
-from shared.messages.jobs import JobResult, PoolStatus, WorkerStatus
+from shared.messages.jobs import Job, JobResult, PoolStatus, WorkerStatus
 from shared.objects import read_object, write_object
 from shared.payloads import load_payload
 from shared.storing import publish_result
@@ -124,6 +124,20 @@ class TestFrozen:
 
 
 class TestEverythingEnds:
+    async def test_one_dead_letter_however_long_there_is_no_room_for_the_result(self, client: AutopilotClient) -> None:
+        dead, js = DeadLettering(client.js, "w1"), client.js
+        config = (await js.stream_info("DEAD")).config
+        await js.update_stream(replace(config, duplicate_window=0.2))
+        await resize(js, "RESULTS", 1)
+        job = Job(id="j1", kind="echo", priority="normal", payload={"text": "x"}, submitted_at=utc_now())
+        for _ in range(3):
+            with pytest.raises(UnavailableError):
+                await dead.bury(job, "invalid", [dead.reason("InvalidInputError", "no")], "jobs.echo.normal.j1")
+            await asyncio.sleep(0.4)
+        await resize(js, "RESULTS", 1 << 20)
+        await dead.bury(job, "invalid", [dead.reason("InvalidInputError", "no")], "jobs.echo.normal.j1")
+        assert await messages(js, "DEAD") == await messages(js, "RESULTS") == 1
+
     async def sweep(self, js: JetStreamContext, undeliverable: Undeliverable | None = None) -> None:
         undeliverable = undeliverable or Undeliverable(js, DeadLettering(js, "keeper"), 0.0)
         await undeliverable.sweep(utc_now() + timedelta(seconds=1))

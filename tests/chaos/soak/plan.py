@@ -53,6 +53,7 @@ SHORT_PLAN = (
     Fault("stall", "recorder-postgres", 2.0),
     Fault("cut", "notifier-receiver", 2.0),
     Fault("full", "JOBS", 2.0),
+    Fault("full", "RESULTS", 2.0),
     Fault("freeze", "worker", 4.0),
     Fault("kill", "recorder", 0.0),
     Fault("slow", "gateway", 2.0),
