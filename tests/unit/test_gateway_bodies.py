@@ -104,9 +104,9 @@ class TestParsing:
 
     def test_counting_is_quick_and_knows_strings(self) -> None:
         assert count_values(b'["a,b,c", {"d": "[,"}]', 3) == 4
-        began = time.monotonic()
+        began = time.thread_time()
         count_values(b"{}," * 20_000_000, 1000)
-        assert time.monotonic() - began < 5
+        assert time.thread_time() - began < 5
 
     @pytest.mark.parametrize("name", ["x" * 201, "ä" * 101, "\x00", "a\nb"])
     def test_names_are_bounded_in_bytes(self, name: str) -> None:
