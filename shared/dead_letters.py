@@ -15,8 +15,8 @@ from shared.storing import BUS_ERRORS, not_stored
 LEAST_S = 60.0
 # Errors whose texts are our own: fields, rules, sizes.
 OWN = {
-    "InvalidInputError", "ValidationError", "CannotRunError", "NotConfiguredError", "NotFoundError",
-    "RetryableJobError", "UnavailableError", "expired", "worker_died", "dependency_failed",
+    "InvalidInputError", "ValidationError", "CannotRunError", "CannotHandleError", "NotConfiguredError",
+    "NotFoundError", "RetryableJobError", "UnavailableError", "expired", "worker_died", "dependency_failed",
 }  # fmt: skip
 
 

@@ -7,11 +7,11 @@ puts its work on a message under `guard`. What the bus or another dependency is 
 from __future__ import annotations
 
 import asyncio
-import base64
-import json
 import logging
+import time
+import traceback
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Literal
 
@@ -20,15 +20,10 @@ from nats.aio.msg import Msg
 from nats.js import JetStreamContext
 from nats.js.errors import APIError
 from prometheus_client import CollectorRegistry, Counter
-from pydantic import TypeAdapter, ValidationError
 
 from shared import subjects
-from shared.clock import utc_now
 from shared.errors import AutopilotError, MalformedMessageError
-from shared.ids import derived_id
-from shared.messages.base import Name
-from shared.messages.commands import COMMAND_KINDS, CommandOutcome
-from shared.messages.poison import MOST_BODY_BYTES, PoisonMessage
+from shared.poison_letters import poison_letter, refusal
 
 log = logging.getLogger(__name__)
 
@@ -40,9 +35,10 @@ BUS_ERRORS = (nats.errors.Error, APIError, OSError)
 # Of these the message itself is to blame, however healthy the bus is.
 _NOT_THE_BUS = (nats.errors.MaxPayloadError, nats.errors.BadSubjectError, UnicodeError)
 _REMEMBERED = 10_000
-# What an outcome can carry: an id with a NUL in it would make the refusal itself unsendable, for ever.
-_NAME: TypeAdapter[str] = TypeAdapter(Name)
+# A flood of rubbish is counted message by message and told once a second.
+_TOLD_EVERY_S = 1.0
 
+GiveUp = Callable[[Exception], Awaitable[None]]
 Verdict = Literal["again", "done"]
 
 
@@ -66,12 +62,10 @@ def deliveries(message: object) -> int:
         return 0
 
 
-def explain(error: BaseException) -> str:
-    """What is wrong, without quoting the message: letters outlive what they are about."""
-    if isinstance(error, ValidationError):
-        first = error.errors(include_url=False, include_context=False, include_input=False)[0]
-        return f"{'.'.join(str(part) for part in first['loc'])}: {first['msg']}"
-    return str(error) if isinstance(error, AutopilotError) else ""
+def where(error: BaseException) -> str:
+    """Where an exception was raised, as `file:line function`: its text may quote the message, this does not."""
+    frames = traceback.extract_tb(error.__traceback__)
+    return " < ".join(f"{f.filename.rsplit('/', 1)[-1]}:{f.lineno} {f.name}" for f in reversed(frames[-6:]))
 
 
 class PoisonRule:
@@ -80,6 +74,8 @@ class PoisonRule:
     def __init__(self, registry: CollectorRegistry, js: Callable[[], JetStreamContext]) -> None:
         self._js = js
         self._failures: OrderedDict[tuple[str, str, int], int] = OrderedDict()
+        self._told: dict[tuple[str, str], float] = {}
+        self.total = 0
         self._seen = Counter(
             "autopilot_messages_poison", "messages that failed", ["consumer", "error"], registry=registry
         )
@@ -88,26 +84,56 @@ class PoisonRule:
         )
 
     @asynccontextmanager
-    async def guard(self, message: Msg, consumer: str) -> AsyncIterator[None]:
+    async def guard(self, message: Msg, consumer: str, give_up: GiveUp | None = None) -> AsyncIterator[None]:
         """Work on one message of a loop of one's own: whatever is raised is settled by the rule, none comes out."""
         try:
             yield
         except Exception as error:  # noqa: BLE001  whatever a handler raises is judged
-            await self.settle(message, consumer, error)
+            await self.settle(message, consumer, error, give_up=give_up)
 
-    async def settle(self, message: Msg, consumer: str, error: BaseException, *, hopeless: bool = False) -> None:
-        """Judge a failure and tell the stream: again after a pause, or not any more."""
-        verdict = await self.judge(message, consumer, error, hopeless=hopeless)
+    def callback(self, consumer: str, handle: Callable[[Msg], Awaitable[None]]) -> Callable[[Msg], Awaitable[None]]:
+        """A callback for a subscription to no stream: what it fails on is counted and dropped."""
+
+        async def guarded(message: Msg) -> None:
+            try:
+                await handle(message)
+            except Exception as error:  # noqa: BLE001  whatever a handler raises
+                self.drop(consumer, error)
+
+        return guarded
+
+    async def settle(
+        self,
+        message: Msg,
+        consumer: str,
+        error: Exception,
+        *,
+        hopeless: bool = False,
+        give_up: GiveUp | None = None,
+    ) -> Verdict:
+        """Judge a failure and tell the stream: again after a pause, or not any more.
+
+        With `give_up` that is done with a message in place of a letter in POISON, before it is acknowledged.
+        """
+        verdict = await self.judge(message, consumer, error, hopeless=hopeless, give_up=give_up)
         delivered = deliveries(message)
         if not delivered:
-            return
+            return verdict
         try:
             await (message.ack() if verdict == "done" else message.nak(delay=backoff_s(delivered)))
         except BUS_ERRORS as gone:
             log.info("not told, comes again by itself", extra={"consumer": consumer, "error": type(gone).__name__})
+        return verdict
 
     async def judge(
-        self, message: Msg, consumer: str, error: BaseException, *, hopeless: bool = False, executor: bool = False
+        self,
+        message: Msg,
+        consumer: str,
+        error: Exception,
+        *,
+        hopeless: bool = False,
+        executor: bool = False,
+        give_up: GiveUp | None = None,
     ) -> Verdict:
         """`again`, or `done` when the message was put aside or no stream holds it.
 
@@ -115,34 +141,42 @@ class PoisonRule:
         """
         delivered = deliveries(message)
         name = type(error).__name__
-        if may_pass(error):
-            log.info("tried again later", extra={"consumer": consumer, "subject": message.subject, "error": name})
-            return "again" if delivered else "done"
-        self._seen.labels(consumer, name).inc()
         told = {"consumer": consumer, "subject": message.subject[:500], "error": name, "delivered": delivered}
+        if may_pass(error):
+            log.info("tried again later" if delivered else "message dropped", extra=told)
+            return "again" if delivered else "done"
+        self._count(consumer, error, told)
         if not delivered:
-            log.warning("message dropped", extra=told, exc_info=None if hopeless else error)
             return "done"
-        failures = self._count(message, consumer)
+        failures = self._failures_of(message, consumer)
         hopeless = hopeless or isinstance(error, MalformedMessageError)
-        if not hopeless and failures < ATTEMPTS and delivered < MOST_DELIVERIES:
-            log.warning("message failed", extra=told, exc_info=error)
+        # A job is also delivered again for reasons that are no failures, and whoever gives it up says so to its owner.
+        shared_out = give_up is None and delivered >= MOST_DELIVERIES
+        if not hopeless and failures < ATTEMPTS and not shared_out:
             return "again"
         try:
-            await self._put_aside(message, consumer, error, executor=executor)
-        except BUS_ERRORS as gone:
+            await self._end(message, consumer, error, executor=executor, give_up=give_up)
+        except (AutopilotError, *BUS_ERRORS) as gone:
             log.warning("not put aside yet", extra=told | {"reason": type(gone).__name__})
             return "again"
         self._aside.labels(consumer).inc()
         log.error("message put aside", extra=told)
         return "done"
 
-    def drop(self, consumer: str, error: BaseException) -> None:
+    def drop(self, consumer: str, error: Exception) -> None:
         """Count what no stream would deliver again."""
-        self._seen.labels(consumer, type(error).__name__).inc()
-        log.warning("message dropped", extra={"consumer": consumer, "error": type(error).__name__})
+        self._count(consumer, error, {"consumer": consumer, "error": type(error).__name__})
 
-    def _count(self, message: Msg, consumer: str) -> int:
+    def _count(self, consumer: str, error: Exception, told: dict[str, object]) -> None:
+        self.total += 1
+        self._seen.labels(consumer, type(error).__name__).inc()
+        now = time.monotonic()
+        kind = (consumer, type(error).__name__)
+        if now - self._told.get(kind, -_TOLD_EVERY_S) >= _TOLD_EVERY_S:
+            self._told[kind] = now
+            log.warning("message failed", extra=told | {"where": where(error)})
+
+    def _failures_of(self, message: Msg, consumer: str) -> int:
         key = (consumer, message.metadata.stream, message.metadata.sequence.stream)
         failures = self._failures.pop(key, 0) + 1
         self._failures[key] = failures
@@ -150,7 +184,22 @@ class PoisonRule:
             self._failures.popitem(last=False)
         return failures
 
-    async def _put_aside(self, message: Msg, consumer: str, error: BaseException, *, executor: bool) -> None:
+    async def _end(
+        self, message: Msg, consumer: str, error: Exception, *, executor: bool, give_up: GiveUp | None
+    ) -> None:
+        if give_up is not None:
+            try:
+                await give_up(error)
+            except Exception as second:
+                if may_pass(second):
+                    raise
+                # What its owner cannot be told of is kept like any other.
+                self._count(f"{consumer} giving up", second, {"consumer": consumer, "subject": message.subject[:500]})
+            else:
+                return
+        await self._put_aside(message, consumer, error, executor=executor)
+
+    async def _put_aside(self, message: Msg, consumer: str, error: Exception, *, executor: bool) -> None:
         js = self._js()
         letter = poison_letter(message, consumer, error)
         async with asyncio.timeout(10):
@@ -168,58 +217,3 @@ class PoisonRule:
                     headers={"Nats-Msg-Id": outcome.id},
                     stream="OUTCOMES",
                 )
-
-
-def poison_letter(message: Msg, consumer: str, error: BaseException) -> PoisonMessage:
-    """What is kept of a message of a stream; putting it aside again is the same letter."""
-    metadata = message.metadata
-    sequence = metadata.sequence.stream
-    return PoisonMessage(
-        id=derived_id("poison", consumer, metadata.stream, str(sequence)),
-        consumer=consumer,
-        stream=metadata.stream,
-        sequence=sequence,
-        subject=message.subject[:4096],
-        headers={k[:200]: v[:2000] for k, v in list((message.headers or {}).items())[:50]},
-        body_base64=base64.b64encode(message.data[:MOST_BODY_BYTES]).decode(),
-        body_bytes=len(message.data),
-        error=type(error).__name__,
-        reason=explain(error),
-        deliveries=metadata.num_delivered,
-        at=utc_now(),
-    )
-
-
-def refusal(message: Msg, executor: str, error: BaseException) -> CommandOutcome | None:
-    """The outcome of a command that could not be carried out for what it says; None for other messages."""
-    prefix, *rest = message.subject.split(".")
-    if prefix != "commands" or len(rest) < 2 or rest[0] not in COMMAND_KINDS:
-        return None
-    identity = f"seq-{message.metadata.sequence.stream}"
-    try:
-        command = COMMAND_KINDS[rest[0]].model_validate_json(message.data)
-        subjects.outcome(command.id)
-        identity = command.id
-    except (ValidationError, ValueError):
-        identity = _identity(message.data) or identity
-    return CommandOutcome(
-        id=derived_id("refused", identity, executor, str(message.metadata.sequence.stream)),
-        command_id=identity,
-        command=rest[0],
-        target="/".join(subjects.untoken(token) for token in rest[1:]),
-        status="refused",
-        detail=f"{type(error).__name__}: {explain(error)}".removesuffix(": "),
-        at=utc_now(),
-        executor=executor[:200],
-    )
-
-
-def _identity(body: bytes) -> str | None:
-    """The id of a command that is otherwise unreadable."""
-    try:
-        told = json.loads(body)
-        identity: str = _NAME.validate_python(told.get("id") if isinstance(told, dict) else None)
-        subjects.outcome(identity)
-    except (ValueError, RecursionError):
-        return None
-    return identity

@@ -75,6 +75,9 @@ class Puller:
     async def _on_message(self, message: Msg) -> None:
         status = message.headers.get("Status") if message.headers and not message.data else None
         if status is None:
+            if not message.reply.startswith("$JS.ACK."):
+                # Of no stream: somebody else wrote into the inbox.
+                return
             self._outstanding = max(0, self._outstanding - 1)
             self.missing = False
             self.ready.append(message)

@@ -65,7 +65,7 @@ def create_app(settings: AnomalySettings | None = None) -> FastStream:
     detection = Detection(
         make_watch(settings), detectors, AlertBook(), publish, utc_now, settings.shadow_kinds, fleet, outbox.keep
     )
-    intake = Intake(detection.on_frames, service.registry)
+    intake = Intake(detection.on_frames, service.registry, service.poison)
     watched = subscribe(service, detection, outbox)
 
     @asynccontextmanager

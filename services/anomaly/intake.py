@@ -7,7 +7,6 @@ event loop is lost to it.
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections import deque
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
@@ -17,9 +16,8 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from shared.errors import InvalidInputError
 from shared.frames import TelemetryFrame, decode
+from shared.poison import PoisonRule
 from shared.supervision import beat
-
-log = logging.getLogger(__name__)
 
 GATHER_S = 0.03
 IDLE_S = 1.0
@@ -36,6 +34,7 @@ class Intake:
 
     look: Callable[[list[TelemetryFrame]], Awaitable[None]]
     registry: CollectorRegistry
+    poison: PoisonRule
     _waiting: deque[Waiting] = field(default_factory=deque)
     _bytes: int = 0
     _arrived: asyncio.Event = field(default_factory=asyncio.Event)
@@ -71,11 +70,24 @@ class Intake:
             while self._waiting:
                 frames = self._bunch()
                 with self._took.time():
-                    await self.look(frames)
+                    await self._look(frames)
                 self._looked.inc(sum(frame.ticks * len(frame.devices) for frame in frames))
                 beat()
                 # Alerts, events and health have their turn between bunches.
                 await asyncio.sleep(0)
+
+    async def _look(self, frames: list[TelemetryFrame]) -> None:
+        """Look at a bunch or, where that fails, at each half by itself: one frame spoils no other."""
+        try:
+            await self.look(frames)
+        except Exception as error:  # noqa: BLE001  whatever a strange frame makes of our own code
+            if len(frames) == 1:
+                self._rejected.inc()
+                self.poison.drop("anomaly frames", error)
+                return
+            half = len(frames) // 2
+            await self._look(frames[:half])
+            await self._look(frames[half:])
 
     def _bunch(self) -> list[TelemetryFrame]:
         """The next frames, no more than are quickly looked at."""
@@ -86,9 +98,9 @@ class Intake:
             self._bytes -= len(data)
             try:
                 frame = bounded(decode(data, subject))
-            except (InvalidInputError, ValueError) as error:
+            except Exception as error:  # noqa: BLE001  whatever a frame makes of itself
                 self._rejected.inc()
-                log.warning("frame rejected", extra={"error": str(error)})
+                self.poison.drop("anomaly frames", error)
                 continue
             frames.append(frame)
             rows += frame.ticks * len(frame.devices)

@@ -27,9 +27,12 @@ from services.gateway.routes import alerts, batches, dead, fleet, jobs, openai
 from services.gateway.settings import GatewaySettings
 from services.gateway.unfinished import keep_looking
 from shared import audit, subjects
+from shared.client import AutopilotClient
 from shared.frames import TelemetryFrame
 from shared.health import HealthServer, HealthState
+from shared.messages.alerts import Alert
 from shared.messages.audit import AuditRecord
+from shared.poison import PoisonRule
 from shared.service import cancel_all
 from shared.settings import load
 from shared.streams import ensure
@@ -59,6 +62,7 @@ def create_app(settings: GatewaySettings | None = None) -> FastAPI:
     outbox = audit.AuditOutbox(write, registry)
     refusals = Refusals(outbox.put, registry)
     supervisor = TaskSupervisor(health, registry)
+    poison = PoisonRule(registry, lambda: connection.client.js)
 
     async def follow_keys() -> None:
         while True:
@@ -74,14 +78,13 @@ def create_app(settings: GatewaySettings | None = None) -> FastAPI:
         client = await connection.open()
         await ensure(client.js, settings.stream_replicas, results_mib=settings.results_mib)
         app.state.client = client
-        app.state.frames = Fanout(client.fleet.live, _words, depth=FRAMES_WAITING)
-        app.state.alerts = Fanout(client.alerts.follow, lambda a: a.model_dump_json(), depth=ALERTS_WAITING)
+        app.state.frames, app.state.alerts = make_fanouts(client, poison)
 
         async def on_result(message: Msg) -> None:
             identity = subjects.job_id(message.subject.split(".")[1:])
             admission.finished(identity, asyncio.get_running_loop().time())
 
-        await client.nc.subscribe("results.>", cb=on_result)
+        await client.nc.subscribe("results.>", cb=poison.callback("gateway results", on_result))
         for name, work in (
             ("connection", connection.watch),
             ("write probe", connection.prove_writes),
@@ -132,6 +135,18 @@ def create_app(settings: GatewaySettings | None = None) -> FastAPI:
     return app
 
 
+def make_fanouts(client: AutopilotClient, poison: PoisonRule) -> tuple[Fanout[TelemetryFrame], Fanout[Alert]]:
+    """What is followed over HTTP: samples and alerts."""
+    odd_frame, odd_alert = partial(poison.drop, "live samples"), partial(poison.drop, "live alerts")
+    frames = Fanout(partial(client.fleet.live, odd_frame), _words, depth=FRAMES_WAITING, failed=odd_frame)
+    alerts = Fanout(partial(client.alerts.follow, odd_alert), _alert_words, depth=ALERTS_WAITING, failed=odd_alert)
+    return frames, alerts
+
+
 def _words(frame: TelemetryFrame) -> str:
     at = frame.tick_time(frame.ticks - 1).isoformat()
     return json.dumps({"node": frame.node, "at": at, "devices": frame.latest()})
+
+
+def _alert_words(alert: Alert) -> str:
+    return alert.model_dump_json()

@@ -29,8 +29,15 @@ class _Listener:
 class Fanout(Generic[T]):
     """Reads a source while somebody listens; everything is put into words once, for all."""
 
-    def __init__(self, source: Callable[[], AsyncGenerator[T, None]], words: Callable[[T], str], *, depth: int) -> None:
-        self._source, self._words, self._depth = source, words, depth
+    def __init__(
+        self,
+        source: Callable[[], AsyncGenerator[T, None]],
+        words: Callable[[T], str],
+        *,
+        depth: int,
+        failed: Callable[[Exception], None],
+    ) -> None:
+        self._source, self._words, self._depth, self._failed = source, words, depth, failed
         self._listeners: set[_Listener] = set()
         self._wanted = asyncio.Event()
 
@@ -42,7 +49,11 @@ class Fanout(Generic[T]):
                 async for item in source:
                     if not self._listeners:
                         break
-                    text = self._words(item)
+                    try:
+                        text = self._words(item)
+                    except Exception as error:  # noqa: BLE001  one item costs its readers no other
+                        self._failed(error)
+                        continue
                     for listener in self._listeners:
                         listener.put(text)
             if not self._listeners:

@@ -42,6 +42,9 @@ def create_app(settings: PoolSettings | None = None) -> FastStream:
         "autopilot_pool_workers_killed", "workers that the pool killed", ["reason"], registry=service.registry
     )
     supervisor.on_killed = lambda reason: kills.labels(reason).inc()
+    supervisor.on_poison = Counter(
+        "autopilot_pool_messages_poison", "messages that workers could not handle", registry=service.registry
+    ).inc
     stuck = Gauge("autopilot_pool_devices_stuck", "devices whose worker stood still of late", registry=service.registry)
     stuck.set_function(lambda: len(supervisor.stuck))
     aside = Gauge("autopilot_pool_devices_set_aside", "devices on which jobs fail", registry=service.registry)
@@ -91,7 +94,7 @@ def create_app(settings: PoolSettings | None = None) -> FastStream:
         async with service.running(watched) as js:
             await memory.recall()
             leadership = Leadership(js, f"{settings.node}-{settings.pool}-{new_id()[:8]}", "queue")
-            keeper = QueueKeeper(client_of(broker), js, leadership, settings.unrunnable_after_s)
+            keeper = QueueKeeper(client_of(broker), js, leadership, service.poison, settings.unrunnable_after_s)
             service.health.report("workers", ok=False, reason="no worker is ready yet")
             service.supervise("workers", supervisor.run)
             service.supervise("pool status", lambda: memory.keep_reporting(service.health))

@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from dataclasses import dataclass, field
 
 from nats.aio.msg import Msg
 
 from services.inference.device_run import as_json, judged
 from services.inference.kinds.base import ContinuousKind
-from services.inference.lane import NATS_ERRORS, Lane
+from services.inference.lane import Lane
 from services.inference.outcomes import Ran
 from services.inference.scratch import Scratch
 from services.inference.telling import make_context
 from shared.clock import utc_now
-
-log = logging.getLogger(__name__)
 
 
 @dataclass
@@ -49,11 +46,8 @@ class ContinuousLane(Lane):
 
     async def _serve(self, message: Msg) -> None:
         try:
-            await self._one(message)
-        except NATS_ERRORS as error:
-            log.warning("job not confirmed", extra={"kind": self.name, "error": type(error).__name__})
-        except Exception:
-            log.exception("job failed", extra={"kind": self.name})
+            async with self.guard(message):
+                await self._one(message)
         finally:
             self.release([message])
 

@@ -7,13 +7,15 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
+from nats.aio.msg import Msg
 from nats.js import JetStreamContext
 from pydantic import ValidationError
 
+from services.inference.domain.job_reading import read_job
 from shared import subjects
 from shared.clock import utc_now
 from shared.dead_letters import publish_dead
-from shared.errors import InvalidInputError
+from shared.errors import AutopilotError, InvalidInputError
 from shared.ids import derived_id
 from shared.messages.jobs import DeadJob, DeadReason, Job, JobError, JobResult
 from shared.storing import publish_result
@@ -81,8 +83,27 @@ class DeadLettering:
         await self._publish(result, DAY_S)
         log.warning("unreadable job", extra={"subject": subject, "sequence": sequence})
 
+    async def give_up(self, message: Msg, error: Exception) -> None:
+        """End a job whose message could not be handled, for what is no fault of its worker's or the bus's."""
+        metadata = message.metadata
+        sequence, stored_at = metadata.sequence.stream, metadata.timestamp
+        try:
+            job = read_message(message.subject, message.data, sequence, stored_at)
+        except (ValidationError, ValueError, RecursionError):
+            await self.bury_unreadable(message.subject, message.data, sequence, stored_at, error)
+            return
+        text = f"could not be handled: {explain(error) if isinstance(error, AutopilotError) else type(error).__name__}"
+        await self.bury(job, "permanent_error", [self.reason("CannotHandleError", text)], message.subject)
+
     async def _publish(self, result: JobResult, ttl_s: float) -> None:
         await publish_result(self.js, result, result.model_dump_json(exclude_none=True).encode(), ttl_s)
+
+
+def read_message(subject: str, data: bytes, sequence: int, stored_at: datetime) -> Job:
+    """The job of a message of the queue, or of one that waits for others or for its time. Raises ValueError."""
+    if subject.startswith("jobs."):
+        return read_job(subject, data, sequence, stored_at)
+    return Job.model_validate_json(data)
 
 
 def named_by(subject: str, sequence: int) -> tuple[str, str]:

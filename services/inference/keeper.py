@@ -7,17 +7,18 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from functools import partial
 
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 from nats.js import JetStreamContext
-from nats.js.errors import NotFoundError
 from pydantic import ValidationError
 
 from services.inference.dead_lettering import DeadLettering
 from services.inference.domain.dependencies import Waiting
 from services.inference.domain.retry import expired_text, expires_at
 from services.inference.passing_on import pass_on
+from services.inference.stored_results import read_result
 from services.inference.undeliverable import Undeliverable
 from shared import subjects
 from shared.bus import BUS_ERRORS
@@ -28,6 +29,7 @@ from shared.jobs import MESSAGE_ID, address
 from shared.leader import Leadership
 from shared.messages.jobs import DeadReason, Job, JobResult
 from shared.payloads import sweep_payloads
+from shared.poison import PoisonRule
 from shared.streams import due_durable, waiting_durable
 
 log = logging.getLogger(__name__)
@@ -35,6 +37,7 @@ log = logging.getLogger(__name__)
 SWEEP_PERIOD_S = 2.0
 LONGEST_PAUSE_S = 30.0
 PAYLOADS_PERIOD_S = 30.0
+WAITING, DUE = waiting_durable().durable_name or "", due_durable().durable_name or ""
 NEXT = "Nats-Schedule-Next"
 # What may pass: the broker is away, or a stream has no room.
 PASSING = (UnavailableError, *BUS_ERRORS)
@@ -43,10 +46,17 @@ PASSING = (UnavailableError, *BUS_ERRORS)
 class QueueKeeper:
     """What no single worker can do."""
 
-    def __init__(self, nc: Client, js: JetStreamContext, leadership: Leadership, unrunnable_after_s: float) -> None:
-        self._nc, self._js, self._leadership = nc, js, leadership
+    def __init__(
+        self,
+        nc: Client,
+        js: JetStreamContext,
+        leadership: Leadership,
+        poison: PoisonRule,
+        unrunnable_after_s: float,
+    ) -> None:
+        self._nc, self._js, self._leadership, self._poison = nc, js, leadership, poison
         self._dead = DeadLettering(js, "keeper")
-        self._undeliverable = Undeliverable(js, self._dead, unrunnable_after_s)
+        self._undeliverable = Undeliverable(js, self._dead, poison, unrunnable_after_s)
         self._waiting: Waiting[Msg] = Waiting()
         self._told: asyncio.Queue[Msg] = asyncio.Queue()
 
@@ -67,10 +77,10 @@ class QueueKeeper:
     async def _keep_waiting(self) -> None:
         """Jobs that wait for others. What is not acknowledged comes again by itself and is looked at anew."""
         await self._led()
-        subscription = await self._nc.subscribe("results.>", cb=self._on_result)
-        config = waiting_durable()
+        on_result = self._poison.callback("keeper results", self._on_result)
+        subscription = await self._nc.subscribe("results.>", cb=on_result)
         try:
-            async for batch in pull_batches(self._js, "JOBS", config.durable_name or "", batch=500):
+            async for batch in pull_batches(self._js, "JOBS", WAITING, batch=500):
                 await self._led()
                 await some_at_once(self._look_again, batch)
         finally:
@@ -90,10 +100,8 @@ class QueueKeeper:
             await some_at_once(self._look_again, told)
 
     async def _look_again(self, message: Msg) -> None:
-        try:
+        async with self._poison.guard(message, WAITING, partial(self._dead.give_up, message)):
             await self._look_at(message)
-        except PASSING as error:
-            log.info("waits on", extra={"subject": message.subject, "error": type(error).__name__})
 
     async def _look_at(self, message: Msg) -> None:
         try:
@@ -123,16 +131,13 @@ class QueueKeeper:
     async def _keep_due(self) -> None:
         """Jobs whose time has come, and those that come again and again."""
         await self._led()
-        config = due_durable()
-        async for batch in pull_batches(self._js, "LATER", config.durable_name or "", batch=500):
+        async for batch in pull_batches(self._js, "LATER", DUE, batch=500):
             await self._led()
             await some_at_once(self._try_to_let_go, batch)
 
     async def _try_to_let_go(self, message: Msg) -> None:
-        try:
+        async with self._poison.guard(message, DUE, partial(self._dead.give_up, message)):
             await self._let_go(message)
-        except PASSING as error:
-            log.info("job not let go yet", extra={"subject": message.subject, "error": type(error).__name__})
 
     async def _let_go(self, message: Msg) -> None:
         try:
@@ -155,7 +160,7 @@ class QueueKeeper:
             began = asyncio.get_running_loop().time()
             try:
                 await self._undeliverable.sweep(utc_now())
-            except (*PASSING, ValidationError) as error:
+            except PASSING as error:
                 log.info("queue not looked through", extra={"error": type(error).__name__})
             took_s = asyncio.get_running_loop().time() - began
             # Listing a long queue takes its time: a twentieth of ours, unless a busy machine makes that minutes.
@@ -174,11 +179,7 @@ class QueueKeeper:
         await message.ack()
 
     async def _result_of(self, job_id: str) -> JobResult | None:
-        try:
-            found = await self._js.get_last_msg("RESULTS", subjects.result(job_id), direct=True)
-        except NotFoundError:
-            return None
-        return JobResult.model_validate_json(found.data or b"")
+        return await read_result(self._js, job_id)
 
     async def _keep_payloads(self) -> None:
         while True:

@@ -6,8 +6,9 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import AbstractAsyncContextManager, suppress
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import nats.errors
@@ -26,6 +27,7 @@ from services.inference.settings import WorkerSettings
 from services.inference.telling import make_context
 from services.inference.worker_state import WorkerState
 from shared.clock import utc_now
+from shared.poison import PoisonRule
 from shared.puller import Puller
 
 log = logging.getLogger(__name__)
@@ -49,6 +51,7 @@ class Lane:
     outcomes: JobOutcomes
     state: WorkerState
     repair: Callable[[], Awaitable[None]]
+    poison: PoisonRule
     draining: bool = False
     picker: StridePicker = field(default_factory=StridePicker)
 
@@ -59,6 +62,11 @@ class Lane:
         for puller in self.pullers:
             for message in await puller.stop():
                 await message.nak()
+
+    def guard(self, message: Msg) -> AbstractAsyncContextManager[None]:
+        """Work on one job under the poison rule: what always fails ends in DEAD, and holds up no other."""
+        give_up = partial(self.outcomes.give_up, message)
+        return self.poison.guard(message, f"pool {self.name}", give_up)
 
     async def take(self, wanted: int, *, prefetch: bool, delay_s: float = 0.0) -> list[Msg]:
         """Up to `wanted` messages by priority, the first of which waits for others; none after a while without any."""
@@ -197,14 +205,10 @@ class BatchLane(Lane):
         return asyncio.ensure_future(_all(endings)) if endings else None
 
     async def _prepare(self, message: Msg) -> tuple[Taken, Any] | None:
-        """One job that cannot be prepared does not keep the others from it; it comes again when it is overdue."""
-        try:
+        """One job that cannot be prepared does not keep the others from it."""
+        async with self.guard(message):
             return await self.intake.prepare(message)
-        except NATS_ERRORS:
-            raise
-        except Exception:
-            log.exception("job not prepared", extra={"kind": self.name, "subject": message.subject})
-            return None
+        return None
 
     async def _run(self, prepared: list[tuple[Taken, Any]]) -> list[Awaitable[None]]:
         """Run one batch; what is left to do of each of its jobs is returned."""
@@ -253,14 +257,15 @@ class BatchLane(Lane):
         return outputs, took_s
 
     async def _conclude(self, taken: Taken, output: Told, ran: Ran) -> None:
-        if self.state.is_cancelled(taken):
-            await self.outcomes.cancel(taken)
-        elif isinstance(output, BaseException):
-            self.state.jobs_failed += 1
-            await self.outcomes.fail(taken, output, await self.intake.places())
-        else:
-            await self.outcomes.succeed(taken, output, ran)
-            self.state.jobs_done += 1
+        async with self.guard(taken.message):
+            if self.state.is_cancelled(taken):
+                await self.outcomes.cancel(taken)
+            elif isinstance(output, BaseException):
+                self.state.jobs_failed += 1
+                await self.outcomes.fail(taken, output, await self.intake.places())
+            else:
+                await self.outcomes.succeed(taken, output, ran)
+                self.state.jobs_done += 1
 
 
 async def _all(endings: Sequence[Awaitable[None]]) -> None:

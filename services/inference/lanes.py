@@ -22,6 +22,7 @@ from shared import streams
 from shared.client.reading import bucket_items
 from shared.errors import AutopilotError, SettingsError
 from shared.messages.jobs import PRIORITIES, PoolStatus
+from shared.poison import PoisonRule
 from shared.puller import Puller
 
 log = logging.getLogger(__name__)
@@ -40,9 +41,10 @@ class LaneFactory:
         outcomes: JobOutcomes,
         state: WorkerState,
         executor: ThreadPoolExecutor,
+        poison: PoisonRule,
     ) -> None:
         self._settings, self._nc, self._js = settings, nc, js
-        self._outcomes, self._state, self._executor = outcomes, state, executor
+        self._outcomes, self._state, self._executor, self._poison = outcomes, state, executor, poison
         self._capability = Capability(
             frozenset(settings.offered),
             "cpu" if settings.torch_device == "cpu" else "gpu",
@@ -78,7 +80,18 @@ class LaneFactory:
             await puller.start()
         here = f"{self._settings.node}/{self._settings.worker_device}"
         intake = Intake(name, kind.input, self._outcomes, self._state, self._capability, self._recent_pools, here)
-        common = (name, pullers, arrived, self._settings, self._nc, intake, self._outcomes, self._state, repair)
+        common = (
+            name,
+            pullers,
+            arrived,
+            self._settings,
+            self._nc,
+            intake,
+            self._outcomes,
+            self._state,
+            repair,
+            self._poison,
+        )
         if isinstance(kind, Kind):
             return BatchLane(*common, kind=kind, executor=self._executor)
         return ContinuousLane(*common, kind=kind, slots=self._settings.generate_slots)

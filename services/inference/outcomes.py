@@ -12,19 +12,19 @@ from typing import Any, TypeVar
 
 from nats.aio.msg import Msg
 from nats.js import JetStreamContext
-from nats.js.errors import NotFoundError
 from nats.js.kv import KeyValue
 
 from services.inference.dead_lettering import DeadLettering, explain
 from services.inference.domain.retry import Bury, Places, after_error, counted
 from services.inference.retry_records import RetryRecords
 from services.inference.settings import WorkerSettings
-from shared import subjects
+from services.inference.stored_results import read_result
 from shared.bus import BUS_ERRORS
 from shared.clock import utc_now
 from shared.errors import InvalidInputError, UnavailableError
 from shared.messages.jobs import Job, JobError, JobResult, JobState, JobStatus, JobUsage
 from shared.payloads import MOST_PAYLOAD_BYTES, drop_payload, load_payload, store_payload
+from shared.poison import may_pass
 from shared.references import fill_in, wanted_jobs
 from shared.storing import publish_result
 from shared.streams import PAYLOAD_INLINE_LIMIT
@@ -167,6 +167,10 @@ class JobOutcomes:
         )
         await message.ack()
 
+    async def give_up(self, message: Msg, error: Exception) -> None:
+        """End a job whose message could not be handled; it is still to be acknowledged."""
+        await self._stored(message, lambda: self._dead.give_up(message, error))
+
     async def hand_on(self, message: Msg, stream: str, subject: str, headers: dict[str, str], body: bytes) -> None:
         """Publish a job elsewhere, then acknowledge it here."""
 
@@ -188,11 +192,8 @@ class JobOutcomes:
 
     async def status_of(self, job_id: str) -> JobStatus | None:
         """How a job ended; None when it has not."""
-        try:
-            message = await self._js.get_last_msg("RESULTS", subjects.result(job_id), direct=True)
-        except NotFoundError:
-            return None
-        return JobResult.model_validate_json(message.data or b"").status
+        result = await read_result(self._js, job_id)
+        return result.status if result else None
 
     async def recall(self, taken: Taken) -> JobState:
         """What is kept of a job between attempts."""
@@ -203,11 +204,9 @@ class JobOutcomes:
         await self.records.change(taken.job.id, lambda state: state.model_copy(update={"errors": errors}), taken.since)
 
     async def _output(self, job_id: str) -> Any:
-        try:
-            message = await self._js.get_last_msg("RESULTS", subjects.result(job_id), direct=True)
-        except NotFoundError:
-            raise InvalidInputError("$result", job_id, "has no result") from None
-        result = JobResult.model_validate_json(message.data or b"")
+        result = await read_result(self._js, job_id)
+        if result is None:
+            raise InvalidInputError("$result", job_id, "has no result")
         if result.status != "succeeded":
             raise InvalidInputError("$result", job_id, f"{result.status}")
         return (await load_payload(self._js, result.output_ref))["output"] if result.output_ref else result.output
@@ -233,12 +232,17 @@ class JobOutcomes:
         await taken.message.ack()
 
     async def _stored(self, message: Msg, store: Callable[[], Awaitable[S]]) -> S:
-        """Try until it is stored. When the process is to end, give the job back and raise what the last try raised."""
+        """Try until it is stored. When the process is to end, give the job back and raise what the last try raised.
+
+        Raises at once what no further try can help, such as a message that is too large for the server.
+        """
         tries = 0
         while True:
             try:
                 return await store()
             except (UnavailableError, *BUS_ERRORS) as error:
+                if not (may_pass(error) and may_pass(error.__cause__ or error)):
+                    raise
                 pause_s = STORE_AGAIN_S[min(tries, len(STORE_AGAIN_S) - 1)]
                 fields = {"subject": message.subject, "tries": tries + 1, "error": str(error) or type(error).__name__}
                 log.warning("not stored, holding it and trying again", extra=fields)

@@ -54,6 +54,7 @@ class PoolSupervisor:
     set_aside: dict[str, str] = field(default_factory=dict)
     trust: DeviceTrust = field(default_factory=DeviceTrust)
     on_killed: Callable[[str], None] = lambda _: None
+    on_poison: Callable[[int], None] = lambda _: None
     _blamed: list[tuple[str, bool]] = field(default_factory=list)
     _unwell: dict[str, float] = field(default_factory=dict)
     _turned_at: float | None = None
@@ -188,6 +189,8 @@ class PoolSupervisor:
         if self._workers.get(worker.status.worker) is not worker:
             # It has ended, and was judged by its exit code: what it said before that is older.
             return
+        if status.poison > worker.status.poison:
+            self.on_poison(status.poison - worker.status.poison)
         before = worker.status.done_by_kind
         kinds = [kind for kind, done in status.done_by_kind.items() if done > before.get(kind, 0)]
         if kinds:

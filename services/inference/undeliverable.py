@@ -22,6 +22,7 @@ from services.inference.errors import CannotRunError
 from shared import subjects
 from shared.client.reading import bucket_items, subjects_of
 from shared.messages.jobs import PRIORITIES, DeadReason, Job, PoolStatus
+from shared.poison import PoisonRule, may_pass
 from shared.streams import DAY_S, JOB_AGE_S, job_durable
 
 POOL_GONE_S = 15.0
@@ -35,8 +36,10 @@ LATEST_S = JOB_AGE_S + DAY_S / 2
 class Undeliverable:
     """Looks through JOBS, a part at a time. Every method raises the errors of nats-py and UnavailableError."""
 
-    def __init__(self, js: JetStreamContext, dead: DeadLettering, unrunnable_after_s: float) -> None:
-        self._js, self._dead, self._after_s = js, dead, unrunnable_after_s
+    def __init__(
+        self, js: JetStreamContext, dead: DeadLettering, poison: PoisonRule, unrunnable_after_s: float
+    ) -> None:
+        self._js, self._dead, self._poison, self._after_s = js, dead, poison, unrunnable_after_s
         self._unmatched_since: dict[str, float] = {}
         self._next = 1
 
@@ -117,15 +120,26 @@ class Undeliverable:
         return (info.delivered.stream_seq if info.delivered else 0) or 0
 
     async def _end(self, message: RawStreamMsg, reason: DeadReason, kind: str, why: str) -> None:
-        subject, data, sequence = message.subject or "", message.data or b"", message.seq or 0
+        sequence = message.seq or 0
+        try:
+            await self._bury(message, reason, kind, why)
+        except Exception as error:
+            if may_pass(error):
+                raise
+            # It stays where it is and is looked at again in the next turn; those behind it have theirs.
+            self._poison.drop("undeliverable jobs", error)
+            return
+        await self._js.delete_msg("JOBS", sequence)
+
+    async def _bury(self, message: RawStreamMsg, reason: DeadReason, kind: str, why: str) -> None:
+        subject = message.subject or ""
         try:
             job = _read(message)
         except (ValidationError, ValueError) as error:
             stored_at = message.time or datetime.fromtimestamp(0).astimezone()
-            await self._dead.bury_unreadable(subject, data, sequence, stored_at, error)
+            await self._dead.bury_unreadable(subject, message.data or b"", message.seq or 0, stored_at, error)
         else:
             await self._dead.bury(job, reason, [self._dead.reason(kind, why)], subject)
-        await self._js.delete_msg("JOBS", sequence)
 
 
 def _read(message: RawStreamMsg) -> Job:

@@ -22,7 +22,7 @@ from typing import Any
 import nats
 from nats.js import JetStreamContext
 from nats.js.kv import KV_DEL, KV_PURGE
-from pydantic import ValidationError
+from prometheus_client import CollectorRegistry
 
 from services.inference.continuous_lane import ContinuousLane
 from services.inference.errors import RunTimeoutError
@@ -42,6 +42,7 @@ from shared.clock import utc_now
 from shared.connection import connection_options
 from shared.errors import UnavailableError
 from shared.messages.jobs import JobState, WorkerStatus
+from shared.poison import PoisonRule
 
 log = logging.getLogger(__name__)
 
@@ -72,15 +73,16 @@ async def run_worker(settings: WorkerSettings) -> int:
     nc = await nats.connect(settings.servers, closed_cb=gone, **options)
     js = nc.jetstream(timeout=5.0)
     outcomes = JobOutcomes(js, await js.key_value("jobs"), settings, state.is_cancelled)
-    factory = LaneFactory(settings, nc, js, outcomes, state, executor)
+    poison = PoisonRule(CollectorRegistry(), lambda: js)
+    factory = LaneFactory(settings, nc, js, outcomes, state, executor, poison)
     lanes = [await factory.open(name) for name in settings.pool_kinds]
     tasks: set[asyncio.Task[None]] = set()
     state.runs.start(lambda late: _from_thread(loop, tasks, _end_overdue(late, state, lanes, outcomes)))
     work = [asyncio.create_task(lane.run(), name=f"lane {lane.name}") for lane in lanes]
     side = [
         asyncio.create_task(_keep_alive(state, lanes), name="keep alive"),
-        asyncio.create_task(_report(settings, state, lanes, stop), name="report"),
-        asyncio.create_task(_watch(js, state), name="cancellations"),
+        asyncio.create_task(_report(settings, state, lanes, poison), name="report"),
+        asyncio.create_task(_watch(js, state, poison), name="cancellations"),
         asyncio.create_task(_listen(state, settings.stop_timeout_s), name="pool"),
         asyncio.create_task(_begin_anew(settings, state, stop), name="begin anew"),
     ]
@@ -160,7 +162,7 @@ async def _keep_alive(state: WorkerState, lanes: Sequence[Lane]) -> None:
 
 
 async def _report(
-    settings: WorkerSettings, state: WorkerState, lanes: Sequence[BatchLane | ContinuousLane], stop: asyncio.Event
+    settings: WorkerSettings, state: WorkerState, lanes: Sequence[BatchLane | ContinuousLane], poison: PoisonRule
 ) -> None:
     """One JSON line on standard output whenever the pool should know."""
     started_at, loop = utc_now(), asyncio.get_running_loop()
@@ -171,7 +173,7 @@ async def _report(
             worker=settings.worker,
             device=settings.worker_device,
             pid=os.getpid(),
-            state="draining" if stop.is_set() else "ready",
+            state="draining" if state.stop.is_set() else "ready",
             started_at=started_at,
             jobs_done=state.jobs_done,
             jobs_failed=state.jobs_failed,
@@ -184,6 +186,7 @@ async def _report(
             share=state.share,
             together=max((lane.together for lane in lanes), default=1),
             done_by_kind=dict(state.done_by_kind),
+            poison=poison.total,
         )
         pipe.tell(status.model_dump_json())
         await asyncio.sleep(REPORT_S)
@@ -230,7 +233,7 @@ async def _begin_anew(settings: WorkerSettings, state: WorkerState, stop: asynci
             state.end(BEGIN_ANEW)
 
 
-async def _watch(js: JetStreamContext, state: WorkerState) -> None:
+async def _watch(js: JetStreamContext, state: WorkerState, poison: PoisonRule) -> None:
     """Learn of cancelled jobs."""
     while True:
         try:
@@ -243,8 +246,8 @@ async def _watch(js: JetStreamContext, state: WorkerState) -> None:
                     record = JobState.model_validate_json(entry.value or b"")
                     if record.cancelled:
                         state.cancel(subjects.untoken(entry.key), record.at)
-                except ValidationError:
-                    continue
+                except Exception as error:  # noqa: BLE001  whatever a value makes of itself
+                    poison.drop("worker kv jobs", error)
         except NATS_ERRORS as error:
             log.info("watch of cancellations restarts", extra={"error": type(error).__name__})
         await asyncio.sleep(1.0)

@@ -20,6 +20,7 @@ from services.notifier.intake import Intake, durable_name
 from services.notifier.lost_ends import LostEnds
 from services.notifier.renewal import Renewal
 from services.notifier.surroundings import Surroundings
+from shared.addressing import check_address
 from shared.clock import utc_now
 from shared.errors import AutopilotError, InvalidInputError, UnavailableError
 from shared.ids import derived_id
@@ -117,11 +118,14 @@ class Deliveries:
         for message in messages:
             try:
                 alert = Alert.model_validate_json(message.data)
-            except ValidationError as error:
-                await self.around.poison.settle(message, durable_name(self.subscription.id), error, hopeless=True)
-                intake.passed(message)
+                check_address(message.subject, alert)
+                news = self._ledger.take(alert, message.metadata.sequence.stream)
+            except Exception as error:  # noqa: BLE001  whatever a message makes of itself
+                bad, name = isinstance(error, ValidationError), durable_name(self.subscription.id)
+                if await self.around.poison.settle(message, name, error, hopeless=bad) == "done":
+                    intake.passed(message)
                 continue
-            if self._ledger.take(alert, message.metadata.sequence.stream):
+            if news:
                 self._unsaved.add(alert.id)
                 self._held.pop(alert.id, None)
             taken.append((alert.id, message))

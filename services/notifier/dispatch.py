@@ -70,9 +70,10 @@ class Dispatcher:
         began = asyncio.get_running_loop().time()
         try:
             await deliveries.tell(alert, new_id())
-        except AutopilotError as error:
-            self.around.note("webhook.failed", deliveries.subscription, alert, 1, str(error))
-            return DeliveryReply(ok=False, detail=str(error))
+        except Exception as error:  # noqa: BLE001  whoever asked is answered, and not left to wait
+            detail = str(error) if isinstance(error, AutopilotError) else type(error).__name__
+            self.around.note("webhook.failed", deliveries.subscription, alert, 1, detail)
+            return DeliveryReply(ok=False, detail=detail)
         detail = f"{(asyncio.get_running_loop().time() - began) * 1e3:.0f} ms"
         self.around.note("webhook.delivered", deliveries.subscription, alert, 1, detail)
         return DeliveryReply(ok=True, detail=detail)

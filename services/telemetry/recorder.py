@@ -14,7 +14,9 @@ from prometheus_client import Gauge
 
 from services.telemetry.adapters.fleet_rows import (
     Pool,
+    last_counted,
     missing_frames,
+    prune_runs,
     write_factors,
     write_inventories,
     write_pipeline,
@@ -31,6 +33,7 @@ from services.telemetry.domain.runs import Totals
 from services.telemetry.frame_recording import DURABLE, FRAMES, FrameRecorder
 from services.telemetry.headroom import Headroom
 from services.telemetry.persisting import Persister
+from services.telemetry.recounting import recount
 from services.telemetry.settings import RecorderSettings
 from services.telemetry.table_recording import TableRecorder
 from shared.broker import client_of
@@ -110,7 +113,7 @@ class Recorder:
         self._start("database probe", DatabaseProbe(dsn, self._health).run, PROBE_STANDSTILL_S)
         self._start("partitions", lambda: self._keep_in_order(pool, js, partitions))
         self._start("rollups", lambda: self._roll_up(pool), ROLLUP_STANDSTILL_S)
-        self._start("frame counts", lambda: self._count_frames(pool))
+        self._start("frame counts", lambda: self._count_frames(pool, js))
         self._start("queue counts", lambda: self._count_queue(pool, js))
         self._start("frames", lambda: self.frames.run(nc, PostgresFrameStore(pool)))
         for table in TABLES:
@@ -140,6 +143,7 @@ class Recorder:
             began = time.monotonic()
             try:
                 await partitions.keep(utc_now())
+                await prune_runs(pool)
                 await self._headroom.look(js, utc_now())
                 await self._describe_nodes(pool, js)
                 self._health.report("upkeep", ok=True)
@@ -177,9 +181,25 @@ class Recorder:
         beat()
         return self.frames.backlog > 2 * self._settings.frame_batch
 
-    async def _count_frames(self, pool: Pool) -> None:
+    async def _recount(self, pool: Pool, js: JetStreamContext) -> None:
+        """What the recorder before this one had written and not counted must not look like a gap."""
+        while True:
+            beat()
+            try:
+                since = await last_counted(pool)
+                if since is not None:
+                    noted = await recount(js, FRAMES.stream, DURABLE, since, self.frames.tally)
+                    log.info("frames counted again", extra={"since": since.isoformat(), "frames": noted})
+            except (*DATABASE_ERRORS, *BUS_ERRORS) as error:
+                log.info("frames not counted again yet", extra={"error": type(error).__name__})
+                await asyncio.sleep(1.0)
+            else:
+                return
+
+    async def _count_frames(self, pool: Pool, js: JetStreamContext) -> None:
         before: dict[str, int] = {}
         await self._write_factors(pool)
+        await self._recount(pool, js)
         while True:
             beat()
             runs, totals, self.frames.totals = self.frames.tally.drain(), self.frames.totals, Totals()

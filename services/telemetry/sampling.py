@@ -232,17 +232,19 @@ class Sampler:
         """Samples, or None where nothing is known of the source's devices; and events."""
         if source.absent:
             return {}, []
+        samples: dict[str, Sample] | None = None
         try:
             samples = await source.call(source.source.sample)
             events = await source.call(source.source.poll_events)
         except SourceBusyError:
-            return None, []
+            return samples, []
         except SourceHungError as error:
             if source.is_driver:
-                return {}, self._say_hung(source, str(error))
-            return None, self._say_failed(source, error)
+                return samples or {}, self._say_hung(source, str(error))
+            return samples, self._say_failed(source, error)
         except Exception as error:  # noqa: BLE001  told, and logged when it begins
-            return None, self._say_failed(source, error)
+            # What was read before the events failed is as good as ever.
+            return samples, self._say_failed(source, error)
         if source.is_driver:
             self.health.report(f"source {source.name}", ok=True)
         return samples, [*events, *self._source_watch.answered(source.name)]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import secrets
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from datetime import datetime, timedelta
 from typing import TypeVar
 
@@ -15,9 +15,10 @@ from nats.js.errors import KeyNotFoundError
 from pydantic import ValidationError
 
 from shared import audit, subjects
+from shared.addressing import check_address
 from shared.client.reading import bucket_items, last_messages
 from shared.clock import utc_now
-from shared.errors import ConflictError, InvalidInputError, NotFoundError, UnavailableError
+from shared.errors import ConflictError, InvalidInputError, MalformedMessageError, NotFoundError, UnavailableError
 from shared.ids import new_id
 from shared.messages.alerts import Alert
 from shared.messages.audit import AuditRecord
@@ -51,15 +52,19 @@ class Alerts:
         """Devices by their risk, from the alerts of the last months."""
         return risks(await self.history(RISK_ALERTS), utc_now())
 
-    async def follow(self) -> AsyncGenerator[Alert, None]:
-        """Alerts as they change."""
+    async def follow(self, unreadable: Callable[[Exception], None] | None = None) -> AsyncGenerator[Alert, None]:
+        """Alerts as they change; `unreadable` is told of what is left out."""
         subscription = await self._nc.subscribe(subjects.ALERTS)
         try:
             async for message in subscription.messages:
                 try:
-                    yield Alert.model_validate_json(message.data)
-                except ValidationError:
+                    alert = Alert.model_validate_json(message.data)
+                    check_address(message.subject, alert)
+                except (ValidationError, MalformedMessageError) as error:
+                    if unreadable is not None:
+                        unreadable(error)
                     continue
+                yield alert
         finally:
             await subscription.unsubscribe()
 

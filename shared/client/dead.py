@@ -1,4 +1,4 @@
-"""Jobs that could not succeed: read them, and give them another life."""
+"""Jobs that could not succeed, with another life for them, and other messages that nobody could handle."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from shared.clock import utc_now
 from shared.errors import NotFoundError
 from shared.ids import derived_id
 from shared.messages.jobs import DeadJob
+from shared.messages.poison import PoisonMessage
 
 if TYPE_CHECKING:
     from shared.client.jobs import JobHandle, Jobs
@@ -20,10 +21,14 @@ NEWEST = 1000
 
 
 class DeadJobs:
-    """The dead letters of the last thirty days."""
+    """The dead letters of the last thirty days, and messages put aside within the last seven."""
 
     def __init__(self, js: JetStreamContext, jobs: Jobs) -> None:
         self._js, self._jobs = js, jobs
+
+    async def put_aside(self, limit: int = 50) -> list[PoisonMessage]:
+        """The newest messages that no consumer could handle, newest first; `body_base64` is what they said."""
+        return (await last_messages(self._js, "POISON", subjects.POISON, PoisonMessage, limit=limit))[::-1]
 
     async def list(self, kind: str | None = None, limit: int = 50) -> list[DeadJob]:
         """The newest dead letters, newest first."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from contextlib import suppress
 
 from nats.aio.client import Client
@@ -90,15 +90,18 @@ class Fleet:
                 return view
         raise Missing(f"device {device!r} is in no node's inventory")
 
-    async def live(self) -> AsyncGenerator[TelemetryFrame, None]:
-        """Frames as they are published."""
+    async def live(self, unreadable: Callable[[Exception], None] | None = None) -> AsyncGenerator[TelemetryFrame, None]:
+        """Frames as they are published; `unreadable` is told of what is left out."""
         subscription = await self._nc.subscribe(subjects.FRAMES)
         try:
             async for message in subscription.messages:
                 try:
-                    yield decode(message.data)
-                except InvalidInputError:
+                    frame = decode(message.data, message.subject)
+                except InvalidInputError as error:
+                    if unreadable is not None:
+                        unreadable(error)
                     continue
+                yield frame
         finally:
             await subscription.unsubscribe()
 

@@ -167,6 +167,7 @@ class WorkerStatus(Message):
     share: float = Field(default=1.0, ge=0, le=1, description="of its batch size that its device's state allows")
     together: int = Field(default=1, ge=1, lt=2**31, description="jobs that it can take into one batch")
     done_by_kind: dict[Name, BigCount] = Field(default={}, max_length=1000, description="jobs that succeeded")
+    poison: BigCount = Field(default=0, description="messages that it could not handle")
 
 
 class PoolStatus(Message):

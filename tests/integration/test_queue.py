@@ -31,6 +31,7 @@ from shared.payloads import sweep_payloads
 from shared.settings import NatsSettings
 from tests.chaos.soak.proxy import LinkProxy, tcp_target
 from tests.conftest import NatsServer
+from tests.support.poison import poison_rule
 from tests.support.waiting import eventually
 from tests.support.worker import worker_process
 
@@ -45,7 +46,7 @@ async def keeper(nc: Client, unrunnable_after_s: float = 60.0) -> AsyncIterator[
     js = nc.jetstream()
     await streams.ensure_consumer(js, "JOBS", streams.waiting_durable())
     await streams.ensure_consumer(js, "LATER", streams.due_durable())
-    keeping = QueueKeeper(nc, js, Leadership(js, "test", "queue"), unrunnable_after_s)
+    keeping = QueueKeeper(nc, js, Leadership(js, "test", "queue"), poison_rule(js), unrunnable_after_s)
     task = asyncio.create_task(keeping.run())
     try:
         yield keeping

@@ -27,6 +27,7 @@ from shared.objects import read_object, write_object
 from shared.payloads import load_payload
 from shared.storing import publish_result
 from tests.conftest import NatsServer
+from tests.support.poison import poison_rule
 from tests.support.waiting import eventually
 from tests.support.worker import worker_process
 
@@ -139,7 +140,7 @@ class TestEverythingEnds:
         assert await messages(js, "DEAD") == await messages(js, "RESULTS") == 1
 
     async def sweep(self, js: JetStreamContext, undeliverable: Undeliverable | None = None) -> None:
-        undeliverable = undeliverable or Undeliverable(js, DeadLettering(js, "keeper"), 0.0)
+        undeliverable = undeliverable or Undeliverable(js, DeadLettering(js, "keeper"), poison_rule(js), 0.0)
         await undeliverable.sweep(utc_now() + timedelta(seconds=1))
 
     async def test_a_bare_job_of_an_unknown_kind_keeps_its_input(self, client: AutopilotClient) -> None:
@@ -181,7 +182,7 @@ class TestEverythingEnds:
     async def test_a_pool_that_is_away_for_a_moment_loses_no_job(self, client: AutopilotClient) -> None:
         await tell_pool(client.js, "other")
         await client.jobs.submit("echo", {}, job_id="waits")
-        patient = Undeliverable(client.js, DeadLettering(client.js, "keeper"), 60.0)
+        patient = Undeliverable(client.js, DeadLettering(client.js, "keeper"), poison_rule(client.js), 60.0)
         await patient.sweep(utc_now() + timedelta(hours=1))
         assert await messages(client.js, "JOBS") == 1, "it is old, but its pool has only just gone"
 
@@ -198,7 +199,9 @@ class TestEverythingEnds:
         assert "ttl_s" in late.errors[-1].message
         assert "no worker came to it" in late.errors[-1].message
         assert await client.jobs.find_result("early") is None
-        await Undeliverable(js, DeadLettering(js, "keeper"), 0.0).sweep(utc_now() + timedelta(days=7, hours=13))
+        await Undeliverable(js, DeadLettering(js, "keeper"), poison_rule(js), 0.0).sweep(
+            utc_now() + timedelta(days=7, hours=13)
+        )
         for name in ("early", "rubbish"):
             ended = await client.jobs.find_result(name)
             assert ended is not None

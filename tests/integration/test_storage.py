@@ -10,15 +10,25 @@ from typing import Any
 import asyncpg
 import numpy as np
 import pytest
+from nats.aio.client import Client
 
-from services.telemetry.adapters.fleet_rows import missing_frames, write_runs
+from services.telemetry.adapters.fleet_rows import (
+    last_counted,
+    missing_frames,
+    prune_runs,
+    write_pipeline,
+    write_runs,
+)
 from services.telemetry.adapters.frame_store import PostgresFrameStore
 from services.telemetry.adapters.partitions import Partitions
 from services.telemetry.adapters.rollups import Rollups
-from services.telemetry.domain.runs import RunTally
+from services.telemetry.domain.runs import RunTally, Totals
+from services.telemetry.frame_recording import DURABLE, FRAMES
+from services.telemetry.recounting import recount
+from shared import streams, subjects
 from shared.clock import utc_now
 from shared.database import connect_pool, migrate
-from shared.frames import TelemetryFrame
+from shared.frames import TelemetryFrame, encode
 from tests.support.builders import frame
 
 pytestmark = [pytest.mark.db, pytest.mark.timeout(120)]
@@ -175,6 +185,39 @@ class TestFrames:
         for tally in recorders:
             await write_runs(pool, tally.drain())
         assert await missing_frames(pool) == {"n1": 2}
+
+    async def test_what_a_killed_recorder_had_not_counted_is_no_gap(self, pool: asyncpg.Pool[Any], nc: Client) -> None:
+        js, now = nc.jetstream(), utc_now()
+        await streams.ensure_consumer(js, FRAMES.stream, FRAMES.config)
+        taken = await js.pull_subscribe_bind(DURABLE, stream=FRAMES.stream)
+        for number in range(1, 8):
+            body = encode(frame(sequence=number, start=now))
+            await js.publish(subjects.frames("n1"), body, headers={"Nats-Msg-Id": f"n1:{frame().epoch_us}:{number}"})
+        for message in await taken.fetch(6, timeout=5):
+            await message.ack()
+        counted, uncounted = RunTally(), RunTally()
+        counted.add([frame(sequence=number, start=now) for number in (1, 2)])
+        await write_runs(pool, counted.drain())
+        await write_pipeline(pool, "n1/1", Totals(), 0, 10.0)
+        since = await last_counted(pool)
+        assert since is not None
+        assert await recount(js, FRAMES.stream, DURABLE, since, uncounted) == 6, "the seventh nobody has taken yet"
+        uncounted.add([frame(sequence=7, start=now)])
+        await write_runs(pool, uncounted.drain())
+        assert await missing_frames(pool) == {"n1": 0}
+
+    async def test_runs_that_ended_long_ago_are_forgotten_but_for_each_nodes_last(
+        self, pool: asyncpg.Pool[Any]
+    ) -> None:
+        tally, now = RunTally(), utc_now()
+        ended = (("n1", 1, 30), ("n1", 2, 20), ("n1", 3, 0), ("n2", 1, 40), ("n2", 2, 30), ("n3", 1, 99))
+        for node, epoch, days in ended:
+            at_us = int((now - timedelta(days=days)).timestamp() * 1e6)
+            tally.note(node, epoch, 1, at_us)
+        await write_runs(pool, tally.drain())
+        assert await prune_runs(pool) == 4
+        left = await pool.fetch("SELECT node, epoch_us FROM frame_runs ORDER BY 1, 2")
+        assert [tuple(row) for row in left] == [("n1", 3), ("n2", 2)]
 
     async def test_a_frame_that_comes_again_hides_none_that_is_missing(self, pool: asyncpg.Pool[Any]) -> None:
         tally, now = RunTally(), utc_now()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -22,6 +23,7 @@ from shared.errors import InvalidInputError, UnavailableError
 from shared.frame_bytes import pack_frame
 from shared.frames import encode
 from shared.messages.alerts import Alert
+from shared.poison import PoisonRule
 from tests.support.builders import alert, at, event, frame
 from tests.support.waiting import eventually
 
@@ -179,7 +181,7 @@ class TestIntake:
             seen.extend(frames)
 
         registry = CollectorRegistry()
-        return Intake(look, registry), seen, registry
+        return Intake(look, registry, PoisonRule(registry, Mock())), seen, registry
 
     async def test_frames_that_are_no_ones_or_too_much_are_counted_and_the_rest_is_looked_at(self) -> None:
         made, seen, registry = self.made()
@@ -194,6 +196,27 @@ class TestIntake:
         await eventually(lambda: len(seen) == 1)
         assert seen[0].node == "n1"
         assert registry.get_sample_value("autopilot_frames_rejected_total") == 4.0
+        running.cancel()
+
+    async def test_a_frame_that_detection_fails_on_spoils_no_other(self) -> None:
+        seen: list[str] = []
+
+        async def look(frames: list[Any]) -> None:
+            if any(one.node == "evil" for one in frames):
+                raise RuntimeError("in detection")
+            seen.extend(one.node for one in frames)
+
+        registry = CollectorRegistry()
+        made = Intake(look, registry, PoisonRule(registry, Mock()))
+        nodes = ["n1", "n2", "evil", "n3", "n4", "n5"]
+        for node in nodes:
+            message = SimpleNamespace(subject=subjects.frames(node), data=encode(frame(node=node)))
+            await made.take(message)  # type: ignore[arg-type]
+        running = asyncio.create_task(made.run())
+        await eventually(lambda: sorted(seen) == ["n1", "n2", "n3", "n4", "n5"])
+        labels = {"consumer": "anomaly frames", "error": "RuntimeError"}
+        assert registry.get_sample_value("autopilot_messages_poison_total", labels) == 1.0
+        assert not running.done()
         running.cancel()
 
     async def test_what_waits_is_bounded_and_the_newest_stays(self, monkeypatch: pytest.MonkeyPatch) -> None:

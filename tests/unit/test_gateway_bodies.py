@@ -167,17 +167,23 @@ async def test_streams_share_one_reader_and_a_slow_one_misses_the_oldest() -> No
             await asyncio.sleep(0)
         await asyncio.sleep(3600)
 
+    failures: list[Exception] = []
+
     def words(number: int) -> str:
         worded.append(number)
+        if number == 95:
+            raise ValueError("no words for it")
         return str(number)
 
-    fanout = Fanout(source, words, depth=10)
+    fanout = Fanout(source, words, depth=10, failed=failures.append)
     listeners = [fanout.listen() for _ in range(5)]
     firsts = [asyncio.ensure_future(anext(listener)) for listener in listeners]
     await asyncio.sleep(0)
     running = asyncio.create_task(fanout.run())
     assert await asyncio.gather(*firsts) == ["0"] * 5
     await eventually(lambda: len(worded) == 100)
-    assert await anext(listeners[0]) == "90"
+    assert [await anext(listeners[0]) for _ in range(6)] == ["89", "90", "91", "92", "93", "94"]
+    assert await anext(listeners[0]) == "96", "one without words costs its readers no other"
+    assert [type(error) for error in failures] == [ValueError]
     assert worded == list(range(100))
     running.cancel()

@@ -37,7 +37,7 @@ async def test_what_stands_is_not_asked_for_again_until_half_is_used_up() -> Non
     assert not await its.ask(8)
     assert client.asked == [{"batch": 8, "expires": 30_000_000_000}]
     for _ in range(4):
-        await its._on_message(Msg(_client=None, data=b"x"))  # type: ignore[arg-type]
+        await its._on_message(Msg(_client=None, data=b"x", reply="$JS.ACK.S.d.1.1.1.1.0"))  # type: ignore[arg-type]
     its.ready.clear()
     assert await its.ask(8)
     assert client.asked[-1]["batch"] == 4
@@ -57,7 +57,7 @@ async def test_a_consumer_that_is_gone_is_told_and_one_that_answers_is_there() -
     gone = Msg(_client=None, headers={"Status": "409", "Description": "Consumer Deleted"})  # type: ignore[arg-type]
     await its._on_message(gone)
     assert its.missing
-    await its._on_message(Msg(_client=None, data=b"x"))  # type: ignore[arg-type]
+    await its._on_message(Msg(_client=None, data=b"x", reply="$JS.ACK.S.d.1.1.1.1.0"))  # type: ignore[arg-type]
     assert not its.missing
 
 
@@ -65,7 +65,7 @@ async def test_a_consumer_that_is_gone_is_told_and_one_that_answers_is_there() -
 async def test_what_was_on_its_way_is_given_back(connected: bool) -> None:
     class Inbox:
         async def drain(self) -> None:
-            await its._on_message(Msg(_client=None, data=b"late"))  # type: ignore[arg-type]
+            await its._on_message(Msg(_client=None, data=b"late", reply="$JS.ACK.S.d.1.1.1.1.0"))  # type: ignore[arg-type]
 
         async def unsubscribe(self) -> None:
             assert not connected
@@ -75,4 +75,10 @@ async def test_what_was_on_its_way_is_given_back(connected: bool) -> None:
     its = puller(client)
     its._subscription = Inbox()  # type: ignore[assignment]
     assert [m.data for m in await its.stop()] == ([b"late"] if connected else [])
+    assert not its.ready
+
+
+async def test_what_somebody_else_writes_into_the_inbox_is_no_message_of_the_stream() -> None:
+    its = puller(FakeClient())
+    await its._on_message(Msg(_client=None, data=b"x", reply="elsewhere"))  # type: ignore[arg-type]
     assert not its.ready

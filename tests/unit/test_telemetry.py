@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import math
 import threading
 import time
@@ -202,6 +203,22 @@ class TestSampler:
 
         health = HealthState("agent")
         return Sampler("n1", 0.05, list(sources), publish, put, health, FrameBuffer(buffer)), published
+
+    async def test_readings_stay_when_the_events_of_a_tick_cannot_be_read(self) -> None:
+        class Eventless(HangingSource):
+            def poll_events(self) -> list[Any]:
+                raise RuntimeError("event queue overflow")
+
+        sampler, published = self.sampler(GuardedSource(Eventless(), 1.0))
+        await sampler.look_for_devices()
+        publisher = asyncio.create_task(sampler.run_publisher())
+        await sampler._tick()
+        await eventually(lambda: len(published) == 2)
+        publisher.cancel()
+        frames = [decode(body).latest() for subject, body in published if subject.startswith("telemetry.frames")]
+        assert frames == [{"gpu-0": {"power_w": 1.0}}]
+        [event] = [json.loads(body) for subject, body in published if subject.startswith("telemetry.events")]
+        assert event["kind"] == "source_failed"
 
     async def test_a_hung_driver_is_told_and_others_go_on(self) -> None:
         hanging = HangingSource()

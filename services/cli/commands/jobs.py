@@ -10,10 +10,12 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
+from services.cli.cells import cell
 from services.cli.inputs import read_lines, read_payload
 from services.cli.session import DEFAULT_FOLDER, DataDir, connected, console, errors, fail, run
 from shared.errors import NotFoundError, UnavailableError
 from shared.messages.jobs import JobProgress, JobResult
+from shared.messages.poison import PoisonMessage
 
 
 class PriorityName(StrEnum):
@@ -141,7 +143,7 @@ def dead(
     limit: Annotated[int, typer.Option(min=1, max=1000)] = 30,
     data_dir: DataDir = DEFAULT_FOLDER,
 ) -> None:
-    """Jobs that could not succeed, and another life for one."""
+    """Jobs that could not succeed, another life for one, and other messages that no service could handle."""
 
     async def work() -> None:
         async with connected(data_dir) as autopilot:
@@ -151,10 +153,25 @@ def dead(
             table = Table("id", "kind", "died", "reason", "last error")
             for letter in await autopilot.dead.list(kind, limit):
                 last = letter.errors[-1].message if letter.errors else letter.raw
-                table.add_row(letter.id, letter.kind, f"{letter.at:%Y-%m-%d %H:%M:%S}", letter.reason, last[:200])
+                died = f"{letter.at:%Y-%m-%d %H:%M:%S}"
+                table.add_row(cell(letter.id), cell(letter.kind), died, letter.reason, cell(last))
+            aside = [] if kind else await autopilot.dead.put_aside(limit)
         console.print(table)
+        if aside:
+            console.print(_aside_table(aside))
 
     run(work)
+
+
+def _aside_table(aside: list[PoisonMessage]) -> Table:
+    """Where a message stood and why it was put aside; never what it said."""
+    table = Table("message", "subject", "consumer", "put aside", "reason", title="messages put aside")
+    for letter in aside:
+        reason = f"{letter.error}: {letter.reason}".removesuffix(": ")
+        place = f"{letter.stream} {letter.sequence}"
+        at = f"{letter.at:%Y-%m-%d %H:%M:%S}"
+        table.add_row(cell(place), cell(letter.subject, 100), cell(letter.consumer), at, cell(reason))
+    return table
 
 
 def result(job_id: str, data_dir: DataDir = DEFAULT_FOLDER) -> None:
@@ -185,7 +202,8 @@ def jobs(data_dir: DataDir = DEFAULT_FOLDER, limit: Annotated[int, typer.Option(
             for view in [*await autopilot.jobs.queued(limit), *await autopilot.jobs.finished(limit)][:limit]:
                 r = view.result
                 took = f"{(r.finished_at - r.submitted_at).total_seconds():.2f} s" if r else ""
-                table.add_row(view.id, view.kind, view.state, r.worker if r else "", r.device if r else "", took)
+                worker, device = (r.worker, r.device) if r else ("", "")
+                table.add_row(cell(view.id), cell(view.kind), view.state, cell(worker), cell(device), took)
         console.print(table)
 
     run(work)

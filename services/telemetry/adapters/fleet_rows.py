@@ -107,6 +107,27 @@ async def write_pipeline(pool: Pool, recorder: str, totals: Totals, backlog: int
     await pool.execute("DELETE FROM pipeline WHERE ts < now() - interval '7 days'")
 
 
+async def last_counted(pool: Pool) -> datetime | None:
+    """Since when there may be frames that were written and not counted; None where no recorder ran of late.
+
+    That is when the recorder counted last which has not done so for longest, of those that did within minutes.
+    """
+    at: datetime | None = await pool.fetchval(
+        "SELECT coalesce(min(last) FILTER (WHERE last > now() - interval '5 minutes'), max(last)) FROM "
+        "(SELECT max(ts) AS last FROM pipeline WHERE ts > now() - interval '1 hour' GROUP BY recorder) told"
+    )
+    return at
+
+
+async def prune_runs(pool: Pool) -> int:
+    """Forget runs of agents that ended long ago; of each node the last one stays for three months."""
+    deleted = await pool.execute(
+        "DELETE FROM frame_runs r WHERE last_at < now() - interval '90 days' OR (last_at < now() - interval '7 days' "
+        "AND EXISTS (SELECT FROM frame_runs n WHERE n.node = r.node AND n.last_at > r.last_at))"
+    )
+    return int(deleted.rsplit(" ", 1)[-1])
+
+
 async def missing_frames(pool: Pool) -> dict[str, int]:
     """Numbers that no recorder saw, by node, of runs that told something in the last hour."""
     rows = await pool.fetch(

@@ -24,19 +24,21 @@ class RunTally:
 
     def add(self, frames: Iterable[TelemetryFrame]) -> None:
         """Note frames; one that comes again changes nothing."""
-        runs = self._runs
         for frame in frames:
-            run = runs.get((frame.node, frame.epoch_us))
-            number = frame.sequence
-            if run is None:
-                runs[frame.node, frame.epoch_us] = Run([(number, number)], frame.end_us)
-                continue
-            first, last = run.spans[-1]
-            if number == last + 1:
-                run.spans[-1] = first, number
-            elif not first <= number <= last:
-                run.spans.append((number, number))
-            run.last_us = max(run.last_us, frame.end_us)
+            self.note(frame.node, frame.epoch_us, frame.sequence, frame.end_us)
+
+    def note(self, node: str, epoch_us: int, number: int, last_us: int) -> None:
+        """Note one frame by its number alone."""
+        run = self._runs.get((node, epoch_us))
+        if run is None:
+            self._runs[node, epoch_us] = Run([(number, number)], last_us)
+            return
+        first, last = run.spans[-1]
+        if number == last + 1:
+            run.spans[-1] = first, number
+        elif not first <= number <= last:
+            run.spans.append((number, number))
+        run.last_us = max(run.last_us, last_us)
 
     def drain(self) -> dict[tuple[str, int], Run]:
         """Take what was noted, by (node, start of the run in µs)."""
@@ -51,6 +53,12 @@ class RunTally:
                 self._runs[key] = run
             else:
                 self._runs[key] = Run(run.spans + newer.spans, max(run.last_us, newer.last_us))
+
+
+def parse_message_id(message_id: str) -> tuple[str, int, int]:
+    """Node, start of the run in µs and number of a frame, from the id of its message. Raises ValueError."""
+    node, epoch_us, number = message_id.rsplit(":", 2)
+    return node, int(epoch_us), int(number)
 
 
 @dataclass
