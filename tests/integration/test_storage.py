@@ -199,12 +199,14 @@ class TestFrames:
         counted.add([frame(sequence=number, start=now) for number in (1, 2)])
         await write_runs(pool, counted.drain())
         await write_pipeline(pool, "n1/1", Totals(), 0, 10.0)
+        uncounted.add([frame(sequence=7, start=now)])
+        await write_runs(pool, uncounted.drain())
+        assert await missing_frames(pool) == {"n1": 4}
         since = await last_counted(pool)
         assert since is not None
         assert await recount(js, FRAMES.stream, DURABLE, since, uncounted) == 6, "the seventh nobody has taken yet"
-        uncounted.add([frame(sequence=7, start=now)])
         await write_runs(pool, uncounted.drain())
-        assert await missing_frames(pool) == {"n1": 0}
+        assert await missing_frames(pool) == {}
 
     async def test_runs_that_ended_long_ago_are_forgotten_but_for_each_nodes_last(
         self, pool: asyncpg.Pool[Any]
