@@ -30,7 +30,7 @@ async def recount(js: JetStreamContext, stream: str, durable: str, since: dateti
     last = (info.delivered.stream_seq if info.delivered else 0) or 0
     config = ConsumerConfig(
         deliver_policy=DeliverPolicy.BY_START_TIME,
-        opt_start_time=(since - SLACK).isoformat(),  # type: ignore[arg-type]  the library sends what it is given
+        opt_start_time=(since - SLACK).isoformat(),  # type: ignore[arg-type]
         ack_policy=AckPolicy.NONE,
         headers_only=True,
     )
