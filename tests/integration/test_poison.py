@@ -84,14 +84,14 @@ class TestKeeper:
     async def test_what_it_fails_on_three_times_ends_as_a_dead_job_and_holds_up_no_other(
         self, client: AutopilotClient, nc: Client, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        publish = QueueKeeper._publish
+        pass_on = keeper_module.pass_on
 
-        async def fails(self: QueueKeeper, ready: Any, whole: Any) -> None:
-            if ready.id == "evil":
+        async def fails(js: JetStreamContext, message: Any, job_id: str, *rest: Any) -> bool:
+            if job_id == "evil":
                 raise RuntimeError("SECRET")
-            await publish(self, ready, whole)
+            return await pass_on(js, message, job_id, *rest)
 
-        monkeypatch.setattr(QueueKeeper, "_publish", fails)
+        monkeypatch.setattr(keeper_module, "pass_on", fails)
         await client.js.publish("results.first", succeeded("first"))
         registry = CollectorRegistry()
         for number, body in enumerate(RUBBISH):
