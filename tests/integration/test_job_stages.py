@@ -88,14 +88,14 @@ class TestFrozenBroker:
         async with worker_process(nats_server.url, **ECHO):
             handle = await client.jobs.submit("echo", {"text": "x", "work_s": 1.0})
             batch = await client.batches.map("echo", [{"text": "y"}])
-            waits = [asyncio.create_task(handle.wait(60)), asyncio.create_task(batch.outputs(60))]
+            waits = asyncio.create_task(handle.wait(60))
+            gathers = asyncio.create_task(batch.outputs(60))
             followed = asyncio.create_task(follow())
             await asyncio.sleep(0.4)
             nats_server.freeze()
             await asyncio.sleep(7)
             nats_server.thaw()
-            result, outputs = await asyncio.gather(*waits)
-            told = await followed
+            result, outputs, told = await waits, await gathers, await followed
         assert result.status == "succeeded"
         assert outputs == [{"text": "y"}]
         assert getattr(told[-1], "status", "") == "succeeded"
