@@ -35,7 +35,8 @@ from shared.messages.telemetry import DeviceEvent, DeviceInfo, NodeInventory
 from tests.support.builders import T0, frame
 from tests.support.fuzzing import JSON, LINES, at_most, fuzzed, near, near_json
 from tests.support.trees import plant
-from tests.unit.test_sources import ARC_AND_NPU, DCGM, MI300, TWO_PACKAGES, FakeAmdSmi
+from tests.unit.test_sources import DCGM, FakeAmdSmi
+from tests.unit.test_sysfs_sources import ARC_AND_NPU, MI300, TWO_PACKAGES
 
 JETSON: dict[str, str | int] = {
     "proc/device-tree/model": "NVIDIA Jetson Orin",
