@@ -7,7 +7,6 @@ import asyncio
 import json
 import sys
 import time
-from collections.abc import Iterator
 from datetime import UTC, datetime
 from itertools import pairwise
 from pathlib import Path
@@ -17,6 +16,8 @@ import torch
 from services.anomaly.adapters.past import past_ticks
 from services.anomaly.adapters.plot import Recording
 from services.anomaly.adapters.tables import Table, read_table
+from services.anomaly.domain.history import Slots
+from services.anomaly.domain.learned.channels import LEARN_S
 from services.anomaly.domain.rerun import Moment, Rerun, Told
 from services.anomaly.domain.watch import Watch
 from services.anomaly.settings import AnomalySettings
@@ -24,6 +25,8 @@ from shared.errors import AutopilotError, InvalidInputError
 from shared.settings import DatabaseSettings, load
 
 PROGRESS_EVERY_S = 5.0
+# A step of learning takes a few milliseconds, however few devices there are.
+MOST_LEARNT, LONGEST_LEARN_S = 12_000, 300.0
 
 
 def line(told: Told) -> dict[str, object]:
@@ -69,40 +72,57 @@ def say(text: str) -> None:
     sys.stderr.write(f"{text}\n")
 
 
-def followed(table: Table) -> Iterator[Moment]:
-    """The moments of a table; how far it is is told every few seconds."""
-    total, began = len(table.starts), time.monotonic()
+def learning_period_s(table: Table) -> float:
+    """How often to learn from a table: as live, but for a past that is so long that this would take many minutes."""
+    span_s = float(table.at_s[-1] - table.at_s[0]) if len(table.at_s) else 0.0
+    usual_s = max(LEARN_S, table.period_s)
+    return usual_s if span_s / usual_s <= MOST_LEARNT else min(LONGEST_LEARN_S, span_s / MOST_LEARNT)
+
+
+def rerun_table(again: Rerun, table: Table, slots: Slots, recording: Recording | None) -> None:
+    """Show a table to the watch; how far it is is told every few seconds."""
+    total, done, began = len(table.at_s), 0, time.monotonic()
     told_at = began
-    for number, moment in enumerate(table.ticks()):
+    for block in table.blocks(slots):
+        if recording is not None:
+            recording.keep_block(block, table.names, slots)
+        again.take_block(block)
+        done += len(block.at_s)
         now = time.monotonic()
         if now - told_at > PROGRESS_EVERY_S:
             told_at = now
-            left_s = (now - began) / number * (total - number)
-            say(f"{number / total:.0%} of {total} moments, about {left_s:.0f} s to go")
-        yield moment
+            left_s = (now - began) / done * (total - done)
+            say(f"{done / total:.0%} of {total} rows, about {left_s:.0f} s to go")
 
 
 def run(arguments: argparse.Namespace) -> list[Told]:
     """Read, detect, draw. Raises AutopilotError."""
     settings = load(AnomalySettings)
-    moments: Iterator[Moment] | list[Moment]
+    only = frozenset(arguments.detector) if arguments.detector else None
+    recording = Recording() if arguments.plot else None
+
+    def made(learn_s: float) -> Watch:
+        return Watch(settings.false_alarms_per_week, settings.silent_after_s, only, learn_s)
+
     if arguments.input is not None:
         table = read_table(arguments.input)
-        moments, node, period_s = followed(table), table.node, table.period_s
-        say(f"{len(table.at_s)} rows of {len(set(table.devices))} devices: {', '.join(table.metrics)}")
+        say(f"{len(table.at_s)} rows of {len(table.names)} devices: {', '.join(table.metrics)}")
         for remark in table.remarks:
             say(remark)
+        learn_s = learning_period_s(table)
+        if learn_s > max(LEARN_S, table.period_s):
+            say(f"so long a past is learnt from every {learn_s:.0f} s, not each {LEARN_S:.0f} s; rules see each row")
+        watch = made(learn_s)
+        again = Rerun(watch, table.node, table.period_s)
+        rerun_table(again, table, watch.slots(table.node, table.names), recording)
     elif arguments.since and arguments.until:
-        moments, node = collect(arguments.since, arguments.until), "past"
-        period_s = usual_period_s(moments)
+        moments = collect(arguments.since, arguments.until)
+        again = Rerun(made(LEARN_S), "past", usual_period_s(moments))
+        for moment in recording.keep(moments) if recording else moments:
+            again.take(moment)
     else:
         raise InvalidInputError("--input", None, "is needed, or --from and --to")
-    recording = Recording()
-    only = frozenset(arguments.detector) if arguments.detector else None
-    again = Rerun(Watch(settings.false_alarms_per_week, settings.silent_after_s, only), node, period_s)
-    for moment in recording.keep(moments) if arguments.plot else moments:
-        again.take(moment)
-    if arguments.plot:
+    if recording:
         recording.draw(again.told, arguments.plot)
     return again.told
 

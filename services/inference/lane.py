@@ -139,7 +139,7 @@ class Lane:
 
 @dataclass
 class BatchLane(Lane):
-    """Runs batches one after the other, in turn with the worker's other lanes."""
+    """Runs batches one after the other, in turn with the worker's other lanes, beside those that run for long."""
 
     kind: Kind = field(kw_only=True)
     executor: ThreadPoolExecutor = field(kw_only=True)
@@ -216,7 +216,8 @@ class BatchLane(Lane):
         started_at = utc_now()
         with Scratch(self.settings.scratch_dir) as scratch:
             context = make_context(taken, self.nc, self.settings, self.state, scratch)
-            async with self.state.device_lock, self.state.company.of(alone=taken[0].alone):
+            alone = taken[0].alone or getattr(self.kind, "undisturbed", False)
+            async with self.state.turns.turn(), self.state.company.of(alone=alone):
                 outputs, took_s = await self._run_on_device(taken, inputs, context)
         for one, output in zip(taken, outputs, strict=True):
             # At once, so that a worker that suspects its device takes nothing more.
@@ -242,14 +243,14 @@ class BatchLane(Lane):
     ) -> tuple[list[Told], float]:
         loop = asyncio.get_running_loop()
         self.state.running |= {t.job.id: t for t in taken}
-        self.state.batch_started = began = loop.time()
+        began = loop.time()
+        self.state.batch_begins(began)
         try:
             with self.state.runs.running(taken):
                 outputs = await loop.run_in_executor(self.executor, run_to_json, self.kind, inputs, context, self.sizer)
         finally:
             took_s = loop.time() - began
-            self.state.busy_s += took_s
-            self.state.batch_started = None
+            self.state.batch_ends(loop.time())
             self.state.last_job_at = loop.time()
             for one in taken:
                 self.state.running.pop(one.job.id, None)

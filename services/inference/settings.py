@@ -108,6 +108,7 @@ class WorkerSettings(PoolSettings):
     worker_device: str = Field("cpu-0", description="device that it works for")
     device_memory_bytes: int | None = Field(None, description="memory of its devices")
     batch_budget_s: float = Field(0.25, gt=0, description="time on the device that a batch may take")
+    turn_s: float = Field(2.0, gt=0, description="a batch that runs for longer lets other kinds run beside it")
     models_warm: list[str] = Field([], description="kinds whose models are loaded before the worker is ready, as JSON")
     model_idle_s: float = Field(
         900.0, gt=0, description="a worker with idle models begins anew after this time, which frees all memory"

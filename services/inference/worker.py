@@ -25,6 +25,7 @@ from nats.js.kv import KV_DEL, KV_PURGE
 from prometheus_client import CollectorRegistry
 
 from services.inference.continuous_lane import ContinuousLane
+from services.inference.device_turns import MOST_LONG, DeviceTurns
 from services.inference.errors import RunTimeoutError
 from services.inference.lane import NATS_ERRORS, BatchLane, Lane
 from services.inference.lanes import LaneFactory
@@ -56,7 +57,8 @@ async def run_worker(settings: WorkerSettings) -> int:
     loop = asyncio.get_running_loop()
     journal = RunJournal(settings.journal_fd)
     SHELF.on_loading = journal.loading
-    state = WorkerState(RunWatch(journal, settings.run_timeout_s), suspect_after=settings.suspect_after)
+    runs, turns = RunWatch(journal, settings.run_timeout_s), DeviceTurns(settings.turn_s)
+    state = WorkerState(runs, turns=turns, suspect_after=settings.suspect_after)
     stop = state.stop
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, state.end)
@@ -67,7 +69,7 @@ async def run_worker(settings: WorkerSettings) -> int:
             os._exit(1)
 
     sweep_scratch(settings.scratch_dir)
-    executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="device")
+    executor = ThreadPoolExecutor(max_workers=1 + MOST_LONG, thread_name_prefix="device")
     await loop.run_in_executor(executor, warm_up, settings)
     options = connection_options(settings, f"autopilot-worker-{settings.worker}")
     nc = await nats.connect(settings.servers, closed_cb=gone, **options)

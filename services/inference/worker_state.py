@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from nats.aio.msg import Msg
 
 from services.inference.company import Company
+from services.inference.device_turns import DeviceTurns
 from services.inference.retry_records import CLOCKS_DIFFER
 from shared.errors import AutopilotError
 
@@ -25,6 +26,8 @@ BEGIN_ANEW = 75
 DEVICE_SUSPECTED = 74
 RUN_TIMED_OUT = 70
 MOST_CANCELLED = 100_000
+
+TURN_S = 2.0
 
 log = logging.getLogger(__name__)
 
@@ -41,7 +44,7 @@ class WorkerState:
     stop: asyncio.Event = field(default_factory=asyncio.Event)
     company: Company = field(default_factory=Company)
 
-    device_lock: asyncio.Lock = field(default_factory=asyncio.Lock)
+    turns: DeviceTurns = field(default_factory=lambda: DeviceTurns(TURN_S))
     held: dict[str, Msg] = field(default_factory=dict)
     running: dict[str, Taken] = field(default_factory=dict)
     cancelled: OrderedDict[str, datetime | None] = field(default_factory=OrderedDict)
@@ -57,6 +60,20 @@ class WorkerState:
     done_by_kind: Counter[str] = field(default_factory=Counter)
     suspect_after: int = 3
     _failing: dict[str, str] = field(default_factory=dict)
+    _batches: int = 0
+
+    def batch_begins(self, now_s: float) -> None:
+        """A batch runs from now on; several at once keep the device busy once."""
+        if not self._batches:
+            self.batch_started = now_s
+        self._batches += 1
+
+    def batch_ends(self, now_s: float) -> None:
+        """One that ran has ended."""
+        self._batches -= 1
+        if not self._batches and self.batch_started is not None:
+            self.busy_s += now_s - self.batch_started
+            self.batch_started = None
 
     def end(self, exit_code: int = 0) -> None:
         """Take no more and end; the first reason stays."""

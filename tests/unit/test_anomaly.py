@@ -10,13 +10,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from services.anomaly.domain.alert_book import AlertBook
-from services.anomaly.domain.columns import COLUMNS
+from services.anomaly.domain.columns import COLUMNS, matrix
 from services.anomaly.domain.detectors import all_detectors, source_failed
 from services.anomaly.domain.detectors.xid import XidDetector
 from services.anomaly.domain.detectors.xid_catalogue import ADVICE, CATALOGUE, look_up
 from services.anomaly.domain.finding import Finding
 from services.anomaly.domain.rules import all_rules
-from services.anomaly.domain.watch import Watch, matrix
+from services.anomaly.domain.watch import Watch
 from services.anomaly.handlers import Detection
 from shared.incidents import incidents
 from shared.messages.alerts import Alert

@@ -155,7 +155,7 @@ def test_cells_that_are_no_number_are_counted_by_column(tmp_path: Path) -> None:
         ("t_s,device,temp_c\n", "no row has a time"),
         ("t_s,device,temp_c\nsoon,a,5\n", "no row has a time"),
         ("2023/11/14 22:13:20.072, 0, GPU-1, X, 66 %, 223.81 W\n", "columns' names"),
-        ("t_s,device,gpu_util\n1,a,5\n", "not known: gpu_util"),
+        ("t_s,device,whatever\n1,a,5\n", "not known: whatever"),
         ("t_s,device,temp_c\n1,a,hot\n", "'temp_c': 1 of 1 cells"),
         (b"PAR1 but not really", "cannot be read"),
         (b"\x1f\x8b\x08broken", "cannot be read"),
@@ -174,3 +174,49 @@ def test_units_in_headers_count_before_those_that_a_tool_leaves_out() -> None:
         assert known is not None
         assert known[1] == factor, header
     assert metric_of("altitude") is None
+
+
+def test_parquet_of_any_kind(tmp_path: Path) -> None:
+    moments = [datetime.fromtimestamp(T0 + n, UTC) for n in range(4)]
+    frame = pl.DataFrame(
+        {
+            "sampled": pl.Series(moments).dt.convert_time_zone("Asia/Tokyo"),
+            "where": pl.struct(
+                pl.Series("hostname", ["n1"] * 4), pl.Series("gpu", [0, 0, 0, 0], dtype=pl.Int8), eager=True
+            ),
+            "readings": pl.struct(
+                pl.Series("power_draw", [1, 2, None, 4], dtype=pl.Decimal(10, 2)),
+                pl.Series("temp_c", [50, 51, 52, 53], dtype=pl.UInt16),
+                eager=True,
+            ),
+            "fan": pl.Series(["87 %", "[N/A]", "88 %", None], dtype=pl.Categorical),
+            "smClock": pl.Series(["1,980 MHz", "1.98 GHz", "300 MHz", "n/a"]),
+            "mem_used": [b"12.5 GiB", b"1 GiB", b"2 GiB", b"3 GiB"],
+            "samples": [[1], [2], [3], [4]],
+        }
+    )
+    frame.write_parquet(tmp_path / "f", row_group_size=2, compression="zstd")
+    table = read_table(tmp_path / "f")
+    assert table.at_s.tolist() == [T0 + n for n in range(4)]
+    assert set(table.devices) == {"0"}
+    assert column(table, "power_w") == [1.0, 2.0, None, 4.0]
+    assert column(table, "temp_c") == [50.0, 51.0, 52.0, 53.0]
+    assert column(table, "fan_pct") == [87.0, None, 88.0, None]
+    assert column(table, "clock_sm_mhz") == [1980.0, 1980.0, 300.0, None]
+    assert column(table, "memory_used_bytes") == [12.5 * 2**30, 2**30, 2**31, 3 * 2**30]
+    assert table.remarks == ["columns that are not known: samples"]
+
+
+def test_memory_without_a_unit_is_mib_unless_no_device_could_have_as_much(tmp_path: Path) -> None:
+    for told, expected in ((30_000, 30_000 * 2**20), (30_000_000_000, 30_000_000_000)):
+        table = read(tmp_path, f"time_ms,gpu,mem_used\n1700000000000,0,{told}\n")
+        assert (column(table, "memory_used_bytes"), table.at_s.tolist()) == ([pytest.approx(expected)], [T0])
+
+
+def test_repeated_cells_are_read_once_and_right(tmp_path: Path) -> None:
+    rows = "".join(f"2023-11-14 22:13:{20 + n // 8:02},{n % 8},{60 + n % 3} %\n" for n in range(320))
+    table = read(tmp_path, "timestamp,gpu,gpu_util\n" + rows)
+    assert table.at_s.tolist() == [T0 + n // 8 for n in range(320)]
+    expected = sorted((n // 8, str(n % 8), 60.0 + n % 3) for n in range(320))
+    found = zip((table.at_s - T0).tolist(), table.devices, column(table, "gpu_util_pct"), strict=True)
+    assert [(int(t), d, v) for t, d, v in found] == expected

@@ -11,8 +11,9 @@ import pytest
 import torch
 
 from services.anomaly.app import keep_gangs
+from services.anomaly.domain.columns import matrix
 from services.anomaly.domain.finding import Finding
-from services.anomaly.domain.watch import Watch, matrix
+from services.anomaly.domain.watch import Watch
 from services.anomaly.domain.wear import DAY_S, MOST_RETIRED_PAGES, paulson
 from shared.messages.jobs import PoolStatus, WorkerStatus
 from tests.support.builders import at

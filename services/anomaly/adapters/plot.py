@@ -9,13 +9,15 @@ from pathlib import Path
 import matplotlib as mpl
 import numpy as np
 
+from services.anomaly.domain.blocks import Block
 from services.anomaly.domain.columns import COLUMN
+from services.anomaly.domain.history import Slots
 from services.anomaly.domain.rerun import Moment, Told
 
 mpl.use("Agg")
 from matplotlib import pyplot as plt
 
-MOST_DEVICES, MOST_POINTS = 8, 4_000
+MOST_DEVICES, MOST_POINTS, MOST_KEPT = 8, 4_000, 20_000
 SHOWN = ("gpu_util_pct", "power_w", "temp_c", "clock_sm_mhz")
 
 
@@ -24,6 +26,7 @@ class Recording:
 
     def __init__(self) -> None:
         self._series: dict[str, list[tuple[float, list[float]]]] = defaultdict(list)
+        self._every = 1
 
     def keep(self, moments: Iterable[Moment]) -> Iterator[Moment]:
         """Pass moments on."""
@@ -32,6 +35,17 @@ class Recording:
             for device, row in zip(moment.devices, moment.values[:, columns], strict=True):
                 self._series[device].append((moment.at_s, row.tolist()))
             yield moment
+
+    def keep_block(self, block: Block, names: list[str], slots: Slots) -> None:
+        """Keep what a block shows of each device, thinned out where that is more than can be seen."""
+        columns = [COLUMN[name] for name in SHOWN]
+        for name, slot in zip(names, slots.tolist(), strict=True):
+            rows = np.flatnonzero(block.slots == slot)[:: self._every]
+            self._series[name] += zip(block.at_s[rows].tolist(), block.values[rows][:, columns].tolist(), strict=True)
+        if max(map(len, self._series.values()), default=0) > MOST_KEPT:
+            self._every *= 2
+            for name in self._series:
+                self._series[name] = self._series[name][::2]
 
     def draw(self, alerts: list[Told], path: Path) -> None:
         """Write the picture; devices with alerts first."""

@@ -33,16 +33,33 @@ _PLAIN = re.compile(r"[-+]?(\d+(\.\d*)?|\.\d+)([eE][-+]?\d+)?")
 def read_frame(path: Path) -> pl.DataFrame:
     """Every column of a file; numbers where all of a column are, else text. Raises InvalidInputError."""
     try:
+        with path.open("rb") as file:
+            if file.read(4) == b"PAR1":
+                return _flat(pl.read_parquet(path))
         data = _unpacked(path)
         if data[:4] == b"PAR1":
-            return pl.read_parquet(io.BytesIO(data))
+            return _flat(pl.read_parquet(io.BytesIO(data)))
         if data[:6] == b"ARROW1":
-            return pl.read_ipc(io.BytesIO(data))
+            return _flat(pl.read_ipc(io.BytesIO(data)))
         if data.lstrip()[:1] == b"{":
-            return pl.read_ndjson(io.BytesIO(data), infer_schema_length=None)
+            return _flat(pl.read_ndjson(io.BytesIO(data), infer_schema_length=None))
         return _read_csv(data)
     except (OSError, EOFError, lzma.LZMAError, PolarsError, ValueError) as error:
         raise InvalidInputError("input", str(path), f"cannot be read: {error}") from error
+
+
+def _flat(frame: pl.DataFrame) -> pl.DataFrame:
+    """Columns within columns by the names of both, or by their own where no other has it."""
+    while nested := [name for name, kind in frame.schema.items() if isinstance(kind, pl.Struct)]:
+        taken = {name.lower() for name in frame.columns}
+        for name in nested:
+            inner = frame[name].struct.unnest()
+            frame = frame.drop(name)
+            for column in inner.columns:
+                own = column if column.lower() not in taken else f"{name}.{column}"
+                taken.add(own.lower())
+                frame = frame.with_columns(inner[column].alias(own))
+    return frame
 
 
 def _unpacked(path: Path) -> bytes:

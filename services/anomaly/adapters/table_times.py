@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import polars as pl
 
 # Epochs of the years 1973 to 5138 by their size; what is smaller counts seconds from the file's own start.
@@ -13,17 +15,29 @@ _STAMP = (
 
 def seconds(column: pl.Series) -> pl.Series:
     """Float64 seconds; null where a cell is no time. A time without a zone is UTC."""
-    if isinstance(column.dtype, pl.Datetime):
-        return column.cast(pl.Datetime("us")).cast(pl.Int64).cast(pl.Float64) / 1e6
-    if column.dtype == pl.Date:
-        return column.cast(pl.Datetime("us")).cast(pl.Int64).cast(pl.Float64) / 1e6
+    if isinstance(column.dtype, pl.Datetime) or column.dtype == pl.Date:
+        return column.dt.epoch("us").cast(pl.Float64) / 1e6
     if column.dtype.is_numeric():
         return _epoch(column.cast(pl.Float64))
-    text = column.cast(pl.String).str.strip_chars()
+    return each_once(column, _from_text)
+
+
+def _from_text(text: pl.Series) -> pl.Series:
+    text = text.str.strip_chars()
     values = text.cast(pl.Float64, strict=False)
     if values.null_count() < len(values):
         return _epoch(values)
     return _stamps(text)
+
+
+def each_once(column: pl.Series, read: Callable[[pl.Series], pl.Series]) -> pl.Series:
+    """What `read` makes of a column of text, each different cell read once: rows repeat themselves."""
+    text = column.cast(pl.String, strict=False)
+    cells = text.unique().drop_nulls()
+    if len(cells) * 4 > len(text):
+        return read(text)
+    places = text.cast(pl.Enum(cells)).to_physical()
+    return read(cells).gather(places)
 
 
 def _epoch(values: pl.Series) -> pl.Series:

@@ -4,19 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import cached_property
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import polars as pl
 
 from services.anomaly.adapters.table_columns import DEVICES, NODES, TIMES, metric_of, numbers, unreadable
 from services.anomaly.adapters.table_files import read_frame
-from services.anomaly.adapters.table_times import seconds
+from services.anomaly.adapters.table_times import each_once, seconds
+from services.anomaly.domain.blocks import Block
 from services.anomaly.domain.columns import COLUMN, COLUMNS
-from services.anomaly.domain.history import Doubles, Floats
+from services.anomaly.domain.history import Doubles, Floats, Slots
 from services.anomaly.domain.rerun import Moment
 from shared.errors import InvalidInputError
 
+BLOCK_ROWS = 32_768
+PERIOD_ROWS = 1_000_000
+MOMENT_SHARE = 0.3  # of the period: what is read within it is read at once
 _KNOWN_ASIDE = {"name", "gpu_name", "model", "modelname", "driver_version", "serial", "pci_bus_id", "vbios_version"}
 
 
@@ -24,38 +31,71 @@ _KNOWN_ASIDE = {"name", "gpu_name", "model", "modelname", "driver_version", "ser
 class Table:
     """A file's rows in order of time; of two rows of one device and time the later one counts.
 
-    `remarks` say what of the file was not understood.
+    Row i is of device `names[codes[i]]` and has the values `packed[i]` of the metrics `metrics`. `remarks` say what of
+    the file was not understood.
     """
 
     at_s: Doubles
-    devices: list[str]
-    values: Floats
+    names: list[str]
+    codes: npt.NDArray[np.int32]
+    metrics: list[str]
+    packed: Floats
     node: str
     period_s: float
     remarks: list[str] = field(default_factory=list)
 
     @property
-    def metrics(self) -> list[str]:
-        """Metrics of which there is any value."""
-        return [name for i, name in enumerate(COLUMNS) if not np.isnan(self.values[:, i]).all()]
+    def devices(self) -> list[str]:
+        """Each row's device."""
+        return [self.names[code] for code in self.codes]
 
     @property
-    def starts(self) -> list[int]:
-        """Where each moment's rows begin."""
-        return np.flatnonzero(np.r_[True, np.diff(self.at_s) > 0]).tolist() if len(self.at_s) else []
+    def values(self) -> Floats:
+        """Each row's values, [rows, COLUMNS]."""
+        return self._spread(slice(None))
+
+    @cached_property
+    def starts(self) -> Slots:
+        """Where each moment's rows begin: devices that are read one after the other are read at one moment."""
+        if not len(self.at_s):
+            return np.empty(0, np.int64)
+        steps = np.diff(self.at_s)
+        apart = np.flatnonzero(np.r_[True, steps > MOMENT_SHARE * self.period_s])
+        moment = np.searchsorted(apart, np.arange(len(self.at_s)), side="right")
+        twice = len(np.unique(moment * len(self.names) + self.codes)) < len(self.codes)
+        return np.flatnonzero(np.r_[True, steps > 0]) if twice else apart
 
     def ticks(self) -> Iterator[Moment]:
         """One moment after the other."""
-        starts = self.starts
-        for first, last in zip(starts, [*starts[1:], len(self.at_s)], strict=True):
-            yield Moment(float(self.at_s[first]), tuple(self.devices[first:last]), self.values[first:last])
+        for first, last in pairwise([*self.starts.tolist(), len(self.at_s)]):
+            rows = slice(first, last)
+            devices = tuple(self.names[code] for code in self.codes[rows])
+            yield Moment(float(self.at_s[first]), devices, self._spread(rows))
+
+    def blocks(self, slots: Slots, rows: int = BLOCK_ROWS) -> Iterator[Block]:
+        """Many moments at once, about so many rows; `slots` are those of `names`."""
+        bounds = np.r_[self.starts, len(self.at_s)]
+        first = 0
+        while first < len(self.starts):
+            # So many rows, and at least one moment.
+            last = max(first + 1, int(np.searchsorted(bounds, bounds[first] + rows, side="right")) - 1)
+            here = slice(int(bounds[first]), int(bounds[last]))
+            moment = np.repeat(np.arange(last - first), np.diff(bounds[first : last + 1]))
+            moment_s = self.at_s[bounds[first:last]]
+            yield Block(slots[self.codes[here]], self.at_s[here], self._spread(here), moment, moment_s)
+            first = last
+
+    def _spread(self, rows: slice) -> Floats:
+        values = np.full((len(self.packed[rows]), len(COLUMNS)), np.nan, np.float32)
+        values[:, [COLUMN[name] for name in self.metrics]] = self.packed[rows]
+        return values
 
 
 def read_table(path: Path) -> Table:
     """Read a file. Raises InvalidInputError that names the file and what is missing in it."""
     frame = read_frame(path)
     names = {name.strip().lower(): name for name in frame.columns}
-    at_column = next((names[name] for name in TIMES if name in names), None)
+    at_column = next((names[name] for name in TIMES if name in names), _only_time(frame))
     if at_column is None:
         raise InvalidInputError("input", str(path), f"has no column of times ({', '.join(TIMES)}); {_has(frame)}")
     at_s = seconds(frame[at_column])
@@ -66,22 +106,42 @@ def read_table(path: Path) -> Table:
     if dropped := int((at_s.is_null() | device.is_null()).sum()):
         remarks.append(f"{dropped} rows without time or device were left out")
     found = _metrics(frame, {at_column, *device_columns}, remarks)
+    metrics = [name for name in COLUMNS if name in found]
+    found = {name: found[name] for name in metrics}
     if not found:
         raise InvalidInputError(
             "input", str(path), f"has no metric of the catalogue (docs/metrics.md) with a value; {'; '.join(remarks)}"
         )
-    rows = pl.DataFrame({"at_s": at_s, "device": device, "row": pl.int_range(len(at_s), eager=True)})
-    rows = rows.drop_nulls().filter(pl.col("at_s").is_finite())
-    rows = rows.unique(["at_s", "device"], keep="last", maintain_order=True).sort("at_s", maintain_order=True)
+    del frame
+    names = device.unique().drop_nulls().sort()
+    codes = device.cast(pl.Enum(names)).to_physical().cast(pl.Int32)
+    rows = pl.DataFrame({"at_s": at_s, "device": codes, "row": pl.int_range(len(at_s), dtype=pl.UInt32, eager=True)})
+    rows = rows.drop_nulls().filter(pl.col("at_s").is_finite()).sort("at_s", "device", "row")
+    # Of two rows of one device and time the later one counts.
+    again = (pl.col("at_s") == pl.col("at_s").shift(-1)) & (pl.col("device") == pl.col("device").shift(-1))
+    rows = rows.filter(~again.fill_null(value=False))
     order = rows["row"].to_numpy()
-    values = np.full((len(rows), len(COLUMNS)), np.nan, np.float32)
-    for name, column in found.items():
-        values[:, COLUMN[name]] = column.fill_null(np.nan).to_numpy()[order]
-    values[~np.isfinite(values)] = np.nan
-    steps = rows.select(pl.col("at_s").diff().over("device").alias("step")).drop_nulls()["step"]
+    packed = np.empty((len(rows), len(found)), np.float32)
+    for place, metric in enumerate(list(found)):
+        packed[:, place] = found.pop(metric)[order]
+    packed[~np.isfinite(packed)] = np.nan
+    return Table(
+        rows["at_s"].to_numpy(), names.to_list(), rows["device"].to_numpy(), metrics, packed, path.name,
+        _period_s(rows), remarks,
+    )  # fmt: skip
+
+
+def _period_s(rows: pl.DataFrame) -> float:
+    """The usual time from one row of a device to the next."""
+    steps = rows.head(PERIOD_ROWS).select(pl.col("at_s").diff().over("device").alias("step")).drop_nulls()["step"]
     median = steps.median() if len(steps) else None
-    period_s = float(median) if isinstance(median, int | float) and median > 0 else 1.0
-    return Table(rows["at_s"].to_numpy(), rows["device"].to_list(), values, path.name, period_s, remarks)
+    return float(median) if isinstance(median, int | float) and median > 0 else 1.0
+
+
+def _only_time(frame: pl.DataFrame) -> str | None:
+    """The one column that is told to be of times, whatever it is called."""
+    found = [name for name, kind in frame.schema.items() if isinstance(kind, pl.Datetime) or kind == pl.Date]
+    return found[0] if len(found) == 1 else None
 
 
 def _devices(frame: pl.DataFrame, names: dict[str, str], at_s: pl.Series, path: Path) -> tuple[pl.Series, list[str]]:
@@ -107,29 +167,33 @@ def _as_text(column: pl.Series) -> pl.Series:
         whole = column.cast(pl.Int64, strict=False)
         if (whole.cast(pl.Float64) == column).all():
             column = whole
-    return column.cast(pl.String).str.strip_chars()
+    if column.dtype == pl.Binary:
+        column = column.cast(pl.String, strict=False)
+    return each_once(column, lambda cells: cells.str.strip_chars())
 
 
-def _metrics(frame: pl.DataFrame, aside: set[str], remarks: list[str]) -> dict[str, pl.Series]:
+def _metrics(frame: pl.DataFrame, aside: set[str], remarks: list[str]) -> dict[str, Floats]:
     """Columns of numbers by our names; what is not understood is added to the remarks."""
-    found: dict[str, pl.Series] = {}
+    found: dict[str, Floats] = {}
     unknown = []
     for header in frame.columns:
         if header in aside or header.strip().lower() in _KNOWN_ASIDE:
             continue
-        known = metric_of(header)
-        if known is None:
+        understood = metric_of(header)
+        if understood is None:
             unknown.append(header)
             continue
-        metric, factor = known
+        metric, factor = understood
         if metric.name not in COLUMN:
             continue
         values = numbers(frame[header], metric, factor)
         if bad := unreadable(frame[header], values):
             remarks.append(f"column {header!r}: {bad} of {len(values)} cells are no number")
         if values.null_count() < len(values):
+            column = values.cast(pl.Float32).fill_null(float("nan")).to_numpy()
             # Of two columns for one metric the later fills what the earlier leaves open.
-            found[metric.name] = found[metric.name].fill_null(values) if metric.name in found else values
+            known = found.get(metric.name)
+            found[metric.name] = column if known is None else np.where(np.isnan(known), column, known)
     if unknown:
         remarks.append(f"columns that are not known: {', '.join(unknown)}")
     return found

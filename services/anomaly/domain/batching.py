@@ -8,8 +8,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from services.anomaly.domain.columns import matrix
 from services.anomaly.domain.history import Doubles, Floats, Slots
-from services.anomaly.domain.watch import Watch, matrix
+from services.anomaly.domain.watch import Watch
 from shared.frames import TelemetryFrame
 
 

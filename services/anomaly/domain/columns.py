@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+
 from shared.metrics_catalogue import METRICS
 
 _UNWATCHED = {
@@ -13,3 +18,19 @@ _UNWATCHED = {
 }  # fmt: skip
 COLUMNS: tuple[str, ...] = tuple(m.name for m in METRICS if m.name not in _UNWATCHED)
 COLUMN = {name: i for i, name in enumerate(COLUMNS)}
+
+
+def columns_of(metrics: Sequence[str]) -> tuple[list[int], list[int]]:
+    """Positions of the watched ones among `metrics`, and their columns."""
+    pairs = [(i, COLUMN[name]) for i, name in enumerate(metrics) if name in COLUMN]
+    return [i for i, _ in pairs], [j for _, j in pairs]
+
+
+def matrix(values: npt.NDArray[np.float32], metrics: Sequence[str]) -> npt.NDArray[np.float32]:
+    """Values [rows, metrics] as [rows, COLUMNS]."""
+    here, there = columns_of(metrics)
+    out = np.full((len(values), len(COLUMNS)), np.nan, np.float32)
+    out[:, there] = values[:, here]
+    # Infinity is no reading.
+    out[~np.isfinite(out)] = np.nan
+    return out

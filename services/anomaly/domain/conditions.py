@@ -84,3 +84,65 @@ class Conditions:
         told = opened | going_on
         self._told_s[slots] = np.where(told, at_s, self._told_s[slots])
         return Changes(np.flatnonzero(opened), np.flatnonzero(going_on), np.flatnonzero(ended))
+
+    def update_many(self, slots: Slots, at_s: Doubles, firing: Bools, known: Bools) -> Changes:
+        """The same for several rows of each slot in order of time, all [moments, slots]; indices count them all."""
+        opened: list[int] = []
+        going_on: list[int] = []
+        ended: list[int] = []
+        here = (known & firing).any(axis=0) | self._firing[slots] | self._counts[slots]
+        for column in np.flatnonzero(here):
+            rows = np.flatnonzero(known[:, column])
+            changes = self._follow(int(slots[column]), at_s[rows, column], firing[rows, column])
+            for found, told in zip((opened, going_on, ended), changes, strict=True):
+                found.extend((rows[told] * len(slots) + column).tolist())
+        return Changes(*(np.array(sorted(found), np.int64) for found in (opened, going_on, ended)))
+
+    def _follow(self, slot: int, at_s: Doubles, firing: Bools) -> tuple[list[int], list[int], list[int]]:
+        """Which rows of one slot open, go on and end; looked at where it turns or something is due, not row by row."""
+        opened: list[int] = []
+        going_on: list[int] = []
+        ended: list[int] = []
+        if not len(at_s):
+            return opened, going_on, ended
+        turns = np.flatnonzero(np.diff(firing)) + 1
+        for first, last in zip([0, *turns.tolist()], [*turns.tolist(), len(at_s)], strict=True):
+            fires = bool(firing[first])
+            if fires != bool(self._firing[slot]):
+                self._firing[slot], self._since_s[slot] = fires, at_s[first]
+            self._since_s[slot] = min(self._since_s[slot], at_s[first])
+            if not fires:
+                self._end(slot, at_s, first, last, ended)
+                continue
+            row = first
+            if not self._counts[slot]:
+                row = _when(at_s, first, last, self._since_s[slot], self.open_after_s)
+                if row == last:
+                    continue
+                soon = abs(at_s[row] - self._ended_s[slot]) < FLAP_WITHIN_S
+                self._flaps[slot] = min(self._flaps[slot] + 1, MOST_FLAPS) if soon else 0.0
+                self._counts[slot], self._told_s[slot] = True, at_s[row]
+                opened.append(row)
+            while (row := _when(at_s, row, last, self._told_s[slot], TELL_AGAIN_S)) < last:
+                self._told_s[slot] = at_s[row]
+                going_on.append(row)
+        return opened, going_on, ended
+
+    def _end(self, slot: int, at_s: Doubles, first: int, last: int, ended: list[int]) -> None:
+        flaps = self._flaps[slot]
+        least_s = (self.clear_after_s + FLAP_CLEAR_S) * 2**flaps if flaps > 0 else self.clear_after_s
+        row = _when(at_s, first, last, self._since_s[slot], least_s) if self._counts[slot] else last
+        if row < last:
+            self._counts[slot], self._ended_s[slot] = False, at_s[row]
+            ended.append(row)
+
+
+def _when(at_s: Doubles, first: int, last: int, since_s: float, after_s: float) -> int:
+    """The first row at least this long after a time; `last` when there is none."""
+    row = first + int(np.searchsorted(at_s[first:last], since_s + after_s))
+    # The sum is rounded otherwise than the difference that counts.
+    while row > first and at_s[row - 1] - since_s >= after_s:
+        row -= 1
+    while row < last and at_s[row] - since_s < after_s:
+        row += 1
+    return row

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any, TypeVar, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -14,6 +15,7 @@ Floats = npt.NDArray[np.float32]
 Doubles = npt.NDArray[np.float64]
 Bools = npt.NDArray[np.bool_]
 Slots = npt.NDArray[np.int64]
+Array = TypeVar("Array", bound=npt.NDArray[Any])
 
 LONGEST_STEP_S = 3600.0
 
@@ -32,7 +34,9 @@ def all_of(there: Bools) -> Bools:
 
 @dataclass(frozen=True)
 class View:
-    """Rows of one batch, each slot at most once. Arrays are [rows, columns]; NaN is unknown.
+    """Rows of one batch. Arrays are [rows, columns]; NaN is unknown.
+
+    Each slot has one row, or one in each of several `moments`, then all slots of the first moment come first.
 
     `now` is what was read in this row, `held` the last known values with this row's, `before` without them.
     `peak` and `trough` are the highest and lowest values ever held. `dt_s` is the time since the slot's last row.
@@ -46,6 +50,7 @@ class View:
     before: Floats
     peak: Floats
     trough: Floats
+    moments: int = 1
 
     def __len__(self) -> int:
         return len(self.slots)
@@ -72,6 +77,16 @@ class View:
         now, before = self.now[:, column], self.before[:, column]
         gained = now - before
         return np.where(gained < 0, np.float32(0), gained).astype(np.float32)
+
+    @property
+    def each(self) -> Slots:
+        """The slots, each once."""
+        return self.slots[: len(self.slots) // self.moments]
+
+    def grid(self, values: Array) -> Array:
+        """Values [rows, ...] as [moments, slots, ...]."""
+        shape = (self.moments, len(values) // self.moments, *values.shape[1:])
+        return cast("Array", values.reshape(shape))
 
     @cached_property
     def busy(self) -> Bools:
@@ -116,3 +131,34 @@ class History:
         dt_s = np.nan_to_num(np.clip(at_s - self._at_s[slots], 0.0, LONGEST_STEP_S))
         self._held[slots], self._peak[slots], self._trough[slots], self._at_s[slots] = held, peak, trough, at_s
         return View(slots, at_s, dt_s, now, held, before, peak, trough)
+
+    def advance_many(self, slots: Slots, at_s: Doubles, now: Floats) -> View:
+        """Take in rows of several moments: `at_s` [moments, slots], `now` [moments, slots, COLUMNS]."""
+        moments, width = at_s.shape
+        read = np.concatenate([self._held[slots][None], now])
+        told = ~np.isnan(read).all(axis=(0, 1))
+        whole = np.full(read.shape, np.nan, np.float32)
+        whole[:, :, told] = _last_known(read[:, :, told])
+        peak, trough = whole.copy(), whole.copy()
+        for extreme, ever, function in ((peak, self._peak, np.fmax), (trough, self._trough, np.fmin)):
+            extreme[0] = ever[slots]
+            extreme[:, :, told] = function.accumulate(
+                np.concatenate([ever[slots][None], now])[:, :, told], axis=0, dtype=np.float32
+            )
+        steps = np.diff(at_s, axis=0, prepend=self._at_s[slots][None])
+        dt_s = np.nan_to_num(np.clip(steps, 0.0, LONGEST_STEP_S))
+        self._held[slots], self._peak[slots], self._trough[slots] = whole[-1], peak[-1], trough[-1]
+        self._at_s[slots] = at_s[-1]
+        flat = (moments * width, len(COLUMNS))
+        return View(
+            np.tile(slots, moments), at_s.ravel(), dt_s.ravel(), now.reshape(flat), whole[1:].reshape(flat),
+            whole[:-1].reshape(flat), peak[1:].reshape(flat), trough[1:].reshape(flat), moments,
+        )  # fmt: skip
+
+
+def _last_known(values: Floats) -> Floats:
+    """Along the first axis, what was last known in place of what is unknown."""
+    rows = np.arange(len(values)).reshape(-1, 1, 1)
+    newest = np.maximum.accumulate(np.where(np.isnan(values), 0, rows), axis=0)
+    found: Floats = np.take_along_axis(values, newest, axis=0)
+    return found

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -9,10 +10,15 @@ from datetime import UTC, datetime
 import numpy as np
 
 from services.anomaly.domain.alert_book import AlertBook
+from services.anomaly.domain.blocks import Block
 from services.anomaly.domain.finding import Finding
-from services.anomaly.domain.history import Floats
+from services.anomaly.domain.history import Doubles, Floats, Slots
+from services.anomaly.domain.learned.channels import Span
 from services.anomaly.domain.watch import Watch
 from shared.messages.alerts import Alert
+
+# An open alert is told again each minute.
+LOOK_S = 30.0
 
 
 @dataclass(frozen=True)
@@ -47,6 +53,51 @@ class Rerun:
         at_s, period_s = np.full(len(slots), moment.at_s), np.full(len(slots), self._period_s)
         self._note(self._watch.rows(slots, at_s, moment.values, period_s, at_s), moment.at_s)
         self._note(self._watch.time(moment.at_s), moment.at_s)
+
+    def take_block(self, block: Block) -> None:
+        """Show many moments to the watch: the same as one after the other, in a fraction of the time."""
+        found: list[list[Finding]] = [[] for _ in block.moment_s]
+        learnable: dict[int, list[Span]] = defaultdict(list)
+        for part in block.parts():
+            findings, spans = self._watch.rows_of(part)
+            for row, finding in findings:
+                found[part.moment.flat[row]].append(finding)
+            for span in spans:
+                columns = np.searchsorted(part.slots, span.slots)
+                for moment in np.unique(part.moment[span.row, columns]):
+                    learnable[int(moment)].append(span.of(part.moment[span.row, columns] == moment))
+        quiet = self._looked_at(block)
+        for moment in sorted({*learnable, *quiet, *(m for m, findings in enumerate(found) if findings)}):
+            at_s = float(block.moment_s[moment])
+            if moment in learnable:
+                # What is judged as this moment's alerts comes after what is learnt of it, as with a single one.
+                found[moment] += self._watch.learn(at_s, learnable[moment])
+            self._note(found[moment], at_s)
+            if moment in quiet:
+                slots, heard_s = quiet[moment]
+                self._watch.hear(slots, heard_s, self._period_s)
+                self._note(self._watch.time(at_s), at_s)
+        self._heard_last(block)
+
+    def _looked_at(self, block: Block) -> dict[int, tuple[Slots, Doubles]]:
+        """Moments at which somebody falls silent, is silent for another while, or is heard again."""
+        everyone = np.arange(len(self._watch.roster))
+        heard_s = block.heard_s(everyone, self._watch.heard_s)
+        behind_s = np.where(np.isfinite(heard_s), heard_s.max(axis=1, keepdims=True) - heard_s, 0.0)
+        late = self._watch.late(behind_s, self._period_s)
+        before = np.concatenate([np.full((1, len(everyone)), self._watch.told_silent), late[:-1]])
+        turned = (late != before).any(axis=1)
+        looked, told_s = {}, -np.inf
+        for moment in np.flatnonzero(turned | late.any(axis=1)):
+            at_s = block.moment_s[moment]
+            if turned[moment] or at_s - told_s >= LOOK_S:
+                looked[int(moment)] = (everyone, heard_s[moment])
+                told_s = at_s
+        return looked
+
+    def _heard_last(self, block: Block) -> None:
+        everyone = np.arange(len(self._watch.roster))
+        self._watch.hear(everyone, block.heard_s(everyone, self._watch.heard_s)[-1], self._period_s)
 
     @property
     def told(self) -> list[Told]:

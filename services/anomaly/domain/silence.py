@@ -63,6 +63,10 @@ class Silence:
         silent = np.flatnonzero(behind_s > np.maximum(self._after_s, PERIODS * self._period_s[:count]))
         return silent, behind_s[silent]
 
+    def patience_s(self, period_s: float) -> float:
+        """For how long a device with this period may say nothing."""
+        return max(self._after_s, PERIODS * period_s)
+
     def forget(self, slot: int) -> None:
         """A device that was taken out is not silent."""
         self.heard_s[slot] = np.nan

@@ -11,13 +11,17 @@ from dataclasses import dataclass
 import numpy as np
 
 from services.anomaly.domain.history import Bools, Doubles, View
+from services.anomaly.domain.recurrence import CHUNK, fading
 from services.anomaly.domain.rules.base import Kind, filled
 
 FADE_S = 1800.0
 LEAST_SPAN_S = 3600.0
 STEADY = 0.97  # share of the variance that the line explains
 HORIZON_S = 6 * 3600.0
+FALL = 0.1
 BEYOND_HIGHEST = 1.5  # a limit that is not told is taken as half as much again as was ever seen
+
+Sums = tuple[Doubles, ...]
 
 
 @dataclass(frozen=True)
@@ -34,6 +38,37 @@ class Course:
         """When, from and to, in this unit of time and called after it."""
         named = {"in": self.in_s, "from": self.earliest_s, "to": self.latest_s}
         return {f"{name}_{unit}": seconds / unit_s for name, seconds in named.items()}
+
+
+def _one(sums: Sums, share: Doubles, known: Bools, dt: Doubles, fade: Doubles) -> Sums:
+    """The sums, and the span of time that they are of, with one more row of each slot."""
+    w, t, tt, y, ty, yy, span_s = sums
+    # A fall by a tenth of the limit is an end of what grew.
+    fallen = known & (w > 0) & (share < y / np.maximum(w, 1e-9) - FALL)
+    tt, t, ty = tt - 2 * dt * t + dt * dt * w, t - dt * w, ty - dt * y
+    keep = np.where(fallen, 0.0, fade)
+    w, t, tt = w * keep + known, t * keep, tt * keep
+    y, ty, yy = y * keep + share, ty * keep, yy * keep + share * share
+    return w, t, tt, y, ty, yy, np.where(fallen, 0.0, span_s + dt)
+
+
+def _many(sums: Sums, share: Doubles, known: Bools, dt: Doubles, fade: Doubles) -> list[Doubles]:
+    """The same over some rows of each slot: sums about the first row's time, moved to each row's."""
+    if len(share) == 1:
+        return [values[None] for values in _one(sums, share[0], known[0], dt[0], fade[0])]
+    w0, t0, tt0, y0, ty0, yy0, span_s = sums
+    since = np.add.accumulate(dt, axis=0)
+    start = np.concatenate([w0, t0, tt0, y0, ty0, yy0])
+    add = np.concatenate([known, known * since, known * since**2, share, share * since, share**2], axis=1)
+    w, a, b, y, c, yy = np.split(fading(start, np.tile(fade, 6), add), 6, axis=1)
+    earlier_w, earlier_y = np.concatenate([w0[None], w[:-1]]), np.concatenate([y0[None], y[:-1]])
+    if (known & (earlier_w > 0) & (share < earlier_y / np.maximum(earlier_w, 1e-9) - FALL)).any():
+        rows = []
+        for row in zip(share, known, dt, fade, strict=True):
+            sums = _one(sums, *row)
+            rows.append(sums)
+        return [np.stack(values) for values in zip(*rows, strict=True)]
+    return [w, a - since * w, b - 2 * since * a + since**2 * w, y, c - since * y, yy, span_s + since]
 
 
 class Trend:
@@ -59,20 +94,18 @@ class Trend:
         limit = np.where(np.isnan(limit), BEYOND_HIGHEST * view.highest(self._metric), limit)
         known = ~np.isnan(value) & (limit > 0)
         share = np.where(known, value / np.where(known, limit, 1.0), 0.0)
-        w, t, tt, y, ty, yy = (values[view.slots] for values in self._sums)
-        span_s = self._span_s[view.slots] + view.dt_s
-        # A fall by a tenth of the limit is an end of what grew.
-        fallen = known & (w > 0) & (share < y / np.maximum(w, 1e-9) - 0.1)
-        dt, fade = view.dt_s, np.exp(-view.dt_s / FADE_S)
-        tt, t, ty = tt - 2 * dt * t + dt * dt * w, t - dt * w, ty - dt * y
-        keep = np.where(fallen, 0.0, fade)
-        w, t, tt = w * keep + known, t * keep, tt * keep
-        y, ty, yy = y * keep + share, ty * keep, yy * keep + share * share
-        span_s = np.where(fallen, 0.0, span_s)
-        for array, fresh in zip(self._sums, (w, t, tt, y, ty, yy), strict=True):
-            array[view.slots] = fresh
-        self._span_s[view.slots] = span_s
-        return self._course(known, span_s, (w, t, tt, y, ty, yy))
+        sums: Sums = tuple(values[view.each] for values in (*self._sums, self._span_s))
+        fade = np.exp(-view.dt_s / FADE_S)
+        shares, there, steps, fades = view.grid(share), view.grid(known), view.grid(view.dt_s), view.grid(fade)
+        parts = []
+        for first in range(0, view.moments, CHUNK):
+            here = slice(first, first + CHUNK)
+            parts.append(_many(sums, shares[here], there[here], steps[here], fades[here]))
+            sums = tuple(values[-1] for values in parts[-1])
+        for array, fresh in zip((*self._sums, self._span_s), sums, strict=True):
+            array[view.each] = fresh
+        *lines, span_s = [np.concatenate(values).ravel() for values in zip(*parts, strict=True)]
+        return self._course(known, span_s, tuple(lines))
 
     def _course(self, known: Bools, span_s: Doubles, sums: tuple[Doubles, ...]) -> Course:
         w, t, tt, y, ty, yy = sums

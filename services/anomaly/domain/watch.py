@@ -10,12 +10,13 @@ import numpy as np
 from torch import Tensor
 
 from services.anomaly.domain.alert_book import AlertBook
+from services.anomaly.domain.blocks import Part
 from services.anomaly.domain.columns import COLUMN, COLUMNS
 from services.anomaly.domain.conditions import Changes, Conditions
 from services.anomaly.domain.finding import Finding
 from services.anomaly.domain.fleet_map import FleetMap
 from services.anomaly.domain.history import Bools, Doubles, Floats, History, Slots, View
-from services.anomaly.domain.learned.channels import LEARN_S, Channels
+from services.anomaly.domain.learned.channels import LEARN_S, Channels, Span, beside_peers
 from services.anomaly.domain.learned.watcher import FleetWatcher, telling
 from services.anomaly.domain.roster import NODE, Roster
 from services.anomaly.domain.rules import all_rules
@@ -47,11 +48,12 @@ class Watch:
     false_alarms_per_week: float = 0.1
     silent_after_s: float = 10.0
     only: frozenset[str] | None = None
+    learn_s: float = LEARN_S
     roster: Roster = field(default_factory=Roster)
     fleet: FleetMap = field(default_factory=FleetMap)
 
     def __post_init__(self) -> None:
-        self._history, self._channels = History(), Channels()
+        self._history, self._channels = History(), Channels(self.learn_s)
         self._learned = FleetWatcher(self.false_alarms_per_week)
         self._rules = [(r, Conditions(r.kind.open_after_s, r.kind.clear_after_s)) for r in all_rules()]
         self._wear = all_wear()
@@ -104,20 +106,68 @@ class Watch:
 
     def rows(self, slots: Slots, at_s: Doubles, values: Floats, period_s: Doubles, heard_s: Doubles) -> list[Finding]:
         """Take rows in, each slot at most once; `values` is [rows, COLUMNS] with NaN for what is missing."""
-        findings: list[Finding] = []
         view = self._history.advance(slots, at_s, values)
         self._silence.hear(slots, self._node_of[slots], heard_s, period_s)
-        for rule, conditions in self._testable(values):
+        findings = self._judged(view)
+        if self._wanted(UNUSUAL):
+            due = self._channels.add(view, self._node_of[slots])
+            if len(due):
+                x, spans_s = self._channels.take(view, due, self._node_of[slots])
+                findings += self._learn(slots[due], at_s[due], x, spans_s)
+        return findings
+
+    def rows_of(self, part: Part) -> tuple[list[tuple[int, Finding]], list[Span]]:
+        """What rules and trends find in rows of several moments, with the row, and what there is to learn from them."""
+        view = self._history.advance_many(part.slots, part.at_s, part.values)
+        found = self._judged_rows(view)
+        spans = self._channels.spans(view, self._node_of[part.slots]) if self._wanted(UNUSUAL) else []
+        return found, spans
+
+    def learn(self, at_s: float, spans: Sequence[Span]) -> list[Finding]:
+        """Learn from what devices of one moment did, and tell what is unusual about it."""
+        slots, own, slow_w, period_s = (
+            np.concatenate([getattr(span, name) for span in spans]) for name in ("slots", "own", "slow_w", "period_s")
+        )
+        return self._learn(slots, np.full(len(slots), at_s), beside_peers(own, slow_w, self._node_of[slots]), period_s)
+
+    def hear(self, slots: Slots, heard_s: Doubles, period_s: float) -> None:
+        """Devices were heard at these times; those that never were are left out."""
+        there = np.isfinite(heard_s)
+        slots, heard_s = slots[there], heard_s[there]
+        order = np.argsort(heard_s, kind="stable")
+        period = np.full(len(slots), period_s)
+        self._silence.hear(slots[order], self._node_of[slots[order]], heard_s[order], period)
+
+    @property
+    def heard_s(self) -> Doubles:
+        """When each slot was last heard; NaN for never."""
+        heard: Doubles = self._silence.heard_s[: len(self.roster)]
+        return heard
+
+    def late(self, behind_s: Doubles, period_s: float) -> Bools:
+        """Whether devices that are so long behind their node are silent."""
+        return behind_s > self._silence.patience_s(period_s)
+
+    @property
+    def told_silent(self) -> bool:
+        """Whether anybody was silent when time was last looked at."""
+        count = len(self.roster)
+        return bool(self._silent_devices.counts(np.arange(count)).any())
+
+    def _judged(self, view: View) -> list[Finding]:
+        return [finding for _, finding in self._judged_rows(view)]
+
+    def _judged_rows(self, view: View) -> list[tuple[int, Finding]]:
+        findings: list[tuple[int, Finding]] = []
+        for rule, conditions in self._testable(view.now):
             if self._wanted(rule.kind):
                 firing, known = rule.test(view)
-                findings += self._tell(view, rule.kind, conditions.update(slots, at_s, firing, known))
+                findings += self._tell(view, rule.kind, _updated(conditions, view, firing, known))
         for trend, conditions in self._trends:
             if self._wanted(trend.kind):
                 course = trend.test(view)
-                changes = conditions.update(slots, at_s, course.firing, course.known)
+                changes = _updated(conditions, view, course.firing, course.known)
                 findings += self._tell(view, trend.kind, changes, course.told(trend.unit_s, trend.unit))
-        if self._wanted(UNUSUAL):
-            findings += self._learn(view)
         return findings
 
     def time(self, now_s: float) -> list[Finding]:
@@ -228,9 +278,9 @@ class Watch:
 
     def _tell(
         self, view: View, kind: Kind, changes: Changes, more: Mapping[str, Doubles] | None = None
-    ) -> list[Finding]:
+    ) -> list[tuple[int, Finding]]:
         told = [(row, True) for row in (*changes.opened, *changes.going_on)] + [(row, False) for row in changes.ended]
-        return [self._finding(view, int(row), kind, firing=firing, more=more or {}) for row, firing in told]
+        return [(int(r), self._finding(view, int(r), kind, firing=firing, more=more or {})) for r, firing in told]
 
     def _finding(self, view: View, row: int, kind: Kind, *, firing: bool, more: Mapping[str, Doubles]) -> Finding:
         slot = int(view.slots[row])
@@ -262,30 +312,28 @@ class Watch:
             holds=kind.holds and firing,
         )
 
-    def _learn(self, view: View) -> list[Finding]:
-        node = self._node_of[view.slots]
-        due = self._channels.add(view, node)
-        if not len(due):
-            return []
-        x, period_s = self._channels.take(view, due, node)
-        slots, at_s = view.slots[due], view.at_s[due]
-        share, scores, expected = self._learned.step(slots, x, np.maximum(period_s, LEARN_S / 2), self._alerted[slots])
+    def _learn(self, slots: Slots, at_s: Doubles, x: Floats, period_s: Doubles) -> list[Finding]:
+        period_s = np.maximum(period_s, LEARN_S / 2)
+        share, scores, expected = self._learned.step(slots, x, period_s, self._alerted[slots])
         open_ = self._unusual.counts(slots)
         firing = np.where(open_, share > CLEARED_SHARE, share > 1.0)
-        changes = self._unusual.update(slots, at_s, firing, np.ones(len(due), bool))
+        changes = self._unusual.update(slots, at_s, firing, np.ones(len(slots), bool))
         told = [(i, True) for i in (*changes.opened, *changes.going_on)] + [(i, False) for i in changes.ended]
         return [
             self._odd(
-                view, int(due[i]), firing=firing, share=float(share[i]), why=telling(scores[i], x[i], expected[i])
+                int(slots[i]),
+                float(at_s[i]),
+                firing=firing,
+                share=float(share[i]),
+                why=telling(scores[i], x[i], expected[i]),
             )
             for i, firing in told
         ]
 
     def _odd(
-        self, view: View, row: int, *, firing: bool, share: float, why: list[tuple[str, float, float, float]]
+        self, slot: int, at_s: float, *, firing: bool, share: float, why: list[tuple[str, float, float, float]]
     ) -> Finding:
-        slot = int(view.slots[row])
-        at = datetime.fromtimestamp(float(view.at_s[row]), UTC)
+        at = datetime.fromtimestamp(at_s, UTC)
         first = f"{why[0][0]} is {why[0][2]:g}, usually {why[0][3]:g}" if why else "the whole is unusual"
         evidence = [Evidence(metric="score", value=share, expected="below 1", at=at)]
         evidence += [Evidence(metric=n, value=v, expected=f"about {usual:g}", at=at) for n, _, v, usual in why]
@@ -339,17 +387,7 @@ class Watch:
         return findings
 
 
-def columns_of(metrics: Sequence[str]) -> tuple[list[int], list[int]]:
-    """Positions of the watched ones among `metrics`, and their columns."""
-    pairs = [(i, COLUMN[name]) for i, name in enumerate(metrics) if name in COLUMN]
-    return [i for i, _ in pairs], [j for _, j in pairs]
-
-
-def matrix(values: Floats, metrics: Sequence[str]) -> Floats:
-    """Values [rows, metrics] as [rows, COLUMNS]."""
-    here, there = columns_of(metrics)
-    out = np.full((len(values), len(COLUMNS)), np.nan, np.float32)
-    out[:, there] = values[:, here]
-    # Infinity is no reading.
-    out[~np.isfinite(out)] = np.nan
-    return out
+def _updated(conditions: Conditions, view: View, firing: Bools, known: Bools) -> Changes:
+    if view.moments == 1:
+        return conditions.update(view.slots, view.at_s, firing, known)
+    return conditions.update_many(view.each, *(view.grid(values) for values in (view.at_s, firing, known)))

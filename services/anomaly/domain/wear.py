@@ -44,15 +44,33 @@ class Wear:
             never = np.full(len(view), np.inf)
             return Course(known, known, never, never, never)
         used = np.where(known, np.nansum(parts, axis=0), np.nan)
-        since_s, first = self._since_s[view.slots], self._first[view.slots]
-        # A counter that fell is another device's; a clock that was set back makes no sense of the span.
-        anew = known & ~((used >= first) & (view.at_s >= since_s))
-        since_s, first = np.where(anew, view.at_s, since_s), np.where(anew, used, first)
-        # The older half of a long past is forgotten: what wears out wears faster.
-        old = known & (view.at_s - since_s > WINDOW_S)
-        since_s, first = np.where(old, view.at_s - WINDOW_S / 2, since_s), np.where(old, (first + used) / 2, first)
-        self._since_s[view.slots], self._first[view.slots] = since_s, first
+        since_s, first = self._begin(view, used, known)
         return self._course(known, used - first, view.at_s - since_s, self._limit - used)
+
+    def _begin(self, view: View, used: Doubles, known: Bools) -> tuple[Doubles, Doubles]:
+        """Of each row: since when its counter is followed, and what it was then."""
+        times, counts, there = view.grid(view.at_s), view.grid(used), view.grid(known)
+        since_s, first = self._since_s[view.each], self._first[view.each]
+        begins, firsts = np.empty(times.shape), np.empty(times.shape)
+        settled = ~there | ((counts >= first) & (times >= since_s) & (times - since_s <= WINDOW_S))
+        if settled.all():
+            begins[:], firsts[:] = since_s, first
+            return begins.ravel(), firsts.ravel()
+        for t, (at_s, now, here) in enumerate(zip(times, counts, there, strict=True)):
+            since_s, first = begins[t], firsts[t] = self._follow(since_s, first, at_s, now, here)
+        self._since_s[view.each], self._first[view.each] = since_s, first
+        return begins.ravel(), firsts.ravel()
+
+    @staticmethod
+    def _follow(
+        since_s: Doubles, first: Doubles, at_s: Doubles, used: Doubles, known: Bools
+    ) -> tuple[Doubles, Doubles]:
+        # A counter that fell is another device's; a clock that was set back makes no sense of the span.
+        anew = known & ~((used >= first) & (at_s >= since_s))
+        since_s, first = np.where(anew, at_s, since_s), np.where(anew, used, first)
+        # The older half of a long past is forgotten: what wears out wears faster.
+        old = known & (at_s - since_s > WINDOW_S)
+        return np.where(old, at_s - WINDOW_S / 2, since_s), np.where(old, (first + used) / 2, first)
 
     @staticmethod
     def _course(known: Bools, events: Doubles, span_s: Doubles, left: Doubles) -> Course:

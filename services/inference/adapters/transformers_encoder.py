@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
 from typing import Any
 
@@ -21,6 +22,7 @@ class TransformersEncoder:
 
     def __init__(self, name: str, path: str, models: ModelSettings) -> None:
         self.name, self._device = name, place(models)
+        self._tokenizing = threading.Lock()
         self._tokenizer: Any = load_model("embed_model", name, lambda: AutoTokenizer.from_pretrained(path, **TRUSTED))
         self._model = load_model(
             "embed_model", name, lambda: AutoModel.from_pretrained(path, **weights(models)), models
@@ -39,13 +41,15 @@ class TransformersEncoder:
         rows: list[Any] = [None] * len(texts)
         for start in range(0, len(order), BATCH):
             part = order[start : start + BATCH]
-            tokens = self._tokenizer(
-                [texts[i] for i in part],
-                padding=True,
-                truncation=True,
-                max_length=CONTEXT_TOKENS,
-                return_tensors="pt",
-            ).to(self._device)
+            # Kinds that run beside each other share the model; a tokenizer refuses to be used twice at once.
+            with self._tokenizing:
+                tokens = self._tokenizer(
+                    [texts[i] for i in part],
+                    padding=True,
+                    truncation=True,
+                    max_length=CONTEXT_TOKENS,
+                    return_tensors="pt",
+                ).to(self._device)
             hidden = self._model(**tokens).last_hidden_state
             mask = tokens["attention_mask"].unsqueeze(-1)
             pooled = (hidden * mask).sum(1) / mask.sum(1).clamp(min=1)

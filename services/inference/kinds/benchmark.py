@@ -60,6 +60,8 @@ class Benchmark:
     """One benchmark a job."""
 
     name = "benchmark"
+    # What ran beside it would be measured with it.
+    undisturbed = True
     input = BenchmarkInput
     output = BenchmarkOutput
     max_batch = 1

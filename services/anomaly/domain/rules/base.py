@@ -10,6 +10,7 @@ import numpy as np
 
 from services.anomaly.domain.columns import COLUMN
 from services.anomaly.domain.history import Bools, Doubles, Floats, Slots, View, all_of, any_of
+from services.anomaly.domain.recurrence import fading
 from shared.messages.alerts import Severity
 
 Tested = tuple[Bools, Bools]
@@ -110,8 +111,10 @@ class Growth:
         """Let the sums fade, add what grew."""
         gained = np.stack([view.growth(name) for name in self.counters], 1)
         known = ~all_of(np.isnan(gained))
-        total = self._sum[view.slots] * np.exp(-view.dt_s / self.window_s) + np.nan_to_num(gained).max(1)
-        self._sum[view.slots] = total
+        keep, more = np.exp(-view.dt_s / self.window_s), np.nan_to_num(gained).max(1)
+        totals = fading(self._sum[view.each], view.grid(keep), view.grid(more))
+        self._sum[view.each] = totals[-1]
+        total = totals.ravel()
         return total > self.most, known | (total > 0)
 
     def reset(self, slot: int) -> None:

@@ -43,16 +43,22 @@ class ClocksLow:
         """Compare with the clock that this device usually has under load; low clocks are not learnt."""
         clock = view.read("clock_sm_mhz")
         known = (view.get("gpu_util_pct") >= BUSY_PCT) & ~np.isnan(clock)
-        usual, rows = self._usual[view.slots], self._rows[view.slots]
         capped = view.get("power_cap_w") < 0.98 * view.highest("power_cap_w")
         at_cap = view.get("power_w") >= 0.93 * view.get("power_cap_w")
         caused = capped | at_cap | reasons(view, CAUSES)
-        low = known & (rows >= LEARNED_ROWS) & (clock < LOW_CLOCK_SHARE * usual)
-        takes = known & ~low & ~caused
-        rate = 1 / np.minimum(rows + 1, USUAL_ROWS)
-        self._usual[view.slots] = np.where(takes, usual + rate * (np.nan_to_num(clock) - usual), usual)
-        self._rows[view.slots] = np.where(takes, rows + 1, rows)
-        return low & ~caused, known
+        if not known.any():
+            return known, known
+        usual, rows = self._usual[view.each], self._rows[view.each]
+        read, learnable = view.grid(np.nan_to_num(clock)), view.grid(known & ~caused)
+        low = np.empty(read.shape, bool)
+        for t in range(view.moments):
+            low[t] = (rows >= LEARNED_ROWS) & (read[t] < LOW_CLOCK_SHARE * usual)
+            takes = learnable[t] & ~low[t]
+            rate = takes / np.minimum(rows + 1, USUAL_ROWS)
+            usual = usual + rate * (read[t] - usual)
+            rows = rows + takes
+        self._usual[view.each], self._rows[view.each] = usual, rows
+        return low.ravel() & known & ~caused, known
 
 
 def _span(view: View) -> tuple[Doubles, Bools]:

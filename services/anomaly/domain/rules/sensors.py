@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 
 from services.anomaly.domain.columns import COLUMN
-from services.anomaly.domain.history import Bools, Doubles, View, all_of, any_of
+from services.anomaly.domain.history import Bools, Doubles, Floats, View, all_of, any_of
+from services.anomaly.domain.recurrence import fading, running_extremes
 from services.anomaly.domain.rules.base import Kind, Rule, Stateless, Tested, filled
 
 STILL_TICKS, STILL_S = 30.0, 25.0
@@ -17,12 +20,36 @@ SETTLE_TICKS = 12.0
 BUSY_PCT = 5.0
 MOVED = {"power_w": 0.3, "temp_c": 0.3, "gpu_util_pct": 40.0}  # share of the highest power; points of utilisation
 STUCK_S = 120.0
+LEVEL_RATE = 0.2
 MISSING_ROWS, MISSING_SHARE = 20.0, 0.5
 LIMITS: dict[str, tuple[float, float]] = {
     "gpu_util_pct": (0.0, 100.5), "mem_util_pct": (0.0, 100.5), "power_w": (0.0, 20_000.0), "temp_c": (1.0, 130.0),
     "temp_mem_c": (1.0, 140.0), "fan_pct": (0.0, 130.0), "clock_sm_mhz": (0.0, 6_000.0),
     "clock_mem_mhz": (0.0, 40_000.0), "memory_used_bytes": (0.0, 1e13),
 }  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Standing:
+    """Of each row: for how many rows and seconds the value has stood still, beside what is known of that.
+
+    `usual` is the longest time that it stood still before, in rows, and `rows` how many there were of this state.
+    """
+
+    busy: Bools
+    ticks: Doubles
+    still_s: Doubles
+    usual: Doubles
+    rows: Doubles
+
+    def lasts(self, least_s: float) -> Bools:
+        """Whether it stands still for much longer than ever before."""
+        seen_before = self.rows - self.ticks
+        least = np.where(seen_before >= KNOWN_ROWS, KNOWN_STILL_TICKS, STILL_TICKS)
+        # Some devices stand still when idle: that has to be known before it can be odd.
+        judged = self.busy | (seen_before >= IDLE_ROWS)
+        lasting: Bools = judged & (self.ticks >= np.maximum(USUAL_FACTOR * self.usual, least))
+        return lasting & (self.still_s >= least_s)
 
 
 class Stillness:
@@ -40,8 +67,10 @@ class Stillness:
         self._rows = [filled(values, slots, 0.0) for values in self._rows]
         self._longest = [filled(values, slots, 0.0) for values in self._longest]
 
-    def count(self, view: View, same: Bools, known: Bools) -> Doubles:
-        """Take rows in; returns for how many rows the value has stood still."""
+    def count(self, view: View, same: Bools, known: Bools) -> Standing:
+        """Take rows in; returns how long the value has stood still in each."""
+        if view.moments > 1:
+            return self._count_many(view, same, known)
         s, busy = view.slots, self._busy(view)
         before = self._ticks[s]
         ticks = np.where(same, before + 1, 0.0)
@@ -51,19 +80,32 @@ class Stillness:
             longest[s] = np.where(ended, np.maximum(longest[s], before), longest[s])
         self._ticks[s] = np.where(known, ticks, before)
         self._still_s[s] = np.where(known, np.where(same, self._still_s[s] + view.dt_s, 0.0), self._still_s[s])
-        return self._ticks[s]
-
-    def lasts(self, view: View, least_s: float) -> Bools:
-        """Whether it stands still for much longer than ever before."""
-        s = view.slots
-        busy, ticks = self._busy(view), self._ticks[s]
         usual = np.where(busy, self._longest[1][s], self._longest[0][s])
-        seen_before = np.where(busy, self._rows[1][s], self._rows[0][s]) - ticks
-        least = np.where(seen_before >= KNOWN_ROWS, KNOWN_STILL_TICKS, STILL_TICKS)
-        # Some devices stand still when idle: that has to be known before it can be odd.
-        judged = busy | (seen_before >= IDLE_ROWS)
-        lasting: Bools = judged & (ticks >= np.maximum(USUAL_FACTOR * usual, least)) & (self._still_s[s] >= least_s)
-        return lasting
+        rows = np.where(busy, self._rows[1][s], self._rows[0][s])
+        return Standing(busy, self._ticks[s], self._still_s[s], usual, rows)
+
+    def _count_many(self, view: View, same: Bools, known: Bools) -> Standing:
+        """The same over several moments."""
+        s, busy, same, known = view.each, view.grid(self._busy(view)), view.grid(same), view.grid(known)
+        counted = np.add.accumulate(known, axis=0)
+        # Where the value last moved: how many known rows had been by then, and how much time.
+        moved = known & ~same
+        ago = np.maximum.accumulate(np.where(moved, counted, -1), axis=0)
+        ticks = np.where(ago >= 0, counted - ago, self._ticks[s] + counted).astype(np.float64)
+        stood = np.add.accumulate(np.where(known & same, view.grid(view.dt_s), 0.0), axis=0)
+        by_then = np.maximum.accumulate(np.where(moved, stood, -1.0), axis=0)
+        still_s = np.where(by_then >= 0, stood - by_then, self._still_s[s] + stood)
+        before = np.concatenate([self._ticks[s][None], ticks[:-1]])
+        usual, rows = np.empty(ticks.shape), np.empty(ticks.shape)
+        for state in (False, True):
+            here = busy == state
+            seen = self._rows[state][s] + np.add.accumulate(known & here, axis=0)
+            ended = np.where(moved & here, before, 0.0)
+            longest = np.maximum(self._longest[state][s], np.maximum.accumulate(ended, axis=0))
+            self._rows[state][s], self._longest[state][s] = seen[-1], longest[-1]
+            rows[here], usual[here] = seen[here], longest[here]
+        self._ticks[s], self._still_s[s] = ticks[-1], still_s[-1]
+        return Standing(busy.ravel(), ticks.ravel(), still_s.ravel(), usual.ravel(), rows.ravel())
 
     @staticmethod
     def _busy(view: View) -> Bools:
@@ -99,8 +141,7 @@ class Frozen:
         now, before = view.now[:, self._columns], view.before[:, self._columns]
         known = ~np.isnan(now[:, 0])
         same = known & all_of((now == before) | np.isnan(now))
-        self._still.count(view, same, known)
-        return self._still.lasts(view, STILL_S), known
+        return self._still.count(view, same, known).lasts(STILL_S), known
 
 
 class Stuck:
@@ -134,18 +175,36 @@ class Stuck:
         now, other = view.read(self._metric), view.read(self._follows)
         known = ~np.isnan(now) & ~np.isnan(other)
         same = known & (now == view.before[:, COLUMN[self._metric]])
-        s = view.slots
-        ticks = self._still.count(view, same, known)
-        level = np.where(np.isnan(self._level[s]), other, self._level[s] + 0.2 * (other - self._level[s]))
+        standing = self._still.count(view, same, known)
         # The mean needs some rows to arrive where the other already is.
-        begun = ticks <= SETTLE_TICKS
+        begun = standing.ticks <= SETTLE_TICKS
+        high, low = (self._span if view.moments == 1 else self._span_many)(view, other, known, begun)
+        moved = (high - low) >= np.maximum(self._share * np.nan_to_num(view.highest(self._follows)), self._points)
+        extreme = (now <= 0) | (now >= 100) if self._metric.endswith("_pct") else np.zeros(len(view), bool)
+        return standing.lasts(STUCK_S) & known & moved & ~extreme, known
+
+    def _span(self, view: View, other: Floats, known: Bools, begun: Bools) -> tuple[Doubles, Doubles]:
+        """The highest and lowest mean of the other since this one last changed."""
+        s = view.slots
+        level = np.where(np.isnan(self._level[s]), other, self._level[s] + LEVEL_RATE * (other - self._level[s]))
         high = np.where(begun, level, np.maximum(self._high[s], level))
         low = np.where(begun, level, np.minimum(self._low[s], level))
         for array, fresh in ((self._high, high), (self._low, low), (self._level, level)):
             array[s] = np.where(known, fresh, array[s])
-        moved = (high - low) >= np.maximum(self._share * np.nan_to_num(view.highest(self._follows)), self._points)
-        extreme = (now <= 0) | (now >= 100) if self._metric.endswith("_pct") else np.zeros(len(view), bool)
-        return self._still.lasts(view, STUCK_S) & moved & ~extreme, known
+        return high, low
+
+    def _span_many(self, view: View, other: Floats, known: Bools, begun: Bools) -> tuple[Doubles, Doubles]:
+        """The same over several moments."""
+        s, told, there = view.each, view.grid(other).astype(np.float64), view.grid(known)
+        ever = there.any(axis=0)
+        first = told[there.argmax(axis=0), np.arange(len(s))]
+        start = np.where(np.isnan(self._level[s]) & ever, first, self._level[s])
+        kept = np.where(there, 1 - LEVEL_RATE, 1.0)
+        level = fading(np.nan_to_num(start), kept, np.where(there, LEVEL_RATE * told, 0.0))
+        high, low = running_extremes(level, view.grid(begun), there, self._high[s], self._low[s])
+        for array, fresh in ((self._high, high), (self._low, low), (self._level, level)):
+            array[s] = np.where(ever, fresh[-1], array[s])
+        return high.ravel(), low.ravel()
 
 
 class Impossible(Stateless):
@@ -204,15 +263,14 @@ class Missing:
         """Follow the share of rows in which a metric that was read before was not."""
         now = view.now[:, self._columns]
         gone = any_of(np.isnan(now) & ~np.isnan(view.before[:, self._columns]))
-        share = self._share[view.slots]
-        changed = share + (gone - share) * 2 / (MISSING_ROWS + 1)
+        rate = np.full(len(view), 2 / (MISSING_ROWS + 1))
         if gone.any():
             # A row with nothing but a failed reading is of a source that fails: it says nothing about its devices.
             alone = (~np.isnan(view.now)).sum(axis=1) == 1
-            changed = np.where(alone & ~np.isnan(view.get("read_errors")), share, changed)
-        share = changed
-        self._share[view.slots] = share
-        return share > MISSING_SHARE, np.ones(len(view), bool)
+            rate[alone & ~np.isnan(view.get("read_errors"))] = 0.0
+        shares = fading(self._share[view.each], view.grid(1 - rate), view.grid(gone * rate))
+        self._share[view.each] = shares[-1]
+        return shares.ravel() > MISSING_SHARE, np.ones(len(view), bool)
 
 
 def make() -> list[Rule]:
