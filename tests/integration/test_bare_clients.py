@@ -85,15 +85,16 @@ async def test_the_examples_do_what_is_told_of_bare_clients(
 async def test_examples_carry_what_is_too_large_for_a_message(
     nats_server: NatsServer, client: AutopilotClient, tmp_path: Path, made: Callable[[Path], Command]
 ) -> None:
-    """A command line cannot hold such a payload, so it is their source that has to have the limit and the store."""
     command = await asyncio.to_thread(made, tmp_path)
-    # 100 KiB of text of three bytes a letter are more than 256 KiB as JSON.
-    text = "車" * 20_000
-    process = await asyncio.create_subprocess_exec(
-        *command, nats_server.url, "run", "echo", json.dumps({"text": text}), "large", stdout=subprocess.PIPE
-    )
+    text = "large " * 50_000
     async with worker_process(nats_server.url, AUTOPILOT_POOL_KINDS='["echo"]'):
-        out, _ = await asyncio.wait_for(process.communicate(), 60)
+        process = await asyncio.create_subprocess_exec(
+            *command, nats_server.url, "run", "echo", "-", "large", stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        )
+        out, _ = await asyncio.wait_for(process.communicate(json.dumps({"text": text}).encode()), 60)
+        # It came back the same way, too large for a message.
+        stored = await client.js.get_last_msg("RESULTS", "results.large")
+        assert json.loads(stored.data or b"")["output_ref"]
     assert json.loads(out)["output"] == {"text": text}
 
 

@@ -1,5 +1,5 @@
 // Jobs over bare NATS: go run . URL run KIND PAYLOAD ID, go run . URL cancel ID.
-// Needs github.com/nats-io/nats.go. docs/jobs.md, "Over bare NATS", says what is done here.
+// A payload of - is read from standard input. Needs github.com/nats-io/nats.go. docs/jobs.md, "Over bare NATS", says what is done here.
 package main
 
 import (
@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"log"
 	"os"
 	"strings"
@@ -54,6 +55,10 @@ func payloads(nc *nats.Conn) (nats.ObjectStore, error) {
 // findResult is the result, if there is one already.
 func findResult(nc *nats.Conn, id string) (map[string]any, error) {
 	found, err := nc.Request("$JS.API.DIRECT.GET.RESULTS.results."+ofJob(id), nil, 5*time.Second)
+	if errors.Is(err, nats.ErrTimeout) {
+		// No answer: whoever waits asks again.
+		return nil, nil
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -153,7 +158,15 @@ func main() {
 		}
 		return
 	}
-	result, err := run(nc, os.Args[3], os.Args[4], os.Args[5], time.Minute)
+	payload := os.Args[4]
+	if payload == "-" {
+		read, err := io.ReadAll(os.Stdin)
+		if err != nil {
+			log.Fatal(err)
+		}
+		payload = string(read)
+	}
+	result, err := run(nc, os.Args[3], payload, os.Args[5], time.Minute)
 	if err != nil {
 		log.Fatal(err)
 	}

@@ -1,6 +1,7 @@
 // Jobs over bare NATS: node bare_jobs.mjs URL run KIND PAYLOAD ID, node bare_jobs.mjs URL cancel ID.
-// Needs the npm package nats. docs/jobs.md, "Over bare NATS", says what is done here.
+// A payload of - is read from standard input. Needs the npm package nats. docs/jobs.md, "Over bare NATS", says what is done here.
 import { createHash } from "node:crypto";
+import { readFileSync } from "node:fs";
 import { connect, headers, StringCodec } from "nats";
 
 const INLINE_BYTES = 256 * 1024;
@@ -24,7 +25,13 @@ const payloads = (nc) => nc.jetstream().views.os("payloads");
 
 /** The result, if there is one already. */
 async function findResult(nc, id) {
-  const found = await nc.request(`$JS.API.DIRECT.GET.RESULTS.results.${ofJob(id)}`, undefined, { timeout: 5000 });
+  const subject = `$JS.API.DIRECT.GET.RESULTS.results.${ofJob(id)}`;
+  // No answer: whoever waits asks again.
+  const found = await nc.request(subject, undefined, { timeout: 5000 }).catch((error) => {
+    if (error.code === "TIMEOUT") return null;
+    throw error;
+  });
+  if (found === null) return null;
   if (found.headers?.code === 404) return null;
   const result = JSON.parse(text.decode(found.data));
   if (result.output_ref) {
@@ -36,7 +43,7 @@ async function findResult(nc, id) {
 /** Submit a job, which is stored when this has its confirmation, and wait for its result. */
 async function run(nc, kind, payload, id, waitMs = 60_000) {
   let body = { payload };
-  if (JSON.stringify(payload).length > INLINE_BYTES) {
+  if (Buffer.byteLength(JSON.stringify(payload)) > INLINE_BYTES) {
     // The name says when it may be deleted.
     const name = `${Math.floor(Date.now() / 1000) + DAY_S}-${createHash("sha256").update(id).digest("hex")}`;
     await (await payloads(nc)).putBlob({ name }, text.encode(JSON.stringify(payload)));
@@ -74,7 +81,7 @@ if (command === "cancel") {
   await nc.jetstream().publish(`$KV.jobs.${token(rest[0])}`, text.encode('{"cancelled": true}'));
 } else {
   const [kind, payload, id] = rest;
-  console.log(JSON.stringify(await run(nc, kind, JSON.parse(payload), id)));
+  console.log(JSON.stringify(await run(nc, kind, JSON.parse(payload === "-" ? readFileSync(0, "utf8") : payload), id)));
 }
 await nc.close();
 process.exit(0);

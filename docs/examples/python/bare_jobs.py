@@ -1,6 +1,6 @@
 """Jobs over bare NATS: `python bare_jobs.py URL run KIND PAYLOAD ID`, `python bare_jobs.py URL cancel ID`.
 
-Needs nats-py alone. docs/jobs.md, "Over bare NATS", says what is done here.
+A payload of - is read from standard input. Needs nats-py alone. docs/jobs.md, "Over bare NATS", says what is done here.
 """
 
 from __future__ import annotations
@@ -33,7 +33,11 @@ def of_job(job_id: str) -> str:
 
 async def find_result(nc: Client, job_id: str) -> dict[str, Any] | None:
     """The result, if there is one already."""
-    found = await nc.request(f"$JS.API.DIRECT.GET.RESULTS.results.{of_job(job_id)}", b"", timeout=5)
+    try:
+        found = await nc.request(f"$JS.API.DIRECT.GET.RESULTS.results.{of_job(job_id)}", b"", timeout=5)
+    except nats.errors.TimeoutError:
+        # No answer: whoever waits asks again.
+        return None
     if (found.headers or {}).get("Status") == "404":
         return None
     result: dict[str, Any] = json.loads(found.data)
@@ -83,7 +87,7 @@ async def main() -> None:
         await nc.jetstream().publish(f"$KV.jobs.{token(rest[0])}", b'{"cancelled": true}')
     else:
         kind, payload, job_id = rest
-        print(json.dumps(await run(nc, kind, json.loads(payload), job_id)))
+        print(json.dumps(await run(nc, kind, json.loads(sys.stdin.read() if payload == "-" else payload), job_id)))
     await nc.close()
 
 

@@ -113,8 +113,8 @@ def read_table(path: Path) -> Table:
             "input", str(path), f"has no metric of the catalogue (docs/metrics.md) with a value; {'; '.join(remarks)}"
         )
     del frame
-    names = device.unique().drop_nulls().sort()
-    codes = device.cast(pl.Enum(names)).to_physical().cast(pl.Int32)
+    devices = device.unique().drop_nulls().sort()
+    codes = device.cast(pl.Enum(devices)).to_physical().cast(pl.Int32)
     rows = pl.DataFrame({"at_s": at_s, "device": codes, "row": pl.int_range(len(at_s), dtype=pl.UInt32, eager=True)})
     rows = rows.drop_nulls().filter(pl.col("at_s").is_finite()).sort("at_s", "device", "row")
     # Of two rows of one device and time the later one counts.
@@ -126,7 +126,7 @@ def read_table(path: Path) -> Table:
         packed[:, place] = found.pop(metric)[order]
     packed[~np.isfinite(packed)] = np.nan
     return Table(
-        rows["at_s"].to_numpy(), names.to_list(), rows["device"].to_numpy(), metrics, packed, path.name,
+        rows["at_s"].to_numpy(), devices.to_list(), rows["device"].to_numpy(), metrics, packed, path.name,
         _period_s(rows), remarks,
     )  # fmt: skip
 

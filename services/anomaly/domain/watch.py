@@ -390,4 +390,5 @@ class Watch:
 def _updated(conditions: Conditions, view: View, firing: Bools, known: Bools) -> Changes:
     if view.moments == 1:
         return conditions.update(view.slots, view.at_s, firing, known)
-    return conditions.update_many(view.each, *(view.grid(values) for values in (view.at_s, firing, known)))
+    at_s, fires, said = view.grid(view.at_s), view.grid(firing), view.grid(known)
+    return conditions.update_many(view.each, at_s, fires, said)
