@@ -62,7 +62,7 @@ async function run(nc, kind, payload, id, waitMs = 60_000) {
   while (Date.now() < until) {
     const arrived = new Promise((resolve) => {
       wake = resolve;
-      setTimeout(resolve, 5000);
+      setTimeout(resolve, 5000).unref();
     });
     const result = await findResult(nc, id);
     if (result !== null) {
@@ -84,4 +84,3 @@ if (command === "cancel") {
   console.log(JSON.stringify(await run(nc, kind, JSON.parse(payload === "-" ? readFileSync(0, "utf8") : payload), id)));
 }
 await nc.close();
-process.exit(0);
