@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from services.anomaly.domain.watch import Watch, matrix
+from services.anomaly.domain.columns import matrix
+from services.anomaly.domain.watch import Watch
 
 
 class OneDevice:

@@ -6,9 +6,10 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
+from services.anomaly.domain.columns import matrix
 from services.anomaly.domain.conditions import Conditions
 from services.anomaly.domain.finding import Finding
-from services.anomaly.domain.watch import Watch, matrix
+from services.anomaly.domain.watch import Watch
 from tests.support.one_device import OneDevice
 
 
