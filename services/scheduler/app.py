@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
@@ -11,17 +12,19 @@ from functools import partial
 from pathlib import Path
 
 from faststream import FastStream
-from faststream.nats import NatsMessage
+from nats.aio.msg import Msg
 from nats.js import JetStreamContext
 from prometheus_client import Counter, Gauge
 from pydantic import ValidationError
 
 from services.scheduler.acting import Actor
-from services.scheduler.adapters.fleet_reader import FleetReader
+from services.scheduler.adapters.fleet_reader import READ_METRICS, FleetReader
+from services.scheduler.adapters.newest_frames import NewestFrames
 from services.scheduler.crowning import Crowning
 from services.scheduler.deciding import Decider
 from services.scheduler.device_deciding import DeviceDecider
 from services.scheduler.domain.champion import Championship
+from services.scheduler.domain.device_columns import DeviceColumns
 from services.scheduler.domain.governor import Governor
 from services.scheduler.domain.network import load_checkpoint
 from services.scheduler.domain.panel import Panel
@@ -33,12 +36,13 @@ from services.scheduler.remembering import Remembering
 from services.scheduler.reporting import Reporting
 from services.scheduler.settings import SchedulerSettings
 from shared import subjects
+from shared.addressing import check_address
+from shared.broker import client_of
 from shared.bus import BUS_ERRORS, Bus
 from shared.client.reading import last_messages
 from shared.clock import utc_now
 from shared.consuming import Watched, consume
-from shared.errors import AutopilotError, SettingsError
-from shared.frames import decode
+from shared.errors import AutopilotError, MalformedMessageError, SettingsError
 from shared.health import HealthState
 from shared.ids import new_id
 from shared.leader import Leadership
@@ -60,7 +64,6 @@ def create_app(settings: SchedulerSettings | None = None) -> FastStream:
     """The scheduler; any number may run, one leads."""
     settings = settings or load(SchedulerSettings)
     service = Service("scheduler", settings)
-    broker = service.broker
     makers = usable_policies(settings)
     panel = Panel(makers, settings.decide_period_s)
     governor = Governor()
@@ -72,21 +75,18 @@ def create_app(settings: SchedulerSettings | None = None) -> FastStream:
         "autopilot_scheduler_policy", "1 for the policy that decides", ["policy"], registry=service.registry
     )
     counter = Counter("autopilot_decisions", "decisions by reason", ["reason"], registry=service.registry)
-    reader: FleetReader | None = None
-
-    async def on_frame(message: NatsMessage) -> None:
-        if reader is not None:
-            reader.on_frame(decode(message.body, message.raw_message.subject), utc_now())
-
-    # A reply would be taken for the stream's own confirmation by the agent that published the frame.
-    broker.subscriber(subjects.FRAMES, no_reply=True)(on_frame)
-    watched = subscribe(service, wake, governor)
+    columns = DeviceColumns(READ_METRICS)
+    frames = NewestFrames(columns, lambda: utc_now().timestamp(), settings.stale_after_s, service.registry)
+    watched = subscribe(service, wake)
 
     @asynccontextmanager
     async def lifespan() -> AsyncIterator[None]:
-        nonlocal reader
         async with service.running(watched) as js:
-            reader = FleetReader(js, settings.stale_after_s)
+            reader = FleetReader(js, settings.stale_after_s, frames)
+            nc = client_of(service.broker)
+            # Raw subscriptions: a framework's work on each message would cost more than the decisions.
+            await nc.subscribe(subjects.FRAMES, cb=frames.take)
+            await nc.subscribe(subjects.SCALE_COMMANDS, cb=partial(note_size, governor))
             leadership = Leadership(js, f"{settings.node}-{new_id()[:8]}", "scheduler")
             service.supervise("leadership", leadership.run, standstill_s=30.0)
             actor = Actor(service.bus, utc_now, counter)
@@ -131,27 +131,34 @@ def create_app(settings: SchedulerSettings | None = None) -> FastStream:
     return service.app(lifespan)
 
 
-def subscribe(service: Service, wake: asyncio.Event, governor: Governor) -> list[Watched]:
+def subscribe(service: Service, wake: asyncio.Event) -> list[Watched]:
     """Follow alerts and what operators do; the durables to keep an eye on."""
 
     async def on_alert(alert: Alert) -> None:
         if alert.severity == "critical":
             wake.set()
 
-    async def on_scale(command: ScaleCommand) -> None:
-        if command.issuer != "scheduler":
-            governor.manual(command.pool, command.at)
-
     async def on_drain(command: DrainCommand) -> None:
         await note_word(service.bus, command)
 
-    service.broker.subscriber(subjects.SCALE_COMMANDS, no_reply=True)(on_scale)
     alerts = durable("scheduler-alerts", subjects.ALERTS)
     drains = durable("scheduler-drains", subjects.DRAIN_COMMANDS)
     return [
         consume(service.broker, "ALERTS", subjects.ALERTS, alerts, on_alert),
         consume(service.broker, "COMMANDS", subjects.DRAIN_COMMANDS, drains, on_drain),
     ]
+
+
+async def note_size(governor: Governor, message: Msg) -> None:
+    """An operator set the size of a pool; one of our own commands, of which there are many, says nothing new."""
+    try:
+        command = ScaleCommand.model_validate_json(message.data)
+        check_address(message.subject, command)
+    except (ValidationError, MalformedMessageError) as error:
+        log.warning("message dropped", extra={"subject": message.subject[:500], "error": type(error).__name__})
+        return
+    if command.issuer != "scheduler":
+        governor.manual(command.pool, command.at)
 
 
 async def note_word(bus: Bus, command: DrainCommand) -> None:
@@ -185,6 +192,12 @@ def usable_policies(settings: SchedulerSettings) -> dict[str, PoolPolicyMaker]:
     return usable
 
 
+def settle_memory() -> None:
+    """What a first round leaves stays for long: the collector need not look through a large fleet ever again."""
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 100)
+
+
 async def recall(crowning: Crowning) -> None:
     """The champion of before; one that cannot be read or is unknown gives way to the first."""
     try:
@@ -212,6 +225,7 @@ async def decide_for_ever(
 ) -> None:
     """Decide every period, and at once when woken, while this process leads."""
     led_with: int | None = None
+    settled = False
     while True:
         beat()
         token = leadership.token
@@ -222,6 +236,9 @@ async def decide_for_ever(
                     await recall_past()
                     led_with = token
                 await decider.decide(token)
+                if not settled:
+                    settle_memory()
+                    settled = True
                 health.report("deciding", ok=True)
             except Exception as error:
                 health.report("deciding", ok=False, reason=f"{type(error).__name__}: {error}")

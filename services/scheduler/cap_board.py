@@ -6,32 +6,48 @@ from collections.abc import Mapping
 from datetime import datetime
 
 import numpy as np
+from numpy.typing import NDArray
 
 from services.scheduler.domain.caps import DeviceBoard
+from services.scheduler.domain.device_book import DeviceBook, DeviceFacts
+from services.scheduler.domain.device_columns import Readings
 from services.scheduler.domain.drains import Device
 from services.scheduler.domain.power_curves import curve_of
-from shared.messages.telemetry import DeviceInfo
+from shared.turns import Turns
+
+NOBODY: Device = ("", "")
+FIRST_ROWS = 256
 
 
 class CapBoard:
-    """Made anew when the inventory changes; caps that we set are remembered across that."""
+    """Follows the inventory node by node; caps that we set outlive whatever else changes of a device."""
 
-    def __init__(self, devices: Mapping[Device, DeviceInfo], before: CapBoard | None = None) -> None:
-        able = {d: i for d, i in devices.items() if i.power_default_w and i.power_min_w}
-        self._names = list(able)
-        self._rows = {name: row for row, name in enumerate(self._names)}
-        infos = list(able.values())
-        self._models = [i.model for i in infos]
-        self._simulated = np.array([i.simulated for i in infos], bool)
-        self._default_w = np.array([i.power_default_w for i in infos], float)
-        self._lowest_w = np.array([i.power_min_w for i in infos], float)
-        spans = [curve_of(i.model, i.power_default_w, i.power_min_w).span_w for i in infos]
-        self._span_w = np.array(spans, float).reshape(-1, 2)
-        self._ours_w = np.full(len(infos), np.nan)
-        self._ours_at_s = np.full(len(infos), np.nan)
-        for name, (cap_w, at_s) in (before.ours() if before else {}).items():
-            if name in self._rows:
-                self._ours_w[self._rows[name]], self._ours_at_s[self._rows[name]] = cap_w, at_s
+    def __init__(self) -> None:
+        self._nodes: dict[str, tuple[DeviceFacts, ...]] = {}
+        self._rows: dict[Device, int] = {}
+        self._rows_of_node: dict[str, list[int]] = {}
+        self._models: dict[str, int] = {}
+        self._away: dict[Device, tuple[float, float]] = {}
+        self._free: list[int] = []
+        self._names: list[Device] = []
+        self._model = np.zeros(0, np.int64)
+        self._simulated = np.zeros(0, bool)
+        self._default_w, self._lowest_w, self._ours_w, self._ours_at_s = (np.zeros(0) for _ in range(4))
+        self._span_w = np.zeros((0, 2))
+        self._grow()
+
+    async def follow(self, book: DeviceBook) -> None:
+        """Take in the nodes that changed."""
+        turns = Turns()
+        for node in [node for node in self._nodes if node not in book.nodes]:
+            self._leave(node)
+            await turns.give()
+        for node, facts in book.nodes.items():
+            if self._nodes.get(node) is not facts:
+                self._leave(node)
+                self._enter(node, facts)
+                await turns.give()
+        self._away.clear()
 
     def ours(self) -> dict[Device, tuple[float, float]]:
         """Devices that we capped: watts, and when."""
@@ -40,15 +56,16 @@ class CapBoard:
 
     def remember(self, device: Device, cap_w: float, at: datetime) -> None:
         """A cap was sent."""
-        row = self._rows[device]
-        self._ours_w[row], self._ours_at_s[row] = cap_w, at.timestamp()
+        row = self._rows.get(device)
+        if row is not None:
+            self._ours_w[row], self._ours_at_s[row] = cap_w, at.timestamp()
 
     def board(
-        self, caps_now_w: Mapping[Device, float], wanted_levels: Mapping[Device, float], cap_fraction: float | None
+        self, caps_now_w: Readings, wanted_levels: Mapping[Device, float], cap_fraction: float | None
     ) -> DeviceBoard:
         """As the decision about caps reads it; a device that no policy wants anything of has NaN there."""
         wanted_w = np.full(len(self._names), np.nan)
-        known = [(self._rows[d], level) for d, level in wanted_levels.items() if d in self._rows]
+        known = [(row, level) for d, level in wanted_levels.items() if (row := self._rows.get(d)) is not None]
         if known and cap_fraction is not None:
             rows, levels = np.array(known, float).T
             at = rows.astype(np.intp)
@@ -58,12 +75,63 @@ class CapBoard:
             )
         return DeviceBoard(
             devices=self._names,
-            models=self._models,
+            rows=self._rows,
+            rows_of_node=self._rows_of_node,
+            rows_of_model=self._of_model,
             simulated=self._simulated,
             default_w=self._default_w,
             lowest_w=self._lowest_w,
-            told_w=lambda rows: np.array([caps_now_w.get(self._names[row], np.nan) for row in rows.tolist()], float),
+            told_w=lambda rows: caps_now_w.many([self._names[row] for row in rows.tolist()]),
             wanted_w=wanted_w,
             ours_w=self._ours_w,
             ours_at_s=self._ours_at_s,
         )
+
+    def _of_model(self, model: str) -> NDArray[np.intp]:
+        number = self._models.get(model)
+        return np.zeros(0, np.intp) if number is None else np.flatnonzero(self._model == number)
+
+    def _enter(self, node: str, facts: tuple[DeviceFacts, ...]) -> None:
+        self._nodes[node], rows = facts, []
+        for each in facts:
+            if not each.power_default_w or not each.power_min_w:
+                continue
+            if not self._free:
+                self._grow()
+            row, name = self._free.pop(), (node, each.device)
+            self._names[row], self._rows[name] = name, row
+            self._model[row] = self._models.setdefault(each.model, len(self._models))
+            self._simulated[row] = each.simulated
+            self._default_w[row], self._lowest_w[row] = each.power_default_w, each.power_min_w
+            self._span_w[row] = curve_of(each.model, each.power_default_w, each.power_min_w).span_w
+            self._ours_w[row], self._ours_at_s[row] = self._away.pop(name, (np.nan, np.nan))
+            rows.append(row)
+        self._rows_of_node[node] = rows
+
+    def _leave(self, node: str) -> None:
+        self._nodes.pop(node, None)
+        for row in self._rows_of_node.pop(node, ()):
+            if not np.isnan(self._ours_w[row]):
+                self._away[self._names[row]] = float(self._ours_w[row]), float(self._ours_at_s[row])
+            del self._rows[self._names[row]]
+            self._clear(row)
+            self._free.append(row)
+
+    def _clear(self, row: int | slice) -> None:
+        self._model[row], self._simulated[row] = -1, False
+        self._default_w[row] = self._lowest_w[row] = self._span_w[row] = 0.0
+        self._ours_w[row] = self._ours_at_s[row] = np.nan
+        for each in range(*row.indices(len(self._names))) if isinstance(row, slice) else [row]:
+            self._names[each] = NOBODY
+
+    def _grow(self) -> None:
+        before = len(self._names)
+        after = max(FIRST_ROWS, 2 * before)
+        self._names += [NOBODY] * (after - before)
+        for name in ("_model", "_simulated", "_default_w", "_lowest_w", "_ours_w", "_ours_at_s", "_span_w"):
+            array = getattr(self, name)
+            wider = np.zeros((after, *array.shape[1:]), array.dtype)
+            wider[:before] = array
+            setattr(self, name, wider)
+        self._clear(slice(before, after))
+        self._free += range(before, after)

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
+from datetime import datetime
 
 from services.scheduler.acting import Actor
 from services.scheduler.adapters.fleet_reader import FleetReader
 from services.scheduler.device_deciding import DeviceDecider, levels_by_device
+from services.scheduler.domain.device_book import DeviceBook
+from services.scheduler.domain.device_columns import Readings
 from services.scheduler.domain.drains import Device
 from services.scheduler.domain.efficiency import NodeEfficiency
 from services.scheduler.domain.observation import PoolObservation
@@ -18,7 +20,7 @@ from services.scheduler.domain.spread import NodeRoom
 from services.scheduler.pool_deciding import DecisionError, PoolDecider
 from shared.messages.commands import FleetPolicy
 from shared.messages.jobs import PoolStatus
-from shared.messages.telemetry import DeviceInfo
+from shared.turns import Turns
 
 log = logging.getLogger(__name__)
 
@@ -61,10 +63,11 @@ class Decider:
     async def decide(self, token: int) -> None:
         """One round with this fencing token."""
         actor = self.pools.actor
-        now = actor.clock()
         policy = await actor.bus.policy()
-        parts = await self.reader.pools(now)
         devices = await self.reader.devices()
+        await self.reader.look()
+        now = actor.clock()
+        parts = await self.reader.pools(now)
         for _ in self.reader.held:
             actor.count("missing_data")
         if not parts:
@@ -74,19 +77,22 @@ class Decider:
             return
         heard = {part.node for each in parts.values() for part in each}
         cordoned = self._cordoned(parts)
-        seen = await self._observe(parts, devices, policy)
+        seen = await self._observe(parts, devices, policy, now)
         heat_c, power_w = (self.reader.samples(metric, now) for metric in ("temp_c", "power_w"))
-        rooms = {
-            pool: [_room(part, devices, cordoned, heat_c, self._efficiency.look(part, power_w)) for part in each]
-            for pool, each in parts.items()
-        }
+        turns = Turns()
+        for part in (part for each in parts.values() for part in each):
+            self._efficiency.look(part, power_w)
+            await turns.give()
+
+        def rooms(pool: str) -> list[NodeRoom]:
+            return [_room(p, devices, cordoned, heat_c, self._efficiency.known(p)) for p in parts[pool]]
+
         failed = Failures(actor)
         async with failed.noting("pools"):
             await self.pools.decide(seen, rooms, policy, token)
         async with failed.noting("drains"):
             sight = await self.reader.critical()
-            epochs = {d: (self.reader.boots.get(d[0], ""), info.driver_epoch) for d, info in devices.items()}
-            await self.devices.drain(sight, cordoned, epochs, heard, policy, token)
+            await self.devices.drain(sight, cordoned, devices.epochs, heard, policy, token)
         async with failed.noting("caps"):
             self._wanted = levels_by_device(seen, self.pools.levels)
             await self.devices.cap(devices, self.reader.samples("power_cap_w", now), self._wanted, policy, token)
@@ -101,42 +107,41 @@ class Decider:
         return {(node, device) for node, its in self._cordons.items() for device in its}
 
     async def _observe(
-        self, parts: Mapping[str, Sequence[PoolStatus]], devices: Mapping[Device, DeviceInfo], policy: FleetPolicy
+        self, parts: Mapping[str, Sequence[PoolStatus]], devices: DeviceBook, policy: FleetPolicy, now: datetime
     ) -> list[PoolObservation]:
-        now = self.pools.actor.clock()
-        power_w = self.reader.samples("power_w", now)
-        looks = [
-            self.reader.observe(pool, each, devices, power_w, policy.pool(pool), now) for pool, each in parts.items()
-        ]
+        power_w, turns = self.reader.samples("power_w", now), Turns()
         observed = []
-        for name, pool in zip(parts, await asyncio.gather(*looks, return_exceptions=True), strict=True):
-            if isinstance(pool, asyncio.CancelledError):
-                raise pool
-            if pool is None or isinstance(pool, BaseException):
-                if pool is not None:
-                    log.warning("pool not looked at", extra={"pool": name, "error": type(pool).__name__})
+        for name, each in parts.items():
+            try:
+                level = self.pools.levels.get(name, 1.0)
+                pool = self.reader.observe(name, each, devices, power_w, policy.pool(name), level, now)
+            except Exception as error:
+                log.exception("pool not looked at", extra={"pool": name, "error": type(error).__name__})
+                pool = None
+            if pool is None:
                 self.pools.actor.count("missing_data")
-                continue
-            observed.append(replace(pool, power_level=self.pools.levels.get(pool.pool, 1.0)))
+            else:
+                observed.append(pool)
+            await turns.give()
         return observed
 
 
 def _room(
     part: PoolStatus,
-    devices: Mapping[Device, DeviceInfo],
+    devices: DeviceBook,
     cordoned: set[Device],
-    heat_c: Mapping[Device, float],
+    heat_c: Readings,
     joules_per_job: float,
 ) -> NodeRoom:
-    here = [d for d in devices if d[0] == part.node]
+    here = devices.nodes.get(part.node, ())
     used = {d for w in part.workers for d in w.device.split("+")}
     kinds = {w.accelerator for w in part.workers}
     return NodeRoom(
         node=part.node,
-        kind="gpu" if "gpu" in kinds or (not kinds and any(devices[d].power_default_w for d in here)) else "cpu",
+        kind="gpu" if "gpu" in kinds or (not kinds and any(d.power_default_w for d in here)) else "cpu",
         workers=part.desired,
-        devices=sum(d not in cordoned for d in here),
-        hottest_c=max((heat_c[(part.node, d)] for d in used if (part.node, d) in heat_c), default=0.0),
+        devices=sum((part.node, d.device) not in cordoned for d in here),
+        hottest_c=max((heat_c.get((part.node, d)) or 0.0 for d in used), default=0.0),
         joules_per_job=joules_per_job,
         models_loaded=sum(len(w.models) for w in part.workers),
     )

@@ -11,7 +11,9 @@ from pydantic import ValidationError
 
 from services.scheduler.acting import Actor
 from services.scheduler.cap_board import CapBoard
-from services.scheduler.domain.caps import caps
+from services.scheduler.domain.caps import CapDecision, caps
+from services.scheduler.domain.device_book import DeviceBook
+from services.scheduler.domain.device_columns import Readings
 from services.scheduler.domain.drains import (
     AlertSight,
     Device,
@@ -23,9 +25,9 @@ from services.scheduler.domain.drains import (
     vouched_for,
 )
 from services.scheduler.domain.observation import PoolObservation
+from services.scheduler.in_flight import in_flight
 from shared import subjects
 from shared.messages.commands import DeviceSet, DrainCommand, DrainNote, DrainNotes, FleetPolicy, PowerCommand
-from shared.messages.telemetry import DeviceInfo
 
 log = logging.getLogger(__name__)
 
@@ -42,8 +44,7 @@ class DeviceDecider:
     _drains: dict[Device, datetime] = field(default_factory=dict)
     _memory: DrainMemory = field(default_factory=DrainMemory)
     _written: bool = True
-    _known: Mapping[Device, DeviceInfo] = field(default_factory=dict)
-    _kept: CapBoard = field(default_factory=lambda: CapBoard({}))
+    _kept: CapBoard = field(default_factory=CapBoard)
 
     async def drain(
         self,
@@ -60,7 +61,7 @@ class DeviceDecider:
         memory = await self._recalled(now)
         before = dict(memory.notes) if self._written else {}
         memory.look(sight, cordoned, on_the_way, epochs, heard, now)
-        to_ask = sorted(set(sight.critical) & epochs.keys() - cordoned)
+        to_ask = sorted(d for d in sight.critical if d in epochs and d not in cordoned)
         waiting = set(to_ask[MOST_ASKED:])
         unheard = waiting | {d for d in {*sight.critical, *memory.notes} if d[0] not in heard}
         vouched = vouched_for(sight.critical, await self._words(to_ask[:MOST_ASKED]))
@@ -110,40 +111,52 @@ class DeviceDecider:
 
     async def cap(
         self,
-        devices: Mapping[Device, DeviceInfo],
-        caps_now_w: Mapping[Device, float],
+        devices: DeviceBook,
+        caps_now_w: Readings,
         wanted_levels: Mapping[Device, float],
         policy: FleetPolicy,
         token: int,
     ) -> None:
         """One round of caps. A device that no pool uses is left at its default, under every limit."""
-        if devices is not self._known:
-            self._known, self._kept = devices, CapBoard(devices, self._kept)
+        await self._kept.follow(devices)
         board = self._kept.board(caps_now_w, wanted_levels, policy.cap_fraction)
         now = self.actor.clock()
-        for decision in caps(board, policy, now, self.cap_lease_s):
+
+        async def command(decision: CapDecision) -> None:
             self.actor.count(decision.reason)
-            node, device = decision.device
-            level = wanted_levels.get(decision.device)
-            evidence = {"default_w": devices[decision.device].power_default_w or 0.0}
-            evidence |= {"power_level": level} if level is not None else {}
-            command = PowerCommand(
-                **self.actor.base(token, decision.reason, evidence),
-                node=node,
-                device=device,
-                cap_w=decision.cap_w,
-                lease_s=self.cap_lease_s,
-            )
-            sent = await self.actor.act(
-                policy.mode,
-                subjects.power_command(node, device),
-                command,
-                scope=f"{node}/{device}",
-                action=f"cap at {decision.cap_w:g} W" if decision.cap_w else "lift the cap",
-                effect="less energy a job" if decision.cap_w else "jobs in time",
-            )
-            if sent and decision.cap_w is not None:
-                self._kept.remember(decision.device, decision.cap_w, now)
+            default_w = devices.devices[decision.device].power_default_w or 0.0
+            await self._send_cap(decision, default_w, wanted_levels.get(decision.device), policy, token, now)
+
+        await in_flight(caps(board, policy, now, self.cap_lease_s), command)
+
+    async def _send_cap(
+        self,
+        decision: CapDecision,
+        default_w: float,
+        level: float | None,
+        policy: FleetPolicy,
+        token: int,
+        now: datetime,
+    ) -> None:
+        node, device = decision.device
+        evidence = {"default_w": default_w} | ({"power_level": level} if level is not None else {})
+        command = PowerCommand(
+            **self.actor.base(token, decision.reason, evidence),
+            node=node,
+            device=device,
+            cap_w=decision.cap_w,
+            lease_s=self.cap_lease_s,
+        )
+        sent = await self.actor.act(
+            policy.mode,
+            subjects.power_command(node, device),
+            command,
+            scope=f"{node}/{device}",
+            action=f"cap at {decision.cap_w:g} W" if decision.cap_w else "lift the cap",
+            effect="less energy a job" if decision.cap_w else "jobs in time",
+        )
+        if sent and decision.cap_w is not None:
+            self._kept.remember(decision.device, decision.cap_w, now)
 
     async def _recalled(self, now: datetime) -> DrainMemory:
         """What stands written counts, whoever wrote it last: another process may have led meanwhile."""

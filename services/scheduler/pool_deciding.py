@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from services.scheduler.acting import Actor
@@ -15,10 +15,12 @@ from services.scheduler.domain.objective import late_weight
 from services.scheduler.domain.observation import PoolObservation, Proposal
 from services.scheduler.domain.panel import Opinions, Panel
 from services.scheduler.domain.spread import NodeRoom, spread
+from services.scheduler.in_flight import in_flight
 from shared import subjects
 from shared.errors import AutopilotError, UnavailableError
 from shared.ids import new_id
 from shared.messages.commands import BatchCommand, Considered, DecisionRecord, FleetPolicy, ScaleCommand
+from shared.turns import Turns
 
 log = logging.getLogger(__name__)
 
@@ -28,6 +30,18 @@ LEVEL_TOLD = 0.25  # a change of the power level that is worth a record
 
 class DecisionError(AutopilotError):
     """Something could not be decided; the rest was."""
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """What was decided of one pool."""
+
+    seen: PoolObservation
+    considered: Opinions
+    proposal: Proposal
+    verdict: Verdict
+    delay_s: float | None  # to be told to its workers
+    news: bool  # worth a record
 
 
 @dataclass
@@ -45,72 +59,82 @@ class PoolDecider:
     async def decide(
         self,
         pools: Sequence[PoolObservation],
-        rooms: Mapping[str, list[NodeRoom]],
+        rooms: Callable[[str], list[NodeRoom]],
         policy: FleetPolicy,
         token: int,
     ) -> None:
-        """One round."""
+        """One round. `rooms` tells the places that a pool has, of those that are to change."""
         # In a thread, since the first round may have an hour of looks to show.
         opinions = await asyncio.to_thread(self.panel.propose, pools, late_weight(policy, self.actor.clock()))
-        failed: list[BaseException] = []
+        failed: list[Exception] = []
+        plans: list[_Plan] = []
+        turns = Turns()
         for seen in pools:
             try:
-                await self._decide_for(seen, opinions[seen.pool], rooms.get(seen.pool, []), policy, token)
+                plan = self._judge(seen, opinions[seen.pool], policy)
+            except Exception as error:  # noqa: BLE001  of one pool; the others go on
+                self._count_failure(seen, error, failed)
+            else:
+                plans += [plan] if plan is not None else []
+            await turns.give()
+
+        async def carry_out(plan: _Plan) -> None:
+            try:
+                await self._carry_out(plan, rooms, policy, token)
             except UnavailableError:
-                # What the bus does not take of one pool it does not take of the next.
                 raise
-            except Exception as error:
-                self.actor.count("failed")
-                log.exception("no decision for a pool", extra={"pool": seen.pool})
-                failed.append(error)
+            except Exception as error:  # noqa: BLE001  of one pool; the others go on
+                self._count_failure(plan.seen, error, failed)
+
+        await in_flight(plans, carry_out, left_out=self._not_sent)
         if failed:
             raise DecisionError(f"{len(failed)} of {len(pools)} pools: {type(failed[0]).__name__}") from failed[0]
 
-    async def _decide_for(
-        self,
-        seen: PoolObservation,
-        considered: Opinions,
-        rooms: list[NodeRoom],
-        policy: FleetPolicy,
-        token: int,
-    ) -> None:
+    def _count_failure(self, seen: PoolObservation, error: Exception, failed: list[Exception]) -> None:
+        self.actor.count("failed")
+        log.error("no decision for a pool", extra={"pool": seen.pool}, exc_info=error)
+        failed.append(error)
+
+    def _judge(self, seen: PoolObservation, considered: Opinions, policy: FleetPolicy) -> _Plan | None:
+        """What is to be sent and told of a pool; None where there is nothing."""
         proposal = considered.by(seen.bounds.policy or "") or considered.by(self.championship.deciding)
         if proposal is None:
             self.actor.count("absurd_data")
-            return
+            return None
         acts = policy.autonomy(seen.pool) == "act"
         verdict = Verdict(None, "absurd_data") if seen.absurd else self.governor.judge(seen, proposal, acts=acts)
         self.actor.count(verdict.reason)
+        delay_s: float | None = None
         if not seen.absurd:
             self.levels[seen.pool] = proposal.power_level
-            await self._let_jobs_wait(seen, proposal, policy, token)
-        await self._carry_out(seen, proposal, considered, verdict, rooms, policy, token)
+            delay_s = round(bounded_s(proposal.batch_delay_s, seen.bounds), 3)
+            delay_s = delay_s if self.batch_delays.due(seen.pool, delay_s, seen.at) else None
+        news = self._worth_telling(seen.pool, proposal, verdict)
+        if verdict.replicas is None and not news and delay_s is None:
+            return None
+        return _Plan(seen, considered, proposal, verdict, delay_s, news)
+
+    def _not_sent(self, plan: _Plan) -> None:
+        if plan.verdict.replicas is not None:
+            self.governor.not_sent(plan.seen.pool)
 
     async def _carry_out(
-        self,
-        seen: PoolObservation,
-        proposal: Proposal,
-        considered: Opinions,
-        verdict: Verdict,
-        rooms: Sequence[NodeRoom],
-        policy: FleetPolicy,
-        token: int,
+        self, plan: _Plan, rooms: Callable[[str], list[NodeRoom]], policy: FleetPolicy, token: int
     ) -> None:
-        news = self._worth_telling(seen.pool, proposal, verdict)
-        if verdict.replicas is None and not news:
-            return
+        seen, verdict = plan.seen, plan.verdict
         decision = new_id()
         sent: ScaleCommand | None = None
-        if verdict.replicas is not None:
-            evidence = seen.numbers | {"wanted": float(proposal.replicas)}
-            command = ScaleCommand(
-                **self.actor.base(token, verdict.reason, evidence),
-                pool=seen.pool,
-                replicas=verdict.replicas,
-                nodes=_shares(verdict.replicas, rooms, policy),
-                decision=decision,
-            )
-            try:
+        try:
+            if plan.delay_s is not None:
+                await self._let_jobs_wait(seen, plan.delay_s, policy, token)
+            if verdict.replicas is not None:
+                command = ScaleCommand(
+                    **self.actor.base(token, verdict.reason, seen.numbers | {"wanted": float(plan.proposal.replicas)}),
+                    pool=seen.pool,
+                    replicas=verdict.replicas,
+                    nodes=_shares(verdict.replicas, rooms(seen.pool), policy),
+                    decision=decision,
+                )
                 was_sent = await self.actor.act(
                     policy.autonomy(seen.pool),
                     subjects.scale_command(seen.pool),
@@ -120,17 +144,14 @@ class PoolDecider:
                     effect=f"{seen.desired} to {verdict.replicas} workers",
                     decision=decision,
                 )
-            except UnavailableError:
-                self.governor.not_sent(seen.pool)
-                raise
-            sent = command if was_sent else None
-        if news:
-            await self.actor.record(_record(decision, seen, proposal, considered, verdict, policy, sent))
+                sent = command if was_sent else None
+        except UnavailableError:
+            self._not_sent(plan)
+            raise
+        if plan.news:
+            await self.actor.record(_record(decision, plan, policy, sent))
 
-    async def _let_jobs_wait(self, seen: PoolObservation, proposal: Proposal, policy: FleetPolicy, token: int) -> None:
-        delay_s = round(bounded_s(proposal.batch_delay_s, seen.bounds), 3)
-        if not self.batch_delays.due(seen.pool, delay_s, seen.at):
-            return
+    async def _let_jobs_wait(self, seen: PoolObservation, delay_s: float, policy: FleetPolicy, token: int) -> None:
         command = BatchCommand(
             **self.actor.base(token, "batch_delay", seen.numbers), pool=seen.pool, delay_s=delay_s, lease_s=LEASE_S
         )
@@ -161,15 +182,8 @@ def _shares(replicas: int, rooms: Sequence[NodeRoom], policy: FleetPolicy) -> di
     return spread(replicas, rooms, policy.shares) if rooms else None
 
 
-def _record(
-    decision: str,
-    seen: PoolObservation,
-    proposal: Proposal,
-    considered: Opinions,
-    verdict: Verdict,
-    policy: FleetPolicy,
-    sent: ScaleCommand | None,
-) -> DecisionRecord:
+def _record(decision: str, plan: _Plan, policy: FleetPolicy, sent: ScaleCommand | None) -> DecisionRecord:
+    seen, considered, proposal, verdict = plan.seen, plan.considered, plan.proposal, plan.verdict
     bounds = seen.bounds
     allowed = "nothing changed" if verdict.replicas is None else f"{seen.desired} to {verdict.replicas} workers"
     return DecisionRecord(

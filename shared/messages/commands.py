@@ -201,6 +201,9 @@ class PowerBudget(Message):
     end: str = Field(default="00:00", pattern=r"^([01]\d|2[0-3]):[0-5]\d$", description="as the start: all day")
 
 
+_DEFAULT_BOUNDS = PoolPolicy()
+
+
 class FleetPolicy(Message):
     """The operator's bounds for the fleet; KV `policy`, key `fleet`."""
 
@@ -224,7 +227,7 @@ class FleetPolicy(Message):
 
     def pool(self, name: str) -> PoolPolicy:
         """The bounds of a pool, or the defaults."""
-        return self.pools.get(name, PoolPolicy())
+        return self.pools.get(name, _DEFAULT_BOUNDS)
 
     def autonomy(self, name: str) -> Autonomy:
         """How far the scheduler may go with a pool."""

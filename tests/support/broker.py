@@ -26,10 +26,10 @@ class BenchBroker:
 
 
 @asynccontextmanager
-async def bench_broker(folder: Path) -> AsyncIterator[BenchBroker]:
+async def bench_broker(folder: Path, sync: str = "always") -> AsyncIterator[BenchBroker]:
     """A nats-server with all streams, until the end."""
     port = take_port(0, "nats")
-    config = write_nats_config(folder, port, "bench", "bench")
+    config = write_nats_config(folder, port, "bench", "bench", sync=sync)
     server = ManagedProcess("nats", [nats_binary(), "-c", str(config)], os.environ, folder / "nats.log")
     await server.start()
     await wait_for_port(port)

@@ -11,6 +11,8 @@ from services.scheduler.acting import Actor
 from services.scheduler.deciding import Decider
 from services.scheduler.device_deciding import DeviceDecider
 from services.scheduler.domain.champion import Championship
+from services.scheduler.domain.device_book import DeviceBook
+from services.scheduler.domain.device_columns import Readings
 from services.scheduler.domain.drains import AlertSight
 from services.scheduler.domain.governor import Governor
 from services.scheduler.domain.observation import PoolObservation
@@ -72,6 +74,7 @@ class FakeFleet:
         self.cordoned: list[str] = []
         self.seen, self.known, self.nodes = more, True, ["n"]
         self.held: set[str] = set()
+        self.book = DeviceBook()
         self.caps_now = {DEVICE: 250.0, OTHER: 250.0}
 
     async def pools(self, now: Any) -> dict[str, list[PoolStatus]]:
@@ -80,25 +83,28 @@ class FakeFleet:
         status = {"pool": "p", "at": now, "desired": 1, "kinds": ["echo"], "workers": [], "cordoned": self.cordoned}
         return {"p": [PoolStatus(node=node, **status) for node in self.nodes]}
 
-    async def observe(
-        self, pool: str, parts: Any, devices: Any, power_w: Any, bounds: PoolPolicy, now: Any
+    async def look(self) -> None: ...
+
+    def observe(
+        self, pool: str, parts: Any, devices: Any, power_w: Any, bounds: PoolPolicy, power_level: float, now: Any
     ) -> PoolObservation:
         base = {
             "desired": len(self.nodes), "ready": 1, "starting": 0, "busy": 1, "waiting": 100, "oldest_wait_s": 4.0,
             "arrivals": 50, "completions": 10, "service_s": 0.5, "load_time_s": 5.0, "power_w": 100.0,
             "curve": curve_of("V100", 250.0, 100.0), "devices": [DEVICE],
         }  # fmt: skip
-        return PoolObservation(pool=pool, at=now, bounds=bounds, **(base | self.seen))
+        return PoolObservation(pool=pool, at=now, bounds=bounds, power_level=power_level, **(base | self.seen))
 
     async def critical(self) -> AlertSight:
         return AlertSight(dict.fromkeys(self.hurt, at(0)), self.doubtful, self.kept_since)
 
-    async def devices(self) -> dict[tuple[str, str], Any]:
-        there = {DEVICE: device(device="gpu-0"), OTHER: device(device="gpu-1")}
-        return {OTHER: there[OTHER]} if self.gone else there
+    async def devices(self) -> DeviceBook:
+        there = [device(device=d) for _, d in (DEVICE, OTHER) if not (self.gone and d == DEVICE[1])]
+        self.book.take("n", self.boots.get("n", ""), there)
+        return self.book
 
-    def samples(self, metric: str, now: Any) -> dict[tuple[str, str], float]:
-        return self.caps_now if metric == "power_cap_w" else {}
+    def samples(self, metric: str, now: Any) -> Readings:
+        return Readings.of(self.caps_now if metric == "power_cap_w" else {})
 
 
 IDLE = {"waiting": 0, "oldest_wait_s": 0.0, "arrivals": 0, "busy": 0, "completions": 0, "service_s": None}

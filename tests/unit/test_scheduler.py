@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from services.scheduler.domain.caps import DeviceBoard, caps
 from services.scheduler.domain.champion import Band, Championship, Choice, Replayed, choose
+from services.scheduler.domain.device_columns import Readings
 from services.scheduler.domain.drains import drains
 from services.scheduler.domain.efficiency import NodeEfficiency
 from services.scheduler.domain.governor import Governor
@@ -144,7 +145,10 @@ class TestDrains:
 def board(**more: Any) -> DeviceBoard:
     """Two devices on two nodes, 250 W each, uncapped; nobody wants anything."""
     base = {
-        "devices": [("n1", "g"), ("n2", "g")], "models": ["V100", "A40"], "simulated": np.array([True, True]),
+        "devices": [("n1", "g"), ("n2", "g")], "rows": {("n1", "g"): 0, ("n2", "g"): 1},
+        "rows_of_node": {"n1": [0], "n2": [1]},
+        "rows_of_model": lambda model: np.flatnonzero(np.array(["V100", "A40"]) == model),
+        "simulated": np.array([True, True]),
         "default_w": np.full(2, 250.0), "lowest_w": np.full(2, 100.0),
         "wanted_w": np.full(2, np.nan), "ours_w": np.full(2, np.nan), "ours_at_s": np.full(2, np.nan),
     }  # fmt: skip
@@ -198,8 +202,7 @@ class TestCaps:
         self, wanted: list[float], watts: float, narrow: float
     ) -> None:
         lowest = np.full(len(wanted), 60.0)
-        first = np.arange(len(wanted)) < 2
-        limits = [Limit(watts, np.ones(len(wanted), bool)), Limit(narrow, first)]
+        limits = [Limit(watts, np.arange(len(wanted))), Limit(narrow, np.arange(2))]
         shared = share_out(np.array(wanted), lowest, limits)
         assert (shared.cap_w >= lowest - 1e-9).all()
         assert (shared.cap_w <= np.maximum(wanted, lowest) + 1e-9).all()
@@ -235,11 +238,14 @@ class TestSpread:
             )  # fmt: skip
             return PoolStatus(pool="p", node="n", at=at(0), desired=1, kinds=["echo"], workers=[worker])
 
-        efficiency, draw = NodeEfficiency(), {("n", "gpu-0"): 200.0, ("n", "gpu-1"): 100.0, ("n", "gpu-2"): 900.0}
+        efficiency, draw = (
+            NodeEfficiency(),
+            Readings.of({("n", "gpu-0"): 200.0, ("n", "gpu-1"): 100.0, ("n", "gpu-2"): 900.0}),
+        )
         assert efficiency.look(part(0, 0.0), draw) == 0.0, "not known yet"
         assert efficiency.look(part(2, 4.0), draw) == pytest.approx(2.0 * 300)
         assert efficiency.look(part(2, 5.0), draw) == pytest.approx(600), "nothing ended"
-        assert efficiency.look(part(4, 13.0), {}) == pytest.approx(600), "nobody told what was drawn"
+        assert efficiency.look(part(4, 13.0), Readings.of({})) == pytest.approx(600), "nobody told what was drawn"
         assert efficiency.look(part(6, 21.0), draw) == pytest.approx(600 + 0.2 * (4.0 * 300 - 600))
 
     def test_shares_of_kinds_are_kept(self) -> None:

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
-from typing import Any, cast
+from typing import cast
 
 import pytest
 from nats.js import JetStreamContext
+from prometheus_client import CollectorRegistry
 
 from services.inference.handlers import PoolCommands
 from services.inference.settings import PoolSettings
 from services.inference.supervisor import PoolSupervisor
-from services.scheduler.adapters import fleet_reader
-from services.scheduler.adapters.fleet_reader import FleetReader
+from services.scheduler.adapters.fleet_reader import READ_METRICS, FleetReader
+from services.scheduler.adapters.newest_frames import NewestFrames
 from services.scheduler.adapters.pool_tracks import PoolTrack, QueueCount
+from services.scheduler.domain.device_columns import DeviceColumns
+from shared.bucket_follower import BucketFollower
 from shared.clock import utc_now
 from shared.ids import new_id
 from shared.messages.commands import CommandOutcome, ScaleCommand
@@ -33,12 +36,13 @@ def part(node: str, silent_s: float, pool: str = "p") -> PoolStatus:
 async def test_a_pool_is_left_alone_while_a_part_of_it_is_silent_and_smaller_when_it_is_gone(
     monkeypatch: pytest.MonkeyPatch, silent_s: float, nodes: list[str] | None, held: set[str]
 ) -> None:
-    async def items(*_: Any) -> dict[str, PoolStatus]:
+    async def changes(_: BucketFollower) -> dict[str, bytes | None]:
         found = [part("a", 0), part("b", silent_s), part("a", 0, "other")]
-        return {f"{p.pool}.{p.node}": p for p in found}
+        return {f"{p.pool}.{p.node}": p.model_dump_json().encode() for p in found}
 
-    monkeypatch.setattr(fleet_reader, "bucket_items", items)
-    reader = FleetReader(cast("JetStreamContext", None), stale_after_s=10.0)
+    monkeypatch.setattr(BucketFollower, "changes", changes)
+    frames = NewestFrames(DeviceColumns(READ_METRICS), NOW.timestamp, 10.0, CollectorRegistry())
+    reader = FleetReader(cast("JetStreamContext", None), 10.0, frames)
     seen = await reader.pools(NOW)
     assert [p.node for p in seen["other"]] == ["a"]
     assert ([p.node for p in seen["p"]] if "p" in seen else None) == nodes

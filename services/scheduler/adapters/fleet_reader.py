@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime
 
@@ -11,52 +12,75 @@ from nats.js import JetStreamContext
 from nats.js.errors import NotFoundError
 from pydantic import ValidationError
 
-from services.scheduler.adapters.pool_tracks import PoolTrack, QueueCount
-from services.scheduler.domain.drains import AlertSight
+from services.scheduler.adapters.crews import Crew
+from services.scheduler.adapters.newest_frames import NewestFrames
+from services.scheduler.adapters.pool_tracks import PoolTrack
+from services.scheduler.adapters.queue_counts import Queues, queue_counts
+from services.scheduler.domain.device_book import DeviceBook
+from services.scheduler.domain.device_columns import Readings
+from services.scheduler.domain.drains import AlertSight, Device
 from services.scheduler.domain.observation import PoolObservation
-from services.scheduler.domain.power_curves import PowerCurve, curve_of
 from shared import subjects
-from shared.client.reading import bucket_items, bucket_values
+from shared.bucket_follower import BucketFollower
 from shared.errors import UnavailableError
-from shared.frames import TelemetryFrame
 from shared.messages.alerts import Alert
 from shared.messages.commands import PoolPolicy
-from shared.messages.jobs import PRIORITIES, PoolStatus
-from shared.messages.telemetry import DeviceInfo, NodeInventory
-from shared.streams import job_durable
+from shared.messages.jobs import PoolStatus
+from shared.messages.telemetry import NodeInventory
+from shared.turns import Turns
+from shared.unreadable import parse_value
 
-Device = tuple[str, str]
 MOST_SLOTS = 16  # no policy was trained on more
 OPEN_ALERTS = "open_alerts"
 GONE_AFTER = 6  # times `stale_after_s`: longer than a pool takes to restart or a broker to come back
+READ_METRICS = ("power_w", "temp_c", "power_cap_w")
 
 
 @dataclass
 class FleetReader:
-    """Turns what the bus holds into observations."""
+    """Turns what the bus holds into observations. Each round reads only what was written since the one before."""
 
     js: JetStreamContext
     stale_after_s: float
-    frames: dict[str, tuple[datetime, TelemetryFrame]] = field(default_factory=dict)
+    frames: NewestFrames
     held: set[str] = field(default_factory=set)
-    boots: dict[str, str] = field(default_factory=dict)
-    _inventory: tuple[int, dict[Device, DeviceInfo]] = (-1, {})
+    _book: DeviceBook = field(default_factory=DeviceBook)
+    _nodes: dict[str, str] = field(default_factory=dict)  # by key of the inventory
+    _parts: dict[str, PoolStatus] = field(default_factory=dict)
+    _texts: dict[str, tuple[bytes, bytes]] = field(default_factory=dict)
+    _alerts: dict[str, Alert | None] = field(default_factory=dict)  # None: it cannot be read
+    _queues: Queues = field(default_factory=lambda: Queues({}))
     _tracks: dict[str, PoolTrack] = field(default_factory=dict)
+    _crews: dict[str, Crew] = field(default_factory=dict)
 
-    def on_frame(self, frame: TelemetryFrame, now: datetime) -> None:
-        """Keep the newest frame of each node."""
-        self.frames[frame.node] = (now, frame)
+    def __post_init__(self) -> None:
+        self._of_pools = BucketFollower(self.js, "pools")
+        self._of_inventory = BucketFollower(self.js, "inventory")
+        self._of_alerts = BucketFollower(self.js, OPEN_ALERTS)
+
+    async def look(self) -> None:
+        """Take in the newest frames and what the queues say. Raises UnavailableError."""
+        await self.frames.read()
+        self._queues = Queues(await queue_counts(self.js._nc))  # noqa: SLF001  it has no other name
 
     async def pools(self, now: datetime) -> dict[str, list[PoolStatus]]:
-        """Pools with their part on every node.
+        """Pools with their part on every node. Raises UnavailableError.
 
         A pool of which a part went silent lately is left out: what its others show is not the whole, and to
         decide on it would double or empty it. A part that stays silent is gone, and the others are the pool.
         """
-        found = (await bucket_items(self.js, "pools", PoolStatus)).values()
+        turns = Turns()
+        for key, value in (await self._of_pools.changes()).items():
+            part = None if value is None else self._part(key, value)
+            if part is None:
+                self._parts.pop(key, None)
+                self._texts.pop(key, None)
+            else:
+                self._parts[key] = part
+            await turns.give()
         parts: defaultdict[str, list[PoolStatus]] = defaultdict(list)
         uncertain: set[str] = set()
-        for part in sorted(found, key=lambda p: p.node):
+        for part in sorted(self._parts.values(), key=lambda p: p.node):
             silent_s = (now - part.at).total_seconds()
             if silent_s <= self.stale_after_s:
                 parts[part.pool].append(part)
@@ -65,95 +89,101 @@ class FleetReader:
         self.held = uncertain & set(parts)
         return {pool: each for pool, each in parts.items() if pool not in uncertain}
 
+    def _part(self, key: str, value: bytes) -> PoolStatus | None:
+        """A part's status, which most often says what it said before and when: then only the time is read."""
+        before, (head, at, tail) = self._texts.get(key), split_at_time(value)
+        if before == (head, tail):
+            with suppress(ValueError):
+                return self._parts[key].model_copy(update={"at": datetime.fromisoformat(at.decode())})
+        self._texts[key] = head, tail
+        return parse_value("pools", key, value, PoolStatus)
+
     async def critical(self) -> AlertSight:
         """What the open alerts say of devices. Raises UnavailableError while there is nothing to read them from."""
         try:
-            info = await self.js.stream_info(f"KV_{OPEN_ALERTS}")
+            created = (await self.js.stream_info(f"KV_{OPEN_ALERTS}")).created
         except NotFoundError as error:
+            await self._of_alerts.forget()
             raise UnavailableError("the bucket of open alerts is gone: no device is drained or restored") from error
+        turns = Turns()
+        for key, value in (await self._of_alerts.changes()).items():
+            if value is None:
+                self._alerts.pop(key, None)
+            else:
+                self._alerts[key] = _alert(value)
+            await turns.give()
         critical: dict[Device, datetime] = {}
         doubtful: set[Device] = set()
-        for key, value in (await bucket_values(self.js, OPEN_ALERTS)).items():
-            try:
-                alert = Alert.model_validate_json(value)
-            except ValidationError:
+        for key, alert in self._alerts.items():
+            if alert is None:
                 doubtful |= _device_of(key)
-                continue
-            if alert.severity == "critical":
+            elif alert.severity == "critical":
                 device, since = (alert.node, alert.device), alert.worsened_at or alert.opened_at
                 critical[device] = max(since, critical.get(device, since))
-        return AlertSight(critical, doubtful, info.created)
+        return AlertSight(critical, doubtful, created)
 
-    async def devices(self) -> dict[Device, DeviceInfo]:
-        """Every device of every node; the same object while nothing changed."""
-        written = (await self.js.stream_info("KV_inventory")).state.last_seq
-        if written != self._inventory[0]:
-            inventories = (await bucket_items(self.js, "inventory", NodeInventory)).values()
-            found = {(i.node, d.device): d for i in inventories for d in i.devices}
-            self.boots = {i.node: i.boot_id for i in inventories}
-            # Nodes report again and again: what says the same stays the same object.
-            self._inventory = written, self._inventory[1] if found == self._inventory[1] else found
-        return self._inventory[1]
+    async def devices(self) -> DeviceBook:
+        """Every device of every node. Raises UnavailableError."""
+        turns = Turns()
+        for key, value in (await self._of_inventory.changes()).items():
+            told = None if value is None else parse_value("inventory", key, value, NodeInventory)
+            if told is not None:
+                self._nodes[key] = told.node
+                self._book.take(told.node, told.boot_id, told.devices)
+            elif key in self._nodes:
+                self._book.forget(self._nodes.pop(key))
+            await turns.give()
+        return self._book
 
-    def samples(self, metric: str, now: datetime) -> dict[Device, float]:
+    def samples(self, metric: str, now: datetime) -> Readings:
         """A metric that devices told lately."""
-        return {
-            (node, device): sample[metric]
-            for node, (at, frame) in self.frames.items()
-            if (now - at).total_seconds() <= self.stale_after_s
-            for device, sample in frame.latest().items()
-            if metric in sample
-        }
+        return self.frames.columns.readings(metric, now.timestamp() - self.stale_after_s)
 
-    async def observe(
+    def observe(
         self,
         pool: str,
         parts: Sequence[PoolStatus],
-        devices: Mapping[Device, DeviceInfo],
-        power_w: Mapping[Device, float],
+        devices: DeviceBook,
+        power_w: Readings,
         bounds: PoolPolicy,
+        power_level: float,
         now: datetime,
     ) -> PoolObservation | None:
         """A pool as a policy sees it; None while its queue cannot be read."""
-        queue = await self._queue({kind for part in parts for kind in part.kinds})
+        queue = self._queues.of({kind for part in parts for kind in part.kinds})
         if queue is None:
             return None
         progress = self._tracks.setdefault(pool, PoolTrack()).look(queue, parts, now)
-        workers = [(part.node, w) for part in parts for w in part.workers]
-        used = sorted({(node, device) for node, w in workers for device in w.device.split("+")})
+        crew = self._crews.get(pool)
+        if crew is None or not crew.is_of(parts, devices):
+            crew = self._crews[pool] = Crew.of(parts, devices)
         return PoolObservation(
             pool=pool,
             at=now,
             desired=sum(part.desired for part in parts),
-            ready=sum(w.state == "ready" for _, w in workers),
-            starting=sum(w.state == "starting" for _, w in workers),
-            busy=sum(bool(w.running) for _, w in workers),
+            ready=crew.ready,
+            starting=crew.starting,
+            busy=crew.busy,
             waiting=progress.waiting,
             oldest_wait_s=progress.oldest_wait_s,
             arrivals=progress.arrivals,
             completions=progress.completions,
             service_s=progress.service_s,
             load_time_s=progress.load_time_s or bounds.load_time_s,
-            power_w=sum(power_w.get(device, 0.0) for device in used),
+            power_w=sum(power_w.get(device) or 0.0 for device in crew.devices),
             bounds=bounds,
-            curve=_curve([devices[d] for d in used if d in devices]),
+            power_level=power_level,
+            curve=crew.curve,
             slots=min(progress.slots, MOST_SLOTS),
-            devices=used,
+            devices=crew.devices,
         )
 
-    async def _queue(self, kinds: set[str]) -> QueueCount | None:
-        pending = in_hand = delivered = redelivered = 0
-        for kind in sorted(kinds):
-            for priority in PRIORITIES:
-                try:
-                    info = await self.js.consumer_info("JOBS", job_durable(kind, priority).durable_name or "")
-                except NotFoundError:
-                    return None
-                pending += info.num_pending or 0
-                in_hand += info.num_ack_pending or 0
-                delivered += info.delivered.consumer_seq if info.delivered else 0
-                redelivered += info.num_redelivered or 0
-        return QueueCount(pending, in_hand, delivered, redelivered)
+
+def split_at_time(value: bytes) -> tuple[bytes, bytes, bytes]:
+    """A status before, in and after its time."""
+    head, _, rest = value.partition(b'"at":"')
+    at, _, tail = rest.partition(b'"')
+    return head, at, tail
 
 
 def _device_of(key: str) -> set[Device]:
@@ -162,10 +192,8 @@ def _device_of(key: str) -> set[Device]:
     return {(subjects.untoken(tokens[0]), subjects.untoken(tokens[1]))} if len(tokens) == 3 else set()
 
 
-def _curve(devices: Sequence[DeviceInfo]) -> PowerCurve:
-    """Of the model that most of them are; devices of other models follow at the same power level."""
-    if not devices:
-        return curve_of("", None, None)
-    model, _ = Counter(d.model for d in devices).most_common(1)[0]
-    typical = next(d for d in devices if d.model == model)
-    return curve_of(model, typical.power_default_w, typical.power_min_w)
+def _alert(value: bytes) -> Alert | None:
+    try:
+        return Alert.model_validate_json(value)
+    except ValidationError:
+        return None

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 
 from services.scheduler.domain.efficiency import WorkerCounts
-from shared.messages.jobs import PoolStatus
+from shared.messages.jobs import PoolStatus, WorkerStatus
 
 LOAD_MEMORY = 0.3
 
@@ -50,16 +50,14 @@ class PoolTrack:
     _starting: set[str] = field(default_factory=set)
     _load_time_s: float | None = None
     _slots: int = 1
+    _running: int = 0
+    _seen: list[list[WorkerStatus]] = field(default_factory=list)
 
     def look(self, queue: QueueCount, parts: Sequence[PoolStatus], now: datetime) -> Progress:
         """Take one look in."""
-        running = sum(len(w.running) for part in parts for w in part.workers)
-        waiting = queue.pending + max(0, queue.in_hand - running)
-        done, busy_s = self._counts.since([w for part in parts for w in part.workers])
+        done, busy_s = (0, 0.0) if self._same(parts) else self._look_at(parts, now)
+        waiting = queue.pending + max(0, queue.in_hand - self._running)
         arrivals = self._arrivals(queue, done)
-        self._learn_load_time(parts, now)
-        # Remembered, so that a pool without workers stays the pool that it was.
-        self._slots = max((w.together for part in parts for w in part.workers), default=self._slots)
         return Progress(
             waiting=waiting,
             arrivals=arrivals,
@@ -69,6 +67,22 @@ class PoolTrack:
             load_time_s=self._load_time_s,
             slots=self._slots,
         )
+
+    def _same(self, parts: Sequence[PoolStatus]) -> bool:
+        """Whether the workers say what they said at the look before: then it is the same list."""
+        workers = [part.workers for part in parts]
+        same = len(workers) == len(self._seen) and all(a is b for a, b in zip(workers, self._seen, strict=True))
+        self._seen = workers
+        return same
+
+    def _look_at(self, parts: Sequence[PoolStatus], now: datetime) -> tuple[int, float]:
+        """Jobs done and seconds of work since the look before."""
+        workers = [w for part in parts for w in part.workers]
+        self._running = sum(len(w.running) for w in workers)
+        self._learn_load_time(workers, now)
+        # Remembered, so that a pool without workers stays the pool that it was.
+        self._slots = max((w.together for w in workers), default=self._slots)
+        return self._counts.since(workers)
 
     def _arrivals(self, queue: QueueCount, done: int) -> int:
         """Jobs that came since the look before.
@@ -95,8 +109,7 @@ class PoolTrack:
             return 0.0
         return (now - self._arrived[0][0]).total_seconds()
 
-    def _learn_load_time(self, parts: Sequence[PoolStatus], now: datetime) -> None:
-        workers = [w for part in parts for w in part.workers]
+    def _learn_load_time(self, workers: Sequence[WorkerStatus], now: datetime) -> None:
         for worker in workers:
             if worker.state == "ready" and worker.worker in self._starting:
                 took_s = max(0.0, (now - worker.started_at).total_seconds())

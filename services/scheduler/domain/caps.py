@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -31,10 +31,12 @@ class CapDecision:
 
 @dataclass
 class DeviceBoard:
-    """What is known of every device that can be capped; [D] each, D in the order of `devices`."""
+    """What is known of every device that can be capped; [D] each. A row that no device has is all zeros."""
 
     devices: list[Device]
-    models: list[str]
+    rows: Mapping[Device, int]
+    rows_of_node: Mapping[str, Sequence[int]]
+    rows_of_model: Callable[[str], NDArray[np.intp]]
     simulated: NDArray[np.bool_]
     default_w: Doubles
     lowest_w: Doubles
@@ -99,18 +101,21 @@ def _targets(
 
 
 def _device_limits(board: DeviceBoard, limits: Mapping[str, float]) -> Doubles:
-    if not limits:
-        return np.full(len(board), np.inf)
-    return np.array(
-        [
-            min(limits.get(f"{node}/{device}", np.inf), limits.get(model, np.inf))
-            for (node, device), model in zip(board.devices, board.models, strict=True)
-        ]
-    )
+    """Of a device, as `node/device`, or of all devices of a model."""
+    most = np.full(len(board), np.inf)
+    for name, watts in limits.items():
+        rows = board.rows_of_model(name)
+        most[rows] = np.minimum(most[rows], watts)
+        # Either name may have a slash in it.
+        parts = name.split("/")
+        for end in range(1, len(parts)):
+            row = board.rows.get(("/".join(parts[:end]), "/".join(parts[end:])))
+            if row is not None:
+                most[row] = min(most[row], watts)
+    return most
 
 
-def _members(board: DeviceBoard, nodes: list[str] | None) -> NDArray[np.bool_]:
+def _members(board: DeviceBoard, nodes: list[str] | None) -> NDArray[np.intp]:
     if nodes is None:
-        return np.ones(len(board), bool)
-    chosen = set(nodes)
-    return np.array([node in chosen for node, _ in board.devices], bool)
+        return np.arange(len(board), dtype=np.intp)
+    return np.array([row for node in dict.fromkeys(nodes) for row in board.rows_of_node.get(node, ())], np.intp)

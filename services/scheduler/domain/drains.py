@@ -57,9 +57,9 @@ def drains(
     """
     decisions = []
     # What we drained and nobody reports now is out all the same.
-    out = len((set(cordoned) | set(drained_by_us)) & set(fleet))
+    out = sum(device in fleet for device in {*cordoned, *drained_by_us})
     limit = max(1, int(policy.max_drained_fraction * len(fleet))) if policy.max_drained_fraction else 0
-    for device in sorted(set(critical) & set(fleet) - set(cordoned)):
+    for device in sorted(device for device in {*critical}.difference(cordoned) if device in fleet):
         if device in vouched:
             decisions.append(DrainDecision(device, None, "restored_by_operator"))
             continue
@@ -73,8 +73,8 @@ def drains(
         out += not known
         decisions.append(DrainDecision(device, "drain", "critical_alert"))
     # What is not in the fleet was not seen: it may be anything.
-    healthy = set(drained_by_us) & set(cordoned) & set(fleet) - set(critical) - set(held) - set(unheard)
-    return decisions + [DrainDecision(device, "restore", "alert_resolved") for device in sorted(healthy)]
+    healthy = (set(drained_by_us) & set(cordoned)).difference(critical, held, unheard)
+    return decisions + [DrainDecision(d, "restore", "alert_resolved") for d in sorted(healthy) if d in fleet]
 
 
 @dataclass
@@ -98,7 +98,8 @@ class DrainMemory:
         `epochs` are boot and load of the driver of the fleet's devices: another one is a reset. `heard` are the nodes
         whose pools told of their cordons.
         """
-        listed_nodes = {node for node, _ in epochs}
+        # Of a large fleet it costs more to list its nodes than to look at what was drained.
+        listed_nodes = {node for node, _ in epochs} if self.notes.keys() - epochs.keys() else set()
         for device, note in list(self.notes.items()):
             if device in sight.critical or device in sight.doubtful or device not in self._ill_at:
                 self._ill_at[device] = now

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from services.scheduler.domain.device_columns import Readings
 from shared.messages.jobs import PoolStatus, WorkerStatus
 
 MEMORY = 0.2
@@ -31,13 +32,22 @@ class NodeEfficiency:
 
     _counts: dict[tuple[str, str], WorkerCounts] = field(default_factory=dict)
     _joules: dict[tuple[str, str], float] = field(default_factory=dict)
+    _seen: dict[tuple[str, str], list[WorkerStatus]] = field(default_factory=dict)
 
-    def look(self, part: PoolStatus, power_w: Mapping[tuple[str, str], float]) -> float:
+    def known(self, part: PoolStatus) -> float:
+        """0 until a job ended on a device whose draw was told."""
+        return self._joules.get((part.pool, part.node), 0.0)
+
+    def look(self, part: PoolStatus, power_w: Readings) -> float:
         """Take a look in; 0 until a job ended on a device whose draw was told."""
         key = part.pool, part.node
+        if self._seen.get(key) is part.workers:
+            # The same as at the look before: nothing ended.
+            return self._joules.get(key, 0.0)
+        self._seen[key] = part.workers
         done, busy_s = self._counts.setdefault(key, WorkerCounts()).since(part.workers)
         devices = {(part.node, device) for w in part.workers if w.running for device in w.device.split("+")}
-        watts = [power_w[device] for device in devices if device in power_w]
+        watts = [told for device in devices if (told := power_w.get(device)) is not None]
         if done and busy_s > 0 and watts:
             # A worker's devices all draw while it works.
             of_worker = sum(watts) / max(1, sum(bool(w.running) for w in part.workers))

@@ -16,7 +16,7 @@ class Limit:
     """Watts that some devices may have together."""
 
     watts: float
-    members: NDArray[np.bool_]  # [D]
+    members: NDArray[np.intp]  # their rows
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ def share_out(wanted_w: Doubles, lowest_w: Doubles, limits: Sequence[Limit]) -> 
     cap_w = np.maximum(wanted_w, lowest_w)
     narrowed = np.zeros(len(cap_w), bool)
     below = np.zeros(len(cap_w), bool)
-    for limit in sorted(limits, key=lambda each: int(each.members.sum())):
+    for limit in sorted(limits, key=lambda each: len(each.members)):
         its = limit.members
         over = float(cap_w[its].sum()) - limit.watts
         if over <= 0:
@@ -45,7 +45,7 @@ def share_out(wanted_w: Doubles, lowest_w: Doubles, limits: Sequence[Limit]) -> 
         room = cap_w[its] - lowest_w[its]
         share = min(1.0, over / max(float(room.sum()), 1e-9))
         cap_w[its] -= share * room
-        narrowed |= its
+        narrowed[its] = True
         if over > room.sum() + 1e-6:
-            below |= its
+            below[its] = True
     return Shared(cap_w, narrowed, below)

@@ -1,0 +1,56 @@
+"""The workers of a pool over all its nodes, counted once for as long as they say the same."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from services.scheduler.domain.device_book import DeviceBook, DeviceFacts
+from services.scheduler.domain.drains import Device
+from services.scheduler.domain.power_curves import PowerCurve, curve_of
+from shared.messages.jobs import PoolStatus, WorkerStatus
+
+
+@dataclass(frozen=True)
+class Crew:
+    """What is counted of workers and their devices."""
+
+    ready: int
+    starting: int
+    busy: int
+    devices: list[Device]
+    curve: PowerCurve
+    _workers: list[list[WorkerStatus]]
+    _nodes: list[tuple[DeviceFacts, ...] | None]
+
+    @classmethod
+    def of(cls, parts: Sequence[PoolStatus], book: DeviceBook) -> Crew:
+        """Count."""
+        workers = [(part.node, w) for part in parts for w in part.workers]
+        devices = sorted({(node, device) for node, w in workers for device in w.device.split("+")})
+        return cls(
+            ready=sum(w.state == "ready" for _, w in workers),
+            starting=sum(w.state == "starting" for _, w in workers),
+            busy=sum(bool(w.running) for _, w in workers),
+            devices=devices,
+            curve=_curve([book.devices[d] for d in devices if d in book.devices]),
+            _workers=[part.workers for part in parts],
+            _nodes=[book.nodes.get(part.node) for part in parts],
+        )
+
+    def is_of(self, parts: Sequence[PoolStatus], book: DeviceBook) -> bool:
+        """Whether nothing has changed: who says the same again gives the same objects."""
+        return len(parts) == len(self._workers) and all(
+            part.workers is workers and book.nodes.get(part.node) is node
+            for part, workers, node in zip(parts, self._workers, self._nodes, strict=True)
+        )
+
+
+def _curve(devices: Sequence[DeviceFacts]) -> PowerCurve:
+    """Of the model that most of them are; devices of other models follow at the same power level."""
+    if not devices:
+        return curve_of("", None, None)
+    model, _ = Counter(d.model for d in devices).most_common(1)[0]
+    typical = next(d for d in devices if d.model == model)
+    return curve_of(model, typical.power_default_w, typical.power_min_w)

@@ -1,0 +1,54 @@
+"""Every device of every node, by what decisions need to know of it. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from services.scheduler.domain.drains import Device, Epochs
+from shared.messages.telemetry import DeviceInfo
+
+
+class DeviceFacts(NamedTuple):
+    """One device."""
+
+    device: str
+    model: str
+    simulated: bool
+    power_default_w: float | None
+    power_min_w: float | None
+    driver_epoch: str
+
+    @classmethod
+    def of(cls, info: DeviceInfo) -> DeviceFacts:
+        """From what its node tells of it."""
+        return cls(info.device, info.model, info.simulated, info.power_default_w, info.power_min_w, info.driver_epoch)
+
+
+@dataclass
+class DeviceBook:
+    """Kept up node by node; a node that says the same again keeps the same object in `nodes`."""
+
+    nodes: dict[str, tuple[DeviceFacts, ...]] = field(default_factory=dict)
+    devices: dict[Device, DeviceFacts] = field(default_factory=dict)
+    epochs: dict[Device, Epochs] = field(default_factory=dict)
+    _boots: dict[str, str] = field(default_factory=dict)
+
+    def take(self, node: str, boot_id: str, devices: Sequence[DeviceInfo]) -> None:
+        """What a node told last."""
+        facts = tuple(DeviceFacts.of(info) for info in devices)
+        if self.nodes.get(node) == facts and self._boots.get(node) == boot_id:
+            return
+        self.forget(node)
+        self.nodes[node], self._boots[node] = facts, boot_id
+        for each in facts:
+            self.devices[node, each.device] = each
+            self.epochs[node, each.device] = boot_id, each.driver_epoch
+
+    def forget(self, node: str) -> None:
+        """A node that is no longer listed."""
+        self._boots.pop(node, None)
+        for each in self.nodes.pop(node, ()):
+            self.devices.pop((node, each.device), None)
+            self.epochs.pop((node, each.device), None)
