@@ -47,7 +47,7 @@ def advise(past: Past, policy: FleetPolicy) -> list[Advice]:
         floor = policy.pool(pool).floor
         found += pools_too_large(pool, running_at_once(past, pool), floor, float(np.median(watts)))
     kinds = list(_kinds(past))
-    found += kinds_to_batch(kinds) + shares_of_accelerators(kinds, past.length_s / DAY_S)
+    found += kinds_to_batch(kinds) + shares_of_accelerators(kinds, (past.length_s - past.jobs.from_s) / DAY_S)
     return sorted(found, key=lambda a: (a.unit, -a.saving))
 
 
@@ -69,7 +69,7 @@ def _devices(past: Past) -> Iterator[DeviceMinutes]:
 def running_at_once(past: Past, pool: str) -> Doubles:
     """[T] jobs of a pool that ran at each minute of the span."""
     its = np.array([p == pool for p in past.jobs.pool], bool)
-    steps = np.arange(0.0, past.length_s, STEP_S)
+    steps = np.arange(past.jobs.from_s, past.length_s, STEP_S)
     began = np.searchsorted(np.sort(past.jobs.started_s[its]), steps, side="right")
     ended = np.searchsorted(np.sort(past.jobs.finished_s[its]), steps, side="right")
     return (began - ended).astype(float)

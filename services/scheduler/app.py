@@ -95,6 +95,7 @@ def create_app(settings: SchedulerSettings | None = None) -> FastStream:
                 PoolDecider(actor, panel, governor, championship),
                 DeviceDecider(actor, settings.cap_lease_s),
             )
+            crowning: Crowning | None = None
             if settings.database_url is not None:
                 crowning = Crowning(
                     settings.database_url.get_secret_value(),
@@ -120,7 +121,7 @@ def create_app(settings: SchedulerSettings | None = None) -> FastStream:
             service.supervise("looks", partial(remembering.run, lambda: leadership.token is not None))
             deciding_for_ever = partial(
                 decide_for_ever,
-                decider, leadership, partial(recall_all, js, remembering, governor), service.health, wake,
+                decider, leadership, partial(recall_all, js, remembering, governor, crowning), service.health, wake,
                 settings.decide_period_s, leading,
             )  # fmt: skip
             service.supervise("decisions", deciding_for_ever, standstill_s=STANDSTILL_S)
@@ -206,9 +207,13 @@ async def recall(crowning: Crowning) -> None:
         log.warning("champion not recalled", extra={"reason": str(error)})
 
 
-async def recall_all(js: JetStreamContext, remembering: Remembering, governor: Governor) -> None:
-    """What a process that begins to lead has not seen: the last looks, and the sizes that operators set lately."""
+async def recall_all(
+    js: JetStreamContext, remembering: Remembering, governor: Governor, crowning: Crowning | None = None
+) -> None:
+    """What a process that begins to lead has not seen: the last looks, the champion, the sizes set by operators."""
     await remembering.recall()
+    if crowning is not None:
+        await recall(crowning)
     for command in await last_messages(js, "COMMANDS", subjects.SCALE_COMMANDS, ScaleCommand, limit=SCALES_RECALLED):
         if command.issuer != "scheduler":
             governor.manual(command.pool, command.at)

@@ -8,10 +8,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-import numpy as np
 from prometheus_client import Gauge
 
-from services.scheduler.adapters.past import Past, read_past
+from services.scheduler.adapters.past import Past, read_block, read_past
 from services.scheduler.domain.champion import BLOCK_S, Band, Championship, Choice, choose
 from shared.bus import BUS_ERRORS, Bus
 from shared.clock import Clock
@@ -44,6 +43,9 @@ class Crowning:
         while True:
             await asyncio.sleep(BLOCK_S)
             now = self.clock()
+            if not self.leads():
+                # Who leads looks back, and keeps what it found where the next one reads it.
+                continue
             try:
                 if now >= next_replay:
                     next_replay = now + self.replay_every
@@ -75,15 +77,12 @@ class Crowning:
 
     async def watch(self, now: datetime) -> None:
         """Hold the last block against what was predicted. Raises UnavailableError."""
-        past = await read_past(self.dsn, now - BLOCK, now)
         policy = await self.bus.policy()
-        jobs = past.jobs
-        slack_s = np.array([policy.pool(p).target_wait_s for p in jobs.pool])
-        late = int(np.sum(jobs.started_s - jobs.submitted_s > slack_s)) if len(slack_s) else 0
-        known = jobs.energy_j[np.isfinite(jobs.energy_j)]
-        if not len(known):
+        slack_s = {name: bounds.target_wait_s for name, bounds in policy.pools.items()}
+        block = await read_block(self.dsn, now - BLOCK, now, slack_s, policy.pool("").target_wait_s)
+        if block.energy_j is None:
             return
-        fell = self.championship.live(len(slack_s), late, float(known.mean()) * len(slack_s))
+        fell = self.championship.live(block.jobs, block.late, block.energy_j * block.jobs)
         if fell:
             log.warning("champion fell", extra={"why": fell, "deciding": self.championship.deciding})
             await self._keep(now, fell)

@@ -31,19 +31,20 @@ STYLE = (
 
 def page(past: Past, policy: FleetPolicy) -> str:
     """The whole report, with the price and the carbon of a kWh that the recorder was told."""
-    kwh = _energy_by_hour(past) / 3.6e6
+    kwh = past.energy_by_hour_j / 3.6e6
     money, co2_g = (float(kwh.sum()) * past.factors.get(n, 0.0) for n in ("price_per_kwh", "co2_g_per_kwh"))
     jobs = past.jobs
     wait_s = jobs.started_s - jobs.submitted_s
     slack_s = np.array([policy.pool(p).target_wait_s for p in jobs.pool])
     figures = {
         "Energy": f"{kwh.sum():.3f} kWh, {money:.2f} in money, {co2_g:.0f} g CO2",
-        "Jobs": f"{len(wait_s)}",
+        "Jobs": f"{jobs.in_all}" + (f", the last {len(wait_s)} looked at" if jobs.in_all > len(wait_s) else ""),
         "In time": f"{float((wait_s <= slack_s).mean()):.2%} started within the wait that the policy allows"
         if len(wait_s)
         else "no jobs",
         "Wait": f"p50 {np.quantile(wait_s, 0.5):.2f} s, p99 {np.quantile(wait_s, 0.99):.2f} s" if len(wait_s) else "-",
-        "Devices": f"{len(past.devices)}, mean use {_mean_use(past):.1f} %",
+        "Devices": f"{max(past.devices_in_all, len(past.devices))}, {len(past.devices)} of them looked at, "
+        f"mean use {_mean_use(past):.1f} %",
     }
     rows = "".join(f"<tr><th>{html.escape(n)}</th><td>{html.escape(v)}</td></tr>" for n, v in figures.items())
     hours = np.arange(len(kwh))
@@ -60,14 +61,6 @@ def page(past: Past, policy: FleetPolicy) -> str:
         f"<style>{STYLE}</style><h1>Energy and service</h1><p>{span}</p><table>{rows}</table>{pictures}"
         f"<h2>What would save</h2><ul>{advice or '<li>nothing worth changing was found</li>'}</ul></html>\n"
     )
-
-
-def _energy_by_hour(past: Past) -> Doubles:
-    total = np.zeros(int(past.length_s // HOUR_S) + 1)
-    for device in past.devices:
-        known = np.isfinite(device.power_w)
-        total += in_blocks(device.at_s[known], device.power_w[known] * 60.0, past.length_s, HOUR_S)
-    return total
 
 
 def _mean_use(past: Past) -> float:

@@ -16,7 +16,7 @@ from nats.aio.client import Client
 from prometheus_client import CollectorRegistry, Gauge
 
 from deploy.embedded.instance import take_port
-from services.scheduler.adapters.past import read_past
+from services.scheduler.adapters.past import read_block, read_past
 from services.scheduler.analyse import advise
 from services.scheduler.app import create_app
 from services.scheduler.crowning import Crowning
@@ -207,7 +207,19 @@ async def test_the_past_of_a_database_is_read_replayed_and_reported(
     now = utc_now()
     await fill(database_url, now - timedelta(hours=5), hours=5)
     past = await read_past(database_url, now - timedelta(hours=6), now)
-    assert len(past.jobs.pool) == 600
+    assert (len(past.jobs.pool), past.jobs.in_all, past.jobs.from_s) == (600, 600, 0.0)
+    assert past.energy_by_hour_j.sum() == pytest.approx(sum(float(d.power_w.sum()) * 60 for d in past.devices))
+    few = await read_past(database_url, now - timedelta(hours=6), now, most_jobs=50, most_minutes=360)
+    assert len(few.jobs.pool) <= 50
+    assert few.jobs.in_all == 600
+    assert few.jobs.submitted_s.min() == pytest.approx(few.jobs.from_s, abs=600)
+    assert few.jobs.submitted_s.tolist() == past.jobs.submitted_s[-len(few.jobs.pool) :].tolist(), "the newest"
+    assert [d.device for d in few.devices] == ["gpu-0"], "of whom jobs ran on first"
+    assert (past.devices_in_all, few.devices_in_all) == (2, 2)
+    block = await read_block(database_url, now - timedelta(hours=6), now, {"default": 0.0}, 1e6)
+    assert (block.jobs, block.energy_j) == (600, 200.0)
+    assert block.late == int((past.jobs.started_s > past.jobs.submitted_s).sum())
+    assert (await read_block(database_url, now - timedelta(hours=6), now, {}, 1e6)).late == 0
     assert {d.device for d in past.devices} == {"gpu-0", "gpu-1"}
     assert past.load_s["default"].tolist() == [7.5]
     assert {a.kind for a in advise(past, FleetPolicy())} == {"idle_device", "cap"}

@@ -55,14 +55,16 @@ def past_device(name: str = "gpu-0", util_pct: float = 90.0, power_w: float = 24
 
 
 def past(devices: list[PastDevice] | None = None, its: PastJobs | None = None) -> Past:
+    there = devices or [past_device()]
     factors = {"price_per_kwh": 0.5, "co2_g_per_kwh": 400.0}
     return Past(
         START,
         START + timedelta(hours=HOURS),
         its or jobs(),
-        devices or [past_device()],
+        there,
         {"default": np.array([2.0, 9.0])},
         factors,
+        np.array([sum(float(d.power_w[i : i + 60].sum()) * 60 for d in there) for i in range(0, 240, 60)]),
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from datetime import timedelta
+from types import SimpleNamespace
 from typing import Any
 
 import asyncpg
@@ -17,6 +18,7 @@ from services.scheduler.reporting import Reporting
 from shared import database as database_module
 from shared.database import database
 from shared.errors import UnavailableError
+from shared.messages.commands import FleetPolicy
 from tests.support.builders import at
 from tests.support.waiting import eventually
 
@@ -82,6 +84,11 @@ async def test_replays_and_reports_go_on(monkeypatch: pytest.MonkeyPatch, error:
     monkeypatch.setattr(crowning_module, "BLOCK_S", 0.01)
     monkeypatch.setattr(reporting_module, "LOOKED_EVERY_S", 0.01)
     crowning: Any = Crowning.__new__(Crowning)
+
+    async def policy() -> FleetPolicy:
+        return FleetPolicy()
+
+    crowning.leads, crowning.bus = (lambda: True), SimpleNamespace(policy=policy)
     crowning.dsn, crowning.clock, crowning.replay_every = "dsn", lambda: at(0), timedelta(hours=6)
     monkeypatch.setattr(Crowning, "_tell", lambda _: None)
     reporting: Any = Reporting.__new__(Reporting)
