@@ -26,6 +26,8 @@ from services.telemetry.adapters.frame_store import PostgresFrameStore
 from services.telemetry.adapters.partitions import Partitions
 from services.telemetry.adapters.queue_rows import write_queue
 from services.telemetry.adapters.record_rows import TABLES
+from services.telemetry.adapters.retention import PARTITIONED, Retention
+from services.telemetry.adapters.retention import TABLES as TABLES_KEPT
 from services.telemetry.adapters.rollups import LONGEST_S, Rollups
 from services.telemetry.database_probe import DatabaseProbe
 from services.telemetry.domain.latest import LatestSamples
@@ -51,6 +53,7 @@ from shared.supervision import Work, beat
 log = logging.getLogger(__name__)
 
 UPKEEP_PERIOD_S = 5.0
+SWEEP_PERIOD_S = 60.0
 COUNT_PERIOD_S = 10.0
 PROBE_STANDSTILL_S = 30.0
 # Statements that wait for a server which stands still end by themselves first, one after the other.
@@ -103,15 +106,12 @@ class Recorder:
         partitions = Partitions(
             pool,
             hours=self._settings.partition_hours,
-            retention_days={
-                "samples": self._settings.retention_days,
-                "samples_1m": self._settings.retention_1m_days,
-                "samples_1h": self._settings.retention_1h_days,
-            },
+            retention_days={table: getattr(self._settings, name) for table, name in PARTITIONED.items()},
         )
         # One part that fails or stands still starts again by itself and ends no other.
         self._start("database probe", DatabaseProbe(dsn, self._health).run, PROBE_STANDSTILL_S)
         self._start("partitions", lambda: self._keep_in_order(pool, js, partitions))
+        self._start("retention", lambda: self._sweep(pool))
         self._start("rollups", lambda: self._roll_up(pool), ROLLUP_STANDSTILL_S)
         self._start("frame counts", lambda: self._count_frames(pool, js))
         self._start("queue counts", lambda: self._count_queue(pool, js))
@@ -153,6 +153,20 @@ class Recorder:
                 began = time.monotonic()
             # Thousands of nodes take long to look through: never more than a tenth of a recorder's time.
             await asyncio.sleep(max(UPKEEP_PERIOD_S, 10 * (time.monotonic() - began)))
+
+    async def _sweep(self, pool: Pool) -> None:
+        days = {name: getattr(self._settings, name) for name in {kept.setting for kept in TABLES_KEPT}}
+        retention = Retention(pool, days)
+        while True:
+            beat()
+            try:
+                # What filled up over months goes in many small turns; when all is gone, once a minute is enough.
+                gone = await retention.sweep(utc_now(), self._busy)
+                self._health.report("retention", ok=True)
+            except DATABASE_ERRORS as error:
+                gone = 0
+                self._health.report("retention", ok=False, reason=f"{type(error).__name__}: {error}")
+            await asyncio.sleep(UPKEEP_PERIOD_S if gone else SWEEP_PERIOD_S)
 
     async def _describe_nodes(self, pool: Pool, js: JetStreamContext) -> None:
         """Write inventories that are newer than what was written."""

@@ -48,6 +48,12 @@ class RecorderSettings(DeviceMetricsSettings, DatabaseSettings):
     retention_days: int = Field(30, ge=1, description="age at which samples are dropped")
     retention_1m_days: int = Field(180, ge=1, description="age at which minutes are dropped")
     retention_1h_days: int = Field(1825, ge=1, description="age at which hours are dropped")
+    retention_jobs_days: int = Field(365, ge=1, description="age at which jobs, dead jobs and processes are dropped")
+    retention_records_days: int = Field(
+        730, ge=1, description="age at which events, ended alerts, commands, outcomes and recommendations are dropped"
+    )
+    retention_audit_days: int = Field(2555, ge=1, description="age at which the audit is dropped")
+    retention_pipeline_days: int = Field(7, ge=1, description="age at which the recorders' own figures are dropped")
     partition_hours: int = Field(24, ge=1, le=24, description="hours in one native partition; fewer for big fleets")
     price_per_kwh: float = Field(0.25, ge=0, description="price of a kWh, in whatever money the dashboards count")
     co2_g_per_kwh: float = Field(400.0, ge=0, description="grams of CO2 that a kWh causes where the fleet is")

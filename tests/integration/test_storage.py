@@ -21,10 +21,12 @@ from services.telemetry.adapters.fleet_rows import (
 )
 from services.telemetry.adapters.frame_store import PostgresFrameStore
 from services.telemetry.adapters.partitions import Partitions
+from services.telemetry.adapters.retention import PARTITIONED, TABLES, Retention
 from services.telemetry.adapters.rollups import Rollups
 from services.telemetry.domain.runs import RunTally, Totals
 from services.telemetry.frame_recording import DURABLE, FRAMES
 from services.telemetry.recounting import recount
+from services.telemetry.settings import RecorderSettings
 from shared import streams, subjects
 from shared.clock import utc_now
 from shared.database import connect_pool, migrate
@@ -153,6 +155,30 @@ class TestEnergy:
         rows = {r["id"]: r["energy_j"] for r in await pool.fetch("SELECT id, energy_j FROM jobs")}
         assert rows == {"alone": pytest.approx(2000), "one": pytest.approx(1000), "two": pytest.approx(1000)}
 
+    async def test_jobs_and_samples_that_come_hours_late_still_meet(self, pool: asyncpg.Pool[Any]) -> None:
+        start = past_hour() - timedelta(hours=3)
+        insert = (
+            "INSERT INTO jobs (id, kind, status, node, worker, device, attempt, submitted_at, started_at, finished_at) "
+            "VALUES ($1, 'echo', 'done', 'n1', 'w', 'gpu-0', 1, $2, $2, $3)"
+        )
+
+        async def energy_of(job: str) -> float | None:
+            return await pool.fetchval("SELECT energy_j FROM jobs WHERE id = $1", job)
+
+        await pool.execute(insert, "late samples", start, start + timedelta(seconds=10))
+        await Rollups(pool).jobs()
+        assert await energy_of("late samples") is None
+        await pool.execute("UPDATE jobs SET recorded_at = recorded_at - interval '2 hours'")
+        await PostgresFrameStore(pool).write([frame(metrics=("power_w",), ticks=60, start=start, value=200.0)])
+        await Rollups(pool).jobs()
+        assert await energy_of("late samples") is None, "nobody looks at all old jobs again and again"
+        await roll_up(pool)
+        assert await energy_of("late samples") == pytest.approx(2000), "its hour was told of the samples"
+        later = start + timedelta(seconds=20)
+        await pool.execute(insert, "late job", later, later + timedelta(seconds=10))
+        await Rollups(pool).jobs()
+        assert await energy_of("late job") == pytest.approx(2000)
+
 
 class TestFrames:
     async def test_several_recorders_write_each_frame_once(self, pool: asyncpg.Pool[Any]) -> None:
@@ -278,3 +304,61 @@ class TestRetention:
         await Partitions(pool, hours=6, retention_days=KEPT).keep(later)
         await PostgresFrameStore(pool).write([frame(start=later)])
         assert await pool.fetchval("SELECT count(*) FROM samples_default") == 0
+
+    async def test_every_table_is_kept_for_a_time_or_holds_only_what_is(self, pool: asyncpg.Pool[Any]) -> None:
+        rows = await pool.fetch(
+            "SELECT c.relname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE n.nspname = 'public' "
+            "AND c.relkind IN ('r', 'p', 'v') AND NOT c.relispartition"
+        )
+        found = {row["relname"] for row in rows}
+        # State, that grows with the fleet and not with time, and views.
+        state = {"devices", "nvlinks", "factors", "metrics_seen", "rollup_marks", "alembic_version"}
+        views = {"job_costs", "frame_gaps"}
+        # Of frame runs the last one of each node stays longer: `prune_runs` sees to it.
+        assert found - state - views - {"frame_runs"} == {kept.table for kept in TABLES} | set(PARTITIONED)
+        names = RecorderSettings.model_fields
+        assert {kept.setting for kept in TABLES} | set(PARTITIONED.values()) <= set(names)
+        days = {name: field.default for name, field in names.items() if name.startswith("retention_")}
+        assert max(days, key=lambda name: days[name]) == "retention_audit_days", "who did what is kept longest"
+
+    async def test_old_rows_go_in_bites_and_hold_up_no_writer(self, pool: asyncpg.Pool[Any]) -> None:
+        now = utc_now()
+        insert = (
+            "INSERT INTO audit SELECT n::text, $1::timestamptz, 'a', 'b', 'c', '{}' FROM generate_series($2::int, $3) n"
+        )
+        await pool.execute(insert, now - timedelta(days=40), 1, 4500)
+        await pool.execute(insert, now, 5001, 5010)
+        alert = (
+            "INSERT INTO alerts VALUES ($1, 'n', 'd', 'k', 'critical', $2, 's', $3::timestamptz, $3, "
+            "CASE WHEN $2 = 'resolved' THEN $3 END, '[]', false)"
+        )
+        await pool.execute(alert, "open", "opened", now - timedelta(days=4000))
+        await pool.execute(alert, "ended", "resolved", now - timedelta(days=4000))
+        days = {kept.setting: 30 for kept in TABLES}
+        assert await Retention(pool, days).sweep(now, busy=lambda: True) == 0
+        async with pool.acquire() as other, other.transaction():
+            # Rows that somebody else holds are left for another time, and nobody waits for them.
+            await other.execute("SELECT 1 FROM audit WHERE id = '7' FOR UPDATE")
+            gone = 0
+            while more := await Retention(pool, days).sweep(now):
+                gone += more
+            assert gone == 4500
+        assert {row["id"] for row in await pool.fetch("SELECT id FROM audit WHERE ts < $1", now)} == {"7"}
+        assert await Retention(pool, days).sweep(now) == 1
+        assert await pool.fetchval("SELECT count(*) FROM audit") == 10
+        assert [row["id"] for row in await pool.fetch("SELECT id FROM alerts")] == ["open"]
+
+    async def test_old_rows_are_found_by_an_index(self, pool: asyncpg.Pool[Any]) -> None:
+        indexes = await pool.fetch("SELECT tablename, indexdef FROM pg_indexes WHERE schemaname = 'public'")
+        for kept in TABLES:
+            defined = [row["indexdef"] for row in indexes if row["tablename"] == kept.table]
+            assert any(f"({kept.time})" in each or f"({kept.time}," in each for each in defined), kept.table
+
+    async def test_a_nodes_hour_outlives_its_minutes(self, pool: asyncpg.Pool[Any]) -> None:
+        start = past_hour()
+        await PostgresFrameStore(pool).write(
+            [frame(metrics=("power_w",), ticks=60, start=start + timedelta(minutes=m), value=100.0 * m) for m in (1, 3)]
+        )
+        await roll_up(pool)
+        row = await pool.fetchrow("SELECT * FROM nodes_1h")
+        assert (row["ts"], row["node"], row["devices"], row["power_w"]) == (start, "n1", 1, 200.0)

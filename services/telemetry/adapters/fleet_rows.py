@@ -104,7 +104,6 @@ async def write_pipeline(pool: Pool, recorder: str, totals: Totals, backlog: int
         totals.duplicates / elapsed_s,
         totals.errors / elapsed_s,
     )
-    await pool.execute("DELETE FROM pipeline WHERE ts < now() - interval '7 days'")
 
 
 async def last_counted(pool: Pool) -> datetime | None:

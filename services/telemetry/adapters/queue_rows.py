@@ -27,4 +27,3 @@ async def write_queue(pool: Pool, js: JetStreamContext) -> None:
             "ON CONFLICT DO NOTHING",
             rows,
         )
-        await connection.execute("DELETE FROM queue WHERE ts < now() - interval '30 days'")

@@ -13,11 +13,13 @@ from typing import Any
 
 import asyncpg
 
+from shared.clock import utc_now
 from shared.metrics_catalogue import METRICS
 
 GRACE_S = 5.0
 MARKS_PER_TURN = 20
 JOBS_AT_ONCE = 500
+JOBS_OF_AN_HOUR = 20_000
 LONGEST_S = 900.0
 
 
@@ -134,6 +136,19 @@ RETURNING ts, marks
 _DONE = "DELETE FROM rollup_marks WHERE kind = $1 AND ts = $2 AND marks = $3"
 _AGAIN = "UPDATE rollup_marks SET taken_until = NULL WHERE kind = $1 AND ts = $2"
 
+# Devices and watts of an hour, from its minutes.
+_NODE_HOURS = """
+INSERT INTO nodes_1h (ts, node, devices, power_w, power_cap_w, gpu_util_pct, gpu_util_max_pct, memory_used_bytes,
+  memory_total_bytes, temp_max_c, throttled)
+SELECT $1::timestamptz, node, max(devices), avg(power_w), avg(power_cap_w), avg(gpu_util_pct), max(gpu_util_max_pct),
+  avg(memory_used_bytes), max(memory_total_bytes), max(temp_max_c), max(throttled)
+FROM nodes_1m WHERE ts >= $1::timestamptz AND ts < $1::timestamptz + interval '1 hour' GROUP BY node
+ON CONFLICT (ts, node) DO UPDATE SET devices = excluded.devices, power_w = excluded.power_w,
+  power_cap_w = excluded.power_cap_w, gpu_util_pct = excluded.gpu_util_pct,
+  gpu_util_max_pct = excluded.gpu_util_max_pct, memory_used_bytes = excluded.memory_used_bytes,
+  memory_total_bytes = excluded.memory_total_bytes, temp_max_c = excluded.temp_max_c, throttled = excluded.throttled
+"""
+
 # The energy of a job: mean power of its device while it ran, shared by overlap with the jobs beside it.
 _JOBS = """
 UPDATE jobs SET energy_j = e.energy_j FROM (
@@ -146,10 +161,19 @@ UPDATE jobs SET energy_j = e.energy_j FROM (
     SELECT avg(power_w) AS power_w FROM samples s WHERE s.device_id = d.device_id
       AND s.ts BETWEEN j.started_at - interval '1 second' AND j.finished_at + interval '1 second') p
   WHERE j.energy_j IS NULL AND j.started_at IS NOT NULL AND p.power_w IS NOT NULL
-    AND j.finished_at BETWEEN now() - interval '10 minutes' AND now() - interval '5 seconds'
+    AND {which}
   LIMIT $1
 ) e WHERE e.id = jobs.id
 """
+# Recorded lately, however long ago it ended: a recorder may have been away for hours.
+_LATE_JOBS = _JOBS.format(
+    which="j.recorded_at > now() - interval '10 minutes' AND j.finished_at < now() - interval '5 seconds'"
+)
+# Of an hour to which samples came late.
+_HOUR_JOBS = _JOBS.format(
+    which="j.finished_at >= $2::timestamptz AND j.finished_at < $2::timestamptz + interval '1 hour' "
+    "AND j.finished_at < now() - interval '5 seconds'"
+)
 
 
 class Rollups:
@@ -178,10 +202,10 @@ class Rollups:
         return done
 
     async def jobs(self) -> None:
-        """Give jobs that ended lately the energy that they took; a second of it at most, the rest next time."""
+        """Give jobs that were recorded lately the energy that they took; a second of it at most, the rest next time."""
         until = time.monotonic() + 1.0
         while time.monotonic() < until:
-            status = await self._pool.execute(_JOBS, JOBS_AT_ONCE)
+            status = await self._pool.execute(_LATE_JOBS, JOBS_AT_ONCE)
             if int(status.split()[-1]) < JOBS_AT_ONCE:
                 return
 
@@ -210,4 +234,8 @@ class Rollups:
     async def _hour(self, connection: Any, hour: datetime) -> None:
         if self._native:
             await connection.execute(self._hours, hour, timeout=LONGEST_S)
+        await connection.execute(_NODE_HOURS, hour, timeout=LONGEST_S)
         await connection.execute(_ENERGY, hour, timeout=LONGEST_S)
+        # Jobs of an hour that goes on have their turn as they are recorded.
+        if hour < utc_now() - timedelta(hours=1, minutes=10):
+            await connection.execute(_HOUR_JOBS, JOBS_OF_AN_HOUR, hour, timeout=LONGEST_S)
