@@ -77,10 +77,9 @@ class Playback:
 
     def _samples(self, handle: Any, kind: int, _: int) -> Any:
         """The recorded samples once: time does not go on in a recording."""
-        if self._sampled:
-            raise pynvml.NVMLError(pynvml.NVML_ERROR_NOT_FOUND)
-        self._sampled = True
-        return self._function("nvmlDeviceGetSamples")(handle, kind, 0)
+        value_type, samples = self._function("nvmlDeviceGetSamples")(handle, kind, 0)
+        told, self._sampled = ([] if self._sampled else samples), True
+        return value_type, told
 
     def _no_event(self, *_: Any) -> Any:
         raise pynvml.NVMLError(pynvml.NVML_ERROR_TIMEOUT)

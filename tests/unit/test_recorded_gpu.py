@@ -25,6 +25,8 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
 
         def counted(*arguments: object, _name: str = name, _function: object = function, **named: object) -> object:
             calls.append(_name)
+            if _name == "nvmlDeviceGetFieldValues":
+                calls.extend(f"field {item[0] if isinstance(item, tuple) else item}" for item in arguments[1])  # type: ignore[attr-defined]
             return _function(*arguments, **named)  # type: ignore[operator]
 
         monkeypatch.setattr(pynvml, name, counted)
@@ -66,9 +68,9 @@ def test_readings_that_cost_milliseconds_are_taken_once_a_second(asked: list[str
     source = NvmlSource()
     (card,) = source.discover()
     first, second = source.sample()[card.device], source.sample()[card.device]
-    assert "energy_j" in first
+    assert second["energy_j"] == first["energy_j"]
     assert "power_w" in second
-    assert "energy_j" not in second
+    assert asked.count(f"field {pynvml.NVML_FI_DEV_TOTAL_ENERGY_CONSUMPTION}") == 1
     assert asked.count("nvmlGpmSampleGet") == 1
 
 

@@ -150,6 +150,12 @@ class TestStack:
         present = np.isfinite(block.values).ravel()
         assert len(copy_binary(block)) == fixed + sum(s for s, there in zip(sizes, present, strict=True) if there)
 
+    def test_what_is_too_small_for_a_mean_is_nothing(self) -> None:
+        made = frame(devices=("a",), metrics=("power_w",))
+        made.values[0].ravel()[:] = 1e-45
+        block = stack([made], lambda _: np.array([1], np.int32), NAMES)
+        assert copy_binary(block)[-6:-2] == b"\0\0\0\0"
+
 
 class TestClocks:
     def test_a_clock_an_hour_off_is_told_once_and_its_return_too(self) -> None:

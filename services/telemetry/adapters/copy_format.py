@@ -15,11 +15,13 @@ from shared.metrics_catalogue import BY_NAME
 
 _HEADER = b"PGCOPY\n\xff\r\n\0" + struct.pack(">ii", 0, 0)
 _TRAILER = struct.pack(">h", -1)
+# PostgreSQL refuses a mean that is too small for its type, and with it the whole minute.
+_LEAST = 1e-30
 _POSTGRES_EPOCH_US = 946_684_800_000_000  # 2000-01-01 UTC, in µs since 1970
 
 
 def copy_binary(block: SampleBlock) -> bytes:
-    """The COPY stream of columns ts, device_id and the block's metrics; NaN becomes NULL."""
+    """The COPY stream of columns ts, device_id and the block's metrics; NaN becomes NULL, next to nothing 0."""
     doubles = [BY_NAME[metric].is_double for metric in block.metrics]
     kind = np.dtype(
         [("fields", ">i2"), ("ts_len", ">i4"), ("ts", ">i8"), ("id_len", ">i4"), ("id", ">i4")]
@@ -38,6 +40,7 @@ def copy_binary(block: SampleBlock) -> bytes:
     rows["ts"], rows["id"] = block.at_us - _POSTGRES_EPOCH_US, block.device_ids
     # Columns one after the other: to convert and copy them lying side by side takes half as long again.
     columns = np.ascontiguousarray(block.values.T)
+    columns = np.where(np.abs(columns) < _LEAST, np.zeros_like(columns), columns)
     swapped = columns.astype(">f4")
     for i, double in enumerate(doubles):
         rows[f"v{i}"] = columns[i].astype(">f8") if double else swapped[i]

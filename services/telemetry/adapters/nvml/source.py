@@ -43,6 +43,7 @@ class _Device:
     check: EnergyCheck = field(default_factory=EnergyCheck)
     power_seen_us: int = 0
     costly_at_s: float | None = None
+    energy_j: float | None = None
     board: int = -1
     action: float = 0.0
 
@@ -272,7 +273,11 @@ class NvmlSource:
         if "energy_j" not in sample:
             if "power_w" in sample and not self._gate.supports(uuid, "energy_j"):
                 sample["energy_j"] = device.integral.energy_j
+            elif device.energy_j is not None:
+                # A minute's energy is taken from its last sample, whichever that is.
+                sample["energy_j"] = device.energy_j
             return
+        device.energy_j = sample["energy_j"]
         ratio = device.check.compare(now_s, device.integral.energy_j, sample["energy_j"])
         if ratio is not None and not 0.9 < ratio < 1.1:
             log.warning("energy counter and power disagree", extra={"device": uuid, "integral_over_counter": ratio})
