@@ -12,6 +12,7 @@ from typing import Annotated, Any, NoReturn, TypeVar
 import typer
 from pydantic import SecretStr
 from rich.console import Console
+from rich.table import Table
 from rich.text import Text
 
 from deploy.embedded.instance import Instance
@@ -22,11 +23,22 @@ from shared.settings import NatsSettings
 T = TypeVar("T")
 
 
+TYPED_AGAIN = frozenset({"id", "alert", "subscription", "device", "node"})
+
+
 class PlainConsole(Console):
     """Shows text as it is: what jobs and messages hold is neither markup of ours nor commands to the terminal."""
 
     def __init__(self, *, stderr: bool = False) -> None:
         super().__init__(stderr=stderr, markup=False)
+
+    def print(self, *objects: Any, **more: Any) -> None:
+        """As rich does, but names that other commands take are never cut to the terminal's width."""
+        for table in objects:
+            if isinstance(table, Table):
+                for column in table.columns:
+                    column.no_wrap = column.no_wrap or str(column.header) in TYPED_AGAIN
+        super().print(*objects, **more)
 
     def render_str(self, text: str, **more: Any) -> Text:
         """As rich does, with what no terminal should carry out made visible."""
