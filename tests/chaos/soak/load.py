@@ -19,8 +19,8 @@ SENDERS = 256
 # Seconds of the rate that may be open: a machine that is too busy for the rate is told as such, not by every job's age.
 MOST_OPEN_S = 20.0
 CYCLE = 50
-# Short, so that the stream of results does not grow all the time; longer than any fault keeps the soak from reading.
-RESULT_TTL_S = 240.0
+# Short, so that the stream of results does not grow all the time; longer than a job may wait to be delivered again.
+RESULT_TTL_S = 600.0
 BATCH = 20
 LARGE_TEXT = "x" * 300 * 1024
 TRANSIENT = (AutopilotError, nats.errors.Error, OSError, TimeoutError)
