@@ -10,8 +10,8 @@ import re
 from dataclasses import dataclass, field
 
 _PCI = r"(?:PCI:)?(?P<pci>(?:[0-9a-fA-F]{1,8}:)?[0-9a-fA-F]{2}:[0-9a-fA-F]{2}(?:\.[0-9a-fA-F])?)"
-_XID = re.compile(rf"NVRM: Xid \({_PCI}(?: [^)]*)?\): (?P<code>\d{1, 9})\b(?P<rest>.*)")
-_SXID = re.compile(rf"\bSXid \({_PCI}\): (?P<code>\d{1, 9})\b(?P<rest>.*)")
+_XID = re.compile(rf"NVRM: Xid \({_PCI}(?: [^)]*)?\): (?P<code>\d{{1,9}})\b(?P<rest>.*)")
+_SXID = re.compile(rf"\bSXid \({_PCI}\): (?P<code>\d{{1,9}})\b(?P<rest>.*)")
 _OFF_THE_BUS = re.compile(rf"NVRM: (?:The NVIDIA )?GPU (?:at )?{_PCI}\b.*?fallen off the bus", re.DOTALL)
 _ITS_NAME = re.compile(rf"NVRM: The NVIDIA GPU {_PCI}\s*$")
 _ITS_LOSS = re.compile(r"NVRM:\s+fallen off the bus")
