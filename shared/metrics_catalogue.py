@@ -169,7 +169,14 @@ METRICS: tuple[Metric, ...] = (
         "DCGM_FI_DEV_UNCORRECTABLE_REMAPPED_ROWS",
         "slow",
     ),
-    _gauge("row_remap_pending", "flag", "a row remapping waits for a reset", "RemappedRows (FI 144)", "", "slow"),
+    _gauge(
+        "row_remap_pending",
+        "flag",
+        "a row remapping waits for a reset",
+        "RemappedRows (FI 144)",
+        "DCGM_FI_DEV_ROW_REMAP_PENDING",
+        "slow",
+    ),
     _gauge(
         "row_remap_failure",
         "flag",

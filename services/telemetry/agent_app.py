@@ -15,7 +15,9 @@ from services.telemetry.adapters.boot import boot_id
 from services.telemetry.adapters.cap_file import CapFile
 from services.telemetry.adapters.guarded import GuardedSource
 from services.telemetry.adapters.kernel_log import KernelLog
+from services.telemetry.adapters.page_metrics import PageCollector
 from services.telemetry.adapters.privilege import may_control_power
+from services.telemetry.adapters.scrape import ScrapeSource
 from services.telemetry.adapters.sources import make_sources
 from services.telemetry.domain.frame_buffer import FrameBuffer
 from services.telemetry.domain.resets import ResetWatch
@@ -52,6 +54,8 @@ def create_agent(settings: AgentSettings | None = None) -> FastStream:
     state_file = StateFile(settings.data_dir / f"agent-{subjects.name_part(settings.node)}.json")
     state = state_file.load()
     latest = tell_devices(service, settings)
+    pages = [guard.source for guard in sources if isinstance(guard.source, ScrapeSource)]
+    service.registry.register(PageCollector(pages))
     sampler = Sampler(
         node=settings.node,
         period_s=settings.period_s,

@@ -26,6 +26,7 @@ class InventoryBoard:
     bus: Bus
     health: HealthState
     conflicts: int = 0
+    conflicting: frozenset[str] = frozenset()
 
     async def put(self, inventory: NodeInventory) -> None:
         """Write, after a look at what stands there."""
@@ -55,5 +56,6 @@ class InventoryBoard:
         if other:
             self.conflicts += 1
             log.error("another agent has this node's name", extra={"node": ours.node, "conflicts": self.conflicts})
-        reason = f"another agent is called {ours.node!r} too: set AUTOPILOT_NODE on one of them"
-        self.health.report("node name", ok=not other, reason=reason)
+        reason = f"another agent is called {ours.node!r} too, or reads its exporter: set AUTOPILOT_NODE on one of them"
+        self.conflicting = self.conflicting | {ours.node} if other else self.conflicting - {ours.node}
+        self.health.report("node name", ok=not self.conflicting, reason=reason)

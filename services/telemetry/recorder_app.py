@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager
 
 from faststream import FastStream
 
+from services.telemetry.domain.latest import LatestSamples
 from services.telemetry.recorder import Recorder
 from services.telemetry.settings import RecorderSettings
 from services.telemetry.telling import tell_devices
@@ -18,7 +19,9 @@ def create_recorder(settings: RecorderSettings | None = None) -> FastStream:
     """The recorder: writes every stream to the database."""
     settings = settings or load(RecorderSettings)
     service = Service("recorder", settings)
-    recorder = Recorder(settings, service, tell_devices(service, settings))
+    # Whoever scrapes agents and recorder has each device once.
+    latest = tell_devices(service, settings) if settings.recorder_device_metrics else LatestSamples(0)
+    recorder = Recorder(settings, service, latest)
 
     @asynccontextmanager
     async def lifespan() -> AsyncIterator[None]:

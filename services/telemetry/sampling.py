@@ -6,33 +6,40 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 from services.telemetry.adapters.guarded import GuardedSource
-from services.telemetry.domain.assembly import NO_READING, FrameAssembler, TransitionWatch, clean
+from services.telemetry.domain.assembly import NO_READING, NodeFrames, TransitionWatch, clean
+from services.telemetry.domain.energy import EnergyWatch
 from services.telemetry.domain.frame_buffer import FrameBuffer, Outgoing
 from services.telemetry.domain.kernel_lines import normal_pci
 from services.telemetry.domain.latest import LatestSamples
 from services.telemetry.domain.occurrences import OccurrenceFilter
+from services.telemetry.domain.plausible import Plausible
 from services.telemetry.domain.resets import ResetWatch
 from services.telemetry.domain.source_watch import SourceWatch
 from services.telemetry.errors import SourceBusyError, SourceHungError
+from services.telemetry.inventories import Inventories, PutInventory
 from services.telemetry.ports import Sample, SourceEvent
 from shared import subjects
 from shared.clock import utc_now
 from shared.errors import AutopilotError
 from shared.health import HealthState
 from shared.ids import derived_id
-from shared.messages.telemetry import DeviceEvent, DeviceInfo, NodeInventory
+from shared.messages.telemetry import DeviceEvent, DeviceInfo
 from shared.supervision import beat
 
 log = logging.getLogger(__name__)
 
 Publish = Callable[[str, bytes, str], Awaitable[None]]
-PutInventory = Callable[[NodeInventory], Awaitable[None]]
 DISCOVER_PERIOD_S = 10.0
 MOST_MESSAGE = 2000
 PUBLISHED_AT_ONCE = 16
+
+
+def same_host(one: str, other: str) -> bool:
+    """Whether two names are of one host, where one of them may have its domain at the end."""
+    first, second = sorted((one.lower(), other.lower()), key=len)
+    return first == second or second.startswith(f"{first}.")
 
 
 def _now_us() -> int:
@@ -41,7 +48,9 @@ def _now_us() -> int:
 
 @dataclass
 class Sampler:
-    """Samples the sources of one node. `publish(subject, body, message_id)` returns when it is stored.
+    """Samples the sources of one node, and of the hosts whose exporters it reads.
+
+    `publish(subject, body, message_id)` returns when it is stored.
 
     `extra_events` gives what is known besides the sources; `all_told` is called when nothing waits to
     be published.
@@ -63,19 +72,23 @@ class Sampler:
     inventory_period_s: float = 30.0
     resets: ResetWatch = field(default_factory=lambda: ResetWatch(""))
     addresses: dict[str, str] = field(default_factory=dict)
-    _inventory: dict[str, Any] = field(default_factory=dict)
-    _inventory_at_s: float = 0.0
+    _hosts: dict[str, str] = field(default_factory=dict)
     _said_unprivileged: bool = False
     _source_watch: SourceWatch = field(default_factory=SourceWatch)
     _owners: dict[str, str] = field(default_factory=dict)
     _states: dict[str, str] = field(default_factory=dict)
     _occurrences: OccurrenceFilter = field(default_factory=OccurrenceFilter)
+    _plausible: Plausible = field(default_factory=Plausible)
+    _energy: EnergyWatch = field(default_factory=EnergyWatch)
     _links: dict[tuple[str, int], bool] = field(default_factory=dict)
     _more: asyncio.Event = field(default_factory=asyncio.Event)
 
     def __post_init__(self) -> None:
         # They outlive a restart of the loop: numbers of frames must not begin again within one epoch.
-        self._assembler = FrameAssembler(self.node, self.period_s, self.epoch_us)
+        self._frames = NodeFrames(self.period_s, self.epoch_us)
+        self._inventories = Inventories(
+            self.node, self.period_s, self.inventory_period_s, self.epoch_us, self.put_inventory
+        )
         self._transitions = TransitionWatch(self.resets.cause)
 
     def find(self, device: str) -> tuple[DeviceInfo, GuardedSource] | None:
@@ -89,19 +102,13 @@ class Sampler:
 
     async def tell_inventory(self) -> None:
         """Publish what is known of devices and sources, when it changed or is due."""
-        inventory = NodeInventory(
-            node=self.node,
-            at=utc_now(),
-            period_s=self.period_s,
-            sources=self._states | self._source_watch.reasons,
-            devices=[info for info, _ in self.devices.values()],
-            agent_epoch_us=self.epoch_us,
-            boot_id=self.resets.boot_id,
-        )
-        content, age_s = inventory.model_dump(exclude={"at"}), _now_us() / 1e6 - self._inventory_at_s
-        if content != self._inventory or not 0 <= age_s < self.inventory_period_s:
-            self._inventory, self._inventory_at_s = content, _now_us() / 1e6
-            await self.put_inventory(inventory)
+        devices = {device: (info, source.name) for device, (info, source) in self.devices.items()}
+        states = self._states | self._source_watch.reasons
+        await self._inventories.tell(devices, self._hosts, states, self.resets.boot_id)
+
+    def node_of(self, device: str) -> str:
+        """The host that a device is on, by its exporter's word; else this node."""
+        return self._hosts.get(device, self.node)
 
     async def look_for_devices(self) -> None:
         """Ask every source for its devices; one that cannot tell now keeps those it had."""
@@ -133,14 +140,23 @@ class Sampler:
     def _take_devices(self, source: GuardedSource, found: list[DeviceInfo]) -> None:
         self.devices = {k: v for k, v in self.devices.items() if v[1] is not source}
         self.devices |= {info.device: (info, source) for info in found}
+        self._take_hosts(source)
         self._owners |= {info.device: source.name for info in found}
-        whole = [info for info in found if info.pci_bus_id and info.parent is None]
+        # Addresses are those of this machine, whatever its exporter calls the host.
+        here = getattr(source.source, "on_this_machine", False)
+        own = [info for info in found if here or self.node_of(info.device) == self.node]
+        whole = [info for info in own if info.pci_bus_id and info.parent is None]
         self.addresses |= {normal_pci(info.pci_bus_id or ""): info.device for info in whole}
         changes = self._link_changes(found)
         if source.is_driver:
             changes += self.resets.found({info.device: info.driver_epoch for info in found})
         for number, event in enumerate(changes):
             self._queue_event(event, _now_us(), number)
+
+    def _take_hosts(self, source: GuardedSource) -> None:
+        """Hosts stay known of devices that left: what ends for them ends where it began."""
+        hosts: dict[str, str] = getattr(source.source, "hosts", {})
+        self._hosts |= {device: self.node if same_host(host, self.node) else host for device, host in hosts.items()}
 
     def _with_privilege(self, info: DeviceInfo) -> DeviceInfo:
         if not info.can_cap:
@@ -202,18 +218,18 @@ class Sampler:
                 # Also of those that it did not show when it last looked: they may be back.
                 unknown |= {device for device, owner in self._owners.items() if owner == source.name}
             else:
-                samples |= {device: clean(sample) for device, sample in source_samples.items()}
+                samples |= source_samples
+                self._take_hosts(source)
                 self._owners |= dict.fromkeys(source_samples, source.name)
             events += source_events
         simulated = frozenset(d for d, (info, _) in self.devices.items() if info.simulated)
         now_s = asyncio.get_running_loop().time()
+        samples = {device: self._completed(device, sample, now_s) for device, sample in samples.items()}
         for device, sample in samples.items():
-            self.latest.update(self.node, device, sample, now_s, self._info(device))
+            self.latest.update(self.node_of(device), device, sample, now_s, self._info(device))
         told = dict.fromkeys(unread, NO_READING) | samples
-        frame = self._assembler.assemble(start_us, told, simulated)
-        if frame is not None:
-            message_id = f"{self.node}:{self._assembler.epoch_us}:{self._assembler.sequence}"
-            self._queue(Outgoing(subjects.frames(self.node), frame, message_id))
+        for node, frame, message_id in self._frames.assemble(start_us, told, simulated, self.node_of):
+            self._queue(Outgoing(subjects.frames(node), frame, message_id))
         self._tell(events, samples, unknown, start_us, now_s)
         self._more.set()
 
@@ -224,6 +240,10 @@ class Sampler:
         self.resets.told(new)
         for number, event in enumerate(new + self._transitions.observe(samples, unknown)):
             self._queue_event(event, start_us, number)
+
+    def _completed(self, device: str, sample: Sample, now_s: float) -> Sample:
+        """Without what is no reading, and with energy where its counter stands still."""
+        return self._energy.complete(device, self._plausible.of(device, clean(sample)), now_s)
 
     def _devices_of(self, source: GuardedSource) -> set[str]:
         return {device for device, (_, s) in self.devices.items() if s is source}
@@ -268,12 +288,13 @@ class Sampler:
 
     def _queue_event(self, event: SourceEvent, at_us: int, number: int) -> None:
         info = self.devices.get(event.device)
+        node = self.node_of(event.device)
         by_source = event.kind.startswith("source_")
         driven = info is not None and info[1].is_driver
         occurrence = [event.occurrence] if event.occurrence else [str(at_us), str(number)]
         message = DeviceEvent(
-            id=derived_id(self.node, event.device, event.kind, *occurrence),
-            node=self.node,
+            id=derived_id(node, event.device, event.kind, *occurrence),
+            node=node,
             device=event.device,
             at=utc_now(),
             kind=event.kind,
@@ -287,9 +308,9 @@ class Sampler:
         )
         log.info("device event", extra={"device": event.device, "kind": event.kind, "code": event.code})
         if event.kind == "xid":
-            self.latest.note_xid(self.node, event.device, event.code)
+            self.latest.note_xid(node, event.device, event.code)
         body = message.model_dump_json().encode()
-        self._queue(Outgoing(subjects.event(self.node, event.device), body, message.id, is_event=True))
+        self._queue(Outgoing(subjects.event(node, event.device), body, message.id, is_event=True))
 
     def _queue(self, item: Outgoing) -> None:
         before = self.buffer.dropped

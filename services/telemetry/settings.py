@@ -34,6 +34,12 @@ class AgentSettings(DeviceMetricsSettings):
         "auto", description="report CPU packages; auto: when nothing else is"
     )
     scrape_urls: str = Field("", description="comma-separated metrics pages of exporters to publish as devices")
+    scrape_hostnames: bool = Field(
+        True, description="devices of metrics pages belong to the hosts that the pages name; false: to this node"
+    )
+    expected_devices: int = Field(
+        0, ge=0, le=1024, description="GPUs that this node must have, an alert when there are fewer; 0 does not look"
+    )
     kernel_log: bool = Field(True, description="read XIDs from the kernel log as well")
     source_timeout_s: float = Field(3.0, gt=0, description="a driver call longer than this counts as hung")
     frame_buffer: int = Field(3600, ge=1, description="frames kept while the broker is away")
@@ -42,6 +48,9 @@ class AgentSettings(DeviceMetricsSettings):
 class RecorderSettings(DeviceMetricsSettings, DatabaseSettings):
     """The recorder."""
 
+    recorder_device_metrics: bool = Field(
+        False, description="give devices on the recorder's /metrics and over OTLP too: agents do so already"
+    )
     frame_batch: int = Field(4000, ge=1, le=20_000, description="frames written in one transaction")
     frame_linger_s: float = Field(0.2, ge=0, le=5, description="time that a small batch of frames waits for more")
     record_batch: int = Field(500, ge=1, le=10_000, description="messages of other streams in one transaction")

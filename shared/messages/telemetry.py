@@ -58,6 +58,8 @@ class DeviceInfo(Message):
     compute_mode: Label | None = None
     ecc_mode: bool | None = None
     mig_mode: bool | None = None
+    mig_instance: Count | None = Field(default=None, description="of an instance of MIG: the GPU instance's id")
+    mig_profile: Label | None = Field(default=None, description="of an instance of MIG: such as 3g.40gb")
     can_set_power: bool | None = None
     driver_epoch: Label = Field(default="", description="another one when the driver was loaded anew")
     links: list[LinkInfo] = Field(default=[], max_length=1000)

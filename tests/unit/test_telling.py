@@ -234,7 +234,9 @@ class TestExposition:
         assert set(read) == set(NAMES)
 
     def test_the_recorders_whole_page_parses_with_every_metric(self) -> None:
-        settings = RecorderSettings(database_url=SecretStr("postgresql://u@127.0.0.1:1/x"), dcgm_names=True)
+        settings = RecorderSettings(
+            database_url=SecretStr("postgresql://u@127.0.0.1:1/x"), dcgm_names=True, recorder_device_metrics=True
+        )
         app = create_recorder(settings)
         assert isinstance(app, ServiceApp)
         registry = app._service.registry
@@ -265,7 +267,7 @@ class TestExposition:
             'DCGM_FI_DRIVER_VERSION="600",Hostname="n1",UUID="GPU-1",device="nvidia3",gpu="3",'
             'modelName="NVIDIA H100",pci_bus_id="00000000:3B:00.0"'
         )
-        lines = {line.split("{")[0]: line for line in text.splitlines() if line.startswith("DCGM")}
+        lines = {line.split("{")[0]: line for line in text.splitlines() if line.startswith("DCGM_FI")}
         assert all(sorted(line.split("{")[1].split("}")[0].split(",")) == labels.split(",") for line in lines.values())
         values = {name: float(line.rsplit(" ", 1)[1]) for name, line in lines.items()}
         assert values["DCGM_FI_DEV_POWER_USAGE"] == 250.0

@@ -14,9 +14,9 @@ import time
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import NamedTuple
 from urllib.parse import urlsplit
 
+from services.telemetry.domain.exporter_names import Line
 from shared.errors import UnavailableError
 
 TIMEOUT_S = 2.0
@@ -27,14 +27,6 @@ MOST_LINE = 2**14
 _LINE = re.compile(r"^([a-zA-Z_:][a-zA-Z0-9_:]*+)(?:\s*+\{(.*)\})?\s++(\S++)(?:\s++-?\d++)?+\s*+(?:#.*+)?+$")
 _LABEL = re.compile(r'\s*([a-zA-Z_][a-zA-Z0-9_]*)\s*=\s*"((?:[^"\\]|\\.)*)"\s*(?:,|$)')
 _ESCAPES = {"\\\\": "\\", '\\"': '"', "\\n": "\n"}
-
-
-class Line(NamedTuple):
-    """One reading."""
-
-    name: str
-    labels: dict[str, str]
-    value: float
 
 
 @dataclass

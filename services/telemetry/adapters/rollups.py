@@ -77,11 +77,14 @@ def _replacing(names: list[str]) -> str:
     return f"ON CONFLICT (device_id, ts) DO UPDATE SET {sets}"
 
 
+# Instances of MIG are parts of their GPU: what is added up is the GPU's.
 _NODES = """
 INSERT INTO nodes_1m (ts, node, devices, power_w, power_cap_w, gpu_util_pct, gpu_util_max_pct, memory_used_bytes,
   memory_total_bytes, temp_max_c, throttled)
-SELECT $1::timestamptz, d.node, count(*), sum(s.power_w), sum(s.cap_w), avg(s.util), max(s.util_max), sum(s.used),
-  sum(s.total), max(s.temp), count(*) FILTER (WHERE s.reasons & 232 <> 0)
+SELECT $1::timestamptz, d.node, count(*), sum(s.power_w) FILTER (WHERE d.parent IS NULL),
+  sum(s.cap_w) FILTER (WHERE d.parent IS NULL), avg(s.util), max(s.util_max),
+  sum(s.used) FILTER (WHERE d.parent IS NULL), sum(s.total) FILTER (WHERE d.parent IS NULL), max(s.temp),
+  count(*) FILTER (WHERE s.reasons & 232 <> 0)
 FROM ({devices}) s JOIN devices d USING (device_id) GROUP BY d.node
 ON CONFLICT (ts, node) DO UPDATE SET devices = excluded.devices, power_w = excluded.power_w,
   power_cap_w = excluded.power_cap_w, gpu_util_pct = excluded.gpu_util_pct,

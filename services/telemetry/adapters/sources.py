@@ -32,7 +32,8 @@ def make_sources(settings: AgentSettings) -> list[DeviceSource]:
             AwaitedSource("apple", AppleSource),
         ]
     sources: list[DeviceSource] = [*drivers]
-    pages = [ScrapeSource(url.strip()) for url in settings.scrape_urls.split(",") if url.strip()]
+    urls = [url.strip() for url in settings.scrape_urls.split(",") if url.strip()]
+    pages = [ScrapeSource(url, take_hosts=settings.scrape_hostnames) for url in urls]
     sources += pages
     if settings.cpu == "always":
         sources.append(CpuSource())

@@ -78,6 +78,30 @@ class FrameAssembler:
 
 
 @dataclass
+class NodeFrames:
+    """Frames of every node that one agent tells of, each node's with numbers of their own."""
+
+    period_s: float
+    epoch_us: int
+    _assemblers: dict[str, FrameAssembler] = field(default_factory=dict)
+
+    def assemble(
+        self, start_us: int, samples: Mapping[str, Sample], simulated: frozenset[str], node_of: Callable[[str], str]
+    ) -> list[tuple[str, bytes, str]]:
+        """One frame a node that has samples: the node, the frame, and the id of its message."""
+        nodes: dict[str, dict[str, Sample]] = {}
+        for device, sample in samples.items():
+            nodes.setdefault(node_of(device), {})[device] = sample
+        frames = []
+        for node, its in nodes.items():
+            assembler = self._assemblers.setdefault(node, FrameAssembler(node, self.period_s, self.epoch_us))
+            frame = assembler.assemble(start_us, its, simulated)
+            if frame is not None:
+                frames.append((node, frame, f"{node}:{self.epoch_us}:{assembler.sequence}"))
+        return frames
+
+
+@dataclass
 class TransitionWatch:
     """Turns what changes between samples into events: lost, appeared, throttling on and off."""
 

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 # Beyond this time between two readings the power between them is not known.
 MAX_GAP_S = 5.0
 CHECK_AFTER_S = 60.0
+# The longest time between two samples of an agent; an exporter renews its page at least as often.
+LONGEST_PERIOD_S = 60.0
+# A counter that stands still for so long, over so much energy, does not count (ROCm/amdsmi issue 38).
+STILL_S, STILL_J = 130.0, 500.0
 MOST_W = 1e6  # no device draws more: what is beyond is no reading
 
 
@@ -16,6 +20,7 @@ class EnergyIntegral:
     """Joules by the trapezoidal rule over (time in s, power in W); repeated times are skipped."""
 
     energy_j: float = 0.0
+    max_gap_s: float = MAX_GAP_S
     _last: tuple[float, float] | None = None
 
     def add(self, readings: Iterable[tuple[float, float]]) -> None:
@@ -27,9 +32,54 @@ class EnergyIntegral:
                 gap = at_s - self._last[0]
                 if gap <= 0:
                     continue
-                if gap <= MAX_GAP_S:
+                if gap <= self.max_gap_s:
                     self.energy_j += gap * (power_w + self._last[1]) / 2
             self._last = (at_s, power_w)
+
+
+@dataclass
+class _Told:
+    """Energy of one device: what it tells, and the integral of its power beside it."""
+
+    integral: EnergyIntegral = field(default_factory=lambda: EnergyIntegral(max_gap_s=LONGEST_PERIOD_S))
+    counter_j: float | None = None
+    moved_s: float = 0.0
+    at_move_j: float = 0.0
+    out_j: float = 0.0
+    offset_j: float = 0.0
+
+
+@dataclass
+class EnergyWatch:
+    """Gives energy to devices whose counter stands still while they draw power.
+
+    What is given never falls where the counter did not: a counter that moves again goes on from what was given.
+    """
+
+    _told: dict[str, _Told] = field(default_factory=dict)
+
+    def complete(self, device: str, sample: Mapping[str, float], now_s: float) -> dict[str, float]:
+        """The sample, its energy by the counter or, while that stands still, by the power."""
+        power_w, counter_j = sample.get("power_w"), sample.get("energy_j")
+        told = self._told.setdefault(device, _Told())
+        if power_w is not None:
+            told.integral.add([(now_s, power_w)])
+        if counter_j is None:
+            return dict(sample)
+        if told.counter_j is None or counter_j != told.counter_j:
+            self._move(told, counter_j, now_s)
+        elif now_s - told.moved_s > STILL_S and told.integral.energy_j - told.at_move_j > STILL_J:
+            told.out_j = told.counter_j + told.offset_j + told.integral.energy_j - told.at_move_j
+        return {**sample, "energy_j": told.out_j}
+
+    @staticmethod
+    def _move(told: _Told, counter_j: float, now_s: float) -> None:
+        if told.counter_j is not None and counter_j < told.counter_j:
+            told.offset_j = 0.0  # it began again, and so does what is given
+        else:
+            told.offset_j = max(told.offset_j, told.out_j - counter_j)
+        told.counter_j, told.moved_s, told.at_move_j = counter_j, now_s, told.integral.energy_j
+        told.out_j = counter_j + told.offset_j
 
 
 @dataclass

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
+from collections import Counter, OrderedDict, deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
@@ -11,7 +11,8 @@ from shared.messages.telemetry import DeviceInfo
 from shared.metrics_catalogue import METRICS, PERIODS_S
 
 STALE_AFTER_S = 30.0
-
+XID_WINDOW_S = 300.0  # dcgm-exporter's default window of its count of XIDs
+MOST_XIDS = 1000
 
 _MAX_AGE_S = {m.name: max(STALE_AFTER_S, 2.5 * PERIODS_S[m.rate]) for m in METRICS}
 MOST_COUNTED = 100_000
@@ -28,6 +29,16 @@ class Latest:
     info: DeviceInfo | None = None
     last_xid: int | None = None
     _read_s: dict[str, float] = field(default_factory=dict)
+    _xids: deque[tuple[float, int]] = field(default_factory=lambda: deque(maxlen=MOST_XIDS))
+
+    def note_xid(self, code: int) -> None:
+        """An XID came."""
+        self.last_xid = code
+        self._xids.append((self.at_s, code))
+
+    def xids_within(self, now_s: float) -> Counter[int]:
+        """How often each XID came within the window."""
+        return Counter(code for at_s, code in self._xids if now_s - at_s <= XID_WINDOW_S)
 
     def take(self, sample: Sample, now_s: float) -> None:
         """Take readings in, and let go of those that are not renewed any more."""
@@ -82,10 +93,10 @@ class LatestSamples:
             self._devices.popitem(last=False)
 
     def note_xid(self, node: str, device: str, code: int | None) -> None:
-        """Remember the last XID of a device."""
+        """Remember an XID of a device, as of the moment of its last sample."""
         known = self._devices.get((node, device))
-        if known is not None:
-            known.last_xid = code
+        if known is not None and code is not None:
+            known.note_xid(code)
 
     def fresh(self, now_s: float) -> Iterator[Latest]:
         """Devices that told something lately."""

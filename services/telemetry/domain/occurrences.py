@@ -1,4 +1,4 @@
-"""One event for one occurrence, though the driver and the kernel log both tell of it. Pure.
+"""One event for one occurrence, though the driver, the kernel log and an exporter all tell of it. Pure.
 
 NVML misses some XIDs and the kernel log others (NVSentinel issues 155 and 195), so both are read.
 """
@@ -10,15 +10,16 @@ from dataclasses import dataclass, field
 
 from services.telemetry.ports import SourceEvent
 
-# The kernel log is read when its line is there, an NVML event when the driver's queue is drained.
-PAIR_WITHIN_S = 30.0
+# The kernel log is read when its line is there, an NVML event when the driver's queue is drained, and an exporter
+# renews its page every 30 or 60 s.
+PAIR_WITHIN_S = 75.0
 
 
 @dataclass
 class OccurrenceFilter:
-    """Pairs events of two origins one to one: five XIDs that both tell are five events, not ten, not one."""
+    """Pairs events of several origins one to one: five XIDs that all tell are five events, not fifteen, not one."""
 
-    _unpaired: dict[tuple[str, str, int | None], deque[tuple[float, str]]] = field(
+    _told: dict[tuple[str, str, int | None], deque[tuple[float, set[str]]]] = field(
         default_factory=lambda: defaultdict(deque)
     )
 
@@ -26,12 +27,12 @@ class OccurrenceFilter:
         """Whether nobody told of this occurrence before."""
         if not event.origin:
             return True
-        waiting = self._unpaired[event.device, event.kind, event.code]
-        while waiting and now_s - waiting[0][0] > PAIR_WITHIN_S:
-            waiting.popleft()
-        for position, (_, origin) in enumerate(waiting):
-            if origin != event.origin:
-                del waiting[position]
+        occurrences = self._told[event.device, event.kind, event.code]
+        while occurrences and now_s - occurrences[0][0] > PAIR_WITHIN_S:
+            occurrences.popleft()
+        for _, origins in occurrences:
+            if event.origin not in origins:
+                origins.add(event.origin)
                 return False
-        waiting.append((now_s, event.origin))
+        occurrences.append((now_s, {event.origin}))
         return True

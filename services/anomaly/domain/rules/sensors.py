@@ -263,6 +263,8 @@ class Missing:
         """Follow the share of rows in which a metric that was read before was not."""
         now = view.now[:, self._columns]
         gone = any_of(np.isnan(now) & ~np.isnan(view.before[:, self._columns]))
+        # A row that tells of no failed reading lacks what its source does not tell any more.
+        gone &= view.read("read_errors") != 0
         rate = np.full(len(view), 2 / (MISSING_ROWS + 1))
         if gone.any():
             # A row with nothing but a failed reading is of a source that fails: it says nothing about its devices.

@@ -59,21 +59,24 @@ def describe_gpu(uuid: str, index: int, handle: Any) -> DeviceInfo:
     )
 
 
-def describe_instance(uuid: str, number: int, handle: Any, parent: DeviceInfo) -> DeviceInfo:
-    """An instance of MIG. Power is of the board, so it can be capped only through its parent."""
+def describe_instance(uuid: str, handle: Any, parent: DeviceInfo) -> DeviceInfo:
+    """An instance of MIG, numbered as its GPU. Power is of the board, so it can be capped only through its parent."""
+    model = text(ask(lambda: pynvml.nvmlDeviceGetName(handle)) or f"{parent.model} MIG")
     memory = ask(lambda: pynvml.nvmlDeviceGetMemoryInfo(handle))
     return DeviceInfo(
         device=uuid,
-        index=number,
+        index=parent.index,
         vendor="nvidia",
         source="nvml",
-        model=text(ask(lambda: pynvml.nvmlDeviceGetName(handle)) or f"{parent.model} MIG"),
+        model=model,
         memory_bytes=memory.total if memory else None,
         driver=parent.driver,
         driver_epoch=parent.driver_epoch,
         pci_bus_id=parent.pci_bus_id,
         parent=parent.device,
         mig_mode=True,
+        mig_instance=ask(lambda: int(pynvml.nvmlDeviceGetGpuInstanceId(handle))),
+        mig_profile=model.rpartition("MIG ")[2].strip() or None,
     )
 
 

@@ -136,7 +136,7 @@ class NvmlSource:
                 uuid = text(pynvml.nvmlDeviceGetUUID(child))
             except pynvml.NVMLError:
                 continue
-            found.append((describe_instance(uuid, number_, child, parent), child))
+            found.append((describe_instance(uuid, child, parent), child))
         return found
 
     def _gpm(self, info: DeviceInfo, handle: Any) -> GpmReader | None:
