@@ -18,6 +18,7 @@ from services.anomaly.domain.detectors.driver_faults import is_sxid
 from services.anomaly.domain.detectors.source_failed import KIND as SOURCE_FAILED
 from services.anomaly.domain.finding import EventDetector, Finding
 from services.anomaly.domain.fleet_map import FleetMap
+from services.anomaly.domain.missing_devices import all_gone, missing_devices
 from services.anomaly.domain.resets import reset_in, reset_since, told_reset
 from services.anomaly.domain.roster import NODE
 from services.anomaly.domain.watch import Watch
@@ -121,11 +122,21 @@ class Detection:
             changed = self.book.note_epochs(alert, *self.fleet.epochs(alert.node, alert.device))
             if changed is not None:
                 self.keep(changed)
+        await self._look_at_node(inventory)
         for name in self.fleet.removed(inventory, self._with_alerts(inventory.node), now):
             self.watch.remove(inventory.node, name)
             for detector in self.detectors:
                 detector.forget(inventory.node, name)
             await self._tell(self.book.end(inventory.node, name, REMOVED, now))
+
+    async def _look_at_node(self, inventory: NodeInventory) -> None:
+        """Tell devices that it must have and has not; a node without any is not waited for."""
+        found = [missing_devices(inventory)]
+        gone = all_gone(inventory)
+        if gone is not None:
+            self.watch.forget_node(inventory.node)
+            found.append(gone)
+        await self._take(found)
 
     def restore(self, alerts: Sequence[Alert]) -> None:
         """Go on with the alerts that were open before a restart."""

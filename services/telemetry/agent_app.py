@@ -67,6 +67,7 @@ def create_agent(settings: AgentSettings | None = None) -> FastStream:
         latest=latest,
         privileged=may_control_power(),
         inventory_period_s=settings.inventory_period_s,
+        expected_devices=settings.expected_devices,
         resets=ResetWatch.after(boot_id(), state.boot_id, state.epochs),
     )
     remember = remember_across_runs(sampler, settings, state_file, state)

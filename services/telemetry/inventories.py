@@ -22,6 +22,7 @@ class Inventories:
     every_s: float
     epoch_us: int
     put: PutInventory
+    expected_devices: int = 0
     _told: dict[str, tuple[dict[str, Any], float]] = field(default_factory=dict)
 
     async def tell(
@@ -46,6 +47,7 @@ class Inventories:
                     devices=[info for info, _ in its.values()],
                     agent_epoch_us=self.epoch_us,
                     boot_id=boot_id if own else "",
+                    expected_devices=self.expected_devices if own else 0,
                 )
             )
 

@@ -70,6 +70,7 @@ class Sampler:
     all_told: Callable[[], None] = lambda: None
     privileged: bool = True
     inventory_period_s: float = 30.0
+    expected_devices: int = 0
     resets: ResetWatch = field(default_factory=lambda: ResetWatch(""))
     addresses: dict[str, str] = field(default_factory=dict)
     _hosts: dict[str, str] = field(default_factory=dict)
@@ -87,7 +88,12 @@ class Sampler:
         # They outlive a restart of the loop: numbers of frames must not begin again within one epoch.
         self._frames = NodeFrames(self.period_s, self.epoch_us)
         self._inventories = Inventories(
-            self.node, self.period_s, self.inventory_period_s, self.epoch_us, self.put_inventory
+            self.node,
+            self.period_s,
+            self.inventory_period_s,
+            self.epoch_us,
+            self.put_inventory,
+            self.expected_devices,
         )
         self._transitions = TransitionWatch(self.resets.cause)
 

@@ -82,6 +82,7 @@ class NodeInventory(Message):
     agent_version: Label = ""
     agent_epoch_us: int = Field(default=0, ge=0, lt=2**63)
     boot_id: Label = Field(default="", description="the kernel's id of this boot, where it tells one")
+    expected_devices: int = Field(default=0, ge=0, le=10_000, description="GPUs that the node must have; 0 is unknown")
 
 
 class DeviceEvent(Message):

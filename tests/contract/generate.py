@@ -17,6 +17,8 @@ from pydantic_settings import BaseSettings
 from services.anomaly.app import create_app as create_anomaly
 from services.anomaly.domain.detectors.driver_faults import FAULTS
 from services.anomaly.domain.detectors.xid_catalogue import ADVICE, CATALOGUE
+from services.anomaly.domain.missing_devices import KIND as MISSING
+from services.anomaly.domain.missing_devices import OPEN_AFTER_S
 from services.anomaly.domain.rules import all_rules
 from services.anomaly.domain.silence import AGENT, DEVICE
 from services.anomaly.domain.trends import make as all_trends
@@ -124,6 +126,13 @@ def alerts_page() -> str:
             f"{kind.severity}: {text}. Shown by {shown}; {ends}. **Do:** {kind.action}.",
             "",
         ]
+    lines += [
+        f"### {MISSING}",
+        "",
+        f"critical: fewer GPUs are there than `AUTOPILOT_EXPECTED_DEVICES` says; opens after {OPEN_AFTER_S:g} s, ends when "
+        "they are back. **Do:** look for XIDs and at the bus; reseat the missing GPU, reboot the node.",
+        "",
+    ]
     lines += ["## XIDs", "", "| code | meaning | severity | fault of | do |", "| --- | --- | --- | --- | --- |"]
     for code, xid in sorted(CATALOGUE.items()):
         whose = "the application" if xid.application else "the hardware or driver"

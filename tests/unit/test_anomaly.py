@@ -243,6 +243,34 @@ class TestRules:
         assert device.tick(**{**BUSY, "temp_c": -40.0}) == {"impossible_value"}
         assert "samples_missing" in device.ticks(30, gpu_util_pct=90.0)
 
+    @pytest.mark.parametrize(("interval", "offset"), [(30, 0), (60, 0), (60, 50), (60, 5), (120, 100), (300, 0)])
+    def test_an_exporter_that_renews_its_page_now_and_then_is_not_frozen(self, interval: int, offset: int) -> None:
+        device, noise, power = OneDevice("frozen_sensor"), np.random.default_rng(1), 300.0
+        for second in range(6 * interval):
+            if (second + offset) % interval == 0:
+                power = 300 + noise.normal()
+            assert device.tick(**{**BUSY, "power_w": power}) == set()
+        assert device.ticks(4 * interval, **BUSY) == {"frozen_sensor"}
+
+    @pytest.mark.parametrize("name", ["temp_mem_c", "temp_c"])
+    def test_a_zero_from_the_start_is_no_heat_and_one_that_comes_later_cannot_be(self, name: str) -> None:
+        device = OneDevice("impossible_value")
+        assert device.ticks(100, **{**BUSY, name: 0.0}) == set()
+        assert device.ticks(5, **{**BUSY, name: 50.0}) == set()
+        assert device.tick(**{**BUSY, name: 0.0}) == {"impossible_value"}
+
+    def test_a_share_far_above_the_whole_is_told(self) -> None:
+        device = OneDevice("impossible_value")
+        assert device.ticks(5, **{**BUSY, "sm_util_pct": 117.0}) == set()
+        assert device.tick(**{**BUSY, "sm_util_pct": 4200.0}) == {"impossible_value"}
+
+    def test_what_a_source_stops_telling_without_failing_is_not_missing(self) -> None:
+        device, noise = OneDevice("samples_missing"), np.random.default_rng(1)
+        for _ in range(60):
+            device.tick(**{**BUSY, "power_w": 300 + noise.normal(), "read_errors": 0.0})
+        assert device.ticks(100, gpu_util_pct=90.0, read_errors=0.0) == set()
+        assert device.ticks(100, gpu_util_pct=90.0, read_errors=2.0) == {"samples_missing"}
+
     def test_a_source_that_fails_says_nothing_about_its_devices(self) -> None:
         device = OneDevice()
         noise = np.random.default_rng(1)

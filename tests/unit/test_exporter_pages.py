@@ -141,6 +141,16 @@ class TestValues:
 def instances(*numbers: int, uuid: str = UUID) -> str:
     return "".join(usual(uuid, GPU_I_ID=str(n), GPU_I_PROFILE="1g.10gb") for n in numbers)
 
+    def test_a_metric_that_one_card_lacks_has_failed_and_one_that_all_lack_is_not_told_any_more(self) -> None:
+        def without(name: str, *uuids: str) -> str:
+            lines = (usual("GPU-a", gpu="0") + usual("GPU-b", gpu="1")).splitlines(keepends=True)
+            return "".join(text for text in lines if name not in text or not any(u in text for u in uuids))
+
+        both = without("POWER_USAGE")
+        source = source_of(both, without("POWER_USAGE", "GPU-a"), without("POWER_USAGE", "GPU-a", "GPU-b"))
+        errors = [{d: s["read_errors"] for d, s in source.sample().items()} for _ in range(3)]
+        assert errors == [{"GPU-a": 0.0, "GPU-b": 0.0}, {"GPU-a": 1.0, "GPU-b": 0.0}, {"GPU-a": 0.0, "GPU-b": 0.0}]
+
 
 class TestMig:
     def test_instances_have_the_gpu_as_parent_and_its_number(self) -> None:

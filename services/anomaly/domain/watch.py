@@ -104,6 +104,13 @@ class Watch:
                 if kind is not AGENT:
                     conditions.clear(slot)
 
+    def forget_node(self, node: str) -> None:
+        """The node has no devices any more: it is not silent."""
+        if node in self.roster.node_names:
+            number = self.roster.node_names.index(node)
+            self._silence.node_heard_s[number] = np.nan
+            self._silent_nodes.clear(number)
+
     def rows(self, slots: Slots, at_s: Doubles, values: Floats, period_s: Doubles, heard_s: Doubles) -> list[Finding]:
         """Take rows in, each slot at most once; `values` is [rows, COLUMNS] with NaN for what is missing."""
         view = self._history.advance(slots, at_s, values)

@@ -43,6 +43,7 @@ class ScrapeSource:
         self._url, self._fetch, self._take_hosts = url, fetch, take_hosts
         self._known, self._xids, self._plausible = PageDevices(), PageXids(), Plausible()
         self._events: list[SourceEvent] = []
+        self._had: dict[str, set[str]] = {}
         self._wholes: set[str] = set()
         self._metrics: set[str] = set()
         self._half_since_s: float | None = None
@@ -83,7 +84,23 @@ class ScrapeSource:
         self._events += self._xids.take(reading)
         taken = {"read_time_s": time.monotonic() - started}
         found = {device: self._plausible.of(device, sample) for device, sample in reading.samples.items()}
-        return {device: sample | taken for device, sample in found.items()}
+        lacking = self._lacking(found)
+        return {device: sample | taken | {"read_errors": lacking[device]} for device, sample in found.items()}
+
+    def _lacking(self, samples: dict[str, Sample]) -> dict[str, float]:
+        """How many readings each device had that others of its kind still have: what all lack is not told any more."""
+        told: dict[bool, set[str]] = {False: set(), True: set()}
+        for device, sample in samples.items():
+            told[self._is_whole(device)] |= sample.keys()
+        lacking = {}
+        for device, sample in samples.items():
+            had = self._had.setdefault(device, set())
+            lacking[device] = float(len((had & told[self._is_whole(device)]) - sample.keys()))
+            had |= sample.keys()
+        return lacking
+
+    def _is_whole(self, device: str) -> bool:
+        return self._known.infos[device].parent is None
 
     def _note_bad(self, bad: int) -> None:
         if bad and not self.bad_lines:

@@ -67,31 +67,30 @@ _TPU = _all("tpu", {
     "memory_bandwidth_utilization": "dram_util_pct", "memory_used": "memory_used_bytes",
     "memory_total": "memory_total_bytes",
 })  # fmt: skip
-_SMI = _all("nvidia_smi", {
-    f"nvidia_smi_{name}": to for name, to in {
-        "utilization_gpu_ratio": ("gpu_util_pct", 100.0), "utilization_memory_ratio": ("mem_util_pct", 100.0),
-        "utilization_encoder_ratio": ("encoder_util_pct", 100.0),
-        "utilization_decoder_ratio": ("decoder_util_pct", 100.0), "memory_used_bytes": "memory_used_bytes",
-        "memory_total_bytes": "memory_total_bytes", "memory_free_bytes": "memory_free_bytes",
-        "memory_reserved_bytes": "memory_reserved_bytes", "power_draw_watts": "power_w",
-        "power_draw_average_watts": "power_w", "power_draw_instant_watts": "power_instant_w",
-        "power_limit_watts": "power_cap_w", "enforced_power_limit_watts": "power_enforced_w",
-        "temperature_gpu": "temp_c", "temperature_memory": "temp_mem_c", "fan_speed_ratio": ("fan_pct", 100.0),
-        "clocks_current_sm_clock_hz": ("clock_sm_mhz", 1e-6),
-        "clocks_current_memory_clock_hz": ("clock_mem_mhz", 1e-6),
-        "clocks_current_graphics_clock_hz": ("clock_graphics_mhz", 1e-6),
-        "clocks_current_video_clock_hz": ("clock_video_mhz", 1e-6), "pstate": "pstate",
-        "clocks_throttle_reasons_active": "clock_event_reasons", "clocks_event_reasons_active": "clock_event_reasons",
-        "ecc_errors_corrected_volatile_total": "ecc_sbe", "ecc_errors_uncorrected_volatile_total": "ecc_dbe",
-        "ecc_errors_corrected_aggregate_total": "ecc_sbe_total",
-        "ecc_errors_uncorrected_aggregate_total": "ecc_dbe_total",
-        "remapped_rows_correctable": "remapped_rows_corrected", "remapped_rows_uncorrectable": "remapped_rows",
-        "remapped_rows_pending": "row_remap_pending", "remapped_rows_failure": "row_remap_failure",
-        "retired_pages_single_bit_ecc_count": "retired_pages_sbe", "retired_pages_double_bit_count":
-        "retired_pages_dbe", "retired_pages_pending": "retired_pages_pending", "energy_joules_total": "energy_j",
-        "pcie_link_gen_current": "pcie_gen", "pcie_link_width_current": "pcie_width",
-    }.items()
-})  # fmt: skip
+_SMI_NAMES: dict[str, tuple[str, float] | str] = {
+    "utilization_gpu_ratio": ("gpu_util_pct", 100.0), "utilization_memory_ratio": ("mem_util_pct", 100.0),
+    "utilization_encoder_ratio": ("encoder_util_pct", 100.0),
+    "utilization_decoder_ratio": ("decoder_util_pct", 100.0), "memory_used_bytes": "memory_used_bytes",
+    "memory_total_bytes": "memory_total_bytes", "memory_free_bytes": "memory_free_bytes",
+    "memory_reserved_bytes": "memory_reserved_bytes", "power_draw_watts": "power_w",
+    "power_draw_average_watts": "power_w", "power_draw_instant_watts": "power_instant_w",
+    "power_limit_watts": "power_cap_w", "enforced_power_limit_watts": "power_enforced_w",
+    "temperature_gpu": "temp_c", "temperature_memory": "temp_mem_c", "fan_speed_ratio": ("fan_pct", 100.0),
+    "clocks_current_sm_clock_hz": ("clock_sm_mhz", 1e-6),
+    "clocks_current_memory_clock_hz": ("clock_mem_mhz", 1e-6),
+    "clocks_current_graphics_clock_hz": ("clock_graphics_mhz", 1e-6),
+    "clocks_current_video_clock_hz": ("clock_video_mhz", 1e-6), "pstate": "pstate",
+    "clocks_throttle_reasons_active": "clock_event_reasons", "clocks_event_reasons_active": "clock_event_reasons",
+    "ecc_errors_corrected_volatile_total": "ecc_sbe", "ecc_errors_uncorrected_volatile_total": "ecc_dbe",
+    "ecc_errors_corrected_aggregate_total": "ecc_sbe_total",
+    "ecc_errors_uncorrected_aggregate_total": "ecc_dbe_total",
+    "remapped_rows_correctable": "remapped_rows_corrected", "remapped_rows_uncorrectable": "remapped_rows",
+    "remapped_rows_pending": "row_remap_pending", "remapped_rows_failure": "row_remap_failure",
+    "retired_pages_single_bit_ecc_count": "retired_pages_sbe", "retired_pages_double_bit_count":
+    "retired_pages_dbe", "retired_pages_pending": "retired_pages_pending", "energy_joules_total": "energy_j",
+    "pcie_link_gen_current": "pcie_gen", "pcie_link_width_current": "pcie_width",
+}  # fmt: skip
+_SMI = _all("nvidia_smi", {f"nvidia_smi_{name}": to for name, to in _SMI_NAMES.items()})
 _MINDPRINCE = _all("nvidia_gpu", {
     "nvidia_gpu_duty_cycle": "gpu_util_pct", "nvidia_gpu_memory_used_bytes": "memory_used_bytes",
     "nvidia_gpu_memory_total_bytes": "memory_total_bytes", "nvidia_gpu_temperature_celsius": "temp_c",

@@ -36,8 +36,9 @@ class PageDevices:
 
     def _forget(self, device: str) -> None:
         for gone in [device, *(d for d, info in self.infos.items() if info.parent == device)]:
-            for known in (self.infos, self.hosts, self._seen_s):
-                known.pop(gone, None)  # type: ignore[attr-defined]
+            self.infos.pop(gone, None)
+            self.hosts.pop(gone, None)
+            self._seen_s.pop(gone, None)
 
     def _place(self, info: DeviceInfo) -> tuple[str, str]:
         host = self.hosts.get(info.device, "")

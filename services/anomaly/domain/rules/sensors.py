@@ -15,6 +15,8 @@ STILL_TICKS, STILL_S = 30.0, 25.0
 ALL = ("power_w", "temp_c", "clock_sm_mhz", "gpu_util_pct", "memory_used_bytes")
 USUAL_FACTOR = 3.0
 KNOWN_ROWS, KNOWN_STILL_TICKS = 500.0, 12.0
+# Until a value has changed twice it is not known how often its exporter renews it: every 30 s, a minute, or five.
+CHANGES_KNOWN, UNKNOWN_STILL_S = 2.0, 330.0
 IDLE_ROWS = 100.0
 SETTLE_TICKS = 12.0
 BUSY_PCT = 5.0
@@ -25,7 +27,8 @@ MISSING_ROWS, MISSING_SHARE = 20.0, 0.5
 LIMITS: dict[str, tuple[float, float]] = {
     "gpu_util_pct": (0.0, 100.5), "mem_util_pct": (0.0, 100.5), "power_w": (0.0, 20_000.0), "temp_c": (1.0, 130.0),
     "temp_mem_c": (1.0, 140.0), "fan_pct": (0.0, 130.0), "clock_sm_mhz": (0.0, 6_000.0),
-    "clock_mem_mhz": (0.0, 40_000.0), "memory_used_bytes": (0.0, 1e13),
+    "clock_mem_mhz": (0.0, 40_000.0), "memory_used_bytes": (0.0, 1e13), "sm_util_pct": (0.0, 150.5),
+    "tensor_util_pct": (0.0, 150.5), "dram_util_pct": (0.0, 150.5),
 }  # fmt: skip
 
 
@@ -33,7 +36,8 @@ LIMITS: dict[str, tuple[float, float]] = {
 class Standing:
     """Of each row: for how many rows and seconds the value has stood still, beside what is known of that.
 
-    `usual` is the longest time that it stood still before, in rows, and `rows` how many there were of this state.
+    `usual` is the longest time that it stood still before, in rows, and `rows` how many there were of this state; `changes`
+    counts how often it moved, its first value too.
     """
 
     busy: Bools
@@ -41,6 +45,7 @@ class Standing:
     still_s: Doubles
     usual: Doubles
     rows: Doubles
+    changes: Doubles
 
     def lasts(self, least_s: float) -> Bools:
         """Whether it stands still for much longer than ever before."""
@@ -49,7 +54,9 @@ class Standing:
         # Some devices stand still when idle: that has to be known before it can be odd.
         judged = self.busy | (seen_before >= IDLE_ROWS)
         lasting: Bools = judged & (self.ticks >= np.maximum(USUAL_FACTOR * self.usual, least))
-        return lasting & (self.still_s >= least_s)
+        # Of the first value only a part of its time was seen.
+        paced = self.changes > CHANGES_KNOWN
+        return lasting & (self.still_s >= np.where(paced, least_s, np.maximum(least_s, UNKNOWN_STILL_S)))
 
 
 class Stillness:
@@ -60,12 +67,14 @@ class Stillness:
         self._still_s: Doubles = np.empty(0)
         self._rows = [np.empty(0), np.empty(0)]
         self._longest = [np.empty(0), np.empty(0)]
+        self._changes: Doubles = np.empty(0)
 
     def grow(self, slots: int) -> None:
         """Have at least this many slots."""
         self._ticks, self._still_s = filled(self._ticks, slots, 0.0), filled(self._still_s, slots, 0.0)
         self._rows = [filled(values, slots, 0.0) for values in self._rows]
         self._longest = [filled(values, slots, 0.0) for values in self._longest]
+        self._changes = filled(self._changes, slots, 0.0)
 
     def count(self, view: View, same: Bools, known: Bools) -> Standing:
         """Take rows in; returns how long the value has stood still in each."""
@@ -78,11 +87,12 @@ class Stillness:
             rows[s] += known & (busy == bool(state))
             ended = known & ~same & (busy == bool(state))
             longest[s] = np.where(ended, np.maximum(longest[s], before), longest[s])
+        self._changes[s] += known & ~same
         self._ticks[s] = np.where(known, ticks, before)
         self._still_s[s] = np.where(known, np.where(same, self._still_s[s] + view.dt_s, 0.0), self._still_s[s])
         usual = np.where(busy, self._longest[1][s], self._longest[0][s])
         rows = np.where(busy, self._rows[1][s], self._rows[0][s])
-        return Standing(busy, self._ticks[s], self._still_s[s], usual, rows)
+        return Standing(busy, self._ticks[s], self._still_s[s], usual, rows, self._changes[s])
 
     def _count_many(self, view: View, same: Bools, known: Bools) -> Standing:
         """The same over several moments."""
@@ -104,8 +114,9 @@ class Stillness:
             longest = np.maximum(self._longest[state][s], np.maximum.accumulate(ended, axis=0))
             self._rows[state][s], self._longest[state][s] = seen[-1], longest[-1]
             rows[here], usual[here] = seen[here], longest[here]
-        self._ticks[s], self._still_s[s] = ticks[-1], still_s[-1]
-        return Standing(busy.ravel(), ticks.ravel(), still_s.ravel(), usual.ravel(), rows.ravel())
+        changes = self._changes[s] + np.add.accumulate(moved, axis=0)
+        self._ticks[s], self._still_s[s], self._changes[s] = ticks[-1], still_s[-1], changes[-1]
+        return Standing(busy.ravel(), ticks.ravel(), still_s.ravel(), usual.ravel(), rows.ravel(), changes.ravel())
 
     @staticmethod
     def _busy(view: View) -> Bools:
@@ -229,7 +240,9 @@ class Impossible(Stateless):
     def test(self, view: View) -> Tested:
         """Compare with the limits, and memory used with memory there is."""
         now = view.now[:, self._columns]
-        out = any_of((now < self._low) | (now > self._high))
+        # Sensors that are not there tell 0: of one that never told another it is no value.
+        absent = (now == 0) & ~(view.peak[:, self._columns] > 0)
+        out = any_of(((now < self._low) & ~absent) | (now > self._high))
         out |= view.get("memory_used_bytes") > 1.02 * view.get("memory_total_bytes")
         cap = view.highest("power_cap_w")
         out |= view.get("power_w") > 2.0 * cap

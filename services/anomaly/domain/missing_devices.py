@@ -1,0 +1,39 @@
+"""A node that has fewer GPUs than it must: one that is missing since the boot sends nothing that could stop. Pure."""
+
+from __future__ import annotations
+
+from services.anomaly.domain.finding import Finding
+from services.anomaly.domain.roster import NODE
+from shared.messages.alerts import Evidence
+from shared.messages.telemetry import NodeInventory
+
+KIND = "devices_missing"
+# Drivers load after the agent, and a reset takes a device away for a moment: two inventories at least.
+OPEN_AFTER_S = 45.0
+
+
+def missing_devices(inventory: NodeInventory) -> Finding:
+    """Whether the node has fewer whole, real accelerators than it must have."""
+    there = [i for i in inventory.devices if i.parent is None and not i.simulated and i.vendor != "cpu"]
+    fewer = len(there) < inventory.expected_devices
+    return Finding(
+        inventory.node,
+        NODE,
+        KIND,
+        fewer,
+        severity="critical",
+        summary=f"{len(there)} of {inventory.expected_devices} GPUs are there",
+        action="look for XIDs and at the bus; reseat the missing GPU, reboot the node",
+        runbook="docs/alerts.md#devices_missing",
+        evidence=(
+            Evidence(metric="devices", value=float(len(there)), expected=str(inventory.expected_devices),
+                     at=inventory.at),
+        ),
+        open_after_s=OPEN_AFTER_S,
+        at=inventory.at,
+    )  # fmt: skip
+
+
+def all_gone(inventory: NodeInventory) -> Finding | None:
+    """A node that lists no device any more sends no frame: that it is silent is no fault."""
+    return None if inventory.devices else Finding(inventory.node, NODE, "agent_silent", firing=False)
