@@ -27,6 +27,7 @@ for function in (
     fleet.cap,
     fleet.drain,
     fleet.scale,
+    fleet.driver,
     jobs.submit,
     jobs.jobs,
     jobs.result,

@@ -53,6 +53,7 @@ SETTINGS: dict[str, type[BaseSettings]] = {
     "Gateway": GatewaySettings,
 }
 GOLDEN = Path(__file__).parent / "golden"
+DO = "**Do:** look for XIDs and at the bus; reseat the missing GPU, reboot the node."
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 
 
@@ -129,8 +130,7 @@ def alerts_page() -> str:
     lines += [
         f"### {MISSING}",
         "",
-        f"critical: fewer GPUs are there than `AUTOPILOT_EXPECTED_DEVICES` says; opens after {OPEN_AFTER_S:g} s, ends when "
-        "they are back. **Do:** look for XIDs and at the bus; reseat the missing GPU, reboot the node.",
+        f"critical: fewer GPUs are there than `AUTOPILOT_EXPECTED_DEVICES` says; opens after {OPEN_AFTER_S:g} s. {DO}",
         "",
     ]
     lines += ["## XIDs", "", "| code | meaning | severity | fault of | do |", "| --- | --- | --- | --- | --- |"]

@@ -234,6 +234,22 @@ class TestXids:
         )
         assert self.told(before, after) == [[], [(UUID, 94)]]
 
+    @pytest.mark.parametrize("page", [
+        line("DCGM_FI_DEV_XID_ERRORS", -5), line("DCGM_FI_DEV_XID_ERRORS", 1e12),
+        line("DCGM_EXP_XID_ERRORS_COUNT", 5, xid="²"), line("DCGM_EXP_XID_ERRORS_COUNT", 5, xid="9" * 12),
+        line("DCGM_EXP_XID_ERRORS_COUNT", 5, xid="x"), line("DCGM_FI_DEV_GPU_TEMP", 40, GPU_I_ID="9" * 30),
+        line("DCGM_FI_DEV_GPU_TEMP", 40, gpu="9" * 30, GPU_I_ID="²"),
+    ])  # fmt: skip
+    def test_odd_numbers_are_none(self, page: str) -> None:
+        source = source_of(usual(), usual() + page)
+        source.discover()
+        source.sample()
+        assert (source.poll_events(), source.discover()[0].device) == ([], UUID)
+
+    def test_a_leap_of_a_count_is_bounded(self) -> None:
+        events = self.told(self.page(0), self.page(31, (31, 10**9)))
+        assert len(events[1]) == 100
+
     def test_a_blank_keeps_what_was_known(self) -> None:
         assert self.told(self.page(79), self.page(2**31 - 16), self.page(79)) == [[], [], []]
 

@@ -1,4 +1,4 @@
-"""devices, watch, decisions, cap, drain, scale."""
+"""devices, watch, decisions, cap, drain, scale, driver."""
 
 from __future__ import annotations
 
@@ -15,6 +15,9 @@ from rich.text import Text
 from services.cli.session import DEFAULT_FOLDER, DataDir, connected, console, fail, run
 from shared.client import AutopilotClient
 from shared.client.fleet import DeviceView
+from shared.clock import utc_now
+from shared.driver_release import release, take_back
+from shared.errors import UnavailableError
 from shared.messages.alerts import Alert
 from shared.messages.commands import CommandOutcome
 
@@ -165,3 +168,27 @@ def _tell(outcome: CommandOutcome) -> None:
     if outcome.status != "applied":
         fail(f"{outcome.status}: {outcome.detail}")
     console.print(f"{outcome.target}: {outcome.status} {outcome.detail}{read_back}", highlight=False)
+
+
+class DriverAction(StrEnum):
+    """What an agent does with its drivers."""
+
+    release = "release"
+    take = "take"
+
+
+def driver(
+    action: DriverAction,
+    minutes: Annotated[float, typer.Option(min=1, max=1440, help="how long to let go at most")] = 60.0,
+    data_dir: DataDir = DEFAULT_FOLDER,
+) -> None:
+    """Let this machine's agent let go of its GPU drivers, so that they can be replaced, or take them again."""
+    try:
+        if action is DriverAction.release:
+            release(data_dir, utc_now().timestamp() + 60 * minutes)
+            console.print(f"drivers are let go of within seconds, for {minutes:g} min or until `autopilot driver take`")
+        else:
+            take_back(data_dir)
+            console.print("drivers are opened again within ten seconds")
+    except UnavailableError as error:
+        fail(str(error))

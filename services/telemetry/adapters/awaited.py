@@ -1,4 +1,7 @@
-"""Sources whose driver may load after the agent, or hang while it is opened: tried at each discovery until it opens."""
+"""Sources whose driver may load after the agent, hang while it is opened, or has to be let go of for an upgrade.
+
+One that is not open is tried at each discovery.
+"""
 
 from __future__ import annotations
 
@@ -16,17 +19,22 @@ class AwaitedSource:
     """Stands for a source until `open_source` gives it; that raises UnavailableError while there is none.
 
     `opened` is the source itself from then on. `absent` says that the last try found none: before the
-    first try, and while one has not returned, that is not known.
+    first try, and while one has not returned, that is not known. `released` says why the driver must not
+    be used now; it is closed then, its devices stay known, and nothing is told of them.
     """
 
-    def __init__(self, name: str, open_source: Callable[[], DeviceSource]) -> None:
-        self.name, self._open = name, open_source
+    def __init__(self, name: str, open_source: Callable[[], DeviceSource], released: Callable[[], str] = str) -> None:
+        self.name, self._open, self.released = name, open_source, released
         self.opened: DeviceSource | None = None
         self.absent = False
         self._told = ""
 
     def discover(self) -> list[DeviceInfo]:
-        """Try to open the source, and look for its devices; none while there is no source."""
+        """Try to open the source, and look for its devices; none while there is no source.
+
+        Raises UnavailableError while the driver is released.
+        """
+        self._let_go_if_asked()
         if self.opened is None:
             try:
                 self.opened = self._open()
@@ -40,7 +48,8 @@ class AwaitedSource:
         return self.opened.discover()
 
     def sample(self) -> dict[str, Sample]:
-        """Readings of the source, none while there is no source."""
+        """Readings of the source, none while there is no source. Raises UnavailableError while it is released."""
+        self._let_go_if_asked()
         return self.opened.sample() if self.opened is not None else {}
 
     def poll_events(self) -> list[SourceEvent]:
@@ -49,5 +58,15 @@ class AwaitedSource:
 
     def close(self) -> None:
         """Let go of the driver."""
+        opened, self.opened = self.opened, None
+        if opened is not None:
+            opened.close()
+
+    def _let_go_if_asked(self) -> None:
+        reason = self.released()
+        if not reason:
+            return
         if self.opened is not None:
-            self.opened.close()
+            log.warning("driver let go of", extra={"source": self.name, "reason": reason})
+            self.close()
+        raise UnavailableError(f"{self.name} {reason}")

@@ -35,7 +35,10 @@ class GuardedSource:
     def source(self) -> DeviceSource:
         """The source itself, once its driver is opened."""
         awaited = self._source
-        return awaited.opened or awaited if isinstance(awaited, AwaitedSource) else awaited
+        if not isinstance(awaited, AwaitedSource):
+            return awaited
+        # One that is to be let go of is not asked any more: it lets go in its own thread.
+        return awaited if awaited.opened is None or awaited.released() else awaited.opened
 
     @property
     def is_driver(self) -> bool:

@@ -6,6 +6,7 @@ Nothing here waits for a driver: what may be slow, frozen or not loaded yet is o
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 
 from services.telemetry.adapters.amd_smi import AmdSmiSource
 from services.telemetry.adapters.apple import AppleSource
@@ -13,20 +14,24 @@ from services.telemetry.adapters.awaited import AwaitedSource
 from services.telemetry.adapters.cpu import CpuSource
 from services.telemetry.adapters.jetson import JetsonSource
 from services.telemetry.adapters.scrape import ScrapeSource
+from services.telemetry.adapters.sleeping import NVIDIA, all_sleep
 from services.telemetry.adapters.sysfs_gpu import SysfsSource
 from services.telemetry.ports import DeviceSource
 from services.telemetry.settings import AgentSettings
+from shared.clock import utc_now
+from shared.driver_release import released
 from shared.errors import UnavailableError
 
 
 def make_sources(settings: AgentSettings) -> list[DeviceSource]:
     """The sources that these settings ask for and this machine may have."""
     drivers: list[AwaitedSource] = []
+    is_released = partial(released, settings.data_dir, lambda: utc_now().timestamp())
     if settings.nvml:
-        drivers.append(AwaitedSource("nvml", _open_nvml))
+        drivers.append(AwaitedSource("nvml", _open_nvml, is_released))
     if settings.other_accelerators:
         drivers += [
-            AwaitedSource("amd", _open_amd),
+            AwaitedSource("amd", _open_amd, is_released),
             AwaitedSource("intel", _open_intel),
             AwaitedSource("jetson", JetsonSource),
             AwaitedSource("apple", AppleSource),
@@ -64,6 +69,8 @@ def cpu_without(drivers: Sequence[AwaitedSource]) -> Callable[[], CpuSource]:
 def _open_nvml() -> DeviceSource:
     from services.telemetry.adapters.nvml import NvmlSource  # noqa: PLC0415  needs the driver's package
 
+    if all_sleep(NVIDIA):
+        raise UnavailableError("every NVIDIA GPU sleeps, and to open the driver would wake it")
     return NvmlSource()
 
 

@@ -12,6 +12,7 @@ from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from services.telemetry.adapters.sleeping import ASLEEP, sleeps
 from services.telemetry.adapters.sysfs import (
     MOST_WORD_BYTES,
     known,
@@ -114,6 +115,9 @@ class SysfsSource:
             started = time.monotonic()
             if not card.path.exists():
                 continue
+            if sleeps(card.path):
+                samples[device] = dict(ASLEEP)
+                continue
             sample = self._npu(card, started) if card.npu else self._gpu(card, started)
             if sample or card.was_read:
                 card.was_read = True
@@ -185,7 +189,8 @@ class SysfsSource:
         try:
             path.write_text(str(round(cap_w * 1e6)))
         except OSError as error:
-            raise PowerControlError(f"{device} did not take {cap_w:g} W: {error} (capping needs root)") from error
+            why = " (capping needs root)" if isinstance(error, PermissionError) else ""
+            raise PowerControlError(f"{device} did not take {cap_w:g} W: {error}{why}") from error
 
     def applied_cap_w(self, device: str) -> float:
         """Read power1_cap back. Raises PowerControlError."""

@@ -15,7 +15,8 @@ _PLACES = ("device", "accelerator_id", "gpu", "gpu_id", "minor_number")
 _INDEXES = ("gpu", "gpu_id", "minor_number", "index")
 _MODELS = ("modelName", "model", "card_model", "name")
 _BARE_UUID = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
-_NUMBER = re.compile(r"\d{1,9}$")  # also at the end of a name such as nvidia3
+_WHOLE = re.compile(r"[0-9]{1,9}")
+_NUMBER = re.compile(r"[0-9]{1,9}$")  # also at the end of a name such as nvidia3
 _VENDORS = {"dcgm": "nvidia", "nvidia_smi": "nvidia", "nvidia_gpu": "nvidia", "amd": "amd", "tpu": "google"}
 
 
@@ -52,7 +53,7 @@ def owner_of(line: Line) -> Owner | None:
 
 def fits(owner: Owner) -> bool:
     """Whether its names may be ours."""
-    return all(len(name.encode()) <= MOST_NAME_BYTES for name in owner)
+    return all(len(name.encode()) <= MOST_NAME_BYTES and "\0" not in name for name in owner)
 
 
 def describe(line: Line, owner: Owner, dialect: str) -> DeviceInfo:
@@ -72,7 +73,7 @@ def describe(line: Line, owner: Owner, dialect: str) -> DeviceInfo:
         parent=owner.parent or None,
         pci_bus_id=labels.get("pci_bus_id") or None,
         driver=labels.get("DCGM_FI_DRIVER_VERSION") or labels.get("driver_version") or None,
-        mig_instance=int(instance) if owner.parent and instance.isdigit() else None,
+        mig_instance=int(instance) if owner.parent and _WHOLE.fullmatch(instance) else None,
         mig_profile=labels.get("GPU_I_PROFILE") or None,
         mig_mode=True if owner.parent and instance else None,
     )

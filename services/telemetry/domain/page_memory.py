@@ -11,6 +11,8 @@ from shared.messages.telemetry import DeviceInfo
 # A device that left the page may be broken: it is forgotten when another has its place, or after this time.
 GONE_FOR_GOOD_S = 24 * 3600.0
 
+MOST_AT_ONCE = 100  # a count that leaps tells of a storm, and as many events say no more
+
 
 @dataclass
 class PageDevices:
@@ -68,5 +70,5 @@ class PageXids:
         return [
             SourceEvent(device, "xid", code, f"the exporter's page tells XID {code}", origin="page")
             for (device, code), times in grown.items()
-            for _ in range(times)
+            for _ in range(min(times, MOST_AT_ONCE))
         ]

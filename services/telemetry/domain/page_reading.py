@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import re
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -21,6 +23,8 @@ from services.telemetry.ports import Sample
 from shared.messages.telemetry import DeviceInfo
 
 MOST_DEVICES = 1024
+HIGHEST_XID = 100_000
+_CODE = re.compile(r"[0-9]{1,5}")
 # An exporter repeats what is the board's for every instance of MIG: only these are an instance's own.
 _OF_AN_INSTANCE = frozenset({
     "gpu_util_pct", "mem_util_pct", "memory_used_bytes", "memory_total_bytes", "memory_free_bytes",
@@ -65,17 +69,21 @@ class PageReading:
         self._know(owner, line, meaning)
         if meaning.metric == XID_COUNT:
             code = line.labels.get("xid", "")
-            if code.isdigit() and not is_blank(line, meaning):
+            if _CODE.fullmatch(code) and not is_blank(line, meaning):
                 key = (whole, int(code))
                 self.xid_counts[key] = max(int(line.value), self.xid_counts.get(key, 0))
             return
         if is_blank(line, meaning):
             return
         if meaning.metric == XID:
+            if not 0 <= line.value < HIGHEST_XID:
+                return
             self.xids[whole] = max(int(line.value), self.xids.get(whole, 0))
             return
         self.metrics.add(line.name)
         value = line.value * meaning.scale
+        if not math.isfinite(value):
+            return
         if owner.parent and meaning.metric not in _OF_AN_INSTANCE:
             self._repeated.setdefault(whole, {}).setdefault(meaning.metric, value)
         else:

@@ -9,6 +9,7 @@ import pynvml
 
 from services.telemetry.adapters.boot import driver_epoch
 from services.telemetry.adapters.nvml.gate import text
+from services.telemetry.adapters.nvml.unified import is_unified, system_memory
 from shared.messages.telemetry import DeviceInfo
 
 _COMPUTE_MODES = {0: "default", 1: "exclusive_thread", 2: "prohibited", 3: "exclusive_process"}
@@ -27,6 +28,8 @@ def describe_gpu(uuid: str, index: int, handle: Any) -> DeviceInfo:
     limits = ask(lambda: pynvml.nvmlDeviceGetPowerManagementLimitConstraints(handle))
     default = ask(lambda: pynvml.nvmlDeviceGetPowerManagementDefaultLimit(handle))
     memory = ask(lambda: pynvml.nvmlDeviceGetMemoryInfo(handle))
+    model = text(ask(lambda: pynvml.nvmlDeviceGetName(handle)) or "NVIDIA GPU")
+    shared = int(system_memory()["memory_total_bytes"]) if is_unified(model) else None
     pci = ask(lambda: pynvml.nvmlDeviceGetPciInfo(handle))
     ecc = ask(lambda: pynvml.nvmlDeviceGetEccMode(handle))
     persistence = ask(lambda: pynvml.nvmlDeviceGetPersistenceMode(handle))
@@ -36,8 +39,8 @@ def describe_gpu(uuid: str, index: int, handle: Any) -> DeviceInfo:
         index=index,
         vendor="nvidia",
         source="nvml",
-        model=text(ask(lambda: pynvml.nvmlDeviceGetName(handle)) or "NVIDIA GPU"),
-        memory_bytes=memory.total if memory else None,
+        model=model,
+        memory_bytes=memory.total if memory else shared,
         power_min_w=limits[0] / 1e3 if limits else None,
         power_max_w=limits[1] / 1e3 if limits else None,
         power_default_w=default / 1e3 if default else None,

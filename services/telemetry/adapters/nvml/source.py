@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections import Counter
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,7 +17,9 @@ from services.telemetry.adapters.nvml.events import EventReader
 from services.telemetry.adapters.nvml.gate import RELOADED, DeviceGoneError, DriverReloadedError, Gate, text
 from services.telemetry.adapters.nvml.gpm import GpmReader
 from services.telemetry.adapters.nvml.readings import CALLS, FALLBACKS, FIELDS, number
+from services.telemetry.adapters.nvml.unified import is_unified, system_memory
 from services.telemetry.adapters.processes import describe_process
+from services.telemetry.adapters.sleeping import ASLEEP, sleeps_at
 from services.telemetry.domain.energy import EnergyCheck, EnergyIntegral
 from services.telemetry.domain.rates import Due
 from services.telemetry.errors import PowerControlError
@@ -28,6 +31,11 @@ log = logging.getLogger(__name__)
 
 # A tick that comes a little early must not wait for the next one.
 COSTLY_PERIOD_S = 0.95
+_REASONS = {
+    pynvml.NVML_ERROR_NO_PERMISSION: " (needs root)",
+    pynvml.NVML_ERROR_NOT_SUPPORTED: " (this device, as many of laptops, lets nobody set it)",
+    pynvml.NVML_ERROR_INVALID_ARGUMENT: " (outside of what the device takes)",
+}
 
 
 @dataclass
@@ -58,6 +66,7 @@ class NvmlSource:
         self._devices: dict[str, _Device] = {}
         self._events: EventReader | None = None
         self._resets: list[SourceEvent] = []
+        self._starts = 0
         self._start()
 
     def _start(self) -> None:
@@ -65,6 +74,7 @@ class NvmlSource:
             pynvml.nvmlInit()
         except pynvml.NVMLError as error:
             raise UnavailableError(f"NVML cannot be used: {error}") from error
+        self._starts += 1
 
     @property
     def errors(self) -> Counter[tuple[str, int]]:
@@ -94,6 +104,9 @@ class NvmlSource:
 
     def _look_at(self, index: int, before: dict[str, _Device]) -> dict[str, _Device]:
         """The GPU at an index and its instances. Raises whatever the driver makes of it."""
+        asleep = {u: d for u, d in before.items() if d.board == index and sleeps_at(d.info.pci_bus_id)}
+        if asleep:
+            return asleep
         handle = pynvml.nvmlDeviceGetHandleByIndex(index)
         uuid = text(pynvml.nvmlDeviceGetUUID(handle))
         info = describe_gpu(uuid, index, handle)
@@ -164,6 +177,8 @@ class NvmlSource:
 
     def _complete(self, device: _Device) -> DeviceInfo:
         uuid, handle = device.info.device, device.handle
+        if sleeps_at(device.info.pci_bus_id):
+            return device.info
         try:
             found = (
                 self._gate.read(uuid, "nvlinks", lambda: nvlink.describe(handle, device.links))
@@ -181,6 +196,9 @@ class NvmlSource:
         """Read what each device supports and what is due; a device that is gone is left out."""
         samples = {}
         for uuid, device in self._devices.items():
+            if sleeps_at(device.info.pci_bus_id):
+                samples[uuid] = dict(ASLEEP)
+                continue
             started, failed = time.monotonic(), sum(self._gate.errors.values())
             try:
                 sample = self._read(uuid, device, started)
@@ -237,6 +255,8 @@ class NvmlSource:
                 links = self._gate.read(uuid, "nvlink_states", lambda: nvlink.describe(handle, device.links))
                 if links is not None:
                     sample["nvlink_active"] = float(sum(link.active for link in links))
+        if "memory_total_bytes" not in sample and device.info.memory_bytes and is_unified(device.info.model):
+            sample |= system_memory()
         if device.gpm is not None and costly:
             gpm = device.gpm
             sample |= self._gate.read(uuid, "gpm", lambda: gpm.read(now_s)) or {}
@@ -297,7 +317,7 @@ class NvmlSource:
         try:
             pynvml.nvmlDeviceSetPowerManagementLimit(self._same(device), round(cap_w * 1e3))
         except pynvml.NVMLError as error:
-            raise PowerControlError(f"{device} did not take {cap_w:g} W: {error} (capping needs root)") from error
+            raise PowerControlError(f"{device} did not take {cap_w:g} W: {error}{_why(error)}") from error
 
     def enforced_cap_w(self, device: str) -> float:
         """The cap in force. Raises PowerControlError."""
@@ -323,7 +343,7 @@ class NvmlSource:
                 lowest = min(pynvml.nvmlDeviceGetSupportedGraphicsClocks(handle, _memory_clock(handle)))
                 pynvml.nvmlDeviceSetGpuLockedClocks(handle, int(lowest), round(clock_mhz))
         except pynvml.NVMLError as error:
-            raise PowerControlError(f"{device} did not take {clock_mhz} MHz: {error} (needs root)") from error
+            raise PowerControlError(f"{device} did not take {clock_mhz} MHz: {error}{_why(error)}") from error
 
     def _same(self, device: str) -> Any:
         """The device of this UUID, whatever its index is now. Raises PowerControlError and NVMLError."""
@@ -333,8 +353,24 @@ class NvmlSource:
         return handle
 
     def close(self) -> None:
-        """Let go of the driver."""
-        pynvml.nvmlShutdown()
+        """Let go of the driver, however often it was started anew: until then it cannot be replaced."""
+        with suppress(pynvml.NVMLError):
+            if self._events is not None:
+                self._events.close()
+        for device in self._devices.values():
+            with suppress(pynvml.NVMLError):
+                if device.gpm is not None:
+                    device.gpm.close()
+        self._events, self._devices = None, {}
+        for _ in range(self._starts):
+            with suppress(pynvml.NVMLError):
+                pynvml.nvmlShutdown()
+        self._starts = 0
+
+
+def _why(error: pynvml.NVMLError) -> str:
+    """What an operator can do about a refusal, where that is known."""
+    return _REASONS.get(error.value, "")
 
 
 def _memory_clock(handle: Any) -> int:
