@@ -32,7 +32,7 @@ from shared.health import HealthState
 from shared.messages.telemetry import DeviceEvent
 from tests.support.fake_nvml import UUID, FakeNvml
 from tests.support.trees import plant
-from tests.unit.test_sources import MI300
+from tests.unit.test_sysfs_sources import MI300
 
 
 @pytest.fixture
