@@ -36,8 +36,8 @@ LIMITS: dict[str, tuple[float, float]] = {
 class Standing:
     """Of each row: for how many rows and seconds the value has stood still, beside what is known of that.
 
-    `usual` is the longest time that it stood still before, in rows, and `rows` how many there were of this state; `changes`
-    counts how often it moved, its first value too.
+    `usual` is the longest time that it stood still before, in rows, and `rows` how many there were of this state;
+    `changes` counts how often it moved, its first value too.
     """
 
     busy: Bools
