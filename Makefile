@@ -46,8 +46,9 @@ bench: $(STAMP) ## the benchmarks, short form
 	$(BIN)/python -m tests.benchmarks.arena --short
 	$(BIN)/python -m tests.benchmarks.live --short
 
-nightly: $(STAMP) ## half an hour of every fault under load, and long fuzzing
+nightly: $(STAMP) ## half an hour of every fault under load, thirty days of data, and long fuzzing
 	$(BIN)/python -m tests.chaos.soak --minutes $(or $(SOAK_MINUTES),30)
+	$(BIN)/python -m tests.benchmarks.storage_30_days
 	AUTOPILOT_FUZZ_MINUTES=$(or $(AUTOPILOT_FUZZ_MINUTES),60) $(BIN)/pytest -q tests/chaos -k fuzz; test $$? -eq 0 -o $$? -eq 5
 
 gpu-wheels: $(STAMP) ## fetch what a GPU machine without a network lacks for gpu-check

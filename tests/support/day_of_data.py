@@ -74,6 +74,30 @@ async def fill_day(pool: asyncpg.Pool[Any], now: datetime, devices: int, *, tick
     await pool.execute("VACUUM ANALYZE")
 
 
+async def fill_before(pool: asyncpg.Pool[Any], now: datetime, days: int) -> None:
+    """The days before the one that `fill_day` made: a row a minute, with minutes, hours and nodes."""
+    minute = now.replace(second=0, microsecond=0)
+    native = await pool.fetchval("SELECT relkind = 'p' FROM pg_class WHERE relname = 'samples'")
+    for day in range(2, days + 1):
+        begin, end = minute - timedelta(days=day), minute - timedelta(days=day - 1)
+        await _ticks(pool, begin, end, "1 minute")
+        if native:
+            await _native_rollups(pool, begin, end)
+        else:
+            for view in ("samples_1m", "samples_1h"):
+                await pool.execute(f"CALL refresh_continuous_aggregate('{view}', NULL, NULL)", timeout=600)
+        await _nodes(pool, begin, end)
+        await pool.execute(
+            "INSERT INTO rollup_marks (kind, ts) SELECT '1h', generate_series(date_trunc('hour', $1::timestamptz), "
+            "$2::timestamptz - interval '1 hour', '1 hour') ON CONFLICT DO NOTHING",
+            begin,
+            end,
+        )
+        await pool.execute("DELETE FROM rollup_marks WHERE kind = '1m'")
+        while await Rollups(pool).turn():
+            pass
+
+
 async def _ticks(pool: asyncpg.Pool[Any], begin: datetime, end: datetime, step: str) -> None:
     columns = ", ".join(VALUES)
     values = ", ".join(v.format(t="extract(epoch FROM ts)", d="device_id") for v in VALUES.values())
