@@ -105,7 +105,7 @@ async def test_one_of_two_schedulers_decides_and_what_it_did_can_be_explained(
         told = await client.fleet.explain(command.id)
         assert told.record.id == command.decision
         assert told.record.seen["waiting"] == 6
-        assert {c.policy for c in told.record.considered} >= {"queue_lag", "reserve", "energy_sweep"}
+        assert {c.policy for c in told.record.considered} >= {"queue_lag", "learned", "energy_sweep"}
         assert [c.policy for c in told.record.considered if c.chosen] == ["queue_lag"]
 
 
