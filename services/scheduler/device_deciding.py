@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -33,6 +34,7 @@ log = logging.getLogger(__name__)
 
 DRAIN_SETTLES = timedelta(seconds=5)
 MOST_ASKED = 200  # critical devices in a round of which an operator's word is looked up; the others wait
+WORDS_AT_ONCE = 32
 
 
 @dataclass
@@ -176,15 +178,19 @@ class DeviceDecider:
         return self._memory
 
     async def _words(self, devices: Sequence[Device]) -> dict[Device, DrainCommand]:
-        """An operator's last word on each of some devices."""
-        words = {}
-        for device in devices:
+        """An operator's last word on each of some devices, a few dozen asked for at once: a link may be slow."""
+        words: dict[Device, DrainCommand] = {}
+
+        async def read(device: Device) -> None:
             try:
                 word = await self.actor.bus.read("scheduler", subjects.operators_word(*device), DrainCommand)
             except ValidationError:
-                continue
+                return
             if word is not None:
                 words[device] = word
+
+        for start in range(0, len(devices), WORDS_AT_ONCE):
+            await asyncio.gather(*(read(device) for device in devices[start : start + WORDS_AT_ONCE]))
         return words
 
     async def _remember(self, notes: Mapping[Device, DrainNote]) -> None:
