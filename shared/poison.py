@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-import traceback
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -23,6 +22,7 @@ from prometheus_client import CollectorRegistry, Counter
 
 from shared import subjects
 from shared.errors import AutopilotError, MalformedMessageError
+from shared.failures import where
 from shared.poison_letters import poison_letter, refusal
 
 log = logging.getLogger(__name__)
@@ -60,12 +60,6 @@ def deliveries(message: object) -> int:
         return int(message.metadata.num_delivered)  # type: ignore[attr-defined]
     except (nats.errors.Error, AttributeError, ValueError, IndexError):
         return 0
-
-
-def where(error: BaseException) -> str:
-    """Where an exception was raised, as `file:line function`: its text may quote the message, this does not."""
-    frames = traceback.extract_tb(error.__traceback__)
-    return " < ".join(f"{f.filename.rsplit('/', 1)[-1]}:{f.lineno} {f.name}" for f in reversed(frames[-6:]))
 
 
 class PoisonRule:

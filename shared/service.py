@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -64,7 +64,6 @@ class Service:
     bus: Bus = field(init=False)
     poison: PoisonRule = field(init=False)
     supervisor: TaskSupervisor = field(init=False)
-    _tasks: list[asyncio.Task[None]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.health = HealthState(self.name)
@@ -101,24 +100,12 @@ class Service:
             ticking.cancel()
             server.stop()
 
-    def spawn(self, work: Coroutine[Any, Any, None]) -> None:
-        """Run something beside the handlers; it is cancelled before the connection closes."""
-        self._tasks.append(asyncio.create_task(self._guard(work)))
-
     def supervise(self, name: str, work: Work, *, standstill_s: float | None = None) -> None:
         """Run `work()` beside the handlers, start it again when it fails or ends, and tell readiness and metrics.
 
         With `standstill_s` it must call `shared.supervision.beat()` at least that often.
         """
         self.supervisor.start(name, work, standstill_s=standstill_s)
-
-    async def _guard(self, work: Coroutine[Any, Any, None]) -> None:
-        """End the process when a part of it dies: half a service would be worse than a restart."""
-        try:
-            await work
-        except Exception:
-            log.critical("background work failed, exiting", exc_info=True)
-            os._exit(1)
 
     async def _make_streams(self, js: JetStreamContext, watchdog: ConsumerWatchdog) -> None:
         """Make sure of streams and consumers for as long as it takes: a cluster may be electing, a machine slow."""
@@ -145,7 +132,7 @@ class Service:
     async def end_tasks(self) -> None:
         """Cancel what runs beside the handlers."""
         expect_close()
-        await cancel_all([*self._tasks, *self.supervisor.tasks])
+        await cancel_all(self.supervisor.tasks)
 
     def _started(self) -> None:
         """Say that the service does its work now."""

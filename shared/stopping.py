@@ -21,15 +21,16 @@ class Ending:
     def ask(self) -> bool:
         """True the first time, after which the process has its grace to end; the second time it ends at once."""
         if self.asked:
-            _end("asked to end again")
+            end_asked("asked to end again")
         self.asked = True
-        timer = threading.Timer(self._grace_s, _end, [f"not ended by itself in {self._grace_s:.0f} s"])
+        timer = threading.Timer(self._grace_s, end_asked, [f"not ended by itself in {self._grace_s:.0f} s"])
         timer.daemon = True
         timer.start()
         return True
 
 
-def _end(reason: str) -> None:
+def end_asked(reason: str) -> None:
+    """End a process that was asked to, at once and with 0."""
     # What matters is in streams and files by now; the rest waits for a server that does not answer.
     log.warning("ending at once", extra={"reason": reason})
     os._exit(0)

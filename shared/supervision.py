@@ -11,6 +11,7 @@ from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Gauge
 
+from shared.failures import failure_fields
 from shared.health import HealthState
 
 log = logging.getLogger(__name__)
@@ -115,5 +116,5 @@ class TaskSupervisor:
         if error is None:
             log.error("task ended, starting it again", extra={"task": task.name})
             return "ended"
-        log.error("task failed, starting it again", extra={"task": task.name}, exc_info=error)
+        log.error("task failed, starting it again", extra={"task": task.name} | failure_fields(error))
         return type(error).__name__

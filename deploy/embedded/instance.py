@@ -34,6 +34,7 @@ class Runtime:
     node: str
     database_url: str = ""
     health_ports: dict[str, int] = field(default_factory=dict)
+    stop_within_s: float = 75.0
 
 
 class Instance:

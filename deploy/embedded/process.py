@@ -53,6 +53,7 @@ class ManagedProcess:
         self.last_exit: int | None = None
         self._process: asyncio.subprocess.Process | None = None
         self._stopping = False
+        self._spawning = asyncio.Lock()
         self._tasks: list[asyncio.Task[None]] = []
 
     @property
@@ -74,6 +75,12 @@ class ManagedProcess:
             await _end(self._process, self._stop_timeout_s)
 
     async def _spawn(self) -> None:
+        """Start it, unless it is to stop: whoever stops it waits until it can be told to."""
+        async with self._spawning:
+            if not self._stopping:
+                await self._start_process()
+
+    async def _start_process(self) -> None:
         output = open_log(self._log_file)
         try:
             self._process = await asyncio.create_subprocess_exec(
@@ -102,8 +109,7 @@ class ManagedProcess:
             while not self._stopping:
                 await asyncio.sleep(PAUSES_S[min(quick, len(PAUSES_S) - 1)])
                 try:
-                    if not self._stopping:
-                        await self._spawn()
+                    await self._spawn()
                     break
                 except OSError as error:  # out of processes, memory or disk: none of it lasts for ever
                     quick += 1
@@ -137,6 +143,8 @@ class ManagedProcess:
     async def stop(self) -> None:
         """Ask it to end, and kill it when it does not."""
         self._stopping = True
+        async with self._spawning:
+            pass
         if self._process is not None and self._process.returncode is None:
             await _end(self._process, self._stop_timeout_s)
         for task in self._tasks:

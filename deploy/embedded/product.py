@@ -7,7 +7,7 @@ import logging
 import os
 import socket
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -17,8 +17,7 @@ import httpx
 from deploy.embedded.disk_watch import watch_disk
 from deploy.embedded.instance import Instance, Runtime, take_port
 from deploy.embedded.probes import nats_lives, service_lives
-from deploy.embedded.process import STOP_TIMEOUT_S as USUAL_STOP_TIMEOUT_S
-from deploy.embedded.process import ManagedProcess
+from deploy.embedded.process import STOP_TIMEOUT_S, ManagedProcess
 from deploy.embedded.servers import EmbeddedPostgres, nats_binary, wait_for_port, write_nats_config
 from shared.errors import UnavailableError
 
@@ -35,8 +34,10 @@ SERVICES: dict[str, tuple[str, ...]] = {
 }
 NATS_USER = "autopilot"
 READY_TIMEOUT_S = 60.0
-# The pool gives its workers 30 s to finish what they run (AUTOPILOT_STOP_TIMEOUT_S).
-STOP_TIMEOUT_S = {"pool": 40.0}
+STOP_SLACK_S = 15.0
+# The pool lets its workers finish what they run for as long as this setting says, and then ends within 12 s.
+WORKERS_STOP = "AUTOPILOT_STOP_TIMEOUT_S"
+WORKERS_STOP_S = 30.0
 
 
 @dataclass(frozen=True)
@@ -122,17 +123,20 @@ class EmbeddedProduct:
             database_url=self.postgres.url,
             health_ports={name: take_port(0, name) for name in SERVICES},
         )
+        limits_s: dict[str, float] = {}
         for name, module in SERVICES.items():
             environment = self._environment(runtime, name, gateway_port, keys_file)
             command = [sys.executable, "-m", *module]
+            limits_s[name] = stop_limit_s(name, environment)
             self.processes[name] = ManagedProcess(
                 name,
                 command,
                 environment,
                 self._log_file(name),
                 probe=service_lives(runtime.health_ports[name]),
-                stop_timeout_s=STOP_TIMEOUT_S.get(name, USUAL_STOP_TIMEOUT_S),
+                stop_timeout_s=limits_s[name],
             )
+        runtime.stop_within_s = max(limits_s.values()) + STOP_TIMEOUT_S + STOP_SLACK_S
         await asyncio.gather(*(p.start() for name, p in self.processes.items() if name != "nats"))
         self.instance.save(runtime)
         self._save_processes()
@@ -210,13 +214,22 @@ class EmbeddedProduct:
         """Stop services first, then the servers that they need."""
         services = [p for name, p in self.processes.items() if name != "nats"]
         await asyncio.gather(*(p.stop() for p in services))
-        if "nats" in self.processes:
-            await self.processes["nats"].stop()
-        await self.postgres.stop()
+        servers = [self.processes["nats"].stop()] if "nats" in self.processes else []
+        await asyncio.gather(*servers, self.postgres.stop())
         self.instance.release()
 
     def _log_file(self, name: str) -> Path:
         return self.instance.path("logs", f"{name}.log")
+
+
+def stop_limit_s(name: str, environment: Mapping[str, str]) -> float:
+    """How long a service may take to end by itself: longer than its own grace, so that it is never cut short."""
+    if name != "pool":
+        return STOP_TIMEOUT_S
+    try:
+        return float(environment.get(WORKERS_STOP, WORKERS_STOP_S)) + STOP_TIMEOUT_S
+    except ValueError:  # which the pool itself names, and does not start with
+        return WORKERS_STOP_S + STOP_TIMEOUT_S
 
 
 async def _keep_going(part: Callable[[], Awaitable[None]]) -> None:

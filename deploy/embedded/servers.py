@@ -7,6 +7,7 @@ import logging
 import os
 import re
 import shutil
+import signal
 import stat
 import sys
 import warnings
@@ -42,6 +43,8 @@ shared_buffers = '1GB'
 max_wal_size = '4GB'
 checkpoint_timeout = '15min'
 """
+
+STOP_WITHIN_S = 15.0
 
 
 def nats_binary() -> str:
@@ -109,6 +112,7 @@ class EmbeddedPostgres:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._server: Any = None
+        self._launching: asyncio.Future[Any] | None = None
         self.restarts = 0
 
     @property
@@ -126,7 +130,9 @@ class EmbeddedPostgres:
         """Start it, or take over one that a killed supervisor left."""
         self._folder.mkdir(parents=True, exist_ok=True)
         try:
-            self._server = await asyncio.to_thread(self._launch)
+            # Its thread ends when it ends, whoever stops waiting for it.
+            self._launching = asyncio.ensure_future(asyncio.to_thread(self._launch))
+            self._server = await asyncio.shield(self._launching)
         except Exception as error:
             raise UnavailableError(f"PostgreSQL did not start in {self._folder}: {error}") from error
 
@@ -186,6 +192,20 @@ class EmbeddedPostgres:
                     process.kill()
 
     async def stop(self) -> None:
-        """Stop it."""
-        if self._server is not None:
-            await asyncio.to_thread(self._server.stop)
+        """Stop it, also in the midst of its start; one that does not end in STOP_WITHIN_S is killed."""
+        if self._launching is not None:
+            with suppress(Exception):
+                self._server = await self._launching
+        if self._server is None or not self.running():
+            return
+        info = self._server.get_postmaster_info()
+        with suppress(psutil.NoSuchProcess):
+            # Its fast shutdown: sessions are ended, and what they committed is kept.
+            info.process.send_signal(signal.SIGINT)
+        until = asyncio.get_running_loop().time() + STOP_WITHIN_S
+        while self.running():
+            if asyncio.get_running_loop().time() > until:
+                log.warning("postgres does not end, killing it")
+                await asyncio.to_thread(self._kill)
+                return
+            await asyncio.sleep(0.05)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from types import FrameType
 from typing import Any
 
 import uvicorn
@@ -13,7 +14,29 @@ from services.gateway.settings import GatewaySettings
 from shared.errors import SettingsError
 from shared.logs import setup_logging
 from shared.privileges import Needs, drop_privileges
+from shared.service import GRACE_S
 from shared.settings import load
+from shared.stopping import Ending, end_asked
+
+EXIT_NOT_STARTED = 1
+
+
+class GatewayServer(uvicorn.Server):
+    """Ends within its grace when it is asked to, whatever the broker does; before it serves, and asked twice, at once.
+
+    Its exit code is then that of every service, 0, where uvicorn would raise the signal again.
+    """
+
+    def __init__(self, config: uvicorn.Config) -> None:
+        super().__init__(config)
+        self._ending = Ending(GRACE_S)
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:  # noqa: ARG002  uvicorn calls it so
+        """End."""
+        self._ending.ask()
+        if not self.started:
+            end_asked("asked to end before it served anything")
+        self.should_exit = True
 
 
 def server_options(settings: GatewaySettings) -> dict[str, Any]:
@@ -42,7 +65,10 @@ def main() -> None:
     except SettingsError as error:
         sys.stderr.write(f"{error}\n")
         raise SystemExit(2) from None
-    uvicorn.run(app, **server_options(settings))
+    server = GatewayServer(uvicorn.Config(app, **server_options(settings)))
+    server.run()
+    if not server.started:
+        sys.exit(EXIT_NOT_STARTED)
 
 
 if __name__ == "__main__":

@@ -23,6 +23,7 @@ from services.gateway.bodies import MemoryBudget, Receive, Share, read_body, wei
 from services.gateway.keys import Caller, KeyRing
 from services.gateway.problems import detail_of, retry_after, status_of
 from shared.errors import BusyError
+from shared.failures import failure_fields
 from shared.ids import new_id
 
 log = logging.getLogger(__name__)
@@ -211,7 +212,7 @@ class Guard:
             await self._send(exchange, retry_after(error, access.refusal(status, detail_of(error))), None)
             return
         identity = new_id()
-        log.error("request failed", extra={"route": access.path, "id": identity}, exc_info=error)
+        log.error("request failed", extra={"route": access.path, "id": identity} | failure_fields(error))
         detail = f"something went wrong that should not; the gateway's log has it under {identity}"
         await self._send(exchange, access.refusal(500, detail), None)
 

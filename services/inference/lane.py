@@ -27,6 +27,7 @@ from services.inference.settings import WorkerSettings
 from services.inference.telling import make_context
 from services.inference.worker_state import WorkerState
 from shared.clock import utc_now
+from shared.failures import failure_fields
 from shared.poison import PoisonRule
 from shared.puller import Puller
 
@@ -170,9 +171,9 @@ class BatchLane(Lane):
             except NATS_ERRORS as error:
                 concluding = None
                 log.warning("batch not begun", extra={"kind": self.name, "error": type(error).__name__})
-            except Exception:
+            except Exception as error:  # noqa: BLE001  the lane goes on, whatever became of a batch
                 concluding = None
-                log.exception("batch failed", extra={"kind": self.name})
+                log.error("batch failed", extra={"kind": self.name} | failure_fields(error))  # noqa: TRY400
             # One batch is written down while the next one runs, never more.
             await self._concluded
             self._concluded = asyncio.ensure_future(self._finish(concluding, messages))
@@ -185,8 +186,8 @@ class BatchLane(Lane):
         except NATS_ERRORS as error:
             # Unconfirmed jobs come again once their acknowledgement is overdue.
             log.warning("batch not confirmed", extra={"kind": self.name, "error": type(error).__name__})
-        except Exception:
-            log.exception("batch not concluded", extra={"kind": self.name})
+        except Exception as error:  # noqa: BLE001  the lane goes on, whatever became of a batch
+            log.error("batch not concluded", extra={"kind": self.name} | failure_fields(error))  # noqa: TRY400
         finally:
             self.release(messages)
 

@@ -42,6 +42,7 @@ from shared import streams, subjects
 from shared.clock import utc_now
 from shared.connection import connection_options
 from shared.errors import UnavailableError
+from shared.failures import failure_fields
 from shared.messages.jobs import JobState, WorkerStatus
 from shared.poison import PoisonRule
 
@@ -107,7 +108,9 @@ def _ended(state: WorkerState, task: asyncio.Task[None]) -> None:
     """Half a worker would be worse than a fresh one."""
     if state.stop.is_set() or task.cancelled():
         return
-    log.critical("part of the worker ended, ending", extra={"part": task.get_name()}, exc_info=task.exception())
+    error = task.exception()
+    told = {"part": task.get_name()} | (failure_fields(error) if error is not None else {})
+    log.critical("part of the worker ended, ending", extra=told)
     state.end(1)
 
 

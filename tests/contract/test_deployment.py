@@ -9,8 +9,9 @@ from pathlib import Path
 
 import yaml
 
-from deploy.embedded.product import SERVICES, STOP_TIMEOUT_S
+from deploy.embedded.product import SERVICES, stop_limit_s
 from services.inference.settings import PoolSettings
+from shared.service import GRACE_S
 
 ROOT = Path(__file__).resolve().parents[2]
 COMPOSE = yaml.safe_load((ROOT / "compose.yaml").read_text())["services"]
@@ -58,7 +59,9 @@ def test_everybody_has_the_time_to_stop_that_the_settings_promise() -> None:
         return float(COMPOSE[name]["stop_grace_period"].removesuffix("s"))
 
     assert seconds("pool") > PoolSettings().stop_timeout_s + 5
-    assert STOP_TIMEOUT_S["pool"] > PoolSettings().stop_timeout_s + 5
+    for environment, workers_s in (({}, PoolSettings().stop_timeout_s), ({"AUTOPILOT_STOP_TIMEOUT_S": "90"}, 90.0)):
+        assert stop_limit_s("pool", environment) > workers_s + GRACE_S
+    assert stop_limit_s("agent", {}) > GRACE_S
     assert all(seconds(name) >= 20 for name in SERVICES)
 
 

@@ -77,6 +77,30 @@ async def test_a_process_that_cannot_be_started_for_now_is_tried_again(tmp_path:
     await managed.stop()
 
 
+async def test_one_that_is_stopped_while_it_starts_again_is_not_left_over(tmp_path: Path) -> None:
+    """However its restart and the stop fall together."""
+    started = tmp_path / "started"
+    command = tmp_path / "command"
+    command.write_text(f"#!/bin/sh\necho $$ >> {started}\n[ $(wc -l < {started}) = 1 ] || exec sleep 60\n")
+    command.chmod(0o700)
+    managed = ManagedProcess("m", [str(command)], os.environ, tmp_path / "m.log")
+    began, spawn = asyncio.Event(), managed._start_process
+
+    async def slowly() -> None:
+        began.set()
+        await asyncio.sleep(0.2)
+        await spawn()
+
+    await managed.start()
+    managed._start_process = slowly  # type: ignore[method-assign]
+    await began.wait()
+    await managed.stop()
+    assert managed.pid is None
+    await asyncio.sleep(0.5)
+    alive = [pid for pid in started.read_text().split() if Path(f"/proc/{pid}").exists()] if started.exists() else []
+    assert not alive
+
+
 async def test_who_accepts_but_never_answers_does_not_live(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr("deploy.embedded.probes.TIMEOUT_S", 0.2)
 

@@ -54,6 +54,19 @@ async def test_a_task_that_fails_is_told_and_runs_again(watched: Watched) -> Non
     assert watched.restarts("ZeroDivisionError") == 1
 
 
+async def test_what_a_task_fails_with_is_told_by_type_and_place_alone(
+    watched: Watched, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def work() -> None:
+        raise ValueError("hush-7d1f is no number")
+
+    watched.supervisor.start("t", work)
+    await eventually(lambda: watched.restarts("ValueError") == 1)
+    record = next(r for r in caplog.records if r.getMessage() == "task failed, starting it again")
+    assert (record.error, record.where.split()[1]) == ("ValueError", "work")  # type: ignore[attr-defined]
+    assert "hush" not in caplog.text
+
+
 async def test_a_task_that_returns_runs_again(watched: Watched) -> None:
     async def work() -> None:
         watched.runs += 1

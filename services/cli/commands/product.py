@@ -28,9 +28,6 @@ from shared.errors import AutopilotError
 from shared.logs import setup_logging
 from shared.privileges import runs_as
 
-# The pool alone may take 40 s.
-STOP_TIMEOUT_S = 75.0
-
 
 def up(
     data_dir: DataDir = DEFAULT_FOLDER,
@@ -91,11 +88,12 @@ async def _serve(product: EmbeddedProduct) -> None:
 def down(data_dir: DataDir = DEFAULT_FOLDER) -> None:
     """Stop the product that runs on a data folder."""
     try:
-        pid = Instance(data_dir).load().pid
+        runtime = Instance(data_dir).load()
     except AutopilotError as error:
         fail(str(error))
+    pid = runtime.pid
     os.kill(pid, signal.SIGTERM)
-    until = time.monotonic() + STOP_TIMEOUT_S
+    until = time.monotonic() + runtime.stop_within_s
     while time.monotonic() < until:
         try:
             os.kill(pid, 0)
@@ -103,7 +101,7 @@ def down(data_dir: DataDir = DEFAULT_FOLDER) -> None:
             console.print("stopped")
             return
         time.sleep(0.1)
-    fail(f"process {pid} did not stop in {STOP_TIMEOUT_S:g} s")
+    fail(f"process {pid} did not stop in {runtime.stop_within_s:g} s")
 
 
 def status(data_dir: DataDir = DEFAULT_FOLDER) -> None:

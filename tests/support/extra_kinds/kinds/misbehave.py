@@ -9,20 +9,36 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel
+from pydantic import BaseModel, model_serializer
 
 from services.inference.kinds.base import Input, RunContext
 
 
 class MisbehaveInput(Input):
-    """What to do; `freeze_once` and `hang_once` do it where `marker` is no file yet, and make it one."""
+    """What to do; `freeze_once` and `hang_once` do it where `marker` is no file yet, and make it one.
 
-    do: Literal["work", "fail", "die", "freeze", "freeze_once", "hang", "hang_once"] = "work"
+    Those that begin with `quote` fail with the marker in the error's text, in a way that the pool tries again,
+    in one that it does not, or when the output is read.
+    """
+
+    do: Literal[
+        "work", "fail", "die", "freeze", "freeze_once", "hang", "hang_once", "quote", "quote_value", "quote_late"
+    ] = "work"
     marker: str = ""
 
 
 class MisbehaveOutput(BaseModel):
     device: str
+
+
+class UnreadableOutput(BaseModel):
+    """One whose text is made only when the output is written."""
+
+    text: str
+
+    @model_serializer
+    def write(self) -> dict[str, str]:
+        raise OSError(self.text)
 
 
 class Misbehave:
@@ -43,6 +59,12 @@ class Misbehave:
             os._exit(9)
         if do == "freeze":
             os.kill(os.getpid(), signal.SIGSTOP)
+        if do == "quote":
+            raise RuntimeError(f"cannot work with {item.marker}")
+        if do == "quote_value":
+            raise ValueError(f"cannot work with {item.marker}")
+        if do == "quote_late":
+            return UnreadableOutput(text=item.marker)
         if do == "hang":
             time.sleep(3600)
         if do == "fail" or device == os.environ.get("MISBEHAVE_BROKEN_DEVICE"):
