@@ -144,7 +144,7 @@ async def test_services_end_that_lost_their_broker_and_no_job_is_lost(
         await server.start()
     server.thaw()
     async with AutopilotClient(NatsSettings(nats_url=server.url), actor="tester") as client:
-        assert (await client.jobs.result(short.id)).status == "succeeded"
+        assert (await client.jobs.wait(short.id, 20)).status == "succeeded"
         info = await client.js.stream_info("JOBS")
         assert info.state.messages == 1, f"{cut.id} was confirmed, and is run by whoever comes next"
 

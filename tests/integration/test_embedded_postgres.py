@@ -1,0 +1,67 @@
+"""The embedded PostgreSQL ends within its time, whatever it is doing, and leaves nothing behind."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import tempfile
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+
+import psutil
+import pytest
+
+from deploy.embedded import servers
+from deploy.embedded.servers import EmbeddedPostgres
+from tests.support.waiting import eventually
+
+pytestmark = pytest.mark.timeout(90)
+
+
+@pytest.fixture
+def folder() -> Iterator[Path]:
+    """As root, PostgreSQL is another user, who may not pass through pytest's own folders."""
+    with tempfile.TemporaryDirectory(prefix="autopilot-pg-", ignore_cleanup_errors=True) as made:
+        Path(made).chmod(0o755)
+        yield Path(made) / "data"
+
+
+def those_on(folder: Path) -> list[psutil.Process]:
+    """Servers on that folder, and their children."""
+    found = []
+    for process in psutil.process_iter():
+        with suppress(psutil.Error):
+            if str(folder) in process.cmdline() and process.status() != psutil.STATUS_ZOMBIE:
+                found += [process, *process.children(recursive=True)]
+    return found
+
+
+async def gone(family: list[psutil.Process]) -> None:
+    await eventually(
+        lambda: not [p for p in family if p.is_running() and p.status() != psutil.STATUS_ZOMBIE], 10, "all have ended"
+    )
+
+
+async def test_one_that_stands_still_with_its_children_is_killed(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(servers, "STOP_WITHIN_S", 1.0)
+    server = EmbeddedPostgres(folder)
+    await server.start()
+    family = those_on(folder)
+    assert len(family) > 3
+    for process in family:
+        process.send_signal(signal.SIGSTOP)
+    async with asyncio.timeout(10):
+        await server.stop()
+    await gone(family)
+
+
+async def test_one_that_is_stopped_in_the_midst_of_its_start_is_not_left_over(folder: Path) -> None:
+    server = EmbeddedPostgres(folder)
+    starting = asyncio.create_task(server.start())
+    await eventually(folder.exists, 10, "it starts")
+    starting.cancel()
+    with suppress(asyncio.CancelledError):
+        await starting
+    await server.stop()
+    assert not those_on(folder)
