@@ -22,17 +22,18 @@ POLICY_KEY = "fleet"
 
 
 class Bus:
-    """JetStream over a service's broker. Every method raises UnavailableError while it is away."""
+    """JetStream over a service's broker, or as it is. Every method raises UnavailableError while it is away."""
 
-    def __init__(self, broker: NatsBroker) -> None:
-        self._broker = broker
+    def __init__(self, source: NatsBroker | JetStreamContext) -> None:
+        self._source = source
         self._js: JetStreamContext | None = None
 
     @property
     def js(self) -> JetStreamContext:
         """The context of the connected broker."""
         if self._js is None:
-            self._js = client_of(self._broker).jetstream(timeout=5.0)
+            source = self._source
+            self._js = client_of(source).jetstream(timeout=5.0) if isinstance(source, NatsBroker) else source
         return self._js
 
     async def publish(self, subject: str, body: BaseModel | bytes, message_id: str) -> None:

@@ -24,7 +24,7 @@ from services.anomaly.domain.roster import NODE
 from services.anomaly.domain.watch import Watch
 from shared.clock import Clock
 from shared.frames import TelemetryFrame
-from shared.messages.alerts import POOL_ALERT_KINDS, Alert
+from shared.messages.alerts import UNDETECTED_KINDS, Alert
 from shared.messages.commands import DrainCommand
 from shared.messages.telemetry import DeviceEvent, NodeInventory
 
@@ -146,7 +146,7 @@ class Detection:
     def adopt(self, alerts: Sequence[Alert]) -> None:
         """Go on with alerts that are open and not in the book."""
         for alert in alerts:
-            if alert.kind not in POOL_ALERT_KINDS and self.book.adopt(alert):
+            if alert.kind not in UNDETECTED_KINDS and self.book.adopt(alert):
                 for detector in self.detectors:
                     detector.restore(alert)
                 self.watch.restore(alert)

@@ -2,75 +2,57 @@
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from services.inference.supervisor import PoolSupervisor
 from shared.bus import Bus
-from shared.client.reading import bucket_items
-from shared.clock import utc_now
-from shared.ids import new_id
-from shared.messages.alerts import POOL_ALERT_KINDS, Alert, Severity
-from shared.open_alerts import BUCKET, tell
-
-log = logging.getLogger(__name__)
-
-SEVERITY: dict[str, Severity] = {"worker_stuck": "warning", "worker_failing": "critical"}
-ACTION = {
-    "worker_stuck": "look at the pool's log for the jobs that ran; if it comes again on this device only, drain it",
-    "worker_failing": "look at the device and its driver, then restore it: autopilot drain DEVICE restore",
-}
+from shared.condition_alerts import Condition, ConditionAlerts
+from shared.messages.alerts import POOL_ALERT_KINDS, Alert
 
 
 @dataclass
 class PoolAlerts:
-    """Opens and resolves this pool's alerts, as its supervisor finds its devices. Raises UnavailableError."""
+    """Opens and resolves this pool's alerts, as its supervisor finds its devices."""
 
     bus: Bus
     supervisor: PoolSupervisor
-    _open: dict[tuple[str, str], Alert] = field(default_factory=dict)
+    _alerts: ConditionAlerts = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._alerts = ConditionAlerts(self.bus, self._is_mine, prefix=self._prefix)
 
     @property
     def _prefix(self) -> str:
         return f"pool-{self.supervisor.settings.pool}-"
 
-    async def recall(self) -> None:
-        """Go on with what was open before a restart."""
+    def _is_mine(self, alert: Alert) -> bool:
         node = self.supervisor.settings.node
-        for alert in (await bucket_items(self.bus.js, BUCKET, Alert)).values():
-            if alert.kind in POOL_ALERT_KINDS and alert.node == node and alert.id.startswith(self._prefix):
-                self._open[alert.device, alert.kind] = alert
+        return alert.kind in POOL_ALERT_KINDS and alert.node == node and alert.id.startswith(self._prefix)
+
+    async def recall(self) -> None:
+        """Go on with what was open before a restart. Raises UnavailableError."""
+        await self._alerts.recall()
 
     async def settle(self) -> None:
-        """Open what is not told yet and resolve what is over."""
-        wanted = self._wanted()
-        for (device, kind), summary in wanted.items():
-            if (device, kind) not in self._open:
-                now = utc_now()
-                alert = Alert(
-                    id=f"{self._prefix}{new_id()}", node=self.supervisor.settings.node, device=device, kind=kind,
-                    severity=SEVERITY[kind], state="opened", summary=summary, action=ACTION[kind], opened_at=now,
-                    at=now, runbook=f"docs/alerts.md#{kind}",
-                )  # fmt: skip
-                await self._send(alert)
-                self._open[device, kind] = alert
-        for key in self._open.keys() - wanted.keys():
-            await self._send(self._open[key].model_copy(update={"state": "resolved", "at": utc_now()}))
-            del self._open[key]
+        """Open what is not told yet and resolve what is over. Raises UnavailableError; the next call goes on."""
+        await self._alerts.settle(self._conditions())
 
-    def _wanted(self) -> Mapping[tuple[str, str], str]:
-        pool = self.supervisor.settings.pool
-        stuck = {
-            (device, "worker_stuck"): f"a worker of pool {pool} on {device} stood still and was killed"
+    def _conditions(self) -> list[Condition]:
+        pool, node = self.supervisor.settings.pool, self.supervisor.settings.node
+        stuck = [
+            Condition(
+                node, device, "worker_stuck", "warning",
+                f"a worker of pool {pool} on {device} stood still and was killed",
+                "look at the pool's log for the jobs that ran; if it comes again on this device only, drain it",
+            )
             for device in self.supervisor.stuck
-        }
-        failing = {
-            (device, "worker_failing"): f"jobs fail on {device} and succeed elsewhere: pool {pool} uses it no longer"
+        ]  # fmt: skip
+        failing = [
+            Condition(
+                node, device, "worker_failing", "critical",
+                f"jobs fail on {device} and succeed elsewhere: pool {pool} uses it no longer",
+                "look at the device and its driver, then restore it: autopilot drain DEVICE restore",
+            )
             for device in self.supervisor.set_aside
-        }
-        return stuck | failing
-
-    async def _send(self, alert: Alert) -> None:
-        await tell(self.bus, alert, f"{alert.id}-{alert.state}")
-        log.warning("alert", extra={"kind": alert.kind, "device": alert.device, "state": alert.state})
+        ]  # fmt: skip
+        return stuck + failing

@@ -15,10 +15,9 @@ from services.inference.domain.fill_alarm import severity_of
 from shared import subjects
 from shared.bus import BUS_ERRORS, Bus
 from shared.clock import Clock, utc_now
+from shared.condition_alerts import Condition, ConditionAlerts
 from shared.errors import UnavailableError
-from shared.ids import new_id
-from shared.messages.alerts import Alert, Evidence, Severity
-from shared.open_alerts import BUCKET, tell
+from shared.messages.alerts import Evidence
 from shared.streams import OBJECT_STORES, STREAMS
 from shared.supervision import beat
 
@@ -39,7 +38,7 @@ _WATCHED = {
 
 @dataclass
 class StreamWatch:
-    """Looks while `leads()`. Which alerts are open is read from the bucket, so another leader goes on with them."""
+    """Looks while `leads()`. A new leader reads which alerts are open, and goes on with them."""
 
     js: JetStreamContext
     bus: Bus
@@ -47,8 +46,12 @@ class StreamWatch:
     leads: Callable[[], bool]
     clock: Clock = utc_now
     _filled: Gauge = field(init=False)
+    _alerts: ConditionAlerts = field(init=False)
 
     def __post_init__(self) -> None:
+        self._alerts = ConditionAlerts(
+            self.bus, lambda a: (a.node, a.kind) == (subjects.CLUSTER, KIND), clock=self.clock
+        )
         self._filled = Gauge(
             "autopilot_stream_fill_ratio", "of the bytes that a stream may hold", ["stream"], registry=self.registry
         )
@@ -64,10 +67,13 @@ class StreamWatch:
                     log.info("streams not looked at", extra={"error": type(error).__name__})
             else:
                 self._filled.clear()
+                self._alerts.forget()
             await asyncio.sleep(PERIOD_S)
 
     async def look(self) -> None:
         """Measure every stream, and open, change or end its alert. Raises UnavailableError and nats-py's errors."""
+        await self._alerts.recall()
+        found: list[Condition] = []
         for stream in BOUNDED:
             try:
                 info = await self.js.stream_info(stream)
@@ -78,35 +84,15 @@ class StreamWatch:
                 ratio = info.state.bytes / most
                 self._filled.labels(stream).set(ratio)
                 if stream in _WATCHED:
-                    await self._tell(stream, ratio, most)
+                    found += self._condition(stream, ratio, most)
+        await self._alerts.settle(found)
 
-    async def _tell(self, stream: str, ratio: float, most: int) -> None:
+    def _condition(self, stream: str, ratio: float, most: int) -> list[Condition]:
         device = f"stream {stream}"
-        key = subjects.alert_key(subjects.CLUSTER, device, KIND)
-        known = await self.bus.read(BUCKET, key, Alert)
-        severity = severity_of(ratio, known.severity if known else None)
-        if severity == (known.severity if known else None):
-            return
-        alert = self._alert(stream, device, ratio, most, known, severity)
-        log.warning("stream fills", extra={"stream": stream, "ratio": round(ratio, 3), "state": alert.state})
-        identity = f"{alert.id}-{alert.state}-{alert.at.isoformat()}"
-        await tell(self.bus, alert, identity)
-
-    def _alert(
-        self, stream: str, device: str, ratio: float, most: int, known: Alert | None, severity: Severity | None
-    ) -> Alert:
-        now = self.clock()
-        evidence = Evidence(metric="stream_fill_ratio", value=ratio, expected="below 0.8", at=now)
-        summary = f"{stream} is filled to {ratio:.0%} of {most / 2**20:.0f} MiB"
-        if known is None:
-            return Alert(
-                id=new_id(), node=subjects.CLUSTER, device=device, kind=KIND, severity=severity or "warning",
-                state="opened", summary=summary, action=f"At its limit {_WATCHED[stream]}.", evidence=[evidence],
-                opened_at=now, at=now,
-            )  # fmt: skip
-        changes = {"summary": summary, "evidence": [evidence], "at": now, "count": known.count + 1}
+        severity = severity_of(ratio, self._alerts.severity((subjects.CLUSTER, device, KIND)))
         if severity is None:
-            return known.model_copy(update=changes | {"state": "resolved", "escalated": False})
-        worse = severity == "critical"
-        changes |= {"state": "updated", "severity": severity, "escalated": worse}
-        return known.model_copy(update=changes | ({"worsened_at": now} if worse else {}))
+            return []
+        evidence = Evidence(metric="stream_fill_ratio", value=ratio, expected="below 0.8", at=self.clock())
+        summary = f"{stream} is filled to {ratio:.0%} of {most / 2**20:.0f} MiB"
+        action = f"At its limit {_WATCHED[stream]}."
+        return [Condition(subjects.CLUSTER, device, KIND, severity, summary, action, (evidence,))]

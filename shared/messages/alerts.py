@@ -9,8 +9,11 @@ from pydantic import Field
 from shared.messages.base import Count, Label, Message, Name, Text, Timestamp
 
 Severity = Literal["info", "warning", "critical"]
-# Told by pools of their devices; detection neither opens nor ends them.
+# Told by pools of their devices. Detection neither opens nor ends these and the next one.
 POOL_ALERT_KINDS = frozenset({"worker_stuck", "worker_failing"})
+# Told by the supervisor of an embedded product of its node.
+DISK_FULL = "disk_full"
+UNDETECTED_KINDS = POOL_ALERT_KINDS | {DISK_FULL}
 AlertState = Literal["opened", "updated", "resolved"]
 
 

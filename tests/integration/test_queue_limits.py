@@ -9,7 +9,6 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
-from faststream.nats import NatsBroker
 from nats.aio.client import Client
 from nats.js import JetStreamContext
 from prometheus_client import CollectorRegistry
@@ -275,8 +274,7 @@ class TestObjects:
 
 class TestStreamWatch:
     async def test_a_stream_that_fills_is_an_alert_until_there_is_room_again(self, client: AutopilotClient) -> None:
-        bus = Bus(NatsBroker())
-        bus._js = client.js
+        bus = Bus(client.js)
         registry = CollectorRegistry()
         watch = StreamWatch(client.js, bus, registry, lambda: True)
         await resize(client.js, "RESULTS", 10_000)

@@ -47,7 +47,7 @@ async def test_what_a_device_in_trouble_fetched_before_goes_to_other_workers(mon
     pullers: Any = [HoldsJobs(fetched[0]), HoldsJobs(fetched[1]), HoldsJobs()]
     state = WorkerState(RunWatch(RunJournal(None), 900))
     none: Any = None
-    lane = Lane("echo", pullers, asyncio.Event(), none, none, none, none, state, none)
+    lane = Lane("echo", pullers, asyncio.Event(), none, none, none, none, state, none, none)
     assert await lane.take(0, prefetch=True) == []
     assert [m.count for m in fetched] == [1, 1]
     assert not any(p.ready for p in pullers)
@@ -115,7 +115,7 @@ async def test_two_pools_of_a_node_keep_each_others_devices_out_of_use(monkeypat
         return {key: value for (of, key), value in bus.kept.items() if of == bucket}
 
     monkeypatch.setattr("services.inference.pool_memory.bucket_items", items)
-    monkeypatch.setattr("services.inference.pool_alerts.bucket_items", items)
+    monkeypatch.setattr("shared.condition_alerts.bucket_items", items)
     bus.js = None  # type: ignore[attr-defined]
     first, second = pool("a", bus), pool("b", bus)
     first.supervisor.set_aside = {"gpu-1": "jobs fail on it"}
