@@ -16,7 +16,7 @@ from services.inference.domain.batching import BatchSizer
 from services.inference.domain.job_reading import read_job
 from services.inference.domain.placement import plan
 from services.inference.domain.retry import Bury, Retry, after_error, before_attempt
-from services.inference.errors import RetryableJobError
+from services.inference.errors import ModelLoadError, RetryableJobError
 from services.inference.kinds import registry
 from services.inference.kinds.base import RunContext
 from services.inference.kinds.echo import Echo, EchoInput
@@ -218,5 +218,5 @@ class TestRealModel:
     def test_a_model_that_does_not_exist_is_named(self) -> None:
         from services.inference.models import encoder
 
-        with pytest.raises(InvalidInputError, match="no-such-model"):
+        with pytest.raises(ModelLoadError, match="no-such-model"):
             encoder(ModelSettings(embed_model="no-such-model"))

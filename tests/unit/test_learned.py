@@ -204,4 +204,4 @@ class TestReplay:
         path = tmp_path / "odd.csv"
         path.write_text("t_s,device,temp_c\n20,a,50\n10,a,x\n10,a,inf\n,a,5\nnan,a,6\n20,b,\n20,a,51\n")
         moments = list(read_table(path).ticks())
-        assert [(m.at_s, m.devices) for m in moments] == [(10.0, ("a",)), (20.0, ("b", "a"))]
+        assert [(m.at_s, m.devices) for m in moments] == [(10.0, ("a",)), (20.0, ("a", "b"))]
