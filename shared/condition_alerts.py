@@ -14,6 +14,7 @@ from shared.bus import BUS_ERRORS, Bus
 from shared.client.reading import bucket_items
 from shared.clock import Clock, utc_now
 from shared.errors import InvalidInputError, UnavailableError
+from shared.failures import failure_fields
 from shared.ids import new_id
 from shared.messages.alerts import Alert, Evidence, Severity
 from shared.open_alerts import BUCKET, tell
@@ -151,7 +152,7 @@ class ConditionAlerts:
         try:
             await tell(self.bus, alert, f"{alert.id}-{alert.state}-{alert.at.isoformat()}")
         except InvalidInputError as error:
-            log.warning("alert dropped", extra={"id": alert.id, "error": str(error)})
+            log.warning("alert dropped", extra={"id": alert.id} | failure_fields(error))
         words = {"id": alert.id, "kind": alert.kind, "device": alert.device, "state": alert.state}
         renewed = alert.state == "updated" and not alert.escalated
         log.log(logging.INFO if renewed else logging.WARNING, "alert", extra=words | {"severity": alert.severity})

@@ -1,6 +1,7 @@
-"""The disk under the data folder: told before it is full, and nats-server made to write again afterwards.
+"""The disk under nats-server: an alert before it is full, and a server that writes again afterwards.
 
-nats-server keeps the first write error of a stream until it is restarted, also when there is room again.
+nats-server keeps the first write error of a stream until it starts anew, also when there is room again. A disk may be
+full for less time than lies between two looks, so its write errors count as well as free space.
 """
 
 from __future__ import annotations
@@ -9,59 +10,110 @@ import asyncio
 import logging
 import shutil
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+
+from nats.aio.client import Client
+
+from deploy.embedded.disk_room import MIB, DiskLimits, RestartRule, severity_of
+from deploy.embedded.write_errors import WriteErrors, jetstream_is_off
+from shared.bus import BUS_ERRORS, Bus
+from shared.clock import utc_now
+from shared.condition_alerts import Condition, ConditionAlerts
+from shared.connection import connection_options
+from shared.errors import UnavailableError
+from shared.failures import failure_fields
+from shared.messages.alerts import DISK_FULL, Evidence, Severity
+from shared.settings import NatsSettings
 
 log = logging.getLogger(__name__)
 
-MIB = 2**20
-CHECK_EVERY_S = 2.0
-
-Level = Literal["ok", "low", "full"]
-
-
-@dataclass(frozen=True)
-class DiskLimits:
-    """When a disk counts as low or full; leaving a level takes `margin` times its limit."""
-
-    low_share: float = 0.10
-    full_bytes: int = 128 * MIB
-    margin: float = 1.5
+CHECK_EVERY_S = 0.5
+TELL_EVERY_S = 1.0
+# A server that has just started may have none for a moment.
+OFF_FOR_S = 5.0
+DEVICE = "disk"
+ACTION = (
+    "make room on the disk of the data folder, or make it larger: a full one refuses jobs, results and telemetry; "
+    "nats-server starts anew by itself when there is room"
+)
 
 
-class DiskLevel:
-    """Levels with hysteresis, from free and total bytes."""
+@dataclass
+class DiskWatch:
+    """Watches the disk of `folder`, where the server that writes `log_file` keeps its streams.
 
-    def __init__(self, limits: DiskLimits | None = None) -> None:
-        self._limits = limits or DiskLimits()
-        self.level: Level = "ok"
+    `restart` ends that server so that it starts anew.
+    """
 
-    def update(self, free: int, total: int) -> Level:
-        """The level now."""
-        limits = self._limits
-        full = limits.full_bytes * (limits.margin if self.level == "full" else 1.0)
-        low = limits.low_share * total * (limits.margin if self.level != "ok" else 1.0)
-        if free < full:
-            self.level = "full"
-        elif free < low:
-            self.level = "low"
-        else:
-            self.level = "ok"
-        return self.level
+    folder: Path
+    log_file: Path
+    restart: Callable[[], Awaitable[None]]
+    node: str
+    settings: NatsSettings
+    limits: DiskLimits = field(default_factory=DiskLimits)
+    _off_since: float | None = None
 
+    def __post_init__(self) -> None:
+        self._rule = RestartRule(self.limits)
+        self._errors = WriteErrors(self.log_file)
+        self._nc = Client()
+        self._alerts = ConditionAlerts(
+            Bus(self._nc.jetstream(timeout=5.0)), lambda a: (a.node, a.kind) == (self.node, DISK_FULL), prefix="disk-"
+        )
 
-async def watch_disk(
-    folder: Path, on_room_again: Callable[[], Awaitable[None]], *, limits: DiskLimits | None = None
-) -> None:
-    """Look at the disk until cancelled; `on_room_again` is called when one that was full has room again."""
-    disk, before = DiskLevel(limits), "ok"
-    while True:
-        usage = await asyncio.to_thread(shutil.disk_usage, folder)
-        level = disk.update(usage.free, usage.total)
-        if level != before:
-            log.warning("disk", extra={"level": level, "free_mib": usage.free // MIB, "folder": str(folder)})
-            if before == "full":
-                await on_room_again()
-            before = level
-        await asyncio.sleep(CHECK_EVERY_S)
+    async def run(self) -> None:
+        """Look and tell, until cancelled."""
+        try:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(self._keep_looking())
+                group.create_task(self._keep_telling())
+        finally:
+            await self._nc.close()
+
+    async def _keep_looking(self) -> None:
+        while True:
+            try:
+                await self.look()
+            except OSError as error:
+                log.warning("disk not looked at", extra=failure_fields(error))
+            await asyncio.sleep(CHECK_EVERY_S)
+
+    async def look(self) -> None:
+        """Look once: note the alert, start the server anew where that is due. Raises OSError."""
+        now = asyncio.get_running_loop().time()
+        usage = await asyncio.to_thread(shutil.disk_usage, self.folder)
+        failed = await asyncio.to_thread(self._errors.seen)
+        off = self._off_since is not None and now - self._off_since > OFF_FOR_S
+        share = usage.free / usage.total
+        due = self._rule.due(usage.free, now, refused=failed or off)
+        refused = self._rule.refused
+        known = self._alerts.severity((self.node, DEVICE, DISK_FULL))
+        severity = "critical" if refused else severity_of(share, known, self.limits)
+        self._alerts.note([self._condition(severity, usage.free, share, refused=refused)] if severity else [])
+        if due:
+            log.warning("starting nats-server anew: its disk was full", extra={"free_mib": usage.free // MIB})
+            await self.restart()
+            await asyncio.to_thread(self._errors.skip)
+            self._off_since = None
+            self._rule.restarted(asyncio.get_running_loop().time())
+
+    def _condition(self, severity: Severity, free: int, share: float, *, refused: bool) -> Condition:
+        room = f"{share:.1%} ({free // MIB} MiB) of the disk of the JetStream store is free"
+        summary = f"nats-server could not write; {room} now" if refused else room
+        expected = f"at least {self.limits.warning_share:g}"
+        evidence = Evidence(metric="disk_free_ratio", value=share, expected=expected, at=utc_now())
+        return Condition(self.node, DEVICE, DISK_FULL, severity, summary, ACTION, (evidence,))
+
+    async def _keep_telling(self) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            try:
+                if not self._nc.is_connected and not self._nc.is_reconnecting:
+                    await self._nc.connect(self.settings.servers, **connection_options(self.settings, "autopilot-disk"))
+                off = await jetstream_is_off(self._nc)
+                self._off_since = (self._off_since or loop.time()) if off else None
+                await self._alerts.send()
+            except (UnavailableError, *BUS_ERRORS) as error:
+                log.info("alert of the disk not told yet", extra=failure_fields(error))
+            await asyncio.sleep(TELL_EVERY_S)

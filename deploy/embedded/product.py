@@ -9,17 +9,18 @@ import socket
 import sys
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 
 import httpx
+from pydantic import SecretStr
 
-from deploy.embedded.disk_watch import watch_disk
+from deploy.embedded.disk_watch import DiskWatch
 from deploy.embedded.instance import Instance, Runtime, take_port
 from deploy.embedded.probes import nats_lives, service_lives
 from deploy.embedded.process import STOP_TIMEOUT_S, ManagedProcess
 from deploy.embedded.servers import EmbeddedPostgres, nats_binary, wait_for_port, write_nats_config
 from shared.errors import UnavailableError
+from shared.settings import NatsSettings
 
 log = logging.getLogger(__name__)
 
@@ -192,11 +193,21 @@ class EmbeddedProduct:
         parts = (
             self.postgres.run,
             self._keep_telling,
-            partial(watch_disk, self.instance.path("nats"), self.processes["nats"].restart),
+            self._disk_watch().run,
         )
         async with asyncio.TaskGroup() as group:
             for part in parts:
                 group.create_task(_keep_going(part))
+
+    def _disk_watch(self) -> DiskWatch:
+        runtime = self.runtime
+        assert runtime is not None  # noqa: S101  started
+        settings = NatsSettings(
+            nats_url=runtime.nats_url, nats_user=runtime.nats_user, nats_password=SecretStr(runtime.nats_password),
+            nats_credentials=None, nats_ca=None,
+        )  # fmt: skip
+        nats = self.processes["nats"]
+        return DiskWatch(self.instance.path("nats"), self._log_file("nats"), nats.restart, runtime.node, settings)
 
     async def _keep_telling(self) -> None:
         while True:

@@ -12,8 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from deploy.embedded import disk_watch, process
-from deploy.embedded.disk_watch import MIB, DiskLevel, DiskLimits, watch_disk
+from deploy.embedded import process
 from deploy.embedded.instance import Instance, take_port
 from deploy.embedded.log_rotation import open_log, rotate
 from deploy.embedded.probes import nats_lives, postgres_lives, service_lives
@@ -147,35 +146,3 @@ def test_nobody_else_reads_the_folder_or_holds_its_lock(tmp_path: Path) -> None:
 def test_a_sync_interval_that_nats_would_not_take_is_refused(tmp_path: Path, sync: str) -> None:
     with pytest.raises(SettingsError, match="--sync"):
         write_nats_config(tmp_path, 4222, "u", "p", sync=sync)
-
-
-def test_a_disk_goes_through_its_levels_without_flapping() -> None:
-    disk = DiskLevel(DiskLimits(low_share=0.1, full_bytes=50, margin=1.5))
-    steps = [(200, "ok"), (99, "low"), (140, "low"), (151, "ok"), (40, "full"), (74, "full"), (76, "low"), (160, "ok")]
-    assert [(free, disk.update(free, 1000)) for free, _ in steps] == steps
-
-
-async def test_room_again_on_a_full_disk_is_told_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(disk_watch, "CHECK_EVERY_S", 0.01)
-    free, told = [50 * MIB], []
-
-    class Usage:
-        total = 1000 * MIB
-
-        @property
-        def free(self) -> int:
-            return free[0]
-
-    monkeypatch.setattr(disk_watch.shutil, "disk_usage", lambda _: Usage())
-
-    async def on_room_again() -> None:
-        told.append("room")
-
-    watching = asyncio.create_task(watch_disk(tmp_path, on_room_again))
-    await asyncio.sleep(0.05)
-    assert told == []
-    free[0] = 400 * MIB
-    await eventually(lambda: told == ["room"])
-    await asyncio.sleep(0.05)
-    assert told == ["room"]
-    watching.cancel()
