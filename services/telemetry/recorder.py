@@ -161,12 +161,12 @@ class Recorder:
             beat()
             try:
                 # What filled up over months goes in many small turns; when all is gone, once a minute is enough.
-                gone = await retention.sweep(utc_now(), self._busy)
+                soon = bool(await retention.sweep(utc_now(), self._busy))
                 self._health.report("retention", ok=True)
             except DATABASE_ERRORS as error:
-                gone = 0
+                soon = True
                 self._health.report("retention", ok=False, reason=f"{type(error).__name__}: {error}")
-            await asyncio.sleep(UPKEEP_PERIOD_S if gone else SWEEP_PERIOD_S)
+            await asyncio.sleep(UPKEEP_PERIOD_S if soon else SWEEP_PERIOD_S)
 
     async def _describe_nodes(self, pool: Pool, js: JetStreamContext) -> None:
         """Write inventories that are newer than what was written."""

@@ -10,8 +10,11 @@ from typing import Any
 
 import pytest
 from nats.aio.client import Client
+from prometheus_client import CollectorRegistry
 
-from services.scheduler.adapters.fleet_reader import FleetReader
+from services.scheduler.adapters.fleet_reader import READ_METRICS, FleetReader
+from services.scheduler.adapters.newest_frames import NewestFrames
+from services.scheduler.domain.device_columns import DeviceColumns
 from shared.clock import utc_now
 from shared.errors import InvalidInputError, NotFoundError
 from shared.leader import leading_token
@@ -79,7 +82,8 @@ async def test_a_key_that_no_client_can_ask_for_hides_no_alert(nc: Client) -> No
     for key in ("ü", "~", "$.x", "a.b.c.d"):
         await js.publish(f"$KV.open_alerts.{key}", b"rubbish")
     await js.publish(f"$KV.open_alerts.{hot.node}.{hot.device}.{hot.kind}", hot.model_dump_json().encode())
-    sight = await FleetReader(js, stale_after_s=10.0).critical()
+    frames = NewestFrames(DeviceColumns(READ_METRICS), lambda: utc_now().timestamp(), 10.0, CollectorRegistry())
+    sight = await FleetReader(js, 10.0, frames).critical()
     assert set(sight.critical) == {(hot.node, hot.device)}
 
 
