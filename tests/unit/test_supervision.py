@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from contextlib import suppress
 
 import pytest
 from prometheus_client import CollectorRegistry
@@ -84,12 +85,9 @@ async def test_a_task_that_stands_still_runs_again_even_when_it_does_not_end(wat
         while watched.runs > 1:
             beat()
             await asyncio.sleep(0.01)
-        while True:
-            try:
+        while not stuck.is_set():
+            with suppress(asyncio.CancelledError):
                 await stuck.wait()
-            except asyncio.CancelledError:
-                if stuck.is_set():
-                    raise
 
     watched.supervisor.start("t", work, standstill_s=0.1)
     await eventually(lambda: watched.runs == 2)
