@@ -40,7 +40,9 @@ def copy_binary(block: SampleBlock) -> bytes:
     rows["ts"], rows["id"] = block.at_us - _POSTGRES_EPOCH_US, block.device_ids
     # Columns one after the other: to convert and copy them lying side by side takes half as long again.
     columns = np.ascontiguousarray(block.values.T)
-    columns = np.where(np.abs(columns) < _LEAST, np.zeros_like(columns), columns)
+    tiny = (columns != 0) & (np.abs(columns) < _LEAST)
+    if tiny.any():
+        columns = np.where(tiny, np.zeros_like(columns), columns)
     swapped = columns.astype(">f4")
     for i, double in enumerate(doubles):
         rows[f"v{i}"] = columns[i].astype(">f8") if double else swapped[i]
