@@ -31,6 +31,7 @@ DEVICES = ("nvidia*", "nvidia-caps/*", "dri/render*", "kfd")
 ADVICE = "install Python and the product where every user can read them, or set AUTOPILOT_RUN_AS"
 PROBE_S = 60.0
 MOST_FILES = 10_000
+MODEL_FILES = (".safetensors", ".json", ".jinja", ".txt", ".model", ".bin", ".onnx", ".onnx_data")
 PR_SET_PDEATHSIG, PR_GET_PDEATHSIG, PR_CAPBSET_DROP, PR_SET_NO_NEW_PRIVS = 1, 2, 24, 38
 CAPABILITY_VERSION_3 = 0x20080522
 PROBE = """
@@ -204,12 +205,15 @@ def _prepare(who: Identity, needs: Needs) -> str:
 
 
 def _with_content(paths: Iterable[Path]) -> list[Path]:
-    """What is there of these, and all that folders among them hold: weights are often saved for their owner alone."""
+    """What is there of these, and the model files in folders among them: weights are often saved for their owner alone.
+
+    Other files of a folder stay as they are: somebody may name one that holds more than a model.
+    """
     found = []
     for path in paths:
         found += [path] if path.exists() else []
-        for above, folders, files in os.walk(path):
-            found += [Path(above, name) for name in (*folders, *files)][: MOST_FILES - len(found)]
+        for above, _, files in os.walk(path):
+            found += [Path(above, name) for name in files if name.endswith(MODEL_FILES)][: MOST_FILES - len(found)]
     return found
 
 

@@ -60,6 +60,7 @@ print(json.dumps({
     "home": [os.environ["HOME"], "XDG_CACHE_HOME" in os.environ], "new": oct((folder / "home" / "new").stat().st_mode),
     "refused": [
         refused(os.setuid, 0), refused(os.setgroups, [0]), refused(open, folder / "secret"),
+        refused(open, folder / "model" / "id_ed25519"),
         refused(open, folder / "keys.json", "a"), refused(open, "/proc/1/environ"), refused(os.listdir, folder),
     ],
 }))
@@ -104,6 +105,7 @@ def _filled(folder: Path) -> None:
     # As safetensors leaves weights that root saves.
     (folder / "model").mkdir(mode=0o755)
     (folder / "model" / "model.safetensors").touch(mode=0o600)
+    (folder / "model" / "id_ed25519").touch(mode=0o600)
 
 
 @NEEDS_ROOT
@@ -119,7 +121,7 @@ def test_what_root_starts_has_no_right_of_roots_and_gets_none_back(open_folder: 
     assert set(found["groups"]) == {*who.groups, 4242}
     assert not any(found["held"].values())
     assert found["no_new_privs"] == "1"
-    assert found["refused"] == [True] * 6
+    assert found["refused"] == [True] * 7
     assert found["keys"] == "{}"
     assert found["death"] == 15  # it still ends with its supervisor
     assert found["home"] == [str(open_folder / "home"), False]
