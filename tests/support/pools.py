@@ -29,11 +29,14 @@ ROOT = Path(__file__).parents[2]
 async def running_pool(
     nc: Client, url: str, patch: pytest.MonkeyPatch, *, devices: int = 1, **environment: str
 ) -> AsyncIterator[None]:
-    """A pool of one worker a device that runs `misbehave` and `echo`; its devices are gpu-0, gpu-1, ..."""
+    """A pool of one worker a device that runs `misbehave` and `echo`; its devices are gpu-0, gpu-1, ...
+
+    Its workers stay who they are: `misbehave` writes into folders of the test.
+    """
     settings = {
         "AUTOPILOT_NATS_URL": url, "AUTOPILOT_NODE": "n1", "AUTOPILOT_HEALTH_PORT": "0",
         "AUTOPILOT_POOL_KINDS": json.dumps(["misbehave", "echo"]), "AUTOPILOT_POOL_INITIAL": str(devices),
-        "AUTOPILOT_STOP_TIMEOUT_S": "3", "PYTHONPATH": f"{EXTRA_KINDS}:{ROOT}",
+        "AUTOPILOT_STOP_TIMEOUT_S": "3", "AUTOPILOT_RUN_AS": "root", "PYTHONPATH": f"{EXTRA_KINDS}:{ROOT}",
     }  # fmt: skip
     for name, value in (settings | environment).items():
         patch.setenv(name, value)
