@@ -20,7 +20,8 @@ SENDERS = 256
 MOST_OPEN_S = 20.0
 CYCLE = 50
 # Short, so that the stream of results does not grow all the time; longer than a job may wait to be delivered again.
-RESULT_TTL_S = 600.0
+# Short, so that what nats-server remembers of stored results is as much after five minutes as at the end.
+RESULT_TTL_S = 240.0
 BATCH = 20
 LARGE_TEXT = "x" * 300 * 1024
 TRANSIENT = (AutopilotError, nats.errors.Error, OSError, TimeoutError)

@@ -60,5 +60,5 @@ class Resources:
         for name, seen in self.compare(mark_s).items():
             if seen["mb_end"] > MEMORY_GROWTH * seen["mb_then"]:
                 yield f"{name} grew from {seen['mb_then']:.1f} to {seen['mb_end']:.1f} MB"
-            if seen["files_end"] > seen["files_then"] + MORE_FILES:
+            if seen["files_end"] > MEMORY_GROWTH * seen["files_then"] + MORE_FILES:
                 yield f"{name} went from {seen['files_then']:g} to {seen['files_end']:g} open files"
