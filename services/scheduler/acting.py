@@ -25,6 +25,8 @@ log = logging.getLogger(__name__)
 
 COMMAND_TTL = timedelta(seconds=15)
 ADVISE_AGAIN = timedelta(minutes=1)
+# It is told anew while it holds; what was seen longer ago is no reason any more.
+ADVICE_VALID = timedelta(minutes=15)
 NOT_SENT: dict[Autonomy, Reason] = {"observe": "mode_observe", "advise": "mode_advise", "approve": "mode_approve"}
 
 
@@ -90,6 +92,7 @@ class Actor:
                 decision=decision,
                 subject=subject,
                 command=command.model_dump(mode="json"),
+                expires_at=command.at + ADVICE_VALID,
             )
             await self.bus.publish(subjects.recommendation(scope), advice, advice.id)
         return False

@@ -36,6 +36,8 @@ from shared.messages.commands import Command, DrainCommand, FleetPolicy, PowerCo
 
 STEP_S = 60.0
 CAPPED_BELOW = 0.98
+# Days of minutes are behind it, which a few more do not change much.
+ADVICE_VALID = timedelta(days=7)
 
 
 def advise(past: Past, policy: FleetPolicy) -> list[Advice]:
@@ -160,6 +162,7 @@ def recommendation(each: Advice, now: datetime) -> Recommendation:
         at=now,
         subject=subject,
         command=command.model_dump(mode="json") if command else None,
+        expires_at=now + ADVICE_VALID,
     )
 
 

@@ -15,7 +15,7 @@ from pydantic import ValidationError
 from shared import audit, subjects
 from shared.client.reading import bucket_items
 from shared.clock import utc_now
-from shared.errors import InvalidInputError, UnavailableError
+from shared.errors import ConflictError, InvalidInputError, UnavailableError
 from shared.ids import new_id
 from shared.messages.base import Message
 from shared.messages.commands import (
@@ -35,6 +35,8 @@ from shared.publishing import publish_patiently
 from shared.unreadable import parse_value
 
 COMMAND_TTL_S = 30.0
+# Of a recommendation that does not say itself until when it holds.
+ADVICE_VALID = timedelta(hours=1)
 POLICY_KEY = "fleet"
 C = TypeVar("C", bound=Command)
 _BASE = frozenset({"id", "issuer", "reason", "at", "expires_at", "fencing_token", "schema_version", "evidence"})
@@ -86,11 +88,20 @@ class Steering:
         return command
 
     async def approve(self, recommendation: Recommendation) -> AnyCommand:
-        """Carry out what was recommended, in the operator's name. Raises InvalidInputError."""
+        """Carry out what was recommended, in the operator's name.
+
+        Raises InvalidInputError for one without a command, and ConflictError for one that is too old.
+        """
         kind = (recommendation.subject or "").split(".")[1:2]
         model = COMMAND_KINDS.get(kind[0]) if kind else None
         if model is None or recommendation.command is None or recommendation.subject is None:
             raise InvalidInputError("recommendation", recommendation.id, "has no command to carry out")
+        until = recommendation.expires_at or recommendation.at + ADVICE_VALID
+        if utc_now() > until:
+            raise ConflictError(
+                f"recommendation {recommendation.id} could be approved until {until:%Y-%m-%d %H:%M:%S} UTC: what it "
+                "was made from may be otherwise by now; where it still holds it is made again"
+            )
         fields = {name: value for name, value in recommendation.command.items() if name not in _BASE}
         command = self._build(model, f"approved-{recommendation.id}", **fields)
         await self._command(kind[0], recommendation.subject, command)

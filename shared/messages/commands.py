@@ -122,6 +122,7 @@ class Recommendation(Message):
         default=None, description="where its command goes when it is approved"
     )
     command: dict[str, Any] | None = None
+    expires_at: Timestamp | None = Field(default=None, description="until when it can be approved; an hour without")
 
 
 class Considered(Message):
