@@ -23,6 +23,7 @@ from services.gateway.fanout import Fanout, StreamLimit
 from services.gateway.guard import Guard
 from services.gateway.keys import KeyRing
 from services.gateway.refusals import Refusals
+from services.gateway.remembered import Remembered
 from services.gateway.routes import alerts, batches, dead, fleet, jobs, openai
 from services.gateway.settings import GatewaySettings
 from services.gateway.unfinished import keep_looking
@@ -33,6 +34,7 @@ from shared.health import HealthServer, HealthState
 from shared.messages.alerts import Alert
 from shared.messages.audit import AuditRecord
 from shared.poison import PoisonRule
+from shared.risk import Risk
 from shared.service import cancel_all
 from shared.settings import load
 from shared.streams import ensure
@@ -43,6 +45,8 @@ ROUTERS = [module.router for module in (jobs, batches, dead, openai, fleet, aler
 KEYS_EVERY_S = 1.0
 STANDSTILL_S = 30.0
 UNFINISHED_STANDSTILL_S = 120.0
+# They come of thousands of alerts of months, and move within days.
+RISKS_FRESH_S = 30.0
 # What a stream's reader may leave untaken: of samples only the newest count, of alerts all.
 FRAMES_WAITING, ALERTS_WAITING = 32, 1_000
 
@@ -113,6 +117,7 @@ def create_app(settings: GatewaySettings | None = None) -> FastAPI:
         description="Submit jobs, follow them, read the fleet and steer it.",
     )
     app.state.admission = admission
+    app.state.risks = Remembered[list[Risk]](RISKS_FRESH_S)
     app.state.streams = StreamLimit(settings.streams_per_key)
     problems.install(app)
     page = reference.reference_page(TITLE, app.version, ROUTERS)

@@ -12,6 +12,7 @@ import nats.errors
 from nats.aio.client import Client
 from nats.js import JetStreamContext
 from nats.js.errors import KeyNotFoundError
+from nats.js.kv import KeyValue
 from pydantic import ValidationError
 
 from shared import audit, subjects
@@ -83,8 +84,16 @@ class Alerts:
         return subscription
 
     async def deliver(self, subscription_id: str, alert: Alert | None = None) -> DeliveryReply:
-        """Tell a subscription of an alert now, or of a test alert. Raises UnavailableError without a notifier."""
+        """Tell a subscription of an alert now, or of a test alert.
+
+        Raises NotFoundError for an unknown subscription, and UnavailableError without a notifier.
+        """
         request = _checked(DeliveryRequest, {"subscription_id": subscription_id, "alert": alert})
+        await self._known("subscriptions", subscription_id, "subscription")
+        if alert is None:
+            await self._audit("subscription.tested", subscription_id)
+        else:
+            await self._audit("subscription.delivered", subscription_id, alert=alert.id)
         try:
             reply = await self._nc.request(subjects.DELIVER, request.model_dump_json().encode(), timeout=DELIVER_S)
         except (nats.errors.Error, TimeoutError) as error:
@@ -151,6 +160,12 @@ class Alerts:
         await (await self._js.key_value(bucket)).put(key, value.model_dump_json().encode())
 
     async def _remove(self, bucket: str, key: str, kind: str) -> None:
+        kv = await self._known(bucket, key, kind)
+        await self._audit(f"{kind}.deleted", key)
+        await kv.delete(key)
+
+    async def _known(self, bucket: str, key: str, kind: str) -> KeyValue:
+        """The bucket, which has the key. Raises NotFoundError."""
         kv = await self._js.key_value(bucket)
         try:
             # Ids that we make are plain; another would be a pattern, or no key at all.
@@ -159,11 +174,10 @@ class Alerts:
             await kv.get(key)
         except (KeyNotFoundError, InvalidInputError):
             raise NotFoundError(f"{kind} {key[:200]!r} does not exist") from None
-        await self._audit(f"{kind}.deleted", key)
-        await kv.delete(key)
+        return kv
 
-    async def _audit(self, action: str, target: str) -> None:
-        await audit.write(self._js, audit.record(self._actor, action, target))
+    async def _audit(self, action: str, target: str, **detail: str) -> None:
+        await audit.write(self._js, audit.record(self._actor, action, target, **detail))
 
 
 def _checked(model: type[M], fields: dict[str, object]) -> M:

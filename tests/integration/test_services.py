@@ -318,7 +318,8 @@ class TestNotifier:
 
                 await eventually(answers, 20)
                 assert received(plain)[0].startswith("test-")
-                assert not (await client.alerts.deliver("nobody")).ok
+                with pytest.raises(NotFoundError):
+                    await client.alerts.deliver("nobody")
                 await publish("hushed", "n1", "thermal")
                 await publish("told", "n1", "xid_79")
                 await publish("taken", "n2", "ecc_uncorrected")

@@ -22,6 +22,7 @@ from shared.messages.jobs import PoolStatus
 
 router = APIRouter(prefix="/v1", tags=["fleet"], route_class=GuardedRoute)
 STREAM_SEND_S = 30.0
+OUTCOME_S = 10.0
 REPORT_CSP = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; frame-ancestors 'none'"
 Limit = Annotated[int, Query(ge=1, le=1000)]
 
@@ -162,7 +163,7 @@ async def report(autopilot: Autopilot, week: Id) -> HTMLResponse:
 
 async def _outcome(autopilot: Autopilot, command_id: str) -> CommandOutcome | Response:
     try:
-        return await autopilot.steering.outcome(command_id)
+        return await autopilot.steering.outcome(command_id, OUTCOME_S)
     except TimeoutError:
         told = {"command_id": command_id, "detail": "sent; nobody has told yet what came of it, see /v1/decisions"}
         return JSONResponse(told, 202, headers={"Location": "/v1/decisions"})
