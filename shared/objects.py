@@ -1,7 +1,7 @@
 """Reading and writing large objects in JetStream's object store: whole, checked, and in linear time.
 
 nats-py's own `get` adds each chunk to the bytes before it, which takes quadratic time, and never returns when chunks
-are missing.
+are missing. Its `put` waits for each chunk to be stored before it sends the next.
 """
 
 from __future__ import annotations
@@ -11,14 +11,18 @@ import base64
 import hashlib
 import json
 import re
+from collections import deque
+from contextlib import suppress
 
 import nats.errors
 from nats.js import JetStreamContext
-from nats.js.api import ConsumerConfig, DeliverPolicy, ObjectInfo
+from nats.js.api import ConsumerConfig, DeliverPolicy, Header, ObjectInfo, ObjectMetaOptions, PubAck
 from nats.js.errors import APIError, BadObjectMetaError, ObjectNotFoundError
 from nats.js.errors import NotFoundError as JetStreamNotFoundError
 
+from shared.clock import utc_now
 from shared.errors import InvalidInputError, NotFoundError, UnavailableError
+from shared.ids import new_id
 from shared.storing import BUS_ERRORS, not_stored
 from shared.stream_reading import reading
 
@@ -27,6 +31,9 @@ READ_S = 30.0
 SLOWEST_BYTES_PER_S = 2**20
 # Nothing for so long means that no more comes.
 SILENCE_S = 10.0
+CHUNK_BYTES = 128 * 1024
+# Sent before the first of them is confirmed: the server syncs each, and the next is there when it has.
+CHUNKS_ON_THEIR_WAY = 16
 _ERRORS = (*BUS_ERRORS, TimeoutError)
 # What nats-py raises over a description that its own client has not written.
 _UNREADABLE = (BadObjectMetaError, ValueError, TypeError, KeyError, AttributeError, RecursionError)
@@ -48,16 +55,13 @@ async def read_object(js: JetStreamContext, bucket: str, name: str, most_bytes: 
     within_s = READ_S + size / SLOWEST_BYTES_PER_S
     try:
         async with asyncio.timeout(within_s):
-            content = await _chunks(js, bucket, name, info)
+            return await _whole(js, bucket, name, info)
     except TimeoutError as error:
         raise UnavailableError(
             f"{bucket}/{name} ({size} bytes) was not read in {within_s:.0f} s; trying again may help"
         ) from error
     except BUS_ERRORS as error:
         raise UnavailableError(f"{bucket}/{name} was not read: {type(error).__name__}") from error
-    if not _is_whole(content, info):
-        raise UnavailableError(f"{bucket}/{name} was read with another digest than it was stored with")
-    return content
 
 
 async def write_object(js: JetStreamContext, bucket: str, name: str, content: bytes) -> None:
@@ -65,10 +69,63 @@ async def write_object(js: JetStreamContext, bucket: str, name: str, content: by
 
     Raises UnavailableError when it was not confirmed, BusyError when the store has no room.
     """
+    stream, part = f"OBJ_{bucket}", new_id()
     try:
-        await (await js.object_store(bucket)).put(name, content)
+        before = await _info(js, bucket, name)
+    except NotFoundError:
+        before = None
+    try:
+        try:
+            chunks, digest = await _send_chunks(js, stream, f"$O.{bucket}.C.{part}", content)
+            info = ObjectInfo(
+                name=name,
+                bucket=bucket,
+                nuid=part,
+                size=len(content),
+                chunks=chunks,
+                digest=digest,
+                mtime=utc_now().isoformat(),
+                options=ObjectMetaOptions(max_chunk_size=CHUNK_BYTES),
+            )
+            told, alone = json.dumps(info.as_dict()).encode(), {Header.ROLLUP.value: "sub"}
+            await js.publish(_described_at(bucket, name), told, headers=alone, stream=stream)
+        except BaseException:
+            with suppress(*_ERRORS):
+                await js.purge_stream(stream, subject=f"$O.{bucket}.C.{part}")
+            raise
+        if before is not None:
+            await js.purge_stream(stream, subject=f"$O.{bucket}.C.{before.nuid}")
     except _ERRORS as error:
         raise not_stored(f"{bucket}/{name} ({len(content)} bytes)", error) from error
+
+
+async def _send_chunks(js: JetStreamContext, stream: str, subject: str, content: bytes) -> tuple[int, str]:
+    """Store the parts in their order, several on their way at once; their number, and the digest of all."""
+    digest, waiting, last, count = hashlib.sha256(), deque[asyncio.Task[PubAck]](), 0, 0
+
+    async def confirmed() -> int:
+        sequence = (await waiting[0]).seq
+        waiting.popleft()
+        if sequence <= last:
+            raise UnavailableError(f"{stream} stored parts in another order than they were sent in; try again")
+        return sequence
+
+    try:
+        for start in range(0, len(content), CHUNK_BYTES):
+            chunk = content[start : start + CHUNK_BYTES]
+            digest.update(chunk)
+            # One connection keeps the order in which the tasks first run.
+            waiting.append(asyncio.create_task(js.publish(subject, chunk)))
+            count += 1
+            while len(waiting) >= CHUNKS_ON_THEIR_WAY:
+                last = await confirmed()
+        while waiting:
+            last = await confirmed()
+    finally:
+        for task in waiting:
+            task.cancel()
+        await asyncio.gather(*waiting, return_exceptions=True)
+    return count, f"SHA-256={_text(digest.digest())}"
 
 
 async def delete_object(js: JetStreamContext, bucket: str, name: str) -> None:
@@ -140,7 +197,7 @@ def _is_count(value: object) -> bool:
     return value is None or (isinstance(value, int) and 0 <= value < 2**63)
 
 
-async def _chunks(js: JetStreamContext, bucket: str, name: str, info: ObjectInfo) -> bytes:
+async def _whole(js: JetStreamContext, bucket: str, name: str, info: ObjectInfo) -> bytes:
     subject, stream = f"$O.{bucket}.C.{info.nuid}", f"OBJ_{bucket}"
     expected = info.chunks or 0
     held = ((await js.stream_info(stream, subjects_filter=subject)).state.subjects or {}).get(subject, 0)
@@ -149,15 +206,28 @@ async def _chunks(js: JetStreamContext, bucket: str, name: str, info: ObjectInfo
     subscription = await js.subscribe(
         subject, stream=stream, ordered_consumer=True, pending_bytes_limit=2 * (info.size or 0) + 2**26
     )
+    parts, digest = [], hashlib.sha256()
     try:
-        parts = [(await subscription.next_msg(timeout=SILENCE_S)).data for _ in range(expected)]
+        for _ in range(expected):
+            part = (await subscription.next_msg(timeout=SILENCE_S)).data
+            # Bit by bit: of the whole at once it would hold up the event loop.
+            digest.update(part)
+            parts.append(part)
     except nats.errors.TimeoutError as error:
         raise UnavailableError(
             f"no more of {bucket}/{name} came for {SILENCE_S:.0f} s; trying again may help"
         ) from error
     finally:
         await _unsubscribe(subscription)
-    return b"".join(parts)
+    content = b"".join(parts)
+    stored = (info.digest or "").partition("=")[2]
+    if len(content) != (info.size or 0) or _text(digest.digest()).rstrip("=") != stored.rstrip("="):
+        raise UnavailableError(f"{bucket}/{name} was read with another digest than it was stored with")
+    return content
+
+
+def _text(digest: bytes) -> str:
+    return base64.urlsafe_b64encode(digest).decode()
 
 
 async def _unsubscribe(subscription: JetStreamContext.PushSubscription) -> None:
@@ -165,9 +235,3 @@ async def _unsubscribe(subscription: JetStreamContext.PushSubscription) -> None:
         await subscription.unsubscribe()
     except (APIError, nats.errors.Error):
         return
-
-
-def _is_whole(content: bytes, info: ObjectInfo) -> bool:
-    stored = (info.digest or "").partition("=")[2]
-    digest = base64.urlsafe_b64encode(hashlib.sha256(content).digest()).decode()
-    return len(content) == (info.size or 0) and stored.rstrip("=") == digest.rstrip("=")

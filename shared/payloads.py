@@ -23,8 +23,13 @@ async def store_payload(js: JetStreamContext, name: str, payload: dict[str, Any]
 
     Raises UnavailableError when it was not confirmed, BusyError when there is no room.
     """
+    return await store_encoded(js, name, json.dumps(payload).encode(), expires_at)
+
+
+async def store_encoded(js: JetStreamContext, name: str, encoded: bytes, expires_at: datetime) -> str:
+    """The same for an object whose JSON is there already."""
     reference = f"{int(expires_at.timestamp())}-{name}"
-    await write_object(js, "payloads", reference, json.dumps(payload).encode())
+    await write_object(js, "payloads", reference, encoded)
     return reference
 
 

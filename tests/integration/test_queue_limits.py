@@ -9,7 +9,6 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
-from nats.aio.client import Client
 from nats.js import JetStreamContext
 from prometheus_client import CollectorRegistry
 
@@ -20,9 +19,8 @@ from shared import subjects
 from shared.bus import Bus
 from shared.client import AutopilotClient
 from shared.clock import utc_now
-from shared.errors import BusyError, NotFoundError, UnavailableError
+from shared.errors import BusyError, UnavailableError
 from shared.messages.jobs import Job, JobResult, PoolStatus, WorkerStatus
-from shared.objects import read_object, write_object
 from shared.payloads import load_payload
 from shared.storing import publish_result
 from tests.conftest import NatsServer
@@ -241,35 +239,6 @@ class TestEverythingEnds:
             result = await handle.wait(20)
         assert (result.status, result.errors[-1].type) == ("failed", "expired")
         assert ("ttl_s" if late == "ttl" else "deadline") in result.errors[-1].message
-
-
-class TestObjects:
-    async def test_an_object_comes_back_as_it_was(self, client: AutopilotClient) -> None:
-        for size in (0, 1, 128 * 1024, 3 * 128 * 1024 + 5):
-            content = bytes(i % 251 for i in range(size))
-            await write_object(client.js, "payloads", "x", content)
-            assert await read_object(client.js, "payloads", "x") == content
-
-    async def test_one_that_is_gone_is_not_one_that_is_half_there(self, client: AutopilotClient, nc: Client) -> None:
-        with pytest.raises(NotFoundError, match="payloads/x does not exist"):
-            await read_object(client.js, "payloads", "x")
-        await write_object(client.js, "payloads", "x", b"y" * 500_000)
-        info = await (await client.js.object_store("payloads")).get_info("x")
-        await client.js.delete_msg("OBJ_payloads", 2)
-        with pytest.raises(UnavailableError, match=f"payloads/x has {(info.chunks or 0) - 1} of its {info.chunks}"):
-            await read_object(client.js, "payloads", "x")
-
-    async def test_a_job_whose_payload_is_half_there_is_tried_again_and_says_so(
-        self, client: AutopilotClient, nats_server: NatsServer
-    ) -> None:
-        handle = await client.jobs.submit("echo", {"text": "x" * 500_000}, max_attempts=2)
-        await client.js.delete_msg("OBJ_payloads", 1)
-        async with worker_process(nats_server.url, **ECHO):
-            other = await client.jobs.submit("echo", {"text": "others go on"})
-            assert (await other.wait(20)).status == "succeeded"
-            result = await handle.wait(20)
-        assert [e.attempt for e in result.errors] == [1, 2]
-        assert "parts" in result.errors[-1].message
 
 
 class TestStreamWatch:
