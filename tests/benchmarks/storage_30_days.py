@@ -1,9 +1,10 @@
-"""Thirty days in the database, then every dashboard's query over all of them and every look back of the scheduler.
+"""Thirty days in database and streams, then every query of dashboards, services and routes.
 
     python -m tests.benchmarks.storage_30_days [--short] [--devices 100] [--days 30]
 
 The fleet is as large as the machine bears (100 devices with a row a minute, 100 jobs an hour and device); the time is
-what is tried. `value` is the slowest query in milliseconds; `baseline` is the same query over the last day. Afterwards
+what is tried. Dashboards are asked for all of it, services for the spans that they ask for, and `scheduler: training`
+for all. `value` is the slowest query in milliseconds; `baseline` is the same query over the last day. Afterwards
 everything older than a day is pruned while a writer goes on: `writer_waited_ms` is the longest that one of its inserts
 took. The last line is JSON.
 """
@@ -24,11 +25,14 @@ from typing import Any
 import asyncpg
 
 from deploy.embedded.servers import EmbeddedPostgres
+from services.anomaly.adapters.past import past_ticks
 from services.scheduler.adapters.past import read_block, read_past
 from services.telemetry.adapters.partitions import Partitions
 from services.telemetry.adapters.retention import PARTITIONED, TABLES, Retention
+from services.telemetry.adapters.rollups import Rollups
 from shared.clock import utc_now
 from shared.database import connect_pool, migrate
+from tests.benchmarks.storage_routes import routes
 from tests.support import day_of_data
 from tests.support.grafana import as_sent, panel_queries
 
@@ -41,6 +45,11 @@ SELECT 'm' || n, (ARRAY['embed','summarize'])[1 + n % 2], 'succeeded', 'node-0',
 FROM (SELECT n, $1::timestamptz + n * ($2::timestamptz - $1::timestamptz) / $4::int AS at
   FROM generate_series(1, $4::int) n) each
 """
+SPANS = {
+    "scheduler: replay of a day, analyse, whatif": timedelta(days=1),
+    "scheduler: report of a week": timedelta(days=7),
+    "scheduler: training": None,
+}
 RECORDS = """
 INSERT INTO audit SELECT 'm' || n, $1::timestamptz + n * interval '1 minute', 'ada', 'scale', 'p', '{}'
   FROM generate_series(1, $2::int) n;
@@ -53,18 +62,30 @@ INSERT INTO outcomes SELECT 'p' || n, 'm' || n, $1::timestamptz + n * interval '
 """
 
 
-async def fill(pool: asyncpg.Pool[Any], now: datetime, devices: int, days: int) -> None:
-    """The last day as `day_of_data` makes it, and the days before it a row a minute."""
-    start = now - timedelta(days=days)
+async def fill(pool: asyncpg.Pool[Any], now: datetime, devices: int, days: int) -> dict[str, float]:
+    """The last day as `day_of_data` makes it, and the days before it a row a minute; seconds that each part took."""
+    start, took, began = now - timedelta(days=days), dict[str, float](), time.perf_counter()
+
+    def done(part: str) -> None:
+        nonlocal began
+        took[part], began = round(time.perf_counter() - began, 1), time.perf_counter()
+
     for day in range(days):
         await Partitions(pool, hours=24, retention_days=KEPT).keep(start + timedelta(days=day))
+    done("partitions")
     await day_of_data.fill_day(pool, now, devices)
+    done("last day")
     await day_of_data.fill_before(pool, now, days)
+    done("days before")
     jobs = min(devices * 100 * 24 * days, 3_000_000)
     await pool.execute(JOBS, start, now, devices, jobs, timeout=600)
+    done("jobs")
     for statement in RECORDS.split(";"):
         await pool.execute(statement, start, days * 1440)
+    done("records")
     await pool.execute("VACUUM ANALYZE", timeout=600)
+    done("vacuum")
+    return took
 
 
 async def ask(pool: asyncpg.Pool[Any], dsn: str, now: datetime, devices: int, span: timedelta) -> dict[str, float]:
@@ -76,12 +97,37 @@ async def ask(pool: asyncpg.Pool[Any], dsn: str, now: datetime, devices: int, sp
         began = time.perf_counter()
         await pool.fetch(sql, timeout=600)
         taken[query.where] = (time.perf_counter() - began) * 1e3
-    began = time.perf_counter()
-    await read_past(dsn, now - span, now)
-    taken["scheduler: past"] = (time.perf_counter() - began) * 1e3
+    for name, its in SPANS.items():
+        began = time.perf_counter()
+        await read_past(dsn, now - min(its or span, span), now)
+        taken[name] = (time.perf_counter() - began) * 1e3
     began = time.perf_counter()
     await read_block(dsn, now - timedelta(minutes=15), now, {"default": 5.0}, 5.0)
     taken["scheduler: block"] = (time.perf_counter() - began) * 1e3
+    began = time.perf_counter()
+    async for _ in past_ticks(dsn, now - timedelta(minutes=10), now):
+        pass
+    taken["detector: replay of ten minutes"] = (time.perf_counter() - began) * 1e3
+    return taken
+
+
+async def turns(pool: asyncpg.Pool[Any], now: datetime) -> dict[str, float]:
+    """Milliseconds of what the recorder does now and then: minutes, an hour, energy of jobs, an idle sweep."""
+    hour, taken = now.replace(minute=0, second=0, microsecond=0) - timedelta(hours=3), dict[str, float]()
+    rollups = Rollups(pool)
+    for kind in ("1h", "1m"):
+        await pool.execute("DELETE FROM rollup_marks")
+        await pool.execute("INSERT INTO rollup_marks (kind, ts) VALUES ($1, $2)", kind, hour)
+        began = time.perf_counter()
+        await rollups.turn()
+        # A minute marks its hour.
+        taken[f"recorder: {'an hour' if kind == '1h' else 'a minute'}"] = (time.perf_counter() - began) * 1e3
+    began = time.perf_counter()
+    await rollups.jobs()
+    taken["recorder: energy of jobs, at most 1 s"] = (time.perf_counter() - began) * 1e3
+    began = time.perf_counter()
+    await Retention(pool, {kept.setting: 10_000 for kept in TABLES}).sweep(now)
+    taken["recorder: a sweep that finds nothing"] = (time.perf_counter() - began) * 1e3
     return taken
 
 
@@ -118,9 +164,11 @@ async def run(devices: int, days: int, dsn: str | None) -> dict[str, Any]:
         await migrate(url)
         pool = await connect_pool(url, timeout_s=600)
         now, began = utc_now(), time.perf_counter()
-        await fill(pool, now, devices, days)
+        parts = await fill(pool, now, devices, days)
         filled_s = time.perf_counter() - began
+        size = await pool.fetchval("SELECT pg_database_size(current_database())")
         whole = await ask(pool, url, now, devices, timedelta(days=days))
+        whole |= await turns(pool, now)
         last_day = await ask(pool, url, now, devices, timedelta(days=1))
         rows, prune_s, waited_s = await prune(pool, now)
         await pool.close()
@@ -128,15 +176,18 @@ async def run(devices: int, days: int, dsn: str | None) -> dict[str, Any]:
         if postgres is not None:
             await postgres.stop()
         shutil.rmtree(folder, ignore_errors=True)
-    slowest = dict(sorted(whole.items(), key=lambda item: -item[1])[:10])
+    told, _, _ = await routes(max(1, devices // day_of_data.DEVICES_A_NODE))
+    whole |= told
+    slowest = dict(sorted(whole.items(), key=lambda item: -item[1]))
     for where, milliseconds in slowest.items():
         print(f"{milliseconds:8.1f} ms  {where}")
     where, value = next(iter(slowest.items()))
-    baseline = last_day[where]
+    baseline = last_day.get(where, value)
     return {
         "name": "storage_30_days", "value": round(value, 1), "unit": "ms of the slowest query", "slowest": where,
         "baseline": round(baseline, 1), "ratio": round(value / max(baseline, 1e-3), 2), "queries": len(whole),
-        "devices": devices, "days": days, "filled_s": round(filled_s, 1), "pruned_rows": rows,
+        "devices": devices, "days": days, "filled_s": round(filled_s, 1), "parts_s": parts,
+        "database_mib": size // 2**20, "over_1_s": sum(ms > 1000 for ms in whole.values()), "pruned_rows": rows,
         "prune_s": round(prune_s, 1), "writer_waited_ms": round(waited_s * 1e3, 1),
         "load": round(os.getloadavg()[0], 1),
     }  # fmt: skip

@@ -1,37 +1,48 @@
 """A past span of the fleet from the database: jobs, devices by the minute, and who they were.
 
-A day of a busy fleet holds millions of jobs and a hundred million device minutes. They come in chunks, straight into
-arrays, and no more of them than a bounded number: the newest jobs, and the minutes of so many devices.
+A day of a busy fleet holds millions of jobs and a hundred million device minutes. They are copied straight into arrays,
+and no more of them than a bounded number: the newest jobs, and the minutes of so many devices.
 """
 
 from __future__ import annotations
 
-import sys
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from services.scheduler.adapters.copied_rows import CopiedRows, Wide
 from services.scheduler.domain.pool import Doubles
 from shared.database import database
 
-CHUNK = 20_000
 MOST_JOBS = 1_000_000
 MOST_MINUTES = 2_000_000
+HOUR = timedelta(hours=1)
+# An hour's energy is added up some minutes after its end.
+ADDED_UP_AFTER = timedelta(minutes=15)
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 # Workers are called by their pool and six letters.
 POOL = "regexp_replace(worker, '-[^-]*$', '')"
-FIRST_JOB = """
-SELECT submitted_at FROM jobs WHERE submitted_at >= $1 AND submitted_at < $2 AND started_at IS NOT NULL
-ORDER BY submitted_at DESC OFFSET $3 LIMIT 1
-"""
+WHO = "hashtextextended(concat_ws(chr(31), worker, kind, node, device), 0)"
 JOBS_IN_ALL = "SELECT count(*) FROM jobs WHERE submitted_at >= $1 AND submitted_at < $2 AND started_at IS NOT NULL"
 JOBS = f"""
-SELECT {POOL} AS pool, kind, node, device, submitted_at, started_at, finished_at, run_s, batch_size, energy_j
-FROM jobs WHERE submitted_at >= $1 AND submitted_at < $2 AND started_at IS NOT NULL ORDER BY submitted_at
+SELECT {WHO}, submitted_at, started_at, finished_at, coalesce(run_s, 'NaN')::float8,
+  coalesce(batch_size, 1)::float8, coalesce(energy_j, 'NaN')::float8
+FROM jobs WHERE submitted_at >= $1 AND submitted_at < $2 AND started_at IS NOT NULL
+ORDER BY submitted_at DESC LIMIT $3
+"""  # noqa: S608  no input
+JOB_COLUMNS: dict[str, Wide] = {
+    "who": "int", "submitted": "time", "started": "time", "finished": "time", "run_s": "float", "batch": "float",
+    "energy_j": "float",
+}  # fmt: skip
+# One job of each, found by its time: names of a million jobs would take longer than all their numbers.
+NAMES = f"""
+SELECT DISTINCT {WHO} AS who, {POOL} AS pool, kind, node, device FROM jobs WHERE submitted_at = ANY($1)
 """  # noqa: S608  no input
 BLOCK = f"""
 SELECT count(*) AS jobs, avg(energy_j) AS energy_j,
@@ -39,8 +50,9 @@ SELECT count(*) AS jobs, avg(energy_j) AS energy_j,
 FROM jobs LEFT JOIN unnest($4::text[], $5::interval[]) AS b(pool, slack) ON b.pool = {POOL}
 WHERE submitted_at >= $1 AND submitted_at < $2 AND started_at IS NOT NULL
 """  # noqa: S608  no input
-ENERGY_BY_HOUR = """
-SELECT floor(extract(epoch FROM ts - $1::timestamptz) / 3600)::int AS hour, sum(power_w_avg * 60.0) AS energy_j
+ENERGY_OF_HOURS = "SELECT ts, sum(energy_j) AS energy_j FROM energy WHERE ts >= $1 AND ts < $2 GROUP BY ts"
+ENERGY_OF_MINUTES = """
+SELECT date_trunc('hour', ts, 'UTC') AS ts, sum(power_w_avg * 60.0) AS energy_j
 FROM samples_1m WHERE ts >= $1 AND ts < $2 GROUP BY 1
 """
 DEVICES = """
@@ -51,12 +63,15 @@ SELECT target, (body -> 'evidence' ->> 'load_time_s')::double precision AS load_
 FROM commands WHERE kind = 'scale' AND issuer = 'scheduler' AND ts >= $1 AND ts < $2 ORDER BY ts
 """
 MINUTES = """
-SELECT device_id, extract(epoch FROM ts)::double precision AS at_s, gpu_util_pct_avg AS util_pct,
-  power_w_avg AS power_w, power_cap_w_avg AS cap_w, memory_used_bytes_max AS memory_bytes, temp_c_max AS temp_c
-FROM samples_1m WHERE ts >= $1 AND ts < $2 AND device_id = ANY($3) ORDER BY ts
+SELECT device_id::int8, ts, coalesce(gpu_util_pct_avg, 'NaN')::float8, coalesce(power_w_avg, 'NaN')::float8,
+  coalesce(power_cap_w_avg, 'NaN')::float8, coalesce(memory_used_bytes_max, 'NaN')::float8,
+  coalesce(temp_c_max, 'NaN')::float8
+FROM samples_1m WHERE ts >= $1 AND ts < $2 AND device_id = ANY($3)
 """
-
-MINUTE_COLUMNS = ("device_id", "at_s", "util_pct", "power_w", "cap_w", "memory_bytes", "temp_c")
+MINUTE_COLUMNS: dict[str, Wide] = {
+    "device_id": "int", "at": "time", "util_pct": "float", "power_w": "float", "cap_w": "float",
+    "memory_bytes": "float", "temp_c": "float",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -105,7 +120,7 @@ class Past:
     devices: list[PastDevice]
     load_s: dict[str, Doubles]  # load times of each pool, as the scheduler had measured them at each command
     factors: dict[str, float]  # price_per_kwh, co2_g_per_kwh: as the recorder was told
-    energy_by_hour_j: Doubles = field(default_factory=lambda: np.zeros(0))  # of all devices
+    energy_by_hour_j: Doubles = field(default_factory=lambda: np.zeros(0))  # of all devices, by the clock's hours
     devices_in_all: int = 0  # with their minutes here are no more than can be held
 
     @property
@@ -118,36 +133,32 @@ async def read_past(
     dsn: str, since: datetime, until: datetime, *, most_jobs: int = MOST_JOBS, most_minutes: int = MOST_MINUTES
 ) -> Past:
     """The span, of its jobs the newest and of its devices as many as the limits allow. Raises UnavailableError."""
-    async with database(dsn) as pool:
-        in_all = await pool.fetchval(JOBS_IN_ALL, since, until) or 0
-        first = await pool.fetchval(FIRST_JOB, since, until, most_jobs) if in_all > most_jobs else None
-        jobs = _Jobs(since)
-        # Two that were submitted in the same moment are read together or not at all.
-        jobs_from = first + timedelta(microseconds=1) if first is not None else since
-        await _in_chunks(pool, JOBS, (jobs_from, until), jobs.add)
-        rows = await pool.fetch(DEVICES)
+    since, until = since.astimezone(UTC), until.astimezone(UTC)
+    async with (
+        database(dsn) as pool,
+        pool.acquire() as connection,
+        # One look: what is deleted or comes meanwhile is in all of it or in none.
+        connection.transaction(isolation="repeatable_read", readonly=True),
+    ):
+        copied = await _copied(connection, JOBS, (since, until, most_jobs + 1), JOB_COLUMNS)
+        in_all, from_s = len(copied["who"]), 0.0
+        if in_all > most_jobs:
+            in_all = await connection.fetchval(JOBS_IN_ALL, since, until) or 0
+            # Two that were submitted in the same moment are read together or not at all.
+            oldest = copied["submitted"][-1]
+            copied = {name: column[copied["submitted"] > oldest] for name, column in copied.items()}
+            from_s = float(oldest + 1 - _us(since)) / 1e6
+        jobs = _jobs(copied, await _names(connection, copied), since, in_all, from_s)
+        rows = await connection.fetch(DEVICES)
         held = max(1, int(most_minutes / max(1.0, (until - since).total_seconds() / 60)))
-        used = set(jobs.devices)
+        used = set(jobs.device)
         chosen = sorted(rows, key=lambda r: ((r["node"], r["device"]) not in used, r["device_id"]))[:held]
-        minutes = _Columns(len(MINUTE_COLUMNS))
-        await _in_chunks(pool, MINUTES, (since, until, [r["device_id"] for r in chosen]), minutes.add)
-        hours = await pool.fetch(ENERGY_BY_HOUR, since, until)
-        loads = await pool.fetch(LOADS, since, until)
-        factors = await pool.fetch("SELECT name, value FROM factors")
+        minutes = await _copied(connection, MINUTES, (since, until, [r["device_id"] for r in chosen]), MINUTE_COLUMNS)
+        energy_j = await _energy_by_hour(connection, since, until)
+        loads = await connection.fetch(LOADS, since, until)
+        factors = await connection.fetch("SELECT name, value FROM factors")
     told = {r["name"]: float(r["value"]) for r in factors}
-    energy_j = np.zeros(int((until - since).total_seconds() // 3600) + 1)
-    for row in hours:
-        energy_j[row["hour"]] = row["energy_j"] or 0.0
-    return Past(
-        since,
-        until,
-        jobs.made(in_all, (jobs_from - since).total_seconds()),
-        _devices(chosen, minutes.made(), since),
-        _loads(loads),
-        told,
-        energy_j,
-        len(rows),
-    )
+    return Past(since, until, jobs, _devices(chosen, minutes, since), _loads(loads), told, energy_j, len(rows))
 
 
 @dataclass(frozen=True)
@@ -171,79 +182,74 @@ async def read_block(
     return Block(row["jobs"], row["late"], None if row["energy_j"] is None else float(row["energy_j"]))
 
 
-async def _in_chunks(pool: Any, query: str, arguments: tuple[Any, ...], take: Callable[[Sequence[Any]], None]) -> None:
-    async with pool.acquire() as connection, connection.transaction(readonly=True):
-        cursor = await connection.cursor(query, *arguments)
-        while rows := await cursor.fetch(CHUNK):
-            take(rows)
+async def _copied(
+    connection: Any, query: str, arguments: tuple[Any, ...], columns: Mapping[str, Wide]
+) -> dict[str, NDArray[Any]]:
+    rows = CopiedRows(columns)
+    await connection.copy_from_query(query, *arguments, output=rows.take, format="binary")
+    return rows.made()
 
 
-class _Columns:
-    """Rows of numbers as they come, kept as arrays; NaN where something was not told."""
-
-    def __init__(self, width: int) -> None:
-        self._width = width
-        self._chunks: list[Doubles] = []
-
-    def add(self, rows: Sequence[Any]) -> None:
-        """Some more."""
-        # None becomes NaN.
-        self._chunks.append(np.array([tuple(row) for row in rows], dtype=float))
-
-    def made(self) -> Doubles:
-        """[rows, width]."""
-        return np.concatenate(self._chunks) if self._chunks else np.zeros((0, self._width))
+async def _names(connection: Any, copied: Mapping[str, NDArray[Any]]) -> dict[int, tuple[str, str, tuple[str, str]]]:
+    """Pool, kind and device of whoever ran any of the jobs."""
+    _, each = np.unique(copied["who"], return_index=True)
+    at = [EPOCH + timedelta(microseconds=moment) for moment in copied["submitted"][each].tolist()]
+    return {r["who"]: (r["pool"], r["kind"], (r["node"], r["device"])) for r in await connection.fetch(NAMES, at)}
 
 
-class _Jobs:
-    """Jobs as they come; a name is kept once, however many jobs bear it."""
+async def _energy_by_hour(connection: Any, since: datetime, until: datetime) -> Doubles:
+    """Joules of all devices in each hour of the clock that the span touches."""
+    first = since.replace(minute=0, second=0, microsecond=0)
+    hours = [first + HOUR * n for n in range(int((until - first) / HOUR) + 1)]
+    known = {
+        r["ts"]: r["energy_j"] for r in await connection.fetch(ENERGY_OF_HOURS, since, until - HOUR - ADDED_UP_AFTER)
+    }
+    missing = [hour for hour in hours if hour not in known]
+    # Hours that begin or end outside the span, or are not added up yet: each row of them in one go.
+    ends = [n for n, (one, other) in enumerate(pairwise(missing)) if other - one > HOUR]
+    for start, end in pairwise([0, *(n + 1 for n in ends), len(missing)]):
+        if start < end:
+            span = max(since, missing[start]), min(until, missing[end - 1] + HOUR)
+            known |= {r["ts"]: r["energy_j"] for r in await connection.fetch(ENERGY_OF_MINUTES, *span)}
+    return np.array([known.get(hour) or 0.0 for hour in hours])
 
-    def __init__(self, since: datetime) -> None:
-        self._since = since
-        self._pool: list[str] = []
-        self._kind: list[str] = []
-        self._device: list[tuple[str, str]] = []
-        self.devices: dict[tuple[str, str], tuple[str, str]] = {}
-        self._numbers = _Columns(6)
 
-    def add(self, rows: Sequence[Any]) -> None:
-        """Some more."""
-        since = self._since
-        self._pool += [sys.intern(row["pool"]) for row in rows]
-        self._kind += [sys.intern(row["kind"]) for row in rows]
-        devices = [(row["node"], row["device"]) for row in rows]
-        self._device += [self.devices.setdefault(device, device) for device in devices]
-        self._numbers.add(
-            [
-                (
-                    (row["submitted_at"] - since).total_seconds(),
-                    (row["started_at"] - since).total_seconds(),
-                    (row["finished_at"] - since).total_seconds(),
-                    row["run_s"],
-                    row["batch_size"] or 1,
-                    row["energy_j"],
-                )
-                for row in rows
-            ]
-        )
+def _us(moment: datetime) -> int:
+    return (moment - EPOCH) // timedelta(microseconds=1)
 
-    def made(self, in_all: int, from_s: float) -> PastJobs:
-        """All of them."""
-        submitted, started, finished, run_s, batch, energy_j = self._numbers.made().T.copy()
-        run_s = np.where(np.isnan(run_s), np.maximum(finished - started, 0.0), run_s)
-        return PastJobs(
-            pool=self._pool,
-            kind=self._kind,
-            device=self._device,
-            submitted_s=submitted,
-            started_s=started,
-            finished_s=finished,
-            work_s=np.maximum(run_s, 1e-3) / batch,
-            batch_size=batch.astype(np.int64),
-            energy_j=energy_j,
-            in_all=in_all,
-            from_s=from_s,
-        )
+
+def _jobs(
+    copied: Mapping[str, NDArray[Any]],
+    names: Mapping[int, tuple[str, str, tuple[str, str]]],
+    since: datetime,
+    in_all: int,
+    from_s: float,
+) -> PastJobs:
+    """In the order of submission."""
+    columns = {name: column[::-1] for name, column in copied.items()}
+    whose, place = np.unique(columns["who"], return_inverse=True)
+    pool, kind, device = (
+        (list(each) for each in zip(*(names[who] for who in whose.tolist()), strict=True))
+        if len(whose)
+        else ([], [], [])
+    )
+    places = place.tolist()
+    submitted, started, finished = ((columns[n] - _us(since)) / 1e6 for n in ("submitted", "started", "finished"))
+    run_s = np.where(np.isnan(columns["run_s"]), np.maximum(finished - started, 0.0), columns["run_s"])
+    batch = np.maximum(columns["batch"], 1.0)
+    return PastJobs(
+        pool=[pool[n] for n in places],
+        kind=[kind[n] for n in places],
+        device=[device[n] for n in places],
+        submitted_s=submitted,
+        started_s=started,
+        finished_s=finished,
+        work_s=np.maximum(run_s, 1e-3) / batch,
+        batch_size=batch.astype(np.int64),
+        energy_j=columns["energy_j"].copy(),
+        in_all=in_all,
+        from_s=from_s,
+    )
 
 
 def _loads(rows: list[Any]) -> dict[str, Doubles]:
@@ -254,16 +260,17 @@ def _loads(rows: list[Any]) -> dict[str, Doubles]:
     return {pool: np.array(its) for pool, its in of.items()}
 
 
-def _devices(rows: Sequence[Any], minutes: Doubles, since: datetime) -> list[PastDevice]:
-    order = np.argsort(minutes[:, 0], kind="stable")
-    minutes = minutes[order]
-    start_s = since.timestamp()
+def _devices(rows: Sequence[Any], minutes: Mapping[str, NDArray[Any]], since: datetime) -> list[PastDevice]:
+    order = np.lexsort((minutes["at"], minutes["device_id"]))
+    of = minutes["device_id"][order]
+    at_s = (minutes["at"][order] - _us(since)) / 1e6
+    values = {name: minutes[name][order] for name in ("util_pct", "power_w", "cap_w", "memory_bytes", "temp_c")}
     found = []
     for row in rows:
-        first, last = np.searchsorted(minutes[:, 0], [row["device_id"], row["device_id"] + 1])
+        first, last = np.searchsorted(of, [row["device_id"], row["device_id"] + 1])
         if first == last:
             continue
-        at_s, util_pct, power_w, cap_w, memory_bytes, temp_c = minutes[first:last, 1:].T.copy()
+        its = {name: column[first:last].copy() for name, column in values.items()}
         found.append(
             PastDevice(
                 node=row["node"],
@@ -273,12 +280,12 @@ def _devices(rows: Sequence[Any], minutes: Doubles, since: datetime) -> list[Pas
                 memory_bytes=float(row["memory_bytes"] or np.nan),
                 power_min_w=row["power_min_w"],
                 power_default_w=row["power_default_w"],
-                at_s=at_s - start_s,
-                util_pct=util_pct,
-                power_w=power_w,
-                cap_w=cap_w,
-                memory_used_bytes=memory_bytes,
-                temp_c=temp_c,
+                at_s=at_s[first:last].copy(),
+                util_pct=its["util_pct"],
+                power_w=its["power_w"],
+                cap_w=its["cap_w"],
+                memory_used_bytes=its["memory_bytes"],
+                temp_c=its["temp_c"],
             )
         )
     return found
