@@ -72,10 +72,15 @@ class Admission:
         crowded = account is not None and len(account.unfinished) >= self.quota.fair_share
         return LOWER[wanted] if crowded else wanted
 
+    def uncounted(self, submitter: str, job_ids: list[str]) -> list[str]:
+        """Those of some jobs that are not counted as unfinished."""
+        account = self._accounts.get(submitter)
+        return [job_id for job_id in job_ids if account is None or job_id not in account.unfinished]
+
     def submitted(self, submitter: str, job_ids: list[str], now_s: float) -> list[str]:
         """Jobs are about to be stored; those that were not counted before. Results may come before all are stored."""
         account = self._accounts.setdefault(submitter, _Account())
-        new = [job_id for job_id in job_ids if job_id not in account.unfinished]
+        new = self.uncounted(submitter, job_ids)
         account.submitted.extend([now_s] * len(new))
         account.unfinished.update(new)
         self._owners.update(dict.fromkeys(new, _Counted(submitter, now_s)))

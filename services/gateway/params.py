@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from fastapi import Path, Query
+from fastapi import Header, Path, Query
 from pydantic import AfterValidator, Field
 
 # Every byte may take three in a subject, and a subject that is too long ends the connection to NATS.
@@ -29,6 +29,9 @@ Id = Annotated[str, Path(min_length=1, max_length=MOST_BYTES), AfterValidator(fi
 
 Filter = Annotated[str | None, Query(min_length=1, max_length=MOST_BYTES), AfterValidator(lambda n: n and fits(n))]
 """A name in a query, or none."""
+
+Key = Annotated[str | None, Header(alias="idempotency-key", max_length=200)]
+"""What makes two requests the same one."""
 
 Text = Annotated[str, Field(max_length=500), AfterValidator(lambda t: t.replace("\x00", ""))]
 """What a person has to say; NUL, which no database takes as text, is left out."""

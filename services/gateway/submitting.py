@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from dataclasses import dataclass
 from typing import Annotated, Any
 
@@ -12,11 +13,13 @@ from services.gateway.admission import Admission
 from services.gateway.auth import require
 from services.gateway.deps import Autopilot
 from services.gateway.keys import Caller, Role
+from services.gateway.retries import Retries
 from shared.client import AutopilotClient
 from shared.client.batches import BatchHandle
+from shared.client.claims import fingerprint
 from shared.client.jobs import JobHandle
 from shared.errors import BusyError
-from shared.ids import new_id
+from shared.ids import derived_id
 from shared.storing import RETRY_WHEN_FULL_S
 
 _QUEUE_FRESH_S = 0.5
@@ -38,6 +41,8 @@ class SubmitFor:
     admission: Admission
     caller: Caller
     depth: _Depth
+    retries: Retries
+    unanswered: str = ""
 
     async def job(self, kind: str, payload: dict[str, Any], options: dict[str, Any], **identity: Any) -> JobHandle:
         """Submit one job. Raises BusyError when it is not admitted."""
@@ -59,20 +64,46 @@ class SubmitFor:
             self.forget(counted)
         return handle
 
-    async def batch(self, kind: str, payloads: list[dict[str, Any]], options: dict[str, Any]) -> BatchHandle:
-        """Submit a batch. Raises BusyError when it is not admitted as a whole."""
-        await self.admit(len(payloads))
+    async def batch(
+        self, kind: str, payloads: list[dict[str, Any]], options: dict[str, Any], key: str | None = None
+    ) -> BatchHandle:
+        """Submit a batch. Raises BusyError when it is not admitted as a whole.
+
+        The same `key` is the same batch. Without one the same content is, until it was `answered`.
+        """
+        digest, first = fingerprint(kind, payloads), False
+        if key:
+            batch_id = derived_id(self.caller.user, kind, key)
+        else:
+            content = derived_id(self.caller.user, digest, json.dumps(options, sort_keys=True, default=str))
+            self.unanswered = content
+            batch_id, first = await self.retries.id_of(content)
+        job_ids = [f"{batch_id}.{i}" for i in range(len(payloads))]
+        try:
+            await self.admit(len(self.admission.uncounted(self.caller.user, job_ids)))
+        except BaseException:
+            if first:
+                await self.answered()
+            raise
         wanted = options.get("priority", "normal")
         options = options | {"priority": self.admission.priority(self.caller.user, wanted)}
-        batch_id = new_id()
-        counted = self.count([f"{batch_id}.{i}" for i in range(len(payloads))])
+        counted = self.count(job_ids)
         try:
-            return await self.autopilot.batches.map(
-                kind, payloads, submitter=self.caller.user, batch_id=batch_id, **options
+            handle = await self.autopilot.batches.map(
+                kind, payloads, submitter=self.caller.user, batch_id=batch_id, digest=digest, **options
             )
         except BaseException:
             self.forget(counted)
             raise
+        if handle.duplicate:
+            there = {f"{batch_id}.{i}" for i in handle.there}
+            self.forget([job_id for job_id in counted if job_id in there])
+        return handle
+
+    async def answered(self) -> None:
+        """Whoever sent a batch knows of it: the same content is another batch from now on."""
+        if self.unanswered:
+            await self.retries.forget(self.unanswered)
 
     async def admit(self, count: int) -> None:
         """Raises BusyError when so many more jobs are too many, or results have no room."""
@@ -101,7 +132,8 @@ def submit_for(
     """The caller's way to the queue; needs the role operator."""
     if not hasattr(request.app.state, "depth"):
         request.app.state.depth = _Depth()
-    return SubmitFor(autopilot, request.app.state.admission, caller, request.app.state.depth)
+    retries = Retries(autopilot.js)
+    return SubmitFor(autopilot, request.app.state.admission, caller, request.app.state.depth, retries)
 
 
 Submit = Annotated[SubmitFor, Depends(submit_for)]

@@ -3,34 +3,33 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import AsyncIterator, Iterable, Mapping
+from contextlib import aclosing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from nats.aio.client import Client
-from nats.aio.msg import Msg
 from nats.js import JetStreamContext
 from nats.js.errors import KeyNotFoundError, KeyWrongLastSequenceError
 from pydantic import BaseModel
 
 from shared import subjects
+from shared.client.batch_results import BatchResults
 from shared.client.claims import fingerprint, tokens_of_batch
-from shared.client.following import look_again, patient
 from shared.client.reading import count_messages, subjects_of
 from shared.clock import utc_now
 from shared.errors import ConflictError, InvalidInputError, NotFoundError
 from shared.ids import new_id
-from shared.jobs import address, check_id, make_options
+from shared.jobs import Options, check_id, make_options
 from shared.messages.jobs import Batch, JobResult
-from shared.publishing import publish_patiently
 from shared.storing import BUS_ERRORS, not_stored
 
 if TYPE_CHECKING:
     from shared.client.jobs import Jobs
 
-WINDOW = 1000
-CONFIRM_S = 30.0
+# Jobs that are on their way to the stream at once; of those whose large inputs wait in memory only some.
+AT_ONCE, LARGE_AT_ONCE = 256, 8
+ENDED_AT_ONCE = 1000
 
 
 class BatchView(BaseModel):
@@ -54,6 +53,13 @@ class BatchHandle:
     id: str
     count: int
     batches: Batches
+    there: frozenset[int] = frozenset()
+    """Jobs that were there already, by their numbers."""
+
+    @property
+    def duplicate(self) -> bool:
+        """Whether it had been submitted before; what was missing of it is there now."""
+        return bool(self.there)
 
     async def progress(self) -> BatchView:
         """How far it is."""
@@ -85,9 +91,12 @@ class Batches:
         *,
         submitter: str | None = None,
         batch_id: str | None = None,
+        digest: str | None = None,
         **options: Any,
     ) -> BatchHandle:
         """One job an input. The same `batch_id` is the same batch while any of its jobs or results exists.
+
+        `digest` is what `fingerprint` says of kind and inputs, for who knows it already.
 
         Raises InvalidInputError for a bad argument, ConflictError when the batch has other inputs, and
         UnavailableError when not every job was confirmed; with a `batch_id` the call can then be repeated, and
@@ -106,19 +115,40 @@ class Batches:
             count=len(inputs),
             submitter=who,
             submitted_at=utc_now(),
-            fingerprint=fingerprint(kind, inputs),
+            fingerprint=digest or fingerprint(kind, inputs),
         )
         there = await self._register(record)
-        missing = [i for i in range(len(inputs)) if str(i) not in there]
-        for start in range(0, len(missing), WINDOW):
-            prepared = [
-                await self._jobs.prepare(f"{batch_id}.{i}", kind, inputs[i], chosen, submitter=who)
-                for i in missing[start : start + WINDOW]
-            ]
-            await self._confirmed([address(job, utc_now()) for job in prepared], [_body(job) for job in prepared])
-        return BatchHandle(batch_id, len(inputs), self)
+        await self._publish(batch_id, kind, inputs, there, chosen, who)
+        return BatchHandle(batch_id, len(inputs), self, there)
 
-    async def _register(self, record: Batch) -> set[str]:
+    async def _publish(
+        self,
+        batch_id: str,
+        kind: str,
+        inputs: list[dict[str, Any]],
+        there: frozenset[int],
+        options: Options,
+        submitter: str,
+    ) -> None:
+        """Publish what is not there yet. Raises what the first job raised that was not confirmed."""
+        missing = (number for number in range(len(inputs)) if number not in there)
+        large = asyncio.Semaphore(LARGE_AT_ONCE)
+
+        async def lane() -> None:
+            for number in missing:
+                job_id = f"{batch_id}.{number}"
+                job = await self._jobs.prepare(job_id, kind, inputs[number], options, submitter=submitter, large=large)
+                await self._jobs.publish(job)
+
+        lanes = [asyncio.create_task(lane()) for _ in range(min(AT_ONCE, len(inputs)))]
+        try:
+            await asyncio.gather(*lanes)
+        finally:
+            for task in lanes:
+                task.cancel()
+            await asyncio.gather(*lanes, return_exceptions=True)
+
+    async def _register(self, record: Batch) -> frozenset[int]:
         """Make the batch known; which of its jobs are there already, by their numbers."""
         key, body = subjects.token(record.id), record.model_dump_json().encode()
         try:
@@ -126,7 +156,7 @@ class Batches:
             try:
                 await kv.create(key, body)
             except KeyWrongLastSequenceError:
-                there = await tokens_of_batch(self._js, record.id)
+                there = frozenset(int(t) for t in await tokens_of_batch(self._js, record.id) if t.isdecimal())
                 known = Batch.model_validate_json((await kv.get(key)).value or b"")
                 if there and known.fingerprint not in {"", record.fingerprint}:
                     raise ConflictError(f"batch {record.id} is another batch: it has other inputs") from None
@@ -134,19 +164,7 @@ class Batches:
                 return there
         except BUS_ERRORS as error:
             raise not_stored(f"batch {record.id}", error) from error
-        return set()
-
-    async def _confirmed(self, addresses: Sequence[tuple[str, str, dict[str, str]]], bodies: list[bytes]) -> None:
-        try:
-            async with asyncio.timeout(CONFIRM_S):
-                await asyncio.gather(
-                    *(
-                        publish_patiently(self._js, subject, body, headers, stream=stream)
-                        for (stream, subject, headers), body in zip(addresses, bodies, strict=True)
-                    )
-                )
-        except (*BUS_ERRORS, TimeoutError) as error:
-            raise not_stored("a job of the batch", error) from error
+        return frozenset()
 
     async def view(self, batch_id: str) -> BatchView:
         """How far a batch is. Raises NotFoundError for an unknown id."""
@@ -157,27 +175,10 @@ class Batches:
     async def results(self, batch_id: str, timeout_s: float = 3600.0) -> AsyncIterator[JobResult]:
         """Results in the order of the inputs. Raises TimeoutError when the next takes longer than `timeout_s`."""
         record = await self._record(batch_id)
-        arrived, find = asyncio.Event(), patient(self._nc, self._jobs.find_result)
-
-        async def on_result(_: Msg) -> None:
-            arrived.set()
-
-        subscription = await self._nc.subscribe(subjects.results_of(batch_id), cb=on_result)
-        try:
-            for index in range(record.count):
-                found = None
-                async with asyncio.timeout(timeout_s):
-                    for pause_s in look_again():
-                        arrived.clear()
-                        found = await find(f"{batch_id}.{index}")
-                        if found is not None:
-                            break
-                        with suppress(TimeoutError):
-                            await asyncio.wait_for(arrived.wait(), pause_s)
-                if found is not None:
-                    yield found
-        finally:
-            await subscription.unsubscribe()
+        reader = BatchResults(self._nc, self._js, batch_id, parse=self._jobs.read_result, find=self._jobs.find_result)
+        async with aclosing(reader.in_order(record.count, timeout_s)) as results:
+            async for result in results:
+                yield result
 
     async def cancel(self, batch_id: str) -> int:
         """End what has no result yet; returns how many jobs.
@@ -191,8 +192,8 @@ class Batches:
             # Workers begin at the other end. No job leaves the queue before it has its result.
             left.reverse()
             ended = 0
-            for start in range(0, len(left), WINDOW):
-                part = left[start : start + WINDOW]
+            for start in range(0, len(left), ENDED_AT_ONCE):
+                part = left[start : start + ENDED_AT_ONCE]
                 ended += sum(await asyncio.gather(*(self._jobs.end_cancelled(job, record.kind) for job in part)))
             for stream, subject in subjects.stages_of_batch(batch_id):
                 await self._js.purge_stream(stream, subject=subject)
@@ -206,7 +207,3 @@ class Batches:
             return Batch.model_validate_json((await kv.get(subjects.token(batch_id))).value or b"")
         except (KeyNotFoundError, ValueError):
             raise NotFoundError(f"batch {batch_id} is not known") from None
-
-
-def _body(job: BaseModel) -> bytes:
-    return job.model_dump_json(exclude_none=True).encode()

@@ -77,12 +77,13 @@ class AutopilotClient:
             raise
         connected = True
         self._nc = nc
-        self._bind(nc, nc.jetstream(timeout=5.0))
+        js = nc.jetstream(timeout=5.0)
+        self._bind(nc, js, Jobs(nc, js, self._actor))
         return self
 
-    def _bind(self, nc: Client, js: JetStreamContext) -> None:
+    def _bind(self, nc: Client, js: JetStreamContext, jobs: Jobs) -> None:
         self.js: JetStreamContext = js
-        self.jobs = Jobs(nc, js, self._actor)
+        self.jobs = jobs
         self.batches = Batches(nc, js, self.jobs, self._actor)
         self.dead = DeadJobs(js, self.jobs)
         self.fleet = Fleet(nc, js)
@@ -93,7 +94,7 @@ class AutopilotClient:
         """The same connection in the name of somebody else, for as long as this one is open."""
         other = AutopilotClient(self._settings, name=self._name, actor=actor)
         other._nc = self.nc
-        other._bind(self.nc, self.js)
+        other._bind(self.nc, self.js, self.jobs.acting_as(actor))
         return other
 
     async def audit(self, action: str, target: str, /, **detail: str) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator
-from contextlib import suppress
+from contextlib import AbstractAsyncContextManager, nullcontext, suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
@@ -33,7 +33,7 @@ from shared.errors import NotFoundError as Missing
 from shared.ids import derived_id, new_id
 from shared.jobs import MESSAGE_ID, Options, address, first_problem, make_job, make_options
 from shared.messages.jobs import Job, JobProgress, JobResult, JobState
-from shared.payloads import MOST_PAYLOAD_BYTES, load_payload, store_payload
+from shared.payloads import MOST_PAYLOAD_BYTES, load_payload, store_encoded
 from shared.publishing import publish_patiently
 from shared.storing import BUS_ERRORS, not_stored, publish_result
 from shared.streams import DAY_S, PAYLOAD_INLINE_LIMIT
@@ -66,9 +66,13 @@ class JobHandle:
 class Jobs:
     """Submit, wait, follow, cancel and list jobs."""
 
-    def __init__(self, nc: Client, js: JetStreamContext, actor: str) -> None:
+    def __init__(self, nc: Client, js: JetStreamContext, actor: str, claims: Claims | None = None) -> None:
         self._nc, self._js, self._actor = nc, js, actor
-        self._claims = Claims(js)
+        self._claims = claims or Claims(js)
+
+    def acting_as(self, actor: str) -> Jobs:
+        """The same in the name of somebody else."""
+        return Jobs(self._nc, self._js, actor, self._claims)
 
     async def submit(
         self,
@@ -126,18 +130,30 @@ class Jobs:
             raise
 
     async def prepare(
-        self, job_id: str, kind: str, payload: dict[str, Any], options: Options, *, submitter: str
+        self,
+        job_id: str,
+        kind: str,
+        payload: dict[str, Any],
+        options: Options,
+        *,
+        submitter: str,
+        large: AbstractAsyncContextManager[object] | None = None,
     ) -> Job:
-        """The job as it travels: a payload that is too large for a message goes to the object store first."""
+        """The job as it travels: a payload that is too large for a message goes to the object store first.
+
+        Where many do at once, `large` lets in some of them.
+        """
         job = make_job(job_id, kind, payload, options, submitter=submitter, now=utc_now())
-        size = len(json.dumps(payload))
+        encoded = json.dumps(payload).encode()
+        size = len(encoded)
         if size <= PAYLOAD_INLINE_LIMIT:
             return job
         if size > MOST_PAYLOAD_BYTES:
             raise InvalidInputError("payload", f"{size} bytes", f"may have {MOST_PAYLOAD_BYTES} bytes: split it")
         # Its time to live begins when it may.
         expires_at = max(job.submitted_at, job.not_before or job.submitted_at) + timedelta(seconds=job.ttl_s)
-        reference = await store_payload(self._js, f"job-{job_id}", payload, expires_at)
+        async with large or nullcontext():
+            reference = await store_encoded(self._js, f"job-{job_id}", encoded, expires_at)
         return job.model_copy(update={"payload": {}, "payload_ref": reference})
 
     async def publish(self, job: Job, message_id: str | None = None, *, first: bool = False) -> bool:
@@ -164,8 +180,12 @@ class Jobs:
             message = await self._js.get_last_msg("RESULTS", subjects.result(job_id), direct=True)
         except NotFoundError:
             return None
+        return await self.read_result(message.data or b"")
+
+    async def read_result(self, stored: bytes) -> JobResult | None:
+        """A result as RESULTS holds it, with its output wherever that is kept; None where it cannot be read."""
         try:
-            result = JobResult.model_validate_json(message.data or b"")
+            result = JobResult.model_validate_json(stored)
         except ValidationError:
             return None
         if result.output_ref:

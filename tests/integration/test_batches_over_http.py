@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from pathlib import Path
+from typing import Any
 
+import httpx
 import pytest
 
+from shared.client import AutopilotClient, batch_results
+from shared.client.jobs import Jobs
+from shared.errors import UnavailableError
+from shared.messages.jobs import Job
+from shared.storing import publish_result
 from tests.conftest import NatsServer
-from tests.support.gateway import gateway_http
+from tests.integration.test_queue_limits import a_result, messages
+from tests.support.gateway import gateway_http, gateway_on_a_port
 from tests.support.waiting import eventually
 from tests.support.worker import worker_process
 
@@ -41,3 +50,130 @@ async def test_one_request_is_a_thousand_jobs_and_each_says_how_it_ended(
     assert "text" in failed[10]["errors"][-1]["message"]
     assert "wrong" in failed[20]["errors"][-1]["message"]
     assert all(line["errors"][-1]["message"] for line in failed.values())
+
+
+PAYLOADS = [{"text": str(i)} for i in range(300)]
+BATCH = {"kind": "echo", "payloads": PAYLOADS}
+OPERATOR = {"X-API-Key": "o"}
+
+
+async def submitted(http: httpx.AsyncClient, key: str | None = None, **more: Any) -> httpx.Response:
+    return await http.post(
+        "/v1/batches", json=BATCH | more, headers=OPERATOR | ({"Idempotency-Key": key} if key else {})
+    )
+
+
+class TestRetries:
+    async def test_the_same_key_is_the_same_batch(
+        self, nats_server: NatsServer, client: AutopilotClient, tmp_path: Path
+    ) -> None:
+        async with gateway_http(nats_server.url, tmp_path) as http:
+            first, again = await submitted(http, "k"), await submitted(http, "k")
+            other = await submitted(http, "k", payloads=PAYLOADS[:-1])
+            assert (await submitted(http, "k2")).json()["id"] != first.json()["id"]
+        assert (first.json()["duplicate"], again.json()["duplicate"]) == (False, True)
+        assert again.json()["id"] == first.json()["id"]
+        assert (other.status_code, "another batch" in other.text) == (409, True)
+        assert await messages(client.js, "JOBS") == 600
+
+    async def test_without_a_key_each_request_that_was_answered_is_a_batch(
+        self, nats_server: NatsServer, client: AutopilotClient, tmp_path: Path
+    ) -> None:
+        async with gateway_http(nats_server.url, tmp_path) as http:
+            answers = [(await submitted(http)).json() for _ in range(3)]
+        assert len({answer["id"] for answer in answers}) == 3
+        assert not any(answer["duplicate"] for answer in answers)
+        assert await messages(client.js, "JOBS") == 900
+
+    async def test_two_at_once_are_one_batch_unless_they_wish_otherwise(
+        self, nats_server: NatsServer, client: AutopilotClient, tmp_path: Path
+    ) -> None:
+        async with gateway_http(nats_server.url, tmp_path) as http:
+            one, two, other, whose = await asyncio.gather(
+                submitted(http),
+                submitted(http),
+                submitted(http, priority="low"),
+                http.post("/v1/batches", json=BATCH, headers={"X-API-Key": "a"}),
+            )
+        assert one.json()["id"] == two.json()["id"]
+        assert len({a.json()["id"] for a in (one, other, whose)}) == 3
+        assert await messages(client.js, "JOBS") == 900
+
+    async def test_after_an_error_the_rest_is_added(
+        self, nats_server: NatsServer, client: AutopilotClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        publish = Jobs.publish
+
+        async def fails(jobs: Jobs, job: Job, *more: Any, **named: Any) -> bool:
+            if job.id.endswith(".150"):
+                raise UnavailableError("the stream is away")
+            return await publish(jobs, job, *more, **named)
+
+        async with gateway_http(nats_server.url, tmp_path) as http:
+            with monkeypatch.context() as patch:
+                patch.setattr(Jobs, "publish", fails)
+                assert (await submitted(http)).status_code == 503
+            there = await messages(client.js, "JOBS")
+            assert 0 < there < 300
+            again = await submitted(http)
+        assert (again.status_code, again.json()["duplicate"]) == (202, True)
+        assert await messages(client.js, "JOBS") == 300
+
+    async def test_a_client_that_went_away_and_comes_again_makes_no_second_batch(
+        self, nats_server: NatsServer, client: AutopilotClient, tmp_path: Path
+    ) -> None:
+        body = json.dumps(BATCH).encode()
+        head = f"POST /v1/batches HTTP/1.1\r\nHost: x\r\nX-API-Key: o\r\nContent-Length: {len(body)}\r\n"
+        async with gateway_on_a_port(nats_server.url, tmp_path) as port:
+            _, writer = await asyncio.open_connection("127.0.0.1", port)
+            writer.write(head.encode() + b"Content-Type: application/json\r\n\r\n" + body)
+            await writer.drain()
+            writer.close()
+
+            async def stored() -> bool:
+                return await messages(client.js, "JOBS") == 300
+
+            await eventually(stored, 20)
+            async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}") as http:
+                again = await submitted(http)
+                assert (again.status_code, again.json()["duplicate"]) == (202, True)
+                assert await stored()
+                assert not (await submitted(http)).json()["duplicate"]
+        assert await messages(client.js, "JOBS") == 600
+
+
+class TestRoundTrips:
+    async def test_a_batch_costs_one_message_a_job_to_submit_and_few_to_read(self, client: AutopilotClient) -> None:
+        sent = client.nc.stats["out_msgs"]
+        handle = await client.batches.map("echo", [{"text": str(i)} for i in range(1000)])
+        assert client.nc.stats["out_msgs"] - sent < 1010
+        for i in reversed(range(1000)):
+            result, body = a_result(f"{handle.id}.{i}")
+            await publish_result(client.js, result, body, 3600)
+        sent = client.nc.stats["out_msgs"]
+        found = [r.job_id async for r in handle.results(20)]
+        assert found == [f"{handle.id}.{i}" for i in range(1000)]
+        assert client.nc.stats["out_msgs"] - sent < 50
+
+    async def test_results_come_in_order_however_little_is_held(
+        self, client: AutopilotClient, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(batch_results, "MOST_HELD_BYTES", 2_000)
+        monkeypatch.setattr(batch_results, "READ_AT_ONCE", 3)
+        handle = await client.batches.map("echo", [{"text": str(i)} for i in range(60)])
+        reading = asyncio.create_task(handle.outputs(20))
+        for i in [*range(59, 20, -1), *range(21)]:
+            result, body = a_result(f"{handle.id}.{i}")
+            await publish_result(client.js, result, body, 3600)
+        assert len(await reading) == 60
+        with pytest.raises(TimeoutError):
+            _ = [r async for r in client.batches.results((await client.batches.map("echo", [{}])).id, 0.3)]
+        view = await client.batches.view(handle.id)
+        assert view.finished
+
+    async def test_a_claimed_id_costs_three_messages_in_whoever_s_name(self, client: AutopilotClient) -> None:
+        await client.jobs.submit("echo", {}, job_id="first")
+        sent = client.nc.stats["out_msgs"]
+        for number in range(20):
+            await client.acting_as(f"user-{number}").jobs.submit("echo", {}, job_id=f"job-{number}")
+        assert client.nc.stats["out_msgs"] - sent <= 60

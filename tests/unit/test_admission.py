@@ -13,6 +13,7 @@ from services.gateway.auth import Caller, Role
 from services.gateway.submitting import SubmitFor, _Depth
 from services.inference.domain.fill_alarm import severity_of
 from shared.errors import BusyError
+from shared.ids import new_id
 from shared.messages.alerts import Severity
 
 
@@ -79,7 +80,13 @@ class TestSubmitFor:
                 self.admission.finished(f"{batch_id}.{i}", 0.0)
             if self.fails:
                 raise BusyError("full", 1)
-            return SimpleNamespace(id=batch_id, count=len(payloads))
+            return SimpleNamespace(id=batch_id, count=len(payloads), duplicate=False, there=frozenset())
+
+        async def id_of(self, _: str) -> tuple[str, bool]:
+            return new_id(), True
+
+        async def forget(self, _: str) -> None:
+            return None
 
         async def queue_depth(self) -> int:
             return 0
@@ -92,7 +99,7 @@ class TestSubmitFor:
         admission = Admission(Quota(jobs_per_minute=1000, unfinished=6, fair_share=1), queue_limit=100)
         jobs = self.Jobs(admission, fails)
         autopilot = SimpleNamespace(jobs=jobs, batches=jobs, fleet=jobs)
-        submit = SubmitFor(autopilot, admission, Caller("ada", Role.operator), _Depth())  # type: ignore[arg-type]
+        submit = SubmitFor(autopilot, admission, Caller("ada", Role.operator), _Depth(), jobs)  # type: ignore[arg-type]
         for _ in range(5):
             with suppress(BusyError):
                 await submit.job("echo", {}, {})
@@ -101,12 +108,36 @@ class TestSubmitFor:
         assert admission.priority("ada", "high") == "high"
         admission.admit("ada", 6, 0, 0.0)
 
+    async def test_a_batch_sent_again_counts_once(self) -> None:
+        admission = Admission(Quota(jobs_per_minute=1000, unfinished=6, fair_share=6), queue_limit=100)
+
+        class Again(self.Jobs):  # type: ignore[name-defined, misc]
+            sent = 0
+
+            async def map(self, kind: str, payloads: list[object], *, batch_id: str, **_: object) -> Any:
+                there, self.sent = frozenset({0, 1, 2} if self.sent else ()), self.sent + 1
+                return SimpleNamespace(id=batch_id, count=len(payloads), duplicate=bool(there), there=there)
+
+        jobs = Again(admission, False)
+        autopilot = SimpleNamespace(jobs=jobs, batches=jobs, fleet=jobs)
+        submit = SubmitFor(autopilot, admission, Caller("ada", Role.operator), _Depth(), jobs)  # type: ignore[arg-type]
+        first = await submit.batch("echo", [{}] * 5, {}, "key")
+        assert (await submit.batch("echo", [{}] * 5, {}, "key")).id == first.id
+        admission.admit("ada", 1, 0, 0.0)
+        with pytest.raises(BusyError, match="ada has 5 unfinished jobs"):
+            admission.admit("ada", 2, 0, 0.0)
+        for i in range(5):
+            admission.finished(f"{first.id}.{i}", 0.0)
+        await submit.batch("echo", [{}] * 5, {}, "key")
+        with pytest.raises(BusyError, match="ada has 2 unfinished jobs"):
+            admission.admit("ada", 5, 0, 0.0)
+
     async def test_jobs_whose_results_would_have_no_room_are_refused(self) -> None:
         admission = Admission(Quota(jobs_per_minute=1000, unfinished=6, fair_share=6), queue_limit=100)
         jobs = self.Jobs(admission, False)
         jobs.fill = 0.99
         autopilot = SimpleNamespace(jobs=jobs, batches=jobs, fleet=jobs)
-        submit = SubmitFor(autopilot, admission, Caller("ada", Role.operator), _Depth())  # type: ignore[arg-type]
+        submit = SubmitFor(autopilot, admission, Caller("ada", Role.operator), _Depth(), jobs)  # type: ignore[arg-type]
         with pytest.raises(BusyError, match="the results kept take 99% of their room"):
             await submit.job("echo", {}, {})
 

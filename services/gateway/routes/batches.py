@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Depends, Query, Response
+from fastapi import APIRouter, BackgroundTasks, Depends, Query, Request, Response
 from fastapi.responses import StreamingResponse
 from pydantic import BaseModel, Field
 
@@ -13,7 +13,7 @@ from services.gateway.access import GuardedRoute
 from services.gateway.auth import Operator, Viewer
 from services.gateway.deps import Autopilot
 from services.gateway.fanout import counted
-from services.gateway.params import Id, Named
+from services.gateway.params import Id, Key, Named
 from services.gateway.submitting import Submit
 from shared.client.batches import BatchView
 from shared.jobs import Options
@@ -37,14 +37,28 @@ class BatchSubmitted(BaseModel):
 
     id: str
     count: int
+    duplicate: bool = Field(default=False, description="it had been submitted before, and is no second batch")
 
 
 @router.post("", status_code=202)
-async def submit(body: BatchSubmission, to_queue: Submit, response: Response) -> BatchSubmitted:
-    """Submit a batch."""
-    handle = await to_queue.batch(body.kind, body.payloads, body.options())
+async def submit(
+    body: BatchSubmission,
+    to_queue: Submit,
+    request: Request,
+    response: Response,
+    afterwards: BackgroundTasks,
+    idempotency_key: Key = None,
+) -> BatchSubmitted:
+    """Submit a batch; the same Idempotency-Key is the same batch.
+
+    Without one the same body is the same batch for as long as it was not answered, so that trying again after an error
+    or an answer that never came makes no second one; once it was answered, the same body is a new batch.
+    """
+    handle = await to_queue.batch(body.kind, body.payloads, body.options(), idempotency_key)
+    if not await request.is_disconnected():
+        afterwards.add_task(to_queue.answered)
     response.headers["Location"] = f"/v1/batches/{handle.id}"
-    return BatchSubmitted(id=handle.id, count=handle.count)
+    return BatchSubmitted(id=handle.id, count=handle.count, duplicate=handle.duplicate)
 
 
 @router.get("/{batch_id}", dependencies=[Viewer])

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Depends, Header, Query, Response
+from fastapi import APIRouter, Depends, Query, Response
 from pydantic import BaseModel, Field
 from sse_starlette import EventSourceResponse
 
@@ -13,7 +13,7 @@ from services.gateway.access import GuardedRoute
 from services.gateway.auth import Operator, Viewer
 from services.gateway.deps import Autopilot
 from services.gateway.fanout import counted
-from services.gateway.params import Id, Named
+from services.gateway.params import Id, Key, Named
 from services.gateway.submitting import Submit
 from shared.client.jobs import JobView
 from shared.jobs import Options
@@ -45,7 +45,7 @@ async def submit(
     body: Submission,
     to_queue: Submit,
     response: Response,
-    idempotency_key: Annotated[str | None, Header(max_length=200)] = None,
+    idempotency_key: Key = None,
 ) -> Submitted:
     """Submit a job; the same Idempotency-Key is the same job."""
     handle = await to_queue.job(body.kind, body.payload, body.options(), idempotency_key=idempotency_key)

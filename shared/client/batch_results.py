@@ -1,0 +1,90 @@
+"""Results of a batch in the order of its jobs: many at a time where they are there, else one by one."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import suppress
+
+from nats.aio.client import Client
+from nats.aio.msg import Msg
+from nats.js import JetStreamContext
+from nats.js.api import ConsumerConfig, DeliverPolicy
+
+from shared import subjects
+from shared.client.following import look_again, patient
+from shared.errors import UnavailableError
+from shared.messages.jobs import JobResult
+from shared.storing import BUS_ERRORS
+from shared.stream_reading import reading
+
+# Another reading costs as much as a few looks at single results.
+WORTH_READING = 16
+READ_AT_ONCE = 100
+# Results that came before their turn; with more of them the stream keeps the others until there is room.
+MOST_HELD_BYTES = 16 * 2**20
+
+Parse = Callable[[bytes], Awaitable[JobResult | None]]
+Find = Callable[[str], Awaitable[JobResult | None]]
+
+
+class BatchResults:
+    """One reading of a batch's results; `parse` reads a stored one, `find` looks for that of a job."""
+
+    def __init__(self, nc: Client, js: JetStreamContext, batch_id: str, *, parse: Parse, find: Find) -> None:
+        self._js, self._batch_id = js, batch_id
+        self._parse, self._find = parse, patient(nc, find)
+        self._nc = nc
+        self._held: dict[int, bytes] = {}
+        self._held_bytes, self._next_sequence = 0, 1
+        self._news, self._arrived = asyncio.Event(), WORTH_READING
+
+    async def in_order(self, count: int, timeout_s: float) -> AsyncIterator[JobResult]:
+        """The results of the first `count` jobs. Raises TimeoutError when the next takes longer than `timeout_s`."""
+
+        async def on_result(_: Msg) -> None:
+            self._arrived += 1
+            self._news.set()
+
+        subscription = await self._nc.subscribe(subjects.results_of(self._batch_id), cb=on_result)
+        try:
+            for index in range(count):
+                async with asyncio.timeout(timeout_s):
+                    found = await self._one(index)
+                yield found
+        finally:
+            await subscription.unsubscribe()
+
+    async def _one(self, index: int) -> JobResult:
+        pauses = look_again()
+        while True:
+            self._news.clear()
+            if self._arrived >= WORTH_READING and index not in self._held and self._held_bytes < MOST_HELD_BYTES:
+                await self._read_ahead(index)
+            stored = self._held.pop(index, None)
+            self._held_bytes -= len(stored or b"")
+            found = await self._parse(stored) if stored is not None else await self._find(f"{self._batch_id}.{index}")
+            if found is not None:
+                return found
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._news.wait(), next(pauses))
+
+    async def _read_ahead(self, index: int) -> None:
+        """Take what the stream has from where the last reading ended; where it cannot be read, `find` goes on alone."""
+        self._arrived = 0
+        config = ConsumerConfig(
+            filter_subject=subjects.results_of(self._batch_id),
+            deliver_policy=DeliverPolicy.BY_START_SEQUENCE,
+            opt_start_seq=self._next_sequence,
+        )
+        with suppress(UnavailableError, *BUS_ERRORS):
+            async with reading(self._js, "RESULTS", config) as reader:
+                while reader.pending and self._held_bytes < MOST_HELD_BYTES:
+                    for message in await reader.read(min(READ_AT_ONCE, reader.pending)):
+                        self._next_sequence = message.sequence + 1
+                        number = message.subject.rpartition(".")[2]
+                        if number.isdecimal() and int(number) >= index:
+                            self._held[int(number)] = message.data
+                            self._held_bytes += len(message.data)
+                if reader.pending:
+                    self._arrived = WORTH_READING
