@@ -75,6 +75,8 @@ STREAMS: tuple[StreamConfig, ...] = (
         retention=RetentionPolicy.WORK_QUEUE,
         discard=DiscardPolicy.NEW,
         allow_msg_ttl=True,
+        # Many jobs of a batch are one write.
+        allow_atomic=True,
     ),
     # The server schedules only where it may discard what is old, so there is no size here at which it would.
     _stream(
@@ -142,6 +144,7 @@ _REPAIRED = {
     "discard",
     "discard_new_per_subject",
     "num_replicas",
+    "allow_atomic",
     "allow_direct",
     "allow_msg_ttl",
     "allow_msg_schedules",

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any, TypeVar
 
 from nats.aio.client import Client
 from nats.js import JetStreamContext
@@ -16,19 +16,21 @@ from pydantic import BaseModel
 from shared import subjects
 from shared.client.batch_results import BatchResults
 from shared.client.claims import fingerprint, tokens_of_batch
+from shared.client.jobs import Jobs, message_of
 from shared.client.reading import count_messages, subjects_of
 from shared.clock import utc_now
 from shared.errors import ConflictError, InvalidInputError, NotFoundError
 from shared.ids import new_id
 from shared.jobs import Options, check_id, make_options
-from shared.messages.jobs import Batch, JobResult
+from shared.messages.jobs import Batch, Job, JobResult
+from shared.publishing import Outgoing, publish_together
 from shared.storing import BUS_ERRORS, not_stored
 
-if TYPE_CHECKING:
-    from shared.client.jobs import Jobs
-
-# Jobs that are on their way to the stream at once; of those whose large inputs wait in memory only some.
-AT_ONCE, LARGE_AT_ONCE = 256, 8
+T = TypeVar("T")
+QUEUE = "JOBS"
+# Jobs that are one write, and the bytes of them; inputs that are stored as objects at once.
+TOGETHER, TOGETHER_BYTES, LARGE_AT_ONCE = 1000, 4 * 2**20, 8
+PREPARED_AT_ONCE = 100  # then others have their turn at the event loop
 ENDED_AT_ONCE = 1000
 
 
@@ -131,22 +133,23 @@ class Batches:
         submitter: str,
     ) -> None:
         """Publish what is not there yet. Raises what the first job raised that was not confirmed."""
-        missing = (number for number in range(len(inputs)) if number not in there)
-        large = asyncio.Semaphore(LARGE_AT_ONCE)
+        missing = [number for number in range(len(inputs)) if number not in there]
+        for start in range(0, len(missing), TOGETHER):
+            part = missing[start : start + TOGETHER]
+            jobs: dict[int, Job] = {}
 
-        async def lane() -> None:
-            for number in missing:
+            async def prepare(number: int, jobs: dict[int, Job] = jobs) -> None:
+                if number % PREPARED_AT_ONCE == 0:
+                    await asyncio.sleep(0)
                 job_id = f"{batch_id}.{number}"
-                job = await self._jobs.prepare(job_id, kind, inputs[number], options, submitter=submitter, large=large)
-                await self._jobs.publish(job)
+                jobs[number] = await self._jobs.prepare(job_id, kind, inputs[number], options, submitter=submitter)
 
-        lanes = [asyncio.create_task(lane()) for _ in range(min(AT_ONCE, len(inputs)))]
-        try:
-            await asyncio.gather(*lanes)
-        finally:
-            for task in lanes:
-                task.cancel()
-            await asyncio.gather(*lanes, return_exceptions=True)
+            await _some_at_once(LARGE_AT_ONCE, part, prepare)
+            messages = [(jobs[number], message_of(jobs[number])) for number in part]
+            for group in _groups([m for m in messages if m[1].stream == QUEUE]):
+                if not await publish_together(self._js, [message for _, message in group]):
+                    await _some_at_once(len(group), [job for job, _ in group], self._jobs.publish)
+            await _some_at_once(TOGETHER, [job for job, m in messages if m.stream != QUEUE], self._jobs.publish)
 
     async def _register(self, record: Batch) -> frozenset[int]:
         """Make the batch known; which of its jobs are there already, by their numbers."""
@@ -207,3 +210,33 @@ class Batches:
             return Batch.model_validate_json((await kv.get(subjects.token(batch_id))).value or b"")
         except (KeyNotFoundError, ValueError):
             raise NotFoundError(f"batch {batch_id} is not known") from None
+
+
+def _groups(messages: list[tuple[Job, Outgoing]]) -> Iterator[list[tuple[Job, Outgoing]]]:
+    """Parts of them that are not too large to be one write."""
+    group, size = list[tuple[Job, Outgoing]](), 0
+    for job, message in messages:
+        if group and size + len(message.body) > TOGETHER_BYTES:
+            yield group
+            group, size = [], 0
+        group.append((job, message))
+        size += len(message.body)
+    if group:
+        yield group
+
+
+async def _some_at_once(most: int, items: Iterable[T], work: Callable[[T], Awaitable[object]]) -> None:
+    """Do the work of every item. Raises the first error, and leaves none running."""
+    waiting = iter(items)
+
+    async def lane() -> None:
+        for item in waiting:
+            await work(item)
+
+    lanes = [asyncio.create_task(lane()) for _ in range(most)]
+    try:
+        await asyncio.gather(*lanes)
+    finally:
+        for task in lanes:
+            task.cancel()
+        await asyncio.gather(*lanes, return_exceptions=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator
-from contextlib import AbstractAsyncContextManager, nullcontext, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
@@ -34,7 +34,7 @@ from shared.ids import derived_id, new_id
 from shared.jobs import MESSAGE_ID, Options, address, first_problem, make_job, make_options
 from shared.messages.jobs import Job, JobProgress, JobResult, JobState
 from shared.payloads import MOST_PAYLOAD_BYTES, load_payload, store_encoded
-from shared.publishing import publish_patiently
+from shared.publishing import Outgoing, publish_patiently
 from shared.storing import BUS_ERRORS, not_stored, publish_result
 from shared.streams import DAY_S, PAYLOAD_INLINE_LIMIT
 
@@ -137,12 +137,8 @@ class Jobs:
         options: Options,
         *,
         submitter: str,
-        large: AbstractAsyncContextManager[object] | None = None,
     ) -> Job:
-        """The job as it travels: a payload that is too large for a message goes to the object store first.
-
-        Where many do at once, `large` lets in some of them.
-        """
+        """The job as it travels: a payload that is too large for a message goes to the object store first."""
         job = make_job(job_id, kind, payload, options, submitter=submitter, now=utc_now())
         encoded = json.dumps(payload).encode()
         size = len(encoded)
@@ -152,22 +148,21 @@ class Jobs:
             raise InvalidInputError("payload", f"{size} bytes", f"may have {MOST_PAYLOAD_BYTES} bytes: split it")
         # Its time to live begins when it may.
         expires_at = max(job.submitted_at, job.not_before or job.submitted_at) + timedelta(seconds=job.ttl_s)
-        async with large or nullcontext():
-            reference = await store_encoded(self._js, f"job-{job_id}", encoded, expires_at)
+        reference = await store_encoded(self._js, f"job-{job_id}", encoded, expires_at)
         return job.model_copy(update={"payload": {}, "payload_ref": reference})
 
     async def publish(self, job: Job, message_id: str | None = None, *, first: bool = False) -> bool:
         """Publish a prepared job; True when it was there already: the same message, or with `first` any of its id."""
-        stream, subject, headers = address(job, utc_now())
+        message = message_of(job)
+        headers = message.headers
         if message_id is not None:
             headers[MESSAGE_ID] = message_id
-        if first and stream == "JOBS":
+        if first and message.stream == "JOBS":
             headers |= claims.first(job.id)
         elif first and await self._claims.exists(job.id):
             return True
-        body = job.model_dump_json(exclude_none=True).encode()
         try:
-            ack = await publish_patiently(self._js, subject, body, headers, stream=stream)
+            ack = await publish_patiently(self._js, message.subject, message.body, headers, stream=message.stream)
         except BUS_ERRORS as error:
             if first and isinstance(error, APIError) and error.err_code in claims.WRONG_SEQUENCE:
                 return True
@@ -309,6 +304,12 @@ class Jobs:
                 continue
             views.append(JobView(id=result.job_id, kind=result.kind, state=result.status, result=result))
         return views
+
+
+def message_of(job: Job) -> Outgoing:
+    """The message that puts a prepared job where it waits."""
+    stream, subject, headers = address(job, utc_now())
+    return Outgoing(stream, subject, headers, job.model_dump_json(exclude_none=True).encode())
 
 
 def _life_s(options: Options) -> float:

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 
-from shared.client import AutopilotClient, batch_results
-from shared.client.jobs import Jobs
+from shared.client import AutopilotClient, batch_results, batches
 from shared.errors import UnavailableError
-from shared.messages.jobs import Job
 from shared.storing import publish_result
 from tests.conftest import NatsServer
 from tests.integration.test_queue_limits import a_result, messages
@@ -102,16 +101,19 @@ class TestRetries:
     async def test_after_an_error_the_rest_is_added(
         self, nats_server: NatsServer, client: AutopilotClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        publish = Jobs.publish
+        together, calls = batches.publish_together, 0
 
-        async def fails(jobs: Jobs, job: Job, *more: Any, **named: Any) -> bool:
-            if job.id.endswith(".150"):
+        async def fails(*arguments: Any) -> bool:
+            nonlocal calls
+            calls += 1
+            if calls == 2:
                 raise UnavailableError("the stream is away")
-            return await publish(jobs, job, *more, **named)
+            return await together(*arguments)
 
         async with gateway_http(nats_server.url, tmp_path) as http:
             with monkeypatch.context() as patch:
-                patch.setattr(Jobs, "publish", fails)
+                patch.setattr(batches, "TOGETHER", 100)
+                patch.setattr(batches, "publish_together", fails)
                 assert (await submitted(http)).status_code == 503
             there = await messages(client.js, "JOBS")
             assert 0 < there < 300
@@ -177,3 +179,19 @@ class TestRoundTrips:
         for number in range(20):
             await client.acting_as(f"user-{number}").jobs.submit("echo", {}, job_id=f"job-{number}")
         assert client.nc.stats["out_msgs"] - sent <= 60
+
+    @pytest.mark.parametrize("allowed", [True, False])
+    async def test_one_write_for_many_jobs_where_the_server_takes_it_and_each_by_itself_where_not(
+        self, client: AutopilotClient, allowed: bool
+    ) -> None:
+        config = (await client.js.stream_info("JOBS")).config
+        assert config.allow_atomic
+        await client.js.update_stream(replace(config, allow_atomic=allowed))
+        inputs = [{"text": "x" * 100_000 * (i % 3)} for i in range(300)]
+        await client.js.publish("jobs.echo.normal.b.77", b"{}", headers={"Nats-Msg-Id": "b.77"})
+        assert not (await client.batches.map("echo", inputs, batch_id="b")).duplicate
+        jobs = [await client.js.get_msg("JOBS", sequence) for sequence in range(1, 301)]
+        assert {job.subject for job in jobs} == {f"jobs.echo.normal.b.{i}" for i in range(300)}
+        assert await messages(client.js, "JOBS") == 300
+        later = await client.batches.map("echo", inputs, delay_s=600)
+        assert (await messages(client.js, "LATER"), later.count) == (300, 300)
