@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+from concurrent.futures import Future
 from dataclasses import dataclass, field
+from typing import Any
 
 from nats.aio.msg import Msg
+from pydantic import BaseModel
 
 from services.inference.device_run import as_json, judged
-from services.inference.kinds.base import ContinuousKind
+from services.inference.errors import KindFailedError
+from services.inference.kinds.base import ContinuousKind, RunContext
 from services.inference.lane import Lane
 from services.inference.outcomes import Ran
 from services.inference.scratch import Scratch
@@ -63,11 +67,8 @@ class ContinuousLane(Lane):
             async with self.state.company.of(alone=taken.alone):
                 with Scratch(self.settings.scratch_dir) as scratch, self.state.runs.running([taken]):
                     context = make_context([taken], self.nc, self.settings, self.state, scratch)
-                    future = await loop.run_in_executor(None, self.kind.start, item, context)
-                    output = await asyncio.wrap_future(future)
-                told = await asyncio.to_thread(as_json, self.name, output)
-        except Exception as error:  # noqa: BLE001  whatever the kind raised is the job's own error
-            told = judged(self.name, error)
+                    output = await self._output(item, context)
+                told = output if isinstance(output, BaseException) else await asyncio.to_thread(as_json, self.name, output)
         finally:
             self.state.running.pop(taken.job.id, None)
             self.state.last_job_at = loop.time()
@@ -78,10 +79,10 @@ class ContinuousLane(Lane):
             return
         if isinstance(told, BaseException):
             self.state.jobs_failed += 1
-            self.state.failed(self.name, taken.job.id, told)
+            self.state.failed(self.name, taken, told)
             await self.outcomes.fail(taken, told, await self.intake.places())
             return
-        self.state.succeeded(self.name)
+        self.state.succeeded(self.name, taken)
         counted = context.tokens.get(0)
         ran = Ran(
             started_at,
@@ -92,3 +93,21 @@ class ContinuousLane(Lane):
         )
         await self.outcomes.succeed(taken, told, ran)
         self.state.jobs_done += 1
+
+    async def _output(self, item: Any, context: RunContext) -> BaseModel | BaseException:
+        """What the kind makes of an input, or how it failed; whatever it raises or cancels, this task goes on."""
+        future = await asyncio.to_thread(self._begun, item, context)
+        done = asyncio.ensure_future(asyncio.wrap_future(future))
+        await asyncio.wait([done])
+        if done.cancelled():
+            return KindFailedError(self.name, "Cancelled", "its work was cancelled from within")
+        error = done.exception()
+        return done.result() if error is None else judged(self.name, error)
+
+    def _begun(self, item: Any, context: RunContext) -> Future[BaseModel]:
+        try:
+            return self.kind.start(item, context)
+        except BaseException as error:  # noqa: BLE001  whatever the kind raises is told of this job
+            failed: Future[BaseModel] = Future()
+            failed.set_exception(judged(self.name, error))
+            return failed

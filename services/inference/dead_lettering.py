@@ -125,4 +125,4 @@ def explain(error: BaseException) -> str:
         return f"{error.field}: {error.rule}"
     if isinstance(error, ValidationError):
         return "; ".join(f"{'.'.join(str(p) for p in e['loc']) or 'body'}: {e['msg']}" for e in error.errors())
-    return str(error) or type(error).__name__
+    return str(error) if isinstance(error, AutopilotError) and str(error) else type(error).__name__

@@ -12,24 +12,27 @@ from typing import Any
 from pydantic import BaseModel
 
 from services.inference.domain.batching import BatchSizer
-from services.inference.errors import RetryableJobError
+from services.inference.errors import DeviceMemoryError, KindFailedError
 from services.inference.kinds.base import Kind, RunContext
-from shared.errors import AutopilotError, InvalidInputError
+from shared.errors import AutopilotError
 
 log = logging.getLogger(__name__)
 
 Outcome = BaseModel | BaseException
 Told = dict[str, Any] | BaseException
 
-# What the same input raises again wherever it runs. ArithmeticError holds overflows, LookupError missing keys.
-SAME_AGAIN = (TypeError, ValueError, LookupError, AttributeError, ArithmeticError, RecursionError, AssertionError)
+# What Python raises of a value that does not fit: it may be any part's fault, but it is no device's.
+OF_VALUES = (TypeError, ValueError, LookupError, AttributeError, ArithmeticError, RecursionError, AssertionError)
 
 
 def run_safely(kind: Kind, inputs: Sequence[Any], context: RunContext, sizer: BatchSizer) -> list[Outcome]:
     """The output of each input, or the error that it caused."""
     count = len(inputs)
     try:
-        outputs = kind.run(inputs, context)
+        outputs = list(kind.run(inputs, context))
+        if len(outputs) != count:
+            # Which output is whose is not known, so none of them counts.
+            raise KindFailedError(kind.name, "WrongOutputs", f"it gave {len(outputs)} outputs for {count} inputs")
         return [judged(kind.name, o) if isinstance(o, BaseException) else o for o in outputs]
     except BaseException as error:  # noqa: BLE001  one bad input must not take the others with it; polars panics so
         exhausted = _is_out_of_memory(error)
@@ -39,7 +42,7 @@ def run_safely(kind: Kind, inputs: Sequence[Any], context: RunContext, sizer: Ba
             log.warning("out of device memory", extra={"kind": kind.name, "batch": count, "next": sizer.size})
         if count == 1:
             if exhausted:
-                return [RetryableJobError("the device's memory is too small for this job now")]
+                return [DeviceMemoryError("the device's memory is too small for this job now")]
             return [judged(kind.name, error)]
     step = (count + 1) // 2 if exhausted else 1
     outcomes: list[Outcome] = []
@@ -63,21 +66,19 @@ def as_json(kind: str, output: BaseModel) -> Told:
         return judged(kind, error)
 
 
-def judged(kind: str, error: BaseException) -> BaseException:
-    """An error as it is told: what the same input raises again is the input's fault and is not tried again.
+def judged(kind: str, error: BaseException) -> AutopilotError:
+    """An error as it is told: only one of ours says that the job is to blame, any other is tried again elsewhere.
 
-    What Python's own errors say may quote the job, so that only their type and place are told.
+    What other errors say may quote the job, so that only their type and place are told.
     """
     if isinstance(error, AutopilotError):
         return error
-    if not isinstance(error, SAME_AGAIN) and isinstance(error, Exception):
-        return error
     frames = traceback.extract_tb(error.__traceback__)
     place = f"{Path(frames[-1].filename).name}:{frames[-1].lineno}" if frames else "an unknown place"
-    rule = f"{kind} cannot work with this input: {type(error).__name__} at {place}"
-    wrong = InvalidInputError("payload", kind, rule)
-    wrong.__cause__ = error
-    return wrong
+    name = type(error).__name__
+    failed = KindFailedError(kind, name, f"{name} at {place}", of_device=not isinstance(error, OF_VALUES))
+    failed.__cause__ = error
+    return failed
 
 
 def _is_out_of_memory(error: BaseException) -> bool:

@@ -3,7 +3,9 @@
 AutopilotError
 ├── RetryableJobError     this attempt failed, the next may not
 │   ├── RunTimeoutError   it did not end within its time
-│   └── ModelLoadError    this worker cannot load its model
+│   ├── ModelLoadError    this worker cannot load its model
+│   ├── DeviceMemoryError  the device has too little memory free
+│   └── KindFailedError   the kind, or a library that it uses, failed
 ├── NotConfiguredError    the kind needs a model or tool that this fleet has not
 └── CannotRunError        no worker of the fleet can run the job
 """
@@ -14,9 +16,10 @@ from shared.errors import AutopilotError
 
 
 class RetryableJobError(AutopilotError):
-    """This attempt failed for a reason that may pass."""
+    """This attempt failed for a reason that may pass; `of_device` says that the worker's device may be that reason."""
 
     retryable = True
+    of_device = False
 
 
 class RunTimeoutError(RetryableJobError):
@@ -27,6 +30,25 @@ class RunTimeoutError(RetryableJobError):
 
 class ModelLoadError(RetryableJobError):
     """This worker cannot load its model, whatever the job; another may."""
+
+    of_device = True
+
+
+class DeviceMemoryError(RetryableJobError):
+    """The device has too little memory free for this job by itself."""
+
+    of_device = True
+
+
+class KindFailedError(RetryableJobError):
+    """A kind, or a library that it uses, failed: of an error that is none of ours nobody knows whose fault it is.
+
+    It is told as the type of that error, and never with its text, which may quote the job.
+    """
+
+    def __init__(self, kind: str, failed_as: str, what: str, *, of_device: bool = False) -> None:
+        self.told_as, self.of_device = failed_as, of_device
+        super().__init__(f"{kind} failed: {what}")
 
 
 class NotConfiguredError(AutopilotError):

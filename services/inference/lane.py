@@ -223,9 +223,9 @@ class BatchLane(Lane):
         for one, output in zip(taken, outputs, strict=True):
             # At once, so that a worker that suspects its device takes nothing more.
             if isinstance(output, BaseException):
-                self.state.failed(self.name, one.job.id, output)
+                self.state.failed(self.name, one, output)
             else:
-                self.state.succeeded(self.name)
+                self.state.succeeded(self.name, one)
         endings: list[Awaitable[None]] = []
         for index, (one, output) in enumerate(zip(taken, outputs, strict=True)):
             counted = context.tokens.get(index)

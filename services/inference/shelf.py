@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-from services.inference.errors import ModelLoadError, RetryableJobError
+from services.inference.errors import DeviceMemoryError, ModelLoadError
 from shared.errors import AutopilotError
 
 log = logging.getLogger(__name__)
@@ -36,7 +36,7 @@ class Shelf:
     def get(self, key: tuple[object, ...], load: Callable[[], T]) -> T:
         """The model under a key; `load` makes it.
 
-        Raises ModelLoadError, and RetryableJobError when it does not fit beside the others.
+        Raises ModelLoadError, and DeviceMemoryError when it does not fit beside the others.
         """
         with self._lock:
             if key not in self._models:
@@ -64,7 +64,7 @@ class Shelf:
             if type(error).__name__ != "OutOfMemoryError" and not isinstance(error, MemoryError):
                 raise
             if not self._models:
-                raise RetryableJobError("the model does not fit into the device's memory") from error
+                raise DeviceMemoryError("the model does not fit into the device's memory") from error
         self._models.clear()
         gc.collect()
         torch = sys.modules.get("torch")
@@ -74,7 +74,7 @@ class Shelf:
             return load()
         except Exception as error:
             self.crowded = True
-            raise RetryableJobError("the device's memory is taken; the worker begins anew") from error
+            raise DeviceMemoryError("the device's memory is taken; the worker begins anew") from error
 
     def loading_s(self, now: float) -> float:
         """Seconds spent on loading models so far, at this moment of `time.monotonic()`."""

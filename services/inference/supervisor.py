@@ -191,10 +191,12 @@ class PoolSupervisor:
             return
         if status.poison > worker.status.poison:
             self.on_poison(status.poison - worker.status.poison)
-        before = worker.status.done_by_kind
-        kinds = [kind for kind, done in status.done_by_kind.items() if done > before.get(kind, 0)]
+        kinds = _grown(worker.status.done_by_kind, status.done_by_kind)
         if kinds:
-            self.trust.succeeded(status.device, kinds)
+            failed_on = _grown(worker.status.after_failing_on, status.after_failing_on)
+            node = f"{self.settings.node}/"
+            devices = [place.removeprefix(node) for place in failed_on if place.startswith(node)]
+            self.trust.succeeded(status.device, kinds, after_failing_on=devices)
 
     def let_jobs_wait(self, delay_s: float, lease_s: float) -> None:
         """For company in a batch, so long as the lease lasts."""
@@ -250,3 +252,7 @@ class PoolSupervisor:
             for worker in self._workers.values():
                 if worker.process.returncode is None:
                     worker.process.kill()
+
+
+def _grown(before: Mapping[str, int], now: Mapping[str, int]) -> list[str]:
+    return [name for name, count in now.items() if count > before.get(name, 0)]

@@ -51,6 +51,7 @@ log = logging.getLogger(__name__)
 KEEP_ALIVE_S = streams.JOB_ACK_WAIT_S / 4
 REPORT_S = 0.5
 SLOWEST = 0.01
+MOST_TOLD = 1000
 
 
 async def run_worker(settings: WorkerSettings) -> int:
@@ -59,7 +60,8 @@ async def run_worker(settings: WorkerSettings) -> int:
     journal = RunJournal(settings.journal_fd)
     SHELF.on_loading = journal.loading
     runs, turns = RunWatch(journal, settings.run_timeout_s), DeviceTurns(settings.turn_s)
-    state = WorkerState(runs, turns=turns, suspect_after=settings.suspect_after)
+    here = f"{settings.node}/{settings.worker_device}"
+    state = WorkerState(runs, turns=turns, suspect_after=settings.suspect_after, here=here)
     stop = state.stop
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, state.end)
@@ -191,6 +193,7 @@ async def _report(
             share=state.share,
             together=max((lane.together for lane in lanes), default=1),
             done_by_kind=dict(state.done_by_kind),
+            after_failing_on=dict(state.after_failing_on.most_common(MOST_TOLD)),
             poison=poison.total,
         )
         pipe.tell(status.model_dump_json())

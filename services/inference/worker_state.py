@@ -14,7 +14,6 @@ from nats.aio.msg import Msg
 from services.inference.company import Company
 from services.inference.device_turns import DeviceTurns
 from services.inference.retry_records import CLOCKS_DIFFER
-from shared.errors import AutopilotError
 
 if TYPE_CHECKING:
     from services.inference.outcomes import Taken
@@ -37,7 +36,7 @@ class WorkerState:
     """The jobs in hand, and how the worker has done so far.
 
     `share` is what the device's state allows of a batch, `batch_delay_s` how long its first job waits for company,
-    `speed` how fast a simulated device is. `stop` is set when the worker is to end, with `exit_code`.
+    `speed` how fast a simulated device is, `here` the worker's own as <node>/<device>. `stop` is set when the worker is to end, with `exit_code`.
     """
 
     runs: RunWatch
@@ -58,7 +57,9 @@ class WorkerState:
     speed: float = 1.0
     exit_code: int = 0
     done_by_kind: Counter[str] = field(default_factory=Counter)
+    after_failing_on: Counter[str] = field(default_factory=Counter)
     suspect_after: int = 3
+    here: str = ""
     _failing: dict[str, str] = field(default_factory=dict)
     _batches: int = 0
 
@@ -95,16 +96,20 @@ class WorkerState:
         at = self.cancelled[taken.job.id]
         return at is None or at >= taken.since - CLOCKS_DIFFER
 
-    def succeeded(self, kind: str) -> None:
-        """A job of a kind ran well, so the device does."""
+    def succeeded(self, kind: str, taken: Taken) -> None:
+        """A job of a kind ran well, so the device does; where it had failed before, it was not the job's fault."""
         self.done_by_kind[kind] += 1
+        self.after_failing_on.update({e.device for e in taken.errors if e.device not in {"", self.here}})
         self._failing.clear()
 
-    def failed(self, kind: str, job_id: str, error: BaseException) -> None:
-        """End when different jobs fail one after another for reasons that are not their inputs'."""
-        if isinstance(error, AutopilotError) and not error.retryable:
+    def failed(self, kind: str, taken: Taken, error: BaseException) -> None:
+        """End when different jobs fail one after another for reasons that may be the device's.
+
+        What a kind says itself of a job is the job's own; one that failed on another device as well brings it along.
+        """
+        if not getattr(error, "of_device", False) or any(e.device not in {"", self.here} for e in taken.errors):
             return
-        self._failing[job_id] = kind
+        self._failing[taken.job.id] = kind
         if self.suspect_after and len(self._failing) >= self.suspect_after and not self.stop.is_set():
             kinds = sorted(set(self._failing.values()))
             log.error("jobs fail one after another, ending", extra={"kinds": kinds, "jobs": len(self._failing)})

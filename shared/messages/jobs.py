@@ -168,6 +168,9 @@ class WorkerStatus(Message):
     together: int = Field(default=1, ge=1, lt=2**31, description="jobs that it can take into one batch")
     done_by_kind: dict[Name, BigCount] = Field(default={}, max_length=1000, description="jobs that succeeded")
     poison: BigCount = Field(default=0, description="messages that it could not handle")
+    after_failing_on: dict[Label, BigCount] = Field(
+        default={}, max_length=1000, description="jobs that succeeded here, by <node>/<device> where they had failed"
+    )
 
 
 class PoolStatus(Message):

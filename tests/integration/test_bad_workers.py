@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import signal
 from pathlib import Path
@@ -132,6 +133,30 @@ async def test_jobs_that_fail_on_every_device_are_buried_and_no_device_is_set_as
         assert (status.set_aside, status.cordoned) == ({}, [])
         after = await client.jobs.submit("misbehave", {})
         assert (await results(client, [after.id], 30))[0].status == "succeeded"
+
+
+async def test_jobs_that_fail_by_themselves_make_no_device_suspected_however_many_submit_them(
+    nc: Client, client: AutopilotClient, nats_server: NatsServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with running_pool(nc, nats_server.url, monkeypatch):
+        await ready(client, 1)
+        (worker,) = (await pool_status(client)).workers
+        failing: list[str] = []
+        for number in range(12):
+            body = {"payload": {"fail": "always"}, "submitter": f"s{number}", "max_attempts": 2}
+            await client.js.publish(f"jobs.echo.normal.f{number}", json.dumps(body).encode())
+            failing.append(f"f{number}")
+        odd = [
+            await client.jobs.submit("misbehave", {"do": do}, max_attempts=2)
+            for do in ("quote_value", "miscount", "quote_value", "miscount", "quote_value")
+        ]
+        ended = await results(client, [*failing, *(job.id for job in odd)], 60)
+        assert {(r.status, len(r.errors)) for r in ended} == {("failed", 2)}
+        assert {e.type for e in ended[-1].errors} == {"ValueError"}
+        assert ended[-2].errors[-1].message == "misbehave failed: it gave 2 outputs for 1 inputs"
+        status = await pool_status(client)
+        assert (status.suspected, status.set_aside, status.restarts) == ([], {}, 0)
+        assert [w.worker for w in status.workers] == [worker.worker]
 
 
 async def test_what_is_kept_of_a_job_survives_writers_that_come_at_the_same_time(nc: Client) -> None:

@@ -5,20 +5,32 @@ from __future__ import annotations
 import asyncio
 import os
 import sys
+from typing import Any
 
 import pytest
 
 from services.inference.company import Company
+from services.inference.device_run import judged
 from services.inference.domain.device_trust import DeviceTrust
 from services.inference.domain.retry import Places, counted
+from services.inference.errors import (
+    DeviceMemoryError,
+    KindFailedError,
+    ModelLoadError,
+    NotConfiguredError,
+    RetryableJobError,
+)
+from services.inference.outcomes import Taken
 from services.inference.run_journal import RunJournal, RunningJob, open_journal, read_journal
-from services.inference.run_watch import limit_of
+from services.inference.run_watch import RunWatch, limit_of
 from services.inference.settings import PoolSettings
 from services.inference.status_pipe import StatusPipe
 from services.inference.supervisor import PoolSupervisor
 from services.inference.worker_process import LONGEST_LINE, WorkerProcess
+from services.inference.worker_state import DEVICE_SUSPECTED, WorkerState
 from shared.clock import utc_now
-from shared.messages.jobs import JobError, WorkerStatus
+from shared.errors import InvalidInputError
+from shared.messages.jobs import Job, JobError, WorkerStatus
 from tests.support.builders import T0
 
 
@@ -45,26 +57,100 @@ class TestWhatCounts:
         assert counted(failed_on(*["a"] * 15), suspected) == 3
 
 
+def taken(job_id: str, submitter: str = "me", *failed: str) -> Taken:
+    job = Job(id=job_id, kind="echo", priority="normal", submitted_at=T0, submitter=submitter)
+    message: Any = None
+    return Taken(message, job, 1, failed_on(*failed))
+
+
+class TestWhatAWorkerSuspects:
+    def state(self) -> WorkerState:
+        return WorkerState(RunWatch(RunJournal(None), 900), here="n1/a")
+
+    @pytest.mark.parametrize(
+        "error",
+        [
+            RetryableJobError("was asked to fail"),
+            InvalidInputError("text", "x", "is wrong"),
+            NotConfiguredError("no model"),
+            judged("echo", ValueError("of the input")),
+            KindFailedError("echo", "WrongOutputs", "it gave 2 outputs for 1 inputs"),
+        ],
+        ids=lambda e: getattr(e, "told_as", type(e).__name__),
+    )
+    def test_what_jobs_fail_of_by_themselves_never_counts_whoever_submits_them(self, error: Exception) -> None:
+        state = self.state()
+        for number in range(200):
+            state.failed("echo", taken(f"j{number}", f"submitter {number}"), error)
+        assert not state.stop.is_set()
+
+    @pytest.mark.parametrize(
+        "error", [judged("echo", RuntimeError("CUDA error")), ModelLoadError("m"), DeviceMemoryError("m")]
+    )
+    def test_different_jobs_that_fail_of_what_may_be_the_device_make_it_suspected(self, error: Exception) -> None:
+        state = self.state()
+        for number in (0, 0, 0, 1):
+            state.failed("echo", taken(f"j{number}"), error)
+        assert not state.stop.is_set()
+        state.failed("echo", taken("j2"), error)
+        assert (state.stop.is_set(), state.exit_code) == (True, DEVICE_SUSPECTED)
+
+    def test_a_job_that_failed_on_another_device_brings_it_along(self) -> None:
+        state, error = self.state(), judged("echo", RuntimeError("x"))
+        for number in range(9):
+            state.failed("echo", taken(f"j{number}", "me", "n1/b"), error)
+        assert not state.stop.is_set()
+
+    def test_it_tells_where_jobs_failed_that_succeed_on_it(self) -> None:
+        state = self.state()
+        state.succeeded("echo", taken("j", "me", "n1/b", "n1/b", "n1/a", ""))
+        state.succeeded("echo", taken("k"))
+        assert dict(state.after_failing_on) == {"n1/b": 1}
+
+
 class TestDeviceTrust:
-    def test_a_device_is_broken_when_a_fresh_worker_fails_too_and_the_kind_succeeds_elsewhere(self) -> None:
+    def test_a_device_is_broken_when_a_fresh_worker_fails_too_and_what_failed_succeeds_elsewhere(self) -> None:
         trust = DeviceTrust()
         trust.tripped("a", ["embed"])
-        trust.succeeded("b", ["embed"])
+        trust.succeeded("b", ["embed"], after_failing_on=["a", "unknown"])
         assert (trust.suspected, trust.broken) == (["a"], [])
         trust.tripped("a", ["embed"])
         assert trust.broken == ["a"]
+
+    def test_jobs_that_always_fail_break_no_device_although_others_of_their_kind_succeed(self) -> None:
+        trust = DeviceTrust()
+        for _ in range(5):
+            trust.tripped("a", ["embed"])
+            trust.succeeded("b", ["embed"])
+            trust.succeeded("b", ["echo"], after_failing_on=["a"])
+        assert trust.broken == []
 
     def test_a_success_clears_it_and_where_all_fail_none_is_broken(self) -> None:
         trust = DeviceTrust()
         for _ in range(3):
             trust.tripped("a", ["embed"])
             trust.tripped("b", ["embed"])
-        trust.succeeded("c", ["echo"])
+        trust.succeeded("c", ["echo"], after_failing_on=["a", "b"])
         assert trust.broken == []
         assert trust.suspect_after("a") == 0
         trust.succeeded("a", ["echo"])
         assert trust.suspected == ["b"]
         assert trust.suspect_after("a") == 3
+
+    async def test_the_pool_hears_of_it(self) -> None:
+        supervisor = PoolSupervisor(PoolSettings(node="n1"), 0)
+        status = WorkerStatus(worker="w", device="b", pid=1, state="ready", started_at=utc_now())
+        process: Any = None
+        with open_journal() as journal:
+            worker = WorkerProcess(process, status, journal)
+            supervisor._workers["w"] = worker
+            supervisor.trust.tripped("a", ["echo"])
+            supervisor.trust.tripped("a", ["echo"])
+            supervisor._heard(worker, status.model_copy(update={"done_by_kind": {"echo": 1}}))
+            assert supervisor.trust.broken == []
+            told = {"done_by_kind": {"echo": 2}, "after_failing_on": {"n1/a": 1, "n2/c": 1}}
+            supervisor._heard(worker, status.model_copy(update=told))
+            assert supervisor.trust.broken == ["a"]
 
 
 class TestBetweenWorkerAndPool:

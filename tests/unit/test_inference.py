@@ -11,15 +11,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import BaseModel, ValidationError
 
+from services.inference.dead_lettering import explain
 from services.inference.device_run import run_safely, run_to_json
 from services.inference.domain.batching import BatchSizer
 from services.inference.domain.job_reading import read_job
 from services.inference.domain.placement import plan
 from services.inference.domain.retry import Bury, Retry, after_error, before_attempt
-from services.inference.errors import ModelLoadError, RetryableJobError
+from services.inference.errors import KindFailedError, ModelLoadError, RetryableJobError
 from services.inference.kinds import registry
 from services.inference.kinds.base import RunContext
-from services.inference.kinds.echo import Echo, EchoInput
+from services.inference.kinds.echo import Echo, EchoInput, EchoOutput
 from services.inference.kinds.summarize import choose, split
 from services.inference.scratch import Scratch
 from services.inference.settings import ModelSettings
@@ -138,31 +139,57 @@ class TestKinds:
 
         texts = ["a", "bad", "b"]
         outputs = run_safely(Fragile(), [EchoInput(text=t) for t in texts], context(3), BatchSizer(largest=3))
-        assert [type(o).__name__ for o in outputs] == ["EchoOutput", "RuntimeError", "EchoOutput"]
+        assert [type(o).__name__ for o in outputs] == ["EchoOutput", "KindFailedError", "EchoOutput"]
 
-    @pytest.mark.parametrize("error", [TypeError("secret"), OverflowError("secret"), KeyError("secret"), SystemExit(1)])
-    def test_what_fails_in_the_same_way_again_is_the_inputs_fault_and_is_not_quoted(self, error: BaseException) -> None:
+    @pytest.mark.parametrize(
+        ("error", "of_device"),
+        [(TypeError("secret"), False), (KeyError("secret"), False), (SystemExit("secret"), True),
+         (RuntimeError("secret"), True), (OSError(28, "secret"), True)],
+    )  # fmt: skip
+    def test_what_is_no_error_of_ours_is_tried_again_and_never_quoted(
+        self, error: BaseException, of_device: bool
+    ) -> None:
         class Fragile(Echo):
             def run(self, inputs: Any, context: RunContext) -> Any:
                 raise error
 
         (output,) = run_safely(Fragile(), [EchoInput()], context(), BatchSizer(largest=1))
+        assert isinstance(output, KindFailedError)
+        assert (output.told_as, output.of_device) == (type(error).__name__, of_device)
+        assert explain(output).startswith(f"echo failed: {type(error).__name__} at test_inference.py:")
+        assert "secret" not in explain(output)
+        assert isinstance(after_error(job(), output, 1), Retry)
+        assert after_error(job(), output, job().max_attempts) == Bury("attempts_exhausted")
+        assert "secret" not in explain(error)
+
+    def test_an_error_of_ours_is_the_jobs_own_for_good(self) -> None:
+        (output,) = run_safely(Echo(), [EchoInput(fail="permanently")], context(), BatchSizer(largest=1))
         assert isinstance(output, InvalidInputError)
-        assert output.field == "payload"
-        assert type(error).__name__ in output.rule
-        assert "secret" not in str(output)
         assert after_error(job(), output, 1) == Bury("permanent_error")
 
-    def test_an_output_that_cannot_be_told_is_the_inputs_fault(self) -> None:
+    @pytest.mark.parametrize("gives", [0, 1, 5])
+    def test_a_kind_that_gives_another_number_of_outputs_ends_each_job_with_that_and_blames_no_device(
+        self, gives: int
+    ) -> None:
+        class Miscounts(Echo):
+            def run(self, inputs: Any, context: RunContext) -> Any:
+                return (EchoOutput(text="x") for _ in range(gives if len(inputs) > 1 else 2))
+
+        outputs = run_to_json(Miscounts(), [EchoInput()] * 3, context(3), BatchSizer(largest=3))
+        assert [explain(o) for o in outputs if isinstance(o, KindFailedError) and not o.of_device] == [
+            "echo failed: it gave 2 outputs for 1 inputs"
+        ] * 3
+
+    def test_an_output_that_cannot_be_told_fails_the_attempt(self) -> None:
         class Odd(Echo):
             def run(self, inputs: Any, context: RunContext) -> Any:
-                return [Anything(value=object()) for _ in inputs]
+                return [Anything(value=object()), None]
 
         class Anything(BaseModel):
             value: Any
 
-        (output,) = run_to_json(Odd(), [EchoInput()], context(), BatchSizer(largest=1))
-        assert isinstance(output, InvalidInputError)
+        outputs = run_to_json(Odd(), [EchoInput()] * 2, context(2), BatchSizer(largest=2))
+        assert [type(o).__name__ for o in outputs] == ["KindFailedError"] * 2
 
     def test_work_takes_longer_on_a_simulated_device_whose_cap_holds_its_clock_down(self) -> None:
         item, took_s = EchoInput(work_s=0.2), {}

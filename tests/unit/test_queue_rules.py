@@ -187,7 +187,7 @@ def test_a_batch_too_large_is_halved_and_one_bad_input_fails_alone() -> None:
     context = RunContext(models=ModelSettings(), scratch=Scratch(None), attempts=[1] * 10)
     outcomes = run_safely(kind, inputs, context, sizer)
     assert [o.n if isinstance(o, Out) else type(o).__name__ for o in outcomes] == [
-        1, 2, "InvalidInputError", 4, 5, 6, 7, 8, 9, 10,
+        1, 2, "KindFailedError", 4, 5, 6, 7, 8, 9, 10,
     ]  # fmt: skip
     assert sizer.size <= 5
     assert {place: t.prompt for place, t in context.tokens.items()} == {

@@ -10,8 +10,9 @@ import numpy as np
 import onnxruntime
 from tokenizers import Tokenizer
 
+from services.inference.errors import ModelLoadError
 from services.inference.settings import ModelSettings
-from shared.errors import InvalidInputError
+from services.inference.shelf import one_line
 
 BATCH = 64
 CONTEXT_TOKENS = 256
@@ -39,7 +40,8 @@ class OnnxEncoder:
             self._session = onnxruntime.InferenceSession(str(graph), options, providers=providers)
             self._tokenizer = Tokenizer.from_file(str(Path(folder) / "tokenizer.json"))
         except Exception as error:
-            raise InvalidInputError("embed_model", name, "is no readable ONNX model with a tokenizer.json") from error
+            rule = f"is no readable ONNX model with a tokenizer.json: {one_line(error)}"
+            raise ModelLoadError(f"embed_model={name!r}: {rule}") from error
         self._tokenizer.enable_truncation(CONTEXT_TOKENS)
         self._tokenizer.enable_padding()
         self._inputs = {i.name for i in self._session.get_inputs()}

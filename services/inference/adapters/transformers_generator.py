@@ -14,7 +14,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, Genera
 from transformers.generation.configuration_utils import ContinuousBatchingConfig
 
 from services.inference.adapters.torch_loading import TRUSTED, load_model, loading, place
-from services.inference.errors import RetryableJobError
+from services.inference.errors import KindFailedError
 from services.inference.ports import FinishReason, Generated, GenerationRequest
 from services.inference.settings import ModelSettings
 from shared.errors import InvalidInputError
@@ -116,7 +116,8 @@ class TransformersGenerator:
         if stream.future.done():
             return
         if output.error:
-            stream.future.set_exception(RetryableJobError(f"generation failed: {output.error}"))
+            # What it says may quote the prompt.
+            stream.future.set_exception(KindFailedError("generation", "GenerationError", "the library gave it up"))
             return
         tokens = [t for t in output.generated_tokens if t != self._tokenizer.eos_token_id]
         text = self._tokenizer.decode(tokens, skip_special_tokens=True)

@@ -9,8 +9,10 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Any
 
+from services.inference.errors import ModelLoadError, RetryableJobError
 from services.inference.ports import FinishReason, Generated, GenerationRequest
 from services.inference.settings import ModelSettings
+from services.inference.shelf import one_line
 from shared.errors import InvalidInputError
 
 
@@ -39,8 +41,9 @@ class VllmGenerator:
 
         try:
             self._engine, self._tokenizer = asyncio.run_coroutine_threadsafe(make(), self._loop).result()
-        except (OSError, ValueError) as error:
-            raise InvalidInputError("generate_model", name, "vLLM cannot load it") from error
+        except Exception as error:
+            raise ModelLoadError(f"generate_model={name!r}: vLLM cannot load it: {one_line(error)}") from error
+        self._context: int | None = getattr(getattr(self._engine, "model_config", None), "max_model_len", None)
 
     def start(
         self, request: GenerationRequest, on_text: Callable[[str], None], cancelled: Callable[[], bool]
@@ -60,6 +63,9 @@ class VllmGenerator:
         if not isinstance(prompt, str):
             turns = [{"role": m.role, "content": m.content} for m in prompt]
             prompt = self._tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
+        count = len(self._tokenizer(prompt)["input_ids"])
+        if self._context is not None and count >= self._context:
+            raise InvalidInputError("prompt", f"{count} tokens", f"must be shorter than {self._context} tokens")
         sampling = SamplingParams(
             max_tokens=request.max_tokens,
             temperature=request.temperature,
@@ -67,18 +73,15 @@ class VllmGenerator:
             stop=list(request.stop),
         )
         name, told, last = f"r{next(self._numbers)}", 0, None
-        try:
-            async for last in self._engine.generate(prompt, sampling, name):
-                text = last.outputs[0].text
-                on_text(text[told:])
-                told = len(text)
-                if cancelled():
-                    await self._engine.abort(name)
-                    break
-        except ValueError as error:
-            raise InvalidInputError("prompt", f"{len(prompt)} characters", str(error)) from error
+        async for last in self._engine.generate(prompt, sampling, name):
+            text = last.outputs[0].text
+            on_text(text[told:])
+            told = len(text)
+            if cancelled():
+                await self._engine.abort(name)
+                break
         if last is None:
-            raise InvalidInputError("prompt", f"{len(prompt)} characters", "gave nothing")
+            raise RetryableJobError("vLLM gave nothing for this prompt")
         output = last.outputs[0]
         reason: FinishReason = output.finish_reason if output.finish_reason in {"stop", "length"} else "cancelled"
         return Generated(output.text, len(last.prompt_token_ids or ()), len(output.token_ids), reason)

@@ -32,11 +32,16 @@ class DeviceTrust:
         suspect.trips += 1
         suspect.kinds |= set(kinds)
 
-    def succeeded(self, device: str, kinds: Iterable[str]) -> None:
-        """Jobs of these kinds succeeded on a device."""
+    def succeeded(self, device: str, kinds: Iterable[str], after_failing_on: Iterable[str] = ()) -> None:
+        """Jobs of these kinds succeeded on a device, some of which had failed on others.
+
+        That others of their kind succeed says nothing of those that fail: somebody may submit jobs that always do.
+        """
         self._suspects.pop(device, None)
-        for suspect in self._suspects.values():
-            suspect.elsewhere |= suspect.kinds & set(kinds)
+        for name in after_failing_on:
+            suspect = self._suspects.get(name)
+            if suspect is not None:
+                suspect.elsewhere |= suspect.kinds & set(kinds)
 
     def forget(self, device: str) -> None:
         """Trust a device anew."""
@@ -49,7 +54,7 @@ class DeviceTrust:
 
     @property
     def broken(self) -> list[str]:
-        """Suspects on which a fresh process did no better, while what fails there succeeds elsewhere."""
+        """Suspects on which a fresh process did no better, and whose failed jobs succeeded elsewhere."""
         return sorted(d for d, s in self._suspects.items() if s.trips >= TRIPS and s.elsewhere)
 
     def suspect_after(self, device: str) -> int:

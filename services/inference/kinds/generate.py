@@ -63,21 +63,20 @@ def begin(prompt: Any, item: Sampling, context: RunContext) -> Future[BaseModel]
         told += len(piece)
 
     def on_end(work: Future[Generated]) -> None:
-        error = work.exception()
-        if error is not None:
-            ended.set_exception(error)
-            return
-        done = work.result()
-        context.tokens[0] = Tokens(done.prompt_tokens, done.completion_tokens)
-        ended.set_result(
-            GenerateOutput(
+        try:
+            done = work.result()
+            context.tokens[0] = Tokens(done.prompt_tokens, done.completion_tokens)
+            output = GenerateOutput(
                 text=done.text,
                 finish_reason=done.finish_reason,
                 model=model.name,
                 prompt_tokens=done.prompt_tokens,
                 completion_tokens=done.completion_tokens,
             )
-        )
+        except BaseException as error:  # noqa: BLE001  what is raised in a callback would leave the job without an end
+            ended.set_exception(error)
+        else:
+            ended.set_result(output)
 
     request = GenerationRequest(prompt, item.max_tokens, item.temperature, item.top_p, tuple(s for s in item.stop if s))
     work = model.start(request, on_text, lambda: context.cancelled(0))

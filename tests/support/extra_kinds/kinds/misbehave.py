@@ -17,12 +17,13 @@ from services.inference.kinds.base import Input, RunContext
 class MisbehaveInput(Input):
     """What to do; `freeze_once` and `hang_once` do it where `marker` is no file yet, and make it one.
 
-    Those that begin with `quote` fail with the marker in the error's text, in a way that the pool tries again,
-    in one that it does not, or when the output is read.
+    Those that begin with `quote` fail with the marker in the error's text, in a way of devices,
+    as a library's error of a value, or when the output is read; `miscount` gives an output too many.
     """
 
     do: Literal[
-        "work", "fail", "die", "freeze", "freeze_once", "hang", "hang_once", "quote", "quote_value", "quote_late"
+        "work", "fail", "die", "freeze", "freeze_once", "hang", "hang_once", "quote", "quote_value", "quote_late",
+        "miscount",
     ] = "work"
     marker: str = ""
 
@@ -48,7 +49,8 @@ class Misbehave:
     max_batch = int(os.environ.get("MISBEHAVE_BATCH", "1"))
 
     def run(self, inputs: Sequence[MisbehaveInput], context: RunContext) -> list[BaseModel | BaseException]:
-        return [self._one(item) for item in inputs]
+        outputs: list[BaseModel | BaseException] = [self._one(item) for item in inputs]
+        return outputs + outputs[:1] if any(item.do == "miscount" for item in inputs) else outputs
 
     def _one(self, item: MisbehaveInput) -> BaseModel:
         device, do = os.environ.get("AUTOPILOT_WORKER_DEVICE", ""), str(item.do)
