@@ -12,13 +12,14 @@ from faststream.security import BaseSecurity
 from nats.aio.client import Client
 from prometheus_client import CollectorRegistry
 
-from shared import observability
+from shared import observability, unstarted_messages
 from shared.connection import CONNECTION, tls_context
 from shared.consuming import RetryMiddleware
 from shared.poison import PoisonRule
 from shared.settings import ServiceSettings
 
 log = logging.getLogger(__name__)
+unstarted_messages.install()
 
 
 def make_broker(

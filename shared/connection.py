@@ -6,6 +6,8 @@ import logging
 import ssl
 from typing import Any
 
+from nats.aio.client import Client
+
 from shared import server_statuses
 from shared.settings import NatsSettings
 
@@ -41,6 +43,28 @@ def connection_options(settings: NatsSettings, name: str) -> dict[str, Any]:
         options |= {"user": settings.nats_user, "password": settings.nats_password.get_secret_value()}
     tls = tls_context(settings)
     return options | ({"tls": tls} if tls else {})
+
+
+def can_come_back(client: Client) -> bool:
+    """Whether a client is connected, or still tries to be: what tries may have died of an error without a word."""
+    trying = client._reconnection_task  # noqa: SLF001  its status goes on saying that it tries
+    return client.is_connected or (trying is not None and not trying.done())
+
+
+def keep_trying(client: Client) -> None:
+    """Let no error callback end the task that reconnects, as FastStream's does after a refusal that may pass.
+
+    For a client that has been connected: a first time that is refused for good is to be told.
+    """
+    tell = client._error_cb  # noqa: SLF001  set once, at the first connect
+
+    async def told(error: Exception) -> None:
+        try:
+            await tell(error)
+        except Exception as raised:  # noqa: BLE001  whatever a callback makes of an error
+            log.warning("nats error", extra={"error": type(raised).__name__})
+
+    client._error_cb = told  # noqa: SLF001
 
 
 async def _log_error(error: Exception) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -22,12 +22,12 @@ from nats.js.errors import APIError, NotFoundError
 from nats.js.kv import KeyValue
 from prometheus_client import CollectorRegistry, Counter, Gauge
 
-from shared import streams
+from shared import streams, subjects
 from shared.addressing import check_address, key_subject
-from shared.errors import AutopilotError
+from shared.errors import AutopilotError, InvalidInputError
 from shared.health import HealthState
 from shared.observability import bounded_subject
-from shared.poison import PoisonRule, backoff_s, deliveries
+from shared.poison import BUS_ERRORS, PoisonRule, backoff_s, deliveries
 from shared.stalled_consumers import Progress, Subscriptions
 from shared.supervision import beat
 
@@ -44,6 +44,8 @@ WATCH_EACH_S = 0.05
 COUNTED_EVERY_S = 10.0
 # A pool has some fifty durables: one after the other over a slow link would take longer than an answer is good for.
 WATCH_AT_ONCE = 8
+DISCONNECTED_S = 0.1
+_MALFORMED = (ArgumentError, json.JSONDecodeError, UnicodeDecodeError, RecursionError)
 
 
 class RetryMiddleware:
@@ -68,7 +70,10 @@ class _Retry(BaseMiddleware[Any, Any]):
         try:
             await _check(raw, msg)
             return await call_next(msg)
-        except (IgnoredException, HandlerException, asyncio.CancelledError):
+        except asyncio.CancelledError:
+            await give_back([raw])
+            raise
+        except (IgnoredException, HandlerException):
             raise
         except Exception as error:
             if isinstance(raw, KeyValue.Entry):
@@ -76,12 +81,33 @@ class _Retry(BaseMiddleware[Any, Any]):
                 if raw.operation is None:
                     self._rule.drop(f"kv {raw.bucket}", error)
                 raise RejectMessage from error
+            await _answer(raw, error)
             # What does not fit a handler's arguments is no message of its kind.
-            hopeless = isinstance(error, ArgumentError | json.JSONDecodeError | UnicodeDecodeError | RecursionError)
+            hopeless = isinstance(error, _MALFORMED)
             verdict = await self._rule.judge(raw, _consumer(raw), error, hopeless=hopeless, executor=True)
             if verdict == "again":
                 raise NackMessage(delay=backoff_s(deliveries(raw))) from error
             raise AckMessage from error
+
+
+async def _answer(raw: Any, error: Exception) -> None:
+    """Whoever asked is told at once that there is no answer; the replies of all requests read the same body."""
+    if not (raw.reply and subjects.is_request(raw.subject)):
+        return
+    named = f"{error.field}: {error.rule}" if isinstance(error, InvalidInputError) else type(error).__name__
+    why = f"not carried out: {named}"
+    if isinstance(error, _MALFORMED):
+        why = "the request is malformed: see the message's schema"
+    with suppress(*BUS_ERRORS):
+        await raw.respond(json.dumps({"ok": False, "error": why, "detail": why}).encode())
+
+
+async def give_back(messages: Iterable[Msg]) -> None:
+    """Let others have at once what was taken from a stream and is not dealt with, and not when it is overdue."""
+    for message in messages:
+        if deliveries(message) and not message._ackd:  # noqa: SLF001  it has no other way to ask
+            with suppress(*BUS_ERRORS):
+                await message.nak()
 
 
 async def _check(raw: Any, msg: Any) -> None:
@@ -232,12 +258,21 @@ async def some_at_once(work: Callable[[T], Awaitable[None]], items: Sequence[T],
 
 async def pull_batches(
     js: JetStreamContext, stream: str, durable: str, *, batch: int, wait_s: float = 2.0
-) -> AsyncIterator[list[Msg]]:
-    """Yield batches of an existing durable for ever, riding out outages; the caller acknowledges."""
-    subscription = None
+) -> AsyncGenerator[list[Msg], None]:
+    """Yield batches of an existing durable for ever, riding out outages; the caller acknowledges.
+
+    To be closed, with `contextlib.aclosing`: what the last batch still holds is given back then.
+    """
+    subscription: JetStreamContext.PullSubscription | None = None
+    messages: list[Msg] = []
+    nc = js._nc  # noqa: SLF001  the context has no other name for it
     try:
         while True:
             beat()
+            if not nc.is_connected:
+                # Requests of now would be sent later, all of them at once.
+                await asyncio.sleep(DISCONNECTED_S)
+                continue
             try:
                 if subscription is None:
                     subscription = await js.pull_subscribe_bind(durable, stream=stream)
@@ -251,7 +286,17 @@ async def pull_batches(
             if messages:
                 yield messages
     finally:
+        await give_back(messages)
         # Draining a connection waits for pull subscriptions that are still open.
         if subscription is not None:
             with suppress(nats.errors.Error):
                 await subscription.unsubscribe()
+            await give_back(left_over(subscription))
+
+
+def left_over(subscription: JetStreamContext.PullSubscription) -> list[Msg]:
+    """What came and was never fetched."""
+    queue, found = subscription._sub._pending_queue, []  # noqa: SLF001  the library drops them
+    while not queue.empty():
+        found.append(queue.get_nowait())
+    return found

@@ -8,14 +8,19 @@ command carries, it cannot lock the real leader out, nor can a bucket that is ma
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from typing import Literal, TypeVar
+from typing import Literal, Protocol, TypeVar
+
+from pydantic import AwareDatetime, BaseModel
 
 from shared.errors import UnavailableError
 from shared.messages.commands import AnyCommand, Command, CommandOutcome
+
+log = logging.getLogger(__name__)
 
 Status = Literal["applied", "refused", "expired"]
 K = TypeVar("K")
@@ -27,9 +32,33 @@ CLOCK_SKEW = timedelta(seconds=5)
 MOST_REMEMBERED = 10_000
 
 
+class CarriedOut(BaseModel):
+    """The newest command that was carried out, or begun, for a target."""
+
+    id: str
+    issuer: str
+    at: AwareDatetime
+    fencing_token: int | None = None
+
+    @classmethod
+    def of(cls, command: Command) -> CarriedOut:
+        """What is remembered of a command."""
+        return cls(id=command.id, issuer=command.issuer, at=command.at, fencing_token=command.fencing_token)
+
+
+class CommandMemory(Protocol):
+    """Outlives the process: one that crashes must not carry out an older command after a newer one."""
+
+    async def load(self) -> dict[str, CarriedOut]:
+        """What was kept, by kind of command and target; nothing where that cannot be read."""
+
+    async def save(self, newest: dict[str, CarriedOut]) -> None:
+        """Keep this in its place. Raises OSError or UnavailableError."""
+
+
 @dataclass
 class Fence:
-    """Remembers what it let through.
+    """Remembers what it let through; with a `memory` also across a crash, for as long as commands are valid.
 
     `leading` reads the token of whoever leads now, None while nobody does; without it a token must only not fall.
     It raises UnavailableError when that cannot be read. It is asked for each command: a scheduler that stood still
@@ -39,7 +68,9 @@ class Fence:
     highest_token: int = 0
     leading: Callable[[], Awaitable[int | None]] | None = None
     _handled: OrderedDict[str, CommandOutcome] = field(default_factory=OrderedDict)
-    _last: OrderedDict[tuple[str, str], Command] = field(default_factory=OrderedDict)
+    memory: CommandMemory | None = None
+    _last: OrderedDict[str, CarriedOut] = field(default_factory=OrderedDict)
+    _recalled: bool = False
     _one: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     async def carry_out(
@@ -54,17 +85,52 @@ class Fence:
         Raises UnavailableError when it cannot be said yet whether it may be carried out, and whatever `act` raises.
         """
         async with self._one:
+            await self._recall()
             known = self._handled.get(command.id)
             if known is not None:
                 return known
             status, detail = self.judge(command, now)
             if status == "applied":
                 status, detail = await self._of_the_leader(command)
-            outcome = await act() if status == "applied" else turn_away(status, detail)
-            if status == "applied" and outcome.status == "applied":
-                _keep(self._last, _target(command), command)
+            outcome = await self._act(command, now, act) if status == "applied" else turn_away(status, detail)
             _keep(self._handled, command.id, outcome)
             return outcome
+
+    async def _act(
+        self, command: AnyCommand, now: datetime, act: Callable[[], Awaitable[CommandOutcome]]
+    ) -> CommandOutcome:
+        """Carry it out; it is written down before, for a crash may come at any moment of it."""
+        target = _target(command)
+        before = self._last.get(target)
+        _keep(self._last, target, CarriedOut.of(command))
+        await self._save(now)
+        applied = False
+        try:
+            outcome = await act()
+            applied = outcome.status == "applied"
+        finally:
+            if not applied:
+                if before is None:
+                    self._last.pop(target, None)
+                else:
+                    self._last[target] = before
+                await self._save(now)
+        return outcome
+
+    async def _recall(self) -> None:
+        if self.memory is not None and not self._recalled:
+            self._last.update(await self.memory.load())
+            self._recalled = True
+
+    async def _save(self, now: datetime) -> None:
+        if self.memory is None:
+            return
+        # Whatever is older than these has expired by now.
+        newest = {target: done for target, done in self._last.items() if done.at > now - LONGEST_VALID - 2 * CLOCK_SKEW}
+        try:
+            await self.memory.save(newest)
+        except (OSError, UnavailableError) as error:
+            log.warning("newest commands not written down", extra={"error": type(error).__name__})
 
     def outcome_of(self, command_id: str) -> CommandOutcome | None:
         """What became of a command that was seen before, while it is remembered."""
@@ -117,11 +183,11 @@ def _keep(kept: OrderedDict[K, V], key: K, value: V) -> None:
         kept.popitem(last=False)
 
 
-def _target(command: Command) -> tuple[str, str]:
-    return type(command).__name__, str(getattr(command, "target", ""))
+def _target(command: Command) -> str:
+    return f"{type(command).__name__} {getattr(command, 'target', '')}"
 
 
-def _same_line(last: Command, command: Command) -> bool:
+def _same_line(last: CarriedOut, command: Command) -> bool:
     """Whether their times can be compared: of another leader, with a clock of its own, the token tells the order."""
     if last.issuer != command.issuer:
         return True

@@ -11,6 +11,7 @@ import json
 import logging
 from collections import deque
 
+import nats.errors
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
@@ -19,6 +20,7 @@ log = logging.getLogger(__name__)
 
 EXPIRES_S = 5.0
 GRACE_S = 1.0
+ANSWER_S = 1.0
 
 
 class Puller:
@@ -29,6 +31,7 @@ class Puller:
     ) -> None:
         self._nc, self._arrived, self.durable, self._expires_s = nc, arrived, durable, expires_s
         self._next = f"$JS.API.CONSUMER.MSG.NEXT.{stream}.{durable}"
+        self._info = f"$JS.API.CONSUMER.INFO.{stream}.{durable}"
         self._inbox = nc.new_inbox()
         self._subscription: Subscription | None = None
         self._outstanding = 0
@@ -46,10 +49,18 @@ class Puller:
 
         True when one was sent just now: until its answer had time to come, nobody knows whether there is a message.
         """
+        if not self._nc.is_connected:
+            # What is asked for now is kept by the client and sent later, all of it at once.
+            return False
         now = asyncio.get_running_loop().time()
-        if self._reconnects != self._nc.stats["reconnects"] or now - self._asked_at > self._expires_s + GRACE_S:
-            # Requests die with a connection or a server, without a word.
+        if self._reconnects != self._nc.stats["reconnects"]:
+            # Requests die with a connection, without a word.
             self._outstanding, self._reconnects = 0, self._nc.stats["reconnects"]
+        elif self._outstanding and now - self._asked_at > self._expires_s + GRACE_S:
+            # Or with a server. One that stands still has kept them, and would answer each.
+            if not await self._answers():
+                return False
+            self._outstanding = 0
         more = wanted - self._outstanding - len(self.ready)
         # Small top-ups cost a request each: wait until a good part is used up.
         if more <= 0 or (self._outstanding and more * 2 < wanted):
@@ -58,6 +69,16 @@ class Puller:
         self._asked_at = now
         request = {"batch": more, "expires": int(self._expires_s * 1e9)}
         await self._nc.publish(self._next, json.dumps(request).encode(), reply=self._inbox)
+        return True
+
+    async def _answers(self) -> bool:
+        """Whether the server does, whatever it says."""
+        try:
+            await self._nc.request(self._info, b"", timeout=ANSWER_S)
+        except nats.errors.NoRespondersError:
+            return True
+        except (nats.errors.Error, OSError):
+            return False
         return True
 
     async def stop(self) -> list[Msg]:

@@ -19,6 +19,7 @@ from prometheus_client import CollectorRegistry, PlatformCollector, ProcessColle
 from shared import streams
 from shared.broker import client_of, expect_close, make_broker
 from shared.bus import BUS_ERRORS, Bus
+from shared.connection import can_come_back, keep_trying
 from shared.consuming import ConsumerWatchdog, Watched
 from shared.errors import UnavailableError
 from shared.health import HealthServer, HealthState
@@ -86,6 +87,7 @@ class Service:
             self.health.report("nats", ok=False, reason=f"no server answers yet at {self.settings.nats_url}")
             await self.broker.connect()
             client = client_of(self.broker)
+            keep_trying(client)
             self.supervise("connection", lambda: self._watch_connection(client), standstill_s=CONNECTION_STANDSTILL_S)
             js = self.bus.js
             watchdog = ConsumerWatchdog(
@@ -149,7 +151,7 @@ class Service:
                 self.health.report("nats", ok=True)
             else:
                 self.health.report("nats", ok=False, reason="not connected")
-            if client.is_connected or client.is_reconnecting:
+            if can_come_back(client):
                 last_hope = loop.time()
             elif loop.time() - last_hope > STUCK_S:
                 log.critical("nats client neither connected nor reconnecting, exiting")

@@ -24,6 +24,7 @@ from nats.js.errors import BadRequestError, BucketNotFoundError, NotFoundError, 
 from shared import subjects
 from shared.errors import UnavailableError
 from shared.one_at_a_time import turn
+from shared.stream_sizes import NO_STORAGE, SMALLEST_SCALE, differs, scale_to_start_with, scaled
 
 log = logging.getLogger(__name__)
 
@@ -35,10 +36,7 @@ JOB_ACK_WAIT_S = 10.0
 JOB_AGE_S = 7 * DAY_S
 # What waits for other jobs is looked at again this often, also when the news of a result was missed.
 WAITING_ACK_WAIT_S = 15.0
-NO_STORAGE = 10047  # nats-server's "insufficient storage resources available"
-# On a small disk RESULTS gives way first, down to an eighth, then all streams.
-RESULTS_MIB, RESULTS_FIRST = 16_384, 8
-SMALLEST_SCALE = 1 / 64 / RESULTS_FIRST
+RESULTS_MIB = 16_384
 PAYLOAD_INLINE_LIMIT = 256 * 1024
 
 
@@ -209,9 +207,10 @@ async def ensure(
 async def _ensure_within(js: JetStreamContext, replicas: int, deadline_s: float, results_mib: int | None) -> None:
     loop = asyncio.get_running_loop()
     until = loop.time() + deadline_s
-    scale = 1.0
+    scale = 0.0
     while True:
         try:
+            scale = scale or await scale_to_start_with(js, STREAMS)
             await _ensure_all(js, replicas, scale, results_mib)
         except ServerError as error:
             # The server sets every stream's size aside at once, so that none can fill the others' disk.
@@ -231,22 +230,18 @@ async def _ensure_all(js: JetStreamContext, replicas: int, scale: float, results
     for stream in STREAMS:
         is_results = stream.name == "RESULTS"
         sized = replace(stream, max_bytes=results_mib * MIB) if is_results and results_mib is not None else stream
-        wanted = replace(sized, num_replicas=replicas, max_bytes=_scaled(sized, scale))
-        await _ensure_stream(js, wanted, resize=not is_results or results_mib is not None or scale < 1)
+        wanted = replace(sized, num_replicas=replicas, max_bytes=scaled(sized, scale))
+        # What an operator asked for holds to the byte, where there is room.
+        exactly = is_results and results_mib is not None and scale >= 1
+        resize = not is_results or results_mib is not None or scale < 1
+        await _ensure_stream(js, wanted, resize=resize, exactly=exactly)
     for bucket in BUCKETS:
         await _ensure_bucket(js, replace(bucket, replicas=replicas))
     for store in OBJECT_STORES:
-        await _ensure_object_store(js, replace(store, replicas=replicas, max_bytes=_scaled(store, scale)))
+        await _ensure_object_store(js, replace(store, replicas=replicas, max_bytes=scaled(store, scale)))
 
 
-def _scaled(config: StreamConfig | ObjectStoreConfig, scale: float) -> int:
-    size = config.max_bytes or 0
-    gives_way = isinstance(config, StreamConfig) and config.name == "RESULTS"
-    share = scale if gives_way else min(1.0, scale * RESULTS_FIRST)
-    return int(size * share) if size > 0 else -1
-
-
-async def _ensure_stream(js: JetStreamContext, wanted: StreamConfig, *, resize: bool) -> None:
+async def _ensure_stream(js: JetStreamContext, wanted: StreamConfig, *, resize: bool, exactly: bool) -> None:
     assert wanted.name  # noqa: S101  declared above
     try:
         current = (await js.stream_info(wanted.name)).config
@@ -260,7 +255,7 @@ async def _ensure_stream(js: JetStreamContext, wanted: StreamConfig, *, resize: 
     }
     if (current.num_replicas or 1) >= (wanted.num_replicas or 1):
         drifted.pop("num_replicas", None)
-    if not resize:
+    if not resize or not (exactly or differs(current.max_bytes, wanted.max_bytes)):
         drifted.pop("max_bytes", None)
     if drifted:
         await js.update_stream(replace(current, **drifted))

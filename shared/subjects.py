@@ -261,6 +261,11 @@ DELIVER = "notifier.deliver"
 """Requests to tell one subscription of one alert now (core NATS, request and reply)."""
 
 
+def is_request(subject: str) -> bool:
+    """Whether whoever writes to a subject waits for an answer: of `{"ok": false}` with why, where there is no other."""
+    return subject == DELIVER or subject.startswith("simulate.")
+
+
 def simulate(node: str) -> str:
     """Requests to the simulated devices of a node (core NATS, request and reply)."""
     return bounded(f"simulate.{token(node)}")

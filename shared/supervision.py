@@ -22,7 +22,7 @@ BACKOFF_S = (0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
 STEADY_S = 60.0
 CHECK_EVERY_S = 0.5
 # A cancelled task that does not end is left behind: a stuck call must not keep its successor from working.
-CANCEL_WAIT_S = 5.0
+CANCEL_WAIT_S = 3.0
 
 _current: ContextVar[_Task | None] = ContextVar("supervised_task", default=None)
 
@@ -41,6 +41,17 @@ def beat() -> None:
     task = _current.get()
     if task is not None:
         task.last_beat = asyncio.get_running_loop().time()
+
+
+async def _ended(task: asyncio.Task[None]) -> None:
+    """Wait until a cancelled task has tidied up, for a while; whoever is impatient cancels once more."""
+    loop = asyncio.get_running_loop()
+    until = loop.time() + CANCEL_WAIT_S
+    while not task.done() and loop.time() < until:
+        try:
+            await asyncio.wait([task], timeout=until - loop.time())
+        except asyncio.CancelledError:
+            continue
 
 
 class TaskSupervisor:
@@ -109,7 +120,7 @@ class TaskSupervisor:
         finally:
             if not running.done():
                 running.cancel()
-                await asyncio.wait([running], timeout=CANCEL_WAIT_S)
+                await _ended(running)
         if running.cancelled():
             return "cancelled"
         error = running.exception()

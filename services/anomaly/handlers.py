@@ -21,6 +21,7 @@ from services.anomaly.domain.fleet_map import FleetMap
 from services.anomaly.domain.missing_devices import all_gone, missing_devices
 from services.anomaly.domain.resets import reset_in, reset_since, told_reset
 from services.anomaly.domain.roster import NODE
+from services.anomaly.domain.silence import AGENT
 from services.anomaly.domain.watch import Watch
 from shared.clock import Clock
 from shared.frames import TelemetryFrame
@@ -35,6 +36,10 @@ LONGEST_TURN_S = 0.1
 # By so much an operator's clock may be behind and its word still cover what was just seen.
 CLOCK_SKEW = timedelta(seconds=5)
 REMOVED = "device removed"
+NODE_GONE_AFTER, NODE_GONE = timedelta(days=7), "the node has not been heard of for so long that it is taken for gone"
+SOURCE_GONE, SOURCE_WELL = "the agent reads this source no longer", "the agent says that the source is well"
+# An inventory may have been made before the source failed.
+SOURCE_SETTLED = timedelta(seconds=90)
 RECOVERY_ACTION = "recovery_action"
 
 
@@ -66,6 +71,7 @@ class Detection:
     shadow_kinds: Sequence[str] = ()
     fleet: FleetMap = field(default_factory=FleetMap)
     keep: Callable[[Alert], None] = keep_nothing
+    node_gone_after: timedelta = NODE_GONE_AFTER
     _drivers: dict[tuple[str, str], str | None] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -98,6 +104,21 @@ class Detection:
         """Let every detector see that time passed."""
         await self._take(f for detector in self.detectors for f in detector.on_time(now))
         await self._take(self.watch.time(now.timestamp()))
+        for alert in self.book.open_alerts:
+            if alert.kind == AGENT.name and now - alert.opened_at >= self.node_gone_after:
+                await self._end_node(alert.node, now)
+
+    async def _end_node(self, node: str, now: datetime) -> None:
+        """A node that never came back: its alerts end, but for those that only a reset or an operator ends."""
+        self.watch.forget_node(node)
+        devices = {alert.device for alert in self.book.open_alerts if alert.node == node}
+        held = {alert.device for alert in self.book.held_on(node)}
+        for device in sorted(devices):
+            if device not in held:
+                self.watch.remove(node, device)
+                for detector in self.detectors:
+                    detector.forget(node, device)
+            await self._tell(self.book.end(node, device, NODE_GONE, now, held=False))
 
     async def on_command(self, command: DrainCommand) -> None:
         """An operator who puts a device back to work vouches for it."""
@@ -122,12 +143,23 @@ class Detection:
             changed = self.book.note_epochs(alert, *self.fleet.epochs(alert.node, alert.device))
             if changed is not None:
                 self.keep(changed)
+        await self._end_gone_sources(inventory, now)
         await self._look_at_node(inventory)
         for name in self.fleet.removed(inventory, self._with_alerts(inventory.node), now):
             self.watch.remove(inventory.node, name)
             for detector in self.detectors:
                 detector.forget(inventory.node, name)
             await self._tell(self.book.end(inventory.node, name, REMOVED, now))
+
+    async def _end_gone_sources(self, inventory: NodeInventory, now: datetime) -> None:
+        """A source that is configured no more, or that is well since the agent's start, tells of no recovery."""
+        failed = [a for a in self.book.open_alerts if (a.node, a.kind) == (inventory.node, SOURCE_FAILED)]
+        for alert in failed if inventory.sources else []:
+            state = inventory.sources.get(alert.device)
+            well = state == "ok" and inventory.at - alert.at > SOURCE_SETTLED
+            if state is None or well:
+                why = SOURCE_WELL if well else SOURCE_GONE
+                await self._tell(self.book.end(alert.node, alert.device, why, now, kinds={SOURCE_FAILED}))
 
     async def _look_at_node(self, inventory: NodeInventory) -> None:
         """Tell devices that it must have and has not; a node without any is not waited for."""

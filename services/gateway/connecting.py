@@ -11,6 +11,7 @@ import nats.errors
 from services.gateway.settings import GatewaySettings
 from shared import subjects
 from shared.client import AutopilotClient
+from shared.connection import can_come_back
 from shared.errors import UnavailableError
 from shared.health import HealthState
 from shared.supervision import beat
@@ -54,7 +55,7 @@ class Connection:
             nc = self.client.nc
             if not nc.is_closed:
                 self._health.tick()
-            if nc.is_connected or nc.is_reconnecting:
+            if can_come_back(nc):
                 hope = loop.time()
             elif loop.time() - hope > STUCK_S:
                 log.critical("nats client neither connected nor reconnecting, exiting")

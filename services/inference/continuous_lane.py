@@ -68,7 +68,7 @@ class ContinuousLane(Lane):
                 with Scratch(self.settings.scratch_dir) as scratch, self.state.runs.running([taken]):
                     context = make_context([taken], self.nc, self.settings, self.state, scratch)
                     output = await self._output(item, context)
-                told = output if isinstance(output, BaseException) else await asyncio.to_thread(as_json, self.name, output)
+                told = await asyncio.to_thread(as_json, self.name, output)
         finally:
             self.state.running.pop(taken.job.id, None)
             self.state.last_job_at = loop.time()

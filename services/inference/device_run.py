@@ -29,10 +29,7 @@ def run_safely(kind: Kind, inputs: Sequence[Any], context: RunContext, sizer: Ba
     """The output of each input, or the error that it caused."""
     count = len(inputs)
     try:
-        outputs = list(kind.run(inputs, context))
-        if len(outputs) != count:
-            # Which output is whose is not known, so none of them counts.
-            raise KindFailedError(kind.name, "WrongOutputs", f"it gave {len(outputs)} outputs for {count} inputs")
+        outputs = _one_each(kind, inputs, context)
         return [judged(kind.name, o) if isinstance(o, BaseException) else o for o in outputs]
     except BaseException as error:  # noqa: BLE001  one bad input must not take the others with it; polars panics so
         exhausted = _is_out_of_memory(error)
@@ -52,14 +49,24 @@ def run_safely(kind: Kind, inputs: Sequence[Any], context: RunContext, sizer: Ba
     return outcomes
 
 
+def _one_each(kind: Kind, inputs: Sequence[Any], context: RunContext) -> list[Outcome]:
+    outputs = list(kind.run(inputs, context))
+    if len(outputs) != len(inputs):
+        # Which output is whose is not known, so none of them counts.
+        raise KindFailedError(kind.name, "WrongOutputs", f"it gave {len(outputs)} outputs for {len(inputs)} inputs")
+    return outputs
+
+
 def run_to_json(kind: Kind, inputs: Sequence[Any], context: RunContext, sizer: BatchSizer) -> list[Told]:
     """The same with outputs as JSON, made in this thread: a large one must not hold up the event loop."""
     outcomes = run_safely(kind, inputs, context, sizer)
-    return [o if isinstance(o, BaseException) else as_json(kind.name, o) for o in outcomes]
+    return [as_json(kind.name, o) for o in outcomes]
 
 
-def as_json(kind: str, output: BaseModel) -> Told:
-    """An output as JSON, or why it cannot be told."""
+def as_json(kind: str, output: Outcome) -> Told:
+    """An output as JSON, or why it cannot be told; an error stays what it is."""
+    if isinstance(output, BaseException):
+        return output
     try:
         return output.model_dump(mode="json")
     except Exception as error:  # noqa: BLE001  what an input led to is the input's

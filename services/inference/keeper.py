@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from contextlib import aclosing
 from functools import partial
 
 from nats.aio.client import Client
@@ -80,9 +81,10 @@ class QueueKeeper:
         on_result = self._poison.callback("keeper results", self._on_result)
         subscription = await self._nc.subscribe("results.>", cb=on_result)
         try:
-            async for batch in pull_batches(self._js, "JOBS", WAITING, batch=500):
-                await self._led()
-                await some_at_once(self._look_again, batch)
+            async with aclosing(pull_batches(self._js, "JOBS", WAITING, batch=500)) as batches:
+                async for batch in batches:
+                    await self._led()
+                    await some_at_once(self._look_again, batch)
         finally:
             await subscription.unsubscribe()
 
@@ -131,9 +133,10 @@ class QueueKeeper:
     async def _keep_due(self) -> None:
         """Jobs whose time has come, and those that come again and again."""
         await self._led()
-        async for batch in pull_batches(self._js, "LATER", DUE, batch=500):
-            await self._led()
-            await some_at_once(self._try_to_let_go, batch)
+        async with aclosing(pull_batches(self._js, "LATER", DUE, batch=500)) as batches:
+            async for batch in batches:
+                await self._led()
+                await some_at_once(self._try_to_let_go, batch)
 
     async def _try_to_let_go(self, message: Msg) -> None:
         async with self._poison.guard(message, DUE, partial(self._dead.give_up, message)):

@@ -17,14 +17,14 @@ from shared.bus import BUS_ERRORS, Bus
 from shared.clock import Clock, utc_now
 from shared.condition_alerts import Condition, ConditionAlerts
 from shared.errors import UnavailableError
-from shared.messages.alerts import Evidence
+from shared.messages.alerts import STREAM_FULL, Evidence
 from shared.streams import OBJECT_STORES, STREAMS
 from shared.supervision import beat
 
 log = logging.getLogger(__name__)
 
 PERIOD_S = 5.0
-KIND = "stream_full"
+KIND = STREAM_FULL
 BOUNDED = (*(s.name or "" for s in STREAMS if (s.max_bytes or 0) > 0), *(f"OBJ_{s.bucket}" for s in OBJECT_STORES))
 # What happens at the limit, and what to do.
 _WATCHED = {

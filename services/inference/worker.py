@@ -20,10 +20,10 @@ from functools import partial
 from typing import Any
 
 import nats
-from nats.js import JetStreamContext
-from nats.js.kv import KV_DEL, KV_PURGE
+from nats.aio.client import Client
 from prometheus_client import CollectorRegistry
 
+from services.inference.cancellations import Cancellations
 from services.inference.continuous_lane import ContinuousLane
 from services.inference.device_turns import MOST_LONG, DeviceTurns
 from services.inference.errors import RunTimeoutError
@@ -38,12 +38,12 @@ from services.inference.shelf import SHELF
 from services.inference.status_pipe import StatusPipe
 from services.inference.warm_up import warm_up
 from services.inference.worker_state import BEGIN_ANEW, RUN_TIMED_OUT, WorkerState
-from shared import streams, subjects
+from shared import streams
 from shared.clock import utc_now
-from shared.connection import connection_options
+from shared.connection import can_come_back, connection_options
 from shared.errors import UnavailableError
 from shared.failures import failure_fields
-from shared.messages.jobs import JobState, WorkerStatus
+from shared.messages.jobs import WorkerStatus
 from shared.poison import PoisonRule
 
 log = logging.getLogger(__name__)
@@ -51,6 +51,7 @@ log = logging.getLogger(__name__)
 KEEP_ALIVE_S = streams.JOB_ACK_WAIT_S / 4
 REPORT_S = 0.5
 SLOWEST = 0.01
+STUCK_S = 10.0
 MOST_TOLD = 1000
 
 
@@ -87,7 +88,8 @@ async def run_worker(settings: WorkerSettings) -> int:
     side = [
         asyncio.create_task(_keep_alive(state, lanes), name="keep alive"),
         asyncio.create_task(_report(settings, state, lanes, poison), name="report"),
-        asyncio.create_task(_watch(js, state, poison), name="cancellations"),
+        asyncio.create_task(Cancellations(nc, js, state, poison).run(), name="cancellations"),
+        asyncio.create_task(_keep_connected(nc), name="connection"),
         asyncio.create_task(_listen(state, settings.stop_timeout_s), name="pool"),
         asyncio.create_task(_begin_anew(settings, state, stop), name="begin anew"),
     ]
@@ -241,21 +243,14 @@ async def _begin_anew(settings: WorkerSettings, state: WorkerState, stop: asynci
             state.end(BEGIN_ANEW)
 
 
-async def _watch(js: JetStreamContext, state: WorkerState, poison: PoisonRule) -> None:
-    """Learn of cancelled jobs."""
+async def _keep_connected(nc: Client) -> None:
+    """End when the connection can never come back: the library may have stopped trying without a word."""
+    loop = asyncio.get_running_loop()
+    hope = loop.time()
     while True:
-        try:
-            kv = await js.key_value("jobs")
-            watcher = await kv.watchall(ignore_deletes=True)
-            async for entry in watcher:
-                if entry is None or entry.operation in (KV_DEL, KV_PURGE):
-                    continue
-                try:
-                    record = JobState.model_validate_json(entry.value or b"")
-                    if record.cancelled:
-                        state.cancel(subjects.untoken(entry.key), record.at)
-                except Exception as error:  # noqa: BLE001  whatever a value makes of itself
-                    poison.drop("worker kv jobs", error)
-        except NATS_ERRORS as error:
-            log.info("watch of cancellations restarts", extra={"error": type(error).__name__})
-        await asyncio.sleep(1.0)
+        if can_come_back(nc):
+            hope = loop.time()
+        elif loop.time() - hope > STUCK_S:
+            log.critical("nats client neither connected nor reconnecting, exiting")
+            os._exit(1)
+        await asyncio.sleep(0.5)

@@ -36,7 +36,8 @@ class WorkerState:
     """The jobs in hand, and how the worker has done so far.
 
     `share` is what the device's state allows of a batch, `batch_delay_s` how long its first job waits for company,
-    `speed` how fast a simulated device is, `here` the worker's own as <node>/<device>. `stop` is set when the worker is to end, with `exit_code`.
+    `speed` how fast a simulated device is, `here` the worker's own as <node>/<device>.
+    `stop` is set when the worker is to end, with `exit_code`.
     """
 
     runs: RunWatch

@@ -21,6 +21,7 @@ from services.notifier.lost_ends import LostEnds
 from services.notifier.renewal import Renewal
 from services.notifier.surroundings import Surroundings
 from shared.addressing import check_address
+from shared.bus import BUS_ERRORS
 from shared.clock import utc_now
 from shared.errors import AutopilotError, InvalidInputError, UnavailableError
 from shared.ids import derived_id
@@ -32,6 +33,8 @@ log = logging.getLogger(__name__)
 
 LOOK_S = 5.0
 MOST_WAITING = 20_000
+# At the end: for answers to what is being posted, and to keep what was told.
+ANSWER_S, KEEP_S = 1.0, 1.0
 # Whether anybody has to be told is asked again and again, and when nobody can say it they are.
 NOT_KNOWN_S, TOLD_UNKNOWN_S = 2.0, 30.0
 # A machine that slept, or a clock that was set, moves the end of a silence or of quiet hours.
@@ -79,11 +82,20 @@ class Deliveries:
                     async with asyncio.timeout(pause_s):
                         await self._wake.wait()
         finally:
-            for task in self._under_way.values():
-                task.cancel()
-            await asyncio.gather(*self._under_way.values(), return_exceptions=True)
-            self._under_way.clear()
-            await intake.stop()
+            await self._finish(intake)
+
+    async def _finish(self, intake: Intake) -> None:
+        """Keep what is told by now, else it would be told again after the next start."""
+        if self._under_way:
+            await asyncio.wait(self._under_way.values(), timeout=ANSWER_S)
+        for task in self._under_way.values():
+            task.cancel()
+        await asyncio.gather(*self._under_way.values(), return_exceptions=True)
+        self._under_way.clear()
+        with suppress(TimeoutError, *BUS_ERRORS):
+            async with asyncio.timeout(KEEP_S):
+                await self._save()
+                await intake.stop()
 
     def look_again(self) -> None:
         """Silences changed: what is held may be told."""

@@ -13,6 +13,7 @@ from faststream.nats import KvWatch
 from services.telemetry.adapters.agent_state import AgentState, StateFile
 from services.telemetry.adapters.boot import boot_id
 from services.telemetry.adapters.cap_file import CapFile
+from services.telemetry.adapters.command_file import CommandFile
 from services.telemetry.adapters.guarded import GuardedSource
 from services.telemetry.adapters.kernel_log import KernelLog
 from services.telemetry.adapters.page_metrics import PageCollector
@@ -79,7 +80,10 @@ def create_agent(settings: AgentSettings | None = None) -> FastStream:
         devices=lambda: list(sampler.devices),
     )
     keeper = LeaseKeeper(power, service.bus.publish_outcome)
-    fence = Fence(leading=lambda: leading_token(service.bus.js, "scheduler"))
+    fence = Fence(
+        leading=lambda: leading_token(service.bus.js, "scheduler"),
+        memory=CommandFile(settings.data_dir / f"commands-{subjects.name_part(settings.node)}.json"),
+    )
     commands = PowerCommands(power, service.bus.policy, service.bus.publish_outcome, fence)
 
     consumer = durable(f"agent-power-{subjects.name_part(settings.node)}", subjects.power_commands(settings.node))

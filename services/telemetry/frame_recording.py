@@ -17,7 +17,7 @@ from services.telemetry.domain.runs import RunTally, Totals
 from services.telemetry.persisting import REFUSED, Persister, acknowledge, keep_alive
 from services.telemetry.ports import FrameStore
 from shared.clock import utc_now
-from shared.consuming import Watched
+from shared.consuming import Watched, give_back
 from shared.frames import TelemetryFrame, decode
 from shared.poison import PoisonRule
 from shared.puller import Puller
@@ -93,7 +93,7 @@ class FrameRecorder:
                     writing = writers.create_task(self._record(nc, store, batch))
                     writing.add_done_callback(lambda _: slots.release())
         finally:
-            await puller.stop()
+            await give_back(await puller.stop())
 
     async def _record(self, nc: Client, store: FrameStore, batch: list[Msg]) -> None:
         pairs = await self._decode_all(batch)

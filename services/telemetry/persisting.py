@@ -87,5 +87,6 @@ async def acknowledge(nc: Client, batch: Sequence[Msg]) -> None:
     try:
         for message in batch:
             await nc.publish(message.reply, b"+ACK")
+            message._ackd = True  # noqa: SLF001  as its own `ack` does, which looks at the message's headers first
     except nats.errors.Error:
         log.info("acknowledgement not sent")

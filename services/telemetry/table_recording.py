@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from contextlib import aclosing
 from functools import partial
 from typing import Any
 
@@ -31,12 +32,13 @@ class TableRecorder:
 
     async def run(self, nc: Client, js: JetStreamContext, pool: asyncpg.Pool[Any], table: StreamTable) -> None:
         """Record one stream until cancelled."""
-        async for batch in pull_batches(js, table.stream, table.durable, batch=self._batch):
-            beat()
-            rows = [pair for message in batch if (pair := await self._row(table, message)) is not None]
-            written = await self._write(pool, table, rows)
-            self._rows.labels(table.stream).inc(len(written))
-            await acknowledge(nc, written)
+        async with aclosing(pull_batches(js, table.stream, table.durable, batch=self._batch)) as batches:
+            async for batch in batches:
+                beat()
+                rows = [pair for message in batch if (pair := await self._row(table, message)) is not None]
+                written = await self._write(pool, table, rows)
+                self._rows.labels(table.stream).inc(len(written))
+                await acknowledge(nc, written)
 
     async def _row(self, table: StreamTable, message: Msg) -> tuple[Msg, Row] | None:
         try:

@@ -29,10 +29,24 @@ Find = Callable[[str], Awaitable[JobResult | None]]
 
 
 class BatchResults:
-    """One reading of a batch's results; `parse` reads a stored one, `find` looks for that of a job."""
+    """One reading of a batch's results; `parse` reads a stored one, `find` looks for that of a job.
 
-    def __init__(self, nc: Client, js: JetStreamContext, batch_id: str, *, parse: Parse, find: Find) -> None:
-        self._js, self._batch_id = js, batch_id
+    `others` tells the numbers of all jobs that there are where one is not among them, `expired` what stands for that.
+    """
+
+    def __init__(
+        self,
+        nc: Client,
+        js: JetStreamContext,
+        batch_id: str,
+        *,
+        parse: Parse,
+        find: Find,
+        others: Callable[[int], Awaitable[set[str] | None]],
+        expired: Callable[[int], JobResult],
+    ) -> None:
+        self._js, self._batch_id, self._others, self._expired = js, batch_id, others, expired
+        self._there: set[str] | None = None
         self._parse, self._find = parse, patient(nc, find)
         self._nc = nc
         self._held: dict[int, bytes] = {}
@@ -56,16 +70,23 @@ class BatchResults:
             await subscription.unsubscribe()
 
     async def _one(self, index: int) -> JobResult:
-        pauses = look_again()
+        pauses, tries = look_again(), 0
         while True:
             self._news.clear()
             if self._arrived >= WORTH_READING and index not in self._held and self._held_bytes < MOST_HELD_BYTES:
                 await self._read_ahead(index)
             stored = self._held.pop(index, None)
             self._held_bytes -= len(stored or b"")
+            # What was nowhere once, of a batch that is published, never comes.
+            if stored is None and self._there is not None and str(index) not in self._there:
+                return self._expired(index)
             found = await self._parse(stored) if stored is not None else await self._find(f"{self._batch_id}.{index}")
             if found is not None:
                 return found
+            if tries and (there := await self._others(index)) is not None:
+                self._there = there
+                return self._expired(index)
+            tries += 1
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._news.wait(), next(pauses))
 

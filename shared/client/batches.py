@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, TypeVar
 
 from nats.aio.client import Client
@@ -15,14 +16,14 @@ from pydantic import BaseModel
 
 from shared import subjects
 from shared.client.batch_results import BatchResults
-from shared.client.claims import fingerprint, tokens_of_batch
+from shared.client.claims import Claims, fingerprint, tokens_of_batch
 from shared.client.jobs import Jobs, message_of
 from shared.client.reading import count_messages, subjects_of
 from shared.clock import utc_now
-from shared.errors import ConflictError, InvalidInputError, NotFoundError
+from shared.errors import AutopilotError, ConflictError, InvalidInputError, NotFoundError
 from shared.ids import new_id
 from shared.jobs import Options, check_id, make_options
-from shared.messages.jobs import Batch, Job, JobResult
+from shared.messages.jobs import Batch, Job, JobError, JobResult
 from shared.publishing import Outgoing, publish_together
 from shared.storing import BUS_ERRORS, not_stored
 
@@ -41,11 +42,12 @@ class BatchView(BaseModel):
     kind: str
     count: int
     done: int
+    expired: int = 0
 
     @property
     def finished(self) -> bool:
-        """Whether every job has a result."""
-        return self.done >= self.count
+        """Whether every job has a result, or had one that has expired."""
+        return self.done + self.expired >= self.count
 
 
 @dataclass(frozen=True)
@@ -85,6 +87,7 @@ class Batches:
 
     def __init__(self, nc: Client, js: JetStreamContext, jobs: Jobs, actor: str) -> None:
         self._nc, self._js, self._jobs, self._actor = nc, js, jobs, actor
+        self._claims = Claims(js)
 
     async def map(
         self,
@@ -121,6 +124,7 @@ class Batches:
         )
         there = await self._register(record)
         await self._publish(batch_id, kind, inputs, there, chosen, who)
+        await self._note_published(record)
         return BatchHandle(batch_id, len(inputs), self, there)
 
     async def _publish(
@@ -173,15 +177,37 @@ class Batches:
         """How far a batch is. Raises NotFoundError for an unknown id."""
         record = await self._record(batch_id)
         done = await count_messages(self._js, "RESULTS", subjects.results_of(batch_id))
-        return BatchView(id=batch_id, kind=record.kind, count=record.count, done=done)
+        expired = 0
+        if record.published and done < record.count:
+            expired = record.count - len(await tokens_of_batch(self._js, batch_id))
+        return BatchView(id=batch_id, kind=record.kind, count=record.count, done=done, expired=max(0, expired))
 
     async def results(self, batch_id: str, timeout_s: float = 3600.0) -> AsyncIterator[JobResult]:
         """Results in the order of the inputs. Raises TimeoutError when the next takes longer than `timeout_s`."""
         record = await self._record(batch_id)
-        reader = BatchResults(self._nc, self._js, batch_id, parse=self._jobs.read_result, find=self._jobs.find_result)
+        reader = BatchResults(
+            self._nc, self._js, batch_id, parse=self._jobs.read_result, find=self._jobs.find_result,
+            others=partial(self._others, batch_id), expired=partial(_expired, record),
+        )  # fmt: skip
         async with aclosing(reader.in_order(record.count, timeout_s)) as results:
             async for result in results:
                 yield result
+
+    async def _note_published(self, record: Batch) -> None:
+        """Without the note, whoever follows the batch waits for what has expired; that is no reason to fail."""
+        body = record.model_copy(update={"published": True}).model_dump_json().encode()
+        with suppress(*BUS_ERRORS):
+            await (await self._js.key_value("batches")).put(subjects.token(record.id), body)
+
+    async def _others(self, batch_id: str, index: int) -> set[str] | None:
+        """The numbers of all jobs and results that there are, when this job is not among them; else None."""
+        try:
+            if await self._claims.exists(f"{batch_id}.{index}") or not (await self._record(batch_id)).published:
+                return None
+            there = await tokens_of_batch(self._js, batch_id)
+        except (AutopilotError, *BUS_ERRORS):
+            return None
+        return None if str(index) in there else there
 
     async def cancel(self, batch_id: str) -> int:
         """End what has no result yet; returns how many jobs.
@@ -210,6 +236,20 @@ class Batches:
             return Batch.model_validate_json((await kv.get(subjects.token(batch_id))).value or b"")
         except (KeyNotFoundError, ValueError):
             raise NotFoundError(f"batch {batch_id} is not known") from None
+
+
+def _expired(record: Batch, index: int) -> JobResult:
+    now = utc_now()
+    why = JobError(attempt=1, type="ResultExpired", message="its result has expired", worker="", at=now)
+    return JobResult(
+        job_id=f"{record.id}.{index}",
+        kind=record.kind,
+        status="failed",
+        errors=[why],
+        submitter=record.submitter,
+        submitted_at=record.submitted_at,
+        finished_at=now,
+    )
 
 
 def _groups(messages: list[tuple[Job, Outgoing]]) -> Iterator[list[tuple[Job, Outgoing]]]:

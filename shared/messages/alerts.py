@@ -14,6 +14,10 @@ POOL_ALERT_KINDS = frozenset({"worker_stuck", "worker_failing"})
 # Told by the supervisor of an embedded product of its node.
 DISK_FULL = "disk_full"
 UNDETECTED_KINDS = POOL_ALERT_KINDS | {DISK_FULL}
+# Told by whoever keeps the queue in order, of streams.
+STREAM_FULL = "stream_full"
+# Those that their publisher renews each minute: one that is not renewed any more has lost its publisher.
+RENEWED_KINDS = UNDETECTED_KINDS | {STREAM_FULL}
 AlertState = Literal["opened", "updated", "resolved"]
 
 

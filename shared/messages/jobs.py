@@ -146,6 +146,7 @@ class Batch(Message):
     submitter: Label = "anonymous"
     submitted_at: Timestamp
     fingerprint: Label = Field(default="", description="digest of its kind and inputs")
+    published: bool = Field(default=False, description="all its jobs were confirmed: one that is nowhere has expired")
 
 
 class WorkerStatus(Message):

@@ -13,6 +13,7 @@ import psutil
 import pytest
 
 from deploy.embedded import servers
+from deploy.embedded.probes import postgres_lives
 from deploy.embedded.servers import EmbeddedPostgres
 from tests.support.waiting import eventually
 
@@ -65,3 +66,33 @@ async def test_one_that_is_stopped_in_the_midst_of_its_start_is_not_left_over(fo
         await starting
     await server.stop()
     assert not those_on(folder)
+
+
+async def test_one_that_stood_still_is_given_its_time_and_one_that_does_not_come_back_is_restarted_once(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("deploy.embedded.probes.TIMEOUT_S", 0.3)
+    monkeypatch.setattr(servers, "POSTGRES_DEAD_AFTER_S", 4.0)
+    server = EmbeddedPostgres(folder)
+    await server.start()
+    watching = asyncio.create_task(server.run())
+    try:
+        await asyncio.sleep(1.0)  # it has been seen alive
+        first = server.pid
+        family = those_on(folder)
+        for process in family:
+            process.send_signal(signal.SIGSTOP)
+        await asyncio.sleep(2.0)
+        for process in family:
+            process.send_signal(signal.SIGCONT)
+        await eventually(lambda: postgres_lives(server.socket_path), 10)
+        assert (server.pid, server.restarts) == (first, 0)
+        for process in those_on(folder):
+            process.send_signal(signal.SIGSTOP)
+        await eventually(lambda: server.restarts == 1, 40, "it is started anew")
+        await eventually(lambda: postgres_lives(server.socket_path), 20)
+        await asyncio.sleep(5.0)
+        assert (server.restarts, server.running()) == (1, True)
+    finally:
+        watching.cancel()
+        await server.stop()

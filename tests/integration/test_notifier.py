@@ -30,7 +30,7 @@ from tests.support.waiting import eventually
 
 
 class Receiver:
-    """One HTTP server of many manners: /ok takes, /silent never answers, /half and /endless answer badly."""
+    """One HTTP server of many manners: /ok takes, /slow takes its time, /silent, /half and /endless answer badly."""
 
     def __init__(self) -> None:
         self.posts: list[tuple[str, Any]] = []
@@ -65,6 +65,8 @@ class Receiver:
                         writer.write(b"x" * 65536)
                         await writer.drain()
                 self.posts.append((path, body))
+                if path == "/slow":
+                    await asyncio.sleep(0.4)
                 writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
                 await writer.drain()
         except (asyncio.IncompleteReadError, ConnectionError):
@@ -127,6 +129,21 @@ async def test_an_open_alert_is_told_once_and_its_end_also_after_a_restart(
             await publish(client, "b", state="resolved", incident="i")
             await publish(client, "a", state="resolved", incident="i")
             await eventually(lambda: receiver.of("/ok") == ["a opened", "a resolved"], 20)
+
+
+async def test_what_is_being_told_at_the_end_is_not_told_again(
+    nats_server: NatsServer, client: AutopilotClient
+) -> None:
+    receiver = Receiver()
+    async with receiver.serving() as url:
+        await client.alerts.subscribe(f"{url}/slow")
+        async with running(create_app(settings(nats_server))):
+            await publish(client, "a")
+            await eventually(lambda: receiver.of("/slow") == ["a opened"], 20)
+        async with running(create_app(settings(nats_server))):
+            await publish(client, "b")
+            await eventually(lambda: "b opened" in receiver.of("/slow"), 20)
+    assert receiver.of("/slow") == ["a opened", "b opened"]
 
 
 async def test_what_was_silenced_is_told_when_the_silence_ends_and_it_is_still_open(

@@ -22,13 +22,12 @@ from deploy.embedded.servers import nats_binary, wait_for_port, write_nats_confi
 from services.inference.keeper import QueueKeeper
 from services.inference.worker_state import BEGIN_ANEW
 from shared import streams, subjects
-from shared.client import AutopilotClient, SyncAutopilot
+from shared.client import AutopilotClient
 from shared.clock import utc_now
 from shared.errors import ConflictError, InvalidInputError, JobFailedError
 from shared.leader import Leadership
-from shared.messages.jobs import JobProgress, JobResult, PoolStatus, WorkerStatus
+from shared.messages.jobs import JobResult, PoolStatus, WorkerStatus
 from shared.payloads import sweep_payloads
-from shared.settings import NatsSettings
 from tests.chaos.soak.proxy import LinkProxy, tcp_target
 from tests.conftest import NatsServer
 from tests.support.poison import poison_rule
@@ -229,45 +228,6 @@ class TestNeeds:
             handles = [await client.jobs.submit("echo", {}, needs={"memory_bytes": 5000}) for _ in range(6)]
             results = [await h.wait(30) for h in handles]
         assert {r.worker for r in results} == {"large"}
-
-
-class TestBatches:
-    async def test_results_come_in_the_order_of_the_inputs(
-        self, client: AutopilotClient, nats_server: NatsServer
-    ) -> None:
-        async with worker_process(nats_server.url, **ECHO):
-            handle = await client.batches.map("echo", ({"text": str(i)} for i in range(300)))
-            outputs = await handle.outputs(20)
-            view = await handle.progress()
-        assert [o["text"] for o in outputs] == [str(i) for i in range(300)]
-        assert (view.done, view.count, view.finished) == (300, 300, True)
-
-    async def test_the_same_batch_twice_is_one_batch(self, client: AutopilotClient, nats_server: NatsServer) -> None:
-        for _ in range(2):
-            await client.batches.map("echo", [{"text": "a"}, {"text": "b"}], batch_id="once")
-        assert (await client.js.stream_info("JOBS")).state.messages == 2
-
-    async def test_cancelling_ends_what_has_no_result(self, client: AutopilotClient) -> None:
-        handle = await client.batches.map("echo", [{}] * 50)
-        assert await handle.cancel() == 50
-        assert {r.status async for r in handle.results(5)} == {"cancelled"}
-        await drained(client)
-
-    async def test_a_program_without_an_event_loop_has_the_same(
-        self, client: AutopilotClient, nats_server: NatsServer
-    ) -> None:
-        def program() -> tuple[object, list[object]]:
-            with SyncAutopilot(NatsSettings(nats_url=nats_server.url)) as autopilot:
-                one = autopilot.run("echo", {"text": "x"}, timeout_s=20)
-                told = list(autopilot.stream("echo", {"text": "y", "work_s": 1.0}))
-                assert isinstance(told[0], JobProgress)
-                assert isinstance(told[-1], JobResult)
-                return one, [r.output for r in autopilot.map("echo", [{"text": "1"}, {"text": "2"}], timeout_s=20)]
-
-        async with worker_process(nats_server.url, **ECHO):
-            one, many = await asyncio.to_thread(program)
-        assert one == {"text": "x"}
-        assert many == [{"text": "1"}, {"text": "2"}]
 
 
 class TestDeadLetters:

@@ -76,23 +76,47 @@ class TestStreams:
         assert after.max_msgs_per_subject == 1
         assert len(await js.streams_info()) == len(streams.STREAMS) + len(streams.BUCKETS) + len(streams.OBJECT_STORES)
 
-    async def test_on_a_small_disk_streams_keep_less(self, tmp_path: Path) -> None:
+    async def test_on_a_small_disk_streams_keep_less_and_grow_only_where_there_is_room(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         port = take_port(0, "nats")
         config = tmp_path / "nats.conf"
         config.write_text(f'listen: 127.0.0.1:{port}\njetstream {{ store_dir: "{tmp_path}", max_file_store: 2GB }}\n')
         server = subprocess.Popen([nats_binary(), "-c", str(config)], stderr=subprocess.DEVNULL)
         try:
             await wait_for_port(port)
-            connection = await nats.connect(f"nats://127.0.0.1:{port}")
+            connection = await nats.connect(f"nats://127.0.0.1:{port}", reconnect_time_wait=0.1)
             js = connection.jetstream()
-            await streams.ensure(js)
-            sizes = [(await js.stream_info(stream.name or "")).config.max_bytes for stream in streams.STREAMS]
-            await streams.ensure(js)
+
+            async def sizes() -> dict[str, int]:
+                found = [(s.name or "", await js.stream_info(s.name or "")) for s in streams.STREAMS]
+                return {name: info.config.max_bytes or 0 for name, info in found}
+
+            await streams.ensure(js, results_mib=16_384)
+            first = await sizes()
+            assert 0 < sum(first.values()) < 2e9
+            changed: list[str] = []
+            update = js.update_stream
+
+            async def noted(config: StreamConfig, **more: Any) -> Any:
+                info = await update(config, **more)
+                changed.append(config.name or "")
+                return info
+
+            monkeypatch.setattr(js, "update_stream", noted)
+            await streams.ensure(js, results_mib=16_384)
+            assert (changed, await sizes()) == ([], first), "a start changes nothing where there is no more room"
+            config.write_text(config.read_text().replace("2GB", "9GB"))
+            server.kill()
+            server.wait()
+            server = subprocess.Popen([nats_binary(), "-c", str(config)], stderr=subprocess.DEVNULL)
+            await eventually(lambda: connection.is_connected, 20)
+            await streams.ensure(js, results_mib=16_384)
+            assert (await sizes())["JOBS"] >= 2 * first["JOBS"]
             await connection.close()
         finally:
             server.kill()
             server.wait()
-        assert 0 < sum(size or 0 for size in sizes) < 2e9
 
     async def test_audit_cannot_be_purged(self, nc: Client) -> None:
         js = nc.jetstream()

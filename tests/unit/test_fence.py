@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from services.telemetry.adapters.command_file import CommandFile
 from shared.audit import record
 from shared.errors import UnavailableError
 from shared.fence import Fence, Status
@@ -29,6 +31,9 @@ class Executor:
         base = {"issuer": "scheduler", "fencing_token": self.leading, "at": at(second), "expires_at": at(second + 15)}
         base["id"] = f"c{second}"
         return await self.run(power_command(**(base | more)), second)
+
+    def none(self, status: Status, detail: str) -> CommandOutcome:
+        raise AssertionError(f"{status}: {detail}")
 
     async def run(self, command: PowerCommand, now: float) -> CommandOutcome:
         def told(status: Status, detail: str = "") -> CommandOutcome:
@@ -141,6 +146,59 @@ async def test_what_is_remembered_is_bounded(monkeypatch: pytest.MonkeyPatch) ->
     for second in range(20):
         await made.take(second, device=f"gpu-{second}")
     assert len(made.fence._handled) == len(made.fence._last) == 5
+
+
+async def test_after_a_crash_an_older_command_is_not_carried_out_after_a_newer_one(tmp_path: Path) -> None:
+    path = tmp_path / "commands.json"
+
+    def started() -> Executor:
+        made = Executor()
+        made.fence.memory = CommandFile(path)
+        return made
+
+    first = started()
+    await first.take(0)
+    await first.take(5)
+    # The one of second 3 was on its way; a second process comes after the crash.
+    again = started()
+    late = await again.take(3)
+    assert (late.status, again.did) == ("refused", [])
+    assert "older than command c5.0" in late.detail
+    assert (await again.take(5)).status == "applied", "of which nobody knows whether it was carried out"
+    assert (await again.take(6)).status == "applied"
+    assert (await again.take(4, device="gpu-9")).status == "applied", "another device"
+
+
+async def test_a_crash_in_the_midst_of_a_command_is_no_way_back(tmp_path: Path) -> None:
+    made, file = Executor(), CommandFile(tmp_path / "commands.json")
+    made.fence.memory = file
+    seen: list[list[str]] = []
+
+    async def look() -> CommandOutcome:
+        seen.append([done.id for done in (await file.load()).values()])
+        raise UnavailableError("away")
+
+    command = power_command(id="c1", issuer="scheduler", fencing_token=5, at=at(0), expires_at=at(15))
+    with pytest.raises(UnavailableError):
+        await made.fence.carry_out(command, at(0), look, made.none)
+    assert seen == [["c1"]]
+    assert await file.load() == {}, "what was not carried out is none"
+
+
+async def test_what_is_kept_of_commands_is_bounded_by_their_time_and_may_be_lost(tmp_path: Path) -> None:
+    path = tmp_path / "commands.json"
+    made = Executor()
+    made.fence.memory = CommandFile(path)
+    for second in range(0, 600, 10):
+        await made.take(second, device=f"gpu-{second}")
+    assert len(await CommandFile(path).load()) < 9
+    path.write_text('{"half')
+    again = Executor()
+    again.fence.memory = CommandFile(path)
+    assert (await again.take(601)).status == "applied"
+    path.unlink()
+    path.mkdir()
+    assert (await again.take(602)).status == "applied", "a disk that takes nothing is no reason not to"
 
 
 def test_an_audit_record_may_have_a_detail_of_any_name() -> None:

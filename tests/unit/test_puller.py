@@ -9,14 +9,14 @@ from typing import Any
 import pytest
 from nats.aio.msg import Msg
 
-from shared.puller import Puller
+from shared.puller import GRACE_S, Puller
 
 
 class FakeClient:
     """Keeps what is asked for."""
 
     def __init__(self) -> None:
-        self.stats, self.asked, self.is_connected = {"reconnects": 0}, [], True
+        self.stats, self.asked, self.is_connected, self.answers = {"reconnects": 0}, [], True, True
 
     def new_inbox(self) -> str:
         return "inbox"
@@ -24,6 +24,11 @@ class FakeClient:
     async def publish(self, subject: str, body: bytes, reply: str) -> None:
         assert (subject, reply) == ("$JS.API.CONSUMER.MSG.NEXT.S.d", "inbox")
         self.asked.append(json.loads(body))
+
+    async def request(self, subject: str, body: bytes, timeout: float) -> None:
+        assert subject == "$JS.API.CONSUMER.INFO.S.d"
+        if not self.answers:
+            raise TimeoutError
 
 
 def puller(client: FakeClient, **more: Any) -> Puller:
@@ -49,6 +54,23 @@ async def test_requests_die_with_the_connection() -> None:
     await its.ask(8)
     client.stats["reconnects"] = 1
     assert await its.ask(8), "at once, not when they would have expired"
+    assert [a["batch"] for a in client.asked] == [8, 8]
+
+
+async def test_nothing_is_asked_for_while_nobody_hears_it() -> None:
+    """The client would send it all at once later, and the server answer each request."""
+    client = FakeClient()
+    its = puller(client)
+    client.is_connected = False
+    assert not await its.ask(8)
+    client.is_connected, client.stats["reconnects"] = True, 1
+    assert await its.ask(8)
+    client.answers = False
+    its._asked_at -= its._expires_s + GRACE_S + 0.1
+    for _ in range(3):
+        assert not await its.ask(8), "a server that stands still has kept the first"
+    client.answers = True
+    assert await its.ask(8)
     assert [a["batch"] for a in client.asked] == [8, 8]
 
 

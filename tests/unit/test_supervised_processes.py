@@ -15,6 +15,8 @@ import pytest
 from deploy.embedded import process
 from deploy.embedded.instance import Instance, take_port
 from deploy.embedded.log_rotation import open_log, rotate
+from deploy.embedded.passages import Passages
+from deploy.embedded.patience import Patience
 from deploy.embedded.probes import nats_lives, postgres_lives, service_lives
 from deploy.embedded.process import ManagedProcess
 from deploy.embedded.servers import write_nats_config
@@ -53,6 +55,67 @@ async def test_a_frozen_process_is_killed_and_started_again(
     os.kill(before, signal.SIGSTOP)
     await eventually(lambda: server.restarts == 1 and server.pid not in {None, before}, 20)
     assert server.last_exit == -signal.SIGKILL
+
+
+def test_a_process_is_given_its_time_to_start_to_answer_and_to_thaw() -> None:
+    patience = Patience.of(180.0, 30.0, 0.0)
+    assert not any(patience.over(float(s), answered=False) for s in range(1, 180))
+    assert patience.over(181.0, answered=False)
+    patience.begin(181.0)
+    assert not patience.over(190.0, answered=True)
+    assert not any(patience.over(float(s), answered=False) for s in range(191, 220))
+    assert patience.over(221.0, answered=False)
+
+
+def test_while_the_watcher_itself_stood_still_nobody_was_silent() -> None:
+    patience = Patience.of(180.0, 30.0, 0.0)
+    patience.over(1.0, answered=True)
+    assert not patience.over(3601.0, answered=False), "the whole machine slept"
+    assert not any(patience.over(3601.0 + s, answered=False) for s in range(1, 29))
+    assert patience.over(3632.0, answered=False)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root opens folders for others")
+class TestPassages:
+    def test_folders_are_opened_for_passing_through_and_closed_at_the_end(
+        self, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        closed, shared = tmp_path / "closed", tmp_path / "closed" / "shared"
+        data = shared / "data"
+        data.mkdir(parents=True)
+        closed.chmod(0o700)
+        shared.chmod(0o755)
+        passages = Passages(data / "opened_folders.json")
+        with caplog.at_level("WARNING"), passages.opened(data / "postgres"):
+            for folder in (closed, shared):
+                folder.chmod(0o755)
+        assert [mode(f) for f in (closed, shared)] == [0o711, 0o755]
+        assert str(closed) in str(caplog.records[-1].__dict__["folders"])
+        # A supervisor that was killed closes nothing; the next one knows all the same.
+        again = Passages(data / "opened_folders.json")
+        with again.opened(data / "postgres"):
+            closed.chmod(0o755)
+        again.close()
+        assert [mode(f) for f in (closed, shared)] == [0o700, 0o755]
+        assert not (data / "opened_folders.json").exists()
+
+    def test_what_somebody_else_has_changed_since_stays(self, tmp_path: Path) -> None:
+        closed = tmp_path / "closed"
+        data = closed / "data"
+        data.mkdir(parents=True)
+        closed.chmod(0o700)
+        passages = Passages(data / "opened_folders.json")
+        with passages.opened(data):
+            closed.chmod(0o755)
+        closed.chmod(0o750)
+        passages.close()
+        assert mode(closed) == 0o750
+        (data / "opened_folders.json").write_text('{"half')
+        passages.close()
+
+
+def mode(path: Path) -> int:
+    return stat.S_IMODE(path.stat().st_mode)
 
 
 async def test_a_restart_asked_for_ends_it_gently(server: ManagedProcess) -> None:

@@ -147,11 +147,22 @@ class AlertBook:
                 ended.append(self._resolve(key, condition, now, condition.released))
         return released, ended
 
-    def end(self, node: str, device: str, reason: str, now: datetime) -> list[Alert]:
-        """Nothing more can be found of a device: all its alerts end."""
+    def end(
+        self,
+        node: str,
+        device: str,
+        reason: str,
+        now: datetime,
+        *,
+        kinds: AbstractSet[str] | None = None,
+        held: bool = True,
+    ) -> list[Alert]:
+        """Nothing more can be found of a device: its alerts end, all or some kinds of them, `held` ones as well."""
         ended = []
         for key in [key for key in self._conditions if key[:2] == (node, device)]:
             condition = self._conditions[key]
+            if (kinds is not None and key[2] not in kinds) or (condition.alert and condition.alert.holds and not held):
+                continue
             if condition.alert is None:
                 del self._conditions[key]
             else:

@@ -14,6 +14,7 @@ from services.anomaly.domain.blocks import Part
 from services.anomaly.domain.columns import COLUMN, COLUMNS
 from services.anomaly.domain.conditions import Changes, Conditions
 from services.anomaly.domain.finding import Finding
+from services.anomaly.domain.finding_wording import UNUSUAL, of_row, of_silence, of_the_unusual
 from services.anomaly.domain.fleet_map import FleetMap
 from services.anomaly.domain.history import Bools, Doubles, Floats, History, Slots, View
 from services.anomaly.domain.learned.channels import LEARN_S, Channels, Span, beside_peers
@@ -27,17 +28,8 @@ from services.anomaly.domain.trends import Trend
 from services.anomaly.domain.trends import make as all_trends
 from services.anomaly.domain.wear import Wear
 from services.anomaly.domain.wear import make as all_wear
-from shared.messages.alerts import Alert, Evidence, Severity
+from shared.messages.alerts import Alert, Severity
 
-UNUSUAL = Kind(
-    "unusual",
-    "warning",
-    "",
-    "compare with load, neighbours and the last change",
-    (),
-    open_after_s=60.0,
-    clear_after_s=300.0,
-)
 CLEARED_SHARE = 0.7
 
 
@@ -287,37 +279,7 @@ class Watch:
         self, view: View, kind: Kind, changes: Changes, more: Mapping[str, Doubles] | None = None
     ) -> list[tuple[int, Finding]]:
         told = [(row, True) for row in (*changes.opened, *changes.going_on)] + [(row, False) for row in changes.ended]
-        return [(int(r), self._finding(view, int(r), kind, firing=firing, more=more or {})) for r, firing in told]
-
-    def _finding(self, view: View, row: int, kind: Kind, *, firing: bool, more: Mapping[str, Doubles]) -> Finding:
-        slot = int(view.slots[row])
-        at = datetime.fromtimestamp(float(view.at_s[row]), UTC)
-        values = {name: float(view.held[row, COLUMN[name]]) for name in kind.metrics}
-        values |= {name: float(column[row]) for name, column in more.items()}
-        evidence = tuple(
-            Evidence(
-                metric=name,
-                value=value if np.isfinite(value) else None,
-                expected=kind.expected if i == 0 else "",
-                at=at,
-            )
-            for i, (name, value) in enumerate(values.items())
-            if i == 0 or np.isfinite(value)
-        )
-        return Finding(
-            self.roster.nodes[slot],
-            self.roster.devices[slot],
-            kind.name,
-            firing,
-            severity=kind.severity,
-            summary=kind.summary.format(**values),
-            action=kind.action,
-            runbook=kind.runbook,
-            evidence=evidence,
-            simulated=self.roster.simulated[slot],
-            at=at,
-            holds=kind.holds and firing,
-        )
+        return [(int(r), of_row(self.roster, view, int(r), kind, firing=firing, more=more or {})) for r, firing in told]
 
     def _learn(self, slots: Slots, at_s: Doubles, x: Floats, period_s: Doubles) -> list[Finding]:
         period_s = np.maximum(period_s, LEARN_S / 2)
@@ -327,7 +289,8 @@ class Watch:
         changes = self._unusual.update(slots, at_s, firing, np.ones(len(slots), bool))
         told = [(i, True) for i in (*changes.opened, *changes.going_on)] + [(i, False) for i in changes.ended]
         return [
-            self._odd(
+            of_the_unusual(
+                self.roster,
                 int(slots[i]),
                 float(at_s[i]),
                 firing=firing,
@@ -336,28 +299,6 @@ class Watch:
             )
             for i, firing in told
         ]
-
-    def _odd(
-        self, slot: int, at_s: float, *, firing: bool, share: float, why: list[tuple[str, float, float, float]]
-    ) -> Finding:
-        at = datetime.fromtimestamp(at_s, UTC)
-        first = f"{why[0][0]} is {why[0][2]:g}, usually {why[0][3]:g}" if why else "the whole is unusual"
-        evidence = [Evidence(metric="score", value=share, expected="below 1", at=at)]
-        evidence += [Evidence(metric=n, value=v, expected=f"about {usual:g}", at=at) for n, _, v, usual in why]
-        return Finding(
-            self.roster.nodes[slot],
-            self.roster.devices[slot],
-            UNUSUAL.name,
-            firing,
-            severity=UNUSUAL.severity,
-            score=share / (1 + share),
-            summary=f"unlike its past for its load: {first}",
-            action=UNUSUAL.action,
-            runbook=UNUSUAL.runbook,
-            evidence=tuple(evidence),
-            simulated=self.roster.simulated[slot],
-            at=at,
-        )
 
     def _silence_findings(
         self, silent: Slots, silent_s: Doubles, known: Bools, conditions: Conditions, kind: Kind, now_s: float
@@ -375,22 +316,8 @@ class Watch:
         for indices, fires in ((changes.opened, True), (changes.going_on, True), (changes.ended, False)):
             for i in indices.tolist():
                 seconds = lasting.get(i, 0.0)
-                on_node = kind is AGENT
-                findings.append(
-                    Finding(
-                        self.roster.node_names[i] if on_node else self.roster.nodes[i],
-                        NODE if on_node else self.roster.devices[i],
-                        kind.name,
-                        fires,
-                        severity=kind.severity if gone is None else self._silence_severity(i, gone, seconds),
-                        summary=kind.summary.format(silent_s=seconds),
-                        action=kind.action,
-                        runbook=kind.runbook,
-                        evidence=(Evidence(metric="silent_s", value=seconds, expected=kind.expected, at=at),),
-                        simulated=False if on_node else self.roster.simulated[i],
-                        at=at,
-                    )
-                )
+                severity = kind.severity if gone is None else self._silence_severity(i, gone, seconds)
+                findings.append(of_silence(self.roster, i, kind, seconds, at, firing=fires, severity=severity))
         return findings
 
 

@@ -39,7 +39,11 @@ def up(
         str, typer.Option(help="when messages reach the disk: always (before they are confirmed), or a time as 2m")
     ] = "always",
 ) -> None:
-    """Start the whole product on this machine; Ctrl-C stops it."""
+    """Start the whole product on this machine; Ctrl-C stops it.
+
+    As root, with a data folder that others do not come to (below /root), the folders above it are opened for passing
+    through (mode 711 in place of 700, say) until the product is stopped: PostgreSQL and the services are other users.
+    """
     setup_logging("up", "WARNING")
     options = Options(
         data_dir=data_dir,

@@ -110,7 +110,7 @@ def _read(item: DetectAnomaliesInput) -> Any:
         if data[:4] == b"PAR1":
             return pl.read_parquet(io.BytesIO(data))
         return pl.read_csv(io.BytesIO(data), infer_schema_length=10_000, try_parse_dates=True)
-    except (pl.exceptions.PolarsError, pl.exceptions.PanicException, UnicodeDecodeError, ValueError, TypeError) as error:
+    except (pl.exceptions.PolarsError, pl.exceptions.PanicException, ValueError, TypeError) as error:
         field = "rows" if item.rows is not None else "file"
         raise InvalidInputError(field, type(error).__name__, "is no readable CSV, Parquet or list of rows") from error
 

@@ -22,7 +22,16 @@ class MisbehaveInput(Input):
     """
 
     do: Literal[
-        "work", "fail", "die", "freeze", "freeze_once", "hang", "hang_once", "quote", "quote_value", "quote_late",
+        "work",
+        "fail",
+        "die",
+        "freeze",
+        "freeze_once",
+        "hang",
+        "hang_once",
+        "quote",
+        "quote_value",
+        "quote_late",
         "miscount",
     ] = "work"
     marker: str = ""

@@ -1,0 +1,46 @@
+"""For how long a process may be silent before it is taken for dead. Pure: times are in seconds of any clock."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+# Looks that are further apart than this tell that the watcher itself stood still.
+STALL_S = 10.0
+
+
+@dataclass
+class Patience:
+    """`start_within_s` from its start to its first answer, then `dead_after_s`.
+
+    While the watcher itself stood still, or the whole machine did, it heard nobody, which is nobody's fault.
+    """
+
+    start_within_s: float
+    dead_after_s: float
+    since: float
+    looked_at: float
+    answered_once: bool = False
+
+    @classmethod
+    def of(cls, start_within_s: float, dead_after_s: float, now: float) -> Patience:
+        """With a process that starts now."""
+        return cls(start_within_s, dead_after_s, now, now)
+
+    def begin(self, now: float) -> None:
+        """It is started anew."""
+        self.since = self.looked_at = now
+        self.answered_once = False
+
+    def over(self, now: float, *, answered: bool) -> bool:
+        """Whether it was silent for too long."""
+        stood_s, self.looked_at = now - self.looked_at, now
+        if answered:
+            self.since, self.answered_once = now, True
+            return False
+        if stood_s > STALL_S:
+            self.since += stood_s
+        return self.silent_s(now) > (self.dead_after_s if self.answered_once else self.start_within_s)
+
+    def silent_s(self, now: float) -> float:
+        """For how long it has been silent."""
+        return now - self.since
