@@ -21,6 +21,7 @@ from nats.js.api import ConsumerConfig, ConsumerInfo
 from nats.js.errors import APIError, NotFoundError
 from nats.js.kv import KeyValue
 from prometheus_client import CollectorRegistry, Counter, Gauge
+from pydantic import ValidationError
 
 from shared import streams, subjects
 from shared.addressing import check_address, key_subject
@@ -96,7 +97,7 @@ async def _answer(raw: Any, error: Exception) -> None:
         return
     named = f"{error.field}: {error.rule}" if isinstance(error, InvalidInputError) else type(error).__name__
     why = f"not carried out: {named}"
-    if isinstance(error, _MALFORMED):
+    if isinstance(error, (*_MALFORMED, ValidationError)):
         why = "the request is malformed: see the message's schema"
     with suppress(*BUS_ERRORS):
         await raw.respond(json.dumps({"ok": False, "error": why, "detail": why}).encode())

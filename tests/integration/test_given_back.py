@@ -27,6 +27,12 @@ NAME = "test-outcomes"
 CONFIG = durable(NAME, subjects.OUTCOMES, ack_wait_s=30.0)
 
 
+@pytest.fixture(autouse=True)
+def brokers_may_close(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that closes unasked ends its process."""
+    monkeypatch.setattr("shared.broker.stopping", True)
+
+
 async def comes_again(nc: Client, count: int) -> list[bytes]:
     """So many messages, long before the acknowledgement of any is overdue."""
     subscription = await nc.jetstream().pull_subscribe_bind(NAME, stream="OUTCOMES")

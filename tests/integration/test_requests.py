@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
+from pathlib import Path
 
 import pytest
 from nats.aio.client import Client
@@ -27,11 +28,10 @@ MALFORMED = [b"", b"{", b"[1]", b"null", b"\xff\xfe", b'{"device": 5}', b"[" * 2
 
 
 @pytest.fixture
-async def services(
-    nats_server: NatsServer, nc: Client, tmp_path_factory: pytest.TempPathFactory
-) -> AsyncIterator[None]:
-    folder = tmp_path_factory.mktemp("agent")
-    agent = AgentSettings(nats_url=nats_server.url, node="n1", simulate=1, data_dir=folder, health_port=0, cpu=False)
+async def services(nats_server: NatsServer, nc: Client, tmp_path: Path) -> AsyncIterator[None]:
+    agent = AgentSettings(
+        nats_url=nats_server.url, node="n1", simulate=1, data_dir=tmp_path / "agent", health_port=0, kernel_log=False
+    )
     notifier = NotifierSettings(nats_url=nats_server.url, health_port=0)
     async with AsyncExitStack() as stack:
         await stack.enter_async_context(running(create_agent(agent)))

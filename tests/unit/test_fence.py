@@ -163,7 +163,7 @@ async def test_after_a_crash_an_older_command_is_not_carried_out_after_a_newer_o
     again = started()
     late = await again.take(3)
     assert (late.status, again.did) == ("refused", [])
-    assert "older than command c5.0" in late.detail
+    assert "older than command c5 " in late.detail
     assert (await again.take(5)).status == "applied", "of which nobody knows whether it was carried out"
     assert (await again.take(6)).status == "applied"
     assert (await again.take(4, device="gpu-9")).status == "applied", "another device"
