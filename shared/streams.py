@@ -248,10 +248,11 @@ async def _ensure_stream(js: JetStreamContext, wanted: StreamConfig, *, resize: 
     except NotFoundError:
         await js.add_stream(wanted)
         return
+    # What is not said is no: the server tells it as false, or not at all.
     drifted = {
         f.name: getattr(wanted, f.name)
         for f in fields(wanted)
-        if f.name in _REPAIRED and getattr(current, f.name) != getattr(wanted, f.name)
+        if f.name in _REPAIRED and (getattr(current, f.name) or None) != (getattr(wanted, f.name) or None)
     }
     if (current.num_replicas or 1) >= (wanted.num_replicas or 1):
         drifted.pop("num_replicas", None)

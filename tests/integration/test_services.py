@@ -92,7 +92,8 @@ class TestStreams:
                 found = [(s.name or "", await js.stream_info(s.name or "")) for s in streams.STREAMS]
                 return {name: info.config.max_bytes or 0 for name, info in found}
 
-            await streams.ensure(js, results_mib=16_384)
+            for _ in range(2):  # what object stores did not get is left over for streams
+                await streams.ensure(js, results_mib=16_384)
             first = await sizes()
             assert 0 < sum(first.values()) < 2e9
             changed: list[str] = []
