@@ -44,7 +44,7 @@ max_wal_size = '4GB'
 checkpoint_timeout = '15min'
 """
 
-STOP_WITHIN_S = 15.0
+STOP_WITHIN_S, KILLED_WITHIN_S = 15.0, 5.0
 # A restart costs every session and a recovery: one that stood still for half a minute has as long again to answer.
 POSTGRES_DEAD_AFTER_S = 60.0
 
@@ -128,6 +128,7 @@ class EmbeddedPostgres:
         with self._passages.opened(self._folder.resolve()):
             server = PostgresServer(self._folder.resolve(), cleanup_mode=None)
             server.ensure_pgdata_inited()
+            self._forget_dead()
             tuning = self._folder / "postgresql.auto.conf"
             if "max_wal_size" not in tuning.read_text():
                 with tuning.open("a") as file:
@@ -136,6 +137,19 @@ class EmbeddedPostgres:
             if os.geteuid() == 0:
                 self._folder.chmod(0o750)
         return server
+
+    def _forget_dead(self) -> None:
+        """Remove the file of a postmaster that was killed: the wheel takes a zombie for one that runs."""
+        path = self._folder / "postmaster.pid"
+        try:
+            left = psutil.Process(int(path.read_text().split("\n", 1)[0]))
+            dead = left.status() == psutil.STATUS_ZOMBIE
+        except psutil.NoSuchProcess:
+            dead = True
+        except (OSError, ValueError, psutil.Error):
+            return
+        if dead:
+            path.unlink(missing_ok=True)
 
     def running(self) -> bool:
         """Whether the postmaster lives."""
@@ -173,9 +187,11 @@ class EmbeddedPostgres:
         info = self._server.get_postmaster_info()
         postmaster = info.process if info is not None else None
         if postmaster is not None:
-            for process in [postmaster, *postmaster.children(recursive=True)]:
+            family = [postmaster, *postmaster.children(recursive=True)]
+            for process in family:
                 with suppress(psutil.NoSuchProcess):
                     process.kill()
+            psutil.wait_procs(family, timeout=KILLED_WITHIN_S)
 
     async def stop(self) -> None:
         """Stop it, also in the midst of its start; one that does not end in STOP_WITHIN_S is killed."""
