@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import aclosing
+from typing import Any
 
 import pytest
 from faststream.nats import JStream, NatsBroker, NatsMessage, PullSub
@@ -74,8 +75,8 @@ async def test_a_handler_that_is_cancelled_gives_its_message_back(nc: Client, na
     broker, begun, _ = consuming(nats_server.url)
     await broker.start()
     await eventually(lambda: begun, 10)
-    (subscriber,) = broker.subscribers
-    for task in subscriber.tasks:  # type: ignore[attr-defined]
+    subscriber: Any = broker.subscribers[0]
+    for task in subscriber.tasks:
         task.cancel()
     assert await comes_again(nc, 1) == [b"0"]
     await broker.stop()
@@ -86,16 +87,16 @@ async def test_what_a_stopped_subscriber_has_not_begun_is_given_back(nc: Client,
     broker, begun, go_on = consuming(nats_server.url)
     await broker.start()
     await eventually(lambda: begun, 10)
-    (subscriber,) = broker.subscribers
+    subscriber: Any = broker.subscribers[0]
     # One more is in its hands, and others have come that it never fetched.
     one = await nc.jetstream().pull_subscribe_bind(NAME, stream="OUTCOMES")
     (fetched,) = await one.fetch(1, timeout=5)
-    waiting = subscriber.subscription._sub._pending_queue  # type: ignore[attr-defined]
+    waiting = subscriber.subscription._sub._pending_queue
     for message in await one.fetch(3, timeout=5):
         waiting.put_nowait(message)
-    subscriber.running = False  # type: ignore[attr-defined]
-    await subscriber.consume(fetched)  # type: ignore[attr-defined]
-    subscriber.running = True  # type: ignore[attr-defined]
+    subscriber.running = False
+    await subscriber.consume(fetched)
+    subscriber.running = True
     go_on.set()
     await subscriber.stop()
     assert await comes_again(nc, 4) == [b"1", b"2", b"3", b"4"]
@@ -121,10 +122,10 @@ async def test_while_the_server_is_away_no_requests_pile_up(
     asked: list[str] = []
     publish = nc.publish
 
-    async def noted(subject: str, payload: bytes = b"", reply: str = "", **more: object) -> None:
+    async def noted(subject: str, payload: bytes = b"", reply: str = "", **more: Any) -> None:
         if subject.startswith("$JS.API.CONSUMER.MSG.NEXT"):
             asked.append(subject)
-        await publish(subject, payload, reply, **more)  # type: ignore[arg-type]
+        await publish(subject, payload, reply, **more)
 
     monkeypatch.setattr(nc, "publish", noted)
     got: list[bytes] = []
@@ -154,7 +155,7 @@ async def test_a_refusal_that_passes_does_not_end_reconnecting(nc: Client, nats_
     """FastStream's callback raises it into the task that reconnects, which would end without a word."""
     broker, _, _ = consuming(nats_server.url)
     await broker.connect()
-    client = client_of(broker)
+    client: Any = client_of(broker)
     keep_trying(client)
     refused = client._process_connect_init
     refusals = 0
@@ -166,15 +167,15 @@ async def test_a_refusal_that_passes_does_not_end_reconnecting(nc: Client, nats_
             raise Error("nats: 'Authorization Violation'")
         await refused()
 
-    client._process_connect_init = refuse_twice  # type: ignore[method-assign]
+    client._process_connect_init = refuse_twice
     nats_server.kill()
     await eventually(lambda: not client.is_connected, 10)
     await nats_server.start()
     await eventually(lambda: client.is_connected, 20)
     assert refusals > 2
     assert can_come_back(client)
-    client._reconnection_task.cancel()  # type: ignore[union-attr]
+    client._reconnection_task.cancel()
     nats_server.kill()
     await eventually(lambda: not client.is_connected, 10)
-    client._reconnection_task.cancel()  # type: ignore[union-attr]
+    client._reconnection_task.cancel()
     await eventually(lambda: not can_come_back(client), 10, "whoever looks is told that nothing tries any more")

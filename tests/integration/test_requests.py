@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from nats.aio.client import Client
+from nats.aio.msg import Msg
 
 from services.notifier.app import create_app as create_notifier
 from services.notifier.settings import NotifierSettings
@@ -51,8 +52,8 @@ async def test_nobody_answers_what_is_no_request(services: None, nc: Client) -> 
     """Whoever publishes to a stream would take an answer for the stream's own."""
     heard: list[bytes] = []
 
-    async def note(message: object) -> None:
-        heard.append(message.data)  # type: ignore[attr-defined]
+    async def note(message: Msg) -> None:
+        heard.append(message.data)
 
     inbox = nc.new_inbox()
     await nc.subscribe(inbox, cb=note)
