@@ -77,9 +77,10 @@ class Claims:
         try:
             while True:
                 # Without a claim only bare publishers can have been before. They reach the queue alone, where the
-                # stream looks when the job is published (`first`), and from there a result.
+                # stream looks when the job is published (`first`), and from there a result. Where a copy of the stream
+                # lags behind and lacks it yet, the worker sees it.
                 revision, ended = await asyncio.gather(
-                    self._create(job_id, digest, life_s), self.exists(job_id, stages=_STAGES[4:])
+                    self._create(job_id, digest, life_s), self.exists(job_id, stages=_STAGES[4:], direct=True)
                 )
                 if revision is not None:
                     return None if ended else revision
@@ -102,11 +103,11 @@ class Claims:
         with suppress(*BUS_ERRORS):
             await (await self._bucket()).purge(subjects.token(job_id), msg_ttl=60)
 
-    async def exists(self, job_id: str, stages: Sequence[_Stage] = _STAGES) -> bool:
+    async def exists(self, job_id: str, stages: Sequence[_Stage] = _STAGES, *, direct: bool = False) -> bool:
         """Whether a job waits, runs or has a result; asked in the order in which jobs move on: none slips by."""
         for stream, subject in stages:
             with suppress(NotFoundError):
-                await self._js.get_last_msg(stream, subject(job_id))
+                await self._js.get_last_msg(stream, subject(job_id), direct=direct)
                 return True
         return False
 
