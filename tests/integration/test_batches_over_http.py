@@ -13,6 +13,7 @@ import pytest
 
 from shared.client import AutopilotClient, batch_results, batches
 from shared.errors import UnavailableError
+from shared.publishing import publish_together
 from shared.storing import publish_result
 from tests.conftest import NatsServer
 from tests.integration.test_queue_limits import a_result, messages
@@ -101,7 +102,7 @@ class TestRetries:
     async def test_after_an_error_the_rest_is_added(
         self, nats_server: NatsServer, client: AutopilotClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        together, calls = batches.publish_together, 0
+        together, calls = publish_together, 0
 
         async def fails(*arguments: Any) -> bool:
             nonlocal calls

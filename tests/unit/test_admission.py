@@ -111,7 +111,7 @@ class TestSubmitFor:
     async def test_a_batch_sent_again_counts_once(self) -> None:
         admission = Admission(Quota(jobs_per_minute=1000, unfinished=6, fair_share=6), queue_limit=100)
 
-        class Again(self.Jobs):  # type: ignore[name-defined, misc]
+        class Again(TestSubmitFor.Jobs):
             sent = 0
 
             async def map(self, kind: str, payloads: list[object], *, batch_id: str, **_: object) -> Any:

@@ -61,7 +61,7 @@ class CopiedRows:
             raise UnavailableError("the database copied rows that are not all of the same form")
         found: dict[str, NDArray[Any]] = {}
         for name, kind in self._columns.items():
-            found[name] = rows[name].astype(np.float64 if kind == "float" else np.int64)
+            found[name] = rows[name].astype("f8" if kind == "float" else "i8")
             if kind == "time":
                 found[name] += EPOCH_2000_S * 1_000_000
         return found

@@ -228,19 +228,14 @@ def _jobs(
     """In the order of submission."""
     columns = {name: column[::-1] for name, column in copied.items()}
     whose, place = np.unique(columns["who"], return_inverse=True)
-    pool, kind, device = (
-        (list(each) for each in zip(*(names[who] for who in whose.tolist()), strict=True))
-        if len(whose)
-        else ([], [], [])
-    )
-    places = place.tolist()
+    each, places = [names[who] for who in whose.tolist()], place.tolist()
     submitted, started, finished = ((columns[n] - _us(since)) / 1e6 for n in ("submitted", "started", "finished"))
     run_s = np.where(np.isnan(columns["run_s"]), np.maximum(finished - started, 0.0), columns["run_s"])
     batch = np.maximum(columns["batch"], 1.0)
     return PastJobs(
-        pool=[pool[n] for n in places],
-        kind=[kind[n] for n in places],
-        device=[device[n] for n in places],
+        pool=[each[n][0] for n in places],
+        kind=[each[n][1] for n in places],
+        device=[each[n][2] for n in places],
         submitted_s=submitted,
         started_s=started,
         finished_s=finished,
