@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import suppress
 
 from nats.aio.client import Client
@@ -53,7 +53,7 @@ class BatchResults:
         self._held_bytes, self._next_sequence = 0, 1
         self._news, self._arrived = asyncio.Event(), WORTH_READING
 
-    async def in_order(self, count: int, timeout_s: float) -> AsyncIterator[JobResult]:
+    async def in_order(self, count: int, timeout_s: float) -> AsyncGenerator[JobResult, None]:
         """The results of the first `count` jobs. Raises TimeoutError when the next takes longer than `timeout_s`."""
 
         async def on_result(_: Msg) -> None:
