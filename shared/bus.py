@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from typing import TypeVar
+import sys
+from typing import TYPE_CHECKING, TypeVar, cast
 
-from faststream.nats import NatsBroker
 from nats.js import JetStreamContext
 from nats.js.errors import KeyNotFoundError
 from pydantic import BaseModel
 
 from shared import storing, subjects
-from shared.broker import client_of
 from shared.errors import UnavailableError
 from shared.messages.commands import CommandOutcome, FleetPolicy
 from shared.publishing import publish_patiently
 from shared.unreadable import parse_value
+
+if TYPE_CHECKING:
+    from faststream.nats import NatsBroker
 
 M = TypeVar("M", bound=BaseModel)
 BUS_ERRORS = storing.BUS_ERRORS
@@ -32,8 +34,7 @@ class Bus:
     def js(self) -> JetStreamContext:
         """The context of the connected broker."""
         if self._js is None:
-            source = self._source
-            self._js = client_of(source).jetstream(timeout=5.0) if isinstance(source, NatsBroker) else source
+            self._js = _context(self._source)
         return self._js
 
     async def publish(self, subject: str, body: BaseModel | bytes, message_id: str) -> None:
@@ -84,3 +85,14 @@ class Bus:
         if value is None:
             return FleetPolicy()
         return parse_value("policy", POLICY_KEY, value, FleetPolicy) or FleetPolicy(mode="observe", power="off")
+
+
+def _context(source: NatsBroker | JetStreamContext) -> JetStreamContext:
+    """Whoever has a broker has loaded FastStream; nobody else has to."""
+    if "faststream.nats" not in sys.modules:
+        return cast("JetStreamContext", source)
+    from faststream.nats import NatsBroker  # noqa: PLC0415  see above
+
+    from shared.broker import client_of  # noqa: PLC0415
+
+    return client_of(source).jetstream(timeout=5.0) if isinstance(source, NatsBroker) else source

@@ -39,6 +39,9 @@ T = TypeVar("T")
 Handler = Callable[[Any], Awaitable[None]]
 
 WATCH_PERIOD_S = 1.0
+# A durable where nothing happens is asked for less often; readiness takes an answer for good for 10 s.
+REST_PERIOD_S = 4.0
+RESTS_AFTER_LOOKS = 10
 # Requests to the server that a fleet of watchdogs makes add up.
 WATCH_EACH_S = 0.05
 # A bucket that is gone is missed by whoever reads or writes it, and nobody else would make it before the next start.
@@ -150,7 +153,7 @@ def consume(broker: NatsBroker, stream: str, subject: str, config: ConsumerConfi
 
 
 class ConsumerWatchdog:
-    """Asks the server for each durable every second and tells the lag.
+    """Asks the server for each durable every second, or four where nothing happens, and tells the lag.
 
     A durable that was deleted is made again, and one that does not move is healed.
     """
@@ -168,6 +171,8 @@ class ConsumerWatchdog:
         self._watched, self._subscriptions = list(watched), subscriptions
         self._streams, self._counted_s = 0, float("-inf")
         self._progress = {(w.stream, w.config.durable_name): Progress() for w in watched}
+        self._quiet_looks: dict[str, int] = {}
+        self._next_look_s: dict[str, float] = {}
         labels = ["stream", "durable"]
         self._pending = Gauge("autopilot_consumer_pending", "not delivered yet", labels, registry=registry)
         self._unacked = Gauge("autopilot_consumer_ack_pending", "delivered, unacknowledged", labels, registry=registry)
@@ -188,8 +193,22 @@ class ConsumerWatchdog:
             if self._subscriptions is not None:
                 await self._subscriptions.revive_dead()
             await self._count_streams()
-            await some_at_once(self._check, self._watched, WATCH_AT_ONCE)
+            await some_at_once(self._check, self._due(), WATCH_AT_ONCE)
             await asyncio.sleep(max(WATCH_PERIOD_S, WATCH_EACH_S * len(self._watched)))
+
+    def _due(self) -> list[Watched]:
+        """Those to be asked for now."""
+        now = asyncio.get_running_loop().time()
+        return [w for w in self._watched if now >= self._next_look_s.get(_name(w), 0.0)]
+
+    def _rest(self, watched: Watched, *, quiet: bool) -> None:
+        """Ask less often for a durable where nothing has happened for some looks."""
+        name = _name(watched)
+        self._quiet_looks[name] = self._quiet_looks.get(name, 0) + 1 if quiet else 0
+        if self._quiet_looks[name] >= RESTS_AFTER_LOOKS:
+            self._next_look_s[name] = asyncio.get_running_loop().time() + REST_PERIOD_S - WATCH_PERIOD_S / 2
+        else:
+            self._next_look_s.pop(name, None)
 
     async def _count_streams(self) -> None:
         """Make streams and buckets again when there are fewer than before."""
@@ -210,7 +229,8 @@ class ConsumerWatchdog:
 
     async def _check(self, watched: Watched) -> None:
         durable = watched.config.durable_name or ""
-        name = f"consumer {watched.stream}/{durable}"
+        name = _name(watched)
+        quiet = False
         try:
             info = await self._js.consumer_info(watched.stream, durable, timeout=3.0)
         except NotFoundError:
@@ -222,13 +242,16 @@ class ConsumerWatchdog:
             self._pending.labels(watched.stream, durable).set(info.num_pending or 0)
             self._unacked.labels(watched.stream, durable).set(info.num_ack_pending or 0)
             await self._judge(watched, durable, info)
+            moved = self._progress[watched.stream, watched.config.durable_name].moved
+            quiet = not (moved or info.num_pending or info.num_ack_pending)
+        self._rest(watched, quiet=quiet)
 
     async def _judge(self, watched: Watched, durable: str, info: ConsumerInfo) -> None:
         now = asyncio.get_running_loop().time()
         progress = self._progress[watched.stream, watched.config.durable_name]
         still_s = 0.0 if watched.may_wait else progress.look(info, now)
         self._stalled.labels(watched.stream, durable).set(still_s)
-        name = f"consumer {watched.stream}/{durable}"
+        name = _name(watched)
         if not still_s:
             self._health.report(name, ok=True, max_age_s=10.0)
             if self._subscriptions is not None and progress.moved:
@@ -248,6 +271,11 @@ class ConsumerWatchdog:
         else:
             self._recreated.labels(watched.stream, durable).inc()
             log.warning("consumer was deleted and made again", extra={"durable": durable})
+
+
+def _name(watched: Watched) -> str:
+    """Of its condition of readiness."""
+    return f"consumer {watched.stream}/{watched.config.durable_name or ''}"
 
 
 async def some_at_once(work: Callable[[T], Awaitable[None]], items: Sequence[T], most: int = 32) -> None:

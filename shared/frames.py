@@ -22,7 +22,7 @@ MAX_NAME_BYTES = subjects.MOST_NAME_BYTES
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MOST_KNOWN_NAMES = 200_000
 _KNOWN_NAMES: dict[tuple[str, ...], tuple[str, ...]] = {}
-_LATEST_US = 253_370_764_800_000_000  # the year 9999, the last that datetime and PostgreSQL share
+LATEST_US = 253_370_764_800_000_000  # the year 9999, the last that datetime and PostgreSQL share
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,11 +123,11 @@ def decode(data: bytes, subject: str | None = None) -> TelemetryFrame:
     simulated = body.get("simulated", [])
     return TelemetryFrame(
         node=node,
-        start_us=_integer(body, "start_us", 0, _LATEST_US),
+        start_us=_integer(body, "start_us", 0, LATEST_US),
         period_s=float(period),
         devices=devices,
         metrics=metrics,
-        values=_finite(raw, (ticks, len(devices), len(metrics))),
+        values=finite_values(raw, (ticks, len(devices), len(metrics))),
         sequence=_integer(body, "seq", 0, 2**62),
         epoch_us=_integer(body, "epoch_us", 0, 2**62),
         simulated=frozenset(s for s in simulated if isinstance(s, str)) if isinstance(simulated, list) else frozenset(),
@@ -135,7 +135,7 @@ def decode(data: bytes, subject: str | None = None) -> TelemetryFrame:
     )
 
 
-def _finite(raw: bytes, shape: tuple[int, int, int]) -> npt.NDArray[np.float32]:
+def finite_values(raw: bytes, shape: tuple[int, ...]) -> npt.NDArray[np.float32]:
     """An infinite reading is none: one alone would make every sum and mean that it enters infinite."""
     values = np.frombuffer(raw, dtype="<f4").reshape(shape)
     # To look for the bytes first costs a twentieth of looking at every value of every frame.

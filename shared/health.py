@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import json
+import socket
 import threading
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
@@ -18,6 +20,9 @@ LOOP_STALL_S = 5.0
 # An event loop that did not turn for so long does not come back by itself.
 LOOP_DEAD_S = 60.0
 LOOK_EVERY_S = 1.0
+TICK_S = 1.0
+# Only the end waits for this long: a request is answered the moment it comes.
+POLL_S = 1.0
 
 
 @dataclass
@@ -83,7 +88,7 @@ class HealthState:
         """Tick until cancelled."""
         while True:
             self.tick()
-            await asyncio.sleep(0.5)
+            await asyncio.sleep(TICK_S)
 
 
 class HealthServer:
@@ -97,7 +102,7 @@ class HealthServer:
         self._server = ThreadingHTTPServer((host, port), handler)
         self._server.daemon_threads = True
         self.port = int(self._server.server_address[1])
-        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.1,), daemon=True)
+        self._thread = threading.Thread(target=self._server.serve_forever, args=(POLL_S,), daemon=True)
         self._state, self._stopped = state, threading.Event()
         self._watch = threading.Thread(target=self._watch_loop, daemon=True)
 
@@ -109,7 +114,10 @@ class HealthServer:
     def stop(self) -> None:
         """Stop answering and free the port."""
         self._stopped.set()
-        self._server.shutdown()
+        threading.Thread(target=self._server.shutdown, daemon=True).start()
+        # Whoever knocks wakes it up.
+        with suppress(OSError), socket.create_connection(self._server.server_address[:2], timeout=POLL_S):
+            self._thread.join(timeout=2 * POLL_S)
         self._server.server_close()
 
     def _watch_loop(self) -> None:

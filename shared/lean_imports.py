@@ -2,11 +2,31 @@
 
 from __future__ import annotations
 
+import importlib
 import sys
 from typing import Any, cast
 
 
 def leave_out_websockets(nats_url: str) -> None:
-    """Keep nats-py from loading aiohttp where it is installed: 11 MB that only a websocket URL needs."""
-    if not nats_url.startswith("ws"):
-        cast("dict[str, Any]", sys.modules).setdefault("aiohttp", None)
+    """Have nats-py loaded without aiohttp: 10 MB that only a websocket URL needs.
+
+    To be called before anything imports nats; whoever needs aiohttp itself imports it afterwards as usual.
+    """
+    if "ws://" not in nats_url and "wss://" not in nats_url:
+        _load_without("aiohttp", "nats.aio.transport")
+
+
+def leave_out_http_server() -> None:
+    """Have FastStream loaded without uvicorn, 3 MB that only its own HTTP server needs; as above."""
+    _load_without("uvicorn", "faststream._internal._compat")
+
+
+def _load_without(left_out: str, module: str) -> None:
+    if left_out in sys.modules or module in sys.modules:
+        return
+    modules = cast("dict[str, Any]", sys.modules)
+    modules[left_out] = None
+    try:
+        importlib.import_module(module)
+    finally:
+        del modules[left_out]

@@ -16,6 +16,8 @@ from nats.aio.client import Client
 from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
 
+from shared.wire import take_at_once, take_no_more
+
 log = logging.getLogger(__name__)
 
 EXPIRES_S = 5.0
@@ -43,6 +45,7 @@ class Puller:
     async def start(self) -> None:
         """Open the inbox."""
         self._subscription = await self._nc.subscribe(self._inbox, cb=self._on_message)
+        take_at_once(self._nc, self._subscription, self._take)
 
     async def ask(self, wanted: int) -> bool:
         """Have requests for `wanted` messages standing, counting what has arrived and not been taken.
@@ -89,11 +92,15 @@ class Puller:
                 await self._subscription.drain()  # type: ignore[no-untyped-call]
             else:
                 await self._subscription.unsubscribe()
+            take_no_more(self._nc, self._subscription)
         left = list(self.ready)
         self.ready.clear()
         return left
 
     async def _on_message(self, message: Msg) -> None:
+        self._take(message)
+
+    def _take(self, message: Msg) -> None:
         status = message.headers.get("Status") if message.headers and not message.data else None
         if status is None:
             if not message.reply.startswith("$JS.ACK."):

@@ -10,7 +10,9 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
+import anyio
 from faststream import FastStream
+from faststream._internal.cli.supervisors.utils import set_exit
 from faststream.nats import NatsBroker
 from nats.aio.client import Client
 from nats.js import JetStreamContext
@@ -26,30 +28,20 @@ from shared.health import HealthServer, HealthState
 from shared.poison import PoisonRule
 from shared.settings import ServiceSettings
 from shared.stalled_consumers import Subscriptions
-from shared.stopping import Ending
-from shared.supervision import TaskSupervisor, Work, beat
+from shared.stopping import GRACE_S, Ending
+from shared.supervision import TaskSupervisor, Work, beat, cancel_all
 from shared.unreadable import UnreadableValues
+from shared.wire import read_fast
 
 log = logging.getLogger(__name__)
 
 STUCK_S = 10.0
-# What a service has to end by itself once it is asked to; a pool, whose workers finish what they run, has more.
-GRACE_S = 12.0
 ANSWER_S = 1
 BROKER_STOP_S = 6.0
 STREAMS_EACH_S = 30.0
 CONNECTION_STANDSTILL_S = 30.0
 # Looking at a consumer takes as long as the server takes to answer or not.
 WATCHDOG_STANDSTILL_S = 120.0
-
-
-async def cancel_all(tasks: Sequence[asyncio.Task[None]]) -> None:
-    """Cancel tasks until they end: before Python 3.12 `wait_for` may swallow a cancellation."""
-    pending = set(tasks)
-    while pending:
-        for task in pending:
-            task.cancel()
-        _, pending = await asyncio.wait(pending, timeout=0.5)
 
 
 @dataclass
@@ -88,6 +80,7 @@ class Service:
             await self.broker.connect()
             client = client_of(self.broker)
             keep_trying(client)
+            read_fast(client)
             self.supervise("connection", lambda: self._watch_connection(client), standstill_s=CONNECTION_STANDSTILL_S)
             js = self.bus.js
             watchdog = ConsumerWatchdog(
@@ -166,6 +159,7 @@ class ServiceApp(FastStream):
         self._service, self._ending = service, Ending(service.grace_s)
         self._entered = False
         self._running: asyncio.Task[object] | None = None
+        self._end = asyncio.Event()
 
         @asynccontextmanager
         async def entered() -> AsyncIterator[None]:
@@ -180,16 +174,20 @@ class ServiceApp(FastStream):
         self._ending.ask()
         expect_close()
         super().exit()
+        self._end.set()
         if not self._entered and self._running is not None:
             self._running.cancel()
 
     async def run(
-        self, log_level: int = logging.INFO, run_extra_options: dict[str, Any] | None = None, sleep_time: float = 0.1
+        self,
+        log_level: int = logging.INFO,
+        run_extra_options: dict[str, Any] | None = None,
+        sleep_time: float = 0.1,  # noqa: ARG002  FastStream's: it looks so often whether it is to end, this is told
     ) -> None:
         """Serve until asked to end; nothing that goes wrong after that is a failure of the process."""
         self._running = asyncio.current_task()
         try:
-            await super().run(log_level, run_extra_options, sleep_time)
+            await self._serve(log_level, run_extra_options or {})
         except asyncio.CancelledError:
             if not self._ending.asked:
                 raise
@@ -197,6 +195,20 @@ class ServiceApp(FastStream):
             if not self._ending.asked:
                 raise
             log.warning("not ended in order", extra={"error": type(error).__name__})
+
+    async def _serve(self, log_level: int, options: dict[str, Any]) -> None:
+        """FastStream's `run`, but woken when it is to end, where that one looks ten times a second."""
+        set_exit(lambda *_: self.exit(), sync=False)
+        async with self.lifespan_context(**options):
+            try:
+                async with anyio.create_task_group() as group:
+                    group.start_soon(self._startup, log_level, options)
+                    await self._end.wait()
+                    await self._shutdown(log_level)
+                    group.cancel_scope.cancel()
+            except ExceptionGroup as failed:
+                for error in failed.exceptions:
+                    raise error from None
 
     async def stop(self) -> None:
         """Stop the handlers in order where the broker answers; else leave the connection to end with the process."""

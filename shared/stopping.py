@@ -9,6 +9,8 @@ import threading
 log = logging.getLogger(__name__)
 
 EXIT_STUCK = 70
+# What a service has to end by itself once it is asked to; a pool, whose workers finish what they run, has more.
+GRACE_S = 12.0
 
 
 class Ending:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any
@@ -54,6 +54,15 @@ async def _ended(task: asyncio.Task[None]) -> None:
             continue
 
 
+async def cancel_all(tasks: Sequence[asyncio.Task[None]]) -> None:
+    """Cancel tasks until they end: before Python 3.12 `wait_for` may swallow a cancellation."""
+    pending = set(tasks)
+    while pending:
+        for task in pending:
+            task.cancel()
+        _, pending = await asyncio.wait(pending, timeout=0.5)
+
+
 class TaskSupervisor:
     """Runs tasks by name, each until `stop`.
 
@@ -99,6 +108,15 @@ class TaskSupervisor:
             self._health.report(f"task {task.name}", ok=False, reason=reason)
             await asyncio.sleep(BACKOFF_S[min(task.failures, len(BACKOFF_S)) - 1])
 
+    @staticmethod
+    def _look_in_s(task: _Task, now: float, *, told: bool) -> float | None:
+        """When to look at a running task again: at rest a process with twenty of them is to do nothing."""
+        if not told:
+            return CHECK_EVERY_S
+        if task.standstill_s is None:
+            return None
+        return max(CHECK_EVERY_S, task.last_beat + task.standstill_s - now)
+
     async def _run_once(self, task: _Task) -> str:
         """Why it ended: `ended`, `stood still`, or the name of its exception."""
         _current.set(task)
@@ -107,16 +125,18 @@ class TaskSupervisor:
         self._up.labels(task.name).set(1)
         loop = asyncio.get_running_loop()
         began = loop.time()
+        told = False
         try:
             while not running.done():
-                await asyncio.wait([running], timeout=CHECK_EVERY_S)
+                await asyncio.wait([running], timeout=self._look_in_s(task, loop.time(), told=told))
                 if running.done():
                     break
                 if task.standstill_s is not None and loop.time() - task.last_beat > task.standstill_s:
                     log.error("task stands still, starting it again", extra={"task": task.name})
                     return "stood still"
-                if not task.failures or loop.time() - began > min(task.failures, 5):
+                if not told and (not task.failures or loop.time() - began > min(task.failures, 5)):
                     self._health.report(f"task {task.name}", ok=True)
+                    told = True
         finally:
             if not running.done():
                 running.cancel()

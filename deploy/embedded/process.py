@@ -23,8 +23,8 @@ STOP_TIMEOUT_S = 15.0
 # Slower than any start, and than a machine that is busy for a while: a restart loses what the process was doing.
 DEAD_AFTER_S = 30.0
 START_WITHIN_S = 180.0
-PROBE_EVERY_S = 1.0
-LOG_EVERY_S = 5.0
+PROBE_EVERY_S = 2.0
+LOG_EVERY_S = 10.0
 PR_SET_PDEATHSIG = 1
 
 Probe = Callable[[], Awaitable[bool]]

@@ -36,6 +36,7 @@ SERVICES: dict[str, tuple[str, ...]] = {
 }
 NATS_USER = "autopilot"
 READY_TIMEOUT_S = 60.0
+TELL_EVERY_S = 0.5
 STOP_SLACK_S = 15.0
 # The pool lets its workers finish what they run for as long as this setting says, and then ends within 12 s.
 WORKERS_STOP = "AUTOPILOT_STOP_TIMEOUT_S"
@@ -85,6 +86,7 @@ class EmbeddedProduct:
         self.postgres = EmbeddedPostgres(self.instance.path("postgres"), self.passages)
         self.processes: dict[str, ManagedProcess] = {}
         self.runtime: Runtime | None = None
+        self._told: dict[str, dict[str, int | None]] = {}
 
     async def start(self) -> Runtime:
         """Start everything and wait until all is ready.
@@ -214,14 +216,16 @@ class EmbeddedProduct:
     async def _keep_telling(self) -> None:
         while True:
             self._save_processes()
-            await asyncio.sleep(0.5)
+            await asyncio.sleep(TELL_EVERY_S)
 
     def _save_processes(self) -> None:
         states = {
             n: {"pid": p.pid, "restarts": p.restarts, "last_exit": p.last_exit} for n, p in self.processes.items()
         }
         states["postgres"] = {"pid": self.postgres.pid, "restarts": self.postgres.restarts, "last_exit": None}
-        self.instance.save_processes(states)
+        if states != self._told:
+            self.instance.save_processes(states)
+            self._told = states
 
     async def stop(self) -> None:
         """Stop services first, then the servers that they need."""

@@ -47,6 +47,9 @@ checkpoint_timeout = '15min'
 STOP_WITHIN_S, KILLED_WITHIN_S = 15.0, 5.0
 # A restart costs every session and a recovery: one that stood still for half a minute has as long again to answer.
 POSTGRES_DEAD_AFTER_S = 60.0
+RUNS_EVERY_S = 0.3
+# Each question is a process of its own on the other side.
+LIVES_EVERY_S = 3.0
 
 
 def nats_binary() -> str:
@@ -166,8 +169,12 @@ class EmbeddedPostgres:
         """Start it again whenever it died or stopped answering, until cancelled."""
         loop = asyncio.get_running_loop()
         patience = Patience.of(START_WITHIN_S, POSTGRES_DEAD_AFTER_S, loop.time())
+        looked_at = float("-inf")
         while True:
-            await asyncio.sleep(0.3)
+            await asyncio.sleep(RUNS_EVERY_S)
+            if self.running() and loop.time() - looked_at < LIVES_EVERY_S:
+                continue
+            looked_at = loop.time()
             answered = await postgres_lives(self.socket_path)
             if patience.over(loop.time(), answered=answered) and self.running():
                 log.warning("postgres does not answer, killing it")

@@ -9,7 +9,6 @@ from contextlib import asynccontextmanager
 from datetime import timedelta
 from functools import partial
 
-import torch
 from faststream import FastStream
 from faststream.nats import KvWatch
 from nats.js import JetStreamContext
@@ -56,7 +55,7 @@ def create_app(settings: AnomalySettings | None = None) -> FastStream:
     """The anomaly detector."""
     settings = settings or load(AnomalySettings)
     service = Service("anomaly", settings)
-    snapshot_path = settings.data_dir / "anomaly" / "learned.pt"
+    snapshot_path = settings.data_dir / "anomaly" / "learned.npz"
     outbox = AlertOutbox(service.bus, service.registry)
 
     async def publish(alert: Alert) -> None:
@@ -73,8 +72,6 @@ def create_app(settings: AnomalySettings | None = None) -> FastStream:
 
     @asynccontextmanager
     async def lifespan() -> AsyncIterator[None]:
-        # One thread serves any fleet that one process can hear; more only wait for each other.
-        torch.set_num_threads(1)
         restore_learned(detection, settings, load_snapshot(snapshot_path))
         async with service.running(watched) as js:
             kept = (await bucket_items(js, "open_alerts", Alert)).values()
@@ -155,7 +152,7 @@ def restore_learned(detection: Detection, settings: AnomalySettings, snapshot: S
         return
     watch = make_watch(settings, Roster.restore(snapshot.roster))
     try:
-        watch.load(snapshot.tensors)
+        watch.load(snapshot.arrays)
     except (InvalidInputError, KeyError, ValueError, TypeError, AttributeError, RuntimeError) as error:
         log.warning("snapshot does not fit, learning anew", extra={"error": str(error)})
         return

@@ -11,8 +11,6 @@ from datetime import UTC, datetime
 from itertools import pairwise
 from pathlib import Path
 
-import torch
-
 from services.anomaly.adapters.past import past_ticks
 from services.anomaly.adapters.plot import Recording
 from services.anomaly.adapters.tables import Table, read_table
@@ -139,7 +137,6 @@ def main() -> None:
     parser.add_argument("--detector", action="append", help="only alerts of this kind; may be given several times")
     parser.add_argument("--plot", type=Path, help="a picture of the alerted devices, PNG or SVG")
     arguments = parser.parse_args()
-    torch.set_num_threads(1)
     try:
         alerts = run(arguments)
     except AutopilotError as error:

@@ -8,15 +8,13 @@ from typing import Any
 
 import uvicorn
 
-from services.gateway.app import create_app
-from services.gateway.protocol import TimedProtocol
 from services.gateway.settings import GatewaySettings
 from shared.errors import SettingsError
+from shared.lean_imports import leave_out_websockets
 from shared.logs import setup_logging
 from shared.privileges import Needs, drop_privileges
-from shared.service import GRACE_S
 from shared.settings import load
-from shared.stopping import Ending, end_asked
+from shared.stopping import GRACE_S, Ending, end_asked
 
 EXIT_NOT_STARTED = 1
 
@@ -41,6 +39,8 @@ class GatewayServer(uvicorn.Server):
 
 def server_options(settings: GatewaySettings) -> dict[str, Any]:
     """How uvicorn serves: no connection waits for ever, and there are only so many."""
+    from services.gateway.protocol import TimedProtocol  # noqa: PLC0415  as the app
+
     return {
         "host": settings.gateway_host,
         "port": settings.gateway_port,
@@ -60,6 +60,9 @@ def main() -> None:
     settings = load(GatewaySettings)
     setup_logging("gateway", settings.log_level)
     drop_privileges(settings, Needs(read=(settings.api_keys_file.absolute(),)))
+    leave_out_websockets(settings.nats_url)
+    from services.gateway.app import create_app  # noqa: PLC0415  what it imports depends on the settings
+
     try:
         app = create_app(settings)
     except SettingsError as error:

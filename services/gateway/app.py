@@ -8,6 +8,7 @@ import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from functools import partial
+from typing import TYPE_CHECKING
 
 from fastapi import FastAPI
 from fastapi.responses import HTMLResponse
@@ -29,16 +30,17 @@ from services.gateway.settings import GatewaySettings
 from services.gateway.unfinished import keep_looking
 from shared import audit, subjects
 from shared.client import AutopilotClient
-from shared.frames import TelemetryFrame
 from shared.health import HealthServer, HealthState
 from shared.messages.alerts import Alert
 from shared.messages.audit import AuditRecord
 from shared.poison import PoisonRule
 from shared.risk import Risk
-from shared.service import cancel_all
 from shared.settings import load
 from shared.streams import ensure
-from shared.supervision import TaskSupervisor, beat
+from shared.supervision import TaskSupervisor, beat, cancel_all
+
+if TYPE_CHECKING:
+    from shared.frames import TelemetryFrame
 
 TITLE = "Accelerator Autopilot"
 ROUTERS = [module.router for module in (jobs, batches, dead, openai, fleet, alerts)]

@@ -13,6 +13,7 @@ from typing import Any
 from services.inference.errors import NotConfiguredError
 from services.inference.settings import ModelSettings, PoolSettings, WorkerSettings
 from shared.errors import SettingsError
+from shared.lean_imports import leave_out_http_server, leave_out_websockets
 from shared.logs import setup_logging
 from shared.privileges import Needs, drop_privileges
 from shared.settings import ServiceSettings, load
@@ -24,16 +25,19 @@ def main() -> None:
     """Run the pool or, started by it, a worker; or say what shuts in code of jobs on this machine."""
     role = sys.argv[1] if len(sys.argv) == 2 else ""
     if role == "pool":
+        settings = load(PoolSettings)
+        leave_out_websockets(settings.nats_url)
+        leave_out_http_server()
         from services.inference.app import create_app  # noqa: PLC0415  a worker starts faster without
 
-        settings = load(PoolSettings)
         setup_logging("pool", settings.log_level)
         drop_privileges(settings, _needs(settings))
         asyncio.run(create_app(settings).run())
     elif role == "worker":
+        worker = load(WorkerSettings)
+        leave_out_websockets(worker.nats_url)
         from services.inference.worker import run_worker  # noqa: PLC0415  the pool needs none of it
 
-        worker = load(WorkerSettings)
         setup_logging(f"worker {worker.worker}", worker.log_level)
         drop_privileges(worker, _needs(worker, worker.scratch_dir))
         try:

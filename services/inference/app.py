@@ -27,8 +27,9 @@ from shared.ids import new_id
 from shared.leader import Leadership, leading_token
 from shared.messages.alerts import Alert
 from shared.messages.jobs import PRIORITIES
-from shared.service import GRACE_S, Service
+from shared.service import Service
 from shared.settings import load
+from shared.stopping import GRACE_S
 from shared.streams import due_durable, durable, job_durable, waiting_durable
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from dataclasses import dataclass, field
+from typing import Any
 
 from services.inference.device_group import places
 from services.inference.pool_alerts import PoolAlerts
@@ -22,6 +23,8 @@ from shared.messages.telemetry import NodeInventory
 log = logging.getLogger(__name__)
 
 STATUS_PERIOD_S = 0.5
+# What does not change is written, and the node's devices read, this often: each write is one to the disk.
+REST_PERIOD_S = 2.0
 
 
 @dataclass
@@ -32,6 +35,8 @@ class PoolMemory:
     supervisor: PoolSupervisor
     alerts: PoolAlerts = field(init=False)
     _kept: tuple[set[str], dict[str, str]] = field(default_factory=lambda: (set(), {}))
+    _told: dict[str, Any] | None = None
+    _done_s: dict[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.alerts = PoolAlerts(self.bus, self.supervisor)
@@ -85,11 +90,12 @@ class PoolMemory:
         """Read this node's devices and publish the pool's status, until cancelled."""
         while True:
             try:
-                await self._read_devices(health)
+                if not self.supervisor.devices or self._is_due("devices"):
+                    await self._read_devices(health)
                 await self._count_kills()
                 if self._kept != (self.supervisor.cordoned, self.supervisor.set_aside):
                     await self.save_cordons(set(self.supervisor.cordoned))
-                await self.bus.write("pools", self._status_key, self.supervisor.status())
+                await self._tell_status()
             except UnavailableError as error:
                 log.info("status not published", extra={"error": type(error).__name__})
             try:
@@ -101,6 +107,25 @@ class PoolMemory:
             health.report("silent workers", ok=not unwell, reason=reason)
             health.report("workers", ok=self._enough(), reason="no worker is ready yet", max_age_s=10.0)
             await asyncio.sleep(STATUS_PERIOD_S)
+
+    def _is_due(self, what: str) -> bool:
+        """Whether something was done longer ago than it is to be done at rest; then it counts as done."""
+        now_s = asyncio.get_running_loop().time()
+        due = now_s - self._done_s.get(what, float("-inf")) >= REST_PERIOD_S
+        if due:
+            self._done_s[what] = now_s
+        return due
+
+    async def _tell_status(self) -> None:
+        """Write the status where it says anything new, and now and then that it still holds."""
+        status = self.supervisor.status()
+        told = status.model_dump(exclude={"at"})
+        if told == self._told and not self._is_due("status"):
+            return
+        self._told = None
+        await self.bus.write("pools", self._status_key, status)
+        self._told = told
+        self._done_s["status"] = asyncio.get_running_loop().time()
 
     async def _read_devices(self, health: HealthState) -> None:
         inventory = await self.bus.read("inventory", subjects.token(self._node), NodeInventory)

@@ -39,12 +39,14 @@ from services.inference.status_pipe import StatusPipe
 from services.inference.warm_up import warm_up
 from services.inference.worker_state import BEGIN_ANEW, RUN_TIMED_OUT, WorkerState
 from shared import streams
+from shared.acked_publishing import AckedPublisher
 from shared.clock import utc_now
 from shared.connection import can_come_back, connection_options
 from shared.errors import UnavailableError
 from shared.failures import failure_fields
 from shared.messages.jobs import WorkerStatus
 from shared.poison import PoisonRule
+from shared.wire import read_fast
 
 log = logging.getLogger(__name__)
 
@@ -77,7 +79,8 @@ async def run_worker(settings: WorkerSettings) -> int:
     await loop.run_in_executor(executor, warm_up, settings)
     options = connection_options(settings, f"autopilot-worker-{settings.worker}")
     nc = await nats.connect(settings.servers, closed_cb=gone, **options)
-    js = nc.jetstream(timeout=5.0)
+    read_fast(nc)
+    js = AckedPublisher(nc, timeout_s=5.0)
     outcomes = JobOutcomes(js, await js.key_value("jobs"), settings, state.is_cancelled)
     poison = PoisonRule(CollectorRegistry(), lambda: js)
     factory = LaneFactory(settings, nc, js, outcomes, state, executor, poison)

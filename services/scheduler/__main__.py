@@ -9,6 +9,7 @@ from pathlib import Path
 
 from services.scheduler.settings import HandsSettings, KedaSettings, SchedulerSettings
 from shared.errors import SettingsError
+from shared.lean_imports import leave_out_http_server, leave_out_websockets
 from shared.logs import setup_logging
 from shared.privileges import Needs, drop_privileges, socket_folders
 from shared.settings import load
@@ -18,9 +19,11 @@ def main() -> None:
     """Run the scheduler, or what carries its commands out elsewhere."""
     role = sys.argv[1] if len(sys.argv) == 2 else ""
     if len(sys.argv) == 1:
+        settings = load(SchedulerSettings)
+        leave_out_websockets(settings.nats_url)
+        leave_out_http_server()
         from services.scheduler.app import create_app  # noqa: PLC0415  each role needs its own libraries
 
-        settings = load(SchedulerSettings)
         setup_logging("scheduler", settings.log_level)
         files = (settings.policy_file.absolute(),) if settings.policy_file else ()
         database = settings.database_url.get_secret_value() if settings.database_url else ""
@@ -30,16 +33,20 @@ def main() -> None:
         except SettingsError as error:
             sys.exit(str(error))
     elif role == "hands":
+        hands = load(HandsSettings)
+        leave_out_websockets(hands.nats_url)
+        leave_out_http_server()
         from services.scheduler.hands.app import create_hands  # noqa: PLC0415
 
-        hands = load(HandsSettings)
         setup_logging("hands", hands.log_level)
         drop_privileges(hands, _hands_need(hands))
         app = create_hands(hands)
     elif role == "keda":
+        keda = load(KedaSettings)
+        leave_out_websockets(keda.nats_url)
+        leave_out_http_server()
         from services.scheduler.hands.keda_app import create_keda  # noqa: PLC0415
 
-        keda = load(KedaSettings)
         setup_logging("keda", keda.log_level)
         drop_privileges(keda)
         app = create_keda(keda)

@@ -7,7 +7,7 @@ import gc
 import sys
 
 from services.telemetry.settings import AgentSettings, RecorderSettings
-from shared.lean_imports import leave_out_websockets
+from shared.lean_imports import leave_out_http_server, leave_out_websockets
 from shared.logs import setup_logging
 from shared.privileges import Needs, drop_privileges, socket_folders
 from shared.settings import load
@@ -20,12 +20,15 @@ def main() -> None:
         agent = load(AgentSettings)
         setup_logging("agent", agent.log_level)
         leave_out_websockets(agent.nats_url)
+        leave_out_http_server()
         from services.telemetry.agent_app import create_agent  # noqa: PLC0415  an agent needs no database
 
         app = create_agent(agent)
     elif role == "recorder":
         recorder = load(RecorderSettings)
         setup_logging("recorder", recorder.log_level)
+        leave_out_websockets(recorder.nats_url)
+        leave_out_http_server()
         drop_privileges(recorder, Needs(join=socket_folders(recorder.database_url.get_secret_value())))
         from services.telemetry.recorder_app import create_recorder  # noqa: PLC0415  a recorder needs no driver
 

@@ -18,7 +18,8 @@ from services.telemetry.persisting import REFUSED, Persister, acknowledge, keep_
 from services.telemetry.ports import FrameStore
 from shared.clock import utc_now
 from shared.consuming import Watched, give_back
-from shared.frames import TelemetryFrame, decode
+from shared.frame_layout import FrameDecoder
+from shared.frames import TelemetryFrame
 from shared.poison import PoisonRule
 from shared.puller import Puller
 from shared.streams import durable
@@ -66,6 +67,7 @@ class FrameRecorder:
         self.clocks = ClockWatch()
         self.backlog = 0
         self._batch_stored_us = 0
+        self._decoder = FrameDecoder()
 
     async def run(self, nc: Client, store: FrameStore) -> None:
         """Record until cancelled."""
@@ -161,7 +163,7 @@ class FrameRecorder:
         return pairs
 
     def _decode(self, message: Msg) -> TelemetryFrame:
-        frame = decode(message.data, message.subject)
+        frame = self._decoder.decode(message.data, message.subject)
         if frame.newer:
             self._newer.inc()
         suspicious = abs(frame.start_us - self._batch_stored_us) > NOT_SUSPICIOUS_US or self.clocks.off

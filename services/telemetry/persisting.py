@@ -17,6 +17,7 @@ from prometheus_client import CollectorRegistry, Histogram
 from shared.database import DATABASE_ERRORS
 from shared.health import HealthState
 from shared.supervision import beat
+from shared.wire import answer_all
 
 log = logging.getLogger(__name__)
 
@@ -76,8 +77,8 @@ async def _kept_alive(batch: Sequence[Msg]) -> AsyncIterator[None]:
 async def keep_alive(batch: Sequence[Msg]) -> None:
     """Tell the server that the messages are still being worked on."""
     try:
-        for message in batch:
-            await message.in_progress()
+        if batch:
+            await answer_all(batch[0]._client, [message.reply for message in batch], b"+WPI")  # noqa: SLF001  no other
     except nats.errors.Error:
         log.info("broker away too")
 
@@ -85,8 +86,8 @@ async def keep_alive(batch: Sequence[Msg]) -> None:
 async def acknowledge(nc: Client, batch: Sequence[Msg]) -> None:
     """Acknowledge written messages; one that is not confirmed comes again and is written once all the same."""
     try:
+        await answer_all(nc, [message.reply for message in batch], b"+ACK")
         for message in batch:
-            await nc.publish(message.reply, b"+ACK")
             message._ackd = True  # noqa: SLF001  as its own `ack` does, which looks at the message's headers first
     except nats.errors.Error:
         log.info("acknowledgement not sent")

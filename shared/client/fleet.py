@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Callable
 from contextlib import suppress
+from typing import TYPE_CHECKING
 
 from nats.aio.client import Client
 from nats.js import JetStreamContext
@@ -14,7 +15,6 @@ from shared import subjects
 from shared.client.reading import bucket_items, last_messages
 from shared.errors import InvalidInputError
 from shared.errors import NotFoundError as Missing
-from shared.frames import TelemetryFrame, decode
 from shared.messages.commands import (
     COMMAND_KINDS,
     AnyCommand,
@@ -27,6 +27,9 @@ from shared.messages.telemetry import DeviceInfo, NodeInventory
 from shared.objects import read_object
 from shared.reports import PREFIX as REPORT_PREFIX
 from shared.reports import name_of_week
+
+if TYPE_CHECKING:
+    from shared.frames import TelemetryFrame
 
 
 class DeviceView(BaseModel):
@@ -65,6 +68,8 @@ class Fleet:
 
     async def frame(self, node: str) -> TelemetryFrame | None:
         """The newest frame of a node, if the stream still holds one."""
+        from shared.frames import decode  # noqa: PLC0415  numpy's 10 MB are only for who looks at frames
+
         try:
             message = await self._js.get_last_msg("TELEMETRY", subjects.frames(node), direct=True)
             return decode(message.data or b"")
@@ -92,6 +97,8 @@ class Fleet:
 
     async def live(self, unreadable: Callable[[Exception], None] | None = None) -> AsyncGenerator[TelemetryFrame, None]:
         """Frames as they are published; `unreadable` is told of what is left out."""
+        from shared.frames import decode  # noqa: PLC0415  as above
+
         subscription = await self._nc.subscribe(subjects.FRAMES)
         try:
             async for message in subscription.messages:

@@ -175,7 +175,7 @@ class WorkerStatus(Message):
 
 
 class PoolStatus(Message):
-    """A pool on one node; KV `pools`, key `<pool>.<node>`, refreshed every second."""
+    """A pool on one node; KV `pools`, key `<pool>.<node>`, refreshed every two seconds and when it changes."""
 
     pool: Name
     node: Name

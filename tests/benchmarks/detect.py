@@ -14,7 +14,6 @@ import time
 from collections.abc import Sequence
 
 import numpy as np
-import torch
 
 from services.anomaly.domain.alert_book import AlertBook
 from services.anomaly.domain.detectors import all_detectors
@@ -77,7 +76,6 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--short", action="store_true")
     arguments = parser.parse_args()
-    torch.set_num_threads(1)
     nodes, count = (1_250, 22) if arguments.short else (12_500, 33)
     rng = np.random.default_rng(0)
     start = int(utc_now().timestamp()) - count

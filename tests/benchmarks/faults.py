@@ -14,7 +14,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-import torch
 
 from services.anomaly.domain.columns import COLUMN, COLUMNS
 from services.anomaly.domain.rerun import Moment, Told, rerun
@@ -73,7 +72,6 @@ def main() -> None:
     parser.add_argument("--traces", type=Path)
     parser.add_argument("--table", type=Path, help="write the table as Markdown")
     arguments = parser.parse_args()
-    torch.set_num_threads(1)
     calm_days, weeks, every = (0.25, 0.1, 6) if arguments.short else (CALM_DAYS, 4.0, 1)
     began = time.perf_counter()
     found: dict[str, list[float | None]] = defaultdict(list)

@@ -16,37 +16,36 @@ from pathlib import Path
 
 import numpy as np
 import polars as pl
-import torch
-from torch import Tensor
 
+from services.anomaly.domain.history import Floats
 from services.anomaly.domain.learned.alarms import Alarms
 from services.anomaly.domain.learned.detector import LearnedDetector
 
 STRONGEST = 20.0
 
 
-def read_values(path: Path) -> Tensor:
+def read_values(path: Path) -> Floats:
     """All metrics of a file, [rows, metrics]; empty cells are NaN."""
     table = pl.read_csv(path, infer_schema_length=None)
     names = [name for name in table.columns if name != "timestamp"]
-    return torch.from_numpy(table.select(pl.col(names).cast(pl.Float64, strict=False)).to_numpy(writable=True)).float()
+    return table.select(pl.col(names).cast(pl.Float64, strict=False)).to_numpy().astype(np.float32)
 
 
-def stream(series: list[Tensor]) -> list[Tensor]:
+def stream(series: list[Floats]) -> list[Floats]:
     """Scores of series that have the same number of metrics, one row of each at a time."""
     metrics = series[0].shape[1]
     detector, alarms = LearnedDetector(metrics), Alarms()
     detector.grow(len(series))
     alarms.grow(len(series))
-    scores = [torch.zeros(len(values)) for values in series]
+    scores = [np.zeros(len(values), np.float32) for values in series]
     for row in range(max(map(len, series))):
         here = [i for i, values in enumerate(series) if row < len(values)]
-        slots = torch.tensor(here)
-        x = torch.stack([series[i][row] for i in here])
-        found = detector.step(slots, x, torch.ones(len(here), dtype=torch.bool))
+        slots = np.array(here)
+        x = np.stack([series[i][row] for i in here])
+        found = detector.step(slots, x, np.ones(len(here), bool))
         strength = alarms.step(slots, found.surprise)
         low = 0.5 * found.oddness / (1 + found.oddness)
-        score = torch.where(strength > 0, 0.5 + 0.5 * (strength / STRONGEST).clamp(max=1), low)
+        score = np.where(strength > 0, 0.5 + 0.5 * np.minimum(strength / STRONGEST, 1), low)
         for i, value in zip(here, score.tolist(), strict=True):
             scores[i][row] = value
     return scores
@@ -59,7 +58,6 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--corpus", help="only this one")
     arguments = parser.parse_args()
-    torch.set_num_threads(1)
     groups: dict[tuple[str, int], list[tuple[str, Path]]] = defaultdict(list)
     with (arguments.data / "manifest.csv").open() as manifest:
         for row in csv.DictReader(manifest):
@@ -71,8 +69,8 @@ def main() -> None:
         for (name, _), scores in zip(members, stream(series), strict=True):
             target = arguments.out / f"{name}.csv"
             target.parent.mkdir(parents=True, exist_ok=True)
-            np.savetxt(target, scores.numpy(), fmt="%.7f", header="anomaly_score", comments="")
-        points += sum(values.numel() for values in series)
+            np.savetxt(target, scores, fmt="%.7f", header="anomaly_score", comments="")
+        points += sum(values.size for values in series)
     elapsed = time.perf_counter() - began
     count = sum(map(len, groups.values()))
     print(json.dumps({"name": "series", "value": round(points / elapsed), "unit": "points/s", "series": count}))

@@ -11,7 +11,7 @@ import yaml
 
 from deploy.embedded.product import SERVICES, stop_limit_s
 from services.inference.settings import PoolSettings
-from shared.service import GRACE_S
+from shared.stopping import GRACE_S
 
 ROOT = Path(__file__).resolve().parents[2]
 COMPOSE = yaml.safe_load((ROOT / "compose.yaml").read_text())["services"]

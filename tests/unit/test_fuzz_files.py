@@ -110,7 +110,7 @@ def test_no_group_of_processes_is_an_instance(tmp_path: Path, pid: object) -> No
 @given(st.data())
 def test_what_was_learnt(data: st.DataObject) -> None:
     with tempfile.TemporaryDirectory() as folder:
-        path, watcher = Path(folder) / "learned.pt", FleetWatcher(1.0)
+        path, watcher = Path(folder) / "learned.npz", FleetWatcher(1.0)
         watcher.grow(2)
         snapshot_file.save(path, Snapshot([("n1", "a", False)], watcher.snapshot()))
         path.write_bytes(data.draw(near(path.read_bytes())))
@@ -125,7 +125,7 @@ def test_what_was_learnt(data: st.DataObject) -> None:
 )  # fmt: skip
 def test_another_file_of_torch_is_nothing_learnt(tmp_path: Path, saved: object) -> None:
     torch.save(saved, tmp_path / "learned.pt")
-    assert snapshot_file.load(tmp_path / "learned.pt") is None
+    assert snapshot_file.load(tmp_path / "learned.npz") is None
 
 
 @pytest.mark.parametrize("name", [p.name for p in sorted(POLICY.glob("*.npz"))])

@@ -27,15 +27,15 @@ from shared.errors import InvalidInputError
 from tests.benchmarks.faults import ticks_of
 from tests.support.drill import Fault, made_up_load, with_fault
 
-ALL = torch.ones(1, dtype=torch.bool)
+ALL = np.ones(1, bool)
+ONE = np.array([0])
 
 
 def oddness(rows: np.ndarray) -> np.ndarray:  # type: ignore[type-arg]
     """Scores of a single device."""
     detector = LearnedDetector(rows.shape[1])
     detector.grow(1)
-    slot = torch.tensor([0])
-    return np.array([float(detector.step(slot, row[None], ALL).oddness) for row in torch.from_numpy(rows).float()])
+    return np.array([detector.step(ONE, row[None], ALL).oddness.item() for row in rows.astype(np.float32)])
 
 
 class TestLearnedDetector:
@@ -66,36 +66,36 @@ class TestLearnedDetector:
     def test_what_is_not_to_be_learnt_leaves_no_trace(self) -> None:
         detectors = [LearnedDetector(1), LearnedDetector(1)]
         rng = np.random.default_rng(0)
-        slot = torch.tensor([0])
+        slot = ONE
         for detector in detectors:
             detector.grow(1)
-        calm = torch.from_numpy(rng.normal(0, 1, (300, 1))).float()
+        calm = rng.normal(0, 1, (300, 1)).astype(np.float32)
         for row in calm:
             for detector in detectors:
                 detector.step(slot, row[None], ALL)
         for _ in range(200):
-            detectors[0].step(slot, torch.tensor([[50.0]]), ~ALL)
-        scores = [d._residuals.step(slot, torch.tensor([[50.0]]), ALL).long for d in detectors]
-        assert torch.allclose(scores[0], scores[1])
+            detectors[0].step(slot, np.array([[50.0]], np.float32), ~ALL)
+        scores = [d._residuals.step(slot, np.array([[50.0]], np.float32), ALL).long for d in detectors]
+        assert np.allclose(scores[0], scores[1])
 
     def test_one_device_scores_the_same_alone_and_among_others(self) -> None:
-        rows = torch.from_numpy(np.random.default_rng(0).normal(0, 1, (150, 3, 2))).float()
+        rows = np.random.default_rng(0).normal(0, 1, (150, 3, 2)).astype(np.float32)
         together = LearnedDetector(2)
         together.grow(3)
         alone = LearnedDetector(2)
         alone.grow(1)
         for row in rows:
-            many = together.step(torch.arange(3), row, torch.ones(3, dtype=torch.bool)).oddness[1]
-            single = alone.step(torch.tensor([0]), row[1:2], ALL).oddness[0]
+            many = together.step(np.arange(3), row, np.ones(3, bool)).oddness[1]
+            single = alone.step(ONE, row[1:2], ALL).oddness[0]
         assert float(many) == pytest.approx(float(single), rel=1e-4)
 
     def test_alarms_are_sparing(self) -> None:
         alarms = Alarms()
         alarms.grow(1)
-        slot = torch.tensor([0])
-        fired = [float(alarms.step(slot, torch.tensor([5.0]))) for _ in range(90)]
+        slot = ONE
+        fired = [alarms.step(slot, np.array([5.0], np.float32)).item() for _ in range(90)]
         assert sum(f > 0 for f in fired) == 1
-        assert float(alarms.step(slot, torch.tensor([9.0]))) == 9.0
+        assert alarms.step(slot, np.array([9.0], np.float32)).item() == 9.0
 
 
 class TestTail:
@@ -104,20 +104,18 @@ class TestTail:
         for rate in (1.0, 0.01):
             tail = Tail(rate, [2.0], [0.5])
             tail.slots.grow(1)
-            shares.append(float(tail.step(torch.tensor([0]), torch.tensor([[5.0]]), torch.tensor([60.0]), ALL)))
+            score, minute = np.array([[5.0]], np.float32), np.array([60.0], np.float32)
+            shares.append(tail.step(ONE, score, minute, ALL).item())
         assert shares[0] > shares[1] > 0
 
     def test_the_rate_of_false_alarms_is_about_what_was_asked_for(self) -> None:
         devices, weeks, rate = 200, 6, 0.5
         tail = Tail(rate, [3.0], [1.0])
         tail.slots.grow(devices)
-        slots, learn = torch.arange(devices), torch.ones(devices, dtype=torch.bool)
-        period = torch.full((devices,), 3600.0)
-        noise = torch.distributions.Gumbel(1.0, 0.3)
-        torch.manual_seed(0)
-        alarms = sum(
-            int((tail.step(slots, noise.sample((devices, 1)), period, learn) > 1).sum()) for _ in range(weeks * 168)
-        )
+        slots, learn = np.arange(devices), np.ones(devices, bool)
+        period = np.full(devices, 3600.0, np.float32)
+        scores = np.random.default_rng(0).gumbel(1.0, 0.3, (weeks * 168, devices, 1)).astype(np.float32)
+        alarms = sum(int((tail.step(slots, score, period, learn) > 1).sum()) for score in scores)
         assert alarms / (devices * weeks) < 2 * rate
         assert alarms > 0
 
@@ -139,19 +137,36 @@ class TestWatching:
         moments = list(ticks_of(columns))
         watch = Watch()
         rerun(watch, "n1", moments, 60.0)
-        path = tmp_path / "anomaly" / "learned.pt"
+        path = tmp_path / "anomaly" / "learned.npz"
         snapshot_file.save(path, Snapshot(watch.roster.snapshot(), watch.snapshot()))
         saved = snapshot_file.load(path)
         assert saved is not None
         again = Watch(roster=Roster.restore(saved.roster))
-        again.load(saved.tensors)
-        for name, tensor in watch.snapshot().items():
-            assert torch.equal(again.snapshot()[name][: len(tensor)], tensor)
+        again.load(saved.arrays)
+        for name, array in watch.snapshot().items():
+            assert np.array_equal(again.snapshot()[name][: len(array)], array)
         path.write_bytes(path.read_bytes()[:1000])
         assert snapshot_file.load(path) is None
-        assert snapshot_file.load(tmp_path / "none.pt") is None
+        assert snapshot_file.load(tmp_path / "none.npz") is None
         with pytest.raises(InvalidInputError, match=r"snapshot\."):
-            Watch().load({"detector.residuals.count": torch.zeros(3, 1)})
+            Watch().load({"detector.residuals.count": np.zeros((3, 1))})
+
+    def test_what_an_earlier_version_learnt_with_torch_is_read_without_it(self, tmp_path: Path) -> None:
+        watch = Watch()
+        one = np.array([1.0])
+        watch.rows(watch.slots("n1", ["a"]), one, np.full((1, len(COLUMNS)), 5.0, np.float32), one, one)
+        arrays = watch.snapshot()
+        roster = [list(row) for row in watch.roster.snapshot()]
+        tensors = {name: torch.from_numpy(array) for name, array in arrays.items()}
+        torch.save({"version": 1, "roster": roster, "tensors": tensors}, tmp_path / "learned.pt")
+        path = tmp_path / "learned.npz"
+        saved = snapshot_file.load(path)
+        assert saved is not None
+        assert saved.roster == watch.roster.snapshot()
+        assert saved.arrays.keys() == arrays.keys()
+        assert all(np.array_equal(saved.arrays[name], array) for name, array in arrays.items())
+        snapshot_file.save(path, saved)
+        assert [file.name for file in tmp_path.iterdir()] == ["learned.npz"]
 
     def test_a_new_driver_is_learnt_anew(self) -> None:
         watch = Watch()

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-import torch
 
 from services.anomaly.domain.learned.seasons import Seasons
 from services.anomaly.domain.learned.surprise import Surprise
 
 PERIOD = 96
-ONE = torch.tensor([0])
+ONE = np.array([0])
 
 
 def daily(days: int, seed: int = 0) -> np.ndarray:
@@ -25,9 +24,9 @@ def run(values: np.ndarray, learned: np.ndarray | None = None) -> np.ndarray:
     seasons.slots.grow(1)
     off = []
     for row, value in enumerate(values):
-        takes = torch.tensor([[learned is None or bool(learned[row])]])
-        x, spread = (torch.tensor([[v]], dtype=torch.float32) for v in (value, 30.0))
-        off.append(float(seasons.step(ONE, x, spread, takes)[0]))
+        takes = np.array([[learned is None or bool(learned[row])]])
+        x, spread = (np.array([[v]], np.float32) for v in (value, 30.0))
+        off.append(seasons.step(ONE, x, spread, takes)[0].item())
     return np.array(off)
 
 
@@ -43,9 +42,9 @@ def test_noise_has_no_season() -> None:
     seasons = Seasons(1)
     seasons.slots.grow(1)
     for value in np.random.default_rng(1).normal(50, 10, 600):
-        x, spread = (torch.tensor([[v]], dtype=torch.float32) for v in (value, 8.0))
-        seasons.step(ONE, x, spread, torch.ones((1, 1), dtype=torch.bool))
-    assert float(seasons.slots.read(ONE)["lag"]) == 0.0
+        x, spread = (np.array([[v]], np.float32) for v in (value, 8.0))
+        seasons.step(ONE, x, spread, np.ones((1, 1), bool))
+    assert seasons.slots.read(ONE)["lag"].item() == 0.0
 
 
 def test_what_was_not_to_be_learnt_is_not_what_is_expected_a_season_later() -> None:
@@ -64,6 +63,6 @@ def test_a_constant_is_never_a_surprise(value: float) -> None:
     surprise = Surprise(1)
     surprise.slots.grow(1)
     surprise.seasons.slots.grow(1)
-    told = [float(surprise.step(ONE, torch.tensor([[value]]), torch.tensor([True]))) for _ in range(400)]
+    told = [surprise.step(ONE, np.array([[value]], np.float32), np.array([True])).item() for _ in range(400)]
     assert max(told) < 1.0
     assert np.isfinite(told).all()

@@ -14,8 +14,8 @@ from services.anomaly.app import create_app
 from services.anomaly.settings import AnomalySettings
 from shared.broker import make_broker
 from shared.errors import InvalidInputError, UnavailableError
-from shared.service import cancel_all
 from shared.settings import ServiceSettings
+from shared.supervision import cancel_all
 
 
 async def test_metrics_are_counted_under_bounded_labels() -> None:

@@ -49,7 +49,7 @@ async def test_a_frozen_process_is_killed_and_started_again(
     server: ManagedProcess, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(process, "PROBE_EVERY_S", 0.1)
-    await asyncio.sleep(1.2)  # one probe has to have seen it alive
+    await asyncio.sleep(2.4)  # one probe has to have seen it alive
     before = server.pid
     assert before is not None
     os.kill(before, signal.SIGSTOP)

@@ -11,8 +11,7 @@ from prometheus_client import CollectorRegistry
 
 from shared import supervision
 from shared.health import HealthState
-from shared.service import cancel_all
-from shared.supervision import TaskSupervisor, beat
+from shared.supervision import TaskSupervisor, beat, cancel_all
 from tests.support.waiting import eventually
 
 

@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 
 from services.anomaly.app import keep_gangs
 from services.anomaly.domain.columns import matrix
@@ -71,7 +70,7 @@ class TestWear:
         old = {name: t for name, t in watch.snapshot().items() if not name.startswith("wear.")}
         again = Watch(roster=watch.roster)
         again.load(old)
-        assert torch.isinf(again.snapshot()["wear.spare_rows.first"]).all()
+        assert np.isinf(again.snapshot()["wear.spare_rows.first"]).all()
 
     def test_another_device_in_its_place_and_a_clock_set_back_begin_anew(self) -> None:
         watch = Watch(only=frozenset({"spare_pages"}))

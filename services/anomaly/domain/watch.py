@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from typing import Any
 
 import numpy as np
-from torch import Tensor
+import numpy.typing as npt
 
 from services.anomaly.domain.alert_book import AlertBook
 from services.anomaly.domain.blocks import Part
@@ -18,6 +19,7 @@ from services.anomaly.domain.finding_wording import UNUSUAL, of_row, of_silence,
 from services.anomaly.domain.fleet_map import FleetMap
 from services.anomaly.domain.history import Bools, Doubles, Floats, History, Slots, View
 from services.anomaly.domain.learned.channels import LEARN_S, Channels, Span, beside_peers
+from services.anomaly.domain.learned.slots import Saved
 from services.anomaly.domain.learned.watcher import FleetWatcher, telling
 from services.anomaly.domain.roster import NODE, Roster
 from services.anomaly.domain.rules import all_rules
@@ -223,18 +225,18 @@ class Watch:
         if slot is not None:
             self._alerted[slot] = book.has_open(node, device, self._disturbing)
 
-    def snapshot(self) -> dict[str, Tensor]:
+    def snapshot(self) -> dict[str, npt.NDArray[Any]]:
         """What was learnt, to be saved with the roster's snapshot."""
         wear = {f"wear.{w.kind.name}.{key}": t for w in self._wear for key, t in w.snapshot().items()}
         return self._learned.snapshot() | wear
 
-    def load(self, tensors: Mapping[str, Tensor]) -> None:
+    def load(self, saved: Saved) -> None:
         """Go on from a snapshot. Raises InvalidInputError when it is another version's."""
-        self._learned.load(tensors)
+        self._learned.load(saved)
         self._learned.grow(len(self._node_of))
         for wear in self._wear:
             own = f"wear.{wear.kind.name}."
-            wear.load({key.removeprefix(own): t for key, t in tensors.items() if key.startswith(own)})
+            wear.load({key.removeprefix(own): t for key, t in saved.items() if key.startswith(own)})
             wear.grow(len(self._node_of))
 
     @property

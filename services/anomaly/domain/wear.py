@@ -7,8 +7,10 @@ Paulson's normal approximation (1942), which is within some per cent for two eve
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
-from torch import Tensor, from_numpy
+import numpy.typing as npt
 
 from services.anomaly.domain.history import Bools, Doubles, View, all_of
 from services.anomaly.domain.rules.base import Kind, filled
@@ -82,14 +84,14 @@ class Wear:
                 told[ready] = t * k / n * paulson(k, n, z)
         return Course(ready & (in_s < HORIZON_S), known, in_s, earliest_s, latest_s)
 
-    def snapshot(self) -> dict[str, Tensor]:
+    def snapshot(self) -> dict[str, Doubles]:
         """What it remembers, to be saved."""
-        return {"since_s": from_numpy(self._since_s), "first": from_numpy(self._first)}
+        return {"since_s": self._since_s, "first": self._first}
 
-    def load(self, tensors: dict[str, Tensor]) -> None:
+    def load(self, saved: dict[str, npt.NDArray[Any]]) -> None:
         """Go on from a snapshot; one without anything of this is begun anew."""
-        if {"since_s", "first"} <= set(tensors):
-            self._since_s, self._first = tensors["since_s"].numpy().copy(), tensors["first"].numpy().copy()
+        if {"since_s", "first"} <= set(saved):
+            self._since_s, self._first = (np.array(saved[name], np.float64) for name in ("since_s", "first"))
 
 
 def paulson(a: Doubles, b: Doubles, z: float) -> Doubles:

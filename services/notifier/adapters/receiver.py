@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import ipaddress
 import json
-import socket
 from contextlib import suppress
 from datetime import datetime
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-import aiohttp
-from aiohttp.abc import ResolveResult
 from standardwebhooks.webhooks import Webhook
 
 from services.notifier.domain.formats import CONTENT_TYPES, SIGNED, Body
 from shared.errors import AutopilotError, InvalidInputError, UnavailableError
 from shared.messages.notices import Subscription
+
+if TYPE_CHECKING:
+    from services.notifier.adapters.webhook_client import WebhookClient
 
 
 class RefusedTargetError(AutopilotError):
@@ -45,40 +46,12 @@ def is_public(address: str) -> bool:
     return ip.is_global and not special and not any(ip in net for net in _NEVER if net.version == ip.version)
 
 
-class CheckedResolver(aiohttp.ThreadedResolver):
-    """Resolves names for the connector: what was checked is what is connected to, a name cannot change in between."""
-
-    def __init__(self, *, private_targets: bool) -> None:
-        super().__init__()
-        self._private_targets = private_targets
-
-    async def resolve(
-        self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_UNSPEC
-    ) -> list[ResolveResult]:
-        """Every address of a name. Raises OSError, RefusedTargetError."""
-        found = await super().resolve(host, port, family)
-        for entry in found:
-            self.check(host, entry["host"])
-        return found
-
-    def check(self, host: str, address: str) -> None:
-        """Raises RefusedTargetError for an address inside the network, unless the operator allows those."""
-        if not self._private_targets and not is_public(address.split("%", maxsplit=1)[0]):
-            raise RefusedTargetError(
-                f"{host} is {address}, which is not a public address; AUTOPILOT_WEBHOOK_PRIVATE_TARGETS=true allows it"
-            )
-
-
 class WebhookReceiver:
-    """One HTTP client without a limit of its own: how many posts are under way is each subscription's to say.
-
-    Redirects are not followed, so none can lead inside.
-    """
+    """One HTTP client, from the first post on: a notifier that nobody subscribed to does without its 10 MB."""
 
     def __init__(self, timeout_s: float, *, private_targets: bool) -> None:
-        self._timeout_s = timeout_s
-        self._resolver = CheckedResolver(private_targets=private_targets)
-        self._session: aiohttp.ClientSession | None = None
+        self._timeout_s, self._private_targets = timeout_s, private_targets
+        self._client: WebhookClient | None = None
 
     async def post(self, subscription: Subscription, message_id: str, at: datetime, body: Body) -> int:
         """Post and return the status. Raises UnavailableError for anything but a 2xx, RefusedTargetError."""
@@ -88,11 +61,11 @@ class WebhookReceiver:
         if subscription.channel in SIGNED:
             headers |= _signature(subscription.secret, message_id, at, data)
         self._check_literal(url)
-        try:
-            async with self._client().post(url, data=data, headers=headers, allow_redirects=False) as response:
-                status = response.status
-        except (aiohttp.ClientError, TimeoutError, OSError) as error:
-            raise UnavailableError(f"{type(error).__name__}") from error
+        if self._client is None:
+            from services.notifier.adapters.webhook_client import WebhookClient  # noqa: PLC0415  see above
+
+            self._client = WebhookClient(self._timeout_s, self.check)
+        status = await self._client.post(url, data, headers)
         if not 200 <= status < 300:
             raise UnavailableError(f"status {status}")
         return status
@@ -101,19 +74,19 @@ class WebhookReceiver:
         # An address in place of a name never comes past the resolver.
         host = urlsplit(url).hostname or ""
         with suppress(ValueError):
-            self._resolver.check(host, str(ipaddress.ip_address(host)))
+            self.check(host, str(ipaddress.ip_address(host)))
 
-    def _client(self) -> aiohttp.ClientSession:
-        if self._session is None:
-            connector = aiohttp.TCPConnector(resolver=self._resolver, limit=0)
-            timeout = aiohttp.ClientTimeout(total=self._timeout_s)
-            self._session = aiohttp.ClientSession(connector=connector, timeout=timeout)
-        return self._session
+    def check(self, host: str, address: str) -> None:
+        """Raises RefusedTargetError for an address inside the network, unless the operator allows those."""
+        if not self._private_targets and not is_public(address.split("%", maxsplit=1)[0]):
+            raise RefusedTargetError(
+                f"{host} is {address}, which is not a public address; AUTOPILOT_WEBHOOK_PRIVATE_TARGETS=true allows it"
+            )
 
     async def close(self) -> None:
         """Close every connection."""
-        if self._session is not None:
-            await self._session.close()
+        if self._client is not None:
+            await self._client.close()
 
 
 def _signature(secret: str, message_id: str, at: datetime, data: str) -> dict[str, str]:

@@ -5,9 +5,10 @@ After an alarm, rows alarm again within `REST_ROWS` only when they are clearly m
 
 from __future__ import annotations
 
-import torch
-from torch import Tensor
+import numpy as np
 
+from services.anomaly.domain.history import Floats
+from services.anomaly.domain.history import Slots as Indices
 from services.anomaly.domain.learned.slots import Slots
 
 LEAST_SURPRISE = 4.0
@@ -25,8 +26,7 @@ class Alarms:
         """Have at least this many slots."""
         self.slots.grow(slots)
 
-    @torch.no_grad()
-    def step(self, slots: Tensor, surprise: Tensor) -> Tensor:
+    def step(self, slots: Indices, surprise: Floats) -> Floats:
         """Strength of each row's alarm, zero where there is none."""
         s = self.slots.read(slots)
         since = s["since"] + 1
@@ -34,8 +34,8 @@ class Alarms:
         self.slots.write(
             slots,
             {
-                "since": torch.where(fires, torch.zeros(()), since),
-                "strength": torch.where(fires, surprise, s["strength"]),
+                "since": np.where(fires, np.float32(0), since),
+                "strength": np.where(fires, surprise, s["strength"]),
             },
         )
-        return torch.where(fires, surprise, torch.zeros(()))
+        return np.where(fires, surprise, np.float32(0))

@@ -9,11 +9,12 @@ come and go.
 
 from __future__ import annotations
 
-import torch
-from torch import Tensor
+import numpy as np
 
+from services.anomaly.domain.history import Bools, Floats
+from services.anomaly.domain.history import Slots as Indices
 from services.anomaly.domain.learned.channels import NAMES
-from services.anomaly.domain.learned.slots import Slots
+from services.anomaly.domain.learned.slots import Slots, quietly
 
 EFFECTS: dict[str, tuple[str, ...]] = {
     "power_w": ("gpu_util_pct", "mem_util_pct", "clock_sm_mhz", "clock_mem_mhz"),
@@ -36,7 +37,7 @@ class Causes:
 
     def __init__(self) -> None:
         k, m = len(NAMES), len(EFFECTS)
-        self._causes = torch.zeros(m, k)
+        self._causes = np.zeros((m, k), np.float32)
         for row, causes in enumerate(EFFECTS.values()):
             self._causes[row, [NAMES.index(name) for name in causes]] = 1.0
         self.slots = Slots(
@@ -46,56 +47,57 @@ class Causes:
             }
         )  # fmt: skip
 
-    @torch.no_grad()
-    def step(self, slots: Tensor, x: Tensor, learn: Tensor) -> tuple[Tensor, Tensor]:
+    @quietly
+    def step(self, slots: Indices, x: Floats, learn: Bools) -> tuple[Floats, Floats]:
         """How far each effect stays from its guess, 0 to CLIP [rows, EFFECTS], and the guesses themselves."""
         s = self.slots.read(slots)
-        known = torch.isfinite(x)
-        mean = torch.where(s["count"][:, None] == 0, torch.nan_to_num(x), s["mean"])
-        peak = torch.maximum(s["peak"], torch.nan_to_num(x).abs())
-        unit = peak.clamp(min=1e-6)
-        d = torch.where(known, (x - mean) / unit, torch.zeros(()))
-        guess = (s["weights"] @ d[:, :, None])[:, :, 0]
+        zero = np.float32(0)
+        known = np.isfinite(x)
+        mean = np.where(s["count"][:, None] == 0, np.nan_to_num(x), s["mean"])
+        peak = np.maximum(s["peak"], np.abs(np.nan_to_num(x)))
+        unit = np.maximum(peak, 1e-6)
+        d = np.where(known, (x - mean) / unit, zero)
+        guess = np.einsum("rij,rj->ri", s["weights"], d)
         there = known[:, TARGETS]
-        rest = torch.where(there, d[:, TARGETS] - guess, torch.zeros(()))
+        rest = np.where(there, d[:, TARGETS] - guess, zero)
         ready = s["count"] > WARM_UP_ROWS
         # Idle devices are still, busy ones are not.
-        busy = torch.nan_to_num(x[:, NAMES.index("gpu_util_pct")]) > BUSY_PCT
-        state = busy.long()[:, None, None].expand(-1, 1, len(EFFECTS))
-        usual = s["scale"].gather(1, state)[:, 0]
+        busy = np.nan_to_num(x[:, NAMES.index("gpu_util_pct")]) > BUSY_PCT
+        rows, state = np.arange(len(x)), busy.astype(np.int64)
+        usual = s["scale"][rows, state]
         scale = usual + FLOOR_SHARE
-        level = s["level"] + 2 / (LEVEL_ROWS + 1) * ((rest / scale).clamp(-CLIP, CLIP) - s["level"])
-        level = torch.where(ready[:, None] & there, level, torch.zeros(()))
-        takes = learn.float()
+        level = s["level"] + 2 / (LEVEL_ROWS + 1) * (np.clip(rest / scale, -CLIP, CLIP) - s["level"])
+        level = np.where(ready[:, None] & there, level, zero)
+        takes = learn.astype(np.float32)
         count = s["count"] + takes
-        once = (1 / count.clamp(min=1))[:, None]
-        rate = once.clamp(min=2 / (SPAN + 1)) * takes[:, None]
-        slow = once.clamp(min=2 / (SCALE_SPAN + 1)) * takes[:, None]
-        rescale = torch.where(s["peak"] > 0, s["peak"] / unit, torch.ones(()))
+        once = (1 / np.maximum(count, 1))[:, None]
+        rate = np.maximum(once, 2 / (SPAN + 1)) * takes[:, None]
+        slow = np.maximum(once, 2 / (SCALE_SPAN + 1)) * takes[:, None]
+        rescale = np.where(s["peak"] > 0, s["peak"] / unit, np.float32(1))
         old = s["cov"] * rescale[:, :, None] * rescale[:, None, :]
         cov = old + rate[:, :, None] * (d[:, :, None] * d[:, None, :] - old)
-        settled = ((count > WARM_UP_ROWS / 2)[:, None] & (usual > 0)).float()
-        bounded = torch.where(settled > 0, torch.minimum(rest.abs(), CLIP * scale), rest.abs())
-        fresh = torch.where(learn[:, None], usual + (settled * slow + (1 - settled)) * (bounded - usual), usual)
-        s["scale"] = s["scale"].scatter(1, state, fresh[:, None])
+        settled = ((count > WARM_UP_ROWS / 2)[:, None] & (usual > 0)).astype(np.float32)
+        bounded = np.where(settled > 0, np.minimum(np.abs(rest), CLIP * scale), np.abs(rest))
+        fresh = np.where(learn[:, None], usual + (settled * slow + (1 - settled)) * (bounded - usual), usual)
+        s["scale"][rows, state] = fresh
         s["mean"], s["peak"], s["cov"], s["level"], s["count"] = mean + rate * d * unit, peak, cov, level, count
         due = (count % REFRESH_ROWS == 0) & learn
-        if bool(due.any()):
+        if due.any():
             s["weights"][due] = self._weights(cov[due])
         self.slots.write(slots, s)
         expected = mean[:, TARGETS] + guess * unit[:, TARGETS]
-        return level.abs(), expected
+        return np.abs(level), expected
 
-    def _weights(self, cov: Tensor) -> Tensor:
+    def _weights(self, cov: Floats) -> Floats:
         """Least squares of each effect on its own causes, [rows, EFFECTS, channels]."""
         k = cov.shape[1]
-        variance = torch.diagonal(cov, dim1=1, dim2=2)
-        sd = (variance + 1e-8).sqrt()
+        variance = np.diagonal(cov, axis1=1, axis2=2)
+        sd = np.sqrt(variance + np.float32(1e-8))
         correlation = cov / sd[:, :, None] / sd[:, None, :]
-        weights = []
+        weights = np.empty((len(cov), len(TARGETS), k), np.float32)
         for row, target in enumerate(TARGETS):
             mask = self._causes[row]
-            among = correlation * mask[:, None] * mask[None, :] + torch.diag(1 - mask) + RIDGE * torch.eye(k)
-            solved = torch.linalg.solve(among.double(), (correlation[:, :, target] * mask).double()).float()
-            weights.append(solved * mask * sd[:, target, None] / sd)
-        return torch.stack(weights, 1)
+            among = correlation * mask[:, None] * mask[None, :] + np.diag(1 - mask) + RIDGE * np.eye(k)
+            solved = np.linalg.solve(among, (correlation[:, :, target] * mask)[:, :, None])[:, :, 0]
+            weights[:, row] = solved * mask * sd[:, target, None] / sd
+        return weights

@@ -8,15 +8,15 @@ long residuals (in the fourth power: one far channel counts), short residuals (i
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
 
-import torch
-from torch import Tensor
+import numpy as np
 
+from services.anomaly.domain.history import Bools, Floats
+from services.anomaly.domain.history import Slots as Indices
 from services.anomaly.domain.learned.relations import Relations
 from services.anomaly.domain.learned.residuals import Residual, Residuals
-from services.anomaly.domain.learned.slots import Slots
+from services.anomaly.domain.learned.slots import Saved, Slots, quietly
 from services.anomaly.domain.learned.surprise import Surprise
 from shared.errors import InvalidInputError
 
@@ -33,10 +33,10 @@ class Scores:
     `expected` [rows, metrics] is what each metric usually is.
     """
 
-    oddness: Tensor
-    surprise: Tensor
-    by_metric: Tensor
-    expected: Tensor
+    oddness: Floats
+    surprise: Floats
+    by_metric: Floats
+    expected: Floats
 
 
 class LearnedDetector:
@@ -64,44 +64,44 @@ class LearnedDetector:
         for part in self._parts.values():
             part.grow(slots)
 
-    def forget(self, slots: Tensor) -> None:
+    def forget(self, slots: Indices) -> None:
         """Begin anew with these slots."""
         for part in self._parts.values():
             part.forget(slots)
 
-    @torch.no_grad()
-    def step(self, slots: Tensor, x: Tensor, learn: Tensor) -> Scores:
+    @quietly
+    def step(self, slots: Indices, x: Floats, learn: Bools) -> Scores:
         """Score rows `x` [rows, metrics] (NaN: missing) of `slots` [rows], then learn where `learn` [rows] is true."""
         residual = self._residuals.step(slots, x, learn)
         related = self._relations.step(slots, x, learn)
-        surprise = self._surprise.step(slots, x, learn) if self._surprise else torch.zeros_like(x)
-        known = torch.isfinite(x)
+        surprise = self._surprise.step(slots, x, learn) if self._surprise else np.zeros_like(x)
+        known = np.isfinite(x)
         fused = fuse(residual, related, known)
-        by_metric = torch.stack(
-            [related.abs(), LONG_WEIGHT * residual.long, SHORT_WEIGHT * residual.short, LOCAL_WEIGHT * residual.local]
-        ).amax(0)
-        rarest = surprise.amax(1) - MANY_METRICS * math.log10(self.metrics)
+        by_metric = np.maximum.reduce(
+            [np.abs(related), LONG_WEIGHT * residual.long, SHORT_WEIGHT * residual.short, LOCAL_WEIGHT * residual.local]
+        )
+        rarest = surprise.max(1) - MANY_METRICS * math.log10(self.metrics)
         return Scores(self._smoothed(slots, fused), rarest, by_metric, residual.center)
 
-    def _smoothed(self, slots: Tensor, fused: Tensor) -> Tensor:
+    def _smoothed(self, slots: Indices, fused: Floats) -> Floats:
         s = self._smooth.read(slots)
         count = s["count"] + 1
-        level = s["level"] + (1 / count).clamp(min=2 / (SMOOTH_ROWS + 1)) * (fused - s["level"])
-        held = torch.maximum(level, s["held"] * torch.tensor(-1 / HOLD_ROWS).exp())
+        level = s["level"] + np.maximum(1 / count, 2 / (SMOOTH_ROWS + 1)) * (fused - s["level"])
+        held = np.maximum(level, s["held"] * math.exp(-1 / HOLD_ROWS))
         self._smooth.write(slots, {"count": count, "level": level, "held": held})
         return held
 
-    def snapshot(self) -> dict[str, Tensor]:
+    def snapshot(self) -> dict[str, Floats]:
         """All state, to be saved."""
         return {f"{name}.{key}": t for name, part in self._parts.items() for key, t in part.snapshot().items()}
 
-    def load(self, tensors: Mapping[str, Tensor]) -> None:
+    def load(self, saved: Saved) -> None:
         """Go on from a snapshot. Raises InvalidInputError when it is another version's, and changes nothing then."""
         parts = {
-            name: {key.removeprefix(f"{name}."): t for key, t in tensors.items() if key.startswith(f"{name}.")}
+            name: {key.removeprefix(f"{name}."): t for key, t in saved.items() if key.startswith(f"{name}.")}
             for name in self._parts
         }
-        lengths = {len(t) for t in tensors.values()}
+        lengths = {len(t) for t in saved.values()}
         if len(lengths) != 1:
             raise InvalidInputError("snapshot", sorted(lengths), "must have one number of slots")
         for name, part in self._parts.items():
@@ -110,19 +110,21 @@ class LearnedDetector:
             part.load(parts[name])
 
 
-def fuse(residual: Residual, related: Tensor, known: Tensor) -> Tensor:
+def fuse(residual: Residual, related: Floats, known: Bools) -> Floats:
     """One number a row from the four parts; metrics that are missing do not count."""
-    parts = torch.stack(
+    parts = np.stack(
         [
-            _mean(related.abs(), 2.0, known),
+            _mean(np.abs(related), 2.0, known),
             LONG_WEIGHT * _mean(residual.long, 4.0, known),
             SHORT_WEIGHT * _mean(residual.short, 2.0, known),
             LOCAL_WEIGHT * _mean(residual.local, 0.5, known),
         ]
     )
-    return (parts**4).mean(0) ** 0.25
+    fused: Floats = (parts**4).mean(0) ** 0.25
+    return fused
 
 
-def _mean(z: Tensor, power: float, known: Tensor) -> Tensor:
-    share = (z**power * known).sum(1) / known.sum(1).clamp(min=1)
-    return share ** (1 / power)
+def _mean(z: Floats, power: float, known: Bools) -> Floats:
+    share = (z**power * known).sum(1) / np.maximum(known.sum(1, dtype=np.float32), 1)
+    mean: Floats = share ** (1 / power)
+    return mean

@@ -7,10 +7,11 @@ a pump, a paste, a miner or a stuck clock breaks such a relation while every sin
 
 from __future__ import annotations
 
-import torch
-from torch import Tensor
+import numpy as np
 
-from services.anomaly.domain.learned.slots import Slots
+from services.anomaly.domain.history import Bools, Floats
+from services.anomaly.domain.history import Slots as Indices
+from services.anomaly.domain.learned.slots import Slots, quietly
 
 SPAN = 10_000
 RIDGE = 0.02
@@ -18,6 +19,7 @@ WARM_UP_ROWS = 200
 REFRESH_ROWS = 50
 CLIP = 30.0
 SPREAD_SHARE = 1e-3  # of the largest value seen
+TINY = 1e-30
 
 
 class Relations:
@@ -31,40 +33,41 @@ class Relations:
             {"sd": 1.0},
         )
 
-    def step(self, slots: Tensor, x: Tensor, learn: Tensor) -> Tensor:
+    @quietly
+    def step(self, slots: Indices, x: Floats, learn: Bools) -> Floats:
         """Residuals [rows, metrics] of rows `x` (NaN: missing, guessed by the mean), in standard deviations."""
         if self._metrics < 2:
-            return torch.zeros_like(x)
+            return np.zeros_like(x)
         s = self.slots.read(slots)
-        known = torch.isfinite(x)
-        mean = torch.where(s["count"][:, None] == 0, torch.nan_to_num(x), s["mean"])
-        d = torch.where(known, x - mean, torch.zeros(()))
+        known = np.isfinite(x)
+        mean = np.where(s["count"][:, None] == 0, np.nan_to_num(x), s["mean"])
+        d = np.where(known, x - mean, np.float32(0))
         precision = s["precision"]
-        guess = (precision @ (d / s["sd"])[:, :, None])[:, :, 0]
-        own = torch.diagonal(precision, dim1=1, dim2=2).clamp(min=1e-6).sqrt()
+        guess = np.einsum("rij,rj->ri", precision, d / s["sd"])
+        own = np.sqrt(np.maximum(np.diagonal(precision, axis1=1, axis2=2), 1e-6))
         ready = (s["count"] > WARM_UP_ROWS)[:, None] & known
-        z = torch.where(ready, (guess / own).clamp(-CLIP, CLIP), torch.zeros(()))
-        count = s["count"] + learn.float()
-        rate = ((1 / count.clamp(min=1)).clamp(min=2 / (SPAN + 1)) * learn)[:, None]
+        z = np.where(ready, np.clip(guess / own, -CLIP, CLIP), np.float32(0))
+        count = s["count"] + learn.astype(np.float32)
+        rate = (np.maximum(1 / np.maximum(count, 1), 2 / (SPAN + 1)) * learn)[:, None]
         mean = mean + rate * d
-        peak = torch.maximum(s["peak"], torch.where(known, x, mean).abs())
+        peak = np.maximum(s["peak"], np.abs(np.where(known, x, mean)))
         # Standardised by the largest value, so that bytes squared stay within float32.
-        e = d / peak.clamp(min=1e-30)
-        rescale = s["peak"] / peak.clamp(min=1e-30)
+        e = d / np.maximum(peak, TINY)
+        rescale = s["peak"] / np.maximum(peak, TINY)
         old = s["cov"] * rescale[:, :, None] * rescale[:, None, :]
         square = rate[:, :, None]
         cov = old + square * (e[:, :, None] * e[:, None, :] - old)
         self.slots.write(slots, {"count": count, "mean": mean, "peak": peak, "cov": cov})
-        due = torch.nonzero((count % REFRESH_ROWS == 0) & learn)[:, 0]
+        due = np.flatnonzero((count % REFRESH_ROWS == 0) & learn)
         if len(due):
             self._renew(slots[due], cov[due], peak[due])
         return z
 
-    def _renew(self, slots: Tensor, cov: Tensor, peak: Tensor) -> None:
-        variance = torch.diagonal(cov, dim1=1, dim2=2)
-        sd = (variance + SPREAD_SHARE**2).sqrt()
+    def _renew(self, slots: Indices, cov: Floats, peak: Floats) -> None:
+        variance = np.diagonal(cov, axis1=1, axis2=2)
+        sd = np.sqrt(variance + SPREAD_SHARE**2)
         correlation = cov / sd[:, :, None] / sd[:, None, :]
-        ridge = RIDGE * torch.eye(self._metrics)
-        floor = torch.diag_embed(SPREAD_SHARE**2 / sd**2)
-        precision = torch.linalg.inv((correlation + ridge + floor).double()).float()
-        self.slots.write(slots, {"precision": precision, "sd": sd * peak.clamp(min=1e-30)})
+        one = np.eye(self._metrics)
+        floor = (SPREAD_SHARE**2 / sd**2)[:, :, None] * one
+        precision = np.linalg.inv(correlation + RIDGE * one + floor)
+        self.slots.write(slots, {"precision": precision.astype(np.float32), "sd": sd * np.maximum(peak, TINY)})

@@ -10,10 +10,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
-from torch import Tensor
+import numpy as np
 
-from services.anomaly.domain.learned.slots import Slots
+from services.anomaly.domain.history import Bools, Floats
+from services.anomaly.domain.history import Slots as Indices
+from services.anomaly.domain.learned.slots import Slots, quietly
 
 LONG_SPAN, SHORT_SPAN, LOCAL_SPAN = 20_000, 3, 200
 SCALE_SPAN = 20_000
@@ -29,10 +30,10 @@ TINY = 1e-12
 class Residual:
     """Distances of shape [rows, metrics], in spreads; zero where a value is missing or nothing is known yet."""
 
-    long: Tensor
-    short: Tensor
-    local: Tensor
-    center: Tensor
+    long: Floats
+    short: Floats
+    local: Floats
+    center: Floats
 
 
 class Residuals:
@@ -42,71 +43,72 @@ class Residuals:
         names = ("count", "peak", "long_mean", "long_spread", "short_mean", "short_spread", "median", "mad")
         self.slots = Slots(dict.fromkeys((*names, "mean", "variance"), (metrics,)))
 
-    def step(self, slots: Tensor, x: Tensor, learn: Tensor) -> Residual:
+    @quietly
+    def step(self, slots: Indices, x: Floats, learn: Bools) -> Residual:
         """Measure rows `x` [rows, metrics] (NaN: missing) and learn from those that `learn` [rows] allows."""
         s = self.slots.read(slots)
-        known = torch.isfinite(x)
+        known = np.isfinite(x)
         first = s["count"] == 0
-        x = torch.where(known, x, s["median"])
+        x = np.where(known, x, s["median"])
         for name in ("long_mean", "short_mean", "median", "mean"):
-            s[name] = torch.where(first, x, s[name])
-        s["peak"] = torch.maximum(s["peak"], x.abs())
+            s[name] = np.where(first, x, s[name])
+        s["peak"] = np.maximum(s["peak"], np.abs(x))
         seen = known & (s["count"] > 1)
         takes = known & learn[:, None]
-        s["count"] = s["count"] + takes.float()
+        s["count"] = s["count"] + takes.astype(np.float32)
         # What is short forgets by itself: were it held, whatever goes on would be far from it.
         recent = known & (s["count"] > 0)
         warm = s["count"] > SETTLED
-        once = 1.0 / s["count"].clamp(min=1)
+        once = 1.0 / np.maximum(s["count"], 1)
         floor = RANGE_SHARE * s["peak"] + TINY
         long = self._horizon(s, "long", x, floor, once, takes, warm, LONG_SPAN, LONG_CLIP)
         short = self._horizon(s, "short", x, floor, once, takes, warm, SHORT_SPAN, SHORT_CLIP)
-        s["short_mean"] = torch.where(
+        s["short_mean"] = np.where(
             recent & ~takes, s["short_mean"] + SHORT_RATE * (x - s["short_mean"]), s["short_mean"]
         )
         local = self._local(s, x, once, recent)
         self.slots.write(slots, s)
-        zero = torch.zeros(())
+        zero = np.float32(0)
         return Residual(
-            torch.where(seen, long, zero),
-            torch.where(seen, short, zero),
-            torch.where(known & (s["count"] > SETTLED / 2), local, zero),
+            np.where(seen, long, zero),
+            np.where(seen, short, zero),
+            np.where(known & (s["count"] > SETTLED / 2), local, zero),
             s["median"],
         )
 
     @staticmethod
     def _horizon(
-        s: dict[str, Tensor],
+        s: dict[str, Floats],
         name: str,
-        x: Tensor,
-        floor: Tensor,
-        once: Tensor,
-        takes: Tensor,
-        warm: Tensor,
+        x: Floats,
+        floor: Floats,
+        once: Floats,
+        takes: Bools,
+        warm: Bools,
         span: int,
         clip: float,
-    ) -> Tensor:
+    ) -> Floats:
         mean, spread = s[f"{name}_mean"], s[f"{name}_spread"]
-        away = (x - mean).abs()
+        away = np.abs(x - mean)
         scale = spread + floor
-        z = (away / scale).clamp(max=clip)
-        bounded = torch.where(warm, torch.minimum(away, clip * scale), away)
-        rate = once.clamp(min=2 / (span + 1)) * takes
+        z = np.minimum(away / scale, clip)
+        bounded = np.where(warm, np.minimum(away, clip * scale), away)
+        rate = np.maximum(once, 2 / (span + 1)) * takes
         s[f"{name}_mean"] = mean + rate * (x - mean)
-        s[f"{name}_spread"] = spread + once.clamp(min=2 / (SCALE_SPAN + 1)) * takes * (bounded - spread)
+        s[f"{name}_spread"] = spread + np.maximum(once, 2 / (SCALE_SPAN + 1)) * takes * (bounded - spread)
         return z
 
     @staticmethod
-    def _local(s: dict[str, Tensor], x: Tensor, once: Tensor, takes: Tensor) -> Tensor:
+    def _local(s: dict[str, Floats], x: Floats, once: Floats, takes: Bools) -> Floats:
         median, mad = s["median"], s["mad"]
-        scale = MAD_TO_SIGMA * mad + STD_SHARE * s["variance"].sqrt() + 1e-6 * median.abs() + TINY
+        scale = MAD_TO_SIGMA * mad + STD_SHARE * np.sqrt(s["variance"]) + 1e-6 * np.abs(median) + TINY
         away = x - median
-        z = (away.abs() / scale).clamp(max=LOCAL_CLIP)
-        rate = once.clamp(min=2 / (LOCAL_SPAN + 1)) * takes
+        z = np.minimum(np.abs(away) / scale, LOCAL_CLIP)
+        rate = np.maximum(once, 2 / (LOCAL_SPAN + 1)) * takes
         early = s["count"] <= SETTLED / 2
-        s["median"] = median + rate * torch.where(early, away, away.clamp(-scale, scale))
-        change = away.abs() - mad
-        s["mad"] = mad + rate * torch.where(early, change, change.clamp(-scale, scale))
+        s["median"] = median + rate * np.where(early, away, np.clip(away, -scale, scale))
+        change = np.abs(away) - mad
+        s["mad"] = mad + rate * np.where(early, change, np.clip(change, -scale, scale))
         off = x - s["mean"]
         s["mean"] = s["mean"] + rate * off
         s["variance"] = (1 - rate) * (s["variance"] + rate * off * off)

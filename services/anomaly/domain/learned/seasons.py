@@ -6,10 +6,11 @@ it counts as one only where that is much nearer than the mean is.
 
 from __future__ import annotations
 
-import torch
-from torch import Tensor
+import numpy as np
 
-from services.anomaly.domain.learned.slots import Slots
+from services.anomaly.domain.history import Bools, Floats
+from services.anomaly.domain.history import Slots as Indices
+from services.anomaly.domain.learned.slots import Slots, quietly
 
 # A day and a week of hours, halves, quarters and tenths of hours, minutes by five.
 LAGS = (24, 48, 96, 144, 288, 336, 672, 1008, 2016)
@@ -27,7 +28,7 @@ class Seasons:
     """Keeps the last rows of each slot's metrics."""
 
     def __init__(self, metrics: int) -> None:
-        self._lags = torch.tensor(LAGS)
+        self._lags = np.array(LAGS, np.float32)
         self.slots = Slots(
             {
                 "count": (metrics,), "kept": (metrics, KEPT), "error": (metrics, len(LAGS)), "lag": (metrics,),
@@ -35,36 +36,35 @@ class Seasons:
             }
         )  # fmt: skip
 
-    def step(self, slots: Tensor, x: Tensor, spread: Tensor, takes: Tensor) -> tuple[Tensor, Tensor]:
+    @quietly
+    def step(self, slots: Indices, x: Floats, spread: Floats, takes: Bools) -> tuple[Floats, Bools]:
         """How far rows `x` [rows, metrics] are off, and where that is measured anew since a season was found or lost.
 
         The first is in units of its own usual size, and of that the arcsinh; without a season it is 0. `spread` is the
         mean absolute deviation; rows that are not to be learnt from are remembered as they were expected.
         """
-        s = self.slots.read(slots)
+        s, zero = self.slots.read(slots), np.float32(0)
         count = s["count"]
         since = count[..., None] - self._lags
-        past = s["kept"].gather(-1, (since % KEPT).long())
-        rate = torch.where(since >= 0, (1 / (since + 1).clamp(min=1)).clamp(min=1 / ERROR_ROWS), torch.zeros(()))
-        s["error"] = s["error"] + rate * ((x[..., None] - past).abs() - s["error"])
+        past = np.take_along_axis(s["kept"], (since % KEPT).astype(np.int64), axis=-1)
+        rate = np.where(since >= 0, np.maximum(1 / np.maximum(since + 1, 1), 1 / ERROR_ROWS), zero)
+        s["error"] = s["error"] + rate * (np.abs(x[..., None] - past) - s["error"])
         known = count[..., None] > SEASONS_SEEN * self._lags
-        errors = torch.where(known, s["error"], torch.inf)
-        held = (s["lag"] - 1).clamp(min=0).long()[..., None]
-        least, nearest = errors.min(-1)
-        error = errors.gather(-1, held)[..., 0]
+        errors = np.where(known, s["error"], np.float32(np.inf))
+        held = np.maximum(s["lag"] - 1, 0).astype(np.int64)[..., None]
+        least, nearest = errors.min(-1), errors.argmin(-1)
+        error = np.take_along_axis(errors, held, axis=-1)[..., 0]
         stays = (s["lag"] > 0) & (error < STAYS * least)
-        best, error = torch.where(stays, held[..., 0], nearest), torch.where(stays, error, least)
+        best, error = np.where(stays, held[..., 0], nearest), np.where(stays, error, least)
         seasonal = error < SEASONAL * spread
-        lag = torch.where(seasonal, best + 1.0, torch.zeros(()))
-        expected = torch.where(seasonal, past.gather(-1, best[..., None])[..., 0], x)
-        off = torch.where(
-            (lag == s["lag"]) & (count > 0), s["off"] + SMOOTH * (x - expected - s["off"]), torch.zeros(())
-        )
+        lag = np.where(seasonal, (best + 1).astype(np.float32), zero)
+        expected = np.where(seasonal, np.take_along_axis(past, best[..., None], axis=-1)[..., 0], x)
+        off = np.where((lag == s["lag"]) & (count > 0), s["off"] + SMOOTH * (x - expected - s["off"]), zero)
         anew = (lag > 0) != (s["lag"] > 0)
-        s["rows"] = torch.where(anew, torch.zeros(()), s["rows"])
-        s["scale"] = s["scale"] + (1 / (s["rows"] + 1)).clamp(min=1 / SCALE_ROWS) * (off.abs() - s["scale"])
-        remembered = torch.where(takes, x, expected)
-        s["kept"] = s["kept"].scatter(-1, (count % KEPT).long()[..., None], remembered[..., None])
+        s["rows"] = np.where(anew, zero, s["rows"])
+        s["scale"] = s["scale"] + np.maximum(1 / (s["rows"] + 1), 1 / SCALE_ROWS) * (np.abs(off) - s["scale"])
+        remembered = np.where(takes, x, expected)
+        np.put_along_axis(s["kept"], (count % KEPT).astype(np.int64)[..., None], remembered[..., None], axis=-1)
         s["off"], s["lag"], s["count"], s["rows"] = off, lag, count + 1, s["rows"] + 1
         self.slots.write(slots, s)
-        return torch.asinh(off / (s["scale"] + LEAST_SCALE * spread + TINY)), anew
+        return np.arcsinh(off / (s["scale"] + LEAST_SCALE * spread + TINY)), anew

@@ -9,11 +9,13 @@ probabilities do.
 
 from __future__ import annotations
 
-import torch
-from torch import Tensor
+import numpy as np
+import numpy.typing as npt
 
+from services.anomaly.domain.history import Bools, Floats
+from services.anomaly.domain.history import Slots as Indices
 from services.anomaly.domain.learned.seasons import Seasons
-from services.anomaly.domain.learned.slots import Slots
+from services.anomaly.domain.learned.slots import Slots, quietly
 
 WARM_UP_ROWS = 100
 BINS, BIN_WIDTH = 64, 0.2  # of asinh((x - c) / q): even steps near the middle, even ratios far out
@@ -24,6 +26,7 @@ RANGE_WEIGHT, RANGE_GAIN, RANGE_MOST = (1.25, 0.3, 0.5), 20.0, 2.0
 RANGE_FORGET = 0.1 * 2 / 5001
 FAST, SLOW = 2 / 21, 2 / 101
 TINY = 1e-9
+ZERO = np.float32(0)
 
 
 class Surprise:
@@ -31,8 +34,8 @@ class Surprise:
 
     def __init__(self, metrics: int) -> None:
         views = (len(VIEWS), metrics)
-        self._window = torch.tensor(WINDOW)[:, None]
-        self._weight = torch.tensor(WEIGHT)[:, None]
+        self._window = np.array(WINDOW, np.float32)[:, None]
+        self._weight = np.array(WEIGHT, np.float32)[:, None]
         self.seasons = Seasons(metrics)
         self.slots = Slots(
             {
@@ -43,107 +46,124 @@ class Surprise:
             }
         )  # fmt: skip
 
-    def step(self, slots: Tensor, x: Tensor, learn: Tensor) -> Tensor:
+    @quietly
+    def step(self, slots: Indices, x: Floats, learn: Bools) -> Floats:
         """Surprise [rows, metrics] of rows `x` [rows, metrics] (NaN: missing, no surprise)."""
         s = self.slots.read(slots)
-        known = torch.isfinite(x)
-        x = torch.where(known, x, s["last"])
+        known = np.isfinite(x)
+        x = np.where(known, x, s["last"])
         takes = known & learn[:, None]
         off, anew = self.seasons.step(slots, x, s["spread"][:, 0], takes)
         self._begin_anew(s, off, anew)
-        views = torch.cat([self._views(s, x), off[:, None]], 1)
+        views = np.concatenate([self._views(s, x), off[:, None]], 1)
         score = self._rarity(s, views, takes) + self._beyond(s, x, views, takes)
         warm = known & (s["count"] > WARM_UP_ROWS)
-        s["count"] = s["count"] + takes.float()
+        s["count"] = s["count"] + takes.astype(np.float32)
         self.slots.write(slots, s)
-        return torch.where(warm, score, torch.zeros(()))
+        return np.where(warm, score, ZERO)
 
     @staticmethod
-    def _begin_anew(s: dict[str, Tensor], off: Tensor, anew: Tensor) -> None:
+    def _begin_anew(s: dict[str, Floats], off: Floats, anew: Bools) -> None:
         """Forget how far off the season a metric was where that means something else from now on."""
-        if bool(anew.any()):
-            s["bins"][:, 5] = torch.where(anew[..., None], torch.zeros(()), s["bins"][:, 5])
+        if anew.any():
+            s["bins"][:, 5] = np.where(anew[..., None], ZERO, s["bins"][:, 5])
             for side in ("high", "low"):
-                s[side][:, 2] = torch.where(anew, off, s[side][:, 2])
+                s[side][:, 2] = np.where(anew, off, s[side][:, 2])
 
     @staticmethod
-    def _views(s: dict[str, Tensor], x: Tensor) -> Tensor:
+    def _views(s: dict[str, Floats], x: Floats) -> Floats:
         """The views but the last, [rows, views, metrics]; the smoothed values move on also where nothing is learnt."""
         n = s["count"]
         first = n == 0
         once = 1 / (n + 1)
         # The logarithm's unit is the usual size of the first values, for ever: a view must not change its meaning.
-        s["unit"] = torch.where(n < WARM_UP_ROWS, s["unit"] + once * (x.abs() - s["unit"]), s["unit"])
-        log = torch.asinh(x / s["unit"].clamp(min=TINY))
-        step = torch.where(first, torch.zeros(()), (x - s["last"]).abs())
+        s["unit"] = np.where(n < WARM_UP_ROWS, s["unit"] + once * (np.abs(x) - s["unit"]), s["unit"])
+        log = np.arcsinh(x / np.maximum(s["unit"], TINY))
+        step = np.where(first, ZERO, np.abs(x - s["last"]))
         s["steps"] = s["steps"] + once * (step - s["steps"])
-        fast, slow = once.clamp(min=FAST), once.clamp(min=SLOW)
+        fast, slow = np.maximum(once, FAST), np.maximum(once, SLOW)
         s["level"] = s["level"] + fast * (x - s["level"])
         s["log_level"] = s["log_level"] + fast * (log - s["log_level"])
         s["log_level_slow"] = s["log_level_slow"] + slow * (log - s["log_level_slow"])
         s["step_level"] = s["step_level"] + fast * (step - s["step_level"])
         s["last"] = x
-        restless = (s["step_level"] + 1e-3 * s["steps"] + TINY).log()
-        return torch.stack([x, s["level"], s["log_level"], s["log_level_slow"], restless], 1)
+        restless = np.log(s["step_level"] + 1e-3 * s["steps"] + TINY)
+        return np.stack([x, s["level"], s["log_level"], s["log_level_slow"], restless], 1)
 
-    def _rarity(self, s: dict[str, Tensor], views: Tensor, takes: Tensor) -> Tensor:
+    def _rarity(self, s: dict[str, Floats], views: Floats, takes: Bools) -> Floats:
         count = s["count"][:, None, :]
         rate = takes[:, None, :] / (count + 1)
-        start = torch.where(count == 0, views, s["mean"])
-        s["spread"] = s["spread"] + rate * ((views - start).abs() - s["spread"])
+        start = np.where(count == 0, views, s["mean"])
+        s["spread"] = s["spread"] + rate * (np.abs(views - start) - s["spread"])
         s["mean"] = start + rate * (views - start)
         self._settle(s, views, takes)
-        center, width = s["center"], s["width"].clamp(min=1e-30)
+        center, width = s["center"], np.maximum(s["width"], 1e-30)
         reach = self._window * s["spread"]
         low, high = _bin(views - reach, center, width), _bin(views + reach, center, width)
         total = s["bins"].cumsum(-1)
-        upto = total.gather(-1, high[..., None])[..., 0]
-        below = torch.where(low > 0, total.gather(-1, (low - 1).clamp(min=0)[..., None])[..., 0], torch.zeros(()))
+        upto = _at(total, high)
+        below = np.where(low > 0, _at(total, np.maximum(low - 1, 0)), ZERO)
         near = upto - below
-        rarity = -((near + 1) / (total[..., -1] + 1)).log10()
-        counts = (takes & (s["count"] >= WARM_UP_ROWS))[:, None, :].expand_as(views).float()
-        here = _bin(views, center, width)[..., None]
-        s["bins"] = s["bins"].scatter_add(-1, here, counts[..., None])
-        return (self._weight * rarity).sum(1)
+        rarity = -np.log10((near + 1) / (total[..., -1] + 1))
+        counts = (takes & (s["count"] >= WARM_UP_ROWS))[:, None, :].astype(np.float32)
+        here = _bin(views, center, width)
+        np.put_along_axis(s["bins"], here[..., None], (_at(s["bins"], here) + counts)[..., None], axis=-1)
+        rare: Floats = (self._weight * rarity).sum(1)
+        return rare
 
     @staticmethod
-    def _settle(s: dict[str, Tensor], views: Tensor, takes: Tensor) -> None:
+    def _settle(s: dict[str, Floats], views: Floats, takes: Bools) -> None:
         """Keep the first rows as they are, then choose the histogram's middle and width by them."""
         early = takes & (s["count"] < WARM_UP_ROWS)
-        if not bool(early.any()):
+        if not early.any():
             return
-        at = s["count"].long().clamp(max=WARM_UP_ROWS - 1)[:, None, :, None].expand(*views.shape, 1)
-        kept = torch.where(early[:, None, :], views, s["early"].gather(-1, at)[..., 0])
-        s["early"] = s["early"].scatter(-1, at, kept[..., None])
+        place = np.minimum(s["count"].astype(np.int64), WARM_UP_ROWS - 1)[:, None, :]
+        at = np.broadcast_to(place, views.shape)
+        kept = np.where(early[:, None, :], views, _at(s["early"], at))
+        np.put_along_axis(s["early"], at[..., None], kept[..., None], axis=-1)
         full = (early & (s["count"] == WARM_UP_ROWS - 1))[:, None, :]
-        if not bool(full.any()):
+        if not full.any():
             return
-        center = s["early"].median(-1).values
-        width = (0.5 * (s["early"] - center[..., None]).abs().mean(-1)).maximum(1e-3 * center.abs() + TINY)
-        s["center"] = torch.where(full, center, s["center"])
-        s["width"] = torch.where(full, width, s["width"])
-        bins = _bin(s["early"], s["center"][..., None], s["width"][..., None].clamp(min=1e-30))
-        filled = torch.zeros_like(s["bins"]).scatter_add(-1, bins, torch.ones_like(s["early"]))
-        s["bins"] = torch.where(full[..., None], filled, s["bins"])
+        middle = (WARM_UP_ROWS - 1) // 2
+        center = np.partition(s["early"], middle, axis=-1)[..., middle]
+        width = np.maximum(0.5 * np.abs(s["early"] - center[..., None]).mean(-1), 1e-3 * np.abs(center) + TINY)
+        s["center"] = np.where(full, center, s["center"])
+        s["width"] = np.where(full, width, s["width"])
+        bins = _bin(s["early"], s["center"][..., None], np.maximum(s["width"], 1e-30)[..., None])
+        s["bins"] = np.where(full[..., None], _histograms(bins), s["bins"])
 
     @staticmethod
-    def _beyond(s: dict[str, Tensor], x: Tensor, views: Tensor, takes: Tensor) -> Tensor:
+    def _beyond(s: dict[str, Floats], x: Floats, views: Floats, takes: Bools) -> Floats:
         """How far the logarithm of the value, the restlessness and the last view lie outside the range seen so far."""
-        log = torch.asinh(x / s["unit"].clamp(min=TINY))
-        now = torch.stack([log, views[:, 4], views[:, 5]], 1)
+        log = np.arcsinh(x / np.maximum(s["unit"], TINY))
+        now = np.stack([log, views[:, 4], views[:, 5]], 1)
         first = (s["count"] < 1)[:, None, :]
-        high = torch.where(first, now, s["high"])
-        low = torch.where(first, now, s["low"])
-        over = torch.maximum(now - high, low - now).clamp(min=0) / (high - low + TINY)
+        high = np.where(first, now, s["high"])
+        low = np.where(first, now, s["low"])
+        over = np.maximum(np.maximum(now - high, low - now), 0) / (high - low + TINY)
         middle = (high + low) / 2
-        fade = torch.where(takes[:, None, :], RANGE_FORGET, 0.0)
-        s["high"] = torch.where(takes[:, None, :], torch.maximum(now, high - fade * (high - middle)), high)
-        s["low"] = torch.where(takes[:, None, :], torch.minimum(now, low + fade * (middle - low)), low)
-        weight = torch.tensor(RANGE_WEIGHT)[:, None]
-        return (weight * (RANGE_GAIN * over).clamp(max=RANGE_MOST)).sum(1)
+        fade = takes[:, None, :] * np.float32(RANGE_FORGET)
+        s["high"] = np.where(takes[:, None, :], np.maximum(now, high - fade * (high - middle)), high)
+        s["low"] = np.where(takes[:, None, :], np.minimum(now, low + fade * (middle - low)), low)
+        weight = np.array(RANGE_WEIGHT, np.float32)[:, None]
+        far: Floats = (weight * np.minimum(RANGE_GAIN * over, RANGE_MOST)).sum(1)
+        return far
 
 
-def _bin(x: Tensor, center: Tensor, width: Tensor) -> Tensor:
+def _bin(x: Floats, center: Floats, width: Floats) -> Indices:
     half = BINS // 2
-    place = (torch.asinh((x - center) / width) / BIN_WIDTH).floor() + half
-    return place.nan_to_num(half, BINS - 1, 0).clamp(0, BINS - 1).long()
+    place = np.floor(np.arcsinh((x - center) / width) / BIN_WIDTH) + half
+    return np.clip(np.nan_to_num(place, nan=half, posinf=BINS - 1, neginf=0), 0, BINS - 1).astype(np.int64)
+
+
+def _at(values: Floats, places: npt.NDArray[np.int64]) -> Floats:
+    """One value of the last axis for each place."""
+    return np.take_along_axis(values, places[..., None], axis=-1)[..., 0]
+
+
+def _histograms(bins: npt.NDArray[np.int64]) -> Floats:
+    """How often each bin occurs along the last axis."""
+    rows = bins.reshape(-1, bins.shape[-1])
+    flat = rows + BINS * np.arange(len(rows))[:, None]
+    counts = np.bincount(flat.ravel(), minlength=BINS * len(rows))
+    return counts.reshape(*bins.shape[:-1], BINS).astype(np.float32)

@@ -11,10 +11,11 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-import torch
-from torch import Tensor
+import numpy as np
 
-from services.anomaly.domain.learned.slots import Slots
+from services.anomaly.domain.history import Bools, Floats
+from services.anomaly.domain.history import Slots as Indices
+from services.anomaly.domain.learned.slots import Slots, quietly
 
 BLOCK_S = 6 * 3600.0
 WEEK_S = 7 * 86_400.0
@@ -39,45 +40,47 @@ class Tail:
         per_score = ("highest", "mean", "variance", "record")
         self.slots = Slots({"elapsed_s": (), "blocks": (), **dict.fromkeys(per_score, (scores,))})
         self.all_blocks = 1.0
-        self.all_mean, self.all_variance = torch.tensor(expected_mean), torch.tensor(expected_sd) ** 2
+        self.all_mean: Floats = np.array(expected_mean, np.float32)
+        self.all_variance: Floats = np.array(expected_sd, np.float32) ** 2
 
-    @torch.no_grad()
-    def step(self, slots: Tensor, score: Tensor, period_s: Tensor, learn: Tensor) -> Tensor:
+    @quietly
+    def step(self, slots: Indices, score: Floats, period_s: Floats, learn: Bools) -> Floats:
         """Scores [rows, scores] as shares of their thresholds: above 1 is an alarm. Then learns."""
         s = self.slots.read(slots)
         weight = (s["blocks"] / (s["blocks"] + ALL_WEIGHT))[:, None]
         mean = weight * s["mean"] + (1 - weight) * self.all_mean
         apart = (s["mean"] - self.all_mean) ** 2 * weight * (1 - weight)
         variance = weight * s["variance"] + (1 - weight) * self.all_variance + apart
-        threshold = torch.maximum(mean + self._reach * variance.sqrt(), ABOVE_HIGHEST * s["record"])
+        threshold = np.maximum(mean + self._reach * np.sqrt(variance), ABOVE_HIGHEST * s["record"])
         # A device that is new has not shown yet all that it does.
-        threshold = threshold * (1 + DOUBT * torch.exp(-s["blocks"]))[:, None]
+        threshold = threshold * (1 + DOUBT * np.exp(-s["blocks"]))[:, None]
         self._learn(s, score, period_s, learn, threshold)
         self.slots.write(slots, s)
-        return score / threshold.clamp(min=1e-6)
+        share: Floats = score / np.maximum(threshold, 1e-6)
+        return share
 
-    def _learn(self, s: dict[str, Tensor], score: Tensor, period_s: Tensor, learn: Tensor, threshold: Tensor) -> None:
+    def _learn(self, s: dict[str, Floats], score: Floats, period_s: Floats, learn: Bools, threshold: Floats) -> None:
         # Of what passes the threshold and does not last, it is experience that it happens, not how high it went.
-        bounded = torch.minimum(score, BOUND * threshold)
-        s["highest"] = torch.where(learn[:, None], torch.maximum(s["highest"], bounded), s["highest"])
+        bounded = np.minimum(score, BOUND * threshold)
+        s["highest"] = np.where(learn[:, None], np.maximum(s["highest"], bounded), s["highest"])
         s["elapsed_s"] = s["elapsed_s"] + period_s * learn
         ended = s["elapsed_s"] >= BLOCK_S
-        if not bool(ended.any()):
+        if not ended.any():
             return
         first = (s["blocks"] == 0)[:, None]
-        once = (ended / (s["blocks"] + 1).clamp(max=OWN_SPAN))[:, None]
-        start = torch.where(first, s["highest"], s["mean"])
+        once = (ended / np.minimum(s["blocks"] + 1, OWN_SPAN))[:, None]
+        start = np.where(first, s["highest"], s["mean"])
         off = s["highest"] - start
-        s["mean"] = torch.where(ended[:, None], start + once * off, s["mean"])
-        s["variance"] = torch.where(ended[:, None], (1 - once) * (s["variance"] + once * off * off), s["variance"])
-        faded = torch.maximum(s["record"] * (1 - FADE), s["highest"])
-        s["record"] = torch.where(ended[:, None], faded, s["record"])
-        s["blocks"] = s["blocks"] + ended.float()
+        s["mean"] = np.where(ended[:, None], start + once * off, s["mean"])
+        s["variance"] = np.where(ended[:, None], (1 - once) * (s["variance"] + once * off * off), s["variance"])
+        faded = np.maximum(s["record"] * (1 - FADE), s["highest"])
+        s["record"] = np.where(ended[:, None], faded, s["record"])
+        s["blocks"] = s["blocks"] + ended.astype(np.float32)
         for highest in s["highest"][ended]:
             self.all_blocks += 1
             rate = 1 / min(self.all_blocks, ALL_SPAN)
             away = highest - self.all_mean
             self.all_mean = self.all_mean + rate * away
             self.all_variance = (1 - rate) * (self.all_variance + rate * away * away)
-        s["highest"] = torch.where(ended[:, None], torch.zeros(()), s["highest"])
-        s["elapsed_s"] = torch.where(ended, torch.zeros(()), s["elapsed_s"])
+        s["highest"] = np.where(ended[:, None], np.float32(0), s["highest"])
+        s["elapsed_s"] = np.where(ended, np.float32(0), s["elapsed_s"])

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import numpy as np
-import torch
-from torch import Tensor
 
 from services.anomaly.domain.history import Bools, Doubles, Floats, Slots
 from services.anomaly.domain.learned.causes import EFFECTS, TARGETS, Causes
 from services.anomaly.domain.learned.channels import NAMES
 from services.anomaly.domain.learned.detector import LearnedDetector
-from services.anomaly.domain.learned.slots import Slots as SlotTensors
+from services.anomaly.domain.learned.slots import Saved, quietly
+from services.anomaly.domain.learned.slots import Slots as SlotArrays
 from services.anomaly.domain.learned.tail import Tail
 
 # Deviations are averaged over this many learning rows: a fault stays, a phase of a job passes.
@@ -30,7 +27,7 @@ class FleetWatcher:
         self.causes = Causes()
         # All ways to be odd share the false alarms that are allowed.
         self.tail = Tail(false_alarms_per_week, *zip(ODD_EXPECTED, *[CAUSES_EXPECTED] * len(EFFECTS), strict=True))
-        self._level = SlotTensors({"level": (), "metrics": (len(NAMES),), "alerted_s": ()})
+        self._level = SlotArrays({"level": (), "metrics": (len(NAMES),), "alerted_s": ()})
 
     @property
     def bytes_per_slot(self) -> int:
@@ -38,7 +35,7 @@ class FleetWatcher:
         return sum(part.bytes_per_slot for part in self._parts.values()) + self.detector.bytes_per_slot
 
     @property
-    def _parts(self) -> dict[str, SlotTensors]:
+    def _parts(self) -> dict[str, SlotArrays]:
         return {"causes": self.causes.slots, "level": self._level, "tail": self.tail.slots}
 
     def grow(self, slots: int) -> None:
@@ -49,48 +46,47 @@ class FleetWatcher:
 
     def forget(self, slots: Slots) -> None:
         """Begin anew with these slots: a new driver is a new device."""
-        self.detector.forget(torch.from_numpy(slots))
+        self.detector.forget(slots)
         for part in self._parts.values():
-            part.forget(torch.from_numpy(slots))
+            part.forget(slots)
 
-    @torch.no_grad()
+    @quietly
     def step(self, slots: Slots, channels: Floats, period_s: Doubles, alerted: Bools) -> tuple[Floats, Floats, Floats]:
         """Share of the alarm threshold [rows], and of each metric its score and usual value [rows, NAMES]."""
-        index, x = torch.from_numpy(slots), torch.from_numpy(channels)
-        period, held = torch.from_numpy(period_s).float(), torch.from_numpy(alerted)
-        s = self._level.read(index)
-        s["alerted_s"] = torch.where(held, s["alerted_s"] + period, torch.zeros(()))
+        period = period_s.astype(np.float32)
+        s = self._level.read(slots)
+        s["alerted_s"] = np.where(alerted, s["alerted_s"] + period, np.float32(0))
         # What stays odd for a day is how it is now.
-        learn = ~held | (s["alerted_s"] > RELEARN_S)
-        scores = self.detector.step(index, x, learn)
+        learn = ~alerted | (s["alerted_s"] > RELEARN_S)
+        scores = self.detector.step(slots, channels, learn)
         rate = 2 / (PERSISTENCE_ROWS + 1)
         s["level"] = s["level"] + rate * (scores.oddness - s["level"])
         s["metrics"] = s["metrics"] + rate * (scores.by_metric - s["metrics"])
-        self._level.write(index, s)
-        off, guess = self.causes.step(index, x, learn)
-        share = self.tail.step(index, torch.cat([s["level"][:, None], off], 1), period, learn)
-        by_metric, expected = s["metrics"], scores.expected.clone()
-        by_metric[:, TARGETS] = torch.maximum(by_metric[:, TARGETS], off)
-        expected[:, TARGETS] = torch.where(off > 0, guess, expected[:, TARGETS])
-        return share.amax(1).numpy(), by_metric.numpy(), expected.numpy()
+        self._level.write(slots, s)
+        off, guess = self.causes.step(slots, channels, learn)
+        share = self.tail.step(slots, np.concatenate([s["level"][:, None], off], 1), period, learn)
+        by_metric, expected = s["metrics"], scores.expected.copy()
+        by_metric[:, TARGETS] = np.maximum(by_metric[:, TARGETS], off)
+        expected[:, TARGETS] = np.where(off > 0, guess, expected[:, TARGETS])
+        return share.max(1), by_metric, expected
 
-    def snapshot(self) -> dict[str, Tensor]:
+    def snapshot(self) -> dict[str, Floats]:
         """All state, to be saved."""
-        saved = {f"detector.{key}": tensor for key, tensor in self.detector.snapshot().items()}
+        saved = {f"detector.{key}": array for key, array in self.detector.snapshot().items()}
         for name, part in self._parts.items():
-            saved |= {f"{name}.{key}": tensor for key, tensor in part.snapshot().items()}
-        blocks = torch.tensor([self.tail.all_blocks])
+            saved |= {f"{name}.{key}": array for key, array in part.snapshot().items()}
+        blocks = np.array([self.tail.all_blocks], np.float32)
         return (
             saved
             | {"everyone.blocks": blocks, "everyone.mean": self.tail.all_mean}
             | {"everyone.variance": self.tail.all_variance}
         )
 
-    def load(self, tensors: Mapping[str, Tensor]) -> None:
+    def load(self, saved: Saved) -> None:
         """Go on from a snapshot. Raises InvalidInputError when it is another version's, and changes nothing then."""
 
-        def part(name: str) -> dict[str, Tensor]:
-            return {k.removeprefix(f"{name}."): v for k, v in tensors.items() if k.startswith(f"{name}.")}
+        def part(name: str) -> dict[str, Floats]:
+            return {k.removeprefix(f"{name}."): v for k, v in saved.items() if k.startswith(f"{name}.")}
 
         for name, own in self._parts.items():
             own.check(part(name))
@@ -98,8 +94,10 @@ class FleetWatcher:
         for name, own in self._parts.items():
             own.load(part(name))
         everyone = part("everyone")
-        self.tail.all_blocks = float(everyone["blocks"])
-        self.tail.all_mean, self.tail.all_variance = everyone["mean"], everyone["variance"]
+        self.tail.all_blocks = float(everyone["blocks"].item())
+        self.tail.all_mean, self.tail.all_variance = (
+            everyone[name].astype(np.float32) for name in ("mean", "variance")
+        )
 
 
 def telling(scores: Floats, values: Floats, expected: Floats, most: int = 3) -> list[tuple[str, float, float, float]]:

@@ -1,0 +1,61 @@
+"""What a process that runs for ever loads: each of these costs tens of megabytes in every one that loads it."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+HEAVY = {
+    "aiohttp",
+    "torch",
+    "sqlalchemy",
+    "alembic",
+    "numpy",
+    "faststream",
+    "matplotlib",
+    "polars",
+    "numba",
+    "transformers",
+}
+ALLOWED = {
+    "services.telemetry.agent_app": {"faststream"},
+    "services.telemetry.recorder_app": {"faststream", "numpy"},
+    "services.anomaly.app": {"faststream", "numpy"},
+    "services.scheduler.app": {"faststream", "numpy"},
+    "services.notifier.app": {"faststream"},
+    "services.gateway.app": set(),
+    "services.inference.app": {"faststream", "numpy"},
+    "services.inference.worker": set(),
+    "services.cli.app": set(),
+}
+LOAD = """
+import importlib, sys
+from shared.lean_imports import leave_out_websockets
+leave_out_websockets("nats://127.0.0.1:4222")
+importlib.import_module(sys.argv[1])
+print(*sorted(name for name in sys.argv[2:] if sys.modules.get(name) is not None))
+"""
+
+
+def loaded(code: str, *arguments: str) -> set[str]:
+    done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=True)
+    return set(done.stdout.split())
+
+
+@pytest.mark.parametrize("module", ALLOWED)
+def test_a_process_loads_no_more_than_it_needs_at_rest(module: str) -> None:
+    assert loaded(LOAD, module, *HEAVY) <= ALLOWED[module]
+
+
+def test_aiohttp_can_still_be_had_by_who_needs_it() -> None:
+    code = LOAD.replace("importlib.import_module(sys.argv[1])", "import aiohttp, nats.aio.transport")
+    assert loaded(code, "", "aiohttp") == {"aiohttp"}
+
+
+def test_a_websocket_url_loads_it() -> None:
+    code = LOAD.replace("nats://", "wss://").replace(
+        "importlib.import_module(sys.argv[1])", "import nats.aio.transport"
+    )
+    assert loaded(code, "", "aiohttp") == {"aiohttp"}
