@@ -35,6 +35,7 @@ bench: $(STAMP) ## the benchmarks, short form
 	$(BIN)/python -m tests.benchmarks.soak --short
 	$(BIN)/python -m tests.benchmarks.ingest --short
 	$(BIN)/python -m tests.benchmarks.agent --short
+	$(BIN)/python -m tests.benchmarks.rest --short
 	$(BIN)/python -m tests.benchmarks.storage --short
 	$(BIN)/python -m tests.benchmarks.detect --short
 	$(BIN)/python -m tests.benchmarks.detect_live --short
