@@ -116,7 +116,10 @@ class HealthServer:
         self._stopped.set()
         threading.Thread(target=self._server.shutdown, daemon=True).start()
         # Whoever knocks wakes it up.
-        with suppress(OSError), socket.create_connection(self._server.server_address[:2], timeout=POLL_S):
+        with (
+            suppress(OSError),
+            socket.create_connection((str(self._server.server_address[0]), self.port), timeout=POLL_S),
+        ):
             self._thread.join(timeout=2 * POLL_S)
         self._server.server_close()
 

@@ -26,11 +26,11 @@ class FastParser(Parser):
 
     def __init__(self, client: Client) -> None:
         self.taking: dict[int, Take] = {}
-        super().__init__(client)  # type: ignore[no-untyped-call]
+        super().__init__(client)
 
     def reset(self) -> None:
         """Begin anew, with a new connection."""
-        super().reset()  # type: ignore[no-untyped-call]
+        super().reset()
         self._left = b""
 
     async def parse(self, data: bytes = b"") -> None:
@@ -43,7 +43,7 @@ class FastParser(Parser):
                 headed = data.startswith(b"HMSG ", at)
                 if not headed and not data.startswith(b"MSG ", at):
                     line, at = data[at : line_end + 2], line_end + 2
-                    await super().parse(line)  # type: ignore[no-untyped-call]
+                    await super().parse(line)
                     continue
                 words = data[at:line_end].split()
                 begin = line_end + 2

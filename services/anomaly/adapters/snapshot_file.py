@@ -35,7 +35,8 @@ def save(path: Path, snapshot: Snapshot) -> None:
     fresh = path.with_suffix(".new")
     about = json.dumps({"version": VERSION, "roster": [list(row) for row in snapshot.roster]}).encode()
     with fresh.open("wb") as file:
-        np.savez(file, **{ABOUT: np.frombuffer(about, np.uint8)}, **snapshot.arrays)  # type: ignore[arg-type]  names
+        arrays: dict[str, Any] = {ABOUT: np.frombuffer(about, np.uint8)} | snapshot.arrays
+        np.savez(file, **arrays)
     fresh.replace(path)
     path.with_suffix(EARLIER).unlink(missing_ok=True)
 

@@ -7,9 +7,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from services.anomaly.domain.history import Floats
 from services.anomaly.domain.history import Slots as Indices
-from services.anomaly.domain.learned.slots import Slots
+from services.anomaly.domain.learned.slots import Floats, Slots
 
 LEAST_SURPRISE = 4.0
 REST_ROWS = 100

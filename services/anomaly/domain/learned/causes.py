@@ -11,10 +11,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from services.anomaly.domain.history import Bools, Floats
+from services.anomaly.domain.history import Bools
 from services.anomaly.domain.history import Slots as Indices
 from services.anomaly.domain.learned.channels import NAMES
-from services.anomaly.domain.learned.slots import Slots, quietly
+from services.anomaly.domain.learned.slots import Floats, Slots, quietly
 
 EFFECTS: dict[str, tuple[str, ...]] = {
     "power_w": ("gpu_util_pct", "mem_util_pct", "clock_sm_mhz", "clock_mem_mhz"),

@@ -12,11 +12,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from services.anomaly.domain.history import Bools, Floats
+from services.anomaly.domain.history import Bools
 from services.anomaly.domain.history import Slots as Indices
 from services.anomaly.domain.learned.relations import Relations
 from services.anomaly.domain.learned.residuals import Residual, Residuals
-from services.anomaly.domain.learned.slots import Saved, Slots, quietly
+from services.anomaly.domain.learned.slots import Floats, Saved, Slots, quietly
 from services.anomaly.domain.learned.surprise import Surprise
 from shared.errors import InvalidInputError
 
@@ -87,7 +87,7 @@ class LearnedDetector:
         s = self._smooth.read(slots)
         count = s["count"] + 1
         level = s["level"] + np.maximum(1 / count, 2 / (SMOOTH_ROWS + 1)) * (fused - s["level"])
-        held = np.maximum(level, s["held"] * math.exp(-1 / HOLD_ROWS))
+        held: Floats = np.maximum(level, s["held"] * math.exp(-1 / HOLD_ROWS))
         self._smooth.write(slots, {"count": count, "level": level, "held": held})
         return held
 

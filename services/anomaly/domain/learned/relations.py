@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from services.anomaly.domain.history import Bools, Floats
+from services.anomaly.domain.history import Bools
 from services.anomaly.domain.history import Slots as Indices
-from services.anomaly.domain.learned.slots import Slots, quietly
+from services.anomaly.domain.learned.slots import Floats, Slots, quietly
 
 SPAN = 10_000
 RIDGE = 0.02

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from services.anomaly.domain.history import Bools, Floats
+from services.anomaly.domain.history import Bools
 from services.anomaly.domain.history import Slots as Indices
-from services.anomaly.domain.learned.slots import Slots, quietly
+from services.anomaly.domain.learned.slots import Floats, Slots, quietly
 
 LONG_SPAN, SHORT_SPAN, LOCAL_SPAN = 20_000, 3, 200
 SCALE_SPAN = 20_000
@@ -91,7 +91,7 @@ class Residuals:
         mean, spread = s[f"{name}_mean"], s[f"{name}_spread"]
         away = np.abs(x - mean)
         scale = spread + floor
-        z = np.minimum(away / scale, clip)
+        z: Floats = np.minimum(away / scale, clip)
         bounded = np.where(warm, np.minimum(away, clip * scale), away)
         rate = np.maximum(once, 2 / (span + 1)) * takes
         s[f"{name}_mean"] = mean + rate * (x - mean)
@@ -103,7 +103,7 @@ class Residuals:
         median, mad = s["median"], s["mad"]
         scale = MAD_TO_SIGMA * mad + STD_SHARE * np.sqrt(s["variance"]) + 1e-6 * np.abs(median) + TINY
         away = x - median
-        z = np.minimum(np.abs(away) / scale, LOCAL_CLIP)
+        z: Floats = np.minimum(np.abs(away) / scale, LOCAL_CLIP)
         rate = np.maximum(once, 2 / (LOCAL_SPAN + 1)) * takes
         early = s["count"] <= SETTLED / 2
         s["median"] = median + rate * np.where(early, away, np.clip(away, -scale, scale))

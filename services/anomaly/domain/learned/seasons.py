@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from services.anomaly.domain.history import Bools, Floats
+from services.anomaly.domain.history import Bools
 from services.anomaly.domain.history import Slots as Indices
-from services.anomaly.domain.learned.slots import Slots, quietly
+from services.anomaly.domain.learned.slots import Floats, Slots, quietly
 
 # A day and a week of hours, halves, quarters and tenths of hours, minutes by five.
 LAGS = (24, 48, 96, 144, 288, 336, 672, 1008, 2016)

@@ -9,10 +9,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from services.anomaly.domain.history import Floats
 from services.anomaly.domain.history import Slots as Indices
 from shared.errors import InvalidInputError
 
+# float32; what numpy's types make of one beside a plain number is wider than what numpy does.
+Floats = npt.NDArray[Any]
 Saved = Mapping[str, npt.NDArray[Any]]
 # What is missing is NaN and becomes nothing by name; what was never seen is divided by nothing, and not told.
 quietly = np.errstate(invalid="ignore", divide="ignore", over="ignore", under="ignore")

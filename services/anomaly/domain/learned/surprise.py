@@ -12,10 +12,10 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from services.anomaly.domain.history import Bools, Floats
+from services.anomaly.domain.history import Bools
 from services.anomaly.domain.history import Slots as Indices
 from services.anomaly.domain.learned.seasons import Seasons
-from services.anomaly.domain.learned.slots import Slots, quietly
+from services.anomaly.domain.learned.slots import Floats, Slots, quietly
 
 WARM_UP_ROWS = 100
 BINS, BIN_WIDTH = 64, 0.2  # of asinh((x - c) / q): even steps near the middle, even ratios far out
@@ -153,7 +153,8 @@ class Surprise:
 def _bin(x: Floats, center: Floats, width: Floats) -> Indices:
     half = BINS // 2
     place = np.floor(np.arcsinh((x - center) / width) / BIN_WIDTH) + half
-    return np.clip(np.nan_to_num(place, nan=half, posinf=BINS - 1, neginf=0), 0, BINS - 1).astype(np.int64)
+    bins: Indices = np.clip(np.nan_to_num(place, nan=half, posinf=BINS - 1, neginf=0), 0, BINS - 1).astype(np.int64)
+    return bins
 
 
 def _at(values: Floats, places: npt.NDArray[np.int64]) -> Floats:

@@ -13,9 +13,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from services.anomaly.domain.history import Bools, Floats
+from services.anomaly.domain.history import Bools
 from services.anomaly.domain.history import Slots as Indices
-from services.anomaly.domain.learned.slots import Slots, quietly
+from services.anomaly.domain.learned.slots import Floats, Slots, quietly
 
 BLOCK_S = 6 * 3600.0
 WEEK_S = 7 * 86_400.0

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 
-from services.anomaly.domain.history import Bools, Doubles, Floats, Slots
+from services.anomaly.domain.history import Bools, Doubles, Slots
 from services.anomaly.domain.learned.causes import EFFECTS, TARGETS, Causes
 from services.anomaly.domain.learned.channels import NAMES
 from services.anomaly.domain.learned.detector import LearnedDetector
-from services.anomaly.domain.learned.slots import Saved, quietly
+from services.anomaly.domain.learned.slots import Floats, Saved, quietly
 from services.anomaly.domain.learned.slots import Slots as SlotArrays
 from services.anomaly.domain.learned.tail import Tail
 
