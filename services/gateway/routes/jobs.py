@@ -56,7 +56,8 @@ async def submit(
 @router.get("", dependencies=[Viewer])
 async def list_jobs(autopilot: Autopilot, limit: Annotated[int, Query(ge=1, le=1000)] = 50) -> list[JobView]:
     """Queued jobs, then the newest finished ones."""
-    return [*await autopilot.jobs.queued(limit), *await autopilot.jobs.finished(limit)][:limit]
+    waiting = (await autopilot.jobs.queued(limit))[:limit]
+    return waiting if len(waiting) == limit else waiting + await autopilot.jobs.finished(limit - len(waiting))
 
 
 @router.get("/{job_id}", dependencies=[Viewer])
