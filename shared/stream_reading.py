@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, replace
 
 import nats.errors
@@ -95,11 +95,7 @@ class StreamReader:
         await self._nc.publish(f"$JS.API.CONSUMER.MSG.NEXT.{self._stream}.{self._consumer}", request, reply=self._inbox)
         found: list[Stored] = []
         while len(found) < most:
-            try:
-                async with asyncio.timeout(SILENT_S):
-                    message = await self._waiting.get()
-            except TimeoutError as error:
-                raise ReadingError(f"{self._stream}: nothing came for {SILENT_S:g} s") from error
+            message = await self._next()
             status = message.headers.get("Status") if message.headers and not message.data else None
             if status is None:
                 found.append(self._stored(message))
@@ -109,6 +105,16 @@ class StreamReader:
             elif status != "100":
                 raise ReadingError(f"{self._stream} not read: status {status}")
         return found
+
+    async def _next(self) -> Msg:
+        # Messages come many together: a timer for each would cost as much as all else of it.
+        with suppress(asyncio.QueueEmpty):
+            return self._waiting.get_nowait()
+        try:
+            async with asyncio.timeout(SILENT_S):
+                return await self._waiting.get()
+        except TimeoutError as error:
+            raise ReadingError(f"{self._stream}: nothing came for {SILENT_S:g} s") from error
 
     async def there(self) -> AsyncIterator[Stored]:
         """What the server had for this reader at its last answer, and nothing that came later."""

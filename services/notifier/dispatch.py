@@ -15,6 +15,7 @@ from services.notifier.delivering import Deliveries
 from services.notifier.intake import durable_name
 from services.notifier.surroundings import Surroundings
 from shared.clock import utc_now
+from shared.consumer_listing import all_consumers
 from shared.errors import AutopilotError, UnavailableError
 from shared.ids import new_id
 from shared.messages.alerts import Alert
@@ -81,13 +82,12 @@ class Dispatcher:
     async def remove_orphans(self, kept: Collection[str]) -> None:
         """Remove what is left of subscriptions that ended while nobody listened, or the broker was away."""
         try:
-            consumers = await self.around.js.consumers_info("ALERTS")
-        except (nats.errors.Error, OSError) as error:
+            consumers = await all_consumers(self.around.js._nc, "ALERTS")  # noqa: SLF001  it has no other name
+        except UnavailableError as error:
             log.info("consumers not listed", extra={"error": type(error).__name__})
             return
         prefix = durable_name("")
-        names = [(info.config.durable_name or "") for info in consumers]
-        for name in names:
+        for name in [str(info["name"]) for info in consumers]:
             identity = name.removeprefix(prefix)
             if name.startswith(prefix) and identity not in kept and identity not in self._loops:
                 log.info("consumer of a removed subscription", extra={"subscription": identity})

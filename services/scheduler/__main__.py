@@ -19,6 +19,8 @@ def main() -> None:
     """Run the scheduler, or what carries its commands out elsewhere."""
     role = sys.argv[1] if len(sys.argv) == 2 else ""
     if len(sys.argv) == 1:
+        # Before numpy is imported: for small matrices more threads only stand in each other's way.
+        os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
         settings = load(SchedulerSettings)
         leave_out_websockets(settings.nats_url)
         leave_out_http_server()

@@ -89,7 +89,7 @@ def create_app(settings: SchedulerSettings | None = None) -> FastStream:
             await nc.subscribe(subjects.SCALE_COMMANDS, cb=partial(note_size, governor))
             leadership = Leadership(js, f"{settings.node}-{new_id()[:8]}", "scheduler")
             service.supervise("leadership", leadership.run, standstill_s=30.0)
-            actor = Actor(service.bus, utc_now, counter)
+            actor = Actor(Bus(service.broker, pipelined=True), utc_now, counter)
             decider = Decider(
                 reader,
                 PoolDecider(actor, panel, governor, championship),
@@ -124,6 +124,8 @@ def create_app(settings: SchedulerSettings | None = None) -> FastStream:
                 decider, leadership, partial(recall_all, js, remembering, governor, crowning), service.health, wake,
                 settings.decide_period_s, leading,
             )  # fmt: skip
+            # Before the first round too, which a collector at its defaults would stop again and again.
+            settle_memory()
             service.supervise("decisions", deciding_for_ever, standstill_s=STANDSTILL_S)
             yield
             if leadership.token is not None:
@@ -194,7 +196,7 @@ def usable_policies(settings: SchedulerSettings) -> dict[str, PoolPolicyMaker]:
 
 
 def settle_memory() -> None:
-    """What a first round leaves stays for long: the collector need not look through a large fleet ever again."""
+    """What there is stays for long: the collector need not look through all code and a large fleet ever again."""
     gc.freeze()
     gc.set_threshold(50_000, 20, 100)
 

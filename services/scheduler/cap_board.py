@@ -39,14 +39,12 @@ class CapBoard:
     async def follow(self, book: DeviceBook) -> None:
         """Take in the nodes that changed."""
         turns = Turns()
-        for node in [node for node in self._nodes if node not in book.nodes]:
+        while book.changed:
+            node = book.changed.pop()
             self._leave(node)
+            if node in book.nodes:
+                self._enter(node, book.nodes[node])
             await turns.give()
-        for node, facts in book.nodes.items():
-            if self._nodes.get(node) is not facts:
-                self._leave(node)
-                self._enter(node, facts)
-                await turns.give()
         self._away.clear()
 
     def ours(self) -> dict[Device, tuple[float, float]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
@@ -95,6 +96,7 @@ class Decider:
             await self.devices.drain(sight, cordoned, devices.epochs, heard, policy, token)
         async with failed.noting("caps"):
             self._wanted = levels_by_device(seen, self.pools.levels)
+            await asyncio.sleep(0)
             await self.devices.cap(devices, self.reader.samples("power_cap_w", now), self._wanted, policy, token)
         failed.tell()
 

@@ -123,13 +123,17 @@ class DeviceDecider:
         await self._kept.follow(devices)
         board = self._kept.board(caps_now_w, wanted_levels, policy.cap_fraction)
         now = self.actor.clock()
+        # Each of these looks at every device in one piece: others have their turn between them.
+        await asyncio.sleep(0)
+        decided = caps(board, policy, now, self.cap_lease_s)
+        await asyncio.sleep(0)
 
         async def command(decision: CapDecision) -> None:
             self.actor.count(decision.reason)
             default_w = devices.devices[decision.device].power_default_w or 0.0
             await self._send_cap(decision, default_w, wanted_levels.get(decision.device), policy, token, now)
 
-        await in_flight(caps(board, policy, now, self.cap_lease_s), command)
+        await in_flight(decided, command)
 
     async def _send_cap(
         self,

@@ -24,6 +24,7 @@ async def in_flight(
     What the bus does not take of one item it does not take of the next: after such an error none is begun, and
     `left_out` is told of each. Any other error of `work` ends it in the same way.
     """
+    items = list(items)
     waiting = iter(items)
     errors: list[Exception] = []
 
@@ -37,6 +38,6 @@ async def in_flight(
             except Exception as error:  # noqa: BLE001  raised below, when the others have ended
                 errors.append(error)
 
-    await asyncio.gather(*(lane() for _ in range(most)))
+    await asyncio.gather(*(lane() for _ in range(min(most, len(items)))))
     if errors:
         raise next((error for error in errors if isinstance(error, UnavailableError)), errors[0])

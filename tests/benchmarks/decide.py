@@ -2,13 +2,15 @@
 
     python -m tests.benchmarks.decide [--short] [--sync always]
 
-In each round all nodes send a frame, all pools tell their status, a tenth of the pools changes, and a hundredth of the
-nodes tells its inventory anew. A round is measured from the last frame received until the last command was confirmed:
-frames, buckets and queues are read, every policy looks at every pool, pools and caps are commanded. `cpu_ms` is what
-that took of a core, `receiving_cpu_ms` what nats-py took to receive the frames before. `blocked_ms` is the longest time
-for which the event loop served nobody, by the clock; `blocked_cpu_ms` the same in the loop's own work, which on a busy
-machine is the one to look at. The baseline is how readings were taken before: a dictionary of every metric of every
-device, four times a round.
+In each round all nodes send a frame, all pools tell their status, a tenth of the pools changes its size, and a
+hundredth of the nodes tells its inventory anew (`decide_fleet`). A round is measured from the last frame received until
+the last command was confirmed by the server: frames, buckets and queues are read, every policy looks at every pool,
+pools and caps are commanded. `value` is the median by the clock. `cpu_ms` is what a round took of the core that this
+process has for itself, `phases_ms` where, `receiving_cpu_ms` what nats-py took to receive the frames before.
+`blocked_ms` is the longest time in any round for which the event loop served nobody, by the clock; `blocked_cpu_ms` the
+same in the loop's own work, which on a busy machine is the one to look at. The first rounds, which read the whole
+fleet, have theirs apart. The baseline is how readings were taken before: a dictionary of every metric of every device,
+four times a round.
 """
 
 from __future__ import annotations
@@ -20,14 +22,12 @@ import os
 import sys
 import tempfile
 import time
-from collections import Counter as Counts
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from datetime import datetime
+from functools import wraps
 from pathlib import Path
 from typing import Any
 
-import nats
 import numpy as np
 from nats.aio.client import Client
 from nats.aio.msg import Msg
@@ -46,132 +46,20 @@ from services.scheduler.domain.panel import Panel
 from services.scheduler.domain.policies import policy_maker
 from services.scheduler.pool_deciding import PoolDecider
 from services.scheduler.settings import SchedulerSettings
-from shared import streams, subjects
+from shared import subjects
 from shared.broker import client_of, expect_close, make_broker
 from shared.bus import Bus
 from shared.clock import utc_now
-from shared.frames import TelemetryFrame, decode, encode
-from shared.messages.commands import FleetPolicy, PoolPolicy, PowerBudget, PowerCommand, ScaleCommand
-from shared.messages.jobs import PRIORITIES, PoolStatus, WorkerStatus
-from shared.messages.telemetry import NodeInventory
-from shared.metrics_catalogue import NAMES
+from shared.frames import decode
+from shared.messages.commands import FleetPolicy, PowerBudget
+from tests.benchmarks.decide_fleet import BOUNDS, POOL_DEVICES, ROUND, Fleet, be_fleet
 from tests.support.broker import bench_broker
-from tests.support.builders import device
 
-NODE_DEVICES, POOL_DEVICES, POOL_WORKERS = 8, 100, 4
-CHANGING, REPORTING = 0.1, 0.01
-KINDS = 250  # a server takes 1,000 consumers; more pools share them
-BURST = 40  # jobs that a changing pool gets
 WARM_UP = 4
-METRICS = tuple(dict.fromkeys((*READ_METRICS, *NAMES)))[:24]
-ROUND = "bench.round"
-DEVICES = tuple(f"gpu-{i}" for i in range(NODE_DEVICES))
-
-
-@dataclass
-class Fleet:
-    """What nodes and pools tell, in a process of its own; it does as it is commanded."""
-
-    nc: Client
-    pools: int
-    number: int = 0
-    started: datetime = field(default_factory=utc_now)
-    done: Counts[int] = field(default_factory=Counts)
-    desired: dict[str, int] = field(default_factory=dict)
-    caps_w: dict[tuple[str, str], float] = field(default_factory=dict)
-
-    @property
-    def nodes(self) -> int:
-        """How many."""
-        return self.pools * POOL_DEVICES // NODE_DEVICES
-
-    def home(self, pool: int) -> str:
-        """The node of a pool's workers."""
-        return f"n{pool * self.nodes // self.pools}"
-
-    async def prepare(self) -> None:
-        """Inventories, consumers of every kind, and an ear for commands."""
-        js = self.nc.jetstream(timeout=60)
-        for node in range(self.nodes):
-            await self.nc.publish(f"$KV.inventory.n{node}", self.inventory(node, ""))
-        for kind in range(min(KINDS, self.pools)):
-            for priority in PRIORITIES:
-                await js.add_consumer("JOBS", streams.job_durable(f"k{kind}", priority))
-        await self.nc.subscribe(subjects.SCALE_COMMANDS, cb=self.on_scale)
-        await self.nc.subscribe("commands.power.*.*", cb=self.on_power)
-        await self.nc.flush()
-
-    async def on_scale(self, message: Msg) -> None:
-        """A pool changes its size."""
-        command = ScaleCommand.model_validate_json(message.data)
-        self.desired[command.pool] = command.replicas
-
-    async def on_power(self, message: Msg) -> None:
-        """A device changes its cap."""
-        command = PowerCommand.model_validate_json(message.data)
-        self.caps_w[command.node, command.device] = command.cap_w or 250.0
-
-    async def on_round(self, message: Msg) -> None:
-        """Tell everything once; answer when the server has it."""
-        random = np.random.default_rng(self.number)
-        js = self.nc.jetstream(timeout=60)
-        changing = max(1, int(self.pools * CHANGING))
-        for pool in range(self.number * changing, (self.number + 1) * changing):
-            kind = f"k{pool % self.pools % KINDS}"
-            self.done[pool % self.pools] += 10
-            if pool // self.pools % 2:
-                await js.purge_stream("JOBS", subject=subjects.jobs_of(kind, "normal")[0])
-                await js.purge_stream("JOBS", subject=subjects.jobs_of(kind, "normal")[1])
-                continue
-            for job in range(BURST):
-                await self.nc.publish(subjects.job(kind, "normal", f"{self.number}-{job}"), b"{}")
-        for pool in range(self.pools):
-            part = self.part(pool)
-            await self.nc.publish(f"$KV.pools.{part.pool}.{part.node}", part.model_dump_json().encode())
-        for node in random.integers(0, self.nodes, max(1, int(self.nodes * REPORTING))).tolist():
-            await self.nc.publish(f"$KV.inventory.n{node}", self.inventory(node, f"boot-{self.number}"))
-        await self.nc.flush()
-        last = await js.stream_info("KV_pools")
-        for node in range(self.nodes):
-            await self.nc.publish(subjects.frames(f"n{node}"), self.frame(node, random))
-        await self.nc.flush()
-        self.number += 1
-        await message.respond(str(last.state.last_seq).encode())
-
-    def part(self, pool: int) -> PoolStatus:
-        """A pool's status."""
-        workers = [
-            WorkerStatus(
-                worker=f"p{pool}-{i}", device=DEVICES[i], pid=i + 1, state="ready", started_at=self.started,
-                jobs_done=self.done[pool], busy_s=float(self.done[pool]), running=["j"], models=["m"],
-            )
-            for i in range(POOL_WORKERS)
-        ]  # fmt: skip
-        desired = self.desired.get(f"p{pool}", POOL_WORKERS)
-        return PoolStatus(
-            pool=f"p{pool}",
-            node=self.home(pool),
-            at=utc_now(),
-            desired=desired,
-            kinds=[f"k{pool % KINDS}"],
-            workers=workers,
-        )
-
-    def inventory(self, node: int, boot_id: str) -> bytes:
-        """A node's devices."""
-        told = NodeInventory(
-            node=f"n{node}", at=utc_now(), period_s=1.0, boot_id=boot_id, devices=[device(device=d) for d in DEVICES]
-        )
-        return told.model_dump_json().encode()
-
-    def frame(self, node: int, random: np.random.Generator) -> bytes:
-        """A node's newest tick."""
-        values = random.random((1, NODE_DEVICES, len(METRICS)), np.float32) * 90
-        values[0, :, METRICS.index("power_cap_w")] = [self.caps_w.get((f"n{node}", d), 250.0) for d in DEVICES]
-        at_us = int(utc_now().timestamp() * 1e6)
-        return encode(
-            TelemetryFrame(f"n{node}", at_us, 1.0, DEVICES, METRICS, values, 100_000 + self.number, at_us // 10**9)
-        )
+PERIOD_S = 2.0
+BASELINE_NODES = 250
+ROUND_WITHIN_S = 120.0
+LOOKED_EVERY_S = 0.005  # more often would itself be a good part of a round
 
 
 class LoopWatch:
@@ -185,15 +73,83 @@ class LoopWatch:
         """Until cancelled."""
         before, cpu = time.perf_counter(), time.thread_time()
         while True:
-            await asyncio.sleep(0.001)
+            await asyncio.sleep(LOOKED_EVERY_S)
             now, cpu_now = time.perf_counter(), time.thread_time()
-            self.longest_s = max(self.longest_s, now - before - 0.001)
+            self.longest_s = max(self.longest_s, now - before - LOOKED_EVERY_S)
             self.longest_cpu_s = max(self.longest_cpu_s, cpu_now - cpu)
             before, cpu = now, cpu_now
 
+    def again(self) -> None:
+        """From now on."""
+        self.longest_s = self.longest_cpu_s = 0.0
 
-def baseline_s(frames: list[TelemetryFrame]) -> float:
-    """Seconds of CPU for the readings of one round as they were taken before."""
+
+@dataclass
+class Phases:
+    """CPU seconds of this process within some methods; a method within another counts for both."""
+
+    took_s: dict[str, float] = field(default_factory=dict)
+
+    def watch(self, owner: Any, method: str, name: str) -> None:
+        """Time this method from now on."""
+        work: Callable[..., Any] = getattr(owner, method)
+
+        if asyncio.iscoroutinefunction(work):
+
+            @wraps(work)
+            async def timed(*args: Any, **more: Any) -> Any:
+                began = time.process_time()
+                try:
+                    return await work(*args, **more)
+                finally:
+                    self._add(name, began)
+        else:
+
+            @wraps(work)
+            def timed(*args: Any, **more: Any) -> Any:
+                began = time.process_time()
+                try:
+                    return work(*args, **more)
+                finally:
+                    self._add(name, began)
+
+        setattr(owner, method, timed)
+
+    def _add(self, name: str, began: float) -> None:
+        self.took_s[name] = self.took_s.get(name, 0.0) + time.process_time() - began
+
+    def of_round(self) -> dict[str, float]:
+        """Milliseconds since asked last, each phase without those within it."""
+        took, self.took_s = {name: 1e3 * took_s for name, took_s in self.took_s.items()}, {}
+        took["queues"] = took.pop("look", 0.0) - took.get("frames", 0.0)
+        took["judged_and_sent"] = took.pop("pool_decisions", 0.0) - took.get("policies", 0.0)
+        return took
+
+
+def make_decider(bus: Bus, reader: FleetReader, phases: Phases) -> Decider:
+    """As the service makes it."""
+    counter = Counter("decisions", "by reason", ["reason"], registry=CollectorRegistry())
+    actor = Actor(bus, utc_now, counter)
+    settings = SchedulerSettings()
+    panel = Panel({name: policy_maker(name) for name in settings.panel}, settings.decide_period_s)
+    championship = Championship(settings.policy_name, settings.fallback_policy)
+    pools, devices = PoolDecider(actor, panel, Governor(), championship), DeviceDecider(actor, 60.0)
+    decider = Decider(reader, pools, devices)
+    for owner, method, name in (
+        (bus, "policy", "policy"), (reader, "devices", "inventory"), (reader, "look", "look"),
+        (reader.frames, "read", "frames"), (reader, "pools", "statuses"), (decider, "_observe", "observed"),
+        (panel, "propose", "policies"), (pools, "decide", "pool_decisions"), (reader, "critical", "alerts"),
+        (devices, "drain", "drains"), (devices, "cap", "caps"),
+    ):  # fmt: skip
+        phases.watch(owner, method, name)
+    return decider
+
+
+def baseline_s(pools: int) -> float:
+    """Seconds of CPU for the readings of one round as they were taken before, from those of some nodes."""
+    random, fleet = np.random.default_rng(0), Fleet(pools)
+    some = min(BASELINE_NODES, fleet.nodes)
+    frames = [decode(fleet.frame(node, random)) for node in range(some)]
     began = time.process_time()
     for _ in range(4):
         {
@@ -202,109 +158,106 @@ def baseline_s(frames: list[TelemetryFrame]) -> float:
             for name, sample in frame.latest().items()
             if "power_w" in sample
         }
-    return time.process_time() - began
+    return (time.process_time() - began) * fleet.nodes / some
 
 
-def make_decider(bus: Bus, reader: FleetReader) -> Decider:
-    """As the service makes it."""
-    counter = Counter("decisions", "by reason", ["reason"], registry=CollectorRegistry())
-    actor = Actor(bus, utc_now, counter)
-    settings = SchedulerSettings()
-    panel = Panel({name: policy_maker(name) for name in settings.panel}, settings.decide_period_s)
-    championship = Championship(settings.policy_name, settings.fallback_policy)
-    return Decider(reader, PoolDecider(actor, panel, Governor(), championship), DeviceDecider(actor, 60.0))
-
-
-async def measure(pools: int, rounds: int, environment: Mapping[str, str], nc: Client) -> dict[str, Any]:
-    """Rounds against a fleet in another process."""
+async def measure(pools: int, rounds: int, environment: Mapping[str, str], nc: Client) -> list[dict[str, Any]]:
+    """Rounds against a fleet in another process; the first ones are of a fleet that is not known yet."""
     settings = SchedulerSettings(nats_url=environment["AUTOPILOT_NATS_URL"], nats_user="bench", nats_password="bench")
     broker = make_broker(settings, "bench", CollectorRegistry())
     await broker.start()
-    bus = Bus(broker)
+    bus = Bus(broker, pipelined=True)
     frames = NewestFrames(
         DeviceColumns(READ_METRICS), lambda: utc_now().timestamp(), settings.stale_after_s, CollectorRegistry()
     )
-    reader = FleetReader(bus.js, settings.stale_after_s, frames)
-    decider, watch, received = make_decider(bus, reader), LoopWatch(), [0]
+    phases, watch, received, scaled = Phases(), LoopWatch(), [0], [0]
+    decider = make_decider(bus, FleetReader(bus.js, settings.stale_after_s, frames), phases)
     watching = asyncio.create_task(watch.run())
 
     async def take(message: Msg) -> None:
         received[0] += 1
         await frames.take(message)
 
+    async def note_scale(_: Msg) -> None:
+        scaled[0] += 1
+
     await client_of(broker).subscribe(subjects.FRAMES, cb=take)
-    nodes = pools * POOL_DEVICES // NODE_DEVICES
-    bounds = PoolPolicy(ceiling=16, scale_down_after_s=0.0)
-    policy = FleetPolicy(
-        power="all",
-        budgets=[PowerBudget(watts=260.0 * pools * POOL_DEVICES)],
-        pools={f"p{i}": bounds for i in range(pools)},
+    await nc.subscribe(subjects.SCALE_COMMANDS, cb=note_scale)
+    nodes = Fleet(pools).nodes
+    budget = PowerBudget(watts=260.0 * pools * POOL_DEVICES)
+    await bus.write(
+        "policy", "fleet", FleetPolicy(power="all", budgets=[budget], pools={f"p{i}": BOUNDS for i in range(pools)})
     )
-    await bus.write("policy", "fleet", policy)
-    told: list[dict[str, float]] = []
+    settle_memory()
+    told: list[dict[str, Any]] = []
     for number in range(WARM_UP + rounds):
-        received[0], before = 0, (await bus.js.stream_info("COMMANDS")).state.last_seq
+        received[0], scaled[0], before = 0, 0, (await bus.js.stream_info("COMMANDS")).state.last_seq
         asked, cpu = time.perf_counter(), time.process_time()
-        answer = asyncio.create_task(nc.request(ROUND, b"", timeout=120))
+        answer = asyncio.create_task(nc.request(ROUND, b"", timeout=ROUND_WITHIN_S))
         while received[0] < nodes:
             await asyncio.sleep(0.001)
+            if time.perf_counter() - asked > ROUND_WITHIN_S:
+                raise TimeoutError(f"round {number}: {received[0]} of {nodes} frames came in {ROUND_WITHIN_S:g} s")
         await answer
-        watch.longest_s, watch.longest_cpu_s, receiving_cpu = 0.0, 0.0, time.process_time() - cpu
+        receiving_cpu = time.process_time() - cpu
+        watch.again()
+        phases.of_round()
         began, cpu = time.perf_counter(), time.process_time()
         await decider.decide(1)
-        if number == 0:
-            settle_memory()
         took = {
             "wall_ms": 1e3 * (time.perf_counter() - began),
             "cpu_ms": 1e3 * (time.process_time() - cpu),
             "receiving_cpu_ms": 1e3 * receiving_cpu,
             "blocked_ms": 1e3 * watch.longest_s,
             "blocked_cpu_ms": 1e3 * watch.longest_cpu_s,
-            "commands": (await bus.js.stream_info("COMMANDS")).state.last_seq - before,
         }
+        if number == 0:
+            settle_memory()
+        took["commands"] = (await bus.js.stream_info("COMMANDS")).state.last_seq - before
+        took["scale_commands"] = scaled[0]
+        told.append(took | {"phases": phases.of_round()})
         print(f"# round {number}", {k: round(v, 1) for k, v in took.items()}, file=sys.stderr)
-        told.append(took)
-        await asyncio.sleep(max(0.0, asked + 2.0 - time.perf_counter()))
+        await asyncio.sleep(max(0.0, asked + PERIOD_S - time.perf_counter()))
     watching.cancel()
-    sample = [decode(data) for data in samples_of(nodes)]
-    before_s = baseline_s(sample)
     expect_close()
     await broker.stop()
-    steady = told[WARM_UP:]
+    return told
 
-    def median(name: str) -> float:
-        return round(float(np.median([each[name] for each in steady])), 1)
 
+def summary(told: list[dict[str, Any]], before_s: float) -> dict[str, Any]:
+    """What the rounds say together."""
+    first, steady = told[:WARM_UP], told[WARM_UP:]
+
+    def quantile(name: str, share: float) -> float:
+        return round(float(np.quantile([each[name] for each in steady], share)), 1)
+
+    def most(name: str, rounds: list[dict[str, Any]]) -> float:
+        return round(max(each[name] for each in rounds), 1)
+
+    phases = {
+        name: round(float(np.median([each["phases"].get(name, 0.0) for each in steady])), 1)
+        for name in steady[0]["phases"]
+    }
     return {
-        "value": median("wall_ms"), "baseline": round(1e3 * before_s, 1),
-        "ratio": round(median("wall_ms") / 1e3 / before_s, 3), "cpu_ms": median("cpu_ms"),
-        "max_ms": round(max(each["wall_ms"] for each in steady), 1), "receiving_cpu_ms": median("receiving_cpu_ms"),
-        "blocked_ms": round(max(each["blocked_ms"] for each in steady), 1),
-        "blocked_cpu_ms": round(max(each["blocked_cpu_ms"] for each in steady), 1),
-        "commands": median("commands"),
-        "load": round(os.getloadavg()[0], 1),
-        "first_ms": round(told[0]["wall_ms"], 1), "first_blocked_ms": round(told[0]["blocked_ms"], 1),
+        "value": quantile("wall_ms", 0.5), "baseline": round(1e3 * before_s, 1),
+        "ratio": round(quantile("wall_ms", 0.5) / 1e3 / before_s, 3),
+        "p95_ms": quantile("wall_ms", 0.95), "max_ms": most("wall_ms", steady),
+        "cpu_ms": quantile("cpu_ms", 0.5), "cpu_p95_ms": quantile("cpu_ms", 0.95), "cpu_max_ms": most("cpu_ms", steady),
+        "receiving_cpu_ms": quantile("receiving_cpu_ms", 0.5),
+        "blocked_ms": most("blocked_ms", steady), "blocked_cpu_ms": most("blocked_cpu_ms", steady),
+        "first_ms": most("wall_ms", first), "first_blocked_ms": most("blocked_ms", first),
+        "first_blocked_cpu_ms": most("blocked_cpu_ms", first),
+        "scale_commands": quantile("scale_commands", 0.5), "commands": quantile("commands", 0.5),
+        "commands_max": most("commands", steady),
+        "rounds": len(steady), "load": round(os.getloadavg()[0], 1), "phases_ms": phases,
     }  # fmt: skip
 
 
-def samples_of(nodes: int) -> Any:
-    """Frames of every node."""
-    random, fleet = np.random.default_rng(0), Fleet(None, nodes * NODE_DEVICES // POOL_DEVICES)  # type: ignore[arg-type]
-    return (fleet.frame(node, random) for node in range(nodes))
-
-
-async def be_fleet(url: str, pools: int) -> None:
-    """The other process."""
-    nc = await nats.connect(url)
-    fleet = Fleet(nc, pools)
-    await fleet.prepare()
-    await nc.subscribe(ROUND, cb=fleet.on_round)
-    print("ready", flush=True)
-    await asyncio.Event().wait()
-
-
 async def run(pools: int, rounds: int, sync: str) -> dict[str, Any]:
-    """A broker, a fleet, and rounds."""
+    """A broker, a fleet, and rounds. Where there are several cores, this process has one for itself."""
+    cores = sorted(os.sched_getaffinity(0))
+    if len(cores) > 1:
+        os.sched_setaffinity(0, cores[1:])  # of the broker and the fleet, which are started next
     with tempfile.TemporaryDirectory(prefix="autopilot-bench-", ignore_cleanup_errors=True) as name:
         async with bench_broker(Path(name), sync) as broker:
             url = broker.environment["AUTOPILOT_NATS_URL"].replace("//", "//bench:bench@")
@@ -313,11 +266,13 @@ async def run(pools: int, rounds: int, sync: str) -> dict[str, Any]:
             try:
                 if fleet.stdout is None or b"ready" not in await fleet.stdout.readline():
                     raise RuntimeError("the fleet did not start")
+                os.sched_setaffinity(0, cores[:1])
                 told = await measure(pools, rounds, broker.environment, broker.nc)
             finally:
                 fleet.kill()
                 await fleet.wait()
-    return {"name": "decide", "unit": "ms", "sync": sync, "pools": pools, "devices": pools * POOL_DEVICES, **told}
+    named = {"name": "decide", "unit": "ms", "sync": sync, "pools": pools, "devices": pools * POOL_DEVICES}
+    return named | summary(told, baseline_s(pools))
 
 
 def main() -> None:
@@ -327,11 +282,16 @@ def main() -> None:
     ask.add_argument("--sync", default="2m", help="how often the server syncs its disk; always: at every command")
     ask.add_argument("--fleet", help=argparse.SUPPRESS)
     ask.add_argument("--pools", type=int, default=1000)
+    ask.add_argument("--rounds", type=int, default=20)
     arguments = ask.parse_args()
     if arguments.fleet:
         asyncio.run(be_fleet(arguments.fleet, arguments.pools))
         return
-    pools, rounds = (100, 4) if arguments.short else (arguments.pools, 10)
+    if "OPENBLAS_NUM_THREADS" not in os.environ:
+        # As the service has it; it counts only before numpy is imported.
+        again = [sys.executable, "-m", "tests.benchmarks.decide", *sys.argv[1:]]
+        os.execve(sys.executable, again, os.environ | {"OPENBLAS_NUM_THREADS": "1"})  # noqa: S606
+    pools, rounds = (100, 4) if arguments.short else (arguments.pools, arguments.rounds)
     print(json.dumps(asyncio.run(run(pools, rounds, arguments.sync))))
 
 

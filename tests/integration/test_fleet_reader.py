@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Self
 
 import pytest
 from nats.aio.client import Client
@@ -13,9 +14,11 @@ from services.scheduler.adapters.fleet_reader import READ_METRICS, FleetReader
 from services.scheduler.adapters.newest_frames import NewestFrames
 from services.scheduler.adapters.queue_counts import Queues, queue_counts
 from services.scheduler.domain.device_columns import DeviceColumns
+from services.telemetry.adapters.queue_rows import write_queue
 from shared import bucket_follower, subjects
 from shared.bucket_follower import BucketFollower
 from shared.clock import utc_now
+from shared.consumer_listing import all_consumers
 from shared.errors import UnavailableError
 from shared.messages.jobs import PoolStatus, WorkerStatus
 from shared.messages.telemetry import NodeInventory
@@ -61,6 +64,27 @@ async def test_a_follower_tells_what_changed_and_what_is_gone(nc: Client, monkey
     assert (await js.stream_info("KV_pools")).state.consumer_count == 0
 
 
+class FakeDatabase:
+    """Keeps the rows that are written."""
+
+    def __init__(self) -> None:
+        self.rows: list[tuple[str, str, int, int]] = []
+
+    def acquire(self) -> FakeDatabase:
+        return self
+
+    def transaction(self) -> FakeDatabase:
+        return self
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None: ...
+
+    async def executemany(self, _: str, rows: list[tuple[str, str, int, int]]) -> None:
+        self.rows += rows
+
+
 async def test_queues_of_all_kinds_are_counted_in_one_look(nc: Client) -> None:
     js = nc.jetstream()
     # More than a page of the server's list holds.
@@ -76,6 +100,14 @@ async def test_queues_of_all_kinds_are_counted_in_one_look(nc: Client) -> None:
     assert of_both is not None
     assert (of_both.pending, of_both.in_hand, of_both.delivered) == (8, 2, 2)
     assert queues.of(["k7", "nobody"]) is None
+    database = FakeDatabase()
+    await write_queue(database, js)  # type: ignore[arg-type]
+    assert len(database.rows) == len(durables), "the recorder's rows are of all of them too"
+    assert {row for row in database.rows if row[2] or row[3]} == {("k7", "high", 3, 2), ("k8", "low", 5, 0)}
+    names = {info["name"] for info in await all_consumers(nc, "JOBS")}
+    assert names == {each.durable_name for each in durables}
+    with pytest.raises(UnavailableError):
+        await all_consumers(nc, "NO-SUCH-STREAM")
 
 
 async def test_pools_and_devices_are_those_that_were_written_last(nc: Client) -> None:

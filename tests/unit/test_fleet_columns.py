@@ -18,8 +18,7 @@ from services.scheduler.domain.device_columns import DeviceColumns, Readings
 from services.scheduler.in_flight import in_flight
 from shared import subjects
 from shared.errors import UnavailableError
-from shared.frame_layout import FrameLayout
-from shared.frames import TelemetryFrame, decode, encode
+from shared.frames import TelemetryFrame, encode
 from shared.metrics_catalogue import NAMES
 from tests.support.builders import at, device, frame
 
@@ -48,21 +47,28 @@ def put(frames: NewestFrames, *told: TelemetryFrame) -> None:
     ticks=st.integers(1, 4), devices=st.integers(1, 40), metrics=st.integers(1, 30), sequence=st.integers(0, 2**40),
     later=st.integers(0, 10**9),
 )  # fmt: skip
-def test_values_taken_from_between_are_those_that_a_frame_unpacks_to(
+async def test_values_taken_from_between_are_those_that_a_frame_unpacks_to(
     ticks: int, devices: int, metrics: int, sequence: int, later: int
 ) -> None:
     rng = np.random.default_rng(sequence)
-    names = tuple(f"d{i}" for i in range(devices)), tuple(f"m{i}" for i in range(metrics))
-    shape = (ticks, devices, metrics)
+    names = tuple(f"d{i}" for i in range(devices)), (*METRICS, *(f"m{i}" for i in range(metrics)))
+    shape = (ticks, devices, len(names[1]))
     first = TelemetryFrame("n", 10**15, 1.0, *names, rng.random(shape, np.float32), sequence, 5)
-    second = replace(first, start_us=10**15 + later, values=rng.random(shape, np.float32), sequence=sequence + 1)
-    data = encode(first)
-    layout, after = FrameLayout.of(data, decode(data)), encode(second)
-    tick = layout.last_tick(after)
-    if len(after) == len(data):
-        assert tick == second.values[-1].tobytes()
-    for other in (replace(second, devices=("x0", *names[0][1:])), replace(second, period_s=2.0)):
-        assert layout.last_tick(encode(other)) is None, "another frame is unpacked"
+    others = [replace(first, node=f"other-{i}", values=rng.random(shape, np.float32)) for i in range(3)]
+    frames, clock = newest()
+    put(frames, first, *others)
+    await frames.read()
+    changed = replace(first, start_us=10**15 + later, values=rng.random(shape, np.float32), sequence=sequence + 1)
+    renamed = replace(others[0], devices=("x0", *names[0][1:]), values=rng.random(shape, np.float32))
+    slower = replace(others[1], period_s=2.0, values=rng.random(shape, np.float32))
+    put(frames, changed, renamed, slower)
+    await frames.read()
+    for told in (changed, renamed, slower, others[2]):
+        devices_of = [(told.node, device) for device in told.devices]
+        for place, metric in enumerate(METRICS):
+            readings = frames.columns.readings(metric, clock.now - 10.0).many(devices_of)
+            assert readings.tolist() == told.values[-1, :, place].tolist(), told.node
+    assert np.isnan(frames.columns.readings("power_w", 0.0).many([("other-0", "d0")])).all(), "it is called x0 now"
 
 
 async def test_only_the_newest_tick_counts_and_not_for_long() -> None:

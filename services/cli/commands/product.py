@@ -24,6 +24,7 @@ from deploy.embedded.instance import Instance, read_keys_file, replace_text
 from deploy.embedded.product import EmbeddedProduct, Options, has_nvidia_gpu, readiness
 from services.cli.session import DEFAULT_FOLDER, DataDir, connected, console, fail, run
 from shared.api_keys import SERVICE_NAMES, digest, new_key
+from shared.consumer_listing import all_consumers
 from shared.errors import AutopilotError
 from shared.logs import setup_logging
 from shared.privileges import runs_as
@@ -132,10 +133,10 @@ def status(data_dir: DataDir = DEFAULT_FOLDER) -> None:
                 "RESULTS",
                 "AUDIT",
             ):
-                for info in await autopilot.js.consumers_info(stream):
-                    lag = (info.num_pending or 0) + (info.num_ack_pending or 0)
+                for info in await all_consumers(autopilot.js._nc, stream):  # noqa: SLF001  it has no other name
+                    lag = info.get("num_pending", 0) + info.get("num_ack_pending", 0)
                     if lag:
-                        console.print(f"  {stream}/{info.name}: {lag} messages behind")
+                        console.print(f"  {stream}/{info['name']}: {lag} messages behind")
         return not any(states.values())
 
     if not run(work):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from operator import is_
 
 from services.scheduler.domain.device_book import DeviceBook, DeviceFacts
 from services.scheduler.domain.drains import Device
@@ -41,9 +42,10 @@ class Crew:
 
     def is_of(self, parts: Sequence[PoolStatus], book: DeviceBook) -> bool:
         """Whether nothing has changed: who says the same again gives the same objects."""
-        return len(parts) == len(self._workers) and all(
-            part.workers is workers and book.nodes.get(part.node) is node
-            for part, workers, node in zip(parts, self._workers, self._nodes, strict=True)
+        return (
+            len(parts) == len(self._workers)
+            and all(map(is_, [part.workers for part in parts], self._workers))
+            and all(map(is_, [book.nodes.get(part.node) for part in parts], self._nodes))
         )
 
 

@@ -150,17 +150,20 @@ class FleetReader:
         now: datetime,
     ) -> PoolObservation | None:
         """A pool as a policy sees it; None while its queue cannot be read."""
-        queue = self._queues.of({kind for part in parts for kind in part.kinds})
+        queue = self._queues.of(parts[0].kinds if len(parts) == 1 else [kind for part in parts for kind in part.kinds])
         if queue is None:
             return None
-        progress = self._tracks.setdefault(pool, PoolTrack()).look(queue, parts, now)
+        track = self._tracks.get(pool)
+        if track is None:
+            track = self._tracks[pool] = PoolTrack()
+        progress = track.look(queue, parts, now)
         crew = self._crews.get(pool)
         if crew is None or not crew.is_of(parts, devices):
             crew = self._crews[pool] = Crew.of(parts, devices)
         return PoolObservation(
             pool=pool,
             at=now,
-            desired=sum(part.desired for part in parts),
+            desired=parts[0].desired if len(parts) == 1 else sum(part.desired for part in parts),
             ready=crew.ready,
             starting=crew.starting,
             busy=crew.busy,
@@ -170,7 +173,7 @@ class FleetReader:
             completions=progress.completions,
             service_s=progress.service_s,
             load_time_s=progress.load_time_s or bounds.load_time_s,
-            power_w=sum(power_w.get(device) or 0.0 for device in crew.devices),
+            power_w=power_w.total(crew.devices),
             bounds=bounds,
             power_level=power_level,
             curve=crew.curve,

@@ -12,37 +12,34 @@ from nats.aio.msg import Msg
 from numpy.typing import NDArray
 from prometheus_client import CollectorRegistry, Counter
 
+from services.scheduler.adapters.alike_frames import AlikeFrames, Waiting
 from services.scheduler.domain.device_columns import DeviceColumns
 from shared.errors import InvalidInputError
 from shared.frame_layout import FrameLayout
-from shared.frames import decode
+from shared.frames import TelemetryFrame, decode
 from shared.turns import Turns
 
 log = logging.getLogger(__name__)
 
 MOST_BYTES = 256 * 2**20
-BUNCH = 500
-
-
-@dataclass
-class _Stack:
-    metrics: tuple[str, ...]
-    ticks: list[bytes] = field(default_factory=list)
-    rows: list[NDArray[np.intp]] = field(default_factory=list)
-    at_s: list[float] = field(default_factory=list)
+BLOCK = 500  # frames alike that are read in one piece of work: as many as stay in a core's own cache
+BUNCH = 50  # frames that are unpacked one by one
 
 
 @dataclass
 class NewestFrames:
-    """What every node said last. `clock` tells seconds since 1970."""
+    """What every node said last. `clock` tells seconds since 1970.
+
+    A frame of a node that is not known, or that is not as its frames were, is unpacked; all others are read in blocks.
+    """
 
     columns: DeviceColumns
     clock: Callable[[], float]
     stale_after_s: float
     registry: CollectorRegistry
-    _waiting: dict[str, tuple[float, bytes]] = field(default_factory=dict)  # by subject
-    _layouts: dict[str, FrameLayout] = field(default_factory=dict)
-    _heard_s: dict[str, float] = field(default_factory=dict)
+    _waiting: Waiting = field(default_factory=dict)
+    _alike: dict[tuple[int, ...], AlikeFrames] = field(default_factory=dict)
+    _of: dict[str, AlikeFrames] = field(default_factory=dict)  # by subject
     _bytes: int = 0
 
     def __post_init__(self) -> None:
@@ -67,41 +64,42 @@ class NewestFrames:
         """Write what came since the last round into the columns, and forget nodes that fell silent."""
         turns, now_s = Turns(), self.clock()
         waiting, self._waiting, self._bytes = self._waiting, {}, 0
+        for alike in self._alike.values():
+            for start in range(0, len(alike), BLOCK):
+                taken = alike.take(waiting, start, BLOCK, now_s)
+                if taken is not None:
+                    self.columns.write(taken.rows, taken.told, taken.at_s)
+                await turns.give()
         while waiting:
-            bunch = [(subject, *waiting.pop(subject)) for subject in list(islice(waiting, BUNCH))]
-            self._read(bunch, now_s)
+            self._unpack([(subject, *waiting.pop(subject)) for subject in list(islice(waiting, BUNCH))], now_s)
             await turns.give()
-        silent = [subject for subject, at_s in self._heard_s.items() if now_s - at_s > self.stale_after_s]
-        for subject in silent:
-            del self._heard_s[subject]
-            self.columns.forget(self._layouts.pop(subject).node)
+        for subject in [s for alike in self._alike.values() for s in alike.silent(now_s - self.stale_after_s)]:
+            self.columns.forget(self._of.pop(subject).leave(subject))
             await turns.give()
+        self._alike = {key: alike for key, alike in self._alike.items() if len(alike)}
 
-    def _read(self, bunch: Sequence[tuple[str, float, bytes]], now_s: float) -> None:
+    def _unpack(self, bunch: Sequence[tuple[str, float, bytes]], now_s: float) -> None:
         """Frames of the same shape are written at once."""
-        # By the identity of their names, which `decode` keeps once: to hash them for each frame would cost more.
-        alike: dict[tuple[int, int], _Stack] = {}
+        told: dict[tuple[int, int], list[tuple[TelemetryFrame, NDArray[np.intp], float]]] = {}
         for subject, at_s, data in bunch:
-            layout = self._layouts.get(subject)
-            tick = layout.last_tick(data) if layout is not None else None
-            if layout is None or tick is None:
-                try:
-                    frame = decode(data, subject)
-                except (InvalidInputError, ValueError) as error:
-                    self._rejected.inc()
-                    log.warning("frame rejected", extra={"error": str(error)})
-                    continue
-                layout = self._layouts[subject] = FrameLayout.of(data, frame)
-                tick = frame.values[-1].tobytes()
-            # A clock that was set back must not keep a reading for ever.
-            heard_s = self._heard_s[subject] = min(at_s, now_s)
-            shape = len(layout.devices), id(layout.metrics)
-            stack = alike.get(shape)
-            if stack is None:
-                stack = alike[shape] = _Stack(layout.metrics)
-            stack.ticks.append(tick)
-            stack.rows.append(self.columns.rows_of(layout.node, layout.devices))
-            stack.at_s.append(heard_s)
-        for (devices, _), stack in alike.items():
-            block = np.frombuffer(b"".join(stack.ticks), "<f4").reshape(-1, len(stack.metrics))
-            self.columns.write(np.concatenate(stack.rows), block, stack.metrics, np.repeat(stack.at_s, devices))
+            try:
+                frame = decode(data, subject)
+            except (InvalidInputError, ValueError) as error:
+                self._rejected.inc()
+                log.warning("frame rejected", extra={"error": str(error)})
+                continue
+            heard_s, rows = min(at_s, now_s), self.columns.rows_of(frame.node, frame.devices)
+            told.setdefault((len(rows), id(frame.metrics)), []).append((frame, rows, heard_s))
+            layout = FrameLayout.of(data, frame)
+            if subject in self._of:
+                self._of[subject].leave(subject)
+            key = AlikeFrames.key(layout)
+            if key not in self._alike:
+                self._alike[key] = AlikeFrames(layout, self.columns.metrics)
+            self._alike[key].join(subject, layout, rows, heard_s)
+            self._of[subject] = self._alike[key]
+        for (devices, _), frames in told.items():
+            block = np.concatenate([frame.values[-1] for frame, _, _ in frames])
+            columns = {name: block[:, place] for place, name in enumerate(frames[0][0].metrics)}
+            at_s_each = np.repeat([heard_s for _, _, heard_s in frames], devices)
+            self.columns.write(np.concatenate([rows for _, rows, _ in frames]), columns, at_s_each)

@@ -6,6 +6,7 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from operator import is_
 
 from services.scheduler.domain.efficiency import WorkerCounts
 from shared.messages.jobs import PoolStatus, WorkerStatus
@@ -70,10 +71,8 @@ class PoolTrack:
 
     def _same(self, parts: Sequence[PoolStatus]) -> bool:
         """Whether the workers say what they said at the look before: then it is the same list."""
-        workers = [part.workers for part in parts]
-        same = len(workers) == len(self._seen) and all(a is b for a, b in zip(workers, self._seen, strict=True))
-        self._seen = workers
-        return same
+        before, self._seen = self._seen, [part.workers for part in parts]
+        return len(before) == len(self._seen) and all(map(is_, before, self._seen))
 
     def _look_at(self, parts: Sequence[PoolStatus], now: datetime) -> tuple[int, float]:
         """Jobs done and seconds of work since the look before."""

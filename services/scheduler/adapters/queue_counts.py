@@ -2,24 +2,17 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
-import nats.errors
-import pydantic_core
 from nats.aio.client import Client
 
 from services.scheduler.adapters.pool_tracks import QueueCount
-from shared.errors import UnavailableError
+from shared.consumer_listing import consumer_pages
 from shared.messages.jobs import PRIORITIES
 from shared.streams import job_durable
 from shared.turns import Turns
-
-LIST = "$JS.API.CONSUMER.LIST.JOBS"
-WITHIN_S = 5.0
-MOST_PAGES = 400
 
 
 async def queue_counts(nc: Client) -> dict[str, QueueCount]:
@@ -27,15 +20,10 @@ async def queue_counts(nc: Client) -> dict[str, QueueCount]:
 
     One page tells of 256 consumers; to ask for each by its name takes a hundred times as long.
     """
-    turns, found, offset = Turns(), dict[str, QueueCount](), 0
-    for _ in range(MOST_PAGES):
-        page = await _page(nc, offset)
-        infos = page.get("consumers") or []
-        for info in infos:
+    turns, found = Turns(), dict[str, QueueCount]()
+    async for page in consumer_pages(nc, "JOBS"):
+        for info in page:
             found[info["name"]] = _count(info)
-        offset += len(infos)
-        if not infos or offset >= page.get("total", 0):
-            break
         await turns.give()
     return found
 
@@ -46,10 +34,14 @@ class Queues:
     def __init__(self, counts: Mapping[str, QueueCount]) -> None:
         self._counts = counts
         self._of_kind: dict[str, QueueCount | None] = {}
+        self._of_kinds: dict[tuple[str, ...], QueueCount | None] = {}
 
-    def of(self, kinds: Iterable[str]) -> QueueCount | None:
-        """Of some kinds together; None while one of them has no consumer that tells."""
-        return _sum([self._kind(kind) for kind in kinds])
+    def of(self, kinds: Sequence[str]) -> QueueCount | None:
+        """Of some kinds together, each once; None while one of them has no consumer that tells."""
+        key = tuple(kinds)
+        if key not in self._of_kinds:
+            self._of_kinds[key] = _sum([self._kind(kind) for kind in set(kinds)])
+        return self._of_kinds[key]
 
     def _kind(self, kind: str) -> QueueCount | None:
         if kind not in self._of_kind:
@@ -72,17 +64,6 @@ def _sum(each: Sequence[QueueCount | None]) -> QueueCount | None:
         sum(c.delivered for c in counts),
         sum(c.redelivered for c in counts),
     )
-
-
-async def _page(nc: Client, offset: int) -> Mapping[str, Any]:
-    try:
-        reply = await nc.request(LIST, json.dumps({"offset": offset}).encode(), timeout=WITHIN_S)
-        page = pydantic_core.from_json(reply.data)
-    except (nats.errors.Error, OSError, ValueError) as error:
-        raise UnavailableError(f"the consumers of JOBS are not told: {type(error).__name__}") from error
-    if not isinstance(page, dict) or "error" in page:
-        raise UnavailableError(f"the consumers of JOBS are not told: {str(page)[:200]}")
-    return page
 
 
 def _count(info: Mapping[str, Any]) -> QueueCount:

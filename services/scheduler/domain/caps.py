@@ -18,6 +18,8 @@ from shared.messages.commands import FleetPolicy
 
 CAP_TOLERANCE_W = 1.0
 SENT_AGAIN_AFTER_S = 5.0
+RENEWED_FROM, RENEWED_BY = 0.25, 0.5  # shares of the lease
+GOLDEN, MULTIPLES = 0.6180339887498949, 997.0
 
 
 @dataclass(frozen=True)
@@ -69,7 +71,7 @@ def caps(board: DeviceBoard, policy: FleetPolicy, now: datetime, lease_s: float)
         settled = capped & (np.abs(now_w - wanted_w) <= CAP_TOLERANCE_W)
         # A command on its way must not be sent again at every look.
         rested = ~mine | (age_s > SENT_AGAIN_AFTER_S)
-        due = mine & (age_s > lease_s / 2)
+        due = mine & (age_s > lease_s * renewed_at(rows, board.ours_at_s[rows]))
     free = known & rested & ~(capped & ~as_ours)
     lift = free & ~hold & capped
     again = known & hold & as_ours & settled & due
@@ -85,6 +87,16 @@ def caps(board: DeviceBoard, policy: FleetPolicy, now: datetime, lease_s: float)
             reason = "cap_device_limit"
         decisions.append(CapDecision(board.devices[i], round(float(target[i]), 1), reason))
     return decisions
+
+
+def renewed_at(rows: NDArray[np.intp], set_at_s: Doubles) -> Doubles:
+    """[D] after which share of its lease each cap is renewed: what was set together is not renewed together.
+
+    Multiples of the golden ratio lie evenly between the two bounds; each time a row takes another of its own.
+    """
+    drawn = rows * GOLDEN * (1.0 + np.floor(set_at_s) % MULTIPLES) % 1.0
+    between: Doubles = RENEWED_BY - (RENEWED_BY - RENEWED_FROM) * drawn
+    return between
 
 
 def _targets(

@@ -10,6 +10,7 @@ from services.scheduler.domain.forecasting import HORIZONS_MIN, MINUTE_S, Minute
 from services.scheduler.domain.hindsight import Hindsight
 from services.scheduler.domain.pool import Doubles, PoolFacts, Seen, relative_time
 from services.scheduler.domain.promptness import Promptness
+from services.scheduler.domain.sliding import LastValues
 
 WINDOWS_S = (10.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1200.0)
 WORK_MEMORY = 0.1
@@ -44,14 +45,16 @@ class DemandHistory:
         self.facts = facts
         self.period_s = float(facts.interval_s[0])
         ends = np.maximum(1, np.round(np.array(WINDOWS_S) / self.period_s)).astype(np.int64)
-        self._starts = np.concatenate([[0], ends[:-1]])
         # Windows that are shorter than a period are all of them the newest slot.
-        self._starts = np.minimum(self._starts, ends - 1)
+        self._starts = np.minimum(np.concatenate([[0], ends[:-1]]), ends - 1)
         self._ends = ends
-        self._offered = np.zeros((p, int(ends[-1])))
+        # Some of these windows are the same, and a sum must not count one twice.
+        self._parts, self._part_of = np.unique(ends, return_inverse=True)
+        self._part_starts = np.concatenate([[0], self._parts[:-1]])
+        most = int(ends[-1])
+        self._offered, self._demand, self._arrived = LastValues(p, most), LastValues(p, most), LastValues(p, most)
+        self._longest = most
         self._smooth = np.zeros(p)
-        self._demand = np.zeros((p, int(ends[-1])))
-        self._arrived = np.zeros((p, int(ends[-1])))
         self._slots = np.zeros(p)
         self._work_s = np.full(p, np.nan)
         self._quiet_s = np.zeros(p)
@@ -73,16 +76,14 @@ class DemandHistory:
         share = 1.0 - np.exp(-facts.interval_s / (facts.slack_s + work_s))
         asked = seen.arrivals * work_s / facts.interval_s
         self._smooth = offered = self._smooth + share * (asked - self._smooth)
-        for ring, value in ((self._offered, offered), (self._demand, now), (self._arrived, seen.arrivals)):
-            ring[:, 1:] = ring[:, :-1]
-            ring[:, 0] = value
-        self._slots = np.minimum(self._slots + 1, self._demand.shape[1])
+        self._slots = np.minimum(self._slots + 1, self._longest)
         self._quiet_s = np.where(seen.arrivals > 0, 0.0, np.minimum(self._quiet_s + self.period_s, WINDOWS_S[-1]))
         peak, peak_now = (
-            np.maximum.accumulate(np.maximum.reduceat(ring, self._starts, axis=1), axis=1)
-            for ring in (self._offered, self._demand)
+            np.maximum.accumulate(np.maximum.reduceat(last, self._starts, axis=0), axis=0).T
+            for last in (self._offered.push(offered), self._demand.push(now))
         )
-        sums = np.cumsum(self._arrived, axis=1)[:, self._ends - 1]
+        parts = np.add.reduceat(self._arrived.push(seen.arrivals.astype(float)), self._part_starts, axis=0)
+        sums = np.cumsum(parts, axis=0)[self._part_of].T
         lasted_s = np.minimum(self._ends, self._slots[:, None]) * self.period_s
         prompt = self._promptness.observe(seen)
         enough = self._hindsight.observe(seen, work_s, prompt, self._quiet_s)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -42,18 +42,16 @@ class DeviceColumns:
         self._of_node[node] = devices, rows
         return rows
 
-    def write(self, rows: NDArray[np.intp], block: Floats, metrics: Sequence[str], at_s: Doubles | float) -> None:
-        """Readings [len(rows), len(metrics)] that came at `at_s`; metrics that nobody reads are passed over."""
+    def write(self, rows: NDArray[np.intp], told: Mapping[str, Floats], at_s: Doubles | float) -> None:
+        """Readings that came at `at_s`, [len(rows)] by metric; metrics that nobody reads are passed over."""
         self._at_s[rows] = at_s
-        places = {name: place for place, name in enumerate(metrics)}
         for name, column in self.metrics.items():
-            place = places.get(name)
-            if place is None:
+            values = told.get(name)
+            if values is None:
                 self._values[column, rows] = np.nan
                 continue
-            told = block[:, place]
             # An infinite reading is none.
-            self._values[column, rows] = np.where(np.isfinite(told), told, np.float32(np.nan))
+            self._values[column, rows] = np.where(np.isfinite(values), values, np.float32(np.nan))
 
     def forget(self, node: str) -> None:
         """A node that has not been heard for long."""
@@ -107,6 +105,13 @@ class Readings:
             return None
         value = float(self._values[row])
         return value if value == value else None  # noqa: PLR0124  not NaN
+
+    def total(self, devices: Sequence[Device]) -> float:
+        """The sum of what some devices told lately."""
+        total = 0.0
+        for device in devices:
+            total += self.get(device) or 0.0
+        return total
 
     def many(self, devices: Sequence[Device]) -> Doubles:
         """The same of many devices; NaN where nothing was told lately."""

@@ -99,7 +99,8 @@ class DrainMemory:
         whose pools told of their cordons.
         """
         # Of a large fleet it costs more to list its nodes than to look at what was drained.
-        listed_nodes = {node for node, _ in epochs} if self.notes.keys() - epochs.keys() else set()
+        some_left = any(device not in epochs for device in self.notes)
+        listed_nodes = {node for node, _ in epochs} if some_left else set()
         for device, note in list(self.notes.items()):
             if device in sight.critical or device in sight.doubtful or device not in self._ill_at:
                 self._ill_at[device] = now

@@ -10,9 +10,10 @@ from dataclasses import dataclass, field
 from services.scheduler.domain.forecasting import HORIZONS_MIN, Forecast, MinuteForecasts
 from services.scheduler.domain.observation import PoolObservation, Proposal, reason_for
 from services.scheduler.domain.policy import PoolPolicy, PoolPolicyMaker
-from services.scheduler.domain.pool import Action, Doubles, PoolFacts
+from services.scheduler.domain.pool import Action, PoolFacts
 from services.scheduler.domain.pool_rows import columns_of, facts_of, power_levels, seen_from
 from services.scheduler.domain.recollection import Recollection, Rows
+from services.scheduler.domain.shared_history import share_histories
 
 MOST_COHORTS = 20
 MOST_ABSENT = 60  # looks without a pool before its memory is dropped
@@ -44,12 +45,26 @@ class _Cohort:
 
 
 @dataclass(frozen=True)
+class Said:
+    """What one policy said of all pools of a cohort, as plain numbers."""
+
+    replicas: list[int]
+    levels: list[float]
+    delays_s: list[float]
+
+    @classmethod
+    def of(cls, facts: PoolFacts, action: Action) -> Said:
+        """From arrays: to take one number at a time out of these would cost more than to decide."""
+        return cls(action.replicas.tolist(), power_levels(facts, action).tolist(), action.batch_delay_s.tolist())
+
+
+@dataclass(frozen=True, slots=True)
 class Opinions:
     """What each policy said of one pool; made into proposals only where somebody looks."""
 
     pool: PoolObservation
     row: int
-    said: Mapping[str, tuple[Action, Doubles]]
+    said: Mapping[str, Said]
     forecast: Forecast | None = None
 
     @property
@@ -64,13 +79,13 @@ class Opinions:
 
     def by(self, policy: str) -> Proposal | None:
         """What this policy proposes; None where there is no such policy or its number is none."""
-        if policy not in self.said:
+        said = self.said.get(policy)
+        if said is None:
             return None
-        action, levels = self.said[policy]
-        level, delay_s = float(levels[self.row]), float(action.batch_delay_s[self.row])
+        level, delay_s = said.levels[self.row], said.delays_s[self.row]
         if not math.isfinite(level + delay_s):
             return None
-        replicas = int(action.replicas[self.row])
+        replicas = said.replicas[self.row]
         return Proposal(policy, replicas, level, reason_for(self.pool, replicas), delay_s)
 
     def all(self) -> list[Proposal]:
@@ -110,10 +125,7 @@ class Panel:
             self.looks.add([pool.pool if pool else None for pool in its], columns)
             seen = seen_from(columns, late_weight)
             forecast = cohort.forecasts.observe(seen.arrivals, self.interval_s)
-            said: dict[str, tuple[Action, Doubles]] = {}
-            for name, policy in cohort.policies.items():
-                action = policy.decide(seen)
-                said[name] = action, power_levels(cohort.facts, action)
+            said = {name: Said.of(cohort.facts, policy.decide(seen)) for name, policy in cohort.policies.items()}
             opinions |= {
                 pool.pool: Opinions(pool, row, said, forecast) for row, pool in enumerate(its) if pool is not None
             }
@@ -138,6 +150,7 @@ class Panel:
         policies = {name: make() for name, make in self.makers.items()}
         for policy in policies.values():
             policy.reset(facts)
+        share_histories(policies.values())
         forecasts = MinuteForecasts(len(names))
         for seen in self.looks.shown(names):
             forecasts.observe(seen.arrivals, self.interval_s)

@@ -8,6 +8,7 @@ import asyncpg
 from nats.js import JetStreamContext
 
 from shared import subjects
+from shared.consumer_listing import all_consumers
 from shared.messages.jobs import PRIORITIES
 
 Pool: TypeAlias = "asyncpg.Pool[Any]"
@@ -17,10 +18,12 @@ PREFIX = "pool-"
 async def write_queue(pool: Pool, js: JetStreamContext) -> None:
     """One row a consumer of jobs, for now, to ten seconds: several recorders write the same."""
     rows = []
-    for info in await js.consumers_info("JOBS"):
-        kind, _, priority = (info.name or "").removeprefix(PREFIX).rpartition("-")
-        if info.name and info.name.startswith(PREFIX) and priority in PRIORITIES:
-            rows.append((subjects.untoken(kind), priority, info.num_pending or 0, info.num_ack_pending or 0))
+    client = js._nc  # noqa: SLF001  the context has no other name for it
+    for info in await all_consumers(client, "JOBS"):
+        name = str(info["name"])
+        kind, _, priority = name.removeprefix(PREFIX).rpartition("-")
+        if name.startswith(PREFIX) and priority in PRIORITIES:
+            rows.append((subjects.untoken(kind), priority, info.get("num_pending", 0), info.get("num_ack_pending", 0)))
     async with pool.acquire() as connection, connection.transaction():
         await connection.executemany(
             "INSERT INTO queue VALUES (to_timestamp(floor(extract(epoch FROM now()) / 10) * 10), $1, $2, $3, $4) "

@@ -14,6 +14,7 @@ from services.scheduler.domain.gains import action, corrected, proposed
 from services.scheduler.domain.network import Checkpoint, load_checkpoint
 from services.scheduler.domain.pool import Action, PoolFacts, Seen
 from services.scheduler.domain.reserve_rule import gains, history, shipped_numbers
+from services.scheduler.domain.shared_history import History
 
 LATE_PRICE = 5.0  # of a late job in mean energies of a job, where the operator's objective says nothing else
 
@@ -29,16 +30,16 @@ class Learned:
     def reset(self, facts: PoolFacts) -> None:
         """These pools from now on."""
         self._facts = facts
-        self._per_pool = shipped_numbers().of(facts)
-        self._history = history(facts, self._per_pool)
+        self.numbers = shipped_numbers().of(facts)
+        self.history: History = history(facts, self.numbers)
         self._caution = Caution(len(facts))
 
     def decide(self, seen: Seen) -> Action:
         """One pass of the network for all pools."""
         facts = self._facts
-        demand = self._history.observe(seen)
+        demand = self.history.observe(seen)
         caution = self._caution.observe(demand)
-        rule = gains(self._per_pool, caution)
+        rule = gains(self.numbers, caution)
         price = np.full(len(facts), np.clip(self._late_price * seen.late_weight, *LATE_PRICES))
         output = self._checkpoint.output(features(facts, seen, demand, rule, caution, price))
         return action(facts, proposed(facts, seen, demand, corrected(facts, rule, output)))

@@ -6,6 +6,7 @@ from services.scheduler.domain.caution import Caution
 from services.scheduler.domain.gains import action, proposed
 from services.scheduler.domain.pool import Action, PoolFacts, Seen
 from services.scheduler.domain.reserve_rule import ReserveNumbers, gains, history, shipped_numbers
+from services.scheduler.domain.shared_history import History
 
 
 class Reserve:
@@ -13,20 +14,20 @@ class Reserve:
 
     name = "reserve"
 
-    def __init__(self, numbers: ReserveNumbers) -> None:
-        self._numbers = numbers
+    def __init__(self, rule: ReserveNumbers) -> None:
+        self._rule = rule
 
     def reset(self, facts: PoolFacts) -> None:
         """These pools from now on."""
         self._facts = facts
-        self._per_pool = self._numbers.of(facts)
-        self._history = history(facts, self._per_pool)
+        self.numbers = self._rule.of(facts)
+        self.history: History = history(facts, self.numbers)
         self._caution = Caution(len(facts))
 
     def decide(self, seen: Seen) -> Action:
         """What the rule says."""
-        demand = self._history.observe(seen)
-        output = gains(self._per_pool, self._caution.observe(demand))
+        demand = self.history.observe(seen)
+        output = gains(self.numbers, self._caution.observe(demand))
         return action(self._facts, proposed(self._facts, seen, demand, output))
 
 
