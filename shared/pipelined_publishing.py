@@ -82,6 +82,10 @@ def _refusal(message: Msg) -> Exception | None:
         return None
     try:
         answer = json.loads(message.data)
-        return APIError.from_error(answer["error"]) if "error" in answer else None
-    except (ValueError, TypeError, KeyError, AttributeError):
+        if "error" in answer:
+            APIError.from_error(answer["error"])  # raises the one that it is
+    except APIError as error:
+        return error
+    except Exception:  # noqa: BLE001  whatever it says, it is an answer, and whoever waits for it is told
         return nats.errors.Error("nats: what a stream answered is no confirmation")
+    return None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from contextlib import suppress
 
 import nats
 import nats.errors
@@ -20,6 +21,7 @@ from shared.ids import new_id
 from shared.messages.commands import BatchCommand, FleetPolicy
 from shared.pipelined_publishing import PipelinedPublisher
 from tests.conftest import NatsServer
+from tests.support.waiting import eventually
 
 pytestmark = [pytest.mark.nats, pytest.mark.timeout(60)]
 
@@ -83,7 +85,14 @@ async def test_a_server_that_stands_still_is_given_up_and_heard_again(
         told = await asyncio.gather(*(send() for _ in range(20)), return_exceptions=True)
         assert {type(each) for each in told} == {UnavailableError}
         nats_server.thaw()
-        await send()
+
+        async def heard() -> bool:
+            with suppress(UnavailableError):
+                await send()
+                return True
+            return False
+
+        await eventually(heard)
     finally:
         nats_server.thaw()
         await nc.close()
