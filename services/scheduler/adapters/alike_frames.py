@@ -113,7 +113,8 @@ class AlikeFrames:
         head, middle = self._heads.shape[1], self._middles.shape[1]
         after_time = head + TIME_BYTES
         same: NDArray[np.bool_] = (block[:, :head] == self._heads[places]).all(axis=1)
-        return same & (block[:, after_time : after_time + middle] == self._middles[places]).all(axis=1)
+        same &= (block[:, after_time : after_time + middle] == self._middles[places]).all(axis=1)
+        return same
 
     def _arrange(self) -> None:
         if self._arranged:
