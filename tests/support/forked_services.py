@@ -1,4 +1,4 @@
-"""Services as processes of their own without the seconds that each takes to import: forked from one that has imported all.
+"""Services as processes of their own, without the seconds that each takes to import: one has imported all, and forks.
 
 `python -m tests.support.forked_services` is that one. It reads an order a line and tells a process's id and, when it
 has ended, its exit code. What is forked runs as `python -m services.NAME` would, to the end of the interpreter.

@@ -24,7 +24,7 @@ FAULTS = (
 )  # fmt: skip
 
 
-def table(  # noqa: C901  one case a fault
+def table(  # noqa: C901, PLR0912  one case a fault
     tmp_path: Path, fault: str, rows: int = 700, period_s: float = 1.0
 ) -> Table:
     """Devices of which the first has a fault in the middle third."""
