@@ -87,8 +87,9 @@ class View:
 
     def told(self) -> Bools:
         """Which of COLUMNS any of the rows has read."""
-        there: Bools = ~np.isnan(self.now).all(axis=0)[self.places]
-        return there
+        unread: Bools = np.all(np.isnan(self.now), axis=0)
+        told: Bools = ~unread[self.places]
+        return told
 
     def _column(self, values: Floats, name: str) -> Floats:
         column: Floats = values[:, self.places[COLUMN[name]]]
@@ -151,7 +152,8 @@ class History:
     def advance_many(self, slots: Slots, at_s: Doubles, now: Floats, columns: Slots) -> View:
         """Take in rows of several moments: `at_s` [moments, slots], `now` [columns, moments, slots]."""
         moments, width = at_s.shape
-        known = ~np.isnan(self._held[slots]).all(axis=0)
+        unknown: Bools = np.all(np.isnan(self._held[slots]), axis=0)
+        known = ~unknown
         known[columns] = True
         told = np.flatnonzero(known)
         # One column more, in which nothing is ever known, stands for all others.
