@@ -9,8 +9,7 @@ import signal
 import socket
 import sys
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager, suppress
-from dataclasses import dataclass
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 
 import httpx
@@ -23,7 +22,6 @@ from shared.client import AutopilotClient
 from shared.settings import NatsSettings
 from shared.stopping import EXIT_STUCK
 from tests.conftest import NatsServer
-from tests.support.forked_services import ForkedServices
 from tests.support.waiting import eventually
 
 pytestmark = [pytest.mark.nats, pytest.mark.timeout(150)]
@@ -34,55 +32,46 @@ SERVICES = (
 ENDS_WITHIN_S = 15.0
 
 
-@dataclass(frozen=True)
-class Running:
-    """A service: its process, and the port of its health."""
-
-    pid: int
-    health: int
-
-
-Services = dict[str, Running]
-
-
-@pytest.fixture(scope="module")
-def forked() -> Iterator[ForkedServices]:
-    one = ForkedServices()
-    yield one
-    one.close()
-
-
-def start_services(forked: ForkedServices, url: str, folder: Path) -> Services:
-    """All services, each a process of its own."""
-    folder.mkdir()
+@asynccontextmanager
+async def services(url: str, folder: Path) -> AsyncIterator[dict[str, tuple[asyncio.subprocess.Process, int]]]:
+    """All services, each a process of its own, with the ports of their health."""
     keys = folder / "api_keys.json"
     keys.write_text("{}")
-    started: Services = {}
-    for name in SERVICES:
-        health = take_port(0, "health")
-        environment = {
-            "AUTOPILOT_NATS_URL": url,
-            "AUTOPILOT_HEALTH_PORT": str(health),
-            "AUTOPILOT_GATEWAY_PORT": str(take_port(0, "gateway")),
-            "AUTOPILOT_API_KEYS_FILE": str(keys),
-            "AUTOPILOT_DATA_DIR": str(folder),
-            "AUTOPILOT_DATABASE_URL": "postgresql://nobody@127.0.0.1:1/none",
-            "AUTOPILOT_SIMULATE": "1",
-            "AUTOPILOT_POOL_KINDS": json.dumps(["echo"]),
-            "AUTOPILOT_STOP_TIMEOUT_S": "5",
-        }
-        log = folder / f"{name.replace(' ', '-')}.log"
-        started[name] = Running(forked.start(name, environment, log), health)
-    return started
+    started: dict[str, tuple[asyncio.subprocess.Process, int]] = {}
+    try:
+        for name in SERVICES:
+            health, (module, *role) = take_port(0, "health"), name.split()
+            environment = os.environ | {
+                "AUTOPILOT_NATS_URL": url,
+                "AUTOPILOT_HEALTH_PORT": str(health),
+                "AUTOPILOT_GATEWAY_PORT": str(take_port(0, "gateway")),
+                "AUTOPILOT_API_KEYS_FILE": str(keys),
+                "AUTOPILOT_DATA_DIR": str(folder),
+                "AUTOPILOT_DATABASE_URL": "postgresql://nobody@127.0.0.1:1/none",
+                "AUTOPILOT_SIMULATE": "1",
+                "AUTOPILOT_POOL_KINDS": json.dumps(["echo"]),
+                "AUTOPILOT_STOP_TIMEOUT_S": "5",
+            }
+            process = await asyncio.create_subprocess_exec(
+                sys.executable, "-m", f"services.{module}", *role, env=environment,
+                stdout=asyncio.subprocess.DEVNULL, stderr=(folder / f"{name.replace(' ', '-')}.log").open("wb"),
+            )  # fmt: skip
+            started[name] = process, health
+        yield started
+    finally:
+        for process, _ in started.values():
+            if process.returncode is None:
+                process.kill()
+                await process.wait()
 
 
-async def all_tell(started: Services, *, connected: bool) -> None:
+async def all_tell(started: dict[str, tuple[asyncio.subprocess.Process, int]], *, connected: bool) -> None:
     """Wait until every service works, or until each says that no broker answers."""
     async with httpx.AsyncClient(trust_env=False) as http:
 
         async def look() -> bool:
             try:
-                told = [(await http.get(f"http://127.0.0.1:{one.health}/readyz")).json() for one in started.values()]
+                told = [(await http.get(f"http://127.0.0.1:{port}/readyz")).json() for _, port in started.values()]
             except httpx.HTTPError:
                 return False
             if connected:
@@ -92,13 +81,12 @@ async def all_tell(started: Services, *, connected: bool) -> None:
         await eventually(look, 90, "all services tell their state")
 
 
-async def end_all(forked: ForkedServices, started: Services) -> dict[str, int | None]:
+async def end_all(started: dict[str, tuple[asyncio.subprocess.Process, int]]) -> dict[str, int | None]:
     """Ask all to end; the exit code of each, None of those that still run."""
-    for one in started.values():
-        os.kill(one.pid, signal.SIGTERM)
-    with suppress(AssertionError):
-        await eventually(lambda: all(one.pid in forked.codes for one in started.values()), ENDS_WITHIN_S)
-    return {name: forked.codes.get(one.pid) for name, one in started.items()}
+    for process, _ in started.values():
+        process.send_signal(signal.SIGTERM)
+    codes = await asyncio.gather(*(ended(process, ENDS_WITHIN_S) for process, _ in started.values()))
+    return dict(zip(started, codes, strict=True))
 
 
 async def ended(process: asyncio.subprocess.Process, within_s: float) -> int | None:
@@ -119,62 +107,46 @@ def absent_broker(kind: str) -> Iterator[str]:
         yield f"nats://127.0.0.1:{listener.getsockname()[1]}"
 
 
-async def test_services_end_that_never_met_their_broker(forked: ForkedServices, tmp_path: Path) -> None:
-    async def end(broker: str) -> dict[str, int | None]:
-        with absent_broker(broker) as url:
-            started = start_services(forked, url, tmp_path / broker)
+@pytest.mark.parametrize("broker", ["nothing listens", "silent"])
+async def test_services_end_that_never_met_their_broker(broker: str, tmp_path: Path) -> None:
+    with absent_broker(broker) as url:
+        async with services(url, tmp_path) as started:
             await all_tell(started, connected=False)
-            return await end_all(forked, started)
-
-    for codes in await asyncio.gather(end("nothing listens"), end("silent")):
-        assert codes == dict.fromkeys(SERVICES, 0)
+            assert await end_all(started) == dict.fromkeys(SERVICES, 0)
 
 
-@asynccontextmanager
-async def nats_in(folder: Path) -> AsyncIterator[NatsServer]:
-    made = NatsServer(folder)
+@pytest.fixture
+async def server(tmp_path: Path) -> AsyncIterator[NatsServer]:
+    made = NatsServer(tmp_path / "nats")
     await made.start()
     yield made
     made.thaw()
     made.kill()
 
 
-@pytest.fixture
-async def server(tmp_path: Path) -> AsyncIterator[NatsServer]:
-    async with nats_in(tmp_path / "nats") as made:
-        yield made
-
-
-async def test_services_end_that_lost_their_broker_and_no_job_is_lost(forked: ForkedServices, tmp_path: Path) -> None:
-    await asyncio.gather(*(lose_broker(fault, forked, tmp_path / fault) for fault in ("killed", "frozen")))
-
-
-async def lose_broker(fault: str, forked: ForkedServices, folder: Path) -> None:
-    async with nats_in(folder.with_suffix(".nats")) as server:
-        connection = await nats.connect(server.url)
-        await streams.ensure(connection.jetstream())
-        await connection.close()
-        started = start_services(forked, server.url, folder)
+@pytest.mark.parametrize("fault", ["killed", "frozen"])
+async def test_services_end_that_lost_their_broker_and_no_job_is_lost(
+    fault: str, server: NatsServer, tmp_path: Path
+) -> None:
+    connection = await nats.connect(server.url)
+    await streams.ensure(connection.jetstream())
+    await connection.close()
+    async with services(server.url, tmp_path) as started:
         await all_tell(started, connected=True)
         async with AutopilotClient(NatsSettings(nats_url=server.url), actor="tester") as client:
             short = await client.jobs.submit("echo", {"text": "x"})
             assert (await short.wait(20)).status == "succeeded"
             cut = await client.jobs.submit("echo", {"text": "x", "work_s": 2})
-            await eventually(lambda: runs(client), 10, "the job runs")
+            await asyncio.sleep(0.5)
         server.kill() if fault == "killed" else server.freeze()
-        assert await end_all(forked, started) == dict.fromkeys(SERVICES, 0), fault
-        if fault == "killed":
-            await server.start()
-        server.thaw()
-        async with AutopilotClient(NatsSettings(nats_url=server.url), actor="tester") as client:
-            assert (await client.jobs.wait(short.id, 20)).status == "succeeded"
-            info = await client.js.stream_info("JOBS")
-            assert info.state.messages == 1, f"{fault}: {cut.id} was confirmed, and is run by whoever comes next"
-
-
-async def runs(client: AutopilotClient) -> bool:
-    """Whether a worker holds a job."""
-    return (await client.js.consumer_info("JOBS", "pool-echo-normal")).num_ack_pending == 1
+        assert await end_all(started) == dict.fromkeys(SERVICES, 0)
+    if fault == "killed":
+        await server.start()
+    server.thaw()
+    async with AutopilotClient(NatsSettings(nats_url=server.url), actor="tester") as client:
+        assert (await client.jobs.wait(short.id, 20)).status == "succeeded"
+        info = await client.js.stream_info("JOBS")
+        assert info.state.messages == 1, f"{cut.id} was confirmed, and is run by whoever comes next"
 
 
 STUCK = """
