@@ -19,8 +19,8 @@ up: $(STAMP) ## start the whole product on this machine; Ctrl-C stops it
 	@exec $(BIN)/autopilot up
 
 test: $(STAMP) ## run all tests
-	$(BIN)/pytest -n 2 -q tests/unit tests/contract
-	$(BIN)/pytest -n 2 -q tests/integration
+	$(BIN)/pytest -n 2 --dist worksteal -q tests/unit tests/contract
+	$(BIN)/pytest -n 2 --dist worksteal -q tests/integration
 	$(BIN)/pytest -q tests/e2e tests/chaos
 
 lint: $(STAMP) ## style, types and import rules

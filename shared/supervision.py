@@ -63,6 +63,20 @@ async def cancel_all(tasks: Sequence[asyncio.Task[None]]) -> None:
         _, pending = await asyncio.wait(pending, timeout=0.5)
 
 
+async def run_together(*works: Coroutine[Any, Any, None]) -> None:
+    """Run all until they end; the first that fails ends the others and is raised, and a cancellation ends all.
+
+    Unlike a TaskGroup it cancels again whoever swallowed that: a group would wait for ever.
+    """
+    tasks = [asyncio.create_task(work) for work in works]
+    try:
+        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_EXCEPTION)
+        for task in done:
+            task.result()
+    finally:
+        await cancel_all(tasks)
+
+
 class TaskSupervisor:
     """Runs tasks by name, each until `stop`.
 

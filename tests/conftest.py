@@ -29,6 +29,17 @@ from shared.settings import NatsSettings
 from tests.support import skips
 
 
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Where several processes share the tests, those that may take long go first: else one works alone at the end."""
+    if hasattr(config, "workerinput"):
+        items.sort(key=_allowed_s, reverse=True)
+
+
+def _allowed_s(item: pytest.Item) -> float:
+    marker = item.get_closest_marker("timeout")
+    return float(marker.args[0]) if marker is not None and marker.args else 0.0
+
+
 @pytest.hookimpl(hookwrapper=True)
 def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Iterator[None]:
     """Under AUTOPILOT_STRICT_SKIPS a skip for a reason that is not listed is a failure."""

@@ -25,6 +25,7 @@ from shared.errors import UnavailableError
 from shared.failures import failure_fields
 from shared.messages.alerts import DISK_FULL, Evidence, Severity
 from shared.settings import NatsSettings
+from shared.supervision import run_together
 
 log = logging.getLogger(__name__)
 
@@ -65,9 +66,7 @@ class DiskWatch:
     async def run(self) -> None:
         """Look and tell, until cancelled."""
         try:
-            async with asyncio.TaskGroup() as group:
-                group.create_task(self._keep_looking())
-                group.create_task(self._keep_telling())
+            await run_together(self._keep_looking(), self._keep_telling())
         finally:
             await self._nc.close()
 

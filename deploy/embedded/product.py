@@ -22,6 +22,7 @@ from deploy.embedded.process import STOP_TIMEOUT_S, ManagedProcess
 from deploy.embedded.servers import EmbeddedPostgres, nats_binary, wait_for_port, write_nats_config
 from shared.errors import UnavailableError
 from shared.settings import NatsSettings
+from shared.supervision import run_together
 
 log = logging.getLogger(__name__)
 
@@ -199,9 +200,7 @@ class EmbeddedProduct:
             self._keep_telling,
             self._disk_watch().run,
         )
-        async with asyncio.TaskGroup() as group:
-            for part in parts:
-                group.create_task(_keep_going(part))
+        await run_together(*(_keep_going(part) for part in parts))
 
     def _disk_watch(self) -> DiskWatch:
         runtime = self.runtime

@@ -10,9 +10,9 @@ import time
 from datetime import UTC, datetime
 from itertools import pairwise
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from services.anomaly.adapters.past import past_ticks
-from services.anomaly.adapters.plot import Recording
 from services.anomaly.adapters.tables import Table, read_table
 from services.anomaly.domain.history import Slots
 from services.anomaly.domain.learned.channels import LEARN_S
@@ -21,6 +21,9 @@ from services.anomaly.domain.watch import Watch
 from services.anomaly.settings import AnomalySettings
 from shared.errors import AutopilotError, InvalidInputError
 from shared.settings import DatabaseSettings, load
+
+if TYPE_CHECKING:
+    from services.anomaly.adapters.plot import Recording
 
 PROGRESS_EVERY_S = 5.0
 # A step of learning takes a few milliseconds, however few devices there are.
@@ -97,7 +100,11 @@ def run(arguments: argparse.Namespace) -> list[Told]:
     """Read, detect, draw. Raises AutopilotError."""
     settings = load(AnomalySettings)
     only = frozenset(arguments.detector) if arguments.detector else None
-    recording = Recording() if arguments.plot else None
+    recording = None
+    if arguments.plot:
+        from services.anomaly.adapters.plot import Recording  # noqa: PLC0415  takes a second, and few want a picture
+
+        recording = Recording()
 
     def made(learn_s: float) -> Watch:
         return Watch(settings.false_alarms_per_week, settings.silent_after_s, only, learn_s)

@@ -32,6 +32,7 @@ from shared.messages.jobs import DeadReason, Job, JobResult
 from shared.payloads import sweep_payloads
 from shared.poison import PoisonRule
 from shared.streams import due_durable, waiting_durable
+from shared.supervision import run_together
 
 log = logging.getLogger(__name__)
 
@@ -63,13 +64,10 @@ class QueueKeeper:
 
     async def run(self) -> None:
         """Keep order until cancelled, while this process leads."""
-        async with asyncio.TaskGroup() as group:
-            group.create_task(self._leadership.run())
-            group.create_task(self._keep_waiting())
-            group.create_task(self._keep_told())
-            group.create_task(self._keep_due())
-            group.create_task(self._keep_runnable())
-            group.create_task(self._keep_payloads())
+        await run_together(
+            self._leadership.run(), self._keep_waiting(), self._keep_told(), self._keep_due(), self._keep_runnable(),
+            self._keep_payloads(),
+        )  # fmt: skip
 
     async def _led(self) -> None:
         while self._leadership.token is None:  # noqa: ASYNC110  a lease is a matter of time, not of an event

@@ -11,7 +11,7 @@ from typing import Any
 
 from services.inference.device_group import DeviceGroup, group
 from services.inference.domain.device_trust import DeviceTrust
-from services.inference.domain.placement import plan
+from services.inference.domain.placement import left_alone, plan
 from services.inference.run_journal import JournalEntry
 from services.inference.settings import PoolSettings
 from services.inference.worker_process import LOADING_SILENT_S, WorkerProcess
@@ -28,6 +28,8 @@ STALL_S = 1.0
 DRAIN_SLACK_S = 30.0
 # A device whose worker stood still is well again after this time with one that does not.
 HEALTHY_AFTER_S = 60.0
+# A device that takes no work for this long gives its worker to one that nobody uses.
+RESTS_AFTER_S = 10.0
 FAILING = "jobs fail on it"
 
 
@@ -57,6 +59,7 @@ class PoolSupervisor:
     on_poison: Callable[[int], None] = lambda _: None
     _blamed: list[tuple[str, bool]] = field(default_factory=list)
     _unwell: dict[str, float] = field(default_factory=dict)
+    _resting_since: dict[str, float] = field(default_factory=dict)
     _turned_at: float | None = None
     _workers: dict[str, WorkerProcess] = field(default_factory=dict)
     _crashes: int = 0
@@ -78,10 +81,12 @@ class PoolSupervisor:
         active = {n: w.status.device for n, w in self._workers.items() if w.draining_since is None}
         groups = {g.name: g for g in group(self.devices, self.settings.devices_per_worker)}
         closed = {name for name, g in groups.items() if self.cordoned & {d.device for d in g.devices}}
+        resting = self._resting(groups, now)
+        closed |= left_alone(list(groups), closed, resting, active.values())
         states = {name: self._workers[name].status for name in active}
         busy = {name for name, status in states.items() if status.running}
         starting = {name for name, status in states.items() if status.state == "starting"}
-        changes = plan(self.desired, list(groups), closed, active, busy, starting)
+        changes = plan(self.desired, sorted(groups, key=resting.__contains__), closed, active, busy, starting)
         for name in changes.drain:
             self._workers[name].drain(now)
         if now >= self._start_after:
@@ -94,6 +99,13 @@ class PoolSupervisor:
             if worker.draining_since is not None and now - worker.draining_since > longest_s and not worker.killed:
                 log.error("worker did not drain in time, killing it", extra={"worker": worker.status.worker})
                 worker.kill("drain")
+
+    def _resting(self, groups: Mapping[str, DeviceGroup], now: float) -> set[str]:
+        """Groups that have been too hot or too ill to take work for a while: a moment's heat moves no worker."""
+        ill = {d.device for g in groups.values() for d in g.devices if self.shares.get(d.device, 1.0) <= 0}
+        self._resting_since = {device: self._resting_since.get(device, now) for device in ill}
+        long = {device for device, since in self._resting_since.items() if now - since >= RESTS_AFTER_S}
+        return {name for name, g in groups.items() if long & {d.device for d in g.devices}}
 
     def _reap(self, now: float) -> None:
         for name, worker in list(self._workers.items()):

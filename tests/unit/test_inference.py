@@ -15,7 +15,7 @@ from services.inference.dead_lettering import explain
 from services.inference.device_run import run_safely, run_to_json
 from services.inference.domain.batching import BatchSizer
 from services.inference.domain.job_reading import read_job
-from services.inference.domain.placement import plan
+from services.inference.domain.placement import left_alone, plan
 from services.inference.domain.retry import Bury, Retry, after_error, before_attempt
 from services.inference.errors import KindFailedError, ModelLoadError, RetryableJobError
 from services.inference.kinds import registry
@@ -95,6 +95,14 @@ class TestPlacement:
         changes = plan(2, ["a", "b"], {"a"}, {"w1": "a", "w2": "b"})
         assert changes.drain == ["w1"]
         assert changes.start == ["b"]
+
+    def test_a_device_that_is_to_rest_gives_its_worker_to_a_healthy_one_that_nobody_uses(self) -> None:
+        assert left_alone("ab", set(), {"a"}, ["a"]) == {"a"}
+        assert left_alone("ab", set(), {"a"}, ["b"]) == set()
+        assert left_alone("ab", set(), {"a"}, ["a", "b"]) == set(), "b has a worker"
+        assert left_alone("ab", {"b"}, {"a"}, ["a"]) == set(), "b is cordoned"
+        assert left_alone("ab", set(), {"a", "b"}, ["a"]) == set(), "b is no better"
+        assert left_alone("abc", set(), {"a", "b"}, ["a", "b"]) == {"a"}, "only one can go to c"
 
     @given(
         desired=st.integers(0, 8), devices=st.lists(st.sampled_from("abcd"), unique=True),

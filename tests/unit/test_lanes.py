@@ -5,22 +5,26 @@ from __future__ import annotations
 import asyncio
 import os
 from collections import deque
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from services.inference.device_group import DeviceGroup
 from services.inference.device_watch import DeviceWatch
 from services.inference.domain.retry import before_attempt
 from services.inference.lane import Lane, _all
 from services.inference.pool_memory import PoolMemory
-from services.inference.run_journal import RunJournal, RunningJob
+from services.inference.run_journal import RunJournal, RunningJob, open_journal
 from services.inference.run_watch import RunWatch
 from services.inference.settings import PoolSettings
 from services.inference.supervisor import PoolSupervisor
+from services.inference.worker_process import WorkerProcess
 from services.inference.worker_state import WorkerState
+from shared.clock import utc_now
 from shared.errors import UnavailableError
 from shared.messages.alerts import Alert
-from shared.messages.jobs import Job, JobNeeds
+from shared.messages.jobs import Job, JobNeeds, WorkerStatus
 from tests.support.builders import T0, alert, device
 from tests.support.waiting import eventually
 
@@ -128,6 +132,31 @@ async def test_two_pools_of_a_node_keep_each_others_devices_out_of_use(monkeypat
     assert (new.supervisor.cordoned, new.supervisor.set_aside) == ({"gpu-2"}, {}), (
         "what fails the jobs of others may do"
     )
+
+
+async def test_a_worker_leaves_a_device_that_takes_no_work_for_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("services.inference.supervisor.RESTS_AFTER_S", 0.1)
+    supervisor = PoolSupervisor(PoolSettings(node="n1"), 1, devices=[device(device="gpu-0"), device(device="gpu-1")])
+    started: list[str] = []
+
+    async def start(devices: DeviceGroup) -> None:
+        started.append(name := devices.name)
+        status = WorkerStatus(worker=name, device=name, pid=1, state="ready", started_at=utc_now())
+        process: Any = SimpleNamespace(returncode=None, stdin=None, terminate=lambda: None)
+        supervisor._workers[name] = WorkerProcess(process, status, open_journal())
+
+    monkeypatch.setattr(supervisor, "_start", start)
+    await supervisor.reconcile()
+    supervisor.shares = {"gpu-0": 0.0, "gpu-1": 1.0}
+    await supervisor.reconcile()
+    assert started == ["gpu-0"], "a moment's heat moves nobody"
+    await asyncio.sleep(0.15)
+    await supervisor.reconcile()
+    assert supervisor._workers["gpu-0"].draining_since is not None
+    assert started == ["gpu-0", "gpu-1"]
+    supervisor.shares = {"gpu-0": 1.0, "gpu-1": 1.0}
+    await supervisor.reconcile()
+    assert started == ["gpu-0", "gpu-1"]
 
 
 async def test_an_alert_whose_end_was_missed_holds_back_no_device_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -18,10 +18,13 @@ from services.anomaly.domain.rerun import Rerun
 from services.anomaly.domain.watch import Watch
 
 DEVICES = 3
-FAULTS = ("hot", "frozen", "stuck", "errors", "silent", "gaps", "leak", "flapping", "blind", "late metrics")
+FAULTS = (
+    "hot", "frozen", "stuck", "errors", "silent", "gaps", "leak", "flapping", "blind", "late metrics", "low clock",
+    "leaks again",
+)  # fmt: skip
 
 
-def table(  # noqa: C901  one case a fault
+def table(  # noqa: C901, PLR0912  one case a fault
     tmp_path: Path, fault: str, rows: int = 700, period_s: float = 1.0
 ) -> Table:
     """Devices of which the first has a fault in the middle third."""
@@ -73,6 +76,10 @@ def table(  # noqa: C901  one case a fault
     elif fault == "late metrics":
         frame["power_w"][moment < rows // 4] = np.nan
         frame["gpu_util_pct"][(device == 1) & (moment < rows // 2)] = np.nan
+    elif fault == "low clock":
+        frame["clock_sm_mhz"][here & (busy > 0)] = 900
+    elif fault == "leaks again":
+        frame["memory_used_bytes"] = 2e10 + 5e10 * ((moment + 40 * device) % 300) / 300
     path = tmp_path / "f.parquet"
     pl.DataFrame(frame).filter(pl.Series(keep)).write_parquet(path)
     return read_table(path)
@@ -98,7 +105,7 @@ def _run(past: Table, block_rows: int | None, *, learn: bool) -> tuple[list[tupl
 
 @pytest.mark.parametrize("fault", FAULTS)
 def test_blocks_and_moments_tell_the_same(tmp_path: Path, fault: str) -> None:
-    past = table(tmp_path, fault, period_s=60.0 if fault == "leak" else 1.0)
+    past = table(tmp_path, fault, period_s=60.0 if fault.startswith("leak") else 1.0)
     expected = told(past, block_rows=None, learn=False)
     assert (fault in {"gaps", "late metrics"}) == (not expected), expected
     for block_rows in (100, 100_000):

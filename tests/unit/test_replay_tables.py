@@ -108,6 +108,38 @@ def test_nvidia_smi_as_it_writes(tmp_path: Path) -> None:
     assert table.remarks == ["columns that are not known: what.is.this"]
 
 
+def test_cells_that_repeat_themselves_are_read_as_those_that_do_not(tmp_path: Path) -> None:
+    cells = [("66 %", 66.0), ("[N/A]", None), ("3 %", 3.0), ("", None)]
+    lines = [f"2023/11/14 22:13:20.{i:03d}, GPU-{i % 2}, {cells[i % 4][0]}, {i}.5 W" for i in range(1000)]
+    # Beyond what is looked at first there is a time of another form, and a cell that comes but once.
+    lines += ["2023-11-14T22:13:30+00:00, GPU-0, 77 %, 5 W", "2023/11/14 22:13:31.5, GPU-1, 2 %, ERR!"]
+    header = "# smi\n\ntimestamp, uuid, utilization.gpu [%], power.draw [W]\n"
+    table = read(tmp_path, header + "\n".join(lines) + "\n")
+    assert table.names == ["GPU-0", "GPU-1"]
+    assert table.devices[-4:] == ["GPU-0", "GPU-1", "GPU-0", "GPU-1"]
+    assert table.at_s[-2:].tolist() == [T0 + 10, T0 + 11.5]
+    assert table.at_s[1] == pytest.approx(T0 + 0.001, abs=1e-6)
+    assert column(table, "gpu_util_pct") == [cells[i % 4][1] for i in range(1000)] + [77.0, 2.0]
+    assert column(table, "power_w") == [i + 0.5 for i in range(1000)] + [5.0, None]
+    assert table.remarks == []
+
+
+def test_a_number_of_the_first_rows_that_is_text_further_down_costs_only_its_cell(tmp_path: Path) -> None:
+    lines = [f"{i},{'a' if i % 2 else 'b'},{i % 50}" for i in range(1500)]
+    lines[1400] = "1400,b,hot"
+    table = read(tmp_path, "t_s,device,temp_c\n" + "\n".join(lines) + "\n")
+    assert column(table, "temp_c")[1399:1402] == [49.0, None, 1.0]
+    assert table.remarks == ["column 'temp_c': 1 of 1500 cells are no number"]
+
+
+def test_rows_in_any_order_are_put_in_order(tmp_path: Path) -> None:
+    rows = ["2,b,20", "1,b,10", "1,a,11", "2,a,21", "1,b,12"]
+    table = read(tmp_path, "t_s,device,temp_c\n" + "\n".join(rows) + "\n")
+    assert list(zip(table.at_s.tolist(), table.devices, column(table, "temp_c"), strict=True)) == [
+        (1.0, "a", 11.0), (1.0, "b", 12.0), (2.0, "a", 21.0), (2.0, "b", 20.0),
+    ]  # fmt: skip
+
+
 def test_nounits_leaves_the_unit_of_memory_to_the_header_or_to_mib(tmp_path: Path) -> None:
     for header in ("memory.used [MiB]", "memory.used"):
         table = read(tmp_path, f"timestamp,index,{header}\n2023/11/14 22:13:20,0,5\n")

@@ -15,7 +15,7 @@ from services.anomaly.settings import AnomalySettings
 from shared.broker import make_broker
 from shared.errors import InvalidInputError, UnavailableError
 from shared.settings import ServiceSettings
-from shared.supervision import cancel_all
+from shared.supervision import cancel_all, run_together
 
 
 async def test_metrics_are_counted_under_bounded_labels() -> None:
@@ -67,4 +67,35 @@ async def test_a_task_that_swallows_its_first_cancellation_ends_all_the_same() -
     await asyncio.sleep(0)
     async with asyncio.timeout(5):
         await cancel_all([task])
+    assert task.cancelled()
+
+
+async def test_tasks_that_run_together_end_together_also_where_one_swallows_its_cancellation() -> None:
+    ended: list[str] = []
+
+    async def stubborn(name: str) -> None:
+        with suppress(asyncio.CancelledError):
+            await asyncio.Event().wait()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            ended.append(name)
+
+    async def fail() -> None:
+        await asyncio.sleep(0.01)
+        raise OSError("the disk is gone")
+
+    together = asyncio.create_task(run_together(stubborn("a"), stubborn("b")))
+    await asyncio.sleep(0)
+    async with asyncio.timeout(5):
+        await cancel_once(together)
+        with pytest.raises(OSError, match="the disk is gone"):
+            await run_together(stubborn("c"), fail())
+    assert sorted(ended) == ["a", "b", "c"]
+
+
+async def cancel_once(task: asyncio.Task[None]) -> None:
+    await asyncio.sleep(0)
+    task.cancel()
+    await asyncio.wait([task])
     assert task.cancelled()

@@ -10,7 +10,7 @@ import matplotlib as mpl
 import numpy as np
 
 from services.anomaly.domain.blocks import Block
-from services.anomaly.domain.columns import COLUMN
+from services.anomaly.domain.columns import COLUMN, COLUMNS
 from services.anomaly.domain.history import Slots
 from services.anomaly.domain.rerun import Moment, Told
 
@@ -38,10 +38,14 @@ class Recording:
 
     def keep_block(self, block: Block, names: list[str], slots: Slots) -> None:
         """Keep what a block shows of each device, thinned out where that is more than can be seen."""
-        columns = [COLUMN[name] for name in SHOWN]
+        places = {COLUMNS[column]: place for place, column in enumerate(block.columns.tolist())}
         for name, slot in zip(names, slots.tolist(), strict=True):
             rows = np.flatnonzero(block.slots == slot)[:: self._every]
-            self._series[name] += zip(block.at_s[rows].tolist(), block.values[rows][:, columns].tolist(), strict=True)
+            shown = np.full((len(rows), len(SHOWN)), np.nan)
+            for column, metric in enumerate(SHOWN):
+                if metric in places:
+                    shown[:, column] = block.values[rows, places[metric]]
+            self._series[name] += zip(block.at_s[rows].tolist(), shown.tolist(), strict=True)
         if max(map(len, self._series.values()), default=0) > MOST_KEPT:
             self._every *= 2
             for name in self._series:

@@ -11,13 +11,15 @@ import io
 import lzma
 import re
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 from polars.exceptions import PolarsError
 
 from shared.errors import InvalidInputError
 
-SAMPLE_ROWS = 1000
+SAMPLE_ROWS, HEAD_BYTES = 1000, 1 << 20
+REPEATED = 4  # times that a cell of a sample comes on average, from which on all are kept once
 SEPARATORS = (",", ";", "\t", "|")
 ABSENT = (
     "", "-", "--", "n/a", "na", "nan", "null", "none", "nil", "[n/a]", "[not supported]", "not supported",
@@ -27,6 +29,8 @@ ABSENT = (
 _VALUE = re.compile(
     r"[-+]?\d+([.,]\d*)?([eE][-+]?\d+)?( ?[A-Za-z%°]{1,3})?|\d{4}[-/]\d\d?[-/]\d\d?.*|GPU-.*|0x.*|\[?N/A\]?"
 )
+_GZIP, _BZIP2, _XZ, _UTF8, _UTF16 = b"\x1f\x8b", b"BZh", b"\xfd7zXZ\x00", b"\xef\xbb\xbf", (b"\xff\xfe", b"\xfe\xff")
+_PACKED = (_GZIP, _BZIP2, _XZ, _UTF8, *_UTF16)
 _PLAIN = re.compile(r"[-+]?(\d+(\.\d*)?|\.\d+)([eE][-+]?\d+)?")
 
 
@@ -34,16 +38,18 @@ def read_frame(path: Path) -> pl.DataFrame:
     """Every column of a file; numbers where all of a column are, else text. Raises InvalidInputError."""
     try:
         with path.open("rb") as file:
-            if file.read(4) == b"PAR1":
-                return _flat(pl.read_parquet(path))
-        data = _unpacked(path)
-        if data[:4] == b"PAR1":
-            return _flat(pl.read_parquet(io.BytesIO(data)))
-        if data[:6] == b"ARROW1":
-            return _flat(pl.read_ipc(io.BytesIO(data)))
-        if data.lstrip()[:1] == b"{":
-            return _flat(pl.read_ndjson(io.BytesIO(data), infer_schema_length=None))
-        return _read_csv(data)
+            head = file.read(HEAD_BYTES)
+        # What is as it is read stays in its file, what is packed or in another alphabet is in memory.
+        source = path if not head.startswith(_PACKED) else _in_memory(_unpacked(path, head))
+        if isinstance(source, io.BytesIO):
+            head = source.getbuffer()[:HEAD_BYTES].tobytes()
+        if head[:4] == b"PAR1":
+            return _flat(pl.read_parquet(source))
+        if head[:6] == b"ARROW1":
+            return _flat(pl.read_ipc(source))
+        if head.lstrip()[:1] == b"{":
+            return _flat(pl.read_ndjson(source, infer_schema_length=None))
+        return _read_csv(source, head)
     except (OSError, EOFError, lzma.LZMAError, PolarsError, ValueError) as error:
         raise InvalidInputError("input", str(path), f"cannot be read: {error}") from error
 
@@ -62,42 +68,54 @@ def _flat(frame: pl.DataFrame) -> pl.DataFrame:
     return frame
 
 
-def _unpacked(path: Path) -> bytes:
+def _unpacked(path: Path, head: bytes) -> bytes:
     data = path.read_bytes()
-    if data[:2] == b"\x1f\x8b":
-        data = gzip.decompress(data)
-    elif data[:3] == b"BZh":
-        data = bz2.decompress(data)
-    elif data[:6] == b"\xfd7zXZ\x00":
-        data = lzma.decompress(data)
-    return data
+    if head.startswith(_GZIP):
+        return gzip.decompress(data)
+    if head.startswith(_BZIP2):
+        return bz2.decompress(data)
+    return lzma.decompress(data) if head.startswith(_XZ) else data
 
 
-def _read_csv(data: bytes) -> pl.DataFrame:
-    data = _as_utf8(data)
+def _in_memory(data: bytes) -> io.BytesIO:
+    for mark, encoding in ((_UTF8, "utf-8-sig"), *((mark, "utf-16") for mark in _UTF16)):
+        if data.startswith(mark):
+            return io.BytesIO(data.decode(encoding).encode())
+    return io.BytesIO(data)
+
+
+def _read_csv(source: Path | io.BytesIO, head: bytes) -> pl.DataFrame:
     # A comment or an empty line before the header is common where a tool wrote its own name first.
-    while data[:1] in {b"#", b"\n", b"\r"} and b"\n" in data:
-        data = data.partition(b"\n")[2]
-    head = data[: data.find(b"\n") if b"\n" in data else len(data)].decode(errors="replace").strip("\r\n")
-    if not head.strip():
+    skipped = 0
+    while head[:1] in {b"#", b"\n", b"\r"} and b"\n" in head:
+        head, skipped = head.partition(b"\n")[2], skipped + 1
+    first_line = head[: head.find(b"\n") if b"\n" in head else len(head)].decode(errors="replace").strip("\r\n")
+    if not first_line.strip():
         raise ValueError("it is empty")
-    separator = max(SEPARATORS, key=head.count)
-    first = [cell.strip().strip('"') for cell in head.split(separator)]
+    separator = max(SEPARATORS, key=first_line.count)
+    first = [cell.strip().strip('"') for cell in first_line.split(separator)]
     if sum(bool(_VALUE.fullmatch(cell)) for cell in first) * 3 >= len(first):
         raise ValueError(
             "its first line holds values: put the columns' names there (nvidia-smi: --format=csv without noheader)"
         )
-    source = io.BytesIO(data)
-    options = {"separator": separator, "encoding": "utf8-lossy", "truncate_ragged_lines": True}
-    sample = pl.read_csv(source, infer_schema=False, n_rows=SAMPLE_ROWS, **options)  # type: ignore[arg-type]
-    types = {name: pl.Float64() if _all_plain(sample[name]) else pl.String() for name in sample.columns}
-    source.seek(0)
+
+    def read(**options: Any) -> pl.DataFrame:
+        if isinstance(source, io.BytesIO):
+            source.seek(0)
+        return pl.read_csv(
+            source, separator=separator, skip_lines=skipped, encoding="utf8-lossy", truncate_ragged_lines=True,
+            **options,
+        )  # fmt: skip
+
+    sample = read(infer_schema=False, n_rows=SAMPLE_ROWS)
+    types: dict[str, pl.DataType] = {
+        name: pl.Float64() if _all_plain(sample[name]) else _text(sample[name], separator) for name in sample.columns
+    }
     try:
-        frame = pl.read_csv(source, schema_overrides=types, **options)  # type: ignore[arg-type]
+        frame = read(schema_overrides=types)
     except PolarsError:
         # A cell further down is no number: such a column is read as text and looked at cell by cell.
-        source.seek(0)
-        frame = pl.read_csv(source, infer_schema=False, **options)  # type: ignore[arg-type]
+        frame = read(schema_overrides={n: pl.String() if kind == pl.Float64 else kind for n, kind in types.items()})
     frame = frame.rename({name: name.strip().strip('"').lstrip("\ufeff") for name in frame.columns}, strict=False)
     if separator != ",":
         comma = pl.col(pl.String).str.replace(r"^(\s*[-+]?\d+),(\d+)", "$1.$2")
@@ -105,11 +123,10 @@ def _read_csv(data: bytes) -> pl.DataFrame:
     return frame
 
 
-def _as_utf8(data: bytes) -> bytes:
-    for mark, encoding in ((b"\xff\xfe", "utf-16"), (b"\xfe\xff", "utf-16"), (b"\xef\xbb\xbf", "utf-8-sig")):
-        if data.startswith(mark):
-            return data.decode(encoding).encode()
-    return data
+def _text(column: pl.Series, separator: str) -> pl.DataType:
+    """How to keep a column of text: cells that repeat themselves, as most do, are kept once."""
+    repeats = separator == "," and column.n_unique() * REPEATED < len(column)
+    return pl.Categorical() if repeats else pl.String()
 
 
 def _all_plain(column: pl.Series) -> bool:

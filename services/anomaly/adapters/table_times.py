@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 
 import polars as pl
@@ -11,6 +12,9 @@ _MILLIS, _MICROS, _NANOS = 1e11, 1e14, 1e17
 _STAMP = (
     r"^(\d{4})[-/.](\d{1,2})[-/.](\d{1,2})[T ]+(\d{1,2}):(\d{2})(?::(\d{2}(?:[.,]\d+)?))?\s*(Z|UTC|[-+]\d{2}:?\d{2})?$"
 )
+
+# With all digits and seconds, as most tools write it.
+_USUAL = re.compile(r"\d{4}([-/])\d{2}\1\d{2}([T ])\d{2}:\d{2}:\d{2}(?:\.\d+)?(Z| ?UTC|[-+]\d{2}:?\d{2})?")
 
 
 def seconds(column: pl.Series) -> pl.Series:
@@ -32,10 +36,11 @@ def _from_text(text: pl.Series) -> pl.Series:
 
 def each_once(column: pl.Series, read: Callable[[pl.Series], pl.Series]) -> pl.Series:
     """What `read` makes of a column of text, each different cell read once: rows repeat themselves."""
-    text = column.cast(pl.String, strict=False)
-    cells = text.unique().drop_nulls()
+    kept_once = isinstance(column.dtype, pl.Categorical | pl.Enum)
+    text = column if kept_once else column.cast(pl.String, strict=False)
+    cells = text.unique().drop_nulls().cast(pl.String)
     if len(cells) * 4 > len(text):
-        return read(text)
+        return read(text.cast(pl.String))
     places = text.cast(pl.Enum(cells)).to_physical()
     return read(cells).gather(places)
 
@@ -50,6 +55,24 @@ def _epoch(values: pl.Series) -> pl.Series:
 
 
 def _stamps(text: pl.Series) -> pl.Series:
+    """Cells of the first one's form at once, all others by their parts, which takes ten times as long."""
+    usual = _of_one_form(text)
+    others = (usual.is_null() & text.is_not_null()).arg_true()
+    return usual.scatter(others, _by_parts(text.gather(others))) if len(others) else usual
+
+
+def _of_one_form(text: pl.Series) -> pl.Series:
+    first = text.drop_nulls().head(1).to_list()
+    form = _USUAL.fullmatch(first[0]) if first else None
+    if form is None:
+        return pl.Series(text.name, [None], dtype=pl.Float64).new_from_index(0, len(text))
+    stroke, between, zone = form.groups(default="")
+    zone = "%z" if zone[:1] in {"+", "-"} else zone
+    told = text.str.to_datetime(f"%Y{stroke}%m{stroke}%d{between}%H:%M:%S%.f{zone}", time_unit="us", strict=False)
+    return told.dt.epoch("us").cast(pl.Float64) / 1e6
+
+
+def _by_parts(text: pl.Series) -> pl.Series:
     def part(number: int) -> pl.Series:
         return text.str.extract(_STAMP, number)
 

@@ -60,10 +60,10 @@ class Table:
         if not len(self.at_s):
             return np.empty(0, np.int64)
         steps = np.diff(self.at_s)
-        apart = np.flatnonzero(np.r_[True, steps > MOMENT_SHARE * self.period_s])
-        moment = np.searchsorted(apart, np.arange(len(self.at_s)), side="right")
-        twice = len(np.unique(moment * len(self.names) + self.codes)) < len(self.codes)
-        return np.flatnonzero(np.r_[True, steps > 0]) if twice else apart
+        begins = np.r_[True, steps > MOMENT_SHARE * self.period_s]
+        rows = np.sort(np.cumsum(begins) * len(self.names) + self.codes, kind="stable")
+        twice = bool((np.diff(rows) == 0).any())
+        return np.flatnonzero(np.r_[True, steps > 0] if twice else begins)
 
     def ticks(self) -> Iterator[Moment]:
         """One moment after the other."""
@@ -82,13 +82,17 @@ class Table:
             here = slice(int(bounds[first]), int(bounds[last]))
             moment = np.repeat(np.arange(last - first), np.diff(bounds[first : last + 1]))
             moment_s = self.at_s[bounds[first:last]]
-            yield Block(slots[self.codes[here]], self.at_s[here], self._spread(here), moment, moment_s)
+            yield Block(slots[self.codes[here]], self.at_s[here], self.packed[here], self._columns, moment, moment_s)
             first = last
 
     def _spread(self, rows: slice) -> Floats:
         values = np.full((len(self.packed[rows]), len(COLUMNS)), np.nan, np.float32)
-        values[:, [COLUMN[name] for name in self.metrics]] = self.packed[rows]
+        values[:, self._columns] = self.packed[rows]
         return values
+
+    @property
+    def _columns(self) -> Slots:
+        return np.array([COLUMN[name] for name in self.metrics], np.int64)
 
 
 def read_table(path: Path) -> Table:
@@ -116,19 +120,29 @@ def read_table(path: Path) -> Table:
     devices = device.unique().drop_nulls().sort()
     codes = device.cast(pl.Enum(devices)).to_physical().cast(pl.Int32)
     rows = pl.DataFrame({"at_s": at_s, "device": codes, "row": pl.int_range(len(at_s), dtype=pl.UInt32, eager=True)})
-    rows = rows.drop_nulls().filter(pl.col("at_s").is_finite()).sort("at_s", "device", "row")
+    rows = rows.drop_nulls().filter(pl.col("at_s").is_finite())
+    if not _in_order(rows):
+        rows = rows.sort("at_s", "device", "row")
     # Of two rows of one device and time the later one counts.
     again = (pl.col("at_s") == pl.col("at_s").shift(-1)) & (pl.col("device") == pl.col("device").shift(-1))
     rows = rows.filter(~again.fill_null(value=False))
     order = rows["row"].to_numpy()
-    packed = np.empty((len(rows), len(found)), np.float32)
+    # Each metric's values lie side by side: they are looked at one metric after the other.
+    packed = np.empty((len(found), len(rows)), np.float32).T
     for place, metric in enumerate(list(found)):
-        packed[:, place] = found.pop(metric)[order]
-    packed[~np.isfinite(packed)] = np.nan
+        values = found.pop(metric)[order]
+        packed[:, place] = np.where(np.isfinite(values), values, np.nan)
     return Table(
         rows["at_s"].to_numpy(), devices.to_list(), rows["device"].to_numpy(), metrics, packed, path.name,
         _period_s(rows), remarks,
     )  # fmt: skip
+
+
+def _in_order(rows: pl.DataFrame) -> bool:
+    """Whether rows are in order of time and device already, as most tools write them."""
+    at_s, device = rows["at_s"].to_numpy(), rows["device"].to_numpy()
+    steps = np.diff(at_s)
+    return bool(((steps > 0) | ((steps == 0) & (np.diff(device) >= 0))).all())
 
 
 def _period_s(rows: pl.DataFrame) -> float:
@@ -152,7 +166,7 @@ def _devices(frame: pl.DataFrame, names: dict[str, str], at_s: pl.Series, path: 
             raise InvalidInputError(
                 "input", str(path), f"has no column of devices ({', '.join(DEVICES)}); {_has(frame)}"
             )
-        return pl.Series("device", ["gpu-0"] * len(frame)), []
+        return pl.repeat("gpu-0", len(frame), eager=True).alias("device"), []
     device = _as_text(frame[column])
     node_column = next((names[name] for name in NODES if name in names), None)
     aside = [names[name] for name in (*DEVICES, *NODES) if name in names]

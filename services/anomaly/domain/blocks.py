@@ -12,20 +12,22 @@ from services.anomaly.domain.history import Doubles, Floats, Slots
 
 @dataclass(frozen=True)
 class Part:
-    """Devices with the same number of rows: `slots` [devices], `at_s` [rows, devices], `values` [.., COLUMNS].
+    """Devices with the same number of rows: `slots` [devices], `at_s` [rows, devices].
 
-    `moment` [rows, devices] says which moment of the block each row belongs to.
+    `values` [columns, rows, devices] are those of `columns`, places in COLUMNS. `moment` [rows, devices] says which
+    moment of the block each row belongs to.
     """
 
     slots: Slots
     at_s: Doubles
     values: Floats
+    columns: Slots
     moment: Slots
 
 
 @dataclass(frozen=True)
 class Block:
-    """Rows in order of time: `slots`, `at_s` and `moment` [rows], `values` [rows, COLUMNS].
+    """Rows in order of time: `slots`, `at_s` and `moment` [rows], `values` [rows, columns] of `columns` of COLUMNS.
 
     `moment_s` are the times of its moments; a moment has at most one row of each device.
     """
@@ -33,6 +35,7 @@ class Block:
     slots: Slots
     at_s: Doubles
     values: Floats
+    columns: Slots
     moment: Slots
     moment_s: Doubles
 
@@ -43,7 +46,8 @@ class Block:
         for count in np.unique(counts):
             here = counts == count
             rows = order[starts[here][None, :] + np.arange(count)[:, None]]
-            yield Part(slots[here], self.at_s[rows], self.values[rows], self.moment[rows])
+            values = np.take(self.values.T, rows, axis=1)
+            yield Part(slots[here], self.at_s[rows], values, self.columns, self.moment[rows])
 
     def heard_s(self, slots: Slots, before_s: Doubles) -> Doubles:
         """When each of these slots was last heard by each moment [moments, slots]; `before_s` is before the first."""

@@ -7,7 +7,6 @@ from datetime import UTC, datetime
 
 import numpy as np
 
-from services.anomaly.domain.columns import COLUMN
 from services.anomaly.domain.finding import Finding
 from services.anomaly.domain.history import Doubles, View
 from services.anomaly.domain.roster import NODE, Roster
@@ -30,7 +29,7 @@ def of_row(roster: Roster, view: View, row: int, kind: Kind, *, firing: bool, mo
     """What a rule or trend finds in a row; `more` are its own figures, [rows] each."""
     slot = int(view.slots[row])
     at = datetime.fromtimestamp(float(view.at_s[row]), UTC)
-    values = {name: float(view.held[row, COLUMN[name]]) for name in kind.metrics}
+    values = {name: float(view.get(name)[row]) for name in kind.metrics}
     values |= {name: float(column[row]) for name, column in more.items()}
     evidence = tuple(
         Evidence(

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, TypeVar, cast
 
@@ -18,6 +19,7 @@ Slots = npt.NDArray[np.int64]
 Array = TypeVar("Array", bound=npt.NDArray[Any])
 
 LONGEST_STEP_S = 3600.0
+EVERY: Slots = np.arange(len(COLUMNS))
 
 
 def any_of(there: Bools) -> Bools:
@@ -40,6 +42,7 @@ class View:
 
     `now` is what was read in this row, `held` the last known values with this row's, `before` without them.
     `peak` and `trough` are the highest and lowest values ever held. `dt_s` is the time since the slot's last row.
+    `places` says in which of their columns each of COLUMNS is: of many moments only what was ever read has one.
     """
 
     slots: Slots
@@ -51,32 +54,46 @@ class View:
     peak: Floats
     trough: Floats
     moments: int = 1
+    places: Slots = field(default_factory=lambda: EVERY)
 
     def __len__(self) -> int:
         return len(self.slots)
 
     def get(self, name: str) -> Floats:
         """The last known value of a metric."""
-        return self.held[:, COLUMN[name]]
+        return self._column(self.held, name)
 
     def read(self, name: str) -> Floats:
         """The value of a metric in this row, NaN where it was not read."""
-        return self.now[:, COLUMN[name]]
+        return self._column(self.now, name)
 
     def highest(self, name: str) -> Floats:
         """The highest value of a metric so far."""
-        return self.peak[:, COLUMN[name]]
+        return self._column(self.peak, name)
 
     def lowest(self, name: str) -> Floats:
         """The lowest value of a metric so far."""
-        return self.trough[:, COLUMN[name]]
+        return self._column(self.trough, name)
 
     def growth(self, name: str) -> Floats:
         """What a counter gained since it was last read; a counter that fell began anew. NaN where it was not read."""
-        column = COLUMN[name]
-        now, before = self.now[:, column], self.before[:, column]
-        gained = now - before
-        return np.where(gained < 0, np.float32(0), gained).astype(np.float32)
+        gained = self._column(self.now, name) - self._column(self.before, name)
+        return np.where(gained < 0, np.float32(0), gained)
+
+    def pick(self, values: Floats, columns: Sequence[int]) -> Floats:
+        """Some of COLUMNS of `now`, `held`, `before`, `peak` or `trough`, [rows, columns]."""
+        picked: Floats = values[:, self.places[list(columns)]]
+        return picked
+
+    def told(self) -> Bools:
+        """Which of COLUMNS any of the rows has read."""
+        unread: Bools = np.all(np.isnan(self.now), axis=0)
+        told: Bools = ~unread[self.places]
+        return told
+
+    def _column(self, values: Floats, name: str) -> Floats:
+        column: Floats = values[:, self.places[COLUMN[name]]]
+        return column
 
     @property
     def each(self) -> Slots:
@@ -132,33 +149,54 @@ class History:
         self._held[slots], self._peak[slots], self._trough[slots], self._at_s[slots] = held, peak, trough, at_s
         return View(slots, at_s, dt_s, now, held, before, peak, trough)
 
-    def advance_many(self, slots: Slots, at_s: Doubles, now: Floats) -> View:
-        """Take in rows of several moments: `at_s` [moments, slots], `now` [moments, slots, COLUMNS]."""
+    def advance_many(self, slots: Slots, at_s: Doubles, now: Floats, columns: Slots) -> View:
+        """Take in rows of several moments: `at_s` [moments, slots], `now` [columns, moments, slots]."""
         moments, width = at_s.shape
-        read = np.concatenate([self._held[slots][None], now])
-        told = ~np.isnan(read).all(axis=(0, 1))
-        whole = np.full(read.shape, np.nan, np.float32)
-        whole[:, :, told] = _last_known(read[:, :, told])
-        peak, trough = whole.copy(), whole.copy()
-        for extreme, ever, function in ((peak, self._peak, np.fmax), (trough, self._trough, np.fmin)):
-            extreme[0] = ever[slots]
-            extreme[:, :, told] = function.accumulate(
-                np.concatenate([ever[slots][None], now])[:, :, told], axis=0, dtype=np.float32
-            )
+        unknown: Bools = np.all(np.isnan(self._held[slots]), axis=0)
+        known = ~unknown
+        known[columns] = True
+        told = np.flatnonzero(known)
+        # One column more, in which nothing is ever known, stands for all others.
+        places = np.full(len(COLUMNS), len(told))
+        places[told] = np.arange(len(told))
+        read = np.full((len(told) + 1, moments + 1, width), np.nan, np.float32)
+        read[places[columns], 1:] = now
+        rows = []
+        for ever, function in ((self._held, _last_known), (self._peak, _highest), (self._trough, _lowest)):
+            read[:-1, 0] = ever[slots][:, told].T
+            rows.append(function(read))
+            ever[np.ix_(slots, told)] = rows[-1][:-1, -1].T
+        whole, peak, trough = rows
         steps = np.diff(at_s, axis=0, prepend=self._at_s[slots][None])
         dt_s = np.nan_to_num(np.clip(steps, 0.0, LONGEST_STEP_S))
-        self._held[slots], self._peak[slots], self._trough[slots] = whole[-1], peak[-1], trough[-1]
         self._at_s[slots] = at_s[-1]
-        flat = (moments * width, len(COLUMNS))
+
+        def flat(values: Floats) -> Floats:
+            # Each column's rows lie side by side, as rules look at columns.
+            return values.reshape(len(values), moments * width).T
+
         return View(
-            np.tile(slots, moments), at_s.ravel(), dt_s.ravel(), now.reshape(flat), whole[1:].reshape(flat),
-            whole[:-1].reshape(flat), peak[1:].reshape(flat), trough[1:].reshape(flat), moments,
+            np.tile(slots, moments), at_s.ravel(), dt_s.ravel(), flat(read[:, 1:]), flat(whole[:, 1:]),
+            flat(whole[:, :-1]), flat(peak[:, 1:]), flat(trough[:, 1:]), moments, places,
         )  # fmt: skip
 
 
 def _last_known(values: Floats) -> Floats:
-    """Along the first axis, what was last known in place of what is unknown."""
-    rows = np.arange(len(values)).reshape(-1, 1, 1)
-    newest = np.maximum.accumulate(np.where(np.isnan(values), 0, rows), axis=0)
-    found: Floats = np.take_along_axis(values, newest, axis=0)
+    """Along the moments of [columns, moments, slots], what was last known in place of what is unknown."""
+    found = values.copy()
+    for column in found[:-1]:
+        unknown = np.isnan(column)
+        if unknown[1:].any():
+            newest = np.maximum.accumulate(np.where(unknown, 0, np.arange(len(column))[:, None]), axis=0)
+            column[:] = np.take_along_axis(column, newest, axis=0)
+    return found
+
+
+def _highest(values: Floats) -> Floats:
+    found: Floats = np.fmax.accumulate(values, axis=1)
+    return found
+
+
+def _lowest(values: Floats) -> Floats:
+    found: Floats = np.fmin.accumulate(values, axis=1)
     return found

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
 from services.anomaly.domain.history import Bools, Doubles, Floats
 
-CHUNK = 64
+SHORT_CHUNK, CHUNK = 64, 512
 # In a chunk whose rows keep less than this each, the product of all of them would not be a number to divide by.
-LEAST_KEPT = 0.5
+LEAST_KEPT, LEAST_PRODUCT = 0.5, 1e-100
 # Farther from zero than this no reading of power, heat or load lies.
 REACH, LIFT = 4e5, 1e6
 
@@ -21,8 +23,9 @@ def fading(start: Doubles | Floats, keep: Doubles, add: Doubles) -> Doubles:
     if not start.any() and not add.any():
         return np.zeros(add.shape)
     out, y = np.empty(add.shape), start.astype(np.float64)
-    for first in range(0, rows, CHUNK):
-        last = min(first + CHUNK, rows)
+    chunk = _chunk(float(keep.min()))
+    for first in range(0, rows, chunk):
+        last = min(first + chunk, rows)
         k, a = keep[first:last], add[first:last]
         if k.min() >= LEAST_KEPT:
             kept = np.multiply.accumulate(k, axis=0)
@@ -32,6 +35,13 @@ def fading(start: Doubles | Floats, keep: Doubles, add: Doubles) -> Doubles:
             for t in range(first, last):
                 y = out[t] = y * keep[t] + add[t]
     return out
+
+
+def _chunk(least_kept: float) -> int:
+    """How many rows that keep at least so much each may be multiplied up."""
+    if least_kept < LEAST_KEPT:
+        return SHORT_CHUNK
+    return CHUNK if least_kept >= 1 else min(CHUNK, int(math.log(LEAST_PRODUCT) / math.log(least_kept)))
 
 
 def running_extremes(

@@ -19,6 +19,7 @@ LEAST_SPAN_S = 3600.0
 STEADY = 0.97  # share of the variance that the line explains
 HORIZON_S = 6 * 3600.0
 FALL = 0.1
+AFTER_FALL_ROWS = 8
 BEYOND_HIGHEST = 1.5  # a limit that is not told is taken as half as much again as was ever seen
 
 Sums = tuple[Doubles, ...]
@@ -53,22 +54,44 @@ def _one(sums: Sums, share: Doubles, known: Bools, dt: Doubles, fade: Doubles) -
 
 
 def _many(sums: Sums, share: Doubles, known: Bools, dt: Doubles, fade: Doubles) -> list[Doubles]:
-    """The same over some rows of each slot: sums about the first row's time, moved to each row's."""
+    """The same over many rows of each slot: as many at once as there are without a fall."""
+    parts: list[Sums] = []
+    first, ahead = 0, CHUNK
+    while first < len(share):
+        here = slice(first, first + ahead)
+        risen, falls = _rising(sums, share[here], known[here], dt[here], fade[here])
+        if falls == len(risen[0]):
+            parts.append(risen)
+            first, ahead = first + falls, min(2 * ahead, CHUNK)
+        else:
+            # Where one has fallen, it or another soon falls again.
+            first, ahead = first + falls, max(2 * falls, AFTER_FALL_ROWS)
+            parts.append(tuple(values[:falls] for values in risen))
+            sums = tuple(values[-1] for values in parts[-1]) if falls else sums
+            for row in range(first, min(first + AFTER_FALL_ROWS, len(share))):
+                sums = _one(sums, share[row], known[row], dt[row], fade[row])
+                parts.append(tuple(values[None] for values in sums))
+                first += 1
+        sums = tuple(values[-1] for values in parts[-1])
+    return [np.concatenate(values) for values in zip(*parts, strict=True)]
+
+
+def _rising(sums: Sums, share: Doubles, known: Bools, dt: Doubles, fade: Doubles) -> tuple[Sums, int]:
+    """The same over some rows as if none fell, and the first row in which one does, the number of rows if none.
+
+    Sums about the first row's time, moved to each row's.
+    """
     if len(share) == 1:
-        return [values[None] for values in _one(sums, share[0], known[0], dt[0], fade[0])]
+        return tuple(values[None] for values in _one(sums, share[0], known[0], dt[0], fade[0])), 1
     w0, t0, tt0, y0, ty0, yy0, span_s = sums
     since = np.add.accumulate(dt, axis=0)
     start = np.concatenate([w0, t0, tt0, y0, ty0, yy0])
     add = np.concatenate([known, known * since, known * since**2, share, share * since, share**2], axis=1)
     w, a, b, y, c, yy = np.split(fading(start, np.tile(fade, 6), add), 6, axis=1)
     earlier_w, earlier_y = np.concatenate([w0[None], w[:-1]]), np.concatenate([y0[None], y[:-1]])
-    if (known & (earlier_w > 0) & (share < earlier_y / np.maximum(earlier_w, 1e-9) - FALL)).any():
-        rows = []
-        for row in zip(share, known, dt, fade, strict=True):
-            sums = _one(sums, *row)
-            rows.append(sums)
-        return [np.stack(values) for values in zip(*rows, strict=True)]
-    return [w, a - since * w, b - 2 * since * a + since**2 * w, y, c - since * y, yy, span_s + since]
+    falls = known & (earlier_w > 0) & (share < earlier_y / np.maximum(earlier_w, 1e-9) - FALL)
+    first = int(falls.any(axis=1).argmax()) if falls.any() else len(share)
+    return (w, a - since * w, b - 2 * since * a + since**2 * w, y, c - since * y, yy, span_s + since), first
 
 
 class Trend:
@@ -97,14 +120,10 @@ class Trend:
         sums: Sums = tuple(values[view.each] for values in (*self._sums, self._span_s))
         fade = np.exp(-view.dt_s / FADE_S)
         shares, there, steps, fades = view.grid(share), view.grid(known), view.grid(view.dt_s), view.grid(fade)
-        parts = []
-        for first in range(0, view.moments, CHUNK):
-            here = slice(first, first + CHUNK)
-            parts.append(_many(sums, shares[here], there[here], steps[here], fades[here]))
-            sums = tuple(values[-1] for values in parts[-1])
-        for array, fresh in zip((*self._sums, self._span_s), sums, strict=True):
-            array[view.each] = fresh
-        *lines, span_s = [np.concatenate(values).ravel() for values in zip(*parts, strict=True)]
+        courses = _many(sums, shares, there, steps, fades)
+        for array, course in zip((*self._sums, self._span_s), courses, strict=True):
+            array[view.each] = course[-1]
+        *lines, span_s = (course.ravel() for course in courses)
         return self._course(known, span_s, tuple(lines))
 
     def _course(self, known: Bools, span_s: Doubles, sums: tuple[Doubles, ...]) -> Course:

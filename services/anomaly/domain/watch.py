@@ -119,7 +119,7 @@ class Watch:
 
     def rows_of(self, part: Part) -> tuple[list[tuple[int, Finding]], list[Span]]:
         """What rules and trends find in rows of several moments, with the row, and what there is to learn from them."""
-        view = self._history.advance_many(part.slots, part.at_s, part.values)
+        view = self._history.advance_many(part.slots, part.at_s, part.values, part.columns)
         found = self._judged_rows(view)
         spans = self._channels.spans(view, self._node_of[part.slots]) if self._wanted(UNUSUAL) else []
         return found, spans
@@ -160,7 +160,7 @@ class Watch:
 
     def _judged_rows(self, view: View) -> list[tuple[int, Finding]]:
         findings: list[tuple[int, Finding]] = []
-        for rule, conditions in self._testable(view.now):
+        for rule, conditions in self._testable(view):
             if self._wanted(rule.kind):
                 firing, known = rule.test(view)
                 findings += self._tell(view, rule.kind, _updated(conditions, view, firing, known))
@@ -248,9 +248,9 @@ class Watch:
         """The last known values of a slot, [COLUMNS]."""
         return self._history.held(slot)
 
-    def _testable(self, values: Floats) -> list[tuple[Rule, Conditions]]:
+    def _testable(self, view: View) -> list[tuple[Rule, Conditions]]:
         """Rules for which there was ever anything to read: most fleets lack half of the metrics."""
-        fresh = ~np.isnan(values).all(axis=0) & ~self._seen
+        fresh = view.told() & ~self._seen
         if fresh.any():
             self._seen |= fresh
             self._active = [(r, c) for r, c in self._rules if any(self._seen[COLUMN[name]] for name in r.reads)]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 
@@ -14,6 +14,15 @@ class Changes:
 
     drain: list[str] = field(default_factory=list)
     start: list[str] = field(default_factory=list)
+
+
+def left_alone(
+    devices: Sequence[str], cordoned: AbstractSet[str], resting: AbstractSet[str], used: Iterable[str]
+) -> set[str]:
+    """Devices whose workers go elsewhere, as these devices are to rest: one for each healthy one that nobody uses."""
+    used = set(used)
+    free = [d for d in devices if d not in cordoned and d not in resting and d not in used]
+    return set([d for d in devices if d in resting and d in used and d not in cordoned][: len(free)])
 
 
 def plan(

@@ -70,8 +70,20 @@ class Aftermath:
         """One job of each of these kinds, behind all that is queued."""
         handles = {kind: await self.client.jobs.submit(kind, payload) for kind, payload in jobs.items()}
         for kind, handle in handles.items():
-            ended = await handle.wait(120)
+            try:
+                ended = await handle.wait(120)
+            except TimeoutError:
+                raise AssertionError(f"{kind} has no result; {await self.whereabouts(kind, handle.id)}") from None
             assert ended.status == "succeeded", f"{kind}: {ended.errors}"
+
+    async def whereabouts(self, kind: str, job_id: str) -> str:
+        """Where a job that does not end is, and who should run it."""
+        js = self.client.js
+        held = (await js.stream_info("JOBS", subjects_filter=f"jobs.*.*.{job_id}")).state.subjects
+        consumers = [i for i in await js.consumers_info("JOBS") if kind in i.name]
+        lanes = {i.name: (i.num_pending, i.num_ack_pending, i.num_redelivered, i.num_waiting) for i in consumers}
+        pools = [p.model_dump_json() for p in await self.client.fleet.pools() if p.node == self.product.options.node]
+        return f"queued as {held}; pending, unacknowledged, redelivered and waiting {lanes}; pools {pools}"
 
     async def samples_reach_the_database(self) -> None:
         """A tick that was sampled after now is a row."""

@@ -62,7 +62,7 @@ class Channels:
     def add(self, view: View, node: Slots) -> Slots:
         """Take rows of these nodes in; returns the indices of rows whose slots are due."""
         slots = view.slots
-        now = view.now[:, self._columns]
+        now = view.pick(view.now, self._columns)
         there = ~np.isnan(now)
         self._sum[slots] += np.where(there, now, 0)
         self._count[slots] += there
@@ -88,7 +88,7 @@ class Channels:
     def spans(self, view: View, node: Slots) -> list[Span]:
         """Take rows of several moments in, of slots of these nodes; returns the spans that ended, in order of time."""
         s, at_s = view.each, view.grid(view.at_s)
-        now = view.grid(view.now[:, self._columns])
+        now = view.grid(view.pick(view.now, self._columns))
         there = ~np.isnan(now)
         sums = np.concatenate([self._sum[s][None], np.where(there, now, 0).astype(np.float64)])
         counts = np.concatenate([self._count[s][None], there.astype(np.float64)])
@@ -99,7 +99,8 @@ class Channels:
         start = np.zeros(len(s), np.int64)
         begun_sums, begun_counts = np.zeros(sums.shape[1:]), np.zeros(sums.shape[1:])
         ended: list[Span] = []
-        due = np.array([_due(at_s[:, c], 0, since_s[c], self._learn_s) for c in range(len(s))])
+        times = np.ascontiguousarray(at_s.T)
+        due = np.array([_due(times[c], 0, since_s[c], self._learn_s) for c in range(len(s))])
         while len(due) and (row := int(due.min())) < len(at_s):
             here = np.flatnonzero(due == row)
             with np.errstate(invalid="ignore", divide="ignore"):
@@ -107,7 +108,7 @@ class Channels:
             ended.append(Span(row, s[here], own, slow_w[row, here], at_s[row, here] - since_s[here]))
             begun_sums[here], begun_counts[here] = sums[row + 1, here], counts[row + 1, here]
             since_s[here], start[here] = at_s[row, here], row + 1
-            due[here] = [_due(at_s[:, c], row + 1, since_s[c], self._learn_s) for c in here]
+            due[here] = [_due(times[c], row + 1, since_s[c], self._learn_s) for c in here]
         self._sum[s], self._count[s] = sums[-1] - begun_sums, counts[-1] - begun_counts
         self._since_s[s] = since_s
         return ended

@@ -82,7 +82,7 @@ class Simple(Stateless):
 
     def test(self, view: View) -> Tested:
         """Test the rows."""
-        known = ~any_of(np.isnan(view.held[:, [COLUMN[name] for name in self.needs]]))
+        known = ~any_of(np.isnan(view.pick(view.held, [COLUMN[name] for name in self.needs])))
         return self.fires(view) & known, known
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from services.anomaly.domain.history import Bools, Doubles, View
+from services.anomaly.domain.history import Bools, Doubles, Floats, Slots, View
+from services.anomaly.domain.recurrence import CHUNK, fading
 from services.anomaly.domain.rules.base import Kind, Rule, Stateless, Tested, filled
 from services.anomaly.domain.rules.cooling import reasons
 
@@ -48,17 +49,32 @@ class ClocksLow:
         caused = capped | at_cap | reasons(view, CAUSES)
         if not known.any():
             return known, known
-        usual, rows = self._usual[view.each], self._rows[view.each]
         read, learnable = view.grid(np.nan_to_num(clock)), view.grid(known & ~caused)
         low = np.empty(read.shape, bool)
-        for t in range(view.moments):
+        for first in range(0, view.moments, CHUNK):
+            here = slice(first, first + CHUNK)
+            low[here] = self._follow(view.each, read[here], learnable[here])
+        return low.ravel() & known & ~caused, known
+
+    def _follow(self, slots: Slots, read: Floats, learnable: Bools) -> Bools:
+        """Which of these clocks [moments, slots] are low, each beside what was usual before it."""
+        usual, rows = self._usual[slots], self._rows[slots]
+        counted = rows + np.add.accumulate(learnable, axis=0)
+        before = counted - learnable
+        rate = learnable / np.minimum(before + 1, USUAL_ROWS)
+        course = fading(usual, 1 - rate, rate * read)
+        earlier = np.concatenate([usual[None], course[:-1]])
+        low: Bools = (before >= LEARNED_ROWS) & (read < LOW_CLOCK_SHARE * earlier)
+        if not (low & learnable).any():
+            self._usual[slots], self._rows[slots] = course[-1], counted[-1]
+            return low
+        for t in range(len(read)):
             low[t] = (rows >= LEARNED_ROWS) & (read[t] < LOW_CLOCK_SHARE * usual)
             takes = learnable[t] & ~low[t]
-            rate = takes / np.minimum(rows + 1, USUAL_ROWS)
-            usual = usual + rate * (read[t] - usual)
+            usual = usual + takes / np.minimum(rows + 1, USUAL_ROWS) * (read[t] - usual)
             rows = rows + takes
-        self._usual[view.each], self._rows[view.each] = usual, rows
-        return low.ravel() & known & ~caused, known
+        self._usual[slots], self._rows[slots] = usual, rows
+        return low
 
 
 def _span(view: View) -> tuple[Doubles, Bools]:

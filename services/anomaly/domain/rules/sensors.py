@@ -149,7 +149,7 @@ class Frozen:
 
     def test(self, view: View) -> Tested:
         """Count rows that repeat the one before; what a device did before while it was well is usual."""
-        now, before = view.now[:, self._columns], view.before[:, self._columns]
+        now, before = view.pick(view.now, self._columns), view.pick(view.before, self._columns)
         known = ~np.isnan(now[:, 0])
         same = known & all_of((now == before) | np.isnan(now))
         return self._still.count(view, same, known).lasts(STILL_S), known
@@ -185,7 +185,7 @@ class Stuck:
         """How far the other has moved, in its mean over a few rows, since this one last changed."""
         now, other = view.read(self._metric), view.read(self._follows)
         known = ~np.isnan(now) & ~np.isnan(other)
-        same = known & (now == view.before[:, COLUMN[self._metric]])
+        same = known & (now == view.pick(view.before, [COLUMN[self._metric]])[:, 0])
         standing = self._still.count(view, same, known)
         # The mean needs some rows to arrive where the other already is.
         begun = standing.ticks <= SETTLE_TICKS
@@ -239,9 +239,9 @@ class Impossible(Stateless):
 
     def test(self, view: View) -> Tested:
         """Compare with the limits, and memory used with memory there is."""
-        now = view.now[:, self._columns]
+        now = view.pick(view.now, self._columns)
         # Sensors that are not there tell 0: of one that never told another it is no value.
-        absent = (now == 0) & ~(view.peak[:, self._columns] > 0)
+        absent = (now == 0) & ~(view.pick(view.peak, self._columns) > 0)
         out = any_of(((now < self._low) & ~absent) | (now > self._high))
         out |= view.get("memory_used_bytes") > 1.02 * view.get("memory_total_bytes")
         cap = view.highest("power_cap_w")
@@ -274,8 +274,8 @@ class Missing:
 
     def test(self, view: View) -> Tested:
         """Follow the share of rows in which a metric that was read before was not."""
-        now = view.now[:, self._columns]
-        gone = any_of(np.isnan(now) & ~np.isnan(view.before[:, self._columns]))
+        now = view.pick(view.now, self._columns)
+        gone = any_of(np.isnan(now) & ~np.isnan(view.pick(view.before, self._columns)))
         # A row that tells of no failed reading lacks what its source does not tell any more.
         gone &= view.read("read_errors") != 0
         rate = np.full(len(view), 2 / (MISSING_ROWS + 1))
