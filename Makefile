@@ -60,7 +60,7 @@ gpu-check: ## on a machine with an NVIDIA GPU: real NVML, CUDA and energy, in fi
 
 docs: $(STAMP) ## write the generated documents
 	$(BIN)/python -m tests.contract.generate
-	$(BIN)/python -m deploy.grafana.source
+	$(BIN)/python -m accelerator_autopilot.deploy.grafana.generator
 
 clean: ## remove the environment and caches
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis *.egg-info

@@ -13,35 +13,40 @@ from faststream import FastStream
 from faststream.nats import KvWatch
 from nats.js import JetStreamContext
 
-from services.anomaly.adapters.snapshot_file import Snapshot
-from services.anomaly.adapters.snapshot_file import load as load_snapshot
-from services.anomaly.background import keep_inventories, keep_snapshot, keep_snapshots, watch_time
-from services.anomaly.domain.alert_book import AlertBook
-from services.anomaly.domain.detectors import all_detectors
-from services.anomaly.domain.fleet_map import FleetMap
-from services.anomaly.domain.roster import Roster
-from services.anomaly.domain.watch import Watch
-from services.anomaly.gone_publishers import GonePublishers
-from services.anomaly.handlers import Detection
-from services.anomaly.intake import Intake
-from services.anomaly.outbox import AlertOutbox, fits
-from services.anomaly.settings import AnomalySettings
-from services.anomaly.stored_alerts import StoredAlerts
-from shared import subjects
-from shared.broker import client_of
-from shared.bus import BUS_ERRORS
-from shared.client.reading import bucket_items
-from shared.clock import utc_now
-from shared.consuming import Watched, consume
-from shared.errors import InvalidInputError
-from shared.messages.alerts import Alert
-from shared.messages.commands import DrainCommand
-from shared.messages.jobs import PoolStatus
-from shared.messages.telemetry import DeviceEvent, NodeInventory
-from shared.service import Service
-from shared.settings import load
-from shared.streams import durable
-from shared.supervision import beat
+from accelerator_autopilot.anomaly.adapters.model_snapshot import Snapshot
+from accelerator_autopilot.anomaly.adapters.model_snapshot import load as load_snapshot
+from accelerator_autopilot.anomaly.application.abandoned_alerts import GonePublishers
+from accelerator_autopilot.anomaly.application.alert_outbox import AlertOutbox, fits
+from accelerator_autopilot.anomaly.application.frame_receiver import Intake
+from accelerator_autopilot.anomaly.application.handlers import Detection
+from accelerator_autopilot.anomaly.application.open_alert_bucket import StoredAlerts
+from accelerator_autopilot.anomaly.application.periodic_tasks import (
+    keep_inventories,
+    keep_snapshot,
+    keep_snapshots,
+    watch_time,
+)
+from accelerator_autopilot.anomaly.domain.alert_lifecycle import AlertBook
+from accelerator_autopilot.anomaly.domain.detection_engine import Watch
+from accelerator_autopilot.anomaly.domain.detectors import all_detectors
+from accelerator_autopilot.anomaly.domain.device_slots import Roster
+from accelerator_autopilot.anomaly.domain.source_topology import FleetMap
+from accelerator_autopilot.anomaly.settings import AnomalySettings
+from accelerator_autopilot.contracts import subjects
+from accelerator_autopilot.contracts.errors import InvalidInputError
+from accelerator_autopilot.contracts.messages.alerts import Alert
+from accelerator_autopilot.contracts.messages.commands import DrainCommand
+from accelerator_autopilot.contracts.messages.jobs import PoolStatus
+from accelerator_autopilot.contracts.messages.telemetry import DeviceEvent, NodeInventory
+from accelerator_autopilot.contracts.streams import durable
+from accelerator_autopilot.runtime.broker import client_of
+from accelerator_autopilot.runtime.bus import BUS_ERRORS
+from accelerator_autopilot.runtime.consumers import Watched, consume
+from accelerator_autopilot.runtime.service import Service
+from accelerator_autopilot.runtime.settings import load
+from accelerator_autopilot.runtime.supervision import beat
+from accelerator_autopilot.transport.clock import utc_now
+from accelerator_autopilot.transport.snapshots import bucket_items
 
 log = logging.getLogger(__name__)
 

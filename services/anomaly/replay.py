@@ -1,4 +1,4 @@
-"""Run the detectors over a past span, of a file or of the database: python -m services.anomaly.replay --help."""
+"""Run the detectors over a past span, of a file or of the database: python -m accelerator_autopilot.anomaly.replay --help."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from services.anomaly.adapters.past import past_ticks
-from services.anomaly.adapters.tables import Table, read_table
-from services.anomaly.domain.history import Slots
-from services.anomaly.domain.learned.channels import LEARN_S
-from services.anomaly.domain.rerun import Moment, Rerun, Told
-from services.anomaly.domain.watch import Watch
-from services.anomaly.settings import AnomalySettings
-from shared.errors import AutopilotError, InvalidInputError
-from shared.settings import DatabaseSettings, load
+from accelerator_autopilot.anomaly.adapters.database_history import past_ticks
+from accelerator_autopilot.anomaly.adapters.telemetry_tables import Table, read_table
+from accelerator_autopilot.anomaly.domain.detection_engine import Watch
+from accelerator_autopilot.anomaly.domain.device_history import Slots
+from accelerator_autopilot.anomaly.domain.learned.input_channels import LEARN_S
+from accelerator_autopilot.anomaly.domain.replay import Moment, Rerun, Told
+from accelerator_autopilot.anomaly.settings import AnomalySettings
+from accelerator_autopilot.contracts.errors import AutopilotError, InvalidInputError
+from accelerator_autopilot.runtime.settings import DatabaseSettings, load
 
 if TYPE_CHECKING:
-    from services.anomaly.adapters.plot import Recording
+    from accelerator_autopilot.anomaly.adapters.replay_plot import Recording
 
 PROGRESS_EVERY_S = 5.0
 # A step of learning takes a few milliseconds, however few devices there are.
@@ -102,7 +102,7 @@ def run(arguments: argparse.Namespace) -> list[Told]:
     only = frozenset(arguments.detector) if arguments.detector else None
     recording = None
     if arguments.plot:
-        from services.anomaly.adapters.plot import Recording  # noqa: PLC0415  takes a second, and few want a picture
+        from accelerator_autopilot.anomaly.adapters.replay_plot import Recording  # noqa: PLC0415  takes a second, and few want a picture
 
         recording = Recording()
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from shared.settings import ServiceSettings
+from accelerator_autopilot.runtime.settings import ServiceSettings
 
 
 class AnomalySettings(ServiceSettings):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from services.cli.commands import alerts, fleet, jobs, policy, product, replay, scheduling, tour
+from accelerator_autopilot.cli.commands import alerts, fleet, jobs, policy, product, replay, scheduling, tour
 
 app = typer.Typer(
     name="autopilot",

@@ -15,10 +15,10 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from deploy.embedded.instance import Instance
-from shared.client import AutopilotClient
-from shared.errors import AutopilotError, UnavailableError
-from shared.settings import NatsSettings
+from accelerator_autopilot.client import AutopilotClient
+from accelerator_autopilot.contracts.errors import AutopilotError, UnavailableError
+from accelerator_autopilot.deploy.local.instance import Instance
+from accelerator_autopilot.transport.settings import NatsSettings
 
 T = TypeVar("T")
 

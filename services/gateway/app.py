@@ -15,35 +15,37 @@ from fastapi.responses import HTMLResponse
 from nats.aio.msg import Msg
 from prometheus_client import CollectorRegistry
 
-from services.gateway import problems, reference
-from services.gateway.access import AccessTable
-from services.gateway.admission import Admission, Quota
-from services.gateway.bodies import MemoryBudget
-from services.gateway.connecting import Connection
-from services.gateway.fanout import Fanout, StreamLimit
-from services.gateway.guard import Guard
-from services.gateway.keys import KeyRing
-from services.gateway.refusals import Refusals
-from services.gateway.remembered import Remembered
-from services.gateway.routes import alerts, batches, dead, fleet, jobs, openai
-from services.gateway.settings import GatewaySettings
-from services.gateway.unfinished import keep_looking
-from shared import audit, subjects
-from shared.client import AutopilotClient
-from shared.health import HealthServer, HealthState
-from shared.messages.alerts import Alert
-from shared.messages.audit import AuditRecord
-from shared.poison import PoisonRule
-from shared.risk import Risk
-from shared.settings import load
-from shared.streams import ensure
-from shared.supervision import TaskSupervisor, beat, cancel_all
+from accelerator_autopilot.client import AutopilotClient
+from accelerator_autopilot.contracts import subjects
+from accelerator_autopilot.contracts.messages.alerts import Alert
+from accelerator_autopilot.contracts.messages.audit import AuditRecord
+from accelerator_autopilot.contracts.risk import Risk
+from accelerator_autopilot.gateway.adapters.nats_connection import Connection
+from accelerator_autopilot.gateway.application.admission import Admission, Quota
+from accelerator_autopilot.gateway.application.event_fanout import Fanout, StreamLimit
+from accelerator_autopilot.gateway.application.response_cache import Remembered
+from accelerator_autopilot.gateway.application.unfinished_jobs import keep_looking
+from accelerator_autopilot.gateway.http import api_reference, problem_details
+from accelerator_autopilot.gateway.http.request_bodies import MemoryBudget
+from accelerator_autopilot.gateway.routes import alerts, batches, dead_letters, fleet, jobs, openai
+from accelerator_autopilot.gateway.security.key_file import KeyRing
+from accelerator_autopilot.gateway.security.refused_keys import Refusals
+from accelerator_autopilot.gateway.security.request_guard import Guard
+from accelerator_autopilot.gateway.security.route_access import AccessTable
+from accelerator_autopilot.gateway.settings import GatewaySettings
+from accelerator_autopilot.runtime import audit_log
+from accelerator_autopilot.runtime.health import HealthServer, HealthState
+from accelerator_autopilot.runtime.poison_messages import PoisonRule
+from accelerator_autopilot.runtime.settings import load
+from accelerator_autopilot.runtime.supervision import TaskSupervisor, beat, cancel_all
+from accelerator_autopilot.transport import audit_records
+from accelerator_autopilot.transport.stream_setup import ensure
 
 if TYPE_CHECKING:
-    from shared.frames import TelemetryFrame
+    from accelerator_autopilot.contracts.frames import TelemetryFrame
 
 TITLE = "Accelerator Autopilot"
-ROUTERS = [module.router for module in (jobs, batches, dead, openai, fleet, alerts)]
+ROUTERS = [module.router for module in (jobs, batches, dead_letters, openai, fleet, alerts)]
 KEYS_EVERY_S = 1.0
 STANDSTILL_S = 30.0
 UNFINISHED_STANDSTILL_S = 120.0
@@ -63,9 +65,9 @@ def create_app(settings: GatewaySettings | None = None) -> FastAPI:
     admission = Admission(quota, settings.queue_limit)
 
     async def write(entry: AuditRecord) -> None:
-        await audit.write(connection.client.js, entry)
+        await audit_records.write(connection.client.js, entry)
 
-    outbox = audit.AuditOutbox(write, registry)
+    outbox = audit_log.AuditOutbox(write, registry)
     refusals = Refusals(outbox.put, registry)
     supervisor = TaskSupervisor(health, registry)
     poison = PoisonRule(registry, lambda: connection.client.js)
@@ -121,12 +123,12 @@ def create_app(settings: GatewaySettings | None = None) -> FastAPI:
     app.state.admission = admission
     app.state.risks = Remembered[list[Risk]](RISKS_FRESH_S)
     app.state.streams = StreamLimit(settings.streams_per_key)
-    problems.install(app)
-    page = reference.reference_page(TITLE, app.version, ROUTERS)
+    problem_details.install(app)
+    page = api_reference.reference_page(TITLE, app.version, ROUTERS)
 
     @app.get("/docs", include_in_schema=False)
     async def docs() -> HTMLResponse:
-        return HTMLResponse(page, headers={"Content-Security-Policy": reference.CSP})
+        return HTMLResponse(page, headers={"Content-Security-Policy": api_reference.CSP})
 
     for router in ROUTERS:
         app.include_router(router)

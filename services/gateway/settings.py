@@ -6,7 +6,7 @@ from pathlib import Path
 
 from pydantic import Field
 
-from shared.settings import ServiceSettings
+from accelerator_autopilot.runtime.settings import ServiceSettings
 
 
 class GatewaySettings(ServiceSettings):

@@ -8,7 +8,7 @@ from typing import Literal
 from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from shared.settings import ServiceSettings
+from accelerator_autopilot.runtime.settings import ServiceSettings
 
 KINDS = [
     "echo",

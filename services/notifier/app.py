@@ -13,24 +13,30 @@ from faststream import FastStream
 from faststream.nats import KvWatch
 from nats.js import JetStreamContext
 
-from services.notifier.adapters.notice_store import NoticeStore
-from services.notifier.adapters.receiver import WebhookReceiver
-from services.notifier.dispatch import Dispatcher
-from services.notifier.settings import NotifierSettings
-from services.notifier.surroundings import Surroundings
-from shared import subjects
-from shared.audit import AuditOutbox
-from shared.broker import client_of
-from shared.bus import BUS_ERRORS, Bus
-from shared.client.reading import bucket_items, bucket_values
-from shared.errors import UnavailableError
-from shared.messages.alerts import Alert
-from shared.messages.audit import AuditRecord
-from shared.messages.notices import Acknowledgement, DeliveryReply, DeliveryRequest, Silence, Subscription
-from shared.service import Service
-from shared.settings import load
-from shared.supervision import beat
-from shared.unreadable import parse_value
+from accelerator_autopilot.contracts import subjects
+from accelerator_autopilot.contracts.errors import UnavailableError
+from accelerator_autopilot.contracts.messages.alerts import Alert
+from accelerator_autopilot.contracts.messages.audit import AuditRecord
+from accelerator_autopilot.contracts.messages.notices import (
+    Acknowledgement,
+    DeliveryReply,
+    DeliveryRequest,
+    Silence,
+    Subscription,
+)
+from accelerator_autopilot.notifier.adapters.ledger_store import NoticeStore
+from accelerator_autopilot.notifier.adapters.webhook_sender import WebhookReceiver
+from accelerator_autopilot.notifier.application.delivery_context import Surroundings
+from accelerator_autopilot.notifier.application.dispatcher import Dispatcher
+from accelerator_autopilot.notifier.settings import NotifierSettings
+from accelerator_autopilot.runtime.audit_log import AuditOutbox
+from accelerator_autopilot.runtime.broker import client_of
+from accelerator_autopilot.runtime.bus import BUS_ERRORS, Bus
+from accelerator_autopilot.runtime.service import Service
+from accelerator_autopilot.runtime.settings import load
+from accelerator_autopilot.runtime.supervision import beat
+from accelerator_autopilot.transport.snapshots import bucket_items, bucket_values
+from accelerator_autopilot.transport.unreadable_values import parse_value
 
 log = logging.getLogger(__name__)
 

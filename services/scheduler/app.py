@@ -17,41 +17,41 @@ from nats.js import JetStreamContext
 from prometheus_client import Counter, Gauge
 from pydantic import ValidationError
 
-from services.scheduler.acting import Actor
-from services.scheduler.adapters.fleet_reader import READ_METRICS, FleetReader
-from services.scheduler.adapters.newest_frames import NewestFrames
-from services.scheduler.crowning import Crowning
-from services.scheduler.deciding import Decider
-from services.scheduler.device_deciding import DeviceDecider
-from services.scheduler.domain.champion import Championship
-from services.scheduler.domain.device_columns import DeviceColumns
-from services.scheduler.domain.governor import Governor
-from services.scheduler.domain.network import load_checkpoint
-from services.scheduler.domain.panel import Panel
-from services.scheduler.domain.policies import policy_maker
-from services.scheduler.domain.policies.learned import Learned
-from services.scheduler.domain.policy import PoolPolicyMaker
-from services.scheduler.pool_deciding import PoolDecider
-from services.scheduler.remembering import Remembering
-from services.scheduler.reporting import Reporting
-from services.scheduler.settings import SchedulerSettings
-from shared import subjects
-from shared.addressing import check_address
-from shared.broker import client_of
-from shared.bus import BUS_ERRORS, Bus
-from shared.client.reading import last_messages
-from shared.clock import utc_now
-from shared.consuming import Watched, consume
-from shared.errors import AutopilotError, MalformedMessageError, SettingsError
-from shared.health import HealthState
-from shared.ids import new_id
-from shared.leader import Leadership
-from shared.messages.alerts import Alert
-from shared.messages.commands import DrainCommand, ScaleCommand
-from shared.service import Service
-from shared.settings import load
-from shared.streams import durable
-from shared.supervision import beat
+from accelerator_autopilot.contracts import subjects
+from accelerator_autopilot.contracts.address_checks import check_address
+from accelerator_autopilot.contracts.errors import AutopilotError, MalformedMessageError, SettingsError
+from accelerator_autopilot.contracts.ids import new_id
+from accelerator_autopilot.contracts.messages.alerts import Alert
+from accelerator_autopilot.contracts.messages.commands import DrainCommand, ScaleCommand
+from accelerator_autopilot.contracts.streams import durable
+from accelerator_autopilot.runtime.broker import client_of
+from accelerator_autopilot.runtime.bus import BUS_ERRORS, Bus
+from accelerator_autopilot.runtime.consumers import Watched, consume
+from accelerator_autopilot.runtime.health import HealthState
+from accelerator_autopilot.runtime.leader_election import Leadership
+from accelerator_autopilot.runtime.service import Service
+from accelerator_autopilot.runtime.settings import load
+from accelerator_autopilot.runtime.supervision import beat
+from accelerator_autopilot.scheduler.adapters.fleet_reader import READ_METRICS, FleetReader
+from accelerator_autopilot.scheduler.adapters.latest_frames import NewestFrames
+from accelerator_autopilot.scheduler.application.actuator import Actor
+from accelerator_autopilot.scheduler.application.control_loop import Decider
+from accelerator_autopilot.scheduler.application.device_controller import DeviceDecider
+from accelerator_autopilot.scheduler.application.observation_store import Remembering
+from accelerator_autopilot.scheduler.application.policy_evaluation import Crowning
+from accelerator_autopilot.scheduler.application.pool_controller import PoolDecider
+from accelerator_autopilot.scheduler.application.weekly_report import Reporting
+from accelerator_autopilot.scheduler.domain.champion_challenger import Championship
+from accelerator_autopilot.scheduler.domain.device_columns import DeviceColumns
+from accelerator_autopilot.scheduler.domain.governor import Governor
+from accelerator_autopilot.scheduler.policies.contract import PoolPolicyMaker
+from accelerator_autopilot.scheduler.policies.library import policy_maker
+from accelerator_autopilot.scheduler.policies.library.learned import Learned
+from accelerator_autopilot.scheduler.policies.network import load_checkpoint
+from accelerator_autopilot.scheduler.policies.policy_ensemble import Panel
+from accelerator_autopilot.scheduler.settings import SchedulerSettings
+from accelerator_autopilot.transport.clock import utc_now
+from accelerator_autopilot.transport.snapshots import last_messages
 
 log = logging.getLogger(__name__)
 

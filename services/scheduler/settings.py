@@ -7,7 +7,7 @@ from typing import Literal
 
 from pydantic import Field, SecretStr
 
-from shared.settings import ServiceSettings
+from accelerator_autopilot.runtime.settings import ServiceSettings
 
 
 class SchedulerSettings(ServiceSettings):

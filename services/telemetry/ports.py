@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
-from shared.messages.telemetry import DeviceInfo, SimulationRequest
+from accelerator_autopilot.contracts.messages.telemetry import DeviceInfo, SimulationRequest
 
 if TYPE_CHECKING:
-    from shared.frames import TelemetryFrame
+    from accelerator_autopilot.contracts.frames import TelemetryFrame
 
 Sample = dict[str, float]
 

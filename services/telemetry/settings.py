@@ -7,7 +7,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from shared.settings import DatabaseSettings, ServiceSettings
+from accelerator_autopilot.runtime.settings import DatabaseSettings, ServiceSettings
 
 
 class DeviceMetricsSettings(ServiceSettings):

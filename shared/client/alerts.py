@@ -15,17 +15,30 @@ from nats.js.errors import KeyNotFoundError
 from nats.js.kv import KeyValue
 from pydantic import ValidationError
 
-from shared import audit, subjects
-from shared.addressing import check_address
-from shared.client.reading import bucket_items, last_messages
-from shared.clock import utc_now
-from shared.errors import ConflictError, InvalidInputError, MalformedMessageError, NotFoundError, UnavailableError
-from shared.ids import new_id
-from shared.messages.alerts import Alert
-from shared.messages.audit import AuditRecord
-from shared.messages.base import Message
-from shared.messages.notices import Acknowledgement, DeliveryReply, DeliveryRequest, Silence, Subscription
-from shared.risk import Risk, risks
+from accelerator_autopilot.contracts import subjects
+from accelerator_autopilot.contracts.address_checks import check_address
+from accelerator_autopilot.contracts.errors import (
+    ConflictError,
+    InvalidInputError,
+    MalformedMessageError,
+    NotFoundError,
+    UnavailableError,
+)
+from accelerator_autopilot.contracts.ids import new_id
+from accelerator_autopilot.contracts.messages.alerts import Alert
+from accelerator_autopilot.contracts.messages.audit import AuditRecord
+from accelerator_autopilot.contracts.messages.base import Message
+from accelerator_autopilot.contracts.messages.notices import (
+    Acknowledgement,
+    DeliveryReply,
+    DeliveryRequest,
+    Silence,
+    Subscription,
+)
+from accelerator_autopilot.contracts.risk import Risk, risks
+from accelerator_autopilot.transport import audit_records
+from accelerator_autopilot.transport.clock import utc_now
+from accelerator_autopilot.transport.snapshots import bucket_items, last_messages
 
 M = TypeVar("M", bound=Message)
 DELIVER_S = 15.0
@@ -177,7 +190,7 @@ class Alerts:
         return kv
 
     async def _audit(self, action: str, target: str, **detail: str) -> None:
-        await audit.write(self._js, audit.record(self._actor, action, target, **detail))
+        await audit_records.write(self._js, audit_records.record(self._actor, action, target, **detail))
 
 
 def _checked(model: type[M], fields: dict[str, object]) -> M:

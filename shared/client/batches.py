@@ -14,18 +14,18 @@ from nats.js import JetStreamContext
 from nats.js.errors import KeyNotFoundError, KeyWrongLastSequenceError
 from pydantic import BaseModel
 
-from shared import subjects
-from shared.client.batch_results import BatchResults
-from shared.client.claims import Claims, fingerprint, tokens_of_batch
-from shared.client.jobs import Jobs, message_of
-from shared.client.reading import count_messages, subjects_of
-from shared.clock import utc_now
-from shared.errors import AutopilotError, ConflictError, InvalidInputError, NotFoundError
-from shared.ids import new_id
-from shared.jobs import Options, check_id, make_options
-from shared.messages.jobs import Batch, Job, JobError, JobResult
-from shared.publishing import Outgoing, publish_together
-from shared.storing import BUS_ERRORS, not_stored
+from accelerator_autopilot.client.batch_results import BatchResults
+from accelerator_autopilot.client.jobs import Jobs, message_of
+from accelerator_autopilot.contracts import subjects
+from accelerator_autopilot.contracts.errors import AutopilotError, ConflictError, InvalidInputError, NotFoundError
+from accelerator_autopilot.contracts.ids import new_id
+from accelerator_autopilot.contracts.job_requests import Options, check_id, make_options
+from accelerator_autopilot.contracts.messages.jobs import Batch, Job, JobError, JobResult
+from accelerator_autopilot.transport.clock import utc_now
+from accelerator_autopilot.transport.job_claims import Claims, fingerprint, tokens_of_batch
+from accelerator_autopilot.transport.publish_retries import Outgoing, publish_together
+from accelerator_autopilot.transport.snapshots import count_messages, subjects_of
+from accelerator_autopilot.transport.stream_writes import BUS_ERRORS, not_stored
 
 T = TypeVar("T")
 QUEUE = "JOBS"

@@ -12,16 +12,16 @@ from nats.aio.client import Client
 from nats.errors import Error as NatsError
 from nats.js import JetStreamContext
 
-from shared import audit
-from shared.client.alerts import Alerts
-from shared.client.batches import Batches
-from shared.client.dead import DeadJobs
-from shared.client.fleet import Fleet
-from shared.client.jobs import Jobs
-from shared.client.steering import Steering
-from shared.connection import connection_options
-from shared.errors import UnavailableError
-from shared.settings import NatsSettings
+from accelerator_autopilot.client.alerts import Alerts
+from accelerator_autopilot.client.batches import Batches
+from accelerator_autopilot.client.dead_letters import DeadJobs
+from accelerator_autopilot.client.fleet import Fleet
+from accelerator_autopilot.client.jobs import Jobs
+from accelerator_autopilot.client.steering import Steering
+from accelerator_autopilot.contracts.errors import UnavailableError
+from accelerator_autopilot.transport import audit_records
+from accelerator_autopilot.transport.connection import connection_options
+from accelerator_autopilot.transport.settings import NatsSettings
 
 CONNECT_TIMEOUT_S = 4.0
 CLOSE_TIMEOUT_S = 2.0
@@ -99,7 +99,7 @@ class AutopilotClient:
 
     async def audit(self, action: str, target: str, /, **detail: str) -> None:
         """Write down what the actor is about to do. Raises UnavailableError: then it must not be done."""
-        await audit.write(self.js, audit.record(self._actor, action, target, **detail))
+        await audit_records.write(self.js, audit_records.record(self._actor, action, target, **detail))
 
     async def __aexit__(
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None

@@ -16,12 +16,9 @@ from nats.js import JetStreamContext
 from nats.js.errors import APIError, NotFoundError
 from pydantic import BaseModel, ValidationError
 
-from shared import subjects
-from shared.client import claims
-from shared.client.claims import Claims, fingerprint
-from shared.client.following import follow, look_again, patient
-from shared.clock import utc_now
-from shared.errors import (
+from accelerator_autopilot.client.job_following import follow, look_again, patient
+from accelerator_autopilot.contracts import subjects
+from accelerator_autopilot.contracts.errors import (
     AutopilotError,
     BusyError,
     ConflictError,
@@ -29,14 +26,24 @@ from shared.errors import (
     JobFailedError,
     UnavailableError,
 )
-from shared.errors import NotFoundError as Missing
-from shared.ids import derived_id, new_id
-from shared.jobs import MESSAGE_ID, Options, address, first_problem, make_job, make_options
-from shared.messages.jobs import Job, JobProgress, JobResult, JobState
-from shared.payloads import MOST_PAYLOAD_BYTES, load_payload, store_encoded
-from shared.publishing import Outgoing, publish_patiently
-from shared.storing import BUS_ERRORS, not_stored, publish_result
-from shared.streams import DAY_S, PAYLOAD_INLINE_LIMIT
+from accelerator_autopilot.contracts.errors import NotFoundError as Missing
+from accelerator_autopilot.contracts.ids import derived_id, new_id
+from accelerator_autopilot.contracts.job_requests import (
+    MESSAGE_ID,
+    Options,
+    address,
+    first_problem,
+    make_job,
+    make_options,
+)
+from accelerator_autopilot.contracts.messages.jobs import Job, JobProgress, JobResult, JobState
+from accelerator_autopilot.contracts.streams import DAY_S, PAYLOAD_INLINE_LIMIT
+from accelerator_autopilot.transport import job_claims
+from accelerator_autopilot.transport.clock import utc_now
+from accelerator_autopilot.transport.job_claims import Claims, fingerprint
+from accelerator_autopilot.transport.payload_store import MOST_PAYLOAD_BYTES, load_payload, store_encoded
+from accelerator_autopilot.transport.publish_retries import Outgoing, publish_patiently
+from accelerator_autopilot.transport.stream_writes import BUS_ERRORS, not_stored, publish_result
 
 
 class JobView(BaseModel):
@@ -158,13 +165,13 @@ class Jobs:
         if message_id is not None:
             headers[MESSAGE_ID] = message_id
         if first and message.stream == "JOBS":
-            headers |= claims.first(job.id)
+            headers |= job_claims.first(job.id)
         elif first and await self._claims.exists(job.id):
             return True
         try:
             ack = await publish_patiently(self._js, message.subject, message.body, headers, stream=message.stream)
         except BUS_ERRORS as error:
-            if first and isinstance(error, APIError) and error.err_code in claims.WRONG_SEQUENCE:
+            if first and isinstance(error, APIError) and error.err_code in job_claims.WRONG_SEQUENCE:
                 return True
             raise not_stored(f"job {job.id}", error) from error
         return bool(ack.duplicate)

@@ -9,11 +9,11 @@ from typing import Any, Self
 
 from anyio.from_thread import BlockingPortal, start_blocking_portal
 
-from shared.client.batches import BatchView
-from shared.client.connection import AutopilotClient
-from shared.client.jobs import JobView
-from shared.messages.jobs import JobProgress, JobResult
-from shared.settings import NatsSettings
+from accelerator_autopilot.client.batches import BatchView
+from accelerator_autopilot.client.connection import AutopilotClient
+from accelerator_autopilot.client.jobs import JobView
+from accelerator_autopilot.contracts.messages.jobs import JobProgress, JobResult
+from accelerator_autopilot.transport.settings import NatsSettings
 
 
 class SyncAutopilot:

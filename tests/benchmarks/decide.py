@@ -33,25 +33,25 @@ from nats.aio.client import Client
 from nats.aio.msg import Msg
 from prometheus_client import CollectorRegistry, Counter
 
-from services.scheduler.acting import Actor
-from services.scheduler.adapters.fleet_reader import READ_METRICS, FleetReader
-from services.scheduler.adapters.newest_frames import NewestFrames
-from services.scheduler.app import settle_memory
-from services.scheduler.deciding import Decider
-from services.scheduler.device_deciding import DeviceDecider
-from services.scheduler.domain.champion import Championship
-from services.scheduler.domain.device_columns import DeviceColumns
-from services.scheduler.domain.governor import Governor
-from services.scheduler.domain.panel import Panel
-from services.scheduler.domain.policies import policy_maker
-from services.scheduler.pool_deciding import PoolDecider
-from services.scheduler.settings import SchedulerSettings
-from shared import subjects
-from shared.broker import client_of, expect_close, make_broker
-from shared.bus import Bus
-from shared.clock import utc_now
-from shared.frames import decode
-from shared.messages.commands import FleetPolicy, PowerBudget
+from accelerator_autopilot.contracts import subjects
+from accelerator_autopilot.contracts.frames import decode
+from accelerator_autopilot.contracts.messages.commands import FleetPolicy, PowerBudget
+from accelerator_autopilot.runtime.broker import client_of, expect_close, make_broker
+from accelerator_autopilot.runtime.bus import Bus
+from accelerator_autopilot.scheduler.adapters.fleet_reader import READ_METRICS, FleetReader
+from accelerator_autopilot.scheduler.adapters.latest_frames import NewestFrames
+from accelerator_autopilot.scheduler.app import settle_memory
+from accelerator_autopilot.scheduler.application.actuator import Actor
+from accelerator_autopilot.scheduler.application.control_loop import Decider
+from accelerator_autopilot.scheduler.application.device_controller import DeviceDecider
+from accelerator_autopilot.scheduler.application.pool_controller import PoolDecider
+from accelerator_autopilot.scheduler.domain.champion_challenger import Championship
+from accelerator_autopilot.scheduler.domain.device_columns import DeviceColumns
+from accelerator_autopilot.scheduler.domain.governor import Governor
+from accelerator_autopilot.scheduler.policies.library import policy_maker
+from accelerator_autopilot.scheduler.policies.policy_ensemble import Panel
+from accelerator_autopilot.scheduler.settings import SchedulerSettings
+from accelerator_autopilot.transport.clock import utc_now
 from tests.benchmarks.decide_fleet import BOUNDS, POOL_DEVICES, ROUND, Fleet, be_fleet
 from tests.support.broker import bench_broker
 

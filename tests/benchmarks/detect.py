@@ -15,13 +15,13 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from services.anomaly.domain.alert_book import AlertBook
-from services.anomaly.domain.detectors import all_detectors
-from services.anomaly.domain.watch import Watch
-from services.anomaly.handlers import Detection
-from shared.clock import utc_now
-from shared.frames import TelemetryFrame, decode, encode
-from shared.messages.alerts import Alert
+from accelerator_autopilot.anomaly.application.handlers import Detection
+from accelerator_autopilot.anomaly.domain.alert_lifecycle import AlertBook
+from accelerator_autopilot.anomaly.domain.detection_engine import Watch
+from accelerator_autopilot.anomaly.domain.detectors import all_detectors
+from accelerator_autopilot.contracts.frames import TelemetryFrame, decode, encode
+from accelerator_autopilot.contracts.messages.alerts import Alert
+from accelerator_autopilot.transport.clock import utc_now
 
 METRICS = (
     "gpu_util_pct", "mem_util_pct", "power_w", "temp_c", "temp_mem_c", "fan_pct", "clock_sm_mhz", "clock_mem_mhz",

@@ -15,9 +15,9 @@ from pathlib import Path
 
 import numpy as np
 
-from services.anomaly.domain.columns import COLUMN, COLUMNS
-from services.anomaly.domain.rerun import Moment, Told, rerun
-from services.anomaly.domain.watch import Watch
+from accelerator_autopilot.anomaly.domain.detection_engine import Watch
+from accelerator_autopilot.anomaly.domain.metric_columns import COLUMN, COLUMNS
+from accelerator_autopilot.anomaly.domain.replay import Moment, Told, rerun
 from tests.benchmarks.drill_runs import CALM_DAYS, DEVICES, GRACE_S, PERIOD_S, drill_runs, load_of
 from tests.support.drill import Columns, Node, all_faults
 

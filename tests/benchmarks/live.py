@@ -23,17 +23,17 @@ from pathlib import Path
 
 import numpy as np
 
-from deploy.embedded.product import EmbeddedProduct
-from services.scheduler.adapters.past import Past, read_past
-from services.scheduler.domain.policies import policy_maker
-from services.scheduler.looking_back import past_pools
-from services.scheduler.twin.play import play
-from services.scheduler.twin.twin import Trace
-from services.scheduler.twin.workloads import Shape, random_arrivals
-from shared.client import AutopilotClient
-from shared.clock import utc_now
-from shared.messages.commands import FleetPolicy, PoolPolicy
-from shared.messages.telemetry import SimulationRequest
+from accelerator_autopilot.client import AutopilotClient
+from accelerator_autopilot.contracts.messages.commands import FleetPolicy, PoolPolicy
+from accelerator_autopilot.contracts.messages.telemetry import SimulationRequest
+from accelerator_autopilot.deploy.local.product import EmbeddedProduct
+from accelerator_autopilot.scheduler.adapters.database_history import Past, read_past
+from accelerator_autopilot.scheduler.application.offline_replay import past_pools
+from accelerator_autopilot.scheduler.policies.library import policy_maker
+from accelerator_autopilot.scheduler.twin.rollout import play
+from accelerator_autopilot.scheduler.twin.simulation import Trace
+from accelerator_autopilot.scheduler.twin.workloads import Shape, random_arrivals
+from accelerator_autopilot.transport.clock import utc_now
 from tests.support.product import running_product
 
 DEVICES, PERIOD_S = 8, 2.0

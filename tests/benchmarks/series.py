@@ -17,9 +17,9 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
-from services.anomaly.domain.history import Floats
-from services.anomaly.domain.learned.alarms import Alarms
-from services.anomaly.domain.learned.detector import LearnedDetector
+from accelerator_autopilot.anomaly.domain.device_history import Floats
+from accelerator_autopilot.anomaly.domain.learned.alarm_throttle import Alarms
+from accelerator_autopilot.anomaly.domain.learned.anomaly_score import LearnedDetector
 
 STRONGEST = 20.0
 

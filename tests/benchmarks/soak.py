@@ -19,9 +19,9 @@ from typing import Any
 import nats.errors
 import psutil
 
-from deploy.embedded.product import EmbeddedProduct
-from shared.client import AutopilotClient
-from shared.errors import AutopilotError
+from accelerator_autopilot.client import AutopilotClient
+from accelerator_autopilot.contracts.errors import AutopilotError
+from accelerator_autopilot.deploy.local.product import EmbeddedProduct
 from tests.support.product import query, running_product
 
 VICTIMS = ("worker", "worker", "nats", "postgres", "pool", "recorder")

@@ -14,30 +14,30 @@ from typing import Any
 from faststream.specification import AsyncAPI
 from pydantic_settings import BaseSettings
 
-from services.anomaly.app import create_app as create_anomaly
-from services.anomaly.domain.detectors.driver_faults import FAULTS
-from services.anomaly.domain.detectors.xid_catalogue import ADVICE, CATALOGUE
-from services.anomaly.domain.missing_devices import KIND as MISSING
-from services.anomaly.domain.missing_devices import OPEN_AFTER_S
-from services.anomaly.domain.rules import all_rules
-from services.anomaly.domain.silence import AGENT, DEVICE
-from services.anomaly.domain.trends import make as all_trends
-from services.anomaly.domain.watch import UNUSUAL
-from services.anomaly.domain.wear import make as all_wear
-from services.anomaly.settings import AnomalySettings
-from services.gateway.app import create_app as create_gateway
-from services.gateway.settings import GatewaySettings
-from services.inference.app import create_app as create_pool
-from services.inference.settings import PoolSettings, WorkerSettings
-from services.notifier.app import create_app as create_notifier
-from services.notifier.settings import NotifierSettings
-from services.scheduler.app import create_app as create_scheduler
-from services.scheduler.settings import SchedulerSettings
-from services.telemetry.agent_app import create_agent
-from services.telemetry.settings import AgentSettings, RecorderSettings
-from shared.frames import encode
-from shared.metrics_catalogue import METRICS
-from shared.settings import ServiceSettings
+from accelerator_autopilot.anomaly.app import create_app as create_anomaly
+from accelerator_autopilot.anomaly.domain.detection_engine import UNUSUAL
+from accelerator_autopilot.anomaly.domain.detectors.driver_faults import FAULTS
+from accelerator_autopilot.anomaly.domain.missing_devices import KIND as MISSING
+from accelerator_autopilot.anomaly.domain.missing_devices import OPEN_AFTER_S
+from accelerator_autopilot.anomaly.domain.missing_samples import AGENT, DEVICE
+from accelerator_autopilot.anomaly.domain.rules import all_rules
+from accelerator_autopilot.anomaly.domain.trend_forecast import make as all_trends
+from accelerator_autopilot.anomaly.domain.wear_forecast import make as all_wear
+from accelerator_autopilot.anomaly.domain.xid_catalogue import ADVICE, CATALOGUE
+from accelerator_autopilot.anomaly.settings import AnomalySettings
+from accelerator_autopilot.contracts.frames import encode
+from accelerator_autopilot.contracts.metric_catalogue import METRICS
+from accelerator_autopilot.gateway.app import create_app as create_gateway
+from accelerator_autopilot.gateway.settings import GatewaySettings
+from accelerator_autopilot.inference.pool.app import create_app as create_pool
+from accelerator_autopilot.inference.settings import PoolSettings, WorkerSettings
+from accelerator_autopilot.notifier.app import create_app as create_notifier
+from accelerator_autopilot.notifier.settings import NotifierSettings
+from accelerator_autopilot.runtime.settings import ServiceSettings
+from accelerator_autopilot.scheduler.app import create_app as create_scheduler
+from accelerator_autopilot.scheduler.settings import SchedulerSettings
+from accelerator_autopilot.telemetry.agent.app import create_agent
+from accelerator_autopilot.telemetry.settings import AgentSettings, RecorderSettings
 from tests.contract.examples import EXAMPLES, models
 from tests.support.builders import frame
 

@@ -18,22 +18,22 @@ OWN = {"services", "shared", "deploy", "tests"}
 
 # Installs that are no stage of the Dockerfile: what is imported, with which extras.
 OTHERS = {
-    "worker": ("services.inference.worker", ["inference"]),
-    "kubernetes hands": ("services.scheduler.hands.kubernetes", ["kubernetes"]),
-    "docker hands": ("services.scheduler.hands.docker", ["docker"]),
-    "keda": ("services.scheduler.hands.keda_app", ["keda"]),
-    "client": ("shared.client", []),
-    "command line": ("services.cli.app", ["cli", "embedded"]),
-    "replay": ("services.anomaly.replay", ["anomaly", "recorder"]),
+    "worker": ("accelerator_autopilot.inference.worker.app", ["inference"]),
+    "kubernetes hands": ("accelerator_autopilot.scheduler.executors.kubernetes", ["kubernetes"]),
+    "docker hands": ("accelerator_autopilot.scheduler.executors.docker", ["docker"]),
+    "keda": ("accelerator_autopilot.scheduler.executors.keda_app", ["keda"]),
+    "client": ("accelerator_autopilot.client", []),
+    "command line": ("accelerator_autopilot.cli.app", ["cli", "embedded"]),
+    "replay": ("accelerator_autopilot.anomaly.replay", ["anomaly", "recorder"]),
 }
 APPS = {
-    "agent": "services.telemetry.agent_app",
-    "recorder": "services.telemetry.recorder_app",
-    "anomaly": "services.anomaly.app",
-    "scheduler": "services.scheduler.app",
-    "notifier": "services.notifier.app",
-    "gateway": "services.gateway.app",
-    "pool": "services.inference.app",
+    "agent": "accelerator_autopilot.telemetry.agent.app",
+    "recorder": "accelerator_autopilot.telemetry.recorder.app",
+    "anomaly": "accelerator_autopilot.anomaly.app",
+    "scheduler": "accelerator_autopilot.scheduler.app",
+    "notifier": "accelerator_autopilot.notifier.app",
+    "gateway": "accelerator_autopilot.gateway.app",
+    "pool": "accelerator_autopilot.inference.pool.app",
 }
 
 

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 from pydantic import ConfigDict
 
-from shared.frames import decode
-from shared.messages.telemetry import DeviceEvent
-from shared.metrics_catalogue import METRICS, NAMES
+from accelerator_autopilot.contracts.frames import decode
+from accelerator_autopilot.contracts.messages.telemetry import DeviceEvent
+from accelerator_autopilot.contracts.metric_catalogue import METRICS, NAMES
 from tests.contract.examples import EXAMPLES, models
 from tests.contract.generate import DOCS, GOLDEN, documents, metrics_page, settings_page
 
@@ -77,8 +77,8 @@ def test_every_setting_is_described() -> None:
 
 
 def test_the_schema_has_every_metric_and_rollup() -> None:
-    first = importlib.import_module("shared.migrations.versions.0001_initial")
-    second = importlib.import_module("shared.migrations.versions.0002_rollups")
+    first = importlib.import_module("accelerator_autopilot.runtime.migrations.versions.0001_initial")
+    second = importlib.import_module("accelerator_autopilot.runtime.migrations.versions.0002_rollups")
     assert set(NAMES) == set(first.COLUMNS) | set(second.ADDED)
     assert {m.name for m in METRICS if len(m.rollups) == 4} == set(second.SPREAD)
     assert {m.name for m in METRICS if len(m.rollups) == 2} == set(second.LATEST)

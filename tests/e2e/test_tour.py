@@ -18,7 +18,7 @@ import pytest
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(240)]
 
-AUTOPILOT = [sys.executable, "-m", "services.cli.app"]
+AUTOPILOT = [sys.executable, "-m", "accelerator_autopilot.cli.app"]
 
 
 def autopilot(*arguments: str, timeout_s: float = 60.0) -> subprocess.CompletedProcess[str]:

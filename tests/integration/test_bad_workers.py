@@ -11,11 +11,11 @@ from pathlib import Path
 import pytest
 from nats.aio.client import Client
 
-from services.inference.pool_memory import killed
-from services.inference.retry_records import RetryRecords
-from shared.client import AutopilotClient
-from shared.messages.alerts import Alert
-from shared.messages.jobs import JobResult
+from accelerator_autopilot.client import AutopilotClient
+from accelerator_autopilot.contracts.messages.alerts import Alert
+from accelerator_autopilot.contracts.messages.jobs import JobResult
+from accelerator_autopilot.inference.jobs.retry_records import RetryRecords
+from accelerator_autopilot.inference.pool.application.pool_state import killed
 from tests.conftest import NatsServer
 from tests.support.pools import EXTRA_KINDS, ROOT, pool_status, ready, running_pool
 from tests.support.waiting import eventually

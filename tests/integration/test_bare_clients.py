@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from shared.client import AutopilotClient
+from accelerator_autopilot.client import AutopilotClient
 from tests.conftest import NatsServer
 from tests.support.worker import worker_process
 

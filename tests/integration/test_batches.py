@@ -6,9 +6,9 @@ import asyncio
 
 import pytest
 
-from shared.client import AutopilotClient, SyncAutopilot
-from shared.messages.jobs import Batch, JobProgress, JobResult
-from shared.settings import NatsSettings
+from accelerator_autopilot.client import AutopilotClient, SyncAutopilot
+from accelerator_autopilot.contracts.messages.jobs import Batch, JobProgress, JobResult
+from accelerator_autopilot.transport.settings import NatsSettings
 from tests.conftest import NatsServer
 from tests.support.waiting import eventually
 from tests.support.worker import worker_process

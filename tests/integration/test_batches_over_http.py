@@ -11,10 +11,10 @@ from typing import Any
 import httpx
 import pytest
 
-from shared.client import AutopilotClient, batch_results, batches
-from shared.errors import UnavailableError
-from shared.publishing import publish_together
-from shared.storing import publish_result
+from accelerator_autopilot.client import AutopilotClient, batch_results, batches
+from accelerator_autopilot.contracts.errors import UnavailableError
+from accelerator_autopilot.transport.publish_retries import publish_together
+from accelerator_autopilot.transport.stream_writes import publish_result
 from tests.conftest import NatsServer
 from tests.integration.test_queue_limits import a_result, messages
 from tests.support.gateway import gateway_http, gateway_on_a_port

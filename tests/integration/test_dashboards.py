@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from deploy.grafana.source.__main__ import dashboards
-from shared.clock import utc_now
-from shared.database import connect_pool, migrate
+from accelerator_autopilot.deploy.grafana.generator.__main__ import dashboards
+from accelerator_autopilot.runtime.database import connect_pool, migrate
+from accelerator_autopilot.transport.clock import utc_now
 from tests.support.day_of_data import DEVICES_A_NODE, fill_day
 from tests.support.grafana import FOLDER, as_sent, panel_queries
 

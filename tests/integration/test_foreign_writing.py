@@ -12,14 +12,14 @@ import pytest
 from nats.aio.client import Client
 from prometheus_client import CollectorRegistry
 
-from services.scheduler.adapters.fleet_reader import READ_METRICS, FleetReader
-from services.scheduler.adapters.newest_frames import NewestFrames
-from services.scheduler.domain.device_columns import DeviceColumns
-from shared.clock import utc_now
-from shared.errors import InvalidInputError, NotFoundError
-from shared.leader import leading_token
-from shared.objects import object_names, write_object
-from shared.payloads import drop_payload, load_payload, store_payload, sweep_payloads
+from accelerator_autopilot.contracts.errors import InvalidInputError, NotFoundError
+from accelerator_autopilot.runtime.leader_election import leading_token
+from accelerator_autopilot.scheduler.adapters.fleet_reader import READ_METRICS, FleetReader
+from accelerator_autopilot.scheduler.adapters.latest_frames import NewestFrames
+from accelerator_autopilot.scheduler.domain.device_columns import DeviceColumns
+from accelerator_autopilot.transport.clock import utc_now
+from accelerator_autopilot.transport.object_store import object_names, write_object
+from accelerator_autopilot.transport.payload_store import drop_payload, load_payload, store_payload, sweep_payloads
 from tests.support.builders import alert
 
 pytestmark = pytest.mark.nats

@@ -12,18 +12,18 @@ import pytest
 from nats.js.api import DiscardPolicy
 from prometheus_client import CollectorRegistry, Gauge
 
-from deploy.embedded.servers import EmbeddedPostgres
-from services.anomaly.app import create_app
-from services.anomaly.settings import AnomalySettings
-from services.scheduler.crowning import Crowning
-from services.scheduler.domain.champion import Championship
-from shared import subjects
-from shared.bus import Bus
-from shared.client import AutopilotClient
-from shared.clock import utc_now
-from shared.database import wait_until_migrated
-from shared.errors import UnavailableError
-from shared.messages.alerts import Alert
+from accelerator_autopilot.anomaly.app import create_app
+from accelerator_autopilot.anomaly.settings import AnomalySettings
+from accelerator_autopilot.client import AutopilotClient
+from accelerator_autopilot.contracts import subjects
+from accelerator_autopilot.contracts.errors import UnavailableError
+from accelerator_autopilot.contracts.messages.alerts import Alert
+from accelerator_autopilot.deploy.local.servers import EmbeddedPostgres
+from accelerator_autopilot.runtime.bus import Bus
+from accelerator_autopilot.runtime.database import wait_until_migrated
+from accelerator_autopilot.scheduler.application.policy_evaluation import Crowning
+from accelerator_autopilot.scheduler.domain.champion_challenger import Championship
+from accelerator_autopilot.transport.clock import utc_now
 from tests.conftest import NatsServer
 from tests.support.apps import running
 from tests.support.builders import event

@@ -14,15 +14,16 @@ import pytest
 from nats.aio.client import Client
 from nats.js.errors import KeyNotFoundError
 
-from services.gateway import connecting, protocol
-from services.gateway.fanout import StreamLimit
-from shared import subjects
-from shared.api_keys import digest
-from shared.client import AutopilotClient, SyncAutopilot, alerts
-from shared.clock import utc_now
-from shared.errors import BusyError, ConflictError, UnavailableError
-from shared.messages.audit import AuditRecord
-from shared.settings import NatsSettings
+from accelerator_autopilot.client import AutopilotClient, SyncAutopilot, alerts
+from accelerator_autopilot.contracts import subjects
+from accelerator_autopilot.contracts.errors import BusyError, ConflictError, UnavailableError
+from accelerator_autopilot.contracts.messages.audit import AuditRecord
+from accelerator_autopilot.gateway.adapters import nats_connection
+from accelerator_autopilot.gateway.application.event_fanout import StreamLimit
+from accelerator_autopilot.gateway.http import server_protocol
+from accelerator_autopilot.runtime.api_keys import digest
+from accelerator_autopilot.transport.clock import utc_now
+from accelerator_autopilot.transport.settings import NatsSettings
 from tests.conftest import NatsServer
 from tests.support.gateway import KEYS, gateway_app, gateway_http, gateway_on_a_port
 from tests.support.waiting import eventually
@@ -201,7 +202,7 @@ async def test_streams_of_a_key_are_limited_and_given_back() -> None:
 async def test_half_requests_are_closed_and_the_others_served(
     nats_server: NatsServer, nc: Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(protocol.TimedProtocol, "headers_s", 0.5)
+    monkeypatch.setattr(server_protocol.TimedProtocol, "headers_s", 0.5)
     async with gateway_on_a_port(nats_server.url, tmp_path) as port:
         halves = [await asyncio.open_connection("127.0.0.1", port) for _ in range(100)]
         for _, writer in halves[::2]:
@@ -239,7 +240,7 @@ async def test_a_connection_that_is_closed_for_good_ends_the_process(
     nats_server: NatsServer, nc: Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ended: list[bool] = []
-    monkeypatch.setattr(connecting, "end_process", lambda: ended.append(True))
+    monkeypatch.setattr(nats_connection, "end_process", lambda: ended.append(True))
     app = gateway_app(nats_server.url, tmp_path)
     async with app.router.lifespan_context(app):
         assert not ended

@@ -14,11 +14,11 @@ import httpx
 import pytest
 from nats.aio.client import Client
 
-from deploy.embedded.instance import take_port
-from shared import subjects
-from shared.api_keys import digest
-from shared.client import AutopilotClient
-from shared.messages.telemetry import NodeInventory
+from accelerator_autopilot.client import AutopilotClient
+from accelerator_autopilot.contracts import subjects
+from accelerator_autopilot.contracts.messages.telemetry import NodeInventory
+from accelerator_autopilot.deploy.local.instance import take_port
+from accelerator_autopilot.runtime.api_keys import digest
 from tests.conftest import NatsServer
 from tests.support.builders import T0, device
 from tests.support.pools import EXTRA_KINDS, ROOT, ready
@@ -38,7 +38,7 @@ async def logged(folder: Path, environment: dict[str, str]) -> AsyncIterator[Pat
             await asyncio.create_subprocess_exec(
                 sys.executable, "-m", *command, env=os.environ | environment, stdout=file, stderr=file
             )
-            for command in (("services.inference", "pool"), ("services.gateway",))
+            for command in (("accelerator_autopilot.inference", "pool"), ("accelerator_autopilot.gateway",))
         ]
     try:
         yield path

@@ -9,8 +9,9 @@ import pytest
 from nats.js import JetStreamContext
 from nats.js.api import KeyValueConfig
 
-from shared import streams
-from shared.one_at_a_time import turn
+from accelerator_autopilot.contracts import streams
+from accelerator_autopilot.transport import stream_setup
+from accelerator_autopilot.transport.distributed_lock import turn
 from tests.conftest import NatsServer
 
 pytestmark = [pytest.mark.nats, pytest.mark.timeout(60)]
@@ -53,14 +54,14 @@ async def test_services_that_start_together_make_streams_one_after_the_other(
     # Two that set room aside at once can set aside more than there is, after which the server refuses every change.
     connection = await nats.connect(nats_server.url)
     inside = Inside()
-    make = streams._ensure_all
+    make = stream_setup._ensure_all
 
     async def watched(js: JetStreamContext, *more: object) -> None:
         await inside.work()
         await make(js, *more)  # type: ignore[arg-type]
 
     monkeypatch.setattr(streams, "_ensure_all", watched)
-    await asyncio.gather(*(streams.ensure(connection.jetstream()) for _ in range(4)))
+    await asyncio.gather(*(stream_setup.ensure(connection.jetstream()) for _ in range(4)))
     assert (inside.most, inside.times) == (1, 4)
     assert {"TELEMETRY", "JOBS", "RESULTS"} <= {
         info.config.name for info in await connection.jetstream().streams_info()

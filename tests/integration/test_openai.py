@@ -13,12 +13,12 @@ import openai
 import pytest
 from nats.aio.client import Client
 
-from services.gateway.app import create_app as create_gateway
-from services.gateway.settings import GatewaySettings
-from shared.api_keys import digest
-from shared.client import AutopilotClient
-from shared.clock import utc_now
-from shared.messages.jobs import PoolStatus
+from accelerator_autopilot.client import AutopilotClient
+from accelerator_autopilot.contracts.messages.jobs import PoolStatus
+from accelerator_autopilot.gateway.app import create_app as create_gateway
+from accelerator_autopilot.gateway.settings import GatewaySettings
+from accelerator_autopilot.runtime.api_keys import digest
+from accelerator_autopilot.transport.clock import utc_now
 from tests.conftest import NatsServer
 from tests.support.tiny_models import save_tiny_causal
 from tests.support.waiting import eventually

@@ -13,13 +13,13 @@ from nats.aio.client import Client
 from nats.aio.msg import Msg
 from nats.js.errors import APIError, NoStreamResponseError
 
-from shared import streams
-from shared.bus import Bus
-from shared.clock import utc_now
-from shared.errors import UnavailableError
-from shared.ids import new_id
-from shared.messages.commands import BatchCommand, FleetPolicy
-from shared.pipelined_publishing import PipelinedPublisher
+from accelerator_autopilot.contracts.errors import UnavailableError
+from accelerator_autopilot.contracts.ids import new_id
+from accelerator_autopilot.contracts.messages.commands import BatchCommand, FleetPolicy
+from accelerator_autopilot.runtime.bus import Bus
+from accelerator_autopilot.transport import stream_setup
+from accelerator_autopilot.transport.clock import utc_now
+from accelerator_autopilot.transport.pipelined_publishing import PipelinedPublisher
 from tests.conftest import NatsServer
 from tests.support.waiting import eventually
 
@@ -65,9 +65,9 @@ async def test_each_refusal_is_of_its_own_message(nc: Client) -> None:
 async def test_a_server_that_stands_still_is_given_up_and_heard_again(
     nats_server: NatsServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("shared.bus.TIMEOUT_S", 0.5)
+    monkeypatch.setattr("accelerator_autopilot.runtime.bus.TIMEOUT_S", 0.5)
     nc = await nats.connect(nats_server.url)
-    await streams.ensure(nc.jetstream())
+    await stream_setup.ensure(nc.jetstream())
     try:
         bus, now = Bus(nc.jetstream(), pipelined=True), utc_now()
 

@@ -12,17 +12,17 @@ import pytest
 from nats.js import JetStreamContext
 from prometheus_client import CollectorRegistry
 
-from services.inference.dead_lettering import DeadLettering
-from services.inference.stream_watch import StreamWatch
-from services.inference.undeliverable import Undeliverable
-from shared import subjects
-from shared.bus import Bus
-from shared.client import AutopilotClient
-from shared.clock import utc_now
-from shared.errors import BusyError, UnavailableError
-from shared.messages.jobs import Job, JobResult, PoolStatus, WorkerStatus
-from shared.payloads import load_payload
-from shared.storing import publish_result
+from accelerator_autopilot.client import AutopilotClient
+from accelerator_autopilot.contracts import subjects
+from accelerator_autopilot.contracts.errors import BusyError, UnavailableError
+from accelerator_autopilot.contracts.messages.jobs import Job, JobResult, PoolStatus, WorkerStatus
+from accelerator_autopilot.inference.jobs.dead_lettering import DeadLettering
+from accelerator_autopilot.inference.pool.application.stream_usage import StreamWatch
+from accelerator_autopilot.inference.pool.application.undeliverable_jobs import Undeliverable
+from accelerator_autopilot.runtime.bus import Bus
+from accelerator_autopilot.transport.clock import utc_now
+from accelerator_autopilot.transport.payload_store import load_payload
+from accelerator_autopilot.transport.stream_writes import publish_result
 from tests.conftest import NatsServer
 from tests.support.poison import poison_rule
 from tests.support.waiting import eventually

@@ -14,14 +14,14 @@ from nats.aio.client import Client
 from nats.js import JetStreamContext
 from pydantic import SecretStr
 
-from deploy.embedded.instance import take_port
-from services.telemetry import recorder as recorder_module
-from services.telemetry.frame_recording import FrameRecorder
-from services.telemetry.recorder_app import create_recorder
-from services.telemetry.settings import RecorderSettings
-from shared import subjects
-from shared.clock import utc_now
-from shared.frames import encode
+from accelerator_autopilot.contracts import subjects
+from accelerator_autopilot.contracts.frames import encode
+from accelerator_autopilot.deploy.local.instance import take_port
+from accelerator_autopilot.telemetry.recorder.app import create_recorder
+from accelerator_autopilot.telemetry.recorder.application import recorder as recorder_module
+from accelerator_autopilot.telemetry.recorder.application.frame_writer import FrameRecorder
+from accelerator_autopilot.telemetry.settings import RecorderSettings
+from accelerator_autopilot.transport.clock import utc_now
 from tests.chaos.soak.proxy import LinkProxy, socket_target, tcp_target
 from tests.conftest import NatsServer
 from tests.support.apps import running

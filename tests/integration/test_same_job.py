@@ -8,9 +8,9 @@ from dataclasses import replace
 import pytest
 from nats.js import JetStreamContext
 
-from shared.client import AutopilotClient
-from shared.errors import ConflictError, InvalidInputError
-from shared.storing import publish_result
+from accelerator_autopilot.client import AutopilotClient
+from accelerator_autopilot.contracts.errors import ConflictError, InvalidInputError
+from accelerator_autopilot.transport.stream_writes import publish_result
 from tests.conftest import NatsServer
 from tests.integration.test_queue_limits import a_result, messages
 from tests.support.worker import worker_process

@@ -15,28 +15,29 @@ import pytest
 from nats.aio.client import Client
 from prometheus_client import CollectorRegistry, Gauge
 
-from deploy.embedded.instance import take_port
-from services.scheduler.adapters.past import read_block, read_past
-from services.scheduler.analyse import advise
-from services.scheduler.app import create_app
-from services.scheduler.crowning import Crowning
-from services.scheduler.domain.champion import Championship
-from services.scheduler.domain.panel import Panel
-from services.scheduler.domain.policies import policy_maker
-from services.scheduler.looking_back import past_pools
-from services.scheduler.remembering import OBJECT, Remembering
-from services.scheduler.report import page
-from services.scheduler.reporting import Reporting, last_week
-from services.scheduler.settings import SchedulerSettings
-from services.scheduler.training.train import own_pools
-from shared import subjects
-from shared.client import AutopilotClient
-from shared.clock import utc_now
-from shared.database import migrate
-from shared.errors import InvalidInputError, NotFoundError
-from shared.messages.commands import ChampionStatus, FleetPolicy, PoolPolicy, ScaleCommand
-from shared.messages.jobs import PoolStatus
-from shared.streams import ensure, job_durable
+from accelerator_autopilot.client import AutopilotClient
+from accelerator_autopilot.contracts import subjects
+from accelerator_autopilot.contracts.errors import InvalidInputError, NotFoundError
+from accelerator_autopilot.contracts.messages.commands import ChampionStatus, FleetPolicy, PoolPolicy, ScaleCommand
+from accelerator_autopilot.contracts.messages.jobs import PoolStatus
+from accelerator_autopilot.contracts.streams import job_durable
+from accelerator_autopilot.deploy.local.instance import take_port
+from accelerator_autopilot.runtime.database import migrate
+from accelerator_autopilot.scheduler.adapters.database_history import read_block, read_past
+from accelerator_autopilot.scheduler.app import create_app
+from accelerator_autopilot.scheduler.application.observation_store import OBJECT, Remembering
+from accelerator_autopilot.scheduler.application.offline_replay import past_pools
+from accelerator_autopilot.scheduler.application.policy_evaluation import Crowning
+from accelerator_autopilot.scheduler.application.weekly_report import Reporting, last_week
+from accelerator_autopilot.scheduler.commands.advisor import advise
+from accelerator_autopilot.scheduler.commands.report_page import page
+from accelerator_autopilot.scheduler.domain.champion_challenger import Championship
+from accelerator_autopilot.scheduler.policies.library import policy_maker
+from accelerator_autopilot.scheduler.policies.policy_ensemble import Panel
+from accelerator_autopilot.scheduler.settings import SchedulerSettings
+from accelerator_autopilot.scheduler.training.train import own_pools
+from accelerator_autopilot.transport.clock import utc_now
+from accelerator_autopilot.transport.stream_setup import ensure
 from tests.conftest import NatsServer
 from tests.support.apps import running
 from tests.support.waiting import eventually

@@ -7,9 +7,9 @@ import asyncio
 import pytest
 from nats.aio.client import Client
 
-from shared import streams
-from shared.consuming import pull_batches
-from shared.puller import Puller
+from accelerator_autopilot.contracts import streams
+from accelerator_autopilot.runtime.consumers import pull_batches
+from accelerator_autopilot.runtime.pull_subscription import Puller
 
 CLAIMS = ({"Status": "409", "Description": "Consumer Deleted"}, {"Status": "404"}, {"Status": "100"}, {"Status": "x"})
 

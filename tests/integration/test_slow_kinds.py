@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from shared.client import AutopilotClient
+from accelerator_autopilot.client import AutopilotClient
 from tests.conftest import NatsServer
 from tests.support.pools import EXTRA_KINDS, ROOT
 from tests.support.worker import worker_process

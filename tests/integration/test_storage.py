@@ -12,25 +12,26 @@ import numpy as np
 import pytest
 from nats.aio.client import Client
 
-from services.telemetry.adapters.fleet_rows import (
+from accelerator_autopilot.contracts import subjects
+from accelerator_autopilot.contracts.frames import TelemetryFrame, encode
+from accelerator_autopilot.runtime.database import connect_pool, migrate
+from accelerator_autopilot.telemetry.recorder.adapters.fleet_rows import (
     last_counted,
     missing_frames,
     prune_runs,
     write_pipeline,
     write_runs,
 )
-from services.telemetry.adapters.frame_store import PostgresFrameStore
-from services.telemetry.adapters.partitions import Partitions
-from services.telemetry.adapters.retention import PARTITIONED, TABLES, Retention
-from services.telemetry.adapters.rollups import Rollups
-from services.telemetry.domain.runs import RunTally, Totals
-from services.telemetry.frame_recording import DURABLE, FRAMES
-from services.telemetry.recounting import recount
-from services.telemetry.settings import RecorderSettings
-from shared import streams, subjects
-from shared.clock import utc_now
-from shared.database import connect_pool, migrate
-from shared.frames import TelemetryFrame, encode
+from accelerator_autopilot.telemetry.recorder.adapters.partitions import Partitions
+from accelerator_autopilot.telemetry.recorder.adapters.retention import PARTITIONED, TABLES, Retention
+from accelerator_autopilot.telemetry.recorder.adapters.rollups import Rollups
+from accelerator_autopilot.telemetry.recorder.adapters.sample_store import PostgresFrameStore
+from accelerator_autopilot.telemetry.recorder.application.frame_recount import recount
+from accelerator_autopilot.telemetry.recorder.application.frame_writer import DURABLE, FRAMES
+from accelerator_autopilot.telemetry.recorder.domain.frame_sequence import RunTally, Totals
+from accelerator_autopilot.telemetry.settings import RecorderSettings
+from accelerator_autopilot.transport import stream_setup
+from accelerator_autopilot.transport.clock import utc_now
 from tests.support.builders import frame
 
 pytestmark = [pytest.mark.db, pytest.mark.timeout(120)]
@@ -214,7 +215,7 @@ class TestFrames:
 
     async def test_what_a_killed_recorder_had_not_counted_is_no_gap(self, pool: asyncpg.Pool[Any], nc: Client) -> None:
         js, now = nc.jetstream(), utc_now()
-        await streams.ensure_consumer(js, FRAMES.stream, FRAMES.config)
+        await stream_setup.ensure_consumer(js, FRAMES.stream, FRAMES.config)
         taken = await js.pull_subscribe_bind(DURABLE, stream=FRAMES.stream)
         for number in range(1, 8):
             body = encode(frame(sequence=number, start=now))

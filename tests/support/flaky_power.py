@@ -8,10 +8,10 @@ import math
 from collections.abc import Callable, Collection, Mapping
 from typing import Any, TypeVar
 
-from services.telemetry.adapters.cap_file import CapFile
-from services.telemetry.adapters.guarded import GuardedSource
-from services.telemetry.adapters.simulated import SimulatedSource
-from services.telemetry.errors import PowerControlError, SourceBusyError, SourceHungError
+from accelerator_autopilot.telemetry.agent.adapters.power_cap_file import CapFile
+from accelerator_autopilot.telemetry.agent.adapters.simulated_source import SimulatedSource
+from accelerator_autopilot.telemetry.agent.adapters.threaded_source import GuardedSource
+from accelerator_autopilot.telemetry.errors import PowerControlError, SourceBusyError, SourceHungError
 
 T = TypeVar("T")
 DEVICES = ("sim-n1-0", "sim-n1-1", "sim-n1-2")

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from services.inference.device_run import run_safely
-from services.inference.domain.batching import BatchSizer
-from services.inference.kinds import registry
-from services.inference.kinds.base import RunContext
-from services.inference.scratch import Scratch
-from services.inference.settings import ModelSettings
+from accelerator_autopilot.inference.kinds import registry
+from accelerator_autopilot.inference.kinds.base import RunContext
+from accelerator_autopilot.inference.settings import ModelSettings
+from accelerator_autopilot.inference.worker.application.batch_execution import run_safely
+from accelerator_autopilot.inference.worker.application.scratch_folders import Scratch
+from accelerator_autopilot.inference.worker.domain.batch_sizing import BatchSizer
 
 
 class Caller:

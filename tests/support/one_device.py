@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from services.anomaly.domain.columns import matrix
-from services.anomaly.domain.watch import Watch
+from accelerator_autopilot.anomaly.domain.detection_engine import Watch
+from accelerator_autopilot.anomaly.domain.metric_columns import matrix
 
 
 class OneDevice:

@@ -10,13 +10,13 @@ from pathlib import Path
 import pytest
 from nats.aio.client import Client
 
-from services.inference.app import create_app
-from services.inference.settings import PoolSettings
-from shared import subjects
-from shared.client import AutopilotClient
-from shared.messages.jobs import PoolStatus
-from shared.messages.telemetry import NodeInventory
-from shared.settings import load
+from accelerator_autopilot.client import AutopilotClient
+from accelerator_autopilot.contracts import subjects
+from accelerator_autopilot.contracts.messages.jobs import PoolStatus
+from accelerator_autopilot.contracts.messages.telemetry import NodeInventory
+from accelerator_autopilot.inference.pool.app import create_app
+from accelerator_autopilot.inference.settings import PoolSettings
+from accelerator_autopilot.runtime.settings import load
 from tests.support.apps import running
 from tests.support.builders import T0, device
 from tests.support.waiting import eventually

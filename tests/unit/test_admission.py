@@ -8,13 +8,13 @@ from typing import Any
 
 import pytest
 
-from services.gateway.admission import Admission, Quota
-from services.gateway.auth import Caller, Role
-from services.gateway.submitting import SubmitFor, _Depth
-from services.inference.domain.fill_alarm import severity_of
-from shared.errors import BusyError
-from shared.ids import new_id
-from shared.messages.alerts import Severity
+from accelerator_autopilot.contracts.errors import BusyError
+from accelerator_autopilot.contracts.ids import new_id
+from accelerator_autopilot.contracts.messages.alerts import Severity
+from accelerator_autopilot.gateway.application.admission import Admission, Quota
+from accelerator_autopilot.gateway.application.job_submission import SubmitFor, _Depth
+from accelerator_autopilot.gateway.security.roles import Caller, Role
+from accelerator_autopilot.inference.pool.domain.stream_fill_alarm import severity_of
 
 
 class TestAdmission:

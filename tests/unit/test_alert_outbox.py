@@ -13,17 +13,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry
 
-from services.anomaly import intake as intake_module
-from services.anomaly import outbox as outbox_module
-from services.anomaly.app import check_event
-from services.anomaly.intake import Intake
-from services.anomaly.outbox import AlertOutbox, coalesced
-from shared import subjects
-from shared.errors import InvalidInputError, UnavailableError
-from shared.frame_bytes import pack_frame
-from shared.frames import encode
-from shared.messages.alerts import Alert
-from shared.poison import PoisonRule
+from accelerator_autopilot.anomaly.app import check_event
+from accelerator_autopilot.anomaly.application import alert_outbox as outbox_module
+from accelerator_autopilot.anomaly.application import frame_receiver as intake_module
+from accelerator_autopilot.anomaly.application.alert_outbox import AlertOutbox, coalesced
+from accelerator_autopilot.anomaly.application.frame_receiver import Intake
+from accelerator_autopilot.contracts import subjects
+from accelerator_autopilot.contracts.errors import InvalidInputError, UnavailableError
+from accelerator_autopilot.contracts.frame_encoding import pack_frame
+from accelerator_autopilot.contracts.frames import encode
+from accelerator_autopilot.contracts.messages.alerts import Alert
+from accelerator_autopilot.runtime.poison_messages import PoisonRule
 from tests.support.builders import alert, at, event, frame
 from tests.support.waiting import eventually
 

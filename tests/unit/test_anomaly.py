@@ -9,18 +9,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.anomaly.domain.alert_book import AlertBook
-from services.anomaly.domain.columns import COLUMNS, matrix
-from services.anomaly.domain.detectors import all_detectors, source_failed
-from services.anomaly.domain.detectors.xid import XidDetector
-from services.anomaly.domain.detectors.xid_catalogue import ADVICE, CATALOGUE, look_up
-from services.anomaly.domain.finding import Finding
-from services.anomaly.domain.rules import all_rules
-from services.anomaly.domain.watch import Watch
-from services.anomaly.handlers import Detection
-from shared.incidents import incidents
-from shared.messages.alerts import Alert
-from shared.risk import risks
+from accelerator_autopilot.anomaly.application.handlers import Detection
+from accelerator_autopilot.anomaly.domain.alert_lifecycle import AlertBook
+from accelerator_autopilot.anomaly.domain.detection_engine import Watch
+from accelerator_autopilot.anomaly.domain.detectors import all_detectors, source_failed
+from accelerator_autopilot.anomaly.domain.detectors.xid import XidDetector
+from accelerator_autopilot.anomaly.domain.findings import Finding
+from accelerator_autopilot.anomaly.domain.metric_columns import COLUMNS, matrix
+from accelerator_autopilot.anomaly.domain.rules import all_rules
+from accelerator_autopilot.anomaly.domain.xid_catalogue import ADVICE, CATALOGUE, look_up
+from accelerator_autopilot.contracts.incidents import incidents
+from accelerator_autopilot.contracts.messages.alerts import Alert
+from accelerator_autopilot.contracts.risk import risks
 from tests.support.builders import alert, at, event, frame
 from tests.support.one_device import OneDevice
 

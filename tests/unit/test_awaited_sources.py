@@ -11,20 +11,20 @@ from typing import Any
 
 import pytest
 
-from services.telemetry.adapters import sources as sources_module
-from services.telemetry.adapters.awaited import AwaitedSource
-from services.telemetry.adapters.cap_file import CapFile
-from services.telemetry.adapters.guarded import GuardedSource
-from services.telemetry.adapters.simulated import SimulatedSource
-from services.telemetry.adapters.sources import cpu_without, make_sources
-from services.telemetry.domain.frame_buffer import FrameBuffer
-from services.telemetry.power import PowerControl
-from services.telemetry.sampling import Sampler
-from services.telemetry.settings import AgentSettings
-from shared.errors import UnavailableError
-from shared.frames import decode
-from shared.health import HealthState
-from shared.messages.telemetry import DeviceEvent
+from accelerator_autopilot.contracts.errors import UnavailableError
+from accelerator_autopilot.contracts.frames import decode
+from accelerator_autopilot.contracts.messages.telemetry import DeviceEvent
+from accelerator_autopilot.runtime.health import HealthState
+from accelerator_autopilot.telemetry.agent.adapters import source_discovery as sources_module
+from accelerator_autopilot.telemetry.agent.adapters.late_driver import AwaitedSource
+from accelerator_autopilot.telemetry.agent.adapters.power_cap_file import CapFile
+from accelerator_autopilot.telemetry.agent.adapters.simulated_source import SimulatedSource
+from accelerator_autopilot.telemetry.agent.adapters.source_discovery import cpu_without, make_sources
+from accelerator_autopilot.telemetry.agent.adapters.threaded_source import GuardedSource
+from accelerator_autopilot.telemetry.agent.application.power_control import PowerControl
+from accelerator_autopilot.telemetry.agent.application.sampling import Sampler
+from accelerator_autopilot.telemetry.agent.domain.publish_buffer import FrameBuffer
+from accelerator_autopilot.telemetry.settings import AgentSettings
 from tests.support.waiting import eventually
 
 SIM = "sim-n1-0"

@@ -9,28 +9,28 @@ from typing import Any
 
 import pytest
 
-from services.inference.company import Company
-from services.inference.device_run import judged
-from services.inference.domain.device_trust import DeviceTrust
-from services.inference.domain.retry import Places, counted
-from services.inference.errors import (
+from accelerator_autopilot.contracts.errors import InvalidInputError
+from accelerator_autopilot.contracts.messages.jobs import Job, JobError, WorkerStatus
+from accelerator_autopilot.inference.errors import (
     DeviceMemoryError,
     KindFailedError,
     ModelLoadError,
     NotConfiguredError,
     RetryableJobError,
 )
-from services.inference.outcomes import Taken
-from services.inference.run_journal import RunJournal, RunningJob, open_journal, read_journal
-from services.inference.run_watch import RunWatch, limit_of
-from services.inference.settings import PoolSettings
-from services.inference.status_pipe import StatusPipe
-from services.inference.supervisor import PoolSupervisor
-from services.inference.worker_process import LONGEST_LINE, WorkerProcess
-from services.inference.worker_state import DEVICE_SUSPECTED, WorkerState
-from shared.clock import utc_now
-from shared.errors import InvalidInputError
-from shared.messages.jobs import Job, JobError, WorkerStatus
+from accelerator_autopilot.inference.jobs.completion import Taken
+from accelerator_autopilot.inference.jobs.retry_policy import Places, counted
+from accelerator_autopilot.inference.jobs.run_journal import RunJournal, RunningJob, open_journal, read_journal
+from accelerator_autopilot.inference.jobs.run_time_limit import RunWatch, limit_of
+from accelerator_autopilot.inference.pool.application.worker_process import LONGEST_LINE, WorkerProcess
+from accelerator_autopilot.inference.pool.application.worker_supervisor import PoolSupervisor
+from accelerator_autopilot.inference.pool.domain.device_trust import DeviceTrust
+from accelerator_autopilot.inference.settings import PoolSettings
+from accelerator_autopilot.inference.worker.application.batch_execution import judged
+from accelerator_autopilot.inference.worker.application.batch_isolation import Company
+from accelerator_autopilot.inference.worker.application.status_pipe import StatusPipe
+from accelerator_autopilot.inference.worker.application.worker_state import DEVICE_SUSPECTED, WorkerState
+from accelerator_autopilot.transport.clock import utc_now
 from tests.support.builders import T0
 
 

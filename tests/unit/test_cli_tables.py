@@ -7,7 +7,7 @@ import io
 import pytest
 from rich.table import Table
 
-from services.cli.session import PlainConsole
+from accelerator_autopilot.cli.session import PlainConsole
 
 
 @pytest.mark.parametrize("header", ["id", "alert", "subscription"])

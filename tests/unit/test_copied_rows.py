@@ -6,8 +6,8 @@ import struct
 
 import pytest
 
-from services.scheduler.adapters.copied_rows import SIGNATURE, CopiedRows, Wide
-from shared.errors import UnavailableError
+from accelerator_autopilot.contracts.errors import UnavailableError
+from accelerator_autopilot.scheduler.adapters.copy_reader import SIGNATURE, CopiedRows, Wide
 
 COLUMNS: dict[str, Wide] = {"who": "int", "at": "time", "watts": "float"}
 HEAD = SIGNATURE + struct.pack(">ii", 0, 0)

@@ -7,20 +7,7 @@ from typing import Any
 import pytest
 from prometheus_client import CollectorRegistry, Counter
 
-from services.scheduler.acting import Actor
-from services.scheduler.deciding import Decider
-from services.scheduler.device_deciding import DeviceDecider
-from services.scheduler.domain.champion import Championship
-from services.scheduler.domain.device_book import DeviceBook
-from services.scheduler.domain.device_columns import Readings
-from services.scheduler.domain.drains import AlertSight
-from services.scheduler.domain.governor import Governor
-from services.scheduler.domain.observation import PoolObservation
-from services.scheduler.domain.panel import Panel
-from services.scheduler.domain.policies import policy_maker
-from services.scheduler.domain.power_curves import curve_of
-from services.scheduler.pool_deciding import PoolDecider
-from shared.messages.commands import (
+from accelerator_autopilot.contracts.messages.commands import (
     BatchCommand,
     DecisionRecord,
     DeviceSet,
@@ -32,7 +19,20 @@ from shared.messages.commands import (
     Recommendation,
     ScaleCommand,
 )
-from shared.messages.jobs import PoolStatus
+from accelerator_autopilot.contracts.messages.jobs import PoolStatus
+from accelerator_autopilot.scheduler.application.actuator import Actor
+from accelerator_autopilot.scheduler.application.control_loop import Decider
+from accelerator_autopilot.scheduler.application.device_controller import DeviceDecider
+from accelerator_autopilot.scheduler.application.pool_controller import PoolDecider
+from accelerator_autopilot.scheduler.domain.champion_challenger import Championship
+from accelerator_autopilot.scheduler.domain.device_columns import Readings
+from accelerator_autopilot.scheduler.domain.device_registry import DeviceBook
+from accelerator_autopilot.scheduler.domain.draining import AlertSight
+from accelerator_autopilot.scheduler.domain.governor import Governor
+from accelerator_autopilot.scheduler.domain.observation import PoolObservation
+from accelerator_autopilot.scheduler.domain.power_curves import curve_of
+from accelerator_autopilot.scheduler.policies.library import policy_maker
+from accelerator_autopilot.scheduler.policies.policy_ensemble import Panel
 from tests.support.builders import at, device
 
 DEVICE = ("n", "gpu-0")

@@ -9,15 +9,15 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from services.anomaly.domain.alert_book import AlertBook
-from services.anomaly.domain.detectors import all_detectors
-from services.anomaly.domain.fleet_map import FleetMap
-from services.anomaly.domain.watch import Watch
-from services.anomaly.handlers import Detection
-from services.scheduler.domain.drains import AlertSight, DrainMemory, drains, taken_over, vouched_for
-from shared.messages.alerts import Alert
-from shared.messages.commands import DrainCommand, FleetPolicy
-from shared.messages.telemetry import NodeInventory
+from accelerator_autopilot.anomaly.application.handlers import Detection
+from accelerator_autopilot.anomaly.domain.alert_lifecycle import AlertBook
+from accelerator_autopilot.anomaly.domain.detection_engine import Watch
+from accelerator_autopilot.anomaly.domain.detectors import all_detectors
+from accelerator_autopilot.anomaly.domain.source_topology import FleetMap
+from accelerator_autopilot.contracts.messages.alerts import Alert
+from accelerator_autopilot.contracts.messages.commands import DrainCommand, FleetPolicy
+from accelerator_autopilot.contracts.messages.telemetry import NodeInventory
+from accelerator_autopilot.scheduler.domain.draining import AlertSight, DrainMemory, drains, taken_over, vouched_for
 from tests.support.builders import at, device, event
 
 NODE = "n1"

@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
-from services.scheduler.app import note_word
-from services.scheduler.pool_deciding import DecisionError
-from shared.errors import UnavailableError
-from shared.messages.commands import DrainCommand, FleetPolicy
+from accelerator_autopilot.contracts.errors import UnavailableError
+from accelerator_autopilot.contracts.messages.commands import DrainCommand, FleetPolicy
+from accelerator_autopilot.scheduler.app import note_word
+from accelerator_autopilot.scheduler.application.pool_controller import DecisionError
 from tests.support.builders import at
 from tests.unit.test_deciding import DEVICE, IDLE, NOT_CAPPING, OTHER, FakeFleet, decider
 

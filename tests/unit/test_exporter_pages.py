@@ -8,13 +8,13 @@ from collections.abc import Callable
 import pytest
 from prometheus_client import CollectorRegistry, generate_latest
 
-from services.telemetry.adapters.metrics_page import Page
-from services.telemetry.adapters.page_metrics import PageCollector
-from services.telemetry.adapters.scrape import ScrapeSource
-from services.telemetry.domain.page_memory import GONE_FOR_GOOD_S, PageDevices, PageXids
-from services.telemetry.domain.page_reading import PageReading, read_page
-from services.telemetry.domain.plausible import Plausible
-from shared.errors import UnavailableError
+from accelerator_autopilot.contracts.errors import UnavailableError
+from accelerator_autopilot.telemetry.agent.adapters.exporter_source import ScrapeSource
+from accelerator_autopilot.telemetry.agent.adapters.metrics_page import Page
+from accelerator_autopilot.telemetry.agent.adapters.page_metrics import PageCollector
+from accelerator_autopilot.telemetry.agent.domain.page_parser import PageReading, read_page
+from accelerator_autopilot.telemetry.agent.domain.page_state import GONE_FOR_GOOD_S, PageDevices, PageXids
+from accelerator_autopilot.telemetry.agent.domain.plausibility import Plausible
 
 UUID = "GPU-5f1c"
 BLANKS = {

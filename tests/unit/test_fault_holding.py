@@ -8,15 +8,15 @@ from typing import Any
 import numpy as np
 import pytest
 
-from services.anomaly.domain.alert_book import AlertBook
-from services.anomaly.domain.detectors import all_detectors
-from services.anomaly.domain.detectors.xid import needs_reset
-from services.anomaly.domain.fleet_map import FleetMap
-from services.anomaly.domain.watch import Watch
-from services.anomaly.handlers import Detection
-from shared.messages.alerts import Alert
-from shared.messages.commands import DrainCommand
-from shared.messages.telemetry import NodeInventory
+from accelerator_autopilot.anomaly.application.handlers import Detection
+from accelerator_autopilot.anomaly.domain.alert_lifecycle import AlertBook
+from accelerator_autopilot.anomaly.domain.detection_engine import Watch
+from accelerator_autopilot.anomaly.domain.detectors import all_detectors
+from accelerator_autopilot.anomaly.domain.detectors.xid import needs_reset
+from accelerator_autopilot.anomaly.domain.source_topology import FleetMap
+from accelerator_autopilot.contracts.messages.alerts import Alert
+from accelerator_autopilot.contracts.messages.commands import DrainCommand
+from accelerator_autopilot.contracts.messages.telemetry import NodeInventory
 from tests.support.builders import at, device, event, frame
 
 

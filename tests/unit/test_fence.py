@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
-from services.telemetry.adapters.command_file import CommandFile
-from shared.audit import record
-from shared.errors import UnavailableError
-from shared.fence import Fence, Status
-from shared.messages.commands import CommandOutcome, PowerCommand
+from accelerator_autopilot.contracts.errors import UnavailableError
+from accelerator_autopilot.contracts.messages.commands import CommandOutcome, PowerCommand
+from accelerator_autopilot.runtime.command_fence import Fence, Status
+from accelerator_autopilot.telemetry.agent.adapters.command_file import CommandFile
+from accelerator_autopilot.transport.audit_records import record
 from tests.support.builders import at, power_command
 
 
@@ -141,7 +141,7 @@ async def test_a_scheduler_without_a_token_is_none() -> None:
 
 
 async def test_what_is_remembered_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("shared.fence.MOST_REMEMBERED", 5)
+    monkeypatch.setattr("accelerator_autopilot.runtime.command_fence.MOST_REMEMBERED", 5)
     made = Executor()
     for second in range(20):
         await made.take(second, device=f"gpu-{second}")

@@ -11,15 +11,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry
 
-from services.scheduler.adapters.newest_frames import NewestFrames
-from services.scheduler.cap_board import CapBoard
-from services.scheduler.domain.device_book import DeviceBook
-from services.scheduler.domain.device_columns import DeviceColumns, Readings
-from services.scheduler.in_flight import in_flight
-from shared import subjects
-from shared.errors import UnavailableError
-from shared.frames import TelemetryFrame, encode
-from shared.metrics_catalogue import NAMES
+from accelerator_autopilot.contracts import subjects
+from accelerator_autopilot.contracts.errors import UnavailableError
+from accelerator_autopilot.contracts.frames import TelemetryFrame, encode
+from accelerator_autopilot.contracts.metric_catalogue import NAMES
+from accelerator_autopilot.scheduler.adapters.latest_frames import NewestFrames
+from accelerator_autopilot.scheduler.application.bounded_concurrency import in_flight
+from accelerator_autopilot.scheduler.application.power_cap_state import CapBoard
+from accelerator_autopilot.scheduler.domain.device_columns import DeviceColumns, Readings
+from accelerator_autopilot.scheduler.domain.device_registry import DeviceBook
 from tests.support.builders import at, device, frame
 
 METRICS = ("power_w", "temp_c", "power_cap_w")

@@ -20,20 +20,26 @@ from hypothesis import strategies as st
 from PIL import Image
 from pydantic import ValidationError
 
-from services.inference.device_run import run_to_json
-from services.inference.domain.archives import safe_path, unpack
-from services.inference.domain.batching import BatchSizer
-from services.inference.domain.extraction import Document, candidates
-from services.inference.domain.log_reading import badness, pattern_of, timestamp
-from services.inference.domain.schema_fields import fields_of
-from services.inference.domain.written_tests import characterization, check_module, function_names, told, verdicts
-from services.inference.kinds import registry
-from services.inference.kinds.base import RunContext
-from services.inference.kinds.classify_image import FORMATS, _opened
-from services.inference.kinds.files import as_text, decode_base64
-from services.inference.scratch import Scratch
-from services.inference.settings import ModelSettings
-from shared.errors import InvalidInputError
+from accelerator_autopilot.contracts.errors import InvalidInputError
+from accelerator_autopilot.inference.domain.archives import safe_path, unpack
+from accelerator_autopilot.inference.domain.field_extraction import Document, candidates
+from accelerator_autopilot.inference.domain.log_lines import badness, pattern_of, timestamp
+from accelerator_autopilot.inference.domain.schema_fields import fields_of
+from accelerator_autopilot.inference.domain.test_generation import (
+    characterization,
+    check_module,
+    function_names,
+    told,
+    verdicts,
+)
+from accelerator_autopilot.inference.kinds import registry
+from accelerator_autopilot.inference.kinds.base import RunContext
+from accelerator_autopilot.inference.kinds.classify_image import FORMATS, _opened
+from accelerator_autopilot.inference.kinds.files import as_text, decode_base64
+from accelerator_autopilot.inference.settings import ModelSettings
+from accelerator_autopilot.inference.worker.application.batch_execution import run_to_json
+from accelerator_autopilot.inference.worker.application.scratch_folders import Scratch
+from accelerator_autopilot.inference.worker.domain.batch_sizing import BatchSizer
 from tests.support.fuzzing import JSON, LINES, at_most, fuzzed, near, near_json
 
 TEXTS = st.one_of(st.text(max_size=200), LINES)

@@ -15,23 +15,23 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.telemetry.adapters.agent_state import AgentState, StateFile
-from services.telemetry.adapters.amd_smi import AmdSmiSource
-from services.telemetry.adapters.apple import AppleSource
-from services.telemetry.adapters.boot import boot_id
-from services.telemetry.adapters.cap_file import CapFile
-from services.telemetry.adapters.cpu import CpuSource
-from services.telemetry.adapters.jetson import JetsonSource
-from services.telemetry.adapters.kernel_log import KernelLog
-from services.telemetry.adapters.metrics_page import MOST_LINE, Page
-from services.telemetry.adapters.privilege import may_control_power
-from services.telemetry.adapters.processes import container_of, describe_process
-from services.telemetry.adapters.replay import ReplaySource, save
-from services.telemetry.adapters.scrape import ScrapeSource
-from services.telemetry.adapters.sysfs_gpu import SysfsSource
-from services.telemetry.ports import DeviceSource
-from shared.errors import InvalidInputError, UnavailableError
-from shared.messages.telemetry import DeviceEvent, DeviceInfo, NodeInventory
+from accelerator_autopilot.contracts.errors import InvalidInputError, UnavailableError
+from accelerator_autopilot.contracts.messages.telemetry import DeviceEvent, DeviceInfo, NodeInventory
+from accelerator_autopilot.telemetry.agent.adapters.agent_state import AgentState, StateFile
+from accelerator_autopilot.telemetry.agent.adapters.amd_smi import AmdSmiSource
+from accelerator_autopilot.telemetry.agent.adapters.apple import AppleSource
+from accelerator_autopilot.telemetry.agent.adapters.boot_identity import boot_id
+from accelerator_autopilot.telemetry.agent.adapters.cpu import CpuSource
+from accelerator_autopilot.telemetry.agent.adapters.device_processes import container_of, describe_process
+from accelerator_autopilot.telemetry.agent.adapters.exporter_source import ScrapeSource
+from accelerator_autopilot.telemetry.agent.adapters.frame_replay import ReplaySource, save
+from accelerator_autopilot.telemetry.agent.adapters.jetson import JetsonSource
+from accelerator_autopilot.telemetry.agent.adapters.kernel_log import KernelLog
+from accelerator_autopilot.telemetry.agent.adapters.metrics_page import MOST_LINE, Page
+from accelerator_autopilot.telemetry.agent.adapters.power_cap_file import CapFile
+from accelerator_autopilot.telemetry.agent.adapters.power_privilege import may_control_power
+from accelerator_autopilot.telemetry.agent.adapters.sysfs_gpu import SysfsSource
+from accelerator_autopilot.telemetry.ports import DeviceSource
 from tests.support.builders import T0, frame
 from tests.support.fuzzing import JSON, LINES, at_most, fuzzed, near, near_json
 from tests.support.trees import plant

@@ -13,14 +13,22 @@ import pytest
 from prometheus_client import CollectorRegistry
 from starlette.exceptions import HTTPException
 
-from services.gateway import bodies
-from services.gateway.bodies import BodyTooLargeError, MemoryBudget, Share, count_values, parse, read_body, weigh
-from services.gateway.fanout import Fanout
-from services.gateway.keys import KeyRing, Role
-from services.gateway.params import fits
-from services.gateway.refusals import Refusals
-from shared.api_keys import digest
-from shared.errors import BusyError, SettingsError
+from accelerator_autopilot.contracts.errors import BusyError, SettingsError
+from accelerator_autopilot.gateway.application.event_fanout import Fanout
+from accelerator_autopilot.gateway.http import request_bodies
+from accelerator_autopilot.gateway.http.path_parameters import fits
+from accelerator_autopilot.gateway.http.request_bodies import (
+    BodyTooLargeError,
+    MemoryBudget,
+    Share,
+    count_values,
+    parse,
+    read_body,
+    weigh,
+)
+from accelerator_autopilot.gateway.security.key_file import KeyRing, Role
+from accelerator_autopilot.gateway.security.refused_keys import Refusals
+from accelerator_autopilot.runtime.api_keys import digest
 from tests.support.waiting import eventually
 
 
@@ -54,7 +62,7 @@ class TestReading:
         assert sender.read == 0
 
     async def test_a_body_that_stands_still_is_given_up(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(bodies, "FIRST_BYTES_S", 0.1)
+        monkeypatch.setattr(request_bodies, "FIRST_BYTES_S", 0.1)
         with pytest.raises(HTTPException) as refused:
             await read_body(Sender(b"x", stalls=True), 100, 250, share())
         assert refused.value.status_code == 408

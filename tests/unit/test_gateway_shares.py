@@ -8,13 +8,13 @@ from typing import Any
 import pytest
 import uvicorn
 
-from deploy.embedded.instance import take_port
-from services.gateway.admission import Admission, Quota
-from services.gateway.protocol import TimedProtocol
-from services.gateway.unfinished import DOUBTFUL_AFTER_S, LOOKED_AT_ONCE, look_for_missed
-from shared.client.jobs import JobView
-from shared.errors import NotFoundError
-from shared.messages.jobs import JobResult
+from accelerator_autopilot.client.jobs import JobView
+from accelerator_autopilot.contracts.errors import NotFoundError
+from accelerator_autopilot.contracts.messages.jobs import JobResult
+from accelerator_autopilot.deploy.local.instance import take_port
+from accelerator_autopilot.gateway.application.admission import Admission, Quota
+from accelerator_autopilot.gateway.application.unfinished_jobs import DOUBTFUL_AFTER_S, LOOKED_AT_ONCE, look_for_missed
+from accelerator_autopilot.gateway.http.server_protocol import TimedProtocol
 from tests.support.builders import T0
 from tests.support.waiting import eventually
 

@@ -12,14 +12,14 @@ from aiohttp import web
 from docker.errors import APIError
 from kubernetes_asyncio import client
 
-from services.scheduler.hands.app import ScaleCommands
-from services.scheduler.hands.docker import COPY_LABEL, DockerHands
-from services.scheduler.hands.external_scaler import MESSAGES, SERVICE, ExternalScaler, serve
-from services.scheduler.hands.kubernetes import KubernetesHands
-from services.scheduler.hands.ports import HandsError
-from shared.clock import utc_now
-from shared.ids import new_id
-from shared.messages.commands import ScaleCommand
+from accelerator_autopilot.contracts.ids import new_id
+from accelerator_autopilot.contracts.messages.commands import ScaleCommand
+from accelerator_autopilot.scheduler.executors.app import ScaleCommands
+from accelerator_autopilot.scheduler.executors.docker import COPY_LABEL, DockerHands
+from accelerator_autopilot.scheduler.executors.keda_scaler import MESSAGES, SERVICE, ExternalScaler, serve
+from accelerator_autopilot.scheduler.executors.kubernetes import KubernetesHands
+from accelerator_autopilot.scheduler.executors.ports import HandsError
+from accelerator_autopilot.transport.clock import utc_now
 from tests.contract.examples import COMMAND
 
 

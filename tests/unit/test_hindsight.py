@@ -9,13 +9,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from services.scheduler.domain.hindsight import SMALLEST, Hindsight, HindsightNumbers
-from services.scheduler.domain.policies import policy_maker
-from services.scheduler.domain.pool import PoolFacts, Seen
-from services.scheduler.domain.promptness import FEWEST, Promptness, starts_for_one
-from services.scheduler.domain.short_slack import Reaction
-from services.scheduler.twin.play import play
-from services.scheduler.twin.twin import PoolModel, Trace
+from accelerator_autopilot.scheduler.domain.pool_arrays import PoolFacts, Seen
+from accelerator_autopilot.scheduler.policies.cold_start_rule import Reaction
+from accelerator_autopilot.scheduler.policies.library import policy_maker
+from accelerator_autopilot.scheduler.policies.startup_latency import FEWEST, Promptness, starts_for_one
+from accelerator_autopilot.scheduler.policies.whatif_sizing import SMALLEST, Hindsight, HindsightNumbers
+from accelerator_autopilot.scheduler.twin.rollout import play
+from accelerator_autopilot.scheduler.twin.simulation import PoolModel, Trace
 
 NUMBERS = HindsightNumbers(margin=1.0, doubt=0.0, doubt_s=600.0, late_goal=0.01, memory_s=3600.0)
 SIZE = 40

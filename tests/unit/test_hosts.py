@@ -7,13 +7,13 @@ from typing import Any
 
 import pytest
 
-from services.telemetry.adapters.guarded import GuardedSource
-from services.telemetry.adapters.scrape import ScrapeSource
-from services.telemetry.domain.frame_buffer import FrameBuffer
-from services.telemetry.sampling import Sampler, same_host
-from shared.frames import decode
-from shared.health import HealthState
-from shared.messages.telemetry import DeviceEvent, NodeInventory
+from accelerator_autopilot.contracts.frames import decode
+from accelerator_autopilot.contracts.messages.telemetry import DeviceEvent, NodeInventory
+from accelerator_autopilot.runtime.health import HealthState
+from accelerator_autopilot.telemetry.agent.adapters.exporter_source import ScrapeSource
+from accelerator_autopilot.telemetry.agent.adapters.threaded_source import GuardedSource
+from accelerator_autopilot.telemetry.agent.application.sampling import Sampler, same_host
+from accelerator_autopilot.telemetry.agent.domain.publish_buffer import FrameBuffer
 from tests.support.builders import at, device
 from tests.unit.test_exporter_pages import instances, line, usual
 from tests.unit.test_fault_holding import Bench

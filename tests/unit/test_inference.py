@@ -11,21 +11,21 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import BaseModel, ValidationError
 
-from services.inference.dead_lettering import explain
-from services.inference.device_run import run_safely, run_to_json
-from services.inference.domain.batching import BatchSizer
-from services.inference.domain.job_reading import read_job
-from services.inference.domain.placement import left_alone, plan
-from services.inference.domain.retry import Bury, Retry, after_error, before_attempt
-from services.inference.errors import KindFailedError, ModelLoadError, RetryableJobError
-from services.inference.kinds import registry
-from services.inference.kinds.base import RunContext
-from services.inference.kinds.echo import Echo, EchoInput, EchoOutput
-from services.inference.kinds.summarize import choose, split
-from services.inference.scratch import Scratch
-from services.inference.settings import ModelSettings
-from shared.errors import InvalidInputError
-from shared.messages.jobs import Job, JobError
+from accelerator_autopilot.contracts.errors import InvalidInputError
+from accelerator_autopilot.contracts.messages.jobs import Job, JobError
+from accelerator_autopilot.inference.errors import KindFailedError, ModelLoadError, RetryableJobError
+from accelerator_autopilot.inference.jobs.dead_lettering import explain
+from accelerator_autopilot.inference.jobs.decoding import read_job
+from accelerator_autopilot.inference.jobs.retry_policy import Bury, Retry, after_error, before_attempt
+from accelerator_autopilot.inference.kinds import registry
+from accelerator_autopilot.inference.kinds.base import RunContext
+from accelerator_autopilot.inference.kinds.echo import Echo, EchoInput, EchoOutput
+from accelerator_autopilot.inference.kinds.summarize import choose, split
+from accelerator_autopilot.inference.pool.domain.placement import left_alone, plan
+from accelerator_autopilot.inference.settings import ModelSettings
+from accelerator_autopilot.inference.worker.application.batch_execution import run_safely, run_to_json
+from accelerator_autopilot.inference.worker.application.scratch_folders import Scratch
+from accelerator_autopilot.inference.worker.domain.batch_sizing import BatchSizer
 from tests.support.builders import T0, at
 
 
@@ -230,7 +230,7 @@ class TestKinds:
 @pytest.mark.slow
 class TestRealModel:
     def test_minilm_knows_what_belongs_together(self) -> None:
-        from services.inference.kinds.embed import KIND, EmbedInput
+        from accelerator_autopilot.inference.kinds.embed import KIND, EmbedInput
 
         batch = [
             EmbedInput(texts=["The GPU overheated and was throttled.", "Bake the cake for forty minutes."]),
@@ -242,7 +242,7 @@ class TestRealModel:
         assert np.linalg.norm(a) == pytest.approx(1, abs=1e-4)
 
     def test_a_seq2seq_and_a_causal_model_summarise(self, tmp_path: Any) -> None:
-        from services.inference.adapters.transformers_summarizer import TransformersSummarizer
+        from accelerator_autopilot.inference.adapters.transformers_summarizer import TransformersSummarizer
         from tests.support.tiny_models import save_tiny_causal, save_tiny_seq2seq
 
         for make, name in ((save_tiny_seq2seq, "t5"), (save_tiny_causal, "gpt2")):
@@ -251,7 +251,7 @@ class TestRealModel:
             assert isinstance(summarizer.summarize("one two three " * 200), str)
 
     def test_a_model_that_does_not_exist_is_named(self) -> None:
-        from services.inference.models import encoder
+        from accelerator_autopilot.inference.model_loading import encoder
 
         with pytest.raises(ModelLoadError, match="no-such-model"):
             encoder(ModelSettings(embed_model="no-such-model"))

@@ -19,9 +19,9 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from services.inference.domain.archives import unpack
-from services.inference.domain.written_tests import check_module, function_names
-from shared.errors import InvalidInputError
+from accelerator_autopilot.contracts.errors import InvalidInputError
+from accelerator_autopilot.inference.domain.archives import unpack
+from accelerator_autopilot.inference.domain.test_generation import check_module, function_names
 from tests.support.kinds import Caller
 from tests.support.sandbox import NEEDS_SANDBOX
 from tests.support.tiny_models import save_tiny_causal

@@ -13,17 +13,17 @@ import polars as pl
 import pytest
 import torch
 
-from services.anomaly.adapters import snapshot_file
-from services.anomaly.adapters.snapshot_file import Snapshot
-from services.anomaly.adapters.tables import read_table
-from services.anomaly.domain.columns import COLUMNS
-from services.anomaly.domain.learned.alarms import Alarms
-from services.anomaly.domain.learned.detector import LearnedDetector
-from services.anomaly.domain.learned.tail import Tail
-from services.anomaly.domain.rerun import rerun
-from services.anomaly.domain.roster import Roster
-from services.anomaly.domain.watch import Watch
-from shared.errors import InvalidInputError
+from accelerator_autopilot.anomaly.adapters import model_snapshot
+from accelerator_autopilot.anomaly.adapters.model_snapshot import Snapshot
+from accelerator_autopilot.anomaly.adapters.telemetry_tables import read_table
+from accelerator_autopilot.anomaly.domain.detection_engine import Watch
+from accelerator_autopilot.anomaly.domain.device_slots import Roster
+from accelerator_autopilot.anomaly.domain.learned.alarm_throttle import Alarms
+from accelerator_autopilot.anomaly.domain.learned.anomaly_score import LearnedDetector
+from accelerator_autopilot.anomaly.domain.learned.false_alarm_calibration import Tail
+from accelerator_autopilot.anomaly.domain.metric_columns import COLUMNS
+from accelerator_autopilot.anomaly.domain.replay import rerun
+from accelerator_autopilot.contracts.errors import InvalidInputError
 from tests.benchmarks.faults import ticks_of
 from tests.support.drill import Fault, made_up_load, with_fault
 
@@ -138,16 +138,16 @@ class TestWatching:
         watch = Watch()
         rerun(watch, "n1", moments, 60.0)
         path = tmp_path / "anomaly" / "learned.npz"
-        snapshot_file.save(path, Snapshot(watch.roster.snapshot(), watch.snapshot()))
-        saved = snapshot_file.load(path)
+        model_snapshot.save(path, Snapshot(watch.roster.snapshot(), watch.snapshot()))
+        saved = model_snapshot.load(path)
         assert saved is not None
         again = Watch(roster=Roster.restore(saved.roster))
         again.load(saved.arrays)
         for name, array in watch.snapshot().items():
             assert np.array_equal(again.snapshot()[name][: len(array)], array)
         path.write_bytes(path.read_bytes()[:1000])
-        assert snapshot_file.load(path) is None
-        assert snapshot_file.load(tmp_path / "none.npz") is None
+        assert model_snapshot.load(path) is None
+        assert model_snapshot.load(tmp_path / "none.npz") is None
         with pytest.raises(InvalidInputError, match=r"snapshot\."):
             Watch().load({"detector.residuals.count": np.zeros((3, 1))})
 
@@ -160,12 +160,12 @@ class TestWatching:
         tensors = {name: torch.from_numpy(array) for name, array in arrays.items()}
         torch.save({"version": 1, "roster": roster, "tensors": tensors}, tmp_path / "learned.pt")
         path = tmp_path / "learned.npz"
-        saved = snapshot_file.load(path)
+        saved = model_snapshot.load(path)
         assert saved is not None
         assert saved.roster == watch.roster.snapshot()
         assert saved.arrays.keys() == arrays.keys()
         assert all(np.array_equal(saved.arrays[name], array) for name, array in arrays.items())
-        snapshot_file.save(path, saved)
+        model_snapshot.save(path, saved)
         assert [file.name for file in tmp_path.iterdir()] == ["learned.npz"]
 
     def test_a_new_driver_is_learnt_anew(self) -> None:
@@ -193,7 +193,15 @@ class TestReplay:
             self.rows().write_csv(path)
         else:
             path.write_bytes(gzip.compress(self.rows().write_csv().encode()))
-        command = [sys.executable, "-m", "services.anomaly.replay", "--input", str(path), "--out", str(out)]
+        command = [
+            sys.executable,
+            "-m",
+            "accelerator_autopilot.anomaly.replay",
+            "--input",
+            str(path),
+            "--out",
+            str(out),
+        ]
         subprocess.run([*command, "--plot", str(tmp_path / "p.png")], check=True, timeout=60)
         (told,) = [json.loads(line) for line in out.read_text().splitlines()]
         assert (told["device"], told["kind"], told["severity"]) == ("b", "thermal", "critical")

@@ -9,12 +9,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from services.scheduler.adapters.past import Past, PastDevice, PastJobs
-from services.scheduler.analyse import advise, effect, recommendation, running_at_once
-from services.scheduler.domain.power_curves import curve_of
-from services.scheduler.looking_back import past_pools, played
-from services.scheduler.report import page
-from services.scheduler.twin.calibration import (
+from accelerator_autopilot.contracts.errors import InvalidInputError
+from accelerator_autopilot.contracts.messages.commands import FleetPolicy, PoolPolicy
+from accelerator_autopilot.scheduler.adapters.database_history import Past, PastDevice, PastJobs
+from accelerator_autopilot.scheduler.application.offline_replay import past_pools, played
+from accelerator_autopilot.scheduler.commands.advisor import advise, effect, recommendation, running_at_once
+from accelerator_autopilot.scheduler.commands.report_page import page
+from accelerator_autopilot.scheduler.domain.power_curves import curve_of
+from accelerator_autopilot.scheduler.twin.calibration import (
     JobRuns,
     Minutes,
     calibrated_batching,
@@ -23,8 +25,6 @@ from services.scheduler.twin.calibration import (
     mixed,
     work_alone_s,
 )
-from shared.errors import InvalidInputError
-from shared.messages.commands import FleetPolicy, PoolPolicy
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
 HOURS = 4.0

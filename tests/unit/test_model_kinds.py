@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from services.inference.kinds import registry
-from services.inference.kinds.base import RunContext
-from services.inference.scratch import Scratch
-from services.inference.settings import ModelSettings
+from accelerator_autopilot.inference.kinds import registry
+from accelerator_autopilot.inference.kinds.base import RunContext
+from accelerator_autopilot.inference.settings import ModelSettings
+from accelerator_autopilot.inference.worker.application.scratch_folders import Scratch
 from tests.support.kinds import Caller
 from tests.support.tiny_models import save_tiny_causal, save_tiny_classifier, save_tiny_seq2seq, save_tiny_vision
 
@@ -65,7 +65,7 @@ class TestClassify:
             assert [r.score for r in found[index].results] == pytest.approx([r.score for r in alone.results], abs=1e-4)
 
     def test_a_batch_is_one_call_of_the_model(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        from services.inference.adapters.classifiers import TextClassifier
+        from accelerator_autopilot.inference.adapters.classifiers import TextClassifier
 
         calls = []
         scores = TextClassifier.scores
@@ -152,8 +152,8 @@ class TestGeneration:
             Caller(generate_model=str(tmp_path / "nowhere"))("generate", prompt="x")
 
     def test_a_model_that_its_library_refuses_is_no_fault_of_the_job(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        from services.inference.adapters import transformers_generator
-        from services.inference.errors import ModelLoadError
+        from accelerator_autopilot.inference.adapters import transformers_generator
+        from accelerator_autopilot.inference.errors import ModelLoadError
 
         def refuse(*_: Any, **__: Any) -> None:
             raise TypeError("got an unexpected keyword argument 'page_size'")
@@ -216,7 +216,7 @@ class TestClassifyImage:
     def test_images_of_all_jobs_are_scored_together(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         from PIL import Image
 
-        from services.inference.adapters.classifiers import ImageClassifier
+        from accelerator_autopilot.inference.adapters.classifiers import ImageClassifier
 
         calls = []
         scores = ImageClassifier.scores
@@ -239,8 +239,8 @@ class TestClassifyImage:
     def test_pixels_held_at_once_are_bounded(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         from PIL import Image
 
-        from services.inference.adapters.classifiers import ImageClassifier
-        from services.inference.kinds import classify_image
+        from accelerator_autopilot.inference.adapters.classifiers import ImageClassifier
+        from accelerator_autopilot.inference.kinds import classify_image
 
         monkeypatch.setattr(classify_image, "MOST_PIXELS", 3000)
         seen = []
@@ -264,7 +264,7 @@ class TestOnnx:
     def test_onnx_runtime_gives_what_torch_gives(self, tmp_path: Path) -> None:
         import numpy as np
 
-        from services.inference.models import encoder
+        from accelerator_autopilot.inference.model_loading import encoder
         from tests.support.tiny_models import export_encoder
 
         texts = ["one two", "three", "one two three one"]

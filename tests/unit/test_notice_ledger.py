@@ -9,15 +9,21 @@ from typing import Any
 
 import pytest
 
-from services.notifier import delivering
-from services.notifier.adapters.notice_store import NoticeStore
-from services.notifier.delivering import Deliveries
-from services.notifier.domain import ledger as ledger_module
-from services.notifier.domain.ledger import NEVER_TOLD, Entry, Ledger, Notice
-from services.notifier.intake import stream_filters
-from services.notifier.lost_ends import EARLY, MISSING_IN_ANOTHER_S, MISSING_S, LostEnds, OpenAlerts
-from shared.errors import UnavailableError
-from shared.messages.alerts import Alert, Evidence
+from accelerator_autopilot.contracts.errors import UnavailableError
+from accelerator_autopilot.contracts.messages.alerts import Alert, Evidence
+from accelerator_autopilot.notifier.adapters.ledger_store import NoticeStore
+from accelerator_autopilot.notifier.application import subscription_worker
+from accelerator_autopilot.notifier.application.alert_consumer import stream_filters
+from accelerator_autopilot.notifier.application.missed_resolutions import (
+    EARLY,
+    MISSING_IN_ANOTHER_S,
+    MISSING_S,
+    LostEnds,
+    OpenAlerts,
+)
+from accelerator_autopilot.notifier.application.subscription_worker import Deliveries
+from accelerator_autopilot.notifier.domain import subscription_ledger as ledger_module
+from accelerator_autopilot.notifier.domain.subscription_ledger import NEVER_TOLD, Entry, Ledger, Notice
 from tests.support.builders import T0, alert, at
 from tests.unit.test_notifier import subscription
 
@@ -123,7 +129,7 @@ class TestEscalation:
     """What the bucket of open alerts does not have, or does not tell, may be as open as before."""
 
     async def held(self, monkeypatch: pytest.MonkeyPatch, needs: Any, now_s: float = 100.0) -> bool:
-        monkeypatch.setattr(delivering, "utc_now", lambda: at(3600))
+        monkeypatch.setattr(subscription_worker, "utc_now", lambda: at(3600))
         around = SimpleNamespace(silences={}, needs_somebody=needs)
         deliveries = Deliveries(subscription(escalate_after_s=60), around)  # type: ignore[arg-type]
         deliveries._ledger.take(alert(), 1)
@@ -143,7 +149,7 @@ class TestEscalation:
             return False
 
         around = SimpleNamespace(silences={}, needs_somebody=taken)
-        monkeypatch.setattr(delivering, "utc_now", lambda: at(3600))
+        monkeypatch.setattr(subscription_worker, "utc_now", lambda: at(3600))
         deliveries = Deliveries(subscription(escalate_after_s=60), around)  # type: ignore[arg-type]
         deliveries._ledger.take(alert(), 1)
         assert await deliveries._holds("a1", 50.0)

@@ -9,16 +9,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.cli.webhook_catcher import WebhookCatcher
-from services.notifier.adapters.receiver import RefusedTargetError, WebhookReceiver, is_public
-from services.notifier.domain.breaker import CircuitBreaker
-from services.notifier.domain.delivery import Rate, quiet_s, retry_delay_s, silenced, wants
-from services.notifier.domain.formats import body_of
-from services.notifier.domain.ledger import Entry, Ledger
-from services.notifier.intake import stream_filters
-from shared.clock import utc_now
-from shared.errors import InvalidInputError, UnavailableError
-from shared.messages.notices import Silence, Subscription
+from accelerator_autopilot.cli.webhook_receiver import WebhookCatcher
+from accelerator_autopilot.contracts.errors import InvalidInputError, UnavailableError
+from accelerator_autopilot.contracts.messages.notices import Silence, Subscription
+from accelerator_autopilot.notifier.adapters.webhook_sender import RefusedTargetError, WebhookReceiver, is_public
+from accelerator_autopilot.notifier.application.alert_consumer import stream_filters
+from accelerator_autopilot.notifier.domain.circuit_breaker import CircuitBreaker
+from accelerator_autopilot.notifier.domain.delivery_rules import Rate, quiet_s, retry_delay_s, silenced, wants
+from accelerator_autopilot.notifier.domain.message_formats import body_of
+from accelerator_autopilot.notifier.domain.subscription_ledger import Entry, Ledger
+from accelerator_autopilot.transport.clock import utc_now
 from tests.support.builders import T0, alert, at
 
 SECRET = "whsec_" + "QUJDREVGR0hJSktMTU5PUFFSU1RVVldY"

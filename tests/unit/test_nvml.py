@@ -8,10 +8,10 @@ from typing import Any
 import pynvml
 import pytest
 
-from services.telemetry.adapters.nvml import NvmlSource
-from services.telemetry.adapters.nvml import source as source_module
-from services.telemetry.errors import PowerControlError
-from shared.errors import UnavailableError
+from accelerator_autopilot.contracts.errors import UnavailableError
+from accelerator_autopilot.telemetry.agent.adapters.nvml import NvmlSource
+from accelerator_autopilot.telemetry.agent.adapters.nvml import source as source_module
+from accelerator_autopilot.telemetry.errors import PowerControlError
 from tests.support.fake_nvml import UUID, FakeNvml
 
 

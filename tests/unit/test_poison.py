@@ -12,10 +12,10 @@ import pytest
 from prometheus_client import CollectorRegistry
 from pydantic import ValidationError
 
-from shared.errors import InvalidInputError, MalformedMessageError, UnavailableError
-from shared.messages.commands import CommandOutcome, PowerCommand
-from shared.messages.poison import MOST_BODY_BYTES, PoisonMessage
-from shared.poison import ATTEMPTS, MOST_DELIVERIES, PoisonRule, backoff_s, may_pass
+from accelerator_autopilot.contracts.errors import InvalidInputError, MalformedMessageError, UnavailableError
+from accelerator_autopilot.contracts.messages.commands import CommandOutcome, PowerCommand
+from accelerator_autopilot.contracts.messages.poison import MOST_BODY_BYTES, PoisonMessage
+from accelerator_autopilot.runtime.poison_messages import ATTEMPTS, MOST_DELIVERIES, PoisonRule, backoff_s, may_pass
 from tests.support.builders import power_command
 
 

@@ -10,18 +10,18 @@ from typing import Any
 import numpy as np
 import pytest
 
-from services.scheduler.domain.batch_delays import LEASE_S, BatchDelays
-from services.scheduler.domain.caps import caps
-from services.scheduler.domain.demand import WINDOWS_S, DemandHistory
-from services.scheduler.domain.panel import Panel
-from services.scheduler.domain.policies import policy_maker
-from services.scheduler.domain.pool_rows import COLUMNS
-from services.scheduler.domain.recollection import POOLS_A_BLOCK, Recollection
-from services.scheduler.domain.reserve_rule import history, shipped_numbers
-from services.scheduler.domain.sliding import LastValues
-from services.scheduler.remembering import Remembering
-from shared.errors import UnavailableError
-from shared.messages.commands import FleetPolicy
+from accelerator_autopilot.contracts.errors import UnavailableError
+from accelerator_autopilot.contracts.messages.commands import FleetPolicy
+from accelerator_autopilot.scheduler.application.observation_store import Remembering
+from accelerator_autopilot.scheduler.domain.batch_delays import LEASE_S, BatchDelays
+from accelerator_autopilot.scheduler.domain.observation_arrays import COLUMNS
+from accelerator_autopilot.scheduler.domain.power_capping import caps
+from accelerator_autopilot.scheduler.policies.demand import WINDOWS_S, DemandHistory
+from accelerator_autopilot.scheduler.policies.library import policy_maker
+from accelerator_autopilot.scheduler.policies.observation_log import POOLS_A_BLOCK, Recollection
+from accelerator_autopilot.scheduler.policies.policy_ensemble import Panel
+from accelerator_autopilot.scheduler.policies.sliding_window import LastValues
+from accelerator_autopilot.scheduler.policies.tuned_rule import history, shipped_numbers
 from tests.support.builders import at
 from tests.unit.test_hindsight import facts, looks
 from tests.unit.test_scheduler import board, seen
@@ -107,7 +107,7 @@ async def test_an_hour_of_looks_is_copied_beside_the_event_loop(monkeypatch: pyt
     async def refuse(*_: object) -> None:
         raise UnavailableError("away")
 
-    monkeypatch.setattr("services.scheduler.remembering.write_object", refuse)
+    monkeypatch.setattr("accelerator_autopilot.scheduler.application.observation_store.write_object", refuse)
     await Remembering(None, panel, "me").keep()  # type: ignore[arg-type]
     assert threads
     assert threading.main_thread() not in threads

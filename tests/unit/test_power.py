@@ -8,14 +8,14 @@ from pathlib import Path
 
 import pytest
 
-from services.telemetry.adapters.cap_file import ANY, CapFile, Kept
-from services.telemetry.adapters.guarded import GuardedSource
-from services.telemetry.adapters.simulated import SimulatedSource
-from services.telemetry.errors import PowerControlError
-from services.telemetry.handlers import PowerCommands
-from services.telemetry.power import PowerControl
-from shared.clock import utc_now
-from shared.messages.commands import CommandOutcome, FleetPolicy
+from accelerator_autopilot.contracts.messages.commands import CommandOutcome, FleetPolicy
+from accelerator_autopilot.telemetry.agent.adapters.power_cap_file import ANY, CapFile, Kept
+from accelerator_autopilot.telemetry.agent.adapters.simulated_source import SimulatedSource
+from accelerator_autopilot.telemetry.agent.adapters.threaded_source import GuardedSource
+from accelerator_autopilot.telemetry.agent.application.command_handlers import PowerCommands
+from accelerator_autopilot.telemetry.agent.application.power_control import PowerControl
+from accelerator_autopilot.telemetry.errors import PowerControlError
+from accelerator_autopilot.transport.clock import utc_now
 from tests.support.builders import at, power_command
 from tests.support.waiting import eventually
 

@@ -13,11 +13,11 @@ from typing import Any
 
 import pytest
 
-from deploy.embedded.instance import Instance
-from services.cli.commands import product
-from shared import privileges
-from shared.errors import SettingsError
-from shared.privileges import OWN_ID, Identity, Needs, identity, socket_folders
+from accelerator_autopilot.cli.commands import product
+from accelerator_autopilot.contracts.errors import SettingsError
+from accelerator_autopilot.deploy.local.instance import Instance
+from accelerator_autopilot.runtime import privileges
+from accelerator_autopilot.runtime.privileges import OWN_ID, Identity, Needs, identity, socket_folders
 
 ROOT = Path(__file__).parents[2]
 NEEDS_ROOT = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
@@ -28,8 +28,8 @@ SETTLED = """
 import ctypes, json, os, signal, sys
 from pathlib import Path
 from shared import privileges
-from shared.logs import setup_logging
-from shared.settings import ServiceSettings, load
+from accelerator_autopilot.runtime.json_logs import setup_logging
+from accelerator_autopilot.runtime.settings import ServiceSettings, load
 setup_logging("test", "INFO")
 folder = Path(sys.argv[1])
 """

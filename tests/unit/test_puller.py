@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from nats.aio.msg import Msg
 
-from shared.puller import GRACE_S, Puller
+from accelerator_autopilot.runtime.pull_subscription import GRACE_S, Puller
 
 
 class FakeClient:

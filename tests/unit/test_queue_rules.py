@@ -11,22 +11,22 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import BaseModel
 
-from services.inference.device_group import group
-from services.inference.device_run import run_safely
-from services.inference.domain.batching import FORGET_AFTER, BatchSizer
-from services.inference.domain.capability import Capability, nobody
-from services.inference.domain.dependencies import Waiting
-from services.inference.domain.pressure import share, speed
-from services.inference.domain.priorities import StridePicker, fair_order
-from services.inference.domain.retry import Bury, before_attempt
-from services.inference.kinds.base import Input, RunContext, Tokens
-from services.inference.scratch import Scratch, sweep_scratch
-from services.inference.settings import ModelSettings
-from services.inference.shelf import Shelf
-from shared.errors import InvalidInputError
-from shared.jobs import Options, address, make_job, make_options
-from shared.messages.jobs import Job, JobNeeds, PoolStatus, WorkerStatus
-from shared.references import fill_in, wanted_jobs
+from accelerator_autopilot.contracts.errors import InvalidInputError
+from accelerator_autopilot.contracts.job_requests import Options, address, make_job, make_options
+from accelerator_autopilot.contracts.messages.jobs import Job, JobNeeds, PoolStatus, WorkerStatus
+from accelerator_autopilot.contracts.result_references import fill_in, wanted_jobs
+from accelerator_autopilot.inference.jobs.capability import Capability, nobody
+from accelerator_autopilot.inference.jobs.retry_policy import Bury, before_attempt
+from accelerator_autopilot.inference.kinds.base import Input, RunContext, Tokens
+from accelerator_autopilot.inference.pool.application.device_group import group
+from accelerator_autopilot.inference.pool.domain.job_dependencies import Waiting
+from accelerator_autopilot.inference.pool.domain.throttling import share, speed
+from accelerator_autopilot.inference.settings import ModelSettings
+from accelerator_autopilot.inference.worker.application.batch_execution import run_safely
+from accelerator_autopilot.inference.worker.application.model_cache import Shelf
+from accelerator_autopilot.inference.worker.application.scratch_folders import Scratch, sweep_scratch
+from accelerator_autopilot.inference.worker.domain.batch_sizing import FORGET_AFTER, BatchSizer
+from accelerator_autopilot.inference.worker.domain.priorities import StridePicker, fair_order
 from tests.support.builders import T0, device
 
 

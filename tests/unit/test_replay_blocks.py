@@ -11,11 +11,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from services.anomaly.adapters.tables import Table, read_table
-from services.anomaly.domain.conditions import Conditions
-from services.anomaly.domain.recurrence import fading
-from services.anomaly.domain.rerun import Rerun
-from services.anomaly.domain.watch import Watch
+from accelerator_autopilot.anomaly.adapters.telemetry_tables import Table, read_table
+from accelerator_autopilot.anomaly.domain.condition_state import Conditions
+from accelerator_autopilot.anomaly.domain.decaying_sums import fading
+from accelerator_autopilot.anomaly.domain.detection_engine import Watch
+from accelerator_autopilot.anomaly.domain.replay import Rerun
 
 DEVICES = 3
 FAULTS = (

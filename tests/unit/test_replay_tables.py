@@ -13,10 +13,10 @@ import numpy as np
 import polars as pl
 import pytest
 
-from services.anomaly.adapters.table_columns import BLANK, metric_of
-from services.anomaly.adapters.tables import Table, read_table
-from services.anomaly.domain.columns import COLUMN
-from shared.errors import InvalidInputError
+from accelerator_autopilot.anomaly.adapters.column_names import BLANK, metric_of
+from accelerator_autopilot.anomaly.adapters.telemetry_tables import Table, read_table
+from accelerator_autopilot.anomaly.domain.metric_columns import COLUMN
+from accelerator_autopilot.contracts.errors import InvalidInputError
 
 T0 = datetime(2023, 11, 14, 22, 13, 20, tzinfo=UTC).timestamp()
 ROWS = "t_s,device,power_w,temp_c\n1700000000,a,223.5,62\n1700000000,b,265.25,69\n1700000001,a,206,61\n"

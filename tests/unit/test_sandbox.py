@@ -14,11 +14,11 @@ from typing import Any
 
 import pytest
 
-from services.inference.adapters import sandbox as sandbox_module
-from services.inference.adapters.sandbox import Sandbox
-from services.inference.adapters.sandbox_walls import NOBODY, Walls
-from services.inference.adapters.seccomp import seccomp_program
-from services.inference.errors import NotConfiguredError
+from accelerator_autopilot.inference.adapters import sandbox as sandbox_module
+from accelerator_autopilot.inference.adapters.sandbox import Sandbox
+from accelerator_autopilot.inference.adapters.sandbox_filesystem import NOBODY, Walls
+from accelerator_autopilot.inference.adapters.seccomp import seccomp_program
+from accelerator_autopilot.inference.errors import NotConfiguredError
 from tests.support.kinds import Caller
 from tests.support.sandbox import NEEDS_SANDBOX
 

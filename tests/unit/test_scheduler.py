@@ -9,19 +9,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.scheduler.domain.caps import DeviceBoard, caps
-from services.scheduler.domain.champion import Band, Championship, Choice, Replayed, choose
-from services.scheduler.domain.device_columns import Readings
-from services.scheduler.domain.drains import drains
-from services.scheduler.domain.efficiency import NodeEfficiency
-from services.scheduler.domain.governor import Governor
-from services.scheduler.domain.observation import PoolObservation, Proposal
-from services.scheduler.domain.power_budget import Limit, share_out
-from services.scheduler.domain.power_curves import curve_of
-from services.scheduler.domain.spread import NodeRoom, spread
-from services.scheduler.domain.timetable import mean_of, value_at
-from shared.messages.commands import FleetPolicy, PoolPolicy, PowerBudget, TimedValue
-from shared.messages.jobs import PoolStatus, WorkerStatus
+from accelerator_autopilot.contracts.messages.commands import FleetPolicy, PoolPolicy, PowerBudget, TimedValue
+from accelerator_autopilot.contracts.messages.jobs import PoolStatus, WorkerStatus
+from accelerator_autopilot.scheduler.domain.champion_challenger import Band, Championship, Choice, Replayed, choose
+from accelerator_autopilot.scheduler.domain.daily_schedule import mean_of, value_at
+from accelerator_autopilot.scheduler.domain.device_columns import Readings
+from accelerator_autopilot.scheduler.domain.draining import drains
+from accelerator_autopilot.scheduler.domain.governor import Governor
+from accelerator_autopilot.scheduler.domain.job_energy import NodeEfficiency
+from accelerator_autopilot.scheduler.domain.observation import PoolObservation, Proposal
+from accelerator_autopilot.scheduler.domain.placement import NodeRoom, spread
+from accelerator_autopilot.scheduler.domain.power_budget import Limit, share_out
+from accelerator_autopilot.scheduler.domain.power_capping import DeviceBoard, caps
+from accelerator_autopilot.scheduler.domain.power_curves import curve_of
 from tests.support.builders import at
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from services.anomaly.domain.learned.seasons import Seasons
-from services.anomaly.domain.learned.surprise import Surprise
+from accelerator_autopilot.anomaly.domain.learned.density_score import Surprise
+from accelerator_autopilot.anomaly.domain.learned.seasonal_memory import Seasons
 
 PERIOD = 96
 ONE = np.array([0])

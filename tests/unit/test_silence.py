@@ -6,10 +6,10 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.anomaly.domain.columns import matrix
-from services.anomaly.domain.conditions import Conditions
-from services.anomaly.domain.finding import Finding
-from services.anomaly.domain.watch import Watch
+from accelerator_autopilot.anomaly.domain.condition_state import Conditions
+from accelerator_autopilot.anomaly.domain.detection_engine import Watch
+from accelerator_autopilot.anomaly.domain.findings import Finding
+from accelerator_autopilot.anomaly.domain.metric_columns import matrix
 from tests.support.one_device import OneDevice
 
 

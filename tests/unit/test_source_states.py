@@ -9,17 +9,17 @@ from typing import Any, TypeVar
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
 
-from services.telemetry.adapters.guarded import GuardedSource
-from services.telemetry.adapters.scrape import HALF_FOR_S, ScrapeSource
-from services.telemetry.domain.assembly import LOST_AFTER_TICKS
-from services.telemetry.domain.frame_buffer import FrameBuffer
-from services.telemetry.errors import SourceBusyError, SourceHungError
-from services.telemetry.ports import Sample, SourceEvent
-from services.telemetry.sampling import Sampler
-from shared.errors import UnavailableError
-from shared.frames import decode
-from shared.health import HealthState
-from shared.messages.telemetry import DeviceEvent, DeviceInfo
+from accelerator_autopilot.contracts.errors import UnavailableError
+from accelerator_autopilot.contracts.frames import decode
+from accelerator_autopilot.contracts.messages.telemetry import DeviceEvent, DeviceInfo
+from accelerator_autopilot.runtime.health import HealthState
+from accelerator_autopilot.telemetry.agent.adapters.exporter_source import HALF_FOR_S, ScrapeSource
+from accelerator_autopilot.telemetry.agent.adapters.threaded_source import GuardedSource
+from accelerator_autopilot.telemetry.agent.application.sampling import Sampler
+from accelerator_autopilot.telemetry.agent.domain.frame_assembly import LOST_AFTER_TICKS
+from accelerator_autopilot.telemetry.agent.domain.publish_buffer import FrameBuffer
+from accelerator_autopilot.telemetry.errors import SourceBusyError, SourceHungError
+from accelerator_autopilot.telemetry.ports import Sample, SourceEvent
 from tests.support.builders import device
 from tests.support.stateful import stateful_settings
 

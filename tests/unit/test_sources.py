@@ -13,14 +13,14 @@ from typing import Any
 
 import pytest
 
-from services.telemetry.adapters import metrics_page
-from services.telemetry.adapters.amd_smi import AmdSmiSource
-from services.telemetry.adapters.apple import AppleSource
-from services.telemetry.adapters.jetson import JetsonSource
-from services.telemetry.adapters.metrics_page import fetch_page
-from services.telemetry.adapters.processes import container_of, describe_process
-from services.telemetry.adapters.scrape import ScrapeSource
-from shared.errors import InvalidInputError, UnavailableError
+from accelerator_autopilot.contracts.errors import InvalidInputError, UnavailableError
+from accelerator_autopilot.telemetry.agent.adapters import metrics_page
+from accelerator_autopilot.telemetry.agent.adapters.amd_smi import AmdSmiSource
+from accelerator_autopilot.telemetry.agent.adapters.apple import AppleSource
+from accelerator_autopilot.telemetry.agent.adapters.device_processes import container_of, describe_process
+from accelerator_autopilot.telemetry.agent.adapters.exporter_source import ScrapeSource
+from accelerator_autopilot.telemetry.agent.adapters.jetson import JetsonSource
+from accelerator_autopilot.telemetry.agent.adapters.metrics_page import fetch_page
 from tests.support.trees import plant
 
 DCGM = """

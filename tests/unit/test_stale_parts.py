@@ -9,18 +9,18 @@ import pytest
 from nats.js import JetStreamContext
 from prometheus_client import CollectorRegistry
 
-from services.inference.handlers import PoolCommands
-from services.inference.settings import PoolSettings
-from services.inference.supervisor import PoolSupervisor
-from services.scheduler.adapters.fleet_reader import READ_METRICS, FleetReader
-from services.scheduler.adapters.newest_frames import NewestFrames
-from services.scheduler.adapters.pool_tracks import PoolTrack, QueueCount
-from services.scheduler.domain.device_columns import DeviceColumns
-from shared.bucket_follower import BucketFollower
-from shared.clock import utc_now
-from shared.ids import new_id
-from shared.messages.commands import CommandOutcome, ScaleCommand
-from shared.messages.jobs import PoolStatus
+from accelerator_autopilot.contracts.ids import new_id
+from accelerator_autopilot.contracts.messages.commands import CommandOutcome, ScaleCommand
+from accelerator_autopilot.contracts.messages.jobs import PoolStatus
+from accelerator_autopilot.inference.pool.application.command_handlers import PoolCommands
+from accelerator_autopilot.inference.pool.application.worker_supervisor import PoolSupervisor
+from accelerator_autopilot.inference.settings import PoolSettings
+from accelerator_autopilot.scheduler.adapters.fleet_reader import READ_METRICS, FleetReader
+from accelerator_autopilot.scheduler.adapters.latest_frames import NewestFrames
+from accelerator_autopilot.scheduler.adapters.pool_history import PoolTrack, QueueCount
+from accelerator_autopilot.scheduler.domain.device_columns import DeviceColumns
+from accelerator_autopilot.transport.bucket_changes import BucketFollower
+from accelerator_autopilot.transport.clock import utc_now
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 

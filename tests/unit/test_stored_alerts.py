@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from services.anomaly import stored_alerts
-from services.anomaly.stored_alerts import StoredAlerts
-from shared import subjects
-from shared.messages.alerts import Alert
+from accelerator_autopilot.anomaly.application import open_alert_bucket
+from accelerator_autopilot.anomaly.application.open_alert_bucket import StoredAlerts
+from accelerator_autopilot.contracts import subjects
+from accelerator_autopilot.contracts.messages.alerts import Alert
 from tests.support.builders import alert
 
 
@@ -47,7 +47,7 @@ async def test_what_ends_while_the_bucket_is_read_does_not_come_back(
     monkeypatch: pytest.MonkeyPatch, ends: str
 ) -> None:
     book: Any = Book(ends)
-    monkeypatch.setattr(stored_alerts, "bucket_items", book.items)
+    monkeypatch.setattr(open_alert_bucket, "bucket_items", book.items)
     stored = StoredAlerts(book, book, book, lambda: list(book.open), book.adopted.extend)
     await stored.look()
     assert book.adopted == []
@@ -56,6 +56,6 @@ async def test_what_ends_while_the_bucket_is_read_does_not_come_back(
 async def test_what_nobody_here_opened_is_adopted(monkeypatch: pytest.MonkeyPatch) -> None:
     book: Any = Book("never")
     book.open = []
-    monkeypatch.setattr(stored_alerts, "bucket_items", book.items)
+    monkeypatch.setattr(open_alert_bucket, "bucket_items", book.items)
     await StoredAlerts(book, book, book, lambda: list(book.open), book.adopted.extend).look()
     assert [a.id for a in book.adopted] == ["a1"]

@@ -14,20 +14,20 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.telemetry.adapters.cpu import CpuSource
-from services.telemetry.adapters.guarded import GuardedSource
-from services.telemetry.adapters.replay import ReplaySource, save
-from services.telemetry.adapters.simulated import SimulatedSource
-from services.telemetry.domain.assembly import FrameAssembler, TransitionWatch
-from services.telemetry.domain.frame_buffer import FrameBuffer
-from services.telemetry.domain.power_lease import Grant, LeaseBook, Moment, Refusal
-from services.telemetry.errors import SourceBusyError, SourceHungError
-from services.telemetry.sampling import Sampler
-from shared.errors import InvalidInputError, UnavailableError
-from shared.frames import decode
-from shared.health import HealthState
-from shared.messages.commands import FleetPolicy
-from shared.messages.telemetry import DeviceEvent
+from accelerator_autopilot.contracts.errors import InvalidInputError, UnavailableError
+from accelerator_autopilot.contracts.frames import decode
+from accelerator_autopilot.contracts.messages.commands import FleetPolicy
+from accelerator_autopilot.contracts.messages.telemetry import DeviceEvent
+from accelerator_autopilot.runtime.health import HealthState
+from accelerator_autopilot.telemetry.agent.adapters.cpu import CpuSource
+from accelerator_autopilot.telemetry.agent.adapters.frame_replay import ReplaySource, save
+from accelerator_autopilot.telemetry.agent.adapters.simulated_source import SimulatedSource
+from accelerator_autopilot.telemetry.agent.adapters.threaded_source import GuardedSource
+from accelerator_autopilot.telemetry.agent.application.sampling import Sampler
+from accelerator_autopilot.telemetry.agent.domain.frame_assembly import FrameAssembler, TransitionWatch
+from accelerator_autopilot.telemetry.agent.domain.power_lease import Grant, LeaseBook, Moment, Refusal
+from accelerator_autopilot.telemetry.agent.domain.publish_buffer import FrameBuffer
+from accelerator_autopilot.telemetry.errors import SourceBusyError, SourceHungError
 from tests.support.builders import T0, at, device, frame, power_command
 from tests.support.waiting import eventually
 

@@ -15,31 +15,31 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 from pydantic import SecretStr
 
-from services.telemetry.adapters.copy_format import copy_binary
-from services.telemetry.adapters.exposition import DeviceCollector
-from services.telemetry.adapters.kernel_log import KernelLog
-from services.telemetry.adapters.otel import start_export
-from services.telemetry.adapters.privilege import may_control_power
-from services.telemetry.adapters.scrape import ScrapeSource
-from services.telemetry.domain.blocks import stack
-from services.telemetry.domain.clocks import ClockWatch
-from services.telemetry.domain.energy import CounterBase, EnergyCheck, EnergyIntegral
-from services.telemetry.domain.frame_buffer import FrameBuffer, Outgoing
-from services.telemetry.domain.kernel_lines import normal_pci
-from services.telemetry.domain.latest import LatestSamples
-from services.telemetry.domain.occurrences import OccurrenceFilter
-from services.telemetry.domain.rates import Due
-from services.telemetry.inventory_board import InventoryBoard
-from services.telemetry.ports import SourceEvent
-from services.telemetry.recorder_app import create_recorder
-from services.telemetry.settings import RecorderSettings
-from shared.broker import make_broker
-from shared.bus import Bus
-from shared.health import HealthState
-from shared.messages.telemetry import NodeInventory
-from shared.metrics_catalogue import METRICS, NAMES
-from shared.service import ServiceApp
-from shared.settings import ServiceSettings
+from accelerator_autopilot.contracts.messages.telemetry import NodeInventory
+from accelerator_autopilot.contracts.metric_catalogue import METRICS, NAMES
+from accelerator_autopilot.runtime.broker import make_broker
+from accelerator_autopilot.runtime.bus import Bus
+from accelerator_autopilot.runtime.health import HealthState
+from accelerator_autopilot.runtime.service import ServiceApp
+from accelerator_autopilot.runtime.settings import ServiceSettings
+from accelerator_autopilot.telemetry.agent.adapters.exporter_source import ScrapeSource
+from accelerator_autopilot.telemetry.agent.adapters.kernel_log import KernelLog
+from accelerator_autopilot.telemetry.agent.adapters.power_privilege import may_control_power
+from accelerator_autopilot.telemetry.agent.application.inventory_publisher import InventoryBoard
+from accelerator_autopilot.telemetry.agent.domain.energy import CounterBase, EnergyCheck, EnergyIntegral
+from accelerator_autopilot.telemetry.agent.domain.event_deduplication import OccurrenceFilter
+from accelerator_autopilot.telemetry.agent.domain.kernel_lines import normal_pci
+from accelerator_autopilot.telemetry.agent.domain.publish_buffer import FrameBuffer, Outgoing
+from accelerator_autopilot.telemetry.agent.domain.sampling_periods import Due
+from accelerator_autopilot.telemetry.device_metrics.latest_samples import LatestSamples
+from accelerator_autopilot.telemetry.device_metrics.otel_export import start_export
+from accelerator_autopilot.telemetry.device_metrics.prometheus_exposition import DeviceCollector
+from accelerator_autopilot.telemetry.ports import SourceEvent
+from accelerator_autopilot.telemetry.recorder.adapters.copy_format import copy_binary
+from accelerator_autopilot.telemetry.recorder.app import create_recorder
+from accelerator_autopilot.telemetry.recorder.domain.clock_skew import ClockWatch
+from accelerator_autopilot.telemetry.recorder.domain.frame_blocks import stack
+from accelerator_autopilot.telemetry.settings import RecorderSettings
 from tests.support.builders import T0, at, device, frame
 
 XID_LINE = "4,1234,5678,-;NVRM: Xid (PCI:0000:3b:00): 79, pid=1234, name=python, GPU has fallen off the bus."

@@ -12,22 +12,22 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from services.scheduler.app import usable_policies
-from services.scheduler.domain.features import FEATURES, features
-from services.scheduler.domain.gains import OUTPUTS
-from services.scheduler.domain.network import Checkpoint, load_checkpoint
-from services.scheduler.domain.panel import Opinions, Panel
-from services.scheduler.domain.policies import policy_maker, policy_names
-from services.scheduler.domain.policies.learned import Learned, shipped_checkpoint
-from services.scheduler.domain.pool import Action
-from services.scheduler.domain.reserve_rule import history, shipped_numbers
-from services.scheduler.settings import SchedulerSettings
-from services.scheduler.twin import kernel
-from services.scheduler.twin.play import play
-from services.scheduler.twin.twin import PoolModel, Trace, Twin, bound_j
-from services.scheduler.twin.workloads import random_pool, random_pools
-from shared.errors import SettingsError
-from shared.messages.commands import PoolPolicy
+from accelerator_autopilot.contracts.errors import SettingsError
+from accelerator_autopilot.contracts.messages.commands import PoolPolicy
+from accelerator_autopilot.scheduler.app import usable_policies
+from accelerator_autopilot.scheduler.domain.pool_arrays import Action
+from accelerator_autopilot.scheduler.policies.gains import OUTPUTS
+from accelerator_autopilot.scheduler.policies.library import policy_maker, policy_names
+from accelerator_autopilot.scheduler.policies.library.learned import Learned, shipped_checkpoint
+from accelerator_autopilot.scheduler.policies.network import Checkpoint, load_checkpoint
+from accelerator_autopilot.scheduler.policies.network_features import FEATURES, features
+from accelerator_autopilot.scheduler.policies.policy_ensemble import Opinions, Panel
+from accelerator_autopilot.scheduler.policies.tuned_rule import history, shipped_numbers
+from accelerator_autopilot.scheduler.settings import SchedulerSettings
+from accelerator_autopilot.scheduler.twin import kernel
+from accelerator_autopilot.scheduler.twin.rollout import play
+from accelerator_autopilot.scheduler.twin.simulation import PoolModel, Trace, Twin, bound_j
+from accelerator_autopilot.scheduler.twin.workloads import random_pool, random_pools
 from tests.unit.test_scheduler import seen
 
 CURVE = np.array([[100.0, 250.0], [1.5, 1.0], [100.0, 250.0]])
@@ -218,7 +218,7 @@ class TestPanel:
 class TestCheckpoint:
     def test_the_shipped_one_is_small_and_has_a_card(self) -> None:
         card = shipped_checkpoint().card
-        shipped = resources.files("services.scheduler") / "data" / "policy.npz"
+        shipped = resources.files("accelerator_autopilot.scheduler") / "data" / "policy.npz"
         assert len(shipped.read_bytes()) < 5_000_000
         assert {"seed", "rounds", "decisions", "training_s", "validation"} <= set(card)
 
@@ -235,7 +235,7 @@ class TestCheckpoint:
     def test_other_features_are_another_version(self, tmp_path: Path, monkeypatch: Any) -> None:
         path = tmp_path / "policy.npz"
         shipped_checkpoint().save(path)
-        monkeypatch.setattr("services.scheduler.domain.network.FEATURES", ("something", "else"))
+        monkeypatch.setattr("accelerator_autopilot.scheduler.policies.network.FEATURES", ("something", "else"))
         with pytest.raises(SettingsError, match="features is of another version"):
             load_checkpoint(path)
 

@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from services.anomaly.app import keep_gangs
-from services.anomaly.domain.columns import matrix
-from services.anomaly.domain.finding import Finding
-from services.anomaly.domain.watch import Watch
-from services.anomaly.domain.wear import DAY_S, MOST_RETIRED_PAGES, paulson
-from shared.messages.jobs import PoolStatus, WorkerStatus
+from accelerator_autopilot.anomaly.app import keep_gangs
+from accelerator_autopilot.anomaly.domain.detection_engine import Watch
+from accelerator_autopilot.anomaly.domain.findings import Finding
+from accelerator_autopilot.anomaly.domain.metric_columns import matrix
+from accelerator_autopilot.anomaly.domain.wear_forecast import DAY_S, MOST_RETIRED_PAGES, paulson
+from accelerator_autopilot.contracts.messages.jobs import PoolStatus, WorkerStatus
 from tests.support.builders import at
 from tests.support.waiting import eventually
 
@@ -152,8 +152,8 @@ async def test_which_devices_work_together_is_read_from_the_pools(monkeypatch: p
 
     joined: list[Any] = []
     detection = SimpleNamespace(watch=SimpleNamespace(join=lambda gangs: joined.append(list(gangs))))
-    monkeypatch.setattr("services.anomaly.app.bucket_items", bucket)
-    monkeypatch.setattr("services.anomaly.app.GANGS_EVERY_S", 0.0)
+    monkeypatch.setattr("accelerator_autopilot.anomaly.app.bucket_items", bucket)
+    monkeypatch.setattr("accelerator_autopilot.anomaly.app.GANGS_EVERY_S", 0.0)
     following = asyncio.create_task(keep_gangs(None, detection))  # type: ignore[arg-type]
     await eventually(lambda: joined)
     following.cancel()

@@ -13,8 +13,8 @@ from nats.aio.msg import Msg
 from nats.errors import ProtocolError
 from nats.protocol.parser import Parser
 
-from shared import server_statuses
-from shared.wire import FastParser, answer_all, read_fast
+from accelerator_autopilot.transport import server_statuses
+from accelerator_autopilot.transport.wire_protocol import FastParser, answer_all, read_fast
 
 server_statuses.install()
 

@@ -10,15 +10,15 @@ from typing import Any
 import asyncpg
 import pytest
 
-from services.scheduler import crowning as crowning_module
-from services.scheduler import reporting as reporting_module
-from services.scheduler.adapters.past import read_past
-from services.scheduler.crowning import Crowning
-from services.scheduler.reporting import Reporting
-from shared import database as database_module
-from shared.database import database
-from shared.errors import UnavailableError
-from shared.messages.commands import FleetPolicy
+from accelerator_autopilot.contracts.errors import UnavailableError
+from accelerator_autopilot.contracts.messages.commands import FleetPolicy
+from accelerator_autopilot.runtime import database as database_module
+from accelerator_autopilot.runtime.database import database
+from accelerator_autopilot.scheduler.adapters.database_history import read_past
+from accelerator_autopilot.scheduler.application import policy_evaluation as crowning_module
+from accelerator_autopilot.scheduler.application import weekly_report as reporting_module
+from accelerator_autopilot.scheduler.application.policy_evaluation import Crowning
+from accelerator_autopilot.scheduler.application.weekly_report import Reporting
 from tests.support.builders import at
 from tests.support.waiting import eventually
 

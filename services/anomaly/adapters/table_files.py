@@ -16,7 +16,7 @@ from typing import Any
 import polars as pl
 from polars.exceptions import PolarsError
 
-from shared.errors import InvalidInputError
+from accelerator_autopilot.contracts.errors import InvalidInputError
 
 SAMPLE_ROWS, HEAD_BYTES = 1000, 1 << 20
 REPEATED = 4  # times that a cell of a sample comes on average, from which on all are kept once

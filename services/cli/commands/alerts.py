@@ -9,10 +9,10 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from services.cli.session import DEFAULT_FOLDER, DataDir, connected, console, run
-from shared.clock import utc_now
-from shared.incidents import incidents as grouped
-from shared.messages.notices import Silence, Subscription
+from accelerator_autopilot.cli.session import DEFAULT_FOLDER, DataDir, connected, console, run
+from accelerator_autopilot.contracts.incidents import incidents as grouped
+from accelerator_autopilot.contracts.messages.notices import Silence, Subscription
+from accelerator_autopilot.transport.clock import utc_now
 
 
 def alerts(

@@ -12,14 +12,14 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from services.cli.session import DEFAULT_FOLDER, DataDir, connected, console, fail, run
-from shared.client import AutopilotClient
-from shared.client.fleet import DeviceView
-from shared.clock import utc_now
-from shared.driver_release import release, take_back
-from shared.errors import UnavailableError
-from shared.messages.alerts import Alert
-from shared.messages.commands import CommandOutcome
+from accelerator_autopilot.cli.session import DEFAULT_FOLDER, DataDir, connected, console, fail, run
+from accelerator_autopilot.client import AutopilotClient
+from accelerator_autopilot.client.fleet import DeviceView
+from accelerator_autopilot.contracts.errors import UnavailableError
+from accelerator_autopilot.contracts.messages.alerts import Alert
+from accelerator_autopilot.contracts.messages.commands import CommandOutcome
+from accelerator_autopilot.runtime.driver_release import release, take_back
+from accelerator_autopilot.transport.clock import utc_now
 
 
 class DrainAction(StrEnum):

@@ -10,12 +10,12 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
-from services.cli.cells import cell
-from services.cli.inputs import read_lines, read_payload
-from services.cli.session import DEFAULT_FOLDER, DataDir, connected, console, errors, fail, run
-from shared.errors import NotFoundError, UnavailableError
-from shared.messages.jobs import JobProgress, JobResult
-from shared.messages.poison import PoisonMessage
+from accelerator_autopilot.cli.payload_inputs import read_lines, read_payload
+from accelerator_autopilot.cli.session import DEFAULT_FOLDER, DataDir, connected, console, errors, fail, run
+from accelerator_autopilot.cli.table_cells import cell
+from accelerator_autopilot.contracts.errors import NotFoundError, UnavailableError
+from accelerator_autopilot.contracts.messages.jobs import JobProgress, JobResult
+from accelerator_autopilot.contracts.messages.poison import PoisonMessage
 
 
 class PriorityName(StrEnum):

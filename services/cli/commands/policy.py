@@ -8,8 +8,8 @@ from typing import Annotated, Any
 import typer
 from pydantic import ValidationError
 
-from services.cli.session import DEFAULT_FOLDER, DataDir, connected, console, fail, run
-from shared.messages.commands import FleetPolicy, PoolPolicy
+from accelerator_autopilot.cli.session import DEFAULT_FOLDER, DataDir, connected, console, fail, run
+from accelerator_autopilot.contracts.messages.commands import FleetPolicy, PoolPolicy
 
 
 def policy(

@@ -20,14 +20,14 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
-from deploy.embedded.instance import Instance, read_keys_file, replace_text
-from deploy.embedded.product import EmbeddedProduct, Options, has_nvidia_gpu, readiness
-from services.cli.session import DEFAULT_FOLDER, DataDir, connected, console, fail, run
-from shared.api_keys import SERVICE_NAMES, digest, new_key
-from shared.consumer_listing import all_consumers
-from shared.errors import AutopilotError
-from shared.logs import setup_logging
-from shared.privileges import runs_as
+from accelerator_autopilot.cli.session import DEFAULT_FOLDER, DataDir, connected, console, fail, run
+from accelerator_autopilot.contracts.errors import AutopilotError
+from accelerator_autopilot.deploy.local.instance import Instance, read_keys_file, replace_text
+from accelerator_autopilot.deploy.local.product import EmbeddedProduct, Options, has_nvidia_gpu, readiness
+from accelerator_autopilot.runtime.api_keys import SERVICE_NAMES, digest, new_key
+from accelerator_autopilot.runtime.json_logs import setup_logging
+from accelerator_autopilot.runtime.privileges import runs_as
+from accelerator_autopilot.transport.consumer_listing import all_consumers
 
 
 def up(
@@ -182,7 +182,10 @@ def doctor(data_dir: DataDir = DEFAULT_FOLDER) -> None:
         found = importlib.util.find_spec(module) is not None
         say(module, found, "found", f"pip install 'accelerator-autopilot[{extra}]'")
     ended = subprocess.run(
-        [sys.executable, "-m", "services.inference", "sandbox"], capture_output=True, text=True, check=False
+        [sys.executable, "-m", "accelerator_autopilot.inference", "sandbox"],
+        capture_output=True,
+        text=True,
+        check=False,
     )
     told = (ended.stdout if ended.returncode == 0 else ended.stderr).strip().splitlines()
     text = told[-1] if told else f"exit code {ended.returncode}"

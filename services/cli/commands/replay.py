@@ -10,9 +10,9 @@ from typing import Annotated
 
 import typer
 
-from deploy.embedded.instance import Instance
-from services.cli.session import DEFAULT_FOLDER, DataDir, fail
-from shared.errors import AutopilotError
+from accelerator_autopilot.cli.session import DEFAULT_FOLDER, DataDir, fail
+from accelerator_autopilot.contracts.errors import AutopilotError
+from accelerator_autopilot.deploy.local.instance import Instance
 
 
 def replay(
@@ -34,5 +34,5 @@ def replay(
             environment["AUTOPILOT_DATABASE_URL"] = Instance(data_dir).load().database_url
         except AutopilotError as error:
             fail(str(error))
-    command = [sys.executable, "-m", "services.anomaly.replay", *arguments]
+    command = [sys.executable, "-m", "accelerator_autopilot.anomaly.replay", *arguments]
     raise typer.Exit(subprocess.run(command, env=environment, check=False).returncode)  # noqa: S603

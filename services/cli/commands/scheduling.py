@@ -12,11 +12,11 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from deploy.embedded.instance import Instance
-from services.cli.session import DEFAULT_FOLDER, DataDir, connected, console, fail, run
-from shared.client.fleet import Explanation
-from shared.errors import AutopilotError
-from shared.messages.commands import CommandOutcome, Recommendation
+from accelerator_autopilot.cli.session import DEFAULT_FOLDER, DataDir, connected, console, fail, run
+from accelerator_autopilot.client.fleet import Explanation
+from accelerator_autopilot.contracts.errors import AutopilotError
+from accelerator_autopilot.contracts.messages.commands import CommandOutcome, Recommendation
+from accelerator_autopilot.deploy.local.instance import Instance
 
 Since = Annotated[str | None, typer.Option("--from", help="start, ISO 8601; a day before --to when left out")]
 Until = Annotated[str | None, typer.Option("--to", help="end, ISO 8601; now when left out")]
@@ -167,6 +167,6 @@ def _run_past(
             environment["AUTOPILOT_DATABASE_URL"] = Instance(data_dir).load().database_url
         except AutopilotError as error:
             fail(str(error))
-    command = [sys.executable, "-m", f"services.scheduler.{program}", *arguments, *more]
+    command = [sys.executable, "-m", f"accelerator_autopilot.scheduler.{program}", *arguments, *more]
     out = subprocess.PIPE if capture else None
     return subprocess.run(command, env=environment, check=False, stdout=out, text=True)  # noqa: S603

@@ -9,14 +9,14 @@ from pathlib import Path
 
 from pydantic import SecretStr
 
-from deploy.embedded.product import EmbeddedProduct, Options
-from services.cli.session import console, fail, run
-from services.cli.tour_steps import STEPS, Stage, StepError
-from services.cli.webhook_catcher import WebhookCatcher
-from shared.client import AutopilotClient
-from shared.errors import AutopilotError
-from shared.logs import setup_logging
-from shared.settings import NatsSettings
+from accelerator_autopilot.cli.session import console, fail, run
+from accelerator_autopilot.cli.tour_steps import STEPS, Stage, StepError
+from accelerator_autopilot.cli.webhook_receiver import WebhookCatcher
+from accelerator_autopilot.client import AutopilotClient
+from accelerator_autopilot.contracts.errors import AutopilotError
+from accelerator_autopilot.deploy.local.product import EmbeddedProduct, Options
+from accelerator_autopilot.runtime.json_logs import setup_logging
+from accelerator_autopilot.transport.settings import NatsSettings
 
 
 def tour() -> None:

@@ -10,16 +10,22 @@ from fastapi import APIRouter, Depends, Query, Request
 from pydantic import AnyHttpUrl, BaseModel, Field
 from sse_starlette import EventSourceResponse
 
-from services.gateway.access import GuardedRoute
-from services.gateway.auth import Operator, Viewer, require
-from services.gateway.deps import Autopilot
-from services.gateway.fanout import counted
-from services.gateway.keys import Caller, Role
-from services.gateway.params import Id, Named, Text
-from shared.incidents import incidents
-from shared.messages.alerts import Alert, AlertState
-from shared.messages.audit import AuditRecord
-from shared.messages.notices import Acknowledgement, Channel, DeliveryReply, Silence, Subscription
+from accelerator_autopilot.contracts.incidents import incidents
+from accelerator_autopilot.contracts.messages.alerts import Alert, AlertState
+from accelerator_autopilot.contracts.messages.audit import AuditRecord
+from accelerator_autopilot.contracts.messages.notices import (
+    Acknowledgement,
+    Channel,
+    DeliveryReply,
+    Silence,
+    Subscription,
+)
+from accelerator_autopilot.gateway.application.event_fanout import counted
+from accelerator_autopilot.gateway.dependencies import Autopilot
+from accelerator_autopilot.gateway.http.path_parameters import Id, Named, Text
+from accelerator_autopilot.gateway.security.key_file import Caller, Role
+from accelerator_autopilot.gateway.security.roles import Operator, Viewer, require
+from accelerator_autopilot.gateway.security.route_access import GuardedRoute
 
 STREAM_SEND_S = 30.0
 router = APIRouter(prefix="/v1", tags=["alerts"], route_class=GuardedRoute)

@@ -9,14 +9,14 @@ from fastapi import APIRouter, BackgroundTasks, Depends, Query, Request, Respons
 from fastapi.responses import StreamingResponse
 from pydantic import BaseModel, Field
 
-from services.gateway.access import GuardedRoute
-from services.gateway.auth import Operator, Viewer
-from services.gateway.deps import Autopilot
-from services.gateway.fanout import counted
-from services.gateway.params import Id, Key, Named
-from services.gateway.submitting import Submit
-from shared.client.batches import BatchView
-from shared.jobs import Options
+from accelerator_autopilot.client.batches import BatchView
+from accelerator_autopilot.contracts.job_requests import Options
+from accelerator_autopilot.gateway.application.event_fanout import counted
+from accelerator_autopilot.gateway.application.job_submission import Submit
+from accelerator_autopilot.gateway.dependencies import Autopilot
+from accelerator_autopilot.gateway.http.path_parameters import Id, Key, Named
+from accelerator_autopilot.gateway.security.roles import Operator, Viewer
+from accelerator_autopilot.gateway.security.route_access import GuardedRoute
 
 router = APIRouter(prefix="/v1/batches", tags=["batches"], route_class=GuardedRoute)
 

@@ -10,15 +10,20 @@ from fastapi.responses import HTMLResponse, JSONResponse, Response
 from pydantic import BaseModel, Field
 from sse_starlette import EventSourceResponse
 
-from services.gateway.access import GuardedRoute
-from services.gateway.auth import Admin, Operator, Viewer
-from services.gateway.deps import Autopilot
-from services.gateway.fanout import counted
-from services.gateway.params import Id
-from shared.client.fleet import Decision, DeviceView, Explanation
-from shared.errors import NotFoundError
-from shared.messages.commands import CommandOutcome, DecisionRecord, FleetPolicy, Recommendation
-from shared.messages.jobs import PoolStatus
+from accelerator_autopilot.client.fleet import Decision, DeviceView, Explanation
+from accelerator_autopilot.contracts.errors import NotFoundError
+from accelerator_autopilot.contracts.messages.commands import (
+    CommandOutcome,
+    DecisionRecord,
+    FleetPolicy,
+    Recommendation,
+)
+from accelerator_autopilot.contracts.messages.jobs import PoolStatus
+from accelerator_autopilot.gateway.application.event_fanout import counted
+from accelerator_autopilot.gateway.dependencies import Autopilot
+from accelerator_autopilot.gateway.http.path_parameters import Id
+from accelerator_autopilot.gateway.security.roles import Admin, Operator, Viewer
+from accelerator_autopilot.gateway.security.route_access import GuardedRoute
 
 router = APIRouter(prefix="/v1", tags=["fleet"], route_class=GuardedRoute)
 STREAM_SEND_S = 30.0

@@ -9,14 +9,14 @@ from fastapi import APIRouter, Depends, Query, Response
 from pydantic import BaseModel, Field
 from sse_starlette import EventSourceResponse
 
-from services.gateway.access import GuardedRoute
-from services.gateway.auth import Operator, Viewer
-from services.gateway.deps import Autopilot
-from services.gateway.fanout import counted
-from services.gateway.params import Id, Key, Named
-from services.gateway.submitting import Submit
-from shared.client.jobs import JobView
-from shared.jobs import Options
+from accelerator_autopilot.client.jobs import JobView
+from accelerator_autopilot.contracts.job_requests import Options
+from accelerator_autopilot.gateway.application.event_fanout import counted
+from accelerator_autopilot.gateway.application.job_submission import Submit
+from accelerator_autopilot.gateway.dependencies import Autopilot
+from accelerator_autopilot.gateway.http.path_parameters import Id, Key, Named
+from accelerator_autopilot.gateway.security.roles import Operator, Viewer
+from accelerator_autopilot.gateway.security.route_access import GuardedRoute
 
 STREAM_SEND_S = 30.0
 router = APIRouter(prefix="/v1/jobs", tags=["jobs"], route_class=GuardedRoute)

@@ -20,16 +20,16 @@ from nats.errors import Error as NatsError
 from pydantic import BaseModel, ConfigDict, Field
 from sse_starlette import EventSourceResponse
 
-from services.gateway.access import GuardedRoute
-from services.gateway.auth import Viewer
-from services.gateway.deps import Autopilot
-from services.gateway.params import Id
-from services.gateway.problems import detail_of, retry_after, status_of
-from services.gateway.submitting import Submit, SubmitFor
-from shared.client.jobs import output_of
-from shared.errors import AutopilotError, InvalidInputError
-from shared.ids import new_id
-from shared.messages.jobs import JobProgress, JobResult
+from accelerator_autopilot.client.jobs import output_of
+from accelerator_autopilot.contracts.errors import AutopilotError, InvalidInputError
+from accelerator_autopilot.contracts.ids import new_id
+from accelerator_autopilot.contracts.messages.jobs import JobProgress, JobResult
+from accelerator_autopilot.gateway.application.job_submission import Submit, SubmitFor
+from accelerator_autopilot.gateway.dependencies import Autopilot
+from accelerator_autopilot.gateway.http.path_parameters import Id
+from accelerator_autopilot.gateway.http.problem_details import detail_of, retry_after, status_of
+from accelerator_autopilot.gateway.security.roles import Viewer
+from accelerator_autopilot.gateway.security.route_access import GuardedRoute
 
 WAIT_S = 600.0
 TYPES = {401: "authentication_error", 403: "permission_error", 404: "not_found_error", 429: "rate_limit_error"}

@@ -9,18 +9,16 @@ from pathlib import Path
 
 from pydantic import BaseModel, ValidationError
 
-from services.inference.adapters.python_analysis import RUFF, TIMEOUT_S, analyse_python
-from services.inference.adapters.sandbox import HOME, PACKAGES, PROGRAM, Sandbox
-from services.inference.adapters.tree_analysis import GRAMMARS, analyse_other, language_of
-from services.inference.domain.code_findings import CodeFinding
-from services.inference.errors import RetryableJobError
-from shared.errors import InvalidInputError
+from accelerator_autopilot.contracts.errors import InvalidInputError
+from accelerator_autopilot.inference.adapters.python_analysis import RUFF, TIMEOUT_S, analyse_python
+from accelerator_autopilot.inference.adapters.sandbox import HOME, PACKAGES, PROGRAM, Sandbox
+from accelerator_autopilot.inference.adapters.tree_analysis import GRAMMARS, analyse_other, language_of
+from accelerator_autopilot.inference.domain.code_findings import CodeFinding
+from accelerator_autopilot.inference.errors import RetryableJobError
 
 CODE = "code"  # the name of a text that came without one
 TEXTS = "texts.json"
-START = (
-    f"import sys; sys.path.insert(0, {PACKAGES!r}); from services.inference.adapters.code_analysis import main; main()"
-)
+START = f"import sys; sys.path.insert(0, {PACKAGES!r}); from accelerator_autopilot.inference.adapters.code_analysis import main; main()"
 ANSWER = "ANALYSIS "
 FAULT = "FAULT "
 ALL_TOOLS_S = 3 * TIMEOUT_S

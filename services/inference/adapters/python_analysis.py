@@ -19,9 +19,9 @@ from collections.abc import Generator, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from services.inference.domain.code_findings import Category, CodeFinding, Severity
-from services.inference.domain.torch_advice import advise
-from services.inference.errors import RetryableJobError
+from accelerator_autopilot.inference.domain.code_findings import Category, CodeFinding, Severity
+from accelerator_autopilot.inference.domain.gpu_advice import advise
+from accelerator_autopilot.inference.errors import RetryableJobError
 
 TIMEOUT_S = 120
 MOST_OF_A_TOOL = 20_000

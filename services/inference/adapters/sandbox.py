@@ -18,10 +18,17 @@ from importlib.resources import files as resources
 from pathlib import Path
 from typing import Literal
 
-from services.inference.adapters.sandbox_walls import HOME, NOBODY, PACKAGES, Walls, environment, own_uid
-from services.inference.adapters.sandbox_watch import Finished, Limits, watch
-from services.inference.adapters.seccomp import seccomp_program
-from services.inference.errors import NotConfiguredError
+from accelerator_autopilot.inference.adapters.sandbox_filesystem import (
+    HOME,
+    NOBODY,
+    PACKAGES,
+    Walls,
+    environment,
+    own_uid,
+)
+from accelerator_autopilot.inference.adapters.sandbox_limits import Finished, Limits, watch
+from accelerator_autopilot.inference.adapters.seccomp import seccomp_program
+from accelerator_autopilot.inference.errors import NotConfiguredError
 
 __all__ = ["HOME", "PACKAGES", "PROGRAM", "Finished", "Sandbox"]
 
@@ -107,7 +114,7 @@ def _run(
             "RLIMIT_CORE": 0, "RLIMIT_NOFILE": OPEN_FILES, "RLIMIT_NPROC": PROCESSES, "RLIMIT_MEMLOCK": 0,
         },
     }  # fmt: skip
-    enter = (resources("services.inference.sandboxed") / "enter.py").read_text(encoding="utf-8")
+    enter = (resources("accelerator_autopilot.inference.sandboxed") / "enter.py").read_text(encoding="utf-8")
     filter_fd = os.memfd_create("seccomp")
     user = walls.uid if walls.root_drops == "before" else None
     try:

@@ -10,7 +10,7 @@ import errno
 import platform
 import struct
 
-from services.inference.errors import NotConfiguredError
+from accelerator_autopilot.inference.errors import NotConfiguredError
 
 # Name: number on x86_64, number on aarch64; None where there is none. Taken from the kernel's syscall tables.
 DENIED: dict[str, tuple[int | None, int | None]] = {

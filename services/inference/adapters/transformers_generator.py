@@ -13,11 +13,11 @@ from typing import Any
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 from transformers.generation.configuration_utils import ContinuousBatchingConfig
 
-from services.inference.adapters.torch_loading import TRUSTED, load_model, loading, place
-from services.inference.errors import KindFailedError
-from services.inference.ports import FinishReason, Generated, GenerationRequest
-from services.inference.settings import ModelSettings
-from shared.errors import InvalidInputError
+from accelerator_autopilot.contracts.errors import InvalidInputError
+from accelerator_autopilot.inference.adapters.torch_loading import TRUSTED, load_model, loading, place
+from accelerator_autopilot.inference.errors import KindFailedError
+from accelerator_autopilot.inference.ports import FinishReason, Generated, GenerationRequest
+from accelerator_autopilot.inference.settings import ModelSettings
 
 DEFAULT_CONTEXT = 2048
 PAGE_TOKENS = 64

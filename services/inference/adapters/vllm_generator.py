@@ -9,11 +9,11 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Any
 
-from services.inference.errors import ModelLoadError, RetryableJobError
-from services.inference.ports import FinishReason, Generated, GenerationRequest
-from services.inference.settings import ModelSettings
-from services.inference.shelf import one_line
-from shared.errors import InvalidInputError
+from accelerator_autopilot.contracts.errors import InvalidInputError
+from accelerator_autopilot.inference.errors import ModelLoadError, RetryableJobError
+from accelerator_autopilot.inference.ports import FinishReason, Generated, GenerationRequest
+from accelerator_autopilot.inference.settings import ModelSettings
+from accelerator_autopilot.inference.worker.application.model_cache import one_line
 
 
 class VllmGenerator:

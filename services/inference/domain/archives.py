@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from pathlib import PurePosixPath
 from typing import IO
 
-from shared.errors import InvalidInputError
+from accelerator_autopilot.contracts.errors import InvalidInputError
 
 MOST_FILES = 5_000
 MOST_MEMBERS = 10_000

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from services.inference.domain.user_patterns import UserPattern
-from shared.errors import InvalidInputError
+from accelerator_autopilot.contracts.errors import InvalidInputError
+from accelerator_autopilot.inference.domain.linear_time_patterns import UserPattern
 
 TYPES = {"string", "number", "integer", "boolean", "array"}
 MOST_FIELDS = 200

@@ -6,7 +6,7 @@ import pkgutil
 from functools import cache
 from importlib import import_module
 
-from services.inference.kinds.base import ContinuousKind, Kind
+from accelerator_autopilot.inference.kinds.base import ContinuousKind, Kind
 
 
 @cache

@@ -7,14 +7,14 @@ from typing import Any
 
 from pydantic import BaseModel, Field
 
-from services.inference.adapters.code_analysis import CODE, analyse_shut_in
-from services.inference.adapters.sandbox import Sandbox
-from services.inference.domain.code_findings import CodeFinding, sarif
-from services.inference.kinds.base import Input, RunContext, each
-from services.inference.kinds.files import FileInput, as_text, collect
-from services.inference.models import generator
-from services.inference.ports import GenerationRequest
-from shared.errors import InvalidInputError
+from accelerator_autopilot.contracts.errors import InvalidInputError
+from accelerator_autopilot.inference.adapters.code_analysis import CODE, analyse_shut_in
+from accelerator_autopilot.inference.adapters.sandbox import Sandbox
+from accelerator_autopilot.inference.domain.code_findings import CodeFinding, sarif
+from accelerator_autopilot.inference.kinds.base import Input, RunContext, each
+from accelerator_autopilot.inference.kinds.files import FileInput, as_text, collect
+from accelerator_autopilot.inference.model_loading import generator
+from accelerator_autopilot.inference.ports import GenerationRequest
 
 MOST_BYTES = 20_000_000
 EXPLAINED = 10

@@ -8,12 +8,12 @@ from typing import Any
 
 from pydantic import BaseModel, Field
 
-from services.inference.domain import log_story
-from services.inference.domain.log_reading import badness, pattern_of, timestamp
-from services.inference.kinds.base import Input, RunContext, each
-from services.inference.kinds.files import FileInput, as_text, collect
-from shared.clock import utc_now
-from shared.errors import InvalidInputError
+from accelerator_autopilot.contracts.errors import InvalidInputError
+from accelerator_autopilot.inference.domain import log_analysis
+from accelerator_autopilot.inference.domain.log_lines import badness, pattern_of, timestamp
+from accelerator_autopilot.inference.kinds.base import Input, RunContext, each
+from accelerator_autopilot.inference.kinds.files import FileInput, as_text, collect
+from accelerator_autopilot.transport.clock import utc_now
 
 MOST_LINES = 2_000_000
 LINE_CHARACTERS = 4000
@@ -133,7 +133,7 @@ def _mine(miner: Any, line: str) -> int:
     return int(miner.add_log_message(line[:LINE_CHARACTERS])["cluster_id"])
 
 
-def _read(sources: dict[str, str], miner: Any, progress: Any) -> Iterator[log_story.Line]:
+def _read(sources: dict[str, str], miner: Any, progress: Any) -> Iterator[log_analysis.Line]:
     number, year = 0, utc_now().year
     for done, (name, text) in enumerate(sources.items()):
         for line in text.splitlines():
@@ -142,13 +142,13 @@ def _read(sources: dict[str, str], miner: Any, progress: Any) -> Iterator[log_st
             number += 1
             if number > MOST_LINES:
                 raise InvalidInputError("text", f"over {MOST_LINES} lines", "is too long for one job: split it")
-            yield log_story.Line(number, line[:LINE_CHARACTERS], _mine(miner, line), timestamp(line, year), name)
+            yield log_analysis.Line(number, line[:LINE_CHARACTERS], _mine(miner, line), timestamp(line, year), name)
         progress((done + 1) / len(sources))
 
 
-def _describe(lines: list[log_story.Line], miner: Any, before: set[int] | None) -> AnalyzeLogsOutput:
+def _describe(lines: list[log_analysis.Line], miner: Any, before: set[int] | None) -> AnalyzeLogsOutput:
     names = {c.cluster_id: c.get_template() for c in miner.drain.clusters}
-    of: dict[int, list[log_story.Line]] = {}
+    of: dict[int, list[log_analysis.Line]] = {}
     gpu: dict[str, list[LogLine]] = {}
     for line in lines:
         of.setdefault(line.template, []).append(line)
@@ -156,8 +156,8 @@ def _describe(lines: list[log_story.Line], miner: Any, before: set[int] | None) 
             gpu.setdefault(found.kind, []).append(_shown(line))
     new = set(of) - before if before is not None else set()
     counts = {template: len(its) for template, its in of.items()}
-    cause = log_story.root_cause(lines, counts, new)
-    error = log_story.first_error(lines)
+    cause = log_analysis.root_cause(lines, counts, new)
+    error = log_analysis.first_error(lines)
     worst = {t: max(badness(line.text) for line in its[:5]) for t, its in of.items()}
     ordered = sorted(of, key=lambda t: (-worst[t], -counts[t]))
     return AnalyzeLogsOutput(
@@ -180,7 +180,7 @@ def _describe(lines: list[log_story.Line], miner: Any, before: set[int] | None) 
             BurstOutput(
                 template=names.get(b.template, ""), first_line=b.first, last_line=b.last, count=b.count, usual=b.usual
             )
-            for b in log_story.bursts(lines)[:LISTED]
+            for b in log_analysis.bursts(lines)[:LISTED]
         ],
         new_templates=[names[t] for t in ordered if t in new][:LISTED],
         vanished_templates=[names[t] for t in sorted((before or set()) - set(of)) if t in names][:LISTED],
@@ -197,7 +197,7 @@ def _describe(lines: list[log_story.Line], miner: Any, before: set[int] | None) 
     )
 
 
-def _shown(line: log_story.Line) -> LogLine:
+def _shown(line: log_analysis.Line) -> LogLine:
     found = pattern_of(line.text)
     return LogLine(
         source=line.source, line=line.number, text=line.text, at=line.at, meaning=found.meaning if found else ""

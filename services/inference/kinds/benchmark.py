@@ -12,9 +12,9 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, Field, ValidationError
 
-from services.inference.adapters.energy_meter import energy_j
-from services.inference.kinds.base import Input, Kind, RunContext, each
-from shared.errors import InvalidInputError
+from accelerator_autopilot.contracts.errors import InvalidInputError
+from accelerator_autopilot.inference.adapters.energy_meter import energy_j
+from accelerator_autopilot.inference.kinds.base import Input, Kind, RunContext, each
 
 MOST_S = 600.0
 MOST_BATCH = 4096
@@ -94,7 +94,7 @@ class Benchmark:
 
 
 def _subject(item: BenchmarkInput) -> tuple[Kind, Any]:
-    from services.inference.kinds import registry  # noqa: PLC0415  the registry holds this kind too
+    from accelerator_autopilot.inference.kinds import registry  # noqa: PLC0415  the registry holds this kind too
 
     kind = registry().get(item.kind)
     if kind is None or item.kind == Benchmark.name or not isinstance(kind, Kind):

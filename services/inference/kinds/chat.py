@@ -7,9 +7,9 @@ from typing import Literal
 
 from pydantic import BaseModel, Field
 
-from services.inference.kinds.base import Input, RunContext
-from services.inference.kinds.generate import GenerateOutput, Sampling, begin
-from services.inference.ports import Message
+from accelerator_autopilot.inference.kinds.base import Input, RunContext
+from accelerator_autopilot.inference.kinds.generate import GenerateOutput, Sampling, begin
+from accelerator_autopilot.inference.ports import Message
 
 
 class Turn(Input):

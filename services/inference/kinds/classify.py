@@ -8,9 +8,9 @@ from typing import Any, Literal
 import numpy as np
 from pydantic import BaseModel, Field
 
-from services.inference.kinds.base import Input, RunContext, each
-from services.inference.models import encoder, text_classifier
-from shared.errors import InvalidInputError
+from accelerator_autopilot.contracts.errors import InvalidInputError
+from accelerator_autopilot.inference.kinds.base import Input, RunContext, each
+from accelerator_autopilot.inference.model_loading import encoder, text_classifier
 
 # Cosines of sentence embeddings lie close together; CLIP's learned scale (Radford et al., 2021) spreads them.
 SCALE = 20.0

@@ -8,15 +8,15 @@ from typing import TYPE_CHECKING
 
 from pydantic import BaseModel, Field
 
-from services.inference.kinds.base import Input, RunContext, each
-from services.inference.kinds.files import FileInput, collect
-from services.inference.models import image_classifier
-from shared.errors import InvalidInputError
+from accelerator_autopilot.contracts.errors import InvalidInputError
+from accelerator_autopilot.inference.kinds.base import Input, RunContext, each
+from accelerator_autopilot.inference.kinds.files import FileInput, collect
+from accelerator_autopilot.inference.model_loading import image_classifier
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-    from services.inference.adapters.classifiers import ImageClassifier
+    from accelerator_autopilot.inference.adapters.classifiers import ImageClassifier
 
 # Of one image, and of those that are held as pixels at once.
 MOST_PIXELS = 64_000_000

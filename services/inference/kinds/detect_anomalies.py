@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 from pydantic import BaseModel, Field
 
-from services.inference.domain.outliers import Column, categorical, numeric
-from services.inference.kinds.base import Input, RunContext, each
-from services.inference.kinds.files import FileInput
-from shared.clock import utc_now
-from shared.errors import InvalidInputError
+from accelerator_autopilot.contracts.errors import InvalidInputError
+from accelerator_autopilot.inference.domain.outlier_detection import Column, categorical, numeric
+from accelerator_autopilot.inference.kinds.base import Input, RunContext, each
+from accelerator_autopilot.inference.kinds.files import FileInput
+from accelerator_autopilot.transport.clock import utc_now
 
 MOST_CELLS = 50_000_000
 LISTED = 1000

@@ -11,9 +11,9 @@ from typing import Literal
 
 from pydantic import BaseModel, Field
 
-from services.inference.errors import RetryableJobError
-from services.inference.kinds.base import Input, RunContext
-from shared.errors import InvalidInputError
+from accelerator_autopilot.contracts.errors import InvalidInputError
+from accelerator_autopilot.inference.errors import RetryableJobError
+from accelerator_autopilot.inference.kinds.base import Input, RunContext
 
 STEP_S = 0.1
 

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 
 from pydantic import BaseModel, Field
 
-from services.inference.kinds.base import Input, RunContext, Tokens
-from services.inference.models import encoder
-from shared.errors import InvalidInputError
+from accelerator_autopilot.contracts.errors import InvalidInputError
+from accelerator_autopilot.inference.kinds.base import Input, RunContext, Tokens
+from accelerator_autopilot.inference.model_loading import encoder
 
 
 class EmbedInput(Input):

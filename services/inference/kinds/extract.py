@@ -14,13 +14,13 @@ from typing import Any, Literal
 import numpy as np
 from pydantic import BaseModel, Field
 
-from services.inference.domain import extraction
-from services.inference.domain.schema_fields import Field as SchemaField
-from services.inference.domain.schema_fields import fields_of
-from services.inference.kinds.base import Input, RunContext, Tokens, each
-from services.inference.kinds.summarize import choose
-from services.inference.models import encoder, generator
-from services.inference.ports import GenerationRequest
+from accelerator_autopilot.inference.domain import field_extraction
+from accelerator_autopilot.inference.domain.schema_fields import Field as SchemaField
+from accelerator_autopilot.inference.domain.schema_fields import fields_of
+from accelerator_autopilot.inference.kinds.base import Input, RunContext, Tokens, each
+from accelerator_autopilot.inference.kinds.summarize import choose
+from accelerator_autopilot.inference.model_loading import encoder, generator
+from accelerator_autopilot.inference.ports import GenerationRequest
 
 # A field that the text names itself outweighs any likeness.
 LABELLED_BONUS = 1.0
@@ -82,7 +82,7 @@ class Extract:
         if name and fields:
             found = _by_model(item, fields, index, context)
         else:
-            document = extraction.Document(item.text)
+            document = field_extraction.Document(item.text)
             found = {field.name: _by_rules(field, document, context) for field in fields}
         return ExtractOutput(
             fields=found,
@@ -93,8 +93,10 @@ class Extract:
         )
 
 
-def _by_rules(field: SchemaField, document: extraction.Document, context: RunContext) -> Value | list[Value] | None:
-    options, text = extraction.candidates(field, document), document.text
+def _by_rules(
+    field: SchemaField, document: field_extraction.Document, context: RunContext
+) -> Value | list[Value] | None:
+    options, text = field_extraction.candidates(field, document), document.text
     if not options:
         return [] if field.type == "array" else None
     model = encoder(context.models)
@@ -103,7 +105,7 @@ def _by_rules(field: SchemaField, document: extraction.Document, context: RunCon
     values = [
         Value(value=c.value, start=c.start, end=c.end, text=text[c.start : c.end], confidence=_confidence(float(s)))
         for c, s in zip(options, scores, strict=True)
-        if s >= LEAST_LIKENESS or not extraction.free(field)
+        if s >= LEAST_LIKENESS or not field_extraction.free(field)
     ]
     if field.type == "array":
         return values
@@ -151,14 +153,14 @@ def _grounded(field: SchemaField, proposed: Any, text: str) -> Value | list[Valu
     if start < 0:
         return [] if field.type == "array" else None
     quoted = text[start : start + len(raw)]
-    value = extraction.convert(field, quoted)
+    value = field_extraction.convert(field, quoted)
     if value is None:
         return None
     return Value(value=value, start=start, end=start + len(raw), text=quoted, confidence=1.0)
 
 
 def _findings(item: ExtractInput, context: RunContext) -> list[Finding]:
-    spans = extraction.sentences(item.text)[:2000]
+    spans = field_extraction.sentences(item.text)[:2000]
     if not spans or not item.findings:
         return []
     vectors = encoder(context.models).encode([item.text[a:b] for a, b in spans])

@@ -8,9 +8,9 @@ from typing import Self
 
 from pydantic import Field, model_validator
 
-from services.inference.domain.archives import safe_path, unpack
-from services.inference.kinds.base import Input
-from shared.errors import InvalidInputError
+from accelerator_autopilot.contracts.errors import InvalidInputError
+from accelerator_autopilot.inference.domain.archives import safe_path, unpack
+from accelerator_autopilot.inference.kinds.base import Input
 
 
 class FileInput(Input):

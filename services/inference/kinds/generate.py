@@ -7,10 +7,10 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, Field
 
-from services.inference.kinds.base import Input, RunContext, Tokens
-from services.inference.models import generator
-from services.inference.ports import Generated, GenerationRequest
-from shared.errors import InvalidInputError
+from accelerator_autopilot.contracts.errors import InvalidInputError
+from accelerator_autopilot.inference.kinds.base import Input, RunContext, Tokens
+from accelerator_autopilot.inference.model_loading import generator
+from accelerator_autopilot.inference.ports import Generated, GenerationRequest
 
 
 class Sampling(Input):

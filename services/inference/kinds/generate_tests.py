@@ -8,8 +8,9 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, Field
 
-from services.inference.adapters.sandbox import HOME, Finished, Sandbox
-from services.inference.domain.written_tests import (
+from accelerator_autopilot.contracts.errors import InvalidInputError
+from accelerator_autopilot.inference.adapters.sandbox import HOME, Finished, Sandbox
+from accelerator_autopilot.inference.domain.test_generation import (
     Verdict,
     characterization,
     check_module,
@@ -18,10 +19,9 @@ from services.inference.domain.written_tests import (
     told,
     verdicts,
 )
-from services.inference.kinds.base import Input, RunContext, each
-from services.inference.models import generator
-from services.inference.ports import GenerationRequest
-from shared.errors import InvalidInputError
+from accelerator_autopilot.inference.kinds.base import Input, RunContext, each
+from accelerator_autopilot.inference.model_loading import generator
+from accelerator_autopilot.inference.ports import GenerationRequest
 
 ANSWER_TOKENS = 1024
 OUTPUT_BYTES = 8 * 2**20
@@ -158,7 +158,7 @@ class _Session:
         return [found.get(f"test_{i}", Verdict(passed=False, output=why)) for i in range(len(programs))]
 
     def _start(self, program: str, *arguments: str, files: Mapping[str, str] | None = None) -> Finished:
-        text = (resources("services.inference.sandboxed") / program).read_text(encoding="utf-8")
+        text = (resources("accelerator_autopilot.inference.sandboxed") / program).read_text(encoding="utf-8")
         own = {f"tools/{program}": text, f"program/{self._item.module}.py": self._item.code}
         first = [] if program == "run_tests.py" else [self._item.module]
         return self._sandbox.run(

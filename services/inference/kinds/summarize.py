@@ -9,8 +9,8 @@ from typing import Any, Literal
 import numpy as np
 from pydantic import BaseModel, Field
 
-from services.inference.kinds.base import Input, RunContext, each
-from services.inference.models import encoder, summarizer
+from accelerator_autopilot.inference.kinds.base import Input, RunContext, each
+from accelerator_autopilot.inference.model_loading import encoder, summarizer
 
 # Ends of sentences in scripts that use them, and line breaks of lists and headings. What looks ahead stays within
 # its line: over all that follows, blank lines would cost the square of their number.

@@ -12,23 +12,23 @@ from nats.js import JetStreamContext
 from nats.js.errors import NotFoundError
 from pydantic import ValidationError
 
-from services.scheduler.adapters.crews import Crew
-from services.scheduler.adapters.newest_frames import NewestFrames
-from services.scheduler.adapters.pool_tracks import PoolTrack
-from services.scheduler.adapters.queue_counts import Queues, queue_counts
-from services.scheduler.domain.device_book import DeviceBook
-from services.scheduler.domain.device_columns import Readings
-from services.scheduler.domain.drains import AlertSight, Device
-from services.scheduler.domain.observation import PoolObservation
-from shared import subjects
-from shared.bucket_follower import BucketFollower
-from shared.errors import UnavailableError
-from shared.messages.alerts import Alert
-from shared.messages.commands import PoolPolicy
-from shared.messages.jobs import PoolStatus
-from shared.messages.telemetry import NodeInventory
-from shared.turns import Turns
-from shared.unreadable import parse_value
+from accelerator_autopilot.contracts import subjects
+from accelerator_autopilot.contracts.errors import UnavailableError
+from accelerator_autopilot.contracts.messages.alerts import Alert
+from accelerator_autopilot.contracts.messages.commands import PoolPolicy
+from accelerator_autopilot.contracts.messages.jobs import PoolStatus
+from accelerator_autopilot.contracts.messages.telemetry import NodeInventory
+from accelerator_autopilot.runtime.cooperative_loops import Turns
+from accelerator_autopilot.scheduler.adapters.latest_frames import NewestFrames
+from accelerator_autopilot.scheduler.adapters.pool_history import PoolTrack
+from accelerator_autopilot.scheduler.adapters.pool_workers import Crew
+from accelerator_autopilot.scheduler.adapters.queue_counts import Queues, queue_counts
+from accelerator_autopilot.scheduler.domain.device_columns import Readings
+from accelerator_autopilot.scheduler.domain.device_registry import DeviceBook
+from accelerator_autopilot.scheduler.domain.draining import AlertSight, Device
+from accelerator_autopilot.scheduler.domain.observation import PoolObservation
+from accelerator_autopilot.transport.bucket_changes import BucketFollower
+from accelerator_autopilot.transport.unreadable_values import parse_value
 
 MOST_SLOTS = 16  # no policy was trained on more
 OPEN_ALERTS = "open_alerts"

@@ -8,11 +8,11 @@ from typing import Any
 
 from nats.aio.client import Client
 
-from services.scheduler.adapters.pool_tracks import QueueCount
-from shared.consumer_listing import consumer_pages
-from shared.messages.jobs import PRIORITIES
-from shared.streams import job_durable
-from shared.turns import Turns
+from accelerator_autopilot.contracts.messages.jobs import PRIORITIES
+from accelerator_autopilot.contracts.streams import job_durable
+from accelerator_autopilot.runtime.cooperative_loops import Turns
+from accelerator_autopilot.scheduler.adapters.pool_history import QueueCount
+from accelerator_autopilot.transport.consumer_listing import consumer_pages
 
 
 async def queue_counts(nc: Client) -> dict[str, QueueCount]:

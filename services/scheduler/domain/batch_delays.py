@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from zlib import crc32
 
-from shared.messages.commands import PoolPolicy
+from accelerator_autopilot.contracts.messages.commands import PoolPolicy
 
 LEASE_S = 60.0
 RENEWED_FROM_S, RENEWED_BY_S = LEASE_S / 6, LEASE_S / 3

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from services.scheduler.domain.pool import Doubles
+from accelerator_autopilot.scheduler.domain.pool_arrays import Doubles
 
 
 @dataclass(frozen=True)

@@ -13,11 +13,11 @@ from pathlib import Path
 import asyncpg
 from pydantic import SecretStr
 
-from deploy.embedded.instance import take_port
-from deploy.embedded.product import SERVICES, EmbeddedProduct, Options
-from shared.client import AutopilotClient
-from shared.messages.commands import FleetPolicy, PoolPolicy
-from shared.settings import NatsSettings
+from accelerator_autopilot.client import AutopilotClient
+from accelerator_autopilot.contracts.messages.commands import FleetPolicy, PoolPolicy
+from accelerator_autopilot.deploy.local.instance import take_port
+from accelerator_autopilot.deploy.local.product import SERVICES, EmbeddedProduct, Options
+from accelerator_autopilot.transport.settings import NatsSettings
 from tests.chaos.soak.disks import Disk
 from tests.chaos.soak.doors import Doors, make_keys
 from tests.chaos.soak.faults import Injector

@@ -2,6 +2,6 @@
 
 from pathlib import Path
 
-import services.inference.kinds
+import accelerator_autopilot.inference.kinds
 
-services.inference.kinds.__path__.append(str(Path(__file__).parent / "kinds"))
+accelerator_autopilot.inference.kinds.__path__.append(str(Path(__file__).parent / "kinds"))

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pkgutil
 from importlib import import_module
 
-from services.anomaly.domain.finding import EventDetector
-from services.anomaly.domain.fleet_map import FleetMap
+from accelerator_autopilot.anomaly.domain.findings import EventDetector
+from accelerator_autopilot.anomaly.domain.source_topology import FleetMap
 
 
 def all_detectors(xid_hold_s: float = 600.0, fleet: FleetMap | None = None) -> list[EventDetector]:

@@ -10,10 +10,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from services.anomaly.domain.finding import Finding, QuietDetector
-from services.anomaly.domain.fleet_map import FleetMap
-from shared.messages.alerts import Alert, Evidence, Severity
-from shared.messages.telemetry import DeviceEvent
+from accelerator_autopilot.anomaly.domain.findings import Finding, QuietDetector
+from accelerator_autopilot.anomaly.domain.source_topology import FleetMap
+from accelerator_autopilot.contracts.messages.alerts import Alert, Evidence, Severity
+from accelerator_autopilot.contracts.messages.telemetry import DeviceEvent
 
 SXID = "sxid"
 _FATAL = re.compile(r"\bfatal\b", re.IGNORECASE)

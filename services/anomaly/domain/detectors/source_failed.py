@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from services.anomaly.domain.finding import Finding, QuietDetector
-from services.anomaly.domain.fleet_map import FleetMap
-from shared.messages.alerts import Evidence
-from shared.messages.telemetry import DeviceEvent
+from accelerator_autopilot.anomaly.domain.findings import Finding, QuietDetector
+from accelerator_autopilot.anomaly.domain.source_topology import FleetMap
+from accelerator_autopilot.contracts.messages.alerts import Evidence
+from accelerator_autopilot.contracts.messages.telemetry import DeviceEvent
 
 KIND = "source_failed"
 

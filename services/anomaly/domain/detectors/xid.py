@@ -14,12 +14,12 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
-from services.anomaly.domain.detectors.xid_catalogue import ADVICE, look_up
-from services.anomaly.domain.finding import Finding, QuietDetector
-from services.anomaly.domain.fleet_map import FleetMap
-from services.anomaly.domain.resets import RECOVERY_CHANGED, asks_for_nothing
-from shared.messages.alerts import Alert, Evidence, Severity
-from shared.messages.telemetry import DeviceEvent
+from accelerator_autopilot.anomaly.domain.device_resets import RECOVERY_CHANGED, asks_for_nothing
+from accelerator_autopilot.anomaly.domain.findings import Finding, QuietDetector
+from accelerator_autopilot.anomaly.domain.source_topology import FleetMap
+from accelerator_autopilot.anomaly.domain.xid_catalogue import ADVICE, look_up
+from accelerator_autopilot.contracts.messages.alerts import Alert, Evidence, Severity
+from accelerator_autopilot.contracts.messages.telemetry import DeviceEvent
 
 TEARDOWN = 45  # the driver's clean-up after another error or a killed job: says nothing by itself
 REPEAT_WITHIN = timedelta(days=1)

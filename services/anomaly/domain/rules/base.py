@@ -8,10 +8,10 @@ from typing import Protocol
 
 import numpy as np
 
-from services.anomaly.domain.columns import COLUMN
-from services.anomaly.domain.history import Bools, Doubles, Floats, Slots, View, all_of, any_of
-from services.anomaly.domain.recurrence import fading
-from shared.messages.alerts import Severity
+from accelerator_autopilot.anomaly.domain.decaying_sums import fading
+from accelerator_autopilot.anomaly.domain.device_history import Bools, Doubles, Floats, Slots, View, all_of, any_of
+from accelerator_autopilot.anomaly.domain.metric_columns import COLUMN
+from accelerator_autopilot.contracts.messages.alerts import Severity
 
 Tested = tuple[Bools, Bools]
 # One count fades below it after the window: 1/e.

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from services.anomaly.domain.history import Bools, View
-from services.anomaly.domain.rules.base import Kind, Rule, Simple, Stateless, Tested
+from accelerator_autopilot.anomaly.domain.device_history import Bools, View
+from accelerator_autopilot.anomaly.domain.rules.base import Kind, Rule, Simple, Stateless, Tested
 
 MARGIN_C = 5.0
 HOT_C = 92.0  # where a device does not tell its limit: above the slowdown of the usual cards, 83 to 92 °C

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from services.anomaly.domain.rules.base import ANY_GROWTH, Growth, Kind, Rule, Simple
+from accelerator_autopilot.anomaly.domain.rules.base import ANY_GROWTH, Growth, Kind, Rule, Simple
 
 REPLAYS_IN_TEN_MINUTES = 20.0
 CORRECTABLE_IN_TEN_MINUTES = 100.0

@@ -5,9 +5,9 @@ Actions follow NVIDIA's GPU memory error management guide (docs.nvidia.com/deplo
 
 from __future__ import annotations
 
-from services.anomaly.domain.history import Bools, View
-from services.anomaly.domain.rules.base import ANY_GROWTH, Growth, Kind, Rule, Simple
-from shared.messages.alerts import Severity
+from accelerator_autopilot.anomaly.domain.device_history import Bools, View
+from accelerator_autopilot.anomaly.domain.rules.base import ANY_GROWTH, Growth, Kind, Rule, Simple
+from accelerator_autopilot.contracts.messages.alerts import Severity
 
 UNCORRECTED_HOLD_S = 300.0
 CORRECTED_AN_HOUR = 20.0

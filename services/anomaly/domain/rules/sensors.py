@@ -6,10 +6,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from services.anomaly.domain.columns import COLUMN
-from services.anomaly.domain.history import Bools, Doubles, Floats, View, all_of, any_of
-from services.anomaly.domain.recurrence import fading, running_extremes
-from services.anomaly.domain.rules.base import Kind, Rule, Stateless, Tested, filled
+from accelerator_autopilot.anomaly.domain.decaying_sums import fading, running_extremes
+from accelerator_autopilot.anomaly.domain.device_history import Bools, Doubles, Floats, View, all_of, any_of
+from accelerator_autopilot.anomaly.domain.metric_columns import COLUMN
+from accelerator_autopilot.anomaly.domain.rules.base import Kind, Rule, Stateless, Tested, filled
 
 STILL_TICKS, STILL_S = 30.0, 25.0
 ALL = ("power_w", "temp_c", "clock_sm_mhz", "gpu_util_pct", "memory_used_bytes")

@@ -11,7 +11,7 @@ from typing import Literal
 
 from pydantic import BaseModel, model_serializer
 
-from services.inference.kinds.base import Input, RunContext
+from accelerator_autopilot.inference.kinds.base import Input, RunContext
 
 
 class MisbehaveInput(Input):

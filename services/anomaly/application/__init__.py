@@ -1,0 +1,1 @@
+"""What the detector does with frames, events and alerts."""

@@ -1,0 +1,1 @@
+"""The control loop and what is computed from the fleet's past."""

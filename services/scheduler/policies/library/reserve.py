@@ -1,0 +1,36 @@
+"""reserve: the tuned heuristic of `reserve_rule`."""
+
+from __future__ import annotations
+
+from accelerator_autopilot.scheduler.domain.pool_arrays import Action, PoolFacts, Seen
+from accelerator_autopilot.scheduler.policies.gains import action, proposed
+from accelerator_autopilot.scheduler.policies.lateness_controller import Caution
+from accelerator_autopilot.scheduler.policies.shared_demand import History
+from accelerator_autopilot.scheduler.policies.tuned_rule import ReserveNumbers, gains, history, shipped_numbers
+
+
+class Reserve:
+    """A share of recent peaks, or what would have been enough, is held; what waits and what arrives is answered."""
+
+    name = "reserve"
+
+    def __init__(self, rule: ReserveNumbers) -> None:
+        self._rule = rule
+
+    def reset(self, facts: PoolFacts) -> None:
+        """These pools from now on."""
+        self._facts = facts
+        self.numbers = self._rule.of(facts)
+        self.history: History = history(facts, self.numbers)
+        self._caution = Caution(len(facts))
+
+    def decide(self, seen: Seen) -> Action:
+        """What the rule says."""
+        demand = self.history.observe(seen)
+        output = gains(self.numbers, self._caution.observe(demand))
+        return action(self._facts, proposed(self._facts, seen, demand, output))
+
+
+def make() -> Reserve:
+    """Build it."""
+    return Reserve(shipped_numbers())
