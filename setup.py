@@ -1,4 +1,4 @@
-"""Maps the folders of this repository onto the one package that is installed: see docs/adr/0001-one-import-package.md."""
+"""Maps the folders of this repository onto the one package that is installed: docs/adr/0001-one-import-package.md."""
 
 from pathlib import Path
 

@@ -1,4 +1,7 @@
-"""Run the detectors over a past span, of a file or of the database: python -m accelerator_autopilot.anomaly.replay --help."""
+"""Run the detectors over a past span, of a file or of the database.
+
+`python -m accelerator_autopilot.anomaly.replay --help`
+"""
 
 from __future__ import annotations
 

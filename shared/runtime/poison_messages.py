@@ -1,6 +1,6 @@
 """One rule for messages that cannot be handled: counted, tried three times, then put aside with their error.
 
-It holds for every consumer: FastStream's handlers (`accelerator_autopilot.runtime.consumers`), and every loop that pulls by itself, which
+It holds for every consumer: FastStream's handlers (`runtime.consumers`), and every loop that pulls by itself, which
 puts its work on a message under `guard`. What the bus or another dependency is to blame for is tried for ever.
 """
 

@@ -14,7 +14,7 @@ from packaging.requirements import Requirement
 
 ROOT = Path(__file__).resolve().parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-OWN = {"services", "shared", "deploy", "tests"}
+OWN = {"accelerator_autopilot", "tests"}
 
 # Installs that are no stage of the Dockerfile: what is imported, with which extras.
 OTHERS = {

@@ -17,7 +17,7 @@ from accelerator_autopilot.contracts.messages.jobs import JobResult
 from accelerator_autopilot.inference.jobs.retry_records import RetryRecords
 from accelerator_autopilot.inference.pool.application.pool_state import killed
 from tests.conftest import NatsServer
-from tests.support.pools import EXTRA_KINDS, ROOT, pool_status, ready, running_pool
+from tests.support.pools import EXTRA_KINDS_PATH, pool_status, ready, running_pool
 from tests.support.waiting import eventually
 from tests.support.worker import worker_process
 
@@ -171,7 +171,7 @@ async def test_a_worker_whose_pool_is_gone_ends_although_its_thread_hangs(
     client: AutopilotClient, nats_server: NatsServer
 ) -> None:
     environment = {
-        "PYTHONPATH": f"{EXTRA_KINDS}:{ROOT}", "AUTOPILOT_POOL_KINDS": '["misbehave"]', "AUTOPILOT_STOP_TIMEOUT_S": "1",
+        "PYTHONPATH": EXTRA_KINDS_PATH, "AUTOPILOT_POOL_KINDS": '["misbehave"]', "AUTOPILOT_STOP_TIMEOUT_S": "1",
     }  # fmt: skip
     async with worker_process(nats_server.url, "w1", **environment) as process:
         await client.jobs.submit("misbehave", {"do": "hang"})

@@ -21,7 +21,7 @@ from accelerator_autopilot.deploy.local.instance import take_port
 from accelerator_autopilot.runtime.api_keys import digest
 from tests.conftest import NatsServer
 from tests.support.builders import T0, device
-from tests.support.pools import EXTRA_KINDS, ROOT, ready
+from tests.support.pools import EXTRA_KINDS_PATH, ready
 from tests.support.waiting import eventually
 
 pytestmark = [pytest.mark.nats, pytest.mark.timeout(120)]
@@ -59,7 +59,7 @@ async def test_no_log_line_quotes_a_job(
         "AUTOPILOT_POOL_KINDS": json.dumps(["misbehave"]), "AUTOPILOT_POOL_INITIAL": "1",
         "AUTOPILOT_STOP_TIMEOUT_S": "3", "AUTOPILOT_RUN_TIMEOUT_S": "1", "AUTOPILOT_LOG_LEVEL": "DEBUG",
         "AUTOPILOT_GATEWAY_PORT": str(port), "AUTOPILOT_API_KEYS_FILE": str(keys),
-        "PYTHONPATH": f"{EXTRA_KINDS}:{ROOT}",
+        "PYTHONPATH": EXTRA_KINDS_PATH,
     }  # fmt: skip
     inventory = NodeInventory(node="n1", at=T0, period_s=1, devices=[device(device="gpu-0")])
     await (await nc.jetstream().key_value("inventory")).put(subjects.token("n1"), inventory.model_dump_json().encode())

@@ -53,7 +53,7 @@ async def services(url: str, folder: Path) -> AsyncIterator[dict[str, tuple[asyn
                 "AUTOPILOT_STOP_TIMEOUT_S": "5",
             }
             process = await asyncio.create_subprocess_exec(
-                sys.executable, "-m", f"services.{module}", *role, env=environment,
+                sys.executable, "-m", f"accelerator_autopilot.{module}", *role, env=environment,
                 stdout=asyncio.subprocess.DEVNULL, stderr=(folder / f"{name.replace(' ', '-')}.log").open("wb"),
             )  # fmt: skip
             started[name] = process, health

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -22,7 +23,7 @@ from tests.support.builders import T0, device
 from tests.support.waiting import eventually
 
 EXTRA_KINDS = Path(__file__).parent / "extra_kinds"
-ROOT = Path(__file__).parents[2]
+EXTRA_KINDS_PATH = os.pathsep.join(filter(None, (str(EXTRA_KINDS), os.environ.get("PYTHONPATH"))))
 
 
 @asynccontextmanager
@@ -36,7 +37,7 @@ async def running_pool(
     settings = {
         "AUTOPILOT_NATS_URL": url, "AUTOPILOT_NODE": "n1", "AUTOPILOT_HEALTH_PORT": "0",
         "AUTOPILOT_POOL_KINDS": json.dumps(["misbehave", "echo"]), "AUTOPILOT_POOL_INITIAL": str(devices),
-        "AUTOPILOT_STOP_TIMEOUT_S": "3", "AUTOPILOT_RUN_AS": "root", "PYTHONPATH": f"{EXTRA_KINDS}:{ROOT}",
+        "AUTOPILOT_STOP_TIMEOUT_S": "3", "AUTOPILOT_RUN_AS": "root", "PYTHONPATH": EXTRA_KINDS_PATH,
     }  # fmt: skip
     for name, value in (settings | environment).items():
         patch.setenv(name, value)

@@ -17,7 +17,7 @@ from accelerator_autopilot.inference.domain.linear_time_patterns import UserPatt
 from accelerator_autopilot.inference.domain.schema_fields import fields_of
 from accelerator_autopilot.inference.kinds import analyze_logs, summarize
 
-MODULES = ("domain.extraction", "domain.log_reading", "kinds.summarize", "kinds.analyze_logs")
+MODULES = ("domain.field_extraction", "domain.log_lines", "kinds.summarize", "kinds.analyze_logs")
 # Each is repeated; together they hit what the rules begin with, repeat and look ahead for.
 PIECES = (
     "a", "1", " ", "\n", "\n ", ".", "a.", "1.", "1,", "111 ", "1 234 ", "a@", "a@b.", "@", "ab: x.", "ab:", "ab: x;",

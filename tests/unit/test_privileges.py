@@ -79,7 +79,8 @@ print(json.dumps(os.geteuid()))
 
 def _run(folder: Path, program: str, run_as: str = "auto") -> subprocess.CompletedProcess[str]:
     environment = os.environ | {
-        "PYTHONPATH": str(ROOT), "AUTOPILOT_RUN_AS": run_as, "AUTOPILOT_DATA_DIR": str(folder), "XDG_CACHE_HOME": "/x",
+        "PYTHONPATH": os.pathsep.join((str(ROOT), os.environ.get("PYTHONPATH", ""))),
+        "AUTOPILOT_RUN_AS": run_as, "AUTOPILOT_DATA_DIR": str(folder), "XDG_CACHE_HOME": "/x",
     }  # fmt: skip
     return subprocess.run(
         [sys.executable, "-c", SETTLED + program, str(folder)],

@@ -345,6 +345,9 @@ class TestSkips:
         root = Path(__file__).parents[2]
         (tmp_path / "test_it.py").write_text(f"import pytest\n\ndef test_it():\n    pytest.skip({reason!r})\n")
         command = [sys.executable, "-m", "pytest", "-q", "-p", "tests.conftest", "-c", "/dev/null", str(tmp_path)]
-        here = os.environ | {"AUTOPILOT_STRICT_SKIPS": "1", "PYTHONPATH": str(root)}
+        here = os.environ | {
+            "AUTOPILOT_STRICT_SKIPS": "1",
+            "PYTHONPATH": os.pathsep.join((str(root), os.environ.get("PYTHONPATH", ""))),
+        }
         ended = subprocess.run(command, env=here, cwd=tmp_path, capture_output=True, text=True, check=False)
         assert ended.returncode == (0 if reason.startswith("hypertables") else 1), ended.stdout

@@ -110,8 +110,8 @@ def analyse(
     given = {"--from": since, "--to": until, "--applied": applied}
     more = ["--fleet-policy", _fleet_policy(data_dir)]
     if not publish:
-        _past("analyse", given, more, data_dir)
-    told = _run_past("analyse", given, [*more, "--recommendations"], data_dir, capture=True)
+        _past("advisor", given, more, data_dir)
+    told = _run_past("advisor", given, [*more, "--recommendations"], data_dir, capture=True)
     if told.returncode:
         raise typer.Exit(told.returncode)
     found = [Recommendation.model_validate_json(line) for line in told.stdout.splitlines()]
@@ -135,7 +135,7 @@ def report(
     """Energy and service of a week, with plots."""
     if week is None:
         more = ["--fleet-policy", _fleet_policy(data_dir)]
-        _past("report", {"--from": since, "--to": until, "--out": out}, more, data_dir)
+        _past("report_page", {"--from": since, "--to": until, "--out": out}, more, data_dir)
 
     async def work() -> None:
         async with connected(data_dir) as autopilot:
@@ -167,6 +167,6 @@ def _run_past(
             environment["AUTOPILOT_DATABASE_URL"] = Instance(data_dir).load().database_url
         except AutopilotError as error:
             fail(str(error))
-    command = [sys.executable, "-m", f"accelerator_autopilot.scheduler.{program}", *arguments, *more]
+    command = [sys.executable, "-m", f"accelerator_autopilot.scheduler.commands.{program}", *arguments, *more]
     out = subprocess.PIPE if capture else None
     return subprocess.run(command, env=environment, check=False, stdout=out, text=True)  # noqa: S603

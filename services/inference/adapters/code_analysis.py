@@ -18,7 +18,7 @@ from accelerator_autopilot.inference.errors import RetryableJobError
 
 CODE = "code"  # the name of a text that came without one
 TEXTS = "texts.json"
-START = f"import sys; sys.path.insert(0, {PACKAGES!r}); from accelerator_autopilot.inference.adapters.code_analysis import main; main()"
+START = f"import sys; sys.path.insert(0, {PACKAGES!r}); from {__name__} import main; main()"
 ANSWER = "ANALYSIS "
 FAULT = "FAULT "
 ALL_TOOLS_S = 3 * TIMEOUT_S

@@ -10,6 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+import accelerator_autopilot
+import accelerator_autopilot.inference
+
 # The only folder that a program in there may write to, beside /dev/shm; not /tmp, where its interpreter may lie.
 HOME = "/mnt"
 PACKAGES = "/opt/autopilot"
@@ -24,7 +27,6 @@ HIDDEN_FILES = (
 # Where no user namespace says so, ids that nobody else on a machine has: above those of systemd and of containers.
 OWN_IDS = 2_000_000_000
 NOBODY = 65534
-OUR_CODE = Path(__file__).resolve().parents[3]
 
 
 @dataclass(frozen=True)
@@ -46,7 +48,7 @@ class Walls:
         kept = [] if own_user else ["--cap-add", "CAP_SETUID", "--cap-add", "CAP_SETGID"]
         binds = {path: path for path in readable(tools)}
         if packages:
-            binds |= {f"{PACKAGES}/{name}": str(OUR_CODE / name) for name in ("services", "shared")}
+            binds |= {f"{PACKAGES}/{name}": folder for name, folder in _our_code().items()}
         real = os.path.realpath(sys.executable)
         link = ["--symlink", real, sys.executable] if real != sys.executable else []
         return [
@@ -118,3 +120,11 @@ def _hidden() -> list[str]:
     files = [f"/proc/{name}" for name in HIDDEN_FILES if (proc / name).exists()]
     covered = [part for path in folders for part in ("--perms", "0555", "--tmpfs", path, "--remount-ro", path)]
     return covered + [part for path in files for part in ("--ro-bind", "/dev/null", path)]
+
+
+def _our_code() -> dict[str, str]:
+    """Our own package part by part: in a checkout its parts lie in different folders."""
+    name, root = accelerator_autopilot.__name__, Path(str(accelerator_autopilot.__file__)).resolve()
+    inference = Path(str(accelerator_autopilot.inference.__file__)).resolve().parent
+    parts = {part: root.parent / part for part in ("contracts", "transport", "runtime")} | {"inference": inference}
+    return {f"{name}/__init__.py": str(root)} | {f"{name}/{part}": str(folder) for part, folder in parts.items()}

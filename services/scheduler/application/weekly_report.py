@@ -22,6 +22,7 @@ from accelerator_autopilot.runtime.database import database
 from accelerator_autopilot.transport.clock import Clock
 from accelerator_autopilot.transport.object_store import write_object
 
+REPORT = "accelerator_autopilot.scheduler.commands.report_page"
 log = logging.getLogger(__name__)
 
 LOOKED_EVERY_S, MADE_WITHIN_S = 3600.0, 600.0
@@ -81,8 +82,8 @@ class Reporting:
             out = Path(folder) / "report.html"
             # In a process of its own: plots and the twin would double this one's memory.
             process = await asyncio.create_subprocess_exec(
-                sys.executable, "-m", "accelerator_autopilot.scheduler.commands.report_page", "--out", str(out), "--from", since.isoformat(),
-                "--to", until.isoformat(), "--fleet-policy", policy.model_dump_json(),
+                sys.executable, "-m", REPORT, "--out", str(out), "--from", since.isoformat(), "--to", until.isoformat(),
+                "--fleet-policy", policy.model_dump_json(),
                 env=os.environ | {"AUTOPILOT_DATABASE_URL": self.dsn}, stdout=asyncio.subprocess.DEVNULL,
             )  # fmt: skip
             try:

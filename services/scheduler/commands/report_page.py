@@ -1,4 +1,7 @@
-"""A report on energy and service as one HTML file: python -m accelerator_autopilot.scheduler.commands.report_page --help."""
+"""A report on energy and service as one HTML file.
+
+`python -m accelerator_autopilot.scheduler.commands.report_page --help`
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Play policies on the twin over a past span of the fleet: python -m accelerator_autopilot.scheduler.commands.whatif --help."""
+"""Play policies on the twin over a past span of the fleet.
+
+`python -m accelerator_autopilot.scheduler.commands.whatif --help`
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Carries scale commands out on an orchestrator and tells what was read back: python -m accelerator_autopilot.scheduler hands."""
+"""Carries scale commands out on an orchestrator and reports what was read back.
+
+`python -m accelerator_autopilot.scheduler executor`
+"""
 
 from __future__ import annotations
 

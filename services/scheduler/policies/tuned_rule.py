@@ -1,7 +1,7 @@
 """The tuned heuristic's numbers: one set for pools whose models load well within the slack, one for those whose do not.
 
-They were found by evolution on random pools of the twin (`accelerator_autopilot.scheduler.training.tune`). Caution moves what is
-held and how hard to react.
+They were found by evolution on random pools of the twin (`scheduler.training.tune`). Caution moves what is held and
+how hard to react.
 """
 
 from __future__ import annotations

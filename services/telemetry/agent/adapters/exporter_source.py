@@ -1,6 +1,6 @@
 """Devices that another exporter already reads: a metrics page as a source.
 
-Which exporters: services/telemetry/agent/domain/exporter_names.py. The page's own numbers, addresses and hosts are kept.
+Which exporters: `domain/exporter_names.py`. The page's own numbers, addresses and hosts are kept.
 """
 
 from __future__ import annotations
