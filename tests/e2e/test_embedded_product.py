@@ -1,4 +1,4 @@
-"""The product as a user starts it: the tour, and the ways in which starting goes wrong."""
+"""The product as a user starts it, and the ways in which starting goes wrong."""
 
 from __future__ import annotations
 
@@ -26,16 +26,6 @@ def autopilot(*arguments: str, timeout_s: float = 60.0) -> subprocess.CompletedP
         [*AUTOPILOT, *arguments], capture_output=True, text=True, timeout=timeout_s, check=False,
         env=os.environ | {"COLUMNS": "200"},
     )  # fmt: skip
-
-
-def test_tour_passes_within_90_seconds() -> None:
-    began = time.monotonic()
-    done = autopilot("tour", timeout_s=200)
-    assert done.returncode == 0, done.stdout + done.stderr
-    print(done.stdout)
-    for number in range(1, 8):
-        assert re.search(rf"^{number}\. .+\(\d+\.\d s\)$", done.stdout, re.MULTILINE), done.stdout
-    assert time.monotonic() - began < 150, "the tour took far longer than its 90 s"
 
 
 class Up:
