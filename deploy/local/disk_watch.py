@@ -35,8 +35,8 @@ TELL_EVERY_S = 1.0
 OFF_FOR_S = 5.0
 DEVICE = "disk"
 ACTION = (
-    "make room on the disk of the data folder, or make it larger: a full one refuses jobs, results and telemetry; "
-    "nats-server starts anew by itself when there is room"
+    "free space on the disk of the data folder, or enlarge it: while it is full, jobs, results and telemetry "
+    "are refused; nats-server restarts by itself once there is space"
 )
 
 
@@ -75,7 +75,7 @@ class DiskWatch:
             try:
                 await self.look()
             except OSError as error:
-                log.warning("disk not looked at", extra=failure_fields(error))
+                log.warning("disk could not be checked", extra=failure_fields(error))
             await asyncio.sleep(CHECK_EVERY_S)
 
     async def look(self) -> None:
@@ -91,14 +91,14 @@ class DiskWatch:
         severity = "critical" if refused else severity_of(share, known, self.limits)
         self._alerts.note([self._condition(severity, usage.free, share, refused=refused)] if severity else [])
         if due:
-            log.warning("starting nats-server anew: its disk was full", extra={"free_mib": usage.free // MIB})
+            log.warning("restarting nats-server: its disk was full", extra={"free_mib": usage.free // MIB})
             await self.restart()
             await asyncio.to_thread(self._errors.skip)
             self._off_since = None
             self._rule.restarted(asyncio.get_running_loop().time())
 
     def _condition(self, severity: Severity, free: int, share: float, *, refused: bool) -> Condition:
-        room = f"{share:.1%} ({free // MIB} MiB) of the disk of the JetStream store is free"
+        room = f"{share:.1%} ({free // MIB} MiB) is free on the disk of the JetStream store"
         summary = f"nats-server could not write; {room} now" if refused else room
         expected = f"at least {self.limits.warning_share:g}"
         evidence = Evidence(metric="disk_free_ratio", value=share, expected=expected, at=utc_now())
@@ -114,5 +114,5 @@ class DiskWatch:
                 self._off_since = (self._off_since or loop.time()) if off else None
                 await self._alerts.send()
             except (UnavailableError, *BUS_ERRORS) as error:
-                log.info("alert of the disk not told yet", extra=failure_fields(error))
+                log.info("disk alert not sent yet", extra=failure_fields(error))
             await asyncio.sleep(TELL_EVERY_S)

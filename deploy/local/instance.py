@@ -143,7 +143,7 @@ def read_keys_file(path: Path) -> dict[str, Any]:
         found = error
     if not isinstance(found, dict):
         why = type(found).__name__
-        raise SettingsError(f"{path} must be a JSON object of keys: mend or remove it ({why})")
+        raise SettingsError(f"{path} must be a JSON object of keys: fix or remove it ({why})")
     return found
 
 

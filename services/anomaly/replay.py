@@ -23,6 +23,7 @@ from accelerator_autopilot.anomaly.domain.learned.input_channels import LEARN_S
 from accelerator_autopilot.anomaly.domain.replay import Moment, Rerun, Told
 from accelerator_autopilot.anomaly.settings import AnomalySettings
 from accelerator_autopilot.contracts.errors import AutopilotError, InvalidInputError
+from accelerator_autopilot.contracts.exit_codes import exit_code
 from accelerator_autopilot.runtime.settings import DatabaseSettings, load
 
 if TYPE_CHECKING:
@@ -150,7 +151,8 @@ def main() -> None:
     try:
         alerts = run(arguments)
     except AutopilotError as error:
-        sys.exit(str(error))
+        say(f"error: {error}")
+        sys.exit(exit_code(error))
     text = "".join(json.dumps(line(told)) + "\n" for told in alerts)
     if arguments.out:
         arguments.out.write_text(text, encoding="utf-8")

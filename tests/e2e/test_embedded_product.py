@@ -16,6 +16,8 @@ from pathlib import Path
 import psutil
 import pytest
 
+from accelerator_autopilot.contracts.exit_codes import ExitCode
+
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(240)]
 
 AUTOPILOT = [sys.executable, "-m", "accelerator_autopilot.cli.app"]
@@ -64,7 +66,7 @@ def test_up_is_ready_within_15_seconds(up: Up) -> None:
 
 def test_a_second_up_on_the_same_folder_says_so_in_one_line(up: Up) -> None:
     second = autopilot("up", "--data-dir", str(up.folder), "--nats-port", "0", "--gateway-port", "0")
-    assert second.returncode == 1
+    assert second.returncode == ExitCode.CONFLICT
     assert "another instance runs" in second.stderr
     assert len(second.stderr.strip().splitlines()) == 1
     assert autopilot("status", "--data-dir", str(up.folder)).returncode == 0
@@ -82,12 +84,15 @@ def test_commands_show_the_fleet_and_run_jobs(up: Up, tmp_path: Path) -> None:
     assert autopilot("submit", "echo", str(text), "--key", "k1", *folder).stdout.strip() == job
     assert job in autopilot("jobs", *folder).stdout or autopilot("result", job, *folder).returncode == 0
     unknown = autopilot("result", "no-such-job", *folder)
-    assert unknown.returncode == 1
+    assert unknown.returncode == ExitCode.NOT_FOUND
     assert "no-such-job" in unknown.stderr
     assert autopilot("watch", "--seconds", "1", *folder).returncode == 0
-    assert autopilot("decisions", *folder).returncode == 0
-    assert autopilot("alerts", *folder).returncode == 0
-    assert autopilot("doctor", *folder).returncode == 0
+    for listing in ("decisions", "alerts", "pools", "incidents", "risk", "silences", "subscriptions", "dead", "doctor"):
+        plain, as_json = autopilot(listing, *folder), autopilot(listing, "--json", *folder)
+        assert (plain.returncode, as_json.returncode) == (0, 0), plain.stderr + as_json.stderr
+        first = next(iter(json.loads(as_json.stdout).values()))
+        keys = plain.stdout.splitlines()[0].split("\t")
+        assert all(list(row) == keys for row in first), listing
 
 
 def test_the_scheduler_is_steered_explained_and_played_over_the_past(up: Up, tmp_path: Path) -> None:
@@ -95,22 +100,22 @@ def test_the_scheduler_is_steered_explained_and_played_over_the_past(up: Up, tmp
     changed = autopilot("policy", "--pool", "default", "--ceiling", "3", "--wait-s", "20", *folder)
     assert json.loads(changed.stdout)["pools"]["default"]["ceiling"] == 3, changed.stderr
     wrong = autopilot("policy", "--mode", "sometimes", *folder)
-    assert wrong.returncode == 1
-    assert "mode" in wrong.stderr
+    assert wrong.returncode == ExitCode.USAGE
+    assert "--mode" in wrong.stderr
     lines = tmp_path / "jobs.jsonl"
     lines.write_text("".join(json.dumps({"text": str(n), "work_s": 0.05}) + "\n" for n in range(60)))
     batch = autopilot("map", "echo", str(lines), "--lines", *folder).stdout.strip()
     assert autopilot("batch", batch, *folder).returncode == 0
     explained = autopilot("explain", *folder)
-    assert "decides" in explained.stdout, explained.stderr
+    assert "\nreserve\t" in explained.stdout, explained.stderr
     assert "queue_lag" in explained.stdout
     assert autopilot("recommendations", *folder).returncode == 0
     missing = autopilot("approve", "no-such-advice", *folder)
-    assert (missing.returncode, "no-such-advice" in missing.stderr) == (1, True)
+    assert (missing.returncode, "no-such-advice" in missing.stderr) == (ExitCode.NOT_FOUND, True)
     until = time.monotonic() + 30
     while True:
         played = autopilot("whatif", *folder)
-        found = re.search(r"static +(\d+) jobs +in time", played.stdout)
+        found = re.search(r"^static\t(\d+)\t", played.stdout, re.MULTILINE)
         if (found and int(found[1]) >= 60) or time.monotonic() > until:
             break
     assert found, played.stdout + played.stderr
@@ -149,20 +154,20 @@ def test_a_taken_port_is_one_clear_line(tmp_path: Path) -> None:
         taken.listen()
         port = taken.getsockname()[1]
         done = autopilot("up", "--data-dir", str(tmp_path / "data"), "--nats-port", str(port))
-    assert done.returncode == 1
+    assert done.returncode == ExitCode.CONFLICT
     assert done.stderr.strip() == f"error: port {port} for nats is taken; choose another with --nats-port"
 
 
 def test_a_folder_that_cannot_be_written_is_one_clear_line() -> None:
     done = autopilot("up", "--data-dir", "/proc/nowhere")
-    assert done.returncode == 1
+    assert done.returncode == ExitCode.USAGE
     assert "cannot write to the data folder" in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1
 
 
 def test_a_product_that_does_not_run_is_one_clear_line(tmp_path: Path) -> None:
     done = autopilot("devices", "--data-dir", str(tmp_path))
-    assert done.returncode == 1
+    assert done.returncode == ExitCode.UNREACHABLE
     assert "no instance runs on" in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1
 
@@ -170,6 +175,6 @@ def test_a_product_that_does_not_run_is_one_clear_line(tmp_path: Path) -> None:
 def test_a_broker_that_is_away_is_one_clear_line(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AUTOPILOT_NATS_URL", "nats://127.0.0.1:1")
     done = autopilot("devices")
-    assert done.returncode == 1
+    assert done.returncode == ExitCode.UNREACHABLE
     assert done.stderr.startswith("error: no NATS server answers at nats://127.0.0.1:1")
     assert len(done.stderr.strip().splitlines()) == 1, done.stderr

@@ -12,6 +12,7 @@ import pytest
 from accelerator_autopilot.client import AutopilotClient
 from accelerator_autopilot.contracts import subjects
 from accelerator_autopilot.contracts.errors import BusyError, InvalidInputError
+from accelerator_autopilot.contracts.exit_codes import ExitCode
 from accelerator_autopilot.contracts.messages.jobs import JobState
 from accelerator_autopilot.contracts.streams import job_durable
 from accelerator_autopilot.transport.clock import utc_now
@@ -93,7 +94,7 @@ async def test_a_job_that_its_workers_never_end_is_buried_and_the_command_line_s
     (code, told), (_, listed) = await asyncio.gather(
         run_cli(nats_server.url, "result", "killer"), run_cli(nats_server.url, "dead")
     )
-    assert (code, told.strip()) == (1, f"error: job killer failed: {why}")
+    assert (code, told.strip()) == (ExitCode.FAILED, f"error: job killer failed: {why}")
     assert why in listed
 
 

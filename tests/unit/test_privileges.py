@@ -13,7 +13,6 @@ from typing import Any
 
 import pytest
 
-from accelerator_autopilot.cli.commands import product
 from accelerator_autopilot.contracts.errors import SettingsError
 from accelerator_autopilot.deploy.local.instance import Instance
 from accelerator_autopilot.runtime import privileges
@@ -211,10 +210,10 @@ def test_doctor_says_whom_services_become(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr(os, "geteuid", lambda: 0)
     monkeypatch.setattr(privileges, "out_of_reach", lambda *_: "")
     monkeypatch.setenv("AUTOPILOT_RUN_AS", "61234")
-    assert product.runs_as().startswith("user 61234")
+    assert privileges.runs_as().startswith("user 61234")
     monkeypatch.setattr(privileges, "out_of_reach", lambda *_: "it cannot")
-    assert product.runs_as().startswith("nobody: they do not start (it cannot)")
+    assert privileges.runs_as().startswith("nobody: they do not start (it cannot)")
     monkeypatch.setenv("AUTOPILOT_RUN_AS", "auto")
-    assert product.runs_as().startswith("root (it cannot)")
+    assert privileges.runs_as().startswith("root (it cannot)")
     monkeypatch.setenv("AUTOPILOT_RUN_AS", "root")
-    assert product.runs_as().startswith("root (AUTOPILOT_RUN_AS=root)")
+    assert privileges.runs_as().startswith("root (AUTOPILOT_RUN_AS=root)")

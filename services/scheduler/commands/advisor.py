@@ -13,6 +13,7 @@ import numpy as np
 
 from accelerator_autopilot.contracts import subjects
 from accelerator_autopilot.contracts.errors import AutopilotError
+from accelerator_autopilot.contracts.exit_codes import exit_code
 from accelerator_autopilot.contracts.ids import new_id
 from accelerator_autopilot.contracts.messages.commands import (
     Command,
@@ -135,13 +136,14 @@ def main() -> None:
             return
         found = advise(past_of(a, timedelta(days=1)), a.fleet_policy)
     except AutopilotError as error:
-        sys.exit(f"analyse: {error}")
+        sys.stderr.write(f"error: {error}\n")
+        sys.exit(exit_code(error))
     if a.recommendations:
         sys.stdout.writelines(recommendation(each, utc_now()).model_dump_json() + "\n" for each in found)
         return
     for each in found:
         sys.stdout.write(json.dumps(asdict(each)) + "\n" if a.json else _text(each))
-    if not found:
+    if not found and not a.json:
         sys.stdout.write("nothing to advise: no idle device, no cap, floor or batch worth changing\n")
 
 

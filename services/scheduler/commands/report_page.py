@@ -17,6 +17,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from accelerator_autopilot.contracts.errors import AutopilotError
+from accelerator_autopilot.contracts.exit_codes import exit_code
 from accelerator_autopilot.contracts.messages.commands import FleetPolicy
 from accelerator_autopilot.scheduler.adapters.database_history import Past
 from accelerator_autopilot.scheduler.commands.advisor import advise
@@ -92,8 +93,11 @@ def main() -> None:
     try:
         past = past_of(a, timedelta(days=7))
         a.out.write_text(page(past, a.fleet_policy), encoding="utf-8")
-    except (AutopilotError, OSError) as error:
-        sys.exit(f"report: {error}")
+    except AutopilotError as error:
+        sys.stderr.write(f"error: {error}\n")
+        sys.exit(exit_code(error))
+    except OSError as error:
+        sys.exit(f"error: {a.out}: {error.strerror}")
     sys.stdout.write(f"{a.out}\n")
 
 

@@ -13,7 +13,8 @@ from datetime import UTC, datetime, timedelta
 
 import numpy as np
 
-from accelerator_autopilot.contracts.errors import AutopilotError
+from accelerator_autopilot.contracts.errors import AutopilotError, InvalidInputError
+from accelerator_autopilot.contracts.exit_codes import exit_code
 from accelerator_autopilot.contracts.messages.commands import FleetPolicy
 from accelerator_autopilot.runtime.settings import DatabaseSettings, load
 from accelerator_autopilot.scheduler.adapters.database_history import Past, read_past
@@ -46,21 +47,25 @@ def main() -> None:
     """Play and write a table, or lines of JSON."""
     ask = argparse.ArgumentParser(prog="whatif", description=__doc__)
     add_span(ask)
-    ask.add_argument("--policy", action="append", choices=policy_names(), help="all when left out")
+    ask.add_argument("--policy", action="append", help="all when left out")
     ask.add_argument("--ceiling", type=int, help="replicas at most, instead of the policy's")
     ask.add_argument("--slack-s", type=float, help="how long a job may wait, instead of the policy's")
     ask.add_argument("--fleet-policy", type=FleetPolicy.model_validate_json, default=FleetPolicy(), help="as JSON")
     ask.add_argument("--json", action="store_true")
     a = ask.parse_args()
     try:
+        for name in a.policy or []:
+            if name not in policy_names():
+                raise InvalidInputError("--policy", name, f"there are: {', '.join(policy_names())}")
         past = past_of(a, timedelta(days=1))
         pools = past_pools(past, a.fleet_policy, a.ceiling, a.slack_s)
         outcomes = played(pools, a.policy or policy_names())
     except AutopilotError as error:
-        sys.exit(f"whatif: {error}")
+        sys.stderr.write(f"error: {error}\n")
+        sys.exit(exit_code(error))
     recorded_j = sum(p.energy_j for p in pools)
-    if np.isfinite(recorded_j) and not a.json:
-        sys.stdout.write(
+    if np.isfinite(recorded_j):
+        sys.stderr.write(
             f"recorded: {sum(len(p.trace.work_s) for p in pools)} jobs with {recorded_j:.0f} J of their own\n"
         )
     lines = []
