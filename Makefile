@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 help: ## what each target does
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "%-10s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "%-14s %s\n", $$1, $$2}'
 
 # Strict: a tree of links that the interpreter, mypy, import-linter and editors all follow (docs/adr/0001-one-import-package.md).
 EDITABLE := -C editable_mode=strict -e
@@ -19,7 +19,7 @@ $(STAMP): pyproject.toml setup.py requirements.lock
 
 install: link ## create the environment
 
-FILES := find services shared deploy -type f -not -name '*.pyc' | sort
+FILES := find services shared deploy docs -type f -not -name '*.pyc' | sort
 
 link: $(STAMP) ## link files that are new
 	@$(FILES) | cmp -s - $(VENV)/.linked || { \
@@ -71,7 +71,10 @@ gpu-wheels: link ## fetch what a GPU machine without a network lacks for gpu-che
 gpu-check: ## on a machine with an NVIDIA GPU: real NVML, CUDA and energy, in five minutes; sets nothing on the card
 	GPU_PYTHON=$(or $(GPU_PYTHON),python3) tests/gpu_check/run.sh
 
-docs: link ## write the generated documents
+docs: link ## build the manual into site/, without a network; fails on a broken link
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
+docs-generate: link ## write generated pages, API documents, dashboards and golden files of new messages
 	$(BIN)/python -m tests.contract.generate
 	$(BIN)/python -m accelerator_autopilot.deploy.grafana.generator
 
@@ -94,4 +97,4 @@ audit: link $(VENV)/.release ## known vulnerabilities, licences and an SBOM of e
 clean: ## remove the environment and caches
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis *.egg-info
 
-.PHONY: help install link up test lint bench nightly gpu-wheels gpu-check docs release coverage mutation audit clean
+.PHONY: help install link up test lint bench nightly gpu-wheels gpu-check docs docs-generate release coverage mutation audit clean

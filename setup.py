@@ -8,6 +8,9 @@ NAME = "accelerator_autopilot"
 ROOT = Path(__file__).parent
 SERVICES = sorted(file.parent.name for file in ROOT.glob("services/*/__init__.py"))
 FOLDERS = {NAME: "shared", f"{NAME}.deploy": "deploy"} | {f"{NAME}.{name}": f"services/{name}" for name in SERVICES}
+# The manual travels with the gateway; images of other services are built without it.
+if (ROOT / "docs").is_dir():
+    FOLDERS |= {f"{NAME}.gateway.manual": "docs"}
 
 
 def packages() -> list[str]:

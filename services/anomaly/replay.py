@@ -140,7 +140,7 @@ def main() -> None:
     """Replay and write one line of JSON an alert."""
     parser = argparse.ArgumentParser(prog="replay", description=__doc__)
     parser.add_argument(
-        "--input", type=Path, help="CSV of any dialect (nvidia-smi's too), Parquet, Arrow or JSON lines; docs/alerts.md"
+        "--input", type=Path, help="CSV of any dialect, Parquet, Arrow or JSON lines; docs/how-to/replay-telemetry.md"
     )
     parser.add_argument("--from", dest="since", type=moment_of, help="start of a span of the database, ISO 8601")
     parser.add_argument("--to", dest="until", type=moment_of, help="its end")

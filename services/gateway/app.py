@@ -11,7 +11,6 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from fastapi import FastAPI
-from fastapi.responses import HTMLResponse
 from nats.aio.msg import Msg
 from prometheus_client import CollectorRegistry
 
@@ -25,7 +24,7 @@ from accelerator_autopilot.gateway.application.admission import Admission, Quota
 from accelerator_autopilot.gateway.application.event_fanout import Fanout, StreamLimit
 from accelerator_autopilot.gateway.application.response_cache import Remembered
 from accelerator_autopilot.gateway.application.unfinished_jobs import keep_looking
-from accelerator_autopilot.gateway.http import api_reference, problem_details
+from accelerator_autopilot.gateway.http import documentation, problem_details
 from accelerator_autopilot.gateway.http.request_bodies import MemoryBudget
 from accelerator_autopilot.gateway.routes import alerts, batches, dead_letters, fleet, jobs, openai
 from accelerator_autopilot.gateway.security.key_file import KeyRing
@@ -124,17 +123,12 @@ def create_app(settings: GatewaySettings | None = None) -> FastAPI:
     app.state.risks = Remembered[list[Risk]](RISKS_FRESH_S)
     app.state.streams = StreamLimit(settings.streams_per_key)
     problem_details.install(app)
-    page = api_reference.reference_page(TITLE, app.version, ROUTERS)
-
-    @app.get("/docs", include_in_schema=False)
-    async def docs() -> HTMLResponse:
-        return HTMLResponse(page, headers={"Content-Security-Policy": api_reference.CSP})
-
     for router in ROUTERS:
         app.include_router(router)
+    public = documentation.install(app)
     app.add_middleware(
         Guard,
-        table=AccessTable(ROUTERS, most_bytes=settings.max_body_bytes, public=frozenset({"/docs"})),
+        table=AccessTable(ROUTERS, most_bytes=settings.max_body_bytes, public=public),
         keys=keys,
         budget=MemoryBudget(settings.request_memory_bytes),
         registry=registry,

@@ -56,7 +56,7 @@ def next_state(known: Alert | None, condition: Condition | None, now: datetime, 
         return Alert(
             id=f"{prefix}{new_id()}", node=condition.node, device=condition.device, kind=condition.kind,
             severity=condition.severity, state="opened", summary=condition.summary, action=condition.action,
-            evidence=evidence, opened_at=now, at=now, runbook=f"docs/alerts.md#{condition.kind}",
+            evidence=evidence, opened_at=now, at=now, runbook=f"docs/reference/alerts.md#{condition.kind}",
         )  # fmt: skip
     # By the time that passed either way: a clock that was set back must not keep it from being renewed.
     if condition.severity == known.severity and abs(now - known.at) < RENEW_EVERY:

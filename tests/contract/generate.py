@@ -1,4 +1,4 @@
-"""Write what is generated: the API documents, and golden files of messages that have none yet.
+"""Write the generated documentation: API documents, reference pages, and golden files of messages that have none yet.
 
 A golden file that exists is never written again: it is what some version once sent.
 """
@@ -53,8 +53,10 @@ SETTINGS: dict[str, type[BaseSettings]] = {
     "Gateway": GatewaySettings,
 }
 GOLDEN = Path(__file__).parent / "golden"
-DO = "**Do:** look for XIDs and at the bus; reseat the missing GPU, reboot the node."
+DO = "**Do:** look for XIDs and check the bus; reseat the missing GPU, reboot the node."
 DOCS = Path(__file__).resolve().parents[2] / "docs"
+REFERENCE = DOCS / "reference"
+GENERATED_BELOW = "<!-- Everything below is written by make docs-generate. -->\n"
 
 
 def documents() -> dict[str, Any]:
@@ -83,7 +85,7 @@ def settings_page() -> str:
     lines = [
         "# Settings",
         "",
-        "Environment variables, read once at start. A bad value stops the process with one line.",
+        "Environment variables, read once at start. An invalid value stops the process with one line that names it.",
         "",
     ]
     seen: set[str] = set()
@@ -104,6 +106,8 @@ def metrics_page() -> str:
     lines = [
         "# Metrics",
         "",
+        "Metrics of devices, with their source in NVML and their name in dcgm-exporter. *Read* is the sampling rate.",
+        "",
         "| metric | unit | kind | read | meaning | NVML | DCGM |",
         "| --- | --- | --- | --- | --- | --- | --- |",
     ]
@@ -112,25 +116,26 @@ def metrics_page() -> str:
 
 
 def alerts_page() -> str:
-    """Every kind of alert: what it means, what shows it, what to do."""
-    lines = [(DOCS / "source" / "alerts.md").read_text(encoding="utf-8").rstrip(), "", "## Kinds", ""]
+    """Every kind of alert: what it means, what shows it, what to do. Keeps what is written by hand above the mark."""
+    by_hand, mark, _ = (REFERENCE / "alerts.md").read_text(encoding="utf-8").partition(GENERATED_BELOW)
+    lines = [by_hand + mark, "## Kinds", ""]
     kinds = [rule.kind for rule in all_rules()] + [trend.kind for trend in [*all_trends(), *all_wear()]]
     kinds += [UNUSUAL, AGENT, DEVICE]
     for kind in kinds:
-        text = re.sub(r"\{(\w+)[^}]*\}", r"*\1*", kind.summary) or "unlike its past for its load"
-        shown = ", ".join(f"`{name}`" for name in kind.metrics) or "none"
-        after = f"opens after {kind.open_after_s:g} s, " if kind.open_after_s else ""
-        ends = f"{after}ends {kind.clear_after_s:g} s after it is gone"
+        text = re.sub(r"\{(\w+)[^}]*\}", r"*\1*", kind.summary) or "unusual for this device under its load"
+        evidence = f" Evidence: {', '.join(f'`{name}`' for name in kind.metrics)}." if kind.metrics else ""
+        opens = f"Opens after {kind.open_after_s:g} s and resolves" if kind.open_after_s else "Resolves"
+        resolves = f"{kind.clear_after_s:g} s after it clears" if kind.clear_after_s else "when it clears"
         lines += [
             f"### {kind.name}",
             "",
-            f"{kind.severity}: {text}. Shown by {shown}; {ends}. **Do:** {kind.action}.",
+            f"{kind.severity}: {text}.{evidence} {opens} {resolves}. **Do:** {kind.action}.",
             "",
         ]
     lines += [
         f"### {MISSING}",
         "",
-        f"critical: fewer GPUs are there than `AUTOPILOT_EXPECTED_DEVICES` says; opens after {OPEN_AFTER_S:g} s. {DO}",
+        f"critical: fewer GPUs than `AUTOPILOT_EXPECTED_DEVICES` requires. Opens after {OPEN_AFTER_S:g} s. {DO}",
         "",
     ]
     lines += ["## XIDs", "", "| code | meaning | severity | fault of | do |", "| --- | --- | --- | --- | --- |"]
@@ -144,12 +149,12 @@ def alerts_page() -> str:
 
 
 def main() -> None:
-    DOCS.mkdir(exist_ok=True)
-    (DOCS / "settings.md").write_text(settings_page())
-    (DOCS / "metrics.md").write_text(metrics_page())
-    (DOCS / "alerts.md").write_text(alerts_page())
+    REFERENCE.mkdir(exist_ok=True)
+    (REFERENCE / "settings.md").write_text(settings_page())
+    (REFERENCE / "metrics.md").write_text(metrics_page())
+    (REFERENCE / "alerts.md").write_text(alerts_page())
     for name, document in documents().items():
-        (DOCS / f"{name}.json").write_text(json.dumps(document, indent=1, sort_keys=True) + "\n")
+        (REFERENCE / f"{name}.json").write_text(json.dumps(document, indent=1, sort_keys=True) + "\n")
     GOLDEN.mkdir(exist_ok=True)
     for name, model in models().items():
         path = GOLDEN / f"{name}.v1.json"

@@ -1,4 +1,4 @@
-"""Jobs over bare NATS as docs/jobs.md tells it, in the languages of docs/examples, where their runtimes are there."""
+"""The programs of docs/examples, which follow docs/reference/nats-protocol.md, where their runtimes are installed."""
 
 from __future__ import annotations
 

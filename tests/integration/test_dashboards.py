@@ -24,7 +24,7 @@ def test_what_is_committed_is_what_the_code_makes() -> None:
     assert {path.stem for path in FOLDER.glob("*.json")} == set(made)
     for name, model in made.items():
         kept = json.loads(Path(FOLDER / f"{name}.json").read_text())
-        assert kept == json.loads(json.dumps(model)), f"{name}.json is out of date: run 'make docs'"
+        assert kept == json.loads(json.dumps(model)), f"{name}.json is out of date: run 'make docs-generate'"
 
 
 def test_every_dashboard_leads_to_the_others_and_marks_alerts_and_decisions() -> None:

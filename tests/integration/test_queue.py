@@ -339,7 +339,7 @@ class TestRawContract:
     async def test_a_publisher_that_imports_nothing_of_ours(
         self, client: AutopilotClient, nats_server: NatsServer
     ) -> None:
-        """The contract of docs/jobs.md, over a bare socket in NATS' own text protocol."""
+        """The contract of docs/reference/nats-protocol.md, over a bare socket in NATS' own text protocol."""
         async with worker_process(nats_server.url, **ECHO):
             reader, writer = await asyncio.open_connection("127.0.0.1", nats_server.port)
             assert (await reader.readline()).startswith(b"INFO")

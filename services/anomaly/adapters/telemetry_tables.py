@@ -114,7 +114,9 @@ def read_table(path: Path) -> Table:
     found = {name: found[name] for name in metrics}
     if not found:
         raise InvalidInputError(
-            "input", str(path), f"has no metric of the catalogue (docs/metrics.md) with a value; {'; '.join(remarks)}"
+            "input",
+            str(path),
+            f"has no metric of the catalogue (docs/reference/metrics.md) with a value; {'; '.join(remarks)}",
         )
     del frame
     devices = device.unique().drop_nulls().sort()

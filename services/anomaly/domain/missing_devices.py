@@ -24,7 +24,7 @@ def missing_devices(inventory: NodeInventory) -> Finding:
         severity="critical",
         summary=f"{len(there)} of {inventory.expected_devices} GPUs are there",
         action="look for XIDs and at the bus; reseat the missing GPU, reboot the node",
-        runbook="docs/alerts.md#devices_missing",
+        runbook="docs/reference/alerts.md#devices_missing",
         evidence=(
             Evidence(metric="devices", value=float(len(there)), expected=str(inventory.expected_devices),
                      at=inventory.at),

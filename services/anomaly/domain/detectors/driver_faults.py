@@ -123,7 +123,7 @@ def _finding(event: DeviceEvent, fault: Fault, *, firing: bool) -> Finding:
         severity=fault.severity,
         summary=told[:500],
         action=fault.action,
-        runbook="docs/alerts.md#faults-of-drivers-and-nvswitches",
+        runbook="docs/reference/alerts.md#faults-of-drivers-and-nvswitches",
         evidence=(Evidence(metric=event.kind, value=value, expected="none", at=event.at),),
         simulated=event.simulated,
         at=event.at,

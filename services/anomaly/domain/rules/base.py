@@ -41,7 +41,7 @@ class Kind:
     @property
     def runbook(self) -> str:
         """Where the documents say what to do."""
-        return f"docs/alerts.md#{self.name}"
+        return f"docs/reference/alerts.md#{self.name}"
 
 
 class Rule(Protocol):

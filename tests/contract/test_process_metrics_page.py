@@ -1,4 +1,4 @@
-"""Every metric that a process tells of itself stands in docs/reliability.md, and none that it does not."""
+"""docs/reference/process-metrics.md lists every metric that a process exports about itself, and no other."""
 
 from __future__ import annotations
 
@@ -25,5 +25,5 @@ def told() -> Iterator[str]:
 
 
 def test_what_processes_tell_of_themselves_is_written_down() -> None:
-    page = (ROOT / "docs" / "reliability.md").read_text()
+    page = (ROOT / "docs" / "reference" / "process-metrics.md").read_text()
     assert set(re.findall(r"`(autopilot_\w+)`", page)) == set(told())
