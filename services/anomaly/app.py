@@ -13,8 +13,8 @@ from faststream import FastStream
 from faststream.nats import KvWatch
 from nats.js import JetStreamContext
 
-from accelerator_autopilot.anomaly.adapters.model_snapshot import Snapshot
 from accelerator_autopilot.anomaly.adapters.model_snapshot import load as load_snapshot
+from accelerator_autopilot.anomaly.adapters.model_snapshot import save as save_snapshot
 from accelerator_autopilot.anomaly.application.abandoned_alerts import GonePublishers
 from accelerator_autopilot.anomaly.application.alert_outbox import AlertOutbox, fits
 from accelerator_autopilot.anomaly.application.frame_receiver import Intake
@@ -30,6 +30,7 @@ from accelerator_autopilot.anomaly.domain.alert_lifecycle import AlertBook
 from accelerator_autopilot.anomaly.domain.detection_engine import Watch
 from accelerator_autopilot.anomaly.domain.detectors import all_detectors
 from accelerator_autopilot.anomaly.domain.device_slots import Roster
+from accelerator_autopilot.anomaly.domain.learned.snapshot import Snapshot
 from accelerator_autopilot.anomaly.domain.source_topology import FleetMap
 from accelerator_autopilot.anomaly.settings import AnomalySettings
 from accelerator_autopilot.contracts import subjects
@@ -89,10 +90,10 @@ def create_app(settings: AnomalySettings | None = None) -> FastStream:
             service.supervise("stored alerts", stored.run, standstill_s=120.0)
             service.supervise("gone publishers", GonePublishers(js, service.bus).run, standstill_s=180.0)
             service.supervise("inventories", partial(keep_inventories, js, detection), standstill_s=300.0)
-            service.supervise("snapshots", partial(keep_snapshots, snapshot_path, detection))
+            service.supervise("snapshots", partial(keep_snapshots, partial(save_snapshot, snapshot_path), detection))
             service.supervise("gangs", partial(keep_gangs, js, detection), standstill_s=180.0)
             yield
-            keep_snapshot(snapshot_path, detection)
+            keep_snapshot(partial(save_snapshot, snapshot_path), detection)
 
     return service.app(lifespan)
 

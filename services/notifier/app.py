@@ -24,9 +24,9 @@ from accelerator_autopilot.contracts.messages.notices import (
     Silence,
     Subscription,
 )
-from accelerator_autopilot.notifier.adapters.ledger_store import NoticeStore
-from accelerator_autopilot.notifier.adapters.webhook_sender import WebhookReceiver
-from accelerator_autopilot.notifier.application.delivery_context import Surroundings
+from accelerator_autopilot.notifier.adapters.ledger_store import NatsLedgerStore
+from accelerator_autopilot.notifier.adapters.webhook_sender import AiohttpWebhookSender
+from accelerator_autopilot.notifier.application.delivery_context import DeliveryContext
 from accelerator_autopilot.notifier.application.dispatcher import Dispatcher
 from accelerator_autopilot.notifier.settings import NotifierSettings
 from accelerator_autopilot.runtime.audit_log import AuditOutbox
@@ -69,12 +69,14 @@ def create_app(settings: NotifierSettings | None = None) -> FastStream:
     @asynccontextmanager
     async def lifespan() -> AsyncIterator[None]:
         async with service.running() as js:
-            receiver = WebhookReceiver(settings.webhook_timeout_s, private_targets=settings.webhook_private_targets)
+            receiver = AiohttpWebhookSender(
+                settings.webhook_timeout_s, private_targets=settings.webhook_private_targets
+            )
             outbox = AuditOutbox(partial(write_audit, service.bus), service.registry)
             unattended = partial(needs_somebody, service.bus)
-            store = NoticeStore(js)
+            store = NatsLedgerStore(js)
             known = partial(open_alerts, js)
-            around = Surroundings(
+            around = DeliveryContext(
                 client_of(broker), js, settings, receiver, store, outbox.put, unattended, known, service.poison
             )
             dispatcher = Dispatcher(around, service.supervisor)

@@ -20,8 +20,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from accelerator_autopilot.anomaly.adapters import model_snapshot
-from accelerator_autopilot.anomaly.adapters.model_snapshot import Snapshot
 from accelerator_autopilot.anomaly.domain.learned.fleet_detector import FleetWatcher
+from accelerator_autopilot.anomaly.domain.learned.snapshot import Snapshot
 from accelerator_autopilot.cli.payload_inputs import read_lines, read_payload
 from accelerator_autopilot.contracts.errors import InvalidInputError, SettingsError, UnavailableError
 from accelerator_autopilot.contracts.messages.jobs import DeadJob

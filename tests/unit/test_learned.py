@@ -14,13 +14,13 @@ import pytest
 import torch
 
 from accelerator_autopilot.anomaly.adapters import model_snapshot
-from accelerator_autopilot.anomaly.adapters.model_snapshot import Snapshot
 from accelerator_autopilot.anomaly.adapters.telemetry_tables import read_table
 from accelerator_autopilot.anomaly.domain.detection_engine import Watch
 from accelerator_autopilot.anomaly.domain.device_slots import Roster
 from accelerator_autopilot.anomaly.domain.learned.alarm_throttle import Alarms
 from accelerator_autopilot.anomaly.domain.learned.anomaly_score import LearnedDetector
 from accelerator_autopilot.anomaly.domain.learned.false_alarm_calibration import Tail
+from accelerator_autopilot.anomaly.domain.learned.snapshot import Snapshot
 from accelerator_autopilot.anomaly.domain.metric_columns import COLUMNS
 from accelerator_autopilot.anomaly.domain.replay import rerun
 from accelerator_autopilot.contracts.errors import InvalidInputError

@@ -11,7 +11,7 @@ import pytest
 
 from accelerator_autopilot.contracts.errors import UnavailableError
 from accelerator_autopilot.contracts.messages.alerts import Alert, Evidence
-from accelerator_autopilot.notifier.adapters.ledger_store import NoticeStore
+from accelerator_autopilot.notifier.adapters.ledger_store import NatsLedgerStore
 from accelerator_autopilot.notifier.application import subscription_worker
 from accelerator_autopilot.notifier.application.alert_consumer import stream_filters
 from accelerator_autopilot.notifier.application.missed_resolutions import (
@@ -60,7 +60,7 @@ async def test_an_entry_that_the_broker_would_not_take_is_kept_with_less_evidenc
     evidence = [Evidence(metric="m", value=1.0, expected="\U0001f4a5" * 4000, at=T0)] * 50
     big = alert(evidence=evidence)
     entry = Entry(alert=big, waiting=[Notice(alert=big, sequence=1)])
-    await NoticeStore(SimpleNamespace(publish=publish)).put("s1", entry)  # type: ignore[arg-type]
+    await NatsLedgerStore(SimpleNamespace(publish=publish)).put("s1", entry)  # type: ignore[arg-type]
     assert len(sent[0]) < 2**20
     assert len(Entry.model_validate_json(sent[0]).waiting) == 1
 

@@ -12,12 +12,13 @@ from hypothesis import strategies as st
 from accelerator_autopilot.cli.webhook_receiver import WebhookCatcher
 from accelerator_autopilot.contracts.errors import InvalidInputError, UnavailableError
 from accelerator_autopilot.contracts.messages.notices import Silence, Subscription
-from accelerator_autopilot.notifier.adapters.webhook_sender import RefusedTargetError, WebhookReceiver, is_public
+from accelerator_autopilot.notifier.adapters.webhook_sender import AiohttpWebhookSender, is_public
 from accelerator_autopilot.notifier.application.alert_consumer import stream_filters
 from accelerator_autopilot.notifier.domain.circuit_breaker import CircuitBreaker
 from accelerator_autopilot.notifier.domain.delivery_rules import Rate, quiet_s, retry_delay_s, silenced, wants
 from accelerator_autopilot.notifier.domain.message_formats import body_of
 from accelerator_autopilot.notifier.domain.subscription_ledger import Entry, Ledger
+from accelerator_autopilot.notifier.errors import RefusedTargetError
 from accelerator_autopilot.transport.clock import utc_now
 from tests.support.builders import T0, alert, at
 
@@ -75,7 +76,7 @@ def test_the_breaker_opens_after_failures_in_a_row_and_closes_on_success() -> No
     ],
 )
 async def test_receivers_inside_the_network_are_refused(url: str) -> None:
-    receiver = WebhookReceiver(1.0, private_targets=False)
+    receiver = AiohttpWebhookSender(1.0, private_targets=False)
     with pytest.raises(RefusedTargetError, match="not a public address"):
         await receiver.post(subscription(url), "msg_1", T0, {})
     await receiver.close()
@@ -89,7 +90,7 @@ def test_public_receivers_are_not_refused(address: str) -> None:
 async def test_a_delivery_is_signed_and_failures_are_told() -> None:
     catcher = WebhookCatcher(answers=(204, 500, 302))
     catcher.start()
-    receiver = WebhookReceiver(2.0, private_targets=True)
+    receiver = AiohttpWebhookSender(2.0, private_targets=True)
     try:
         assert (
             await receiver.post(

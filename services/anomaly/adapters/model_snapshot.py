@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from accelerator_autopilot.anomaly.adapters.legacy_snapshot import read_torch_file
+from accelerator_autopilot.anomaly.domain.learned.snapshot import Snapshot
 
 log = logging.getLogger(__name__)
 
@@ -19,14 +19,6 @@ VERSION = 2
 # Beside the arrays: the file's version and the roster's rows, as JSON.
 ABOUT = "about"
 EARLIER = ".pt"
-
-
-@dataclass(frozen=True)
-class Snapshot:
-    """The roster's rows and the learned arrays."""
-
-    roster: list[tuple[str, str, bool]]
-    arrays: dict[str, npt.NDArray[Any]]
 
 
 def save(path: Path, snapshot: Snapshot) -> None:

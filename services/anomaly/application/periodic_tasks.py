@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from pathlib import Path
 
 from nats.js import JetStreamContext
 
-from accelerator_autopilot.anomaly.adapters.model_snapshot import Snapshot
-from accelerator_autopilot.anomaly.adapters.model_snapshot import save as save_snapshot
 from accelerator_autopilot.anomaly.application.handlers import Detection
+from accelerator_autopilot.anomaly.domain.learned.snapshot import Snapshot
+from accelerator_autopilot.anomaly.ports import SaveSnapshot
 from accelerator_autopilot.contracts.messages.telemetry import NodeInventory
 from accelerator_autopilot.runtime.bus import BUS_ERRORS
 from accelerator_autopilot.runtime.supervision import beat
@@ -30,19 +29,19 @@ async def watch_time(detection: Detection) -> None:
         await asyncio.sleep(1.0)
 
 
-async def keep_snapshots(path: Path, detection: Detection) -> None:
+async def keep_snapshots(save: SaveSnapshot, detection: Detection) -> None:
     """Keep what was learnt across restarts."""
     while True:
         await asyncio.sleep(SNAPSHOT_EVERY_S)
-        keep_snapshot(path, detection)
+        keep_snapshot(save, detection)
 
 
-def keep_snapshot(path: Path, detection: Detection) -> None:
+def keep_snapshot(save: SaveSnapshot, detection: Detection) -> None:
     """Write what was learnt; a disk that takes nothing is no reason to stop."""
     try:
-        save_snapshot(path, Snapshot(detection.watch.roster.snapshot(), detection.watch.snapshot()))
+        save(Snapshot(detection.watch.roster.snapshot(), detection.watch.snapshot()))
     except (OSError, RuntimeError) as error:
-        log.warning("snapshot not kept", extra={"path": str(path), "error": str(error)})
+        log.warning("snapshot not kept", extra={"error": str(error)})
 
 
 async def keep_inventories(js: JetStreamContext, detection: Detection) -> None:

@@ -23,7 +23,7 @@ AT_ONCE = 64
 MOST_BYTES, EVIDENCE_KEPT = 768 * 1024, 3
 
 
-class NoticeStore:
+class NatsLedgerStore:
     """Every method raises UnavailableError while the broker is away."""
 
     def __init__(self, js: JetStreamContext) -> None:

@@ -11,16 +11,13 @@ from urllib.parse import urlsplit
 
 from standardwebhooks.webhooks import Webhook
 
-from accelerator_autopilot.contracts.errors import AutopilotError, InvalidInputError, UnavailableError
+from accelerator_autopilot.contracts.errors import InvalidInputError, UnavailableError
 from accelerator_autopilot.contracts.messages.notices import Subscription
 from accelerator_autopilot.notifier.domain.message_formats import CONTENT_TYPES, SIGNED, Body
+from accelerator_autopilot.notifier.errors import RefusedTargetError
 
 if TYPE_CHECKING:
     from accelerator_autopilot.notifier.adapters.http_client import WebhookClient
-
-
-class RefusedTargetError(AutopilotError):
-    """The receiver's address is not allowed."""
 
 
 _NAT64 = ipaddress.ip_network("64:ff9b::/96")
@@ -46,7 +43,7 @@ def is_public(address: str) -> bool:
     return ip.is_global and not special and not any(ip in net for net in _NEVER if net.version == ip.version)
 
 
-class WebhookReceiver:
+class AiohttpWebhookSender:
     """One HTTP client, from the first post on: a notifier that nobody subscribed to does without its 10 MB."""
 
     def __init__(self, timeout_s: float, *, private_targets: bool) -> None:

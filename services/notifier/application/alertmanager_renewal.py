@@ -8,7 +8,7 @@ import logging
 from accelerator_autopilot.contracts.errors import AutopilotError, UnavailableError
 from accelerator_autopilot.contracts.ids import new_id
 from accelerator_autopilot.contracts.messages.notices import Subscription
-from accelerator_autopilot.notifier.application.delivery_context import Surroundings
+from accelerator_autopilot.notifier.application.delivery_context import DeliveryContext
 from accelerator_autopilot.notifier.domain.message_formats import alertmanager
 from accelerator_autopilot.notifier.domain.subscription_ledger import Entry, Ledger
 from accelerator_autopilot.runtime.supervision import beat
@@ -28,7 +28,7 @@ class Renewal:
     def __init__(
         self,
         subscription: Subscription,
-        around: Surroundings,
+        around: DeliveryContext,
         under_way: dict[str, asyncio.Task[None]],
         wake: asyncio.Event,
     ) -> None:
@@ -81,7 +81,7 @@ class Renewal:
             body += alertmanager(self._subscription, entry.alert.model_copy(update=going_on), "")
         try:
             if body:
-                await self._around.receiver.post(self._subscription, f"msg_{new_id()}", now, body)
+                await self._around.sender.post(self._subscription, f"msg_{new_id()}", now, body)
         except Exception as error:  # noqa: BLE001  a part that is refused keeps no other from being renewed
             reason = str(error) if isinstance(error, AutopilotError) else type(error).__name__
             log.warning("alerts not renewed", extra={"subscription": self._subscription.id, "error": reason})

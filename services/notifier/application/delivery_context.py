@@ -1,4 +1,4 @@
-"""What all deliveries share: the receiver, what is silenced, who is told of what was done."""
+"""What all deliveries share: the sender, the ledger store, silences and the audit outbox."""
 
 from __future__ import annotations
 
@@ -12,9 +12,8 @@ from nats.js import JetStreamContext
 from accelerator_autopilot.contracts.messages.alerts import Alert
 from accelerator_autopilot.contracts.messages.audit import AuditRecord
 from accelerator_autopilot.contracts.messages.notices import Silence, Subscription
-from accelerator_autopilot.notifier.adapters.ledger_store import NoticeStore
-from accelerator_autopilot.notifier.adapters.webhook_sender import WebhookReceiver
 from accelerator_autopilot.notifier.application.missed_resolutions import OpenAlerts
+from accelerator_autopilot.notifier.ports import LedgerStore, WebhookSender
 from accelerator_autopilot.notifier.settings import NotifierSettings
 from accelerator_autopilot.runtime.poison_messages import PoisonRule
 from accelerator_autopilot.transport.audit_records import record
@@ -23,7 +22,7 @@ log = logging.getLogger(__name__)
 
 
 @dataclass
-class Surroundings:
+class DeliveryContext:
     """`audit` puts a record into an outbox and never waits.
 
     `needs_somebody` (whether an alert is open and nobody has taken it on) and `open_alerts` raise UnavailableError.
@@ -32,8 +31,8 @@ class Surroundings:
     nc: Client
     js: JetStreamContext
     settings: NotifierSettings
-    receiver: WebhookReceiver
-    store: NoticeStore
+    sender: WebhookSender
+    store: LedgerStore
     audit: Callable[[AuditRecord], None]
     needs_somebody: Callable[[Alert], Awaitable[bool]]
     open_alerts: Callable[[], Awaitable[list[Alert]]]

@@ -16,7 +16,7 @@ from accelerator_autopilot.contracts.ids import new_id
 from accelerator_autopilot.contracts.messages.alerts import Alert
 from accelerator_autopilot.contracts.messages.notices import DeliveryReply, DeliveryRequest, Silence, Subscription
 from accelerator_autopilot.notifier.application.alert_consumer import durable_name
-from accelerator_autopilot.notifier.application.delivery_context import Surroundings
+from accelerator_autopilot.notifier.application.delivery_context import DeliveryContext
 from accelerator_autopilot.notifier.application.subscription_worker import Deliveries
 from accelerator_autopilot.runtime.supervision import TaskSupervisor
 from accelerator_autopilot.transport.clock import utc_now
@@ -31,7 +31,7 @@ STANDSTILL_S = 120.0
 class Dispatcher:
     """Runs one delivery loop per subscription, under supervision."""
 
-    around: Surroundings
+    around: DeliveryContext
     supervisor: TaskSupervisor
     _loops: dict[str, Deliveries] = field(default_factory=dict)
 

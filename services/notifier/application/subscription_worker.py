@@ -16,15 +16,15 @@ from accelerator_autopilot.contracts.errors import AutopilotError, InvalidInputE
 from accelerator_autopilot.contracts.ids import derived_id
 from accelerator_autopilot.contracts.messages.alerts import Alert, Severity
 from accelerator_autopilot.contracts.messages.notices import Subscription
-from accelerator_autopilot.notifier.adapters.webhook_sender import RefusedTargetError
 from accelerator_autopilot.notifier.application.alert_consumer import Intake, durable_name
 from accelerator_autopilot.notifier.application.alertmanager_renewal import Renewal
-from accelerator_autopilot.notifier.application.delivery_context import Surroundings
+from accelerator_autopilot.notifier.application.delivery_context import DeliveryContext
 from accelerator_autopilot.notifier.application.missed_resolutions import LostEnds
 from accelerator_autopilot.notifier.domain.circuit_breaker import THRESHOLD, CircuitBreaker
 from accelerator_autopilot.notifier.domain.delivery_rules import Rate, hold, retry_delay_s
 from accelerator_autopilot.notifier.domain.message_formats import alertmanager_end, body_of
 from accelerator_autopilot.notifier.domain.subscription_ledger import Ledger
+from accelerator_autopilot.notifier.errors import RefusedTargetError
 from accelerator_autopilot.runtime.bus import BUS_ERRORS
 from accelerator_autopilot.runtime.supervision import beat
 from accelerator_autopilot.transport.clock import utc_now
@@ -44,7 +44,7 @@ HELD_S = 60.0
 class Deliveries:
     """The loop of one subscription."""
 
-    def __init__(self, subscription: Subscription, around: Surroundings) -> None:
+    def __init__(self, subscription: Subscription, around: DeliveryContext) -> None:
         self.subscription, self.around = subscription, around
         self._ledger = Ledger(subscription)
         self._breaker, self._rate = CircuitBreaker(), Rate()
@@ -112,7 +112,7 @@ class Deliveries:
         body = body_of(self.subscription, alert, identity)
         if self.subscription.channel == "alertmanager" and before not in {None, alert.severity} and before is not None:
             body = [*body, *alertmanager_end(self.subscription, alert, before)]
-        await self.around.receiver.post(self.subscription, identity, utc_now(), body)
+        await self.around.sender.post(self.subscription, identity, utc_now(), body)
 
     def _begin_anew(self) -> None:
         self._ledger.begin_anew()
