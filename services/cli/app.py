@@ -142,8 +142,8 @@ def shared_options(
 ) -> None:
     """Run and steer a fleet of accelerators: telemetry, jobs, alerts, scaling and power.
 
-    Tables fit the terminal. In a pipe they are lines with tabs, and --json prints a document; docs/command-line.md
-    describes both, and the exit codes.
+    Tables fit the terminal. In a pipe they are lines with tabs, and --json prints a document. The manual describes
+    both, and the exit codes: docs/reference/command-line.md.
     """
     from accelerator_autopilot.cli import output  # noqa: PLC0415  help and completion do without
 

@@ -1,4 +1,4 @@
-"""Exit codes of the command line and of the programs that it starts; docs/command-line.md describes them for users."""
+"""Exit codes of the command line and of the programs that it starts; docs/reference/command-line.md describes them."""
 
 from __future__ import annotations
 

@@ -38,6 +38,7 @@ from accelerator_autopilot.scheduler.app import create_app as create_scheduler
 from accelerator_autopilot.scheduler.settings import SchedulerSettings
 from accelerator_autopilot.telemetry.agent.app import create_agent
 from accelerator_autopilot.telemetry.settings import AgentSettings, RecorderSettings
+from tests.contract.command_line_page import command_sections
 from tests.contract.examples import EXAMPLES, models
 from tests.support.builders import frame
 
@@ -115,10 +116,20 @@ def metrics_page() -> str:
     return "\n".join([*lines, ""])
 
 
+def by_hand(page: str) -> str:
+    """The part of a page that is not generated, with the mark that ends it."""
+    kept, mark, _ = (REFERENCE / page).read_text(encoding="utf-8").partition(GENERATED_BELOW)
+    return kept + mark
+
+
+def command_line_page() -> str:
+    """Every command with its options."""
+    return "\n".join([by_hand("command-line.md"), *command_sections()]).rstrip() + "\n"
+
+
 def alerts_page() -> str:
-    """Every kind of alert: what it means, what shows it, what to do. Keeps what is written by hand above the mark."""
-    by_hand, mark, _ = (REFERENCE / "alerts.md").read_text(encoding="utf-8").partition(GENERATED_BELOW)
-    lines = [by_hand + mark, "## Kinds", ""]
+    """Every kind of alert: what it means, what shows it, what to do."""
+    lines = [by_hand("alerts.md"), "## Kinds", ""]
     kinds = [rule.kind for rule in all_rules()] + [trend.kind for trend in [*all_trends(), *all_wear()]]
     kinds += [UNUSUAL, AGENT, DEVICE]
     for kind in kinds:
@@ -153,6 +164,7 @@ def main() -> None:
     (REFERENCE / "settings.md").write_text(settings_page())
     (REFERENCE / "metrics.md").write_text(metrics_page())
     (REFERENCE / "alerts.md").write_text(alerts_page())
+    (REFERENCE / "command-line.md").write_text(command_line_page())
     for name, document in documents().items():
         (REFERENCE / f"{name}.json").write_text(json.dumps(document, indent=1, sort_keys=True) + "\n")
     GOLDEN.mkdir(exist_ok=True)

@@ -13,7 +13,15 @@ from accelerator_autopilot.contracts.frames import decode
 from accelerator_autopilot.contracts.messages.telemetry import DeviceEvent
 from accelerator_autopilot.contracts.metric_catalogue import METRICS, NAMES
 from tests.contract.examples import EXAMPLES, models
-from tests.contract.generate import GOLDEN, REFERENCE, alerts_page, documents, metrics_page, settings_page
+from tests.contract.generate import (
+    GOLDEN,
+    REFERENCE,
+    alerts_page,
+    command_line_page,
+    documents,
+    metrics_page,
+    settings_page,
+)
 
 
 def test_every_message_has_an_example_and_a_golden_file() -> None:
@@ -69,6 +77,7 @@ def test_generated_documents_match_the_code() -> None:
     assert (REFERENCE / "settings.md").read_text() == settings_page()
     assert (REFERENCE / "metrics.md").read_text() == metrics_page()
     assert (REFERENCE / "alerts.md").read_text() == alerts_page()
+    assert (REFERENCE / "command-line.md").read_text() == command_line_page()
 
 
 def test_every_setting_is_described() -> None:
