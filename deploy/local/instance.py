@@ -15,6 +15,7 @@ from typing import IO, Any
 
 from pydantic import TypeAdapter
 
+from accelerator_autopilot.contracts.data_folder import RUNTIME_FILE
 from accelerator_autopilot.contracts.errors import ConflictError, SettingsError, UnavailableError
 from accelerator_autopilot.runtime.api_keys import digest
 
@@ -74,7 +75,7 @@ class Instance:
 
     def release(self) -> None:
         """Let go of the folder."""
-        self.path("runtime.json").unlink(missing_ok=True)
+        self.path(RUNTIME_FILE).unlink(missing_ok=True)
         if self._lock is not None:
             self._lock.close()
             self._lock = None
@@ -98,13 +99,13 @@ class Instance:
 
     def save(self, runtime: Runtime) -> None:
         """Tell others how to find this instance."""
-        _write_private(self.path("runtime.json"), json.dumps(asdict(runtime), indent=1))
+        _write_private(self.path(RUNTIME_FILE), json.dumps(asdict(runtime), indent=1))
 
     def load(self) -> Runtime:
         """How to find the instance. Raises UnavailableError when none runs."""
         runtime: Runtime | None
         try:
-            runtime = TypeAdapter(Runtime).validate_json(self.path("runtime.json").read_bytes(), strict=True)
+            runtime = TypeAdapter(Runtime).validate_json(self.path(RUNTIME_FILE).read_bytes(), strict=True)
             _check_running(runtime.pid)
         except (OSError, ValueError, TypeError, RecursionError):
             runtime = None

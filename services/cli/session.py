@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 import typer
 
 from accelerator_autopilot.cli.output import fail
+from accelerator_autopilot.contracts.data_folder import DEFAULT_DATA_DIR
 from accelerator_autopilot.contracts.errors import AutopilotError
 from accelerator_autopilot.contracts.exit_codes import ExitCode, exit_code
 
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-DEFAULT_FOLDER = Path.home() / ".local" / "share" / "accelerator-autopilot"
+DEFAULT_FOLDER = DEFAULT_DATA_DIR
 DataDir = Annotated[
     Path,
     typer.Option(

@@ -1,6 +1,9 @@
-"""The client library: submit jobs, follow them, read the fleet and steer it, all over NATS."""
+"""The client: submit jobs, follow them, read the fleet and steer it, all over NATS.
+
+Programs use `accelerator_autopilot.connect` or `connect_async`. `AutopilotClient` is the layer below, which the
+services use themselves.
+"""
 
 from accelerator_autopilot.client.connection import AutopilotClient
-from accelerator_autopilot.client.sync import SyncAutopilot
 
-__all__ = ["AutopilotClient", "SyncAutopilot"]
+__all__ = ["AutopilotClient"]

@@ -10,11 +10,13 @@ from functools import partial
 from typing import Any, TypeVar
 
 from nats.aio.client import Client
+from nats.aio.msg import Msg
 from nats.js import JetStreamContext
 from nats.js.errors import KeyNotFoundError, KeyWrongLastSequenceError
 from pydantic import BaseModel
 
 from accelerator_autopilot.client.batch_results import BatchResults
+from accelerator_autopilot.client.job_following import Find, look_again, patient
 from accelerator_autopilot.client.jobs import Jobs, message_of
 from accelerator_autopilot.contracts import subjects
 from accelerator_autopilot.contracts.errors import AutopilotError, ConflictError, InvalidInputError, NotFoundError
@@ -182,7 +184,7 @@ class Batches:
             expired = record.count - len(await tokens_of_batch(self._js, batch_id))
         return BatchView(id=batch_id, kind=record.kind, count=record.count, done=done, expired=max(0, expired))
 
-    async def results(self, batch_id: str, timeout_s: float = 3600.0) -> AsyncIterator[JobResult]:
+    async def results(self, batch_id: str, timeout_s: float | None = 3600.0) -> AsyncIterator[JobResult]:
         """Results in the order of the inputs. Raises TimeoutError when the next takes longer than `timeout_s`."""
         record = await self._record(batch_id)
         reader = BatchResults(
@@ -208,6 +210,49 @@ class Batches:
         except (AutopilotError, *BUS_ERRORS):
             return None
         return None if str(index) in there else there
+
+    async def completed(self, batch_id: str, timeout_s: float | None = 3600.0) -> AsyncIterator[tuple[int, JobResult]]:
+        """Results as they come, each with its job's number. Raises TimeoutError as `results` does."""
+        record = await self._record(batch_id)
+        told: asyncio.Queue[str] = asyncio.Queue()
+        find = patient(self._nc, self._jobs.find_result)
+
+        async def on_result(message: Msg) -> None:
+            told.put_nowait(message.subject)
+
+        subscription = await self._nc.subscribe(subjects.results_of(batch_id), cb=on_result)
+        left = {subjects.result(f"{batch_id}.{number}"): number for number in range(record.count)}
+        try:
+            while left:
+                found: list[tuple[str, JobResult]] = []
+                async with asyncio.timeout(timeout_s):
+                    for pause_s in look_again():
+                        found = await self._ended(batch_id, left, told, find)
+                        if found:
+                            break
+                        with suppress(TimeoutError):
+                            told.put_nowait(await asyncio.wait_for(told.get(), pause_s))
+                for subject, result in found:
+                    yield left.pop(subject), result
+        finally:
+            await subscription.unsubscribe()
+
+    async def _ended(
+        self, batch_id: str, left: Mapping[str, int], told: asyncio.Queue[str], find: Find
+    ) -> list[tuple[str, JobResult]]:
+        """Results that are there, of the jobs that were told of; else of all, for news get lost."""
+        candidates = []
+        while not told.empty():
+            candidates.append(told.get_nowait())
+        if not candidates:
+            with suppress(*BUS_ERRORS):
+                candidates = list(await subjects_of(self._js, "RESULTS", subjects.results_of(batch_id)))
+        found = []
+        for subject in dict.fromkeys(c for c in candidates if c in left):
+            result = await find(f"{batch_id}.{left[subject]}")
+            if result is not None:
+                found.append((subject, result))
+        return found
 
     async def cancel(self, batch_id: str) -> int:
         """End what has no result yet; returns how many jobs.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from types import TracebackType
@@ -25,6 +26,7 @@ from accelerator_autopilot.transport.settings import NatsSettings
 
 CONNECT_TIMEOUT_S = 4.0
 CLOSE_TIMEOUT_S = 2.0
+START_ONE = "`autopilot up` starts one on this machine"
 
 
 class AutopilotClient:
@@ -42,7 +44,9 @@ class AutopilotClient:
         name: str = "client",
         actor: str = "operator",
         on_closed: Callable[[], Awaitable[None]] | None = None,
+        connect_timeout_s: float = CONNECT_TIMEOUT_S,
     ) -> None:
+        self._connect_timeout_s = connect_timeout_s
         self._settings, self._name, self._actor, self._on_closed = settings, name, actor, on_closed
         self._nc: Client | None = None
 
@@ -65,13 +69,13 @@ class AutopilotClient:
         nc = Client()
         try:
             # The library tries for ever, which is right once connected; a first time must end.
-            async with asyncio.timeout(CONNECT_TIMEOUT_S):
+            async with asyncio.timeout(self._connect_timeout_s):
                 await nc.connect(self._settings.servers, **options)
         except (NatsError, OSError) as error:
             await _close(nc)
             cause = seen[0] if seen else error
-            text = f"no NATS server answers at {self._settings.nats_url}: {type(cause).__name__}: {cause}"
-            raise UnavailableError(text) from error
+            where, why = _without_secrets(self._settings.nats_url), f"{type(cause).__name__}: {cause}"
+            raise UnavailableError(f"no NATS server answers at {where}: {why}; {START_ONE}") from error
         except BaseException:
             await _close(nc)
             raise
@@ -119,6 +123,10 @@ class AutopilotClient:
         if self._nc is None:
             raise UnavailableError("the client is not connected: use it in 'async with'")
         return self._nc
+
+
+def _without_secrets(url: str) -> str:
+    return re.sub(r"//[^@/,]*@", "//", url)
 
 
 async def _close(nc: Client) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Callable
 from contextlib import suppress
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from nats.aio.client import Client
 from nats.js import JetStreamContext
@@ -38,6 +38,11 @@ class DeviceView(BaseModel):
     node: str
     info: DeviceInfo
     sample: dict[str, float] = {}
+
+    def row(self) -> dict[str, Any]:
+        """The device as one row of a table, its newest sample in a column a metric."""
+        told = self.info.model_dump(include={"device", "index", "model", "vendor", "simulated", "memory_bytes"})
+        return {"node": self.node} | told | self.sample
 
 
 class Decision(BaseModel):

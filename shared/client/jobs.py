@@ -23,6 +23,7 @@ from accelerator_autopilot.contracts.errors import (
     BusyError,
     ConflictError,
     InvalidInputError,
+    JobCancelledError,
     JobFailedError,
     UnavailableError,
 )
@@ -329,7 +330,9 @@ _STATES = {"waiting": "waiting", "later": "scheduled", "due": "scheduled"}
 
 
 def output_of(result: JobResult) -> Any:
-    """The output of a finished job. Raises JobFailedError when it ended without one."""
+    """The output of a finished job. Raises JobFailedError, or JobCancelledError, when it ended without one."""
+    if result.status == "cancelled":
+        raise JobCancelledError(f"job {result.job_id} was cancelled")
     if result.status != "succeeded":
         last = result.errors[-1] if result.errors else None
         reason = (last.message or last.type) if last else "no reason is on record"

@@ -10,9 +10,12 @@ AutopilotError
 │   └── BusyError          no more is taken for now; says when to come back
 ├── SettingsError          the process was configured wrongly
 └── JobFailedError         a job ended without a result
+    └── JobCancelledError  it was cancelled; also a concurrent.futures.CancelledError
 """
 
 from __future__ import annotations
+
+from concurrent.futures import CancelledError
 
 MOST_SHOWN = 200  # characters of a value that a message repeats
 
@@ -68,3 +71,7 @@ class SettingsError(AutopilotError):
 
 class JobFailedError(AutopilotError):
     """A job ended without a result."""
+
+
+class JobCancelledError(JobFailedError, CancelledError):
+    """A job was cancelled before it had a result."""

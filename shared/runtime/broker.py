@@ -7,7 +7,7 @@ import os
 
 from faststream import AckPolicy as OnError
 from faststream.nats import NatsBroker
-from faststream.nats.security import NatsCredentials, NatsUserPassword
+from faststream.nats.security import NatsCredentials, NatsToken, NatsUserPassword
 from faststream.security import BaseSecurity
 from nats.aio.client import Client
 from prometheus_client import CollectorRegistry
@@ -49,6 +49,8 @@ def _security(settings: ServiceSettings) -> BaseSecurity:
         return NatsCredentials(str(settings.nats_credentials), ssl_context=tls)
     if settings.nats_user and settings.nats_password:
         return NatsUserPassword(settings.nats_user, settings.nats_password.get_secret_value(), ssl_context=tls)
+    if settings.nats_token:
+        return NatsToken(settings.nats_token.get_secret_value(), ssl_context=tls)
     return BaseSecurity(ssl_context=tls)
 
 

@@ -41,6 +41,8 @@ def connection_options(settings: NatsSettings, name: str) -> dict[str, Any]:
         options["user_credentials"] = str(settings.nats_credentials)
     elif settings.nats_user and settings.nats_password:
         options |= {"user": settings.nats_user, "password": settings.nats_password.get_secret_value()}
+    elif settings.nats_token:
+        options["token"] = settings.nats_token.get_secret_value()
     tls = tls_context(settings)
     return options | ({"tls": tls} if tls else {})
 

@@ -16,6 +16,7 @@ class NatsSettings(BaseSettings):
     nats_url: str = Field("nats://127.0.0.1:4222", description="comma-separated URLs of the NATS servers")
     nats_user: str | None = Field(None, description="user name, where the server wants one")
     nats_password: SecretStr | None = Field(None, description="password of nats_user")
+    nats_token: SecretStr | None = Field(None, description="token, where the server wants one")
     nats_credentials: Path | None = Field(None, description="file of a .creds JWT and seed")
     nats_ca: Path | None = Field(None, description="certificate authority; switches TLS on")
     nats_certificate: Path | None = Field(None, description="client certificate for mutual TLS")

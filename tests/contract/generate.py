@@ -38,6 +38,7 @@ from accelerator_autopilot.scheduler.app import create_app as create_scheduler
 from accelerator_autopilot.scheduler.settings import SchedulerSettings
 from accelerator_autopilot.telemetry.agent.app import create_agent
 from accelerator_autopilot.telemetry.settings import AgentSettings, RecorderSettings
+from tests.contract import client_source
 from tests.contract.command_line_page import command_sections
 from tests.contract.examples import EXAMPLES, models
 from tests.support.builders import frame
@@ -160,6 +161,8 @@ def alerts_page() -> str:
 
 
 def main() -> None:
+    for path, text in client_source.sources().items():
+        path.write_text(text)
     REFERENCE.mkdir(exist_ok=True)
     (REFERENCE / "settings.md").write_text(settings_page())
     (REFERENCE / "metrics.md").write_text(metrics_page())

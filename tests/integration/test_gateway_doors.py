@@ -14,7 +14,8 @@ import pytest
 from nats.aio.client import Client
 from nats.js.errors import KeyNotFoundError
 
-from accelerator_autopilot.client import AutopilotClient, SyncAutopilot, alerts
+from accelerator_autopilot import connect
+from accelerator_autopilot.client import AutopilotClient, alerts
 from accelerator_autopilot.contracts import subjects
 from accelerator_autopilot.contracts.errors import BusyError, ConflictError, UnavailableError
 from accelerator_autopilot.contracts.messages.audit import AuditRecord
@@ -23,7 +24,6 @@ from accelerator_autopilot.gateway.application.event_fanout import StreamLimit
 from accelerator_autopilot.gateway.http import server_protocol
 from accelerator_autopilot.runtime.api_keys import digest
 from accelerator_autopilot.transport.clock import utc_now
-from accelerator_autopilot.transport.settings import NatsSettings
 from tests.conftest import NatsServer
 from tests.support.gateway import KEYS, gateway_app, gateway_http, gateway_on_a_port
 from tests.support.waiting import eventually
@@ -259,8 +259,8 @@ def test_a_program_whose_server_does_not_answer_still_ends(listens: bool) -> Non
             silent.listen()
         url = f"nats://127.0.0.1:{silent.getsockname()[1]}"
         before = set(threading.enumerate())
-        with pytest.raises(UnavailableError), SyncAutopilot(NatsSettings(nats_url=url)):
-            pass
+        with pytest.raises(UnavailableError, match="autopilot up"):
+            connect(url, timeout=1.0)
         left = {t for t in threading.enumerate() if not t.daemon} - before
         assert not left
 

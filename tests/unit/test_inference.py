@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from pydantic import BaseModel, ValidationError
 
 from accelerator_autopilot.contracts.errors import InvalidInputError
+from accelerator_autopilot.contracts.kinds.echo import Echo, EchoResult
 from accelerator_autopilot.contracts.messages.jobs import Job, JobError
 from accelerator_autopilot.inference.errors import KindFailedError, ModelLoadError, RetryableJobError
 from accelerator_autopilot.inference.jobs.dead_lettering import explain
@@ -19,7 +20,7 @@ from accelerator_autopilot.inference.jobs.decoding import read_job
 from accelerator_autopilot.inference.jobs.retry_policy import Bury, Retry, after_error, before_attempt
 from accelerator_autopilot.inference.kinds import registry
 from accelerator_autopilot.inference.kinds.base import RunContext
-from accelerator_autopilot.inference.kinds.echo import Echo, EchoInput, EchoOutput
+from accelerator_autopilot.inference.kinds.echo import EchoKind
 from accelerator_autopilot.inference.kinds.summarize import choose, split
 from accelerator_autopilot.inference.pool.domain.placement import left_alone, plan
 from accelerator_autopilot.inference.settings import ModelSettings
@@ -139,15 +140,15 @@ class TestReadJob:
 
 class TestKinds:
     def test_one_bad_input_does_not_take_the_others_with_it(self) -> None:
-        class Fragile(Echo):
+        class Fragile(EchoKind):
             def run(self, inputs: Any, context: RunContext) -> Any:
                 if any(i.text == "bad" for i in inputs):
                     raise RuntimeError("boom")
                 return super().run(inputs, context)
 
         texts = ["a", "bad", "b"]
-        outputs = run_safely(Fragile(), [EchoInput(text=t) for t in texts], context(3), BatchSizer(largest=3))
-        assert [type(o).__name__ for o in outputs] == ["EchoOutput", "KindFailedError", "EchoOutput"]
+        outputs = run_safely(Fragile(), [Echo(text=t) for t in texts], context(3), BatchSizer(largest=3))
+        assert [type(o).__name__ for o in outputs] == ["EchoResult", "KindFailedError", "EchoResult"]
 
     @pytest.mark.parametrize(
         ("error", "of_device"),
@@ -157,11 +158,11 @@ class TestKinds:
     def test_what_is_no_error_of_ours_is_tried_again_and_never_quoted(
         self, error: BaseException, of_device: bool
     ) -> None:
-        class Fragile(Echo):
+        class Fragile(EchoKind):
             def run(self, inputs: Any, context: RunContext) -> Any:
                 raise error
 
-        (output,) = run_safely(Fragile(), [EchoInput()], context(), BatchSizer(largest=1))
+        (output,) = run_safely(Fragile(), [Echo()], context(), BatchSizer(largest=1))
         assert isinstance(output, KindFailedError)
         assert (output.told_as, output.of_device) == (type(error).__name__, of_device)
         assert explain(output).startswith(f"echo failed: {type(error).__name__} at test_inference.py:")
@@ -171,7 +172,7 @@ class TestKinds:
         assert "secret" not in explain(error)
 
     def test_an_error_of_ours_is_the_jobs_own_for_good(self) -> None:
-        (output,) = run_safely(Echo(), [EchoInput(fail="permanently")], context(), BatchSizer(largest=1))
+        (output,) = run_safely(EchoKind(), [Echo(fail="permanently")], context(), BatchSizer(largest=1))
         assert isinstance(output, InvalidInputError)
         assert after_error(job(), output, 1) == Bury("permanent_error")
 
@@ -179,31 +180,31 @@ class TestKinds:
     def test_a_kind_that_gives_another_number_of_outputs_ends_each_job_with_that_and_blames_no_device(
         self, gives: int
     ) -> None:
-        class Miscounts(Echo):
+        class Miscounts(EchoKind):
             def run(self, inputs: Any, context: RunContext) -> Any:
-                return (EchoOutput(text="x") for _ in range(gives if len(inputs) > 1 else 2))
+                return (EchoResult(text="x") for _ in range(gives if len(inputs) > 1 else 2))
 
-        outputs = run_to_json(Miscounts(), [EchoInput()] * 3, context(3), BatchSizer(largest=3))
+        outputs = run_to_json(Miscounts(), [Echo()] * 3, context(3), BatchSizer(largest=3))
         assert [explain(o) for o in outputs if isinstance(o, KindFailedError) and not o.of_device] == [
             "echo failed: it gave 2 outputs for 1 inputs"
         ] * 3
 
     def test_an_output_that_cannot_be_told_fails_the_attempt(self) -> None:
-        class Odd(Echo):
+        class Odd(EchoKind):
             def run(self, inputs: Any, context: RunContext) -> Any:
                 return [Anything(value=object()), None]
 
         class Anything(BaseModel):
             value: Any
 
-        outputs = run_to_json(Odd(), [EchoInput()] * 2, context(2), BatchSizer(largest=2))
+        outputs = run_to_json(Odd(), [Echo()] * 2, context(2), BatchSizer(largest=2))
         assert [type(o).__name__ for o in outputs] == ["KindFailedError"] * 2
 
     def test_work_takes_longer_on_a_simulated_device_whose_cap_holds_its_clock_down(self) -> None:
-        item, took_s = EchoInput(work_s=0.2), {}
+        item, took_s = Echo(work_s=0.2), {}
         for speed in (1.0, 0.25):
             began = time.monotonic()
-            Echo().run([item], context(1, speed=lambda speed=speed: speed))
+            EchoKind().run([item], context(1, speed=lambda speed=speed: speed))
             took_s[speed] = time.monotonic() - began
         assert took_s[1.0] >= 0.2
         assert took_s[0.25] >= 0.8
@@ -230,11 +231,12 @@ class TestKinds:
 @pytest.mark.slow
 class TestRealModel:
     def test_minilm_knows_what_belongs_together(self) -> None:
-        from accelerator_autopilot.inference.kinds.embed import KIND, EmbedInput
+        from accelerator_autopilot.contracts.kinds.embed import Embed
+        from accelerator_autopilot.inference.kinds.embed import KIND
 
         batch = [
-            EmbedInput(texts=["The GPU overheated and was throttled.", "Bake the cake for forty minutes."]),
-            EmbedInput(texts=["A graphics card ran too hot."]),
+            Embed(texts=["The GPU overheated and was throttled.", "Bake the cake for forty minutes."]),
+            Embed(texts=["A graphics card ran too hot."]),
         ]
         first, second = KIND.run(batch, context(2))
         a, b, c = (np.array(v) for v in [*first.vectors, *second.vectors])

@@ -13,11 +13,12 @@ from pydantic import BaseModel
 
 from accelerator_autopilot.contracts.errors import InvalidInputError
 from accelerator_autopilot.contracts.job_requests import Options, address, make_job, make_options
+from accelerator_autopilot.contracts.kinds.base import Input
 from accelerator_autopilot.contracts.messages.jobs import Job, JobNeeds, PoolStatus, WorkerStatus
 from accelerator_autopilot.contracts.result_references import fill_in, wanted_jobs
 from accelerator_autopilot.inference.jobs.capability import Capability, nobody
 from accelerator_autopilot.inference.jobs.retry_policy import Bury, before_attempt
-from accelerator_autopilot.inference.kinds.base import Input, RunContext, Tokens
+from accelerator_autopilot.inference.kinds.base import RunContext, Tokens
 from accelerator_autopilot.inference.pool.application.device_group import group
 from accelerator_autopilot.inference.pool.domain.job_dependencies import Waiting
 from accelerator_autopilot.inference.pool.domain.throttling import share, speed

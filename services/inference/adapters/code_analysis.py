@@ -10,10 +10,10 @@ from pathlib import Path
 from pydantic import BaseModel, ValidationError
 
 from accelerator_autopilot.contracts.errors import InvalidInputError
+from accelerator_autopilot.contracts.kinds.analyze_code import CodeFinding
 from accelerator_autopilot.inference.adapters.python_analysis import RUFF, TIMEOUT_S, analyse_python
 from accelerator_autopilot.inference.adapters.sandbox import HOME, PACKAGES, PROGRAM, Sandbox
 from accelerator_autopilot.inference.adapters.tree_analysis import GRAMMARS, analyse_other, language_of
-from accelerator_autopilot.inference.domain.code_findings import CodeFinding
 from accelerator_autopilot.inference.errors import RetryableJobError
 
 CODE = "code"  # the name of a text that came without one

@@ -19,7 +19,7 @@ from collections.abc import Generator, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from accelerator_autopilot.inference.domain.code_findings import Category, CodeFinding, Severity
+from accelerator_autopilot.contracts.kinds.analyze_code import Category, CodeFinding, Severity
 from accelerator_autopilot.inference.domain.gpu_advice import advise
 from accelerator_autopilot.inference.errors import RetryableJobError
 

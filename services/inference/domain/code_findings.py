@@ -2,32 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any
 
-from pydantic import BaseModel
-
-Category = Literal["bug", "security", "inefficiency", "gpu", "complexity", "syntax", "style"]
-Severity = Literal["error", "warning", "note"]
+from accelerator_autopilot.contracts.kinds.analyze_code import CodeFinding
 
 SCHEMA = "https://json.schemastore.org/sarif-2.1.0.json"
-
-
-class CodeFinding(BaseModel):
-    """One thing to look at. `tool` is the analyser that found it.
-
-    `suppressed` says that a comment in the code (`# noqa`, `# nosec`) asks the analyser to keep silent about it.
-    """
-
-    file: str
-    line: int
-    column: int = 1
-    rule: str
-    tool: str
-    category: Category
-    severity: Severity
-    message: str
-    url: str = ""
-    suppressed: bool = False
 
 
 def sarif(findings: list[CodeFinding]) -> dict[str, Any]:

@@ -16,11 +16,14 @@ class Capability:
     accelerator: str
     memory_bytes: int | None
     devices: int
+    pool: str = ""
 
-    def lacks(self, needs: JobNeeds | None) -> str | None:
+    def lacks(self, needs: JobNeeds | None) -> str | None:  # noqa: PLR0911  a reason each
         """Why a job with these needs cannot run here; None when it can."""
         if needs is None:
             return None
+        if needs.pool is not None and needs.pool != self.pool:
+            return f"it needs pool {needs.pool!r}, not {self.pool!r}"
         if needs.model is not None and needs.model not in self.models:
             return f"model {needs.model!r} is not offered"
         if needs.device is not None and needs.device != self.accelerator:
@@ -35,7 +38,7 @@ class Capability:
 def offered(pools: Iterable[PoolStatus], kind: str) -> list[Capability]:
     """What all workers of all pools that run this kind can do."""
     return [
-        Capability(frozenset(pool.models), worker.accelerator, worker.memory_bytes, worker.devices)
+        Capability(frozenset(pool.models), worker.accelerator, worker.memory_bytes, worker.devices, pool.pool)
         for pool in pools
         if kind in pool.kinds
         for worker in pool.workers

@@ -4,11 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from importlib.resources import files as resources
-from typing import Any, Literal
+from typing import Any
 
-from pydantic import BaseModel, Field
+from pydantic import BaseModel
 
 from accelerator_autopilot.contracts.errors import InvalidInputError
+from accelerator_autopilot.contracts.kinds.generate_tests import (
+    EdgeCase,
+    GeneratedTest,
+    GenerateTests,
+    GenerateTestsResult,
+    Origin,
+)
 from accelerator_autopilot.inference.adapters.sandbox import HOME, Finished, Sandbox
 from accelerator_autopilot.inference.domain.test_generation import (
     Verdict,
@@ -19,7 +26,7 @@ from accelerator_autopilot.inference.domain.test_generation import (
     told,
     verdicts,
 )
-from accelerator_autopilot.inference.kinds.base import Input, RunContext, each
+from accelerator_autopilot.inference.kinds.base import RunContext, each
 from accelerator_autopilot.inference.model_loading import generator
 from accelerator_autopilot.inference.ports import GenerationRequest
 
@@ -27,56 +34,17 @@ ANSWER_TOKENS = 1024
 OUTPUT_BYTES = 8 * 2**20
 # Of the time that a job gives: what is left is for the interpreter to start, and to tell what it has.
 PART = 0.85
-Origin = Literal["property", "edge_case", "model"]
 
 
-class GenerateTestsInput(Input):
-    """A module, and how long its tests may take together."""
-
-    code: str = Field(min_length=1, max_length=200_000)
-    module: str = Field(default="subject", pattern=r"^[a-z_][a-z0-9_]{0,60}$")
-    timeout_s: float = Field(default=60.0, gt=0, le=600)
-    most_edge_cases: int = Field(default=40, ge=0, le=400)
-
-
-class GeneratedTest(BaseModel):
-    """A test that has been run, and how it ended."""
-
-    name: str
-    code: str
-    origin: Origin
-    passed: bool
-    output: str
-
-
-class EdgeCase(BaseModel):
-    """What a function did with an edge case."""
-
-    function: str
-    arguments: str
-    result: str | None = None
-    raises: str | None = None
-
-
-class GenerateTestsOutput(BaseModel):
-    """Tests with their verdicts, and the edge cases that were tried."""
-
-    tests: list[GeneratedTest]
-    edge_cases: list[EdgeCase]
-    passed: int
-    failed: int
-    isolation: str
-
-
-class GenerateTests:
+class GenerateTestsKind:
     """One module a job."""
 
     name = "generate-tests"
-    input = GenerateTestsInput
-    output = GenerateTestsOutput
+    input = GenerateTests
+    output = GenerateTestsResult
     max_batch = 1
 
-    def run(self, inputs: Sequence[GenerateTestsInput], context: RunContext) -> list[BaseModel | BaseException]:
+    def run(self, inputs: Sequence[GenerateTests], context: RunContext) -> list[BaseModel | BaseException]:
         """Write and run the tests of each module."""
         return each(lambda item, index: _Session(item, index, context).run(), inputs)
 
@@ -84,11 +52,11 @@ class GenerateTests:
 class _Session:
     """One module's way through the sandbox."""
 
-    def __init__(self, item: GenerateTestsInput, index: int, context: RunContext) -> None:
+    def __init__(self, item: GenerateTests, index: int, context: RunContext) -> None:
         self._item, self._index, self._context = item, index, context
         self._sandbox = Sandbox(context.models.sandbox, context.models.sandbox_uid)
 
-    def run(self) -> GenerateTestsOutput:
+    def run(self) -> GenerateTestsResult:
         check_module(self._item.module, self._item.code)
         cases = self._edge_cases()
         self._context.progress(self._index, 0.3)
@@ -107,7 +75,7 @@ class _Session:
         ]
         shown = [EdgeCase.model_validate({k: c.get(k) for k in EdgeCase.model_fields}) for c in cases]
         passed = sum(t.passed for t in tests)
-        return GenerateTestsOutput(
+        return GenerateTestsResult(
             tests=tests,
             edge_cases=shown,
             passed=passed,
@@ -170,4 +138,4 @@ class _Session:
         )
 
 
-KIND = GenerateTests()
+KIND = GenerateTestsKind()

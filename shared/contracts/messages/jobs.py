@@ -24,6 +24,7 @@ class JobNeeds(Message):
     device: Literal["cpu", "gpu"] | None = None
     memory_bytes: BigCount | None = Field(default=None, description="memory of the device in all")
     devices: int = Field(default=1, ge=1, le=64, description="devices of one worker")
+    pool: Name | None = Field(default=None, description="the pool whose worker is to run it")
 
 
 class JobUsage(Message):

@@ -12,13 +12,13 @@ from pydantic import ValidationError
 
 from accelerator_autopilot.contracts.errors import AutopilotError, InvalidInputError, UnavailableError
 from accelerator_autopilot.contracts.job_requests import MESSAGE_ID, address
+from accelerator_autopilot.contracts.kinds.base import Input
 from accelerator_autopilot.contracts.messages.jobs import Job, PoolStatus
 from accelerator_autopilot.inference.errors import CannotRunError
 from accelerator_autopilot.inference.jobs.capability import Capability, nobody
 from accelerator_autopilot.inference.jobs.completion import JobOutcomes, Taken
 from accelerator_autopilot.inference.jobs.decoding import read_job
 from accelerator_autopilot.inference.jobs.retry_policy import Bury, Places, before_attempt
-from accelerator_autopilot.inference.kinds.base import Input
 from accelerator_autopilot.inference.worker.application.worker_state import WorkerState
 from accelerator_autopilot.runtime.bus import BUS_ERRORS
 from accelerator_autopilot.transport.clock import utc_now

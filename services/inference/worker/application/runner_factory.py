@@ -10,11 +10,11 @@ from nats.aio.client import Client
 from nats.js import JetStreamContext
 
 from accelerator_autopilot.contracts import streams
-from accelerator_autopilot.contracts.errors import AutopilotError, SettingsError
+from accelerator_autopilot.contracts.errors import AutopilotError
 from accelerator_autopilot.contracts.messages.jobs import PRIORITIES, PoolStatus
 from accelerator_autopilot.inference.jobs.capability import Capability
 from accelerator_autopilot.inference.jobs.completion import JobOutcomes
-from accelerator_autopilot.inference.kinds import registry
+from accelerator_autopilot.inference.kinds import find
 from accelerator_autopilot.inference.kinds.base import Kind
 from accelerator_autopilot.inference.settings import WorkerSettings
 from accelerator_autopilot.inference.worker.application.batch_runner import NATS_ERRORS, BatchLane
@@ -51,15 +51,14 @@ class LaneFactory:
             "cpu" if settings.torch_device == "cpu" else "gpu",
             settings.device_memory_bytes,
             settings.devices_per_worker,
+            settings.pool,
         )
         self._pools: list[PoolStatus] = []
         self._pools_at = float("-inf")
 
     async def open(self, name: str) -> BatchLane | ContinuousLane:
         """The lane of a kind. Raises SettingsError for a kind that there is not."""
-        kind = registry().get(name)
-        if kind is None:
-            raise SettingsError(f"AUTOPILOT_POOL_KINDS names {name!r}; there are {', '.join(sorted(registry()))}")
+        kind = find(name)
         configs = [streams.job_durable(name, priority) for priority in PRIORITIES]
 
         async def repair() -> None:

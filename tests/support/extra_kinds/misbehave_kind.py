@@ -11,15 +11,25 @@ from typing import Literal
 
 from pydantic import BaseModel, model_serializer
 
-from accelerator_autopilot.inference.kinds.base import Input, RunContext
+from accelerator_autopilot.contracts.kinds.base import Payload, Result
+from accelerator_autopilot.inference.kinds.base import RunContext
 
 
-class MisbehaveInput(Input):
+class MisbehaveResult(Result):
+    """Where it ran."""
+
+    device: str
+
+
+class Misbehave(Payload[MisbehaveResult]):
     """What to do; `freeze_once` and `hang_once` do it where `marker` is no file yet, and make it one.
 
     Those that begin with `quote` fail with the marker in the error's text, in a way of devices,
     as a library's error of a value, or when the output is read; `miscount` gives an output too many.
     """
+
+    kind_name = "misbehave"
+    result_model = MisbehaveResult
 
     do: Literal[
         "work",
@@ -37,10 +47,6 @@ class MisbehaveInput(Input):
     marker: str = ""
 
 
-class MisbehaveOutput(BaseModel):
-    device: str
-
-
 class UnreadableOutput(BaseModel):
     """One whose text is made only when the output is written."""
 
@@ -51,17 +57,17 @@ class UnreadableOutput(BaseModel):
         raise OSError(self.text)
 
 
-class Misbehave:
+class MisbehaveKind:
     name = "misbehave"
-    input = MisbehaveInput
-    output = MisbehaveOutput
+    input = Misbehave
+    output = MisbehaveResult
     max_batch = int(os.environ.get("MISBEHAVE_BATCH", "1"))
 
-    def run(self, inputs: Sequence[MisbehaveInput], context: RunContext) -> list[BaseModel | BaseException]:
+    def run(self, inputs: Sequence[Misbehave], context: RunContext) -> list[BaseModel | BaseException]:
         outputs: list[BaseModel | BaseException] = [self._one(item) for item in inputs]
         return outputs + outputs[:1] if any(item.do == "miscount" for item in inputs) else outputs
 
-    def _one(self, item: MisbehaveInput) -> BaseModel:
+    def _one(self, item: Misbehave) -> BaseModel:
         device, do = os.environ.get("AUTOPILOT_WORKER_DEVICE", ""), str(item.do)
         if do.endswith("_once"):
             do = "work" if Path(item.marker).exists() else do.removesuffix("_once")
@@ -81,7 +87,7 @@ class Misbehave:
         if do == "fail" or device == os.environ.get("MISBEHAVE_BROKEN_DEVICE"):
             raise RuntimeError("CUDA error: an illegal memory access was encountered")
         time.sleep(0.05)
-        return MisbehaveOutput(device=device)
+        return MisbehaveResult(device=device)
 
 
-KIND = Misbehave()
+KIND = MisbehaveKind()

@@ -1,0 +1,46 @@
+"""classify: texts to labels."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, Field
+
+from accelerator_autopilot.contracts.kinds.base import Payload, Result, examples
+from accelerator_autopilot.contracts.tables import Tabular
+
+
+class Classified(BaseModel):
+    """The best label of a text, and every label's score."""
+
+    label: str
+    score: float
+    scores: dict[str, float]
+
+
+class ClassifyResult(Result, Tabular):
+    """One entry a text."""
+
+    results: list[Classified]
+    method: Literal["zero_shot", "classifier"]
+    model: str
+
+    def rows(self) -> list[dict[str, Any]]:
+        """One row a text: its label and score, and a column a label."""
+        return [
+            {"label": r.label, "score": r.score} | {f"score_{n}": s for n, s in r.scores.items()} for r in self.results
+        ]
+
+
+class Classify(Payload[ClassifyResult]):
+    """Texts, and the labels to choose from: names, or names with a description each."""
+
+    kind_name = "classify"
+    result_model = ClassifyResult
+    model_config = examples(
+        {"texts": ["The striker scored twice.", "Shares fell."], "labels": ["sports", "finance", "cooking"]}
+    )
+
+    texts: list[str] = Field(min_length=1, max_length=4096)
+    labels: list[str] | dict[str, str] | None = Field(default=None, description="none takes the model's own")
+    multi_label: bool = Field(default=False, description="score each label for itself, not against the others")
