@@ -106,19 +106,18 @@ class AsyncJob(Generic[R]):
         """What is known of it now: queued, scheduled, waiting, succeeded, failed or cancelled. Raises NotFoundError."""
         return await self._autopilot.jobs.view(self.id)
 
-    async def why_waiting(self, waited_s: float | None) -> str:
+    async def why_waiting(self, waited_s: float | None, *, cancelled: bool = False) -> str:
         """What to tell somebody who waited in vain."""
-        text = f"job {self.id} has no result after {waited_s:g} s; it goes on"
+        text = f"job {self.id} has no result after {waited_s:g} s, and {'was cancelled' if cancelled else 'goes on'}"
         try:
             async with asyncio.timeout(2.0):
                 pools = await self._autopilot.fleet.pools()
         except Exception:  # noqa: BLE001  the answer is worth no error of its own
-            return f"{text}, and the server does not answer"
-        workers = sum(len(pool.workers) for pool in pools if self.kind in pool.kinds)
-        if not workers:
-            known = ", ".join(sorted({kind for pool in pools for kind in pool.kinds})) or "none"
-            return (
-                f"job {self.id} has no result after {waited_s:g} s: no worker runs {self.kind!r} (kinds that run: "
-                f"{known}); `autopilot up` or a pool with AUTOPILOT_POOL_KINDS starts one"
-            )
-        return text
+            return f"{text}; the server does not answer"
+        if any(pool.workers for pool in pools if self.kind in pool.kinds):
+            return text
+        known = ", ".join(sorted({kind for pool in pools for kind in pool.kinds})) or "none"
+        return (
+            f"{text}: no worker runs {self.kind!r} (kinds that pools run: {known}); `autopilot up` starts workers, "
+            "AUTOPILOT_POOL_KINDS says for which kinds"
+        )

@@ -145,7 +145,7 @@ class AsyncJobMethods(Connected):
             raise
         except TimeoutError:
             await job.cancel()
-            raise TimeoutError(str(await job.why_waiting(timeout)).replace("it goes on", "it was cancelled")) from None
+            raise TimeoutError(await job.why_waiting(timeout, cancelled=True)) from None
 
     @overload
     async def map(
