@@ -105,7 +105,8 @@ def _greet(folder: Path, runtime: Runtime, took_s: float) -> None:
     hint = "" if folder == DEFAULT_FOLDER.resolve() else f" --data-dir {folder}"
     text = f"""\
 ready in {took_s:.1f} s
-  HTTP API  {runtime.gateway_url}/docs
+  manual    {runtime.gateway_url}/docs
+  HTTP API  {runtime.gateway_url}/api/docs
   API key   {folder / "api-key.secret"}
   NATS      {runtime.nats_url}
   database  {runtime.database_url}
