@@ -7,7 +7,7 @@ import shlex
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import typer
@@ -15,6 +15,7 @@ import yaml
 
 from accelerator_autopilot.cli.app import app
 from accelerator_autopilot.gateway.http.manual import links, navigation, parse
+from accelerator_autopilot.scheduler.domain.observation import Reason
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
@@ -60,6 +61,11 @@ def test_the_wheel_carries_every_file_of_the_manual() -> None:
     carried = {file for pattern in patterns for file in DOCS.glob(pattern)}
     wanted = {file for file in DOCS.rglob("*") if file.is_file() and "__pycache__" not in file.parts}
     assert {name_of(file) for file in wanted - carried} <= {"docs/examples/go/go.mod"}
+
+
+def test_the_reference_explains_every_reason_of_a_decision() -> None:
+    page = (DOCS / "reference" / "scheduling.md").read_text()
+    assert set(get_args(Reason)) <= set(re.findall(r"`(\w+)`", page))
 
 
 def test_readme_is_short() -> None:
