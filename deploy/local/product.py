@@ -255,9 +255,9 @@ async def _keep_going(part: Callable[[], Awaitable[None]]) -> None:
         try:
             await part()
         except OSError as error:
-            log.warning("part of the supervision failed, going on", extra={"error": str(error)})
+            log.warning("part of the supervision failed, continuing", extra={"error": str(error)})
         except Exception:
-            log.exception("part of the supervision failed, going on")
+            log.exception("part of the supervision failed, continuing")
         await asyncio.sleep(1.0)
 
 

@@ -59,8 +59,8 @@ def show(*listings: Listing, note: str = "", **more: object) -> None:
         print(json_text(document(*listings) | more))
     elif not on_terminal():
         # A program reads the first table; of others a heading alone would only be in its way.
-        told = [listing for number, listing in enumerate(listings) if not number or listing[1]]
-        print("\n\n".join(tab_separated(table, rows) for table, rows in told))
+        shown = [listing for number, listing in enumerate(listings) if not number or listing[1]]
+        print("\n\n".join(tab_separated(table, rows) for table, rows in shown))
     else:
         screen = console()
         for number, listing in enumerate(listings):

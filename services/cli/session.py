@@ -88,9 +88,9 @@ def run(work: Callable[[], Awaitable[T]]) -> T:
         fail(str(error), exit_code(error))
     except NatsError as error:
         text = str(error).removeprefix("nats: ")
-        fail(f"the NATS server did not do what was needed: {text} ({type(error).__name__})", ExitCode.UNREACHABLE)
+        fail(f"the request to NATS failed: {text} ({type(error).__name__})", ExitCode.UNREACHABLE)
     except TimeoutError:
-        fail("no answer within the time allowed; what was started goes on", ExitCode.TIMED_OUT)
+        fail("timed out waiting for an answer; the operation may still complete", ExitCode.TIMED_OUT)
     except BrokenPipeError:
         raise
     except OSError as error:

@@ -55,7 +55,7 @@ class Check:
 
 @dataclass(frozen=True)
 class Gpus:
-    """GPUs of this machine as NVML tells of them; `problem` says why it does not."""
+    """GPUs of this machine as NVML reports them; `problem` says why it does not."""
 
     names: tuple[str, ...] = ()
     with_power_limits: int = 0

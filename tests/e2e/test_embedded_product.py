@@ -95,6 +95,21 @@ def test_commands_show_the_fleet_and_run_jobs(up: Up, tmp_path: Path) -> None:
         assert all(list(row) == keys for row in first), listing
 
 
+def test_a_shell_completes_names_that_the_server_knows(up: Up) -> None:
+    for words, wanted in (
+        ("autopilot scale de", "default"),
+        ("autopilot submit ec", "echo"),
+        ("autopilot cap s", "sim-"),
+    ):
+        position = str(len(words.split(" ")) - 1)
+        environment = {"COMP_WORDS": words, "COMP_CWORD": position, "_AUTOPILOT_COMPLETE": "complete_bash"}
+        done = subprocess.run(
+            AUTOPILOT, capture_output=True, text=True, timeout=60, check=False,
+            env=os.environ | environment | {"AUTOPILOT_DATA_DIR": str(up.folder)},
+        )  # fmt: skip
+        assert wanted in done.stdout, done.stderr
+
+
 def test_the_scheduler_is_steered_explained_and_played_over_the_past(up: Up, tmp_path: Path) -> None:
     folder = ["--data-dir", str(up.folder)]
     changed = autopilot("policy", "--pool", "default", "--ceiling", "3", "--wait-s", "20", *folder)

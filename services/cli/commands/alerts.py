@@ -155,7 +155,7 @@ def risk(data_dir: DataDir = DEFAULT_FOLDER) -> None:
 
 
 def acknowledge(
-    alert_id: Annotated[str, typer.Argument(help="Id of an open alert.", autocompletion=completions.open_alerts)],
+    alert_id: Annotated[str, typer.Argument(help="ID of an open alert.", autocompletion=completions.open_alerts)],
     note: Annotated[str, typer.Option(help="What others should know.")] = "",
     data_dir: DataDir = DEFAULT_FOLDER,
 ) -> None:
@@ -174,12 +174,12 @@ def silence(
     severity: Annotated[str, typer.Option(help="info, warning or critical.")] = "*",
     start: Annotated[
         str | None,
-        typer.Option(parser=moment, metavar="TIME", help="Start of a planned window, UTC; now when left out."),
+        typer.Option(parser=moment, metavar="TIME", help="Start of a planned window, UTC; now if omitted."),
     ] = None,
     reason: Annotated[str, typer.Option(help="Why, for others to read.")] = "",
     data_dir: DataDir = DEFAULT_FOLDER,
 ) -> None:
-    """Send no notifications of matching alerts for a while, now or in a planned window, and print the silence's id."""
+    """Mute notifications of matching alerts for a while, now or in a planned window, and print the silence's ID."""
     begins = datetime.fromisoformat(start) if start else utc_now()
     begins = begins if begins.tzinfo else begins.replace(tzinfo=UTC)
     made = ask(
@@ -208,7 +208,7 @@ def silences(data_dir: DataDir = DEFAULT_FOLDER) -> None:
 
 
 def unsilence(
-    silence_id: Annotated[str, typer.Argument(help="Id of the silence.", autocompletion=completions.silences)],
+    silence_id: Annotated[str, typer.Argument(help="ID of the silence.", autocompletion=completions.silences)],
     data_dir: DataDir = DEFAULT_FOLDER,
 ) -> None:
     """End a silence."""

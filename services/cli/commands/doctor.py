@@ -47,7 +47,7 @@ CHECKS = Table(
 def doctor(data_dir: DataDir = DEFAULT_FOLDER) -> None:
     """Check what this machine needs to run the product, and say what to do about what is missing.
 
-    Ends with 1 where a check failed: then `autopilot up`, or the server that AUTOPILOT_NATS_URL names, does not work.
+    Exits with 1 if a check fails: then `autopilot up`, or the server that AUTOPILOT_NATS_URL names, does not work.
     """
     found = [*_local(data_dir), *asyncio.run(_running(data_dir))]
     show((CHECKS, [{"check": c.name, "state": c.state, "detail": c.detail, "advice": c.advice} for c in found]))

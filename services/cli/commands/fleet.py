@@ -146,12 +146,12 @@ def pools(data_dir: DataDir = DEFAULT_FOLDER) -> None:
 
 def watch(
     data_dir: DataDir = DEFAULT_FOLDER,
-    seconds: Annotated[float | None, typer.Option(min=0, help="Stop after this time; never when left out.")] = None,
-    every_s: Annotated[float, typer.Option(min=0.1, help="Seconds between two looks.")] = 1.0,
+    seconds: Annotated[float | None, typer.Option(min=0, help="Stop after this time; never if omitted.")] = None,
+    every_s: Annotated[float, typer.Option(min=0.1, help="Seconds between updates.")] = 1.0,
 ) -> None:
     """Show devices and pools live; Ctrl-C ends it.
 
-    In a pipe it writes the devices as lines, each with its time; with --json, a document a line.
+    In a pipe it writes one line per device and update, with the time; with --json, one document per line.
     """
 
     async def work(autopilot: AutopilotClient) -> None:

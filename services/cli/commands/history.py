@@ -27,10 +27,10 @@ SCHEDULER = "accelerator_autopilot.scheduler.commands"
 
 Since = Annotated[
     str | None,
-    typer.Option("--from", parser=moment, metavar="TIME", help="Start, ISO 8601; a day before --to when left out."),
+    typer.Option("--from", parser=moment, metavar="TIME", help="Start, ISO 8601; a day before --to if omitted."),
 ]
 Until = Annotated[
-    str | None, typer.Option("--to", parser=moment, metavar="TIME", help="End, ISO 8601; now when left out.")
+    str | None, typer.Option("--to", parser=moment, metavar="TIME", help="End, ISO 8601; now if omitted.")
 ]
 
 POLICIES = Table(
@@ -74,7 +74,7 @@ EFFECTS = Table(
     "There is too little data before or after this moment.",
 )
 ALERTS = Table(
-    "alerts",
+    "replayed_alerts",
     (
         Column("opened_s", "from", text=lambda row: f"{row['opened_s']:.0f} s"),
         Column("resolved_s", "to", text=lambda row: "" if row["resolved_s"] is None else f"{row['resolved_s']:.0f} s"),
@@ -91,12 +91,12 @@ ALERTS = Table(
 
 
 def whatif(
-    policy: Annotated[
-        list[str] | None, typer.Option(help="Scaling policy to try; repeatable. All when left out.")
-    ] = None,
+    policy: Annotated[list[str] | None, typer.Option(help="Scaling policy to try; repeatable. All if omitted.")] = None,
     since: Since = None,
     until: Until = None,
-    ceiling: Annotated[int | None, typer.Option(min=1, help="Most workers, instead of what the policy says.")] = None,
+    ceiling: Annotated[
+        int | None, typer.Option(min=1, help="Largest number of workers, instead of the policy's.")
+    ] = None,
     slack_s: Annotated[float | None, typer.Option(min=0.1, help="Seconds that a job may wait.")] = None,
     data_dir: DataDir = DEFAULT_FOLDER,
 ) -> None:
@@ -113,7 +113,7 @@ def analyse(
     applied: Annotated[
         str | None,
         typer.Option(
-            parser=moment, metavar="TIME", help="Show instead what a change at this moment really did, ISO 8601."
+            parser=moment, metavar="TIME", help="Show instead the measured effect of a change at this time, ISO 8601."
         ),
     ] = None,
     publish: Annotated[
@@ -144,7 +144,7 @@ def report(
     out: Annotated[Path, typer.Option(help="HTML file to write.")] = Path("report.html"),
     since: Annotated[
         str | None,
-        typer.Option("--from", parser=moment, metavar="TIME", help="Start; a week before --to when left out."),
+        typer.Option("--from", parser=moment, metavar="TIME", help="Start; a week before --to if omitted."),
     ] = None,
     until: Until = None,
     week: Annotated[str | None, typer.Option(help="Fetch the report of a past week instead, such as 2026-W47.")] = None,
@@ -177,7 +177,7 @@ def replay(
     until: Annotated[str | None, typer.Option("--to", parser=moment, metavar="TIME", help="End of the span.")] = None,
     out: Annotated[Path | None, typer.Option(help="File for the alerts, as JSON lines.")] = None,
     detector: Annotated[list[str] | None, typer.Option(help="Only alerts of this kind; repeatable.")] = None,
-    plot: Annotated[Path | None, typer.Option(help="Picture of the devices with alerts, PNG or SVG.")] = None,
+    plot: Annotated[Path | None, typer.Option(help="Plot of the devices with alerts, PNG or SVG.")] = None,
     data_dir: DataDir = DEFAULT_FOLDER,
 ) -> None:
     """Show what the detectors would have found in past telemetry, from a file or from the database."""

@@ -37,10 +37,10 @@ Kind = Annotated[str, typer.Argument(help="Kind of job, such as embed or summari
 Sources = Annotated[
     list[str] | None, typer.Argument(help="JSON, text or other files, folders, or - for standard input.")
 ]
-Fields = Annotated[list[str] | None, typer.Option("--set", help="Further field of the payload, NAME=JSON; repeatable.")]
+Fields = Annotated[list[str] | None, typer.Option("--set", help="Additional payload field, NAME=JSON; repeatable.")]
 Priority = Annotated[PriorityName, typer.Option(help="How urgent it is.")]
-Limit = Annotated[int, typer.Option(min=1, max=1000, help="Most rows.")]
-Job = Annotated[str, typer.Argument(help="Id of the job.", autocompletion=completions.jobs)]
+Limit = Annotated[int, typer.Option(min=1, max=1000, help="Show at most this many.")]
+Job = Annotated[str, typer.Argument(help="ID of the job.", autocompletion=completions.jobs)]
 
 STYLES = {"failed": "red", "cancelled": "yellow", "succeeded": "green"}
 JOBS = Table(
@@ -54,7 +54,7 @@ JOBS = Table(
         Column("worker", priority=4),
         Column("device", priority=2),
     ),
-    "No job waits, runs or has ended within its time to live.",
+    "There are no waiting, running or recently finished jobs.",
 )
 DEAD = Table(
     "dead_jobs",
@@ -65,7 +65,7 @@ DEAD = Table(
         Column("reason", priority=1),
         Column("error", "last error", prose=True),
     ),
-    "No job has failed for good within the last thirty days.",
+    "No job has failed permanently in the last thirty days.",
 )
 SET_ASIDE = Table(
     "unreadable_messages",
@@ -88,7 +88,7 @@ def submit(
     priority: Priority = PriorityName.normal,
     wait: Annotated[bool, typer.Option("--wait", help="Wait for the result and print its output.")] = False,
     follow: Annotated[
-        bool, typer.Option("--follow", help="As --wait, and show progress and partial output as they come.")
+        bool, typer.Option("--follow", help="Like --wait, and show progress and partial output as they arrive.")
     ] = False,
     timeout_s: Annotated[float, typer.Option(min=0.1, help="Seconds that --wait waits.")] = 300.0,
     key: Annotated[
@@ -101,12 +101,12 @@ def submit(
     result_ttl_s: Annotated[float, typer.Option(min=1, help="Seconds for which the result is kept.")] = 86_400.0,
     after: Annotated[
         list[str] | None,
-        typer.Option(help="Id of a job that must succeed first; repeatable.", autocompletion=completions.jobs),
+        typer.Option(help="ID of a job that must succeed first; repeatable.", autocompletion=completions.jobs),
     ] = None,
     model: Annotated[str | None, typer.Option(help="Run only where this model is offered.")] = None,
     data_dir: DataDir = DEFAULT_FOLDER,
 ) -> None:
-    """Submit a job and print its id, or with --wait its output."""
+    """Submit a job and print its ID, or with --wait its output."""
 
     async def work() -> JobResult | JobHandle:
         payload = read_payload(kind, files or [], fields or [])
@@ -132,7 +132,9 @@ async def _awaited(handle: JobHandle, timeout_s: float) -> JobResult:
     try:
         return await handle.wait(timeout_s)
     except TimeoutError:
-        text = f"job {handle.id} has not ended within {timeout_s:g} s and goes on: `autopilot result {handle.id}`"
+        text = (
+            f"job {handle.id} has not ended after {timeout_s:g} s; get its result later: `autopilot result {handle.id}`"
+        )
         fail(text, ExitCode.TIMED_OUT)
 
 
@@ -141,7 +143,7 @@ async def _warn_of_unknown(kind: str, autopilot: AutopilotClient) -> None:
     pools = await autopilot.fleet.pools()
     known = sorted({name for pool in pools for name in pool.kinds})
     if pools and kind not in known:
-        progress(f"note: no pool runs {kind!r} at the moment, so this waits; there are: {', '.join(known)}")
+        progress(f"note: no pool runs {kind!r} jobs at the moment, so this waits; available kinds: {', '.join(known)}")
 
 
 async def _follow(events: AsyncIterator[JobProgress | JobResult]) -> JobResult:
@@ -156,19 +158,19 @@ async def _follow(events: AsyncIterator[JobProgress | JobResult]) -> JobResult:
 
 def map_(
     kind: Kind,
-    files: Annotated[list[str], typer.Argument(help="Files, one job each; with --lines, files of JSON lines.")],
+    files: Annotated[list[str], typer.Argument(help="Files, one job per file; with --lines, files of JSON lines.")],
     lines: Annotated[
-        bool, typer.Option("--lines", help="Make a job of each line, a JSON object; - reads standard input.")
+        bool, typer.Option("--lines", help="Submit one job per line, a JSON object; - reads standard input.")
     ] = False,
     fields: Fields = None,
     priority: Priority = PriorityName.normal,
     wait: Annotated[
-        bool, typer.Option("--wait", help="Wait, and print a JSON line a result, in the order of the inputs.")
+        bool, typer.Option("--wait", help="Wait, and print one JSON line per result, in the order of the inputs.")
     ] = False,
     timeout_s: Annotated[float, typer.Option(min=0.1, help="Seconds to wait for each next result.")] = 3600.0,
     data_dir: DataDir = DEFAULT_FOLDER,
 ) -> None:
-    """Submit a batch, one job for each input, and print its id."""
+    """Submit a batch, one job for each input, and print its ID."""
 
     async def work() -> int:
         payloads = [p for f in files for p in read_lines(f)] if lines else []
@@ -187,9 +189,9 @@ def map_(
 
 
 def batch(
-    batch_id: Annotated[str, typer.Argument(help="Id of the batch, as `autopilot map` prints it.")],
+    batch_id: Annotated[str, typer.Argument(help="ID of the batch, as `autopilot map` prints it.")],
     results: Annotated[
-        bool, typer.Option("--results", help="Print a JSON line a result, in the order of the inputs.")
+        bool, typer.Option("--results", help="Print one JSON line per result, in the order of the inputs.")
     ] = False,
     cancel: Annotated[bool, typer.Option("--cancel", help="Cancel what has not ended yet.")] = False,
     data_dir: DataDir = DEFAULT_FOLDER,
@@ -239,7 +241,7 @@ def dead(
     limit: Limit = 30,
     data_dir: DataDir = DEFAULT_FOLDER,
 ) -> None:
-    """List jobs that failed for good, and messages that no service could read; or submit one of the jobs again."""
+    """List jobs that failed permanently and messages that no service could read, or retry a job."""
     if replay is not None:
         wanted = replay
         handle = ask(data_dir, lambda autopilot: autopilot.dead.replay(wanted))
@@ -332,7 +334,7 @@ def _seconds(value: object) -> str:
 
 
 def cancel(
-    job_id: Annotated[str, typer.Argument(help="Id of the job.", autocompletion=completions.queued_jobs)],
+    job_id: Annotated[str, typer.Argument(help="ID of the job.", autocompletion=completions.queued_jobs)],
     data_dir: DataDir = DEFAULT_FOLDER,
 ) -> None:
     """Cancel a job that has not ended yet."""

@@ -47,8 +47,8 @@ def policy(
     pool: Annotated[
         str | None, typer.Option(help="Pool that the options below are for.", autocompletion=completions.pools)
     ] = None,
-    floor: Annotated[int | None, typer.Option(min=0, help="Least workers.")] = None,
-    ceiling: Annotated[int | None, typer.Option(min=0, help="Most workers.")] = None,
+    floor: Annotated[int | None, typer.Option(min=0, help="Smallest number of workers.")] = None,
+    ceiling: Annotated[int | None, typer.Option(min=0, help="Largest number of workers.")] = None,
     autonomy: Annotated[AutonomyName | None, typer.Option(help="How far the scheduler may go with this pool.")] = None,
     scaling_policy: Annotated[str | None, typer.Option(help="Always decide by this scaling policy.")] = None,
     wait_s: Annotated[float | None, typer.Option(min=0.1, help="Seconds that a job may wait.")] = None,
@@ -57,7 +57,7 @@ def policy(
     ] = None,
     share: Annotated[
         list[str] | None,
-        typer.Option(help="Part of the workers on a kind of accelerator, such as gpu=0.9; repeatable."),
+        typer.Option(help="Share of the workers on a kind of accelerator, such as gpu=0.9; repeatable."),
     ] = None,
     data_dir: DataDir = DEFAULT_FOLDER,
 ) -> None:

@@ -46,7 +46,7 @@ BACKLOG = Table(
 def up(
     simulate: Annotated[
         int | None,
-        typer.Option(min=0, max=1024, help="Number of simulated GPUs; when left out 4 where there is no real one."),
+        typer.Option(min=0, max=1024, help="Number of simulated GPUs; if omitted, 4 where there is no real one."),
     ] = None,
     no_simulate: Annotated[bool, typer.Option("--no-simulate", help="Use real accelerators only.")] = False,
     nats_port: Annotated[int, typer.Option(min=0, max=65535, help="Port of NATS; 0 takes a free one.")] = 4222,
@@ -148,7 +148,7 @@ def _running(data_dir: Path) -> Runtime:
 def status(data_dir: DataDir = DEFAULT_FOLDER) -> None:
     """Show whether each process is ready or why not, and which consumers are behind.
 
-    Ends with 1 where a process is not ready.
+    Exits with 1 if a process is not ready.
     """
 
     async def work() -> tuple[list[Row], list[Row]]:
@@ -194,9 +194,9 @@ class RoleName(StrEnum):
 def key(
     role: Annotated[RoleName, typer.Argument(help="viewer reads, operator also acts, admin also manages access.")],
     keys_file: Annotated[Path, typer.Option(help="File of keys that the gateway reads.")] = Path("api_keys.json"),
-    user: Annotated[str | None, typer.Option(help="Whose key it is: the name in the audit log.")] = None,
+    user: Annotated[str | None, typer.Option(help="Owner of the key: the name in the audit log.")] = None,
 ) -> None:
-    """Make an API key, add its digest to the gateway's file, and print the key this once.
+    """Make an API key, add its digest to the gateway's file, and print the key, which is not shown again.
 
     A running gateway reads the file again within a second or two.
     """

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from accelerator_autopilot.client import AutopilotClient
     from accelerator_autopilot.client.fleet import Decision, Explanation
 
-Limit = Annotated[int, typer.Option(min=1, max=1000, help="The newest so many.")]
+Limit = Annotated[int, typer.Option(min=1, max=1000, help="Show at most this many, the newest.")]
 KEPT = 1000  # decisions that are looked through for one that changed something
 
 
@@ -79,7 +79,7 @@ RECOMMENDATIONS = Table(
 
 
 def decisions(limit: Limit = 30, data_dir: DataDir = DEFAULT_FOLDER) -> None:
-    """List the newest commands: what was to be done, why, and what became of it."""
+    """List the newest commands with their reasons and outcomes."""
     show((DECISIONS, [decision_row(d) for d in ask(data_dir, lambda autopilot: autopilot.fleet.decisions(limit))]))
 
 
@@ -123,13 +123,13 @@ def explain(
     decision: Annotated[
         str | None,
         typer.Argument(
-            help="Id of a decision or of its command; left out, the newest decision that changed something.",
+            help="ID of a decision or of its command; if omitted, the newest decision that changed something.",
             autocompletion=completions.decisions,
         ),
     ] = None,
     data_dir: DataDir = DEFAULT_FOLDER,
 ) -> None:
-    """Explain a decision of the scheduler: what it saw, what each policy wanted, what it did and why."""
+    """Explain a scheduling decision: what was observed, what each policy proposed, what was done and why."""
 
     async def work(autopilot: AutopilotClient) -> Explanation:
         wanted = decision or newest_change(await autopilot.fleet.decision_records(KEPT)).id

@@ -42,7 +42,7 @@ class DriverAction(StrEnum):
 def cap(
     device: Device,
     cap_w: Annotated[
-        float | None, typer.Argument(min=1, help="Power limit in watts; left out, the default comes back.")
+        float | None, typer.Argument(min=1, help="Power limit in watts; if omitted, the default is restored.")
     ] = None,
     lease_s: Annotated[
         float, typer.Option(min=1, max=86_400, help="Seconds after which the limit ends by itself.")
@@ -83,17 +83,19 @@ def drain(
 
 def scale(
     pool: Annotated[str, typer.Argument(help="Name of the pool.", autocompletion=completions.pools)],
-    replicas: Annotated[int, typer.Argument(min=0, max=10_000, help="Number of workers, on all its nodes together.")],
+    replicas: Annotated[
+        int, typer.Argument(min=0, max=10_000, help="Number of workers, on all nodes of the pool together.")
+    ],
     data_dir: DataDir = DEFAULT_FOLDER,
 ) -> None:
     """Set the number of workers of a pool.
 
-    The scheduler leaves the pool alone for a while (`manual_hold_s` of its policy), then decides again.
+    The scheduler then leaves the pool alone for `manual_hold_s` of its policy.
     """
 
     async def work(autopilot: AutopilotClient) -> CommandOutcome:
         if pool not in (known := sorted({p.pool for p in await autopilot.fleet.pools()})):
-            raise NotFoundError(f"no pool {pool!r}; there are: {', '.join(known) or 'none'}")
+            raise NotFoundError(f"no pool {pool!r}; available: {', '.join(known) or 'none'}")
         return await _outcome(autopilot, await autopilot.steering.scale(pool, replicas))
 
     _report(ask(data_dir, work))
@@ -101,7 +103,7 @@ def scale(
 
 def approve(
     recommendation: Annotated[
-        str, typer.Argument(help="Id of the recommendation.", autocompletion=completions.recommendations)
+        str, typer.Argument(help="ID of the recommendation.", autocompletion=completions.recommendations)
     ],
     data_dir: DataDir = DEFAULT_FOLDER,
 ) -> None:
@@ -120,7 +122,7 @@ async def _outcome(autopilot: AutopilotClient, command: AnyCommand) -> CommandOu
     try:
         return await autopilot.steering.outcome(command.id)
     except TimeoutError:
-        text = f"nobody has carried out the command for {command.target} yet; `autopilot decisions` shows whether it is"
+        text = f"the command for {command.target} has not been carried out yet; `autopilot decisions` shows its outcome"
         fail(text, ExitCode.TIMED_OUT)
 
 

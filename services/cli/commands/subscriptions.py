@@ -68,22 +68,27 @@ def subscribe(
     ] = None,
     channel: Annotated[ChannelName, typer.Option(help="Format of what is posted.")] = ChannelName.webhook,
     secret: Annotated[
-        str | None, typer.Option(help="Secret to sign with, for PagerDuty its routing key; made when left out.")
+        str | None, typer.Option(help="Signing secret, or PagerDuty's routing key; generated if omitted.")
     ] = None,
     template: Annotated[Path | None, typer.Option(help="File with the JSON body, for --channel template.")] = None,
     by_incident: Annotated[
         bool, typer.Option("--by-incident", help="Send only the first alert of an incident, and what makes it worse.")
     ] = False,
-    per_minute: Annotated[int | None, typer.Option(help="Most notifications a minute; more are sent later.")] = None,
+    per_minute: Annotated[
+        int | None, typer.Option(help="Maximum notifications per minute; more are sent later.")
+    ] = None,
     quiet: Annotated[
         str | None, typer.Option(help="Hours, UTC, in which only critical alerts are sent, such as 22:00-07:00.")
     ] = None,
     escalate_after_s: Annotated[
-        float, typer.Option(help="Send only alerts that nobody has acknowledged after this many seconds.")
+        float, typer.Option(help="Send only alerts that are still open and unacknowledged after this many seconds.")
     ] = 0.0,
     data_dir: DataDir = DEFAULT_FOLDER,
 ) -> None:
-    """Have alerts posted to a URL, signed as standardwebhooks.com describes; prints the secret this once."""
+    """Have alerts posted to a URL, signed as standardwebhooks.com describes.
+
+    Prints the ID and the secret, which is not shown again.
+    """
     quiet_from, _, quiet_to = (quiet or "").partition("-")
     body = _read(template) if template else None
     made = ask(
@@ -115,7 +120,7 @@ def _read(template: Path) -> str:
 
 def unsubscribe(
     subscription_id: Annotated[
-        str, typer.Argument(help="Id of the subscription.", autocompletion=completions.subscriptions)
+        str, typer.Argument(help="ID of the subscription.", autocompletion=completions.subscriptions)
     ],
     data_dir: DataDir = DEFAULT_FOLDER,
 ) -> None:
@@ -146,10 +151,10 @@ def deliveries(
         str | None,
         typer.Option(help="Send a test alert to this subscription first.", autocompletion=completions.subscriptions),
     ] = None,
-    limit: Annotated[int, typer.Option(min=1, max=1000, help="The newest so many.")] = 20,
+    limit: Annotated[int, typer.Option(min=1, max=1000, help="Show at most this many, the newest.")] = 20,
     data_dir: DataDir = DEFAULT_FOLDER,
 ) -> None:
-    """List notifications, to whom they went, and what became of them."""
+    """List notifications, their recipients and their outcomes."""
 
     async def work(autopilot: AutopilotClient) -> tuple[DeliveryReply | None, list[AuditRecord]]:
         reply = await autopilot.alerts.deliver(test) if test is not None else None

@@ -21,7 +21,7 @@ from accelerator_autopilot.transport.settings import NatsSettings
 
 
 def tour() -> None:
-    """Show the product at work, on an instance of its own in a temporary folder; ends with 1 where a step fails."""
+    """Show the product at work, on a temporary instance of its own. Exits with 1 if a step fails."""
     setup_logging("tour", "ERROR")
     run(_tour)
 
