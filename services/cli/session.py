@@ -77,18 +77,16 @@ async def connected(data_dir: Path) -> AsyncIterator[AutopilotClient]:
 
 def run(work: Callable[[], Awaitable[T]]) -> T:
     """Run a command; an error of ours is one line, with the exit code of its kind."""
-    from nats.errors import Error as NatsError  # noqa: PLC0415
+    from accelerator_autopilot.client.call_errors import translated  # noqa: PLC0415
 
     async def guarded() -> T:
-        return await work()
+        with translated("the request failed"):
+            return await work()
 
     try:
         return asyncio.run(guarded())
     except AutopilotError as error:
         fail(str(error), exit_code(error))
-    except NatsError as error:
-        text = str(error).removeprefix("nats: ")
-        fail(f"the request to NATS failed: {text} ({type(error).__name__})", ExitCode.UNREACHABLE)
     except TimeoutError:
         fail("timed out waiting for an answer; the operation may still complete", ExitCode.TIMED_OUT)
     except BrokenPipeError:

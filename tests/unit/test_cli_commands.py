@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 import typer
 from nats.errors import TimeoutError as NatsTimeoutError
+from nats.js.errors import NotFoundError as NoStream
 from typer.testing import CliRunner
 
 from accelerator_autopilot.cli import session
@@ -95,7 +96,8 @@ class TestExitCodes:
         ("error", "code"),
         [(InvalidInputError("a", 1, "b"), 2), (MalformedMessageError("a", 1, "b"), 2), (SettingsError("x"), 2),
          (UnavailableError("x"), 3), (NotFoundError("x"), 4), (ConflictError("x"), 5), (BusyError("x", 1), 6),
-         (TimeoutError(), 7), (NatsTimeoutError(), 3), (JobFailedError("x"), 1), (AutopilotError("x"), 1),
+         (TimeoutError(), 7), (NatsTimeoutError(), 3), (NoStream(), 3),
+         (JobFailedError("x"), 1), (AutopilotError("x"), 1),
          (PermissionError(13, "Permission denied", "/x"), 1), (KeyboardInterrupt(), 130)],
     )  # fmt: skip
     def test_each_kind_of_error_has_its_own(
