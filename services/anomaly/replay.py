@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 PROGRESS_EVERY_S = 5.0
 # A step of learning takes a few milliseconds, however few devices there are.
-MOST_LEARNT, LONGEST_LEARN_S = 12_000, 300.0
+MOST_LEARNT, LONGEST_LEARN_S = 6_000, 300.0
 
 
 def line(told: Told) -> dict[str, object]:

@@ -1,4 +1,4 @@
-"""`python -m accelerator_autopilot.runtime.migrate`: bring the schema of AUTOPILOT_DATABASE_URL to the newest version."""
+"""Brings the schema of AUTOPILOT_DATABASE_URL to the newest version: `python -m accelerator_autopilot.runtime.migrate`."""
 
 from __future__ import annotations
 
