@@ -1,4 +1,7 @@
-"""Brings the schema of AUTOPILOT_DATABASE_URL to the newest version: `python -m accelerator_autopilot.runtime.migrate`."""
+"""Bring the schema of AUTOPILOT_DATABASE_URL to the newest version.
+
+`python -m accelerator_autopilot.runtime.migrate`
+"""
 
 from __future__ import annotations
 
