@@ -11,7 +11,7 @@ from accelerator_autopilot.scheduler.domain.pool_arrays import Doubles, Seen
 from accelerator_autopilot.scheduler.policies.demand import Demand
 
 
-class History(Protocol):
+class ObservedDemand(Protocol):
     """What is remembered of each pool's demand."""
 
     def observe(self, seen: Seen) -> Demand:
@@ -20,17 +20,17 @@ class History(Protocol):
 
 
 @runtime_checkable
-class Remembering(Protocol):
+class PolicyWithHistory(Protocol):
     """A policy with a history, and the numbers [P, n] that decide what is kept in it."""
 
-    history: History
+    history: ObservedDemand
     numbers: Doubles
 
 
 class SharedHistory:
     """One history of several policies, which are all shown the same looks: each is taken in once."""
 
-    def __init__(self, history: History) -> None:
+    def __init__(self, history: ObservedDemand) -> None:
         self._history = history
         self._told: tuple[Seen, Demand] | None = None
 
@@ -45,7 +45,7 @@ def share_histories(policies: Iterable[object]) -> None:
     """Of policies that were just reset to the same pools, and from now on are shown the same looks in turn."""
     known: list[tuple[Doubles, SharedHistory]] = []
     for policy in policies:
-        if not isinstance(policy, Remembering):
+        if not isinstance(policy, PolicyWithHistory):
             continue
         same = next((shared for numbers, shared in known if np.array_equal(numbers, policy.numbers)), None)
         if same is None:

@@ -13,7 +13,7 @@ from accelerator_autopilot.scheduler.policies.gains import action, corrected, pr
 from accelerator_autopilot.scheduler.policies.lateness_controller import Caution
 from accelerator_autopilot.scheduler.policies.network import Checkpoint, load_checkpoint
 from accelerator_autopilot.scheduler.policies.network_features import LATE_PRICES, features
-from accelerator_autopilot.scheduler.policies.shared_demand import History
+from accelerator_autopilot.scheduler.policies.shared_demand import ObservedDemand
 from accelerator_autopilot.scheduler.policies.tuned_rule import gains, history, shipped_numbers
 
 LATE_PRICE = 5.0  # of a late job in mean energies of a job, where the operator's objective says nothing else
@@ -31,7 +31,7 @@ class Learned:
         """These pools from now on."""
         self._facts = facts
         self.numbers = shipped_numbers().of(facts)
-        self.history: History = history(facts, self.numbers)
+        self.history: ObservedDemand = history(facts, self.numbers)
         self._caution = Caution(len(facts))
 
     def decide(self, seen: Seen) -> Action:

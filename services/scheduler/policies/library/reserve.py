@@ -5,7 +5,7 @@ from __future__ import annotations
 from accelerator_autopilot.scheduler.domain.pool_arrays import Action, PoolFacts, Seen
 from accelerator_autopilot.scheduler.policies.gains import action, proposed
 from accelerator_autopilot.scheduler.policies.lateness_controller import Caution
-from accelerator_autopilot.scheduler.policies.shared_demand import History
+from accelerator_autopilot.scheduler.policies.shared_demand import ObservedDemand
 from accelerator_autopilot.scheduler.policies.tuned_rule import ReserveNumbers, gains, history, shipped_numbers
 
 
@@ -21,7 +21,7 @@ class Reserve:
         """These pools from now on."""
         self._facts = facts
         self.numbers = self._rule.of(facts)
-        self.history: History = history(facts, self.numbers)
+        self.history: ObservedDemand = history(facts, self.numbers)
         self._caution = Caution(len(facts))
 
     def decide(self, seen: Seen) -> Action:
