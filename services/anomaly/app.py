@@ -17,21 +17,21 @@ from accelerator_autopilot.anomaly.adapters.model_snapshot import load as load_s
 from accelerator_autopilot.anomaly.adapters.model_snapshot import save as save_snapshot
 from accelerator_autopilot.anomaly.application.abandoned_alerts import GonePublishers
 from accelerator_autopilot.anomaly.application.alert_outbox import AlertOutbox, fits
-from accelerator_autopilot.anomaly.application.frame_receiver import Intake
+from accelerator_autopilot.anomaly.application.frame_receiver import FrameReceiver
 from accelerator_autopilot.anomaly.application.handlers import Detection
-from accelerator_autopilot.anomaly.application.open_alert_bucket import StoredAlerts
+from accelerator_autopilot.anomaly.application.open_alert_bucket import OpenAlertBucket
 from accelerator_autopilot.anomaly.application.periodic_tasks import (
     keep_inventories,
     keep_snapshot,
     keep_snapshots,
     watch_time,
 )
-from accelerator_autopilot.anomaly.domain.alert_lifecycle import AlertBook
-from accelerator_autopilot.anomaly.domain.detection_engine import Watch
+from accelerator_autopilot.anomaly.domain.alert_lifecycle import AlertLifecycle
+from accelerator_autopilot.anomaly.domain.detection_engine import DetectionEngine
 from accelerator_autopilot.anomaly.domain.detectors import all_detectors
-from accelerator_autopilot.anomaly.domain.device_slots import Roster
+from accelerator_autopilot.anomaly.domain.device_slots import DeviceSlots
 from accelerator_autopilot.anomaly.domain.learned.snapshot import Snapshot
-from accelerator_autopilot.anomaly.domain.source_topology import FleetMap
+from accelerator_autopilot.anomaly.domain.source_topology import SourceTopology
 from accelerator_autopilot.anomaly.settings import AnomalySettings
 from accelerator_autopilot.contracts import subjects
 from accelerator_autopilot.contracts.errors import InvalidInputError
@@ -67,13 +67,13 @@ def create_app(settings: AnomalySettings | None = None) -> FastStream:
     async def publish(alert: Alert) -> None:
         outbox.put(alert)
 
-    fleet = FleetMap()
+    fleet = SourceTopology()
     detectors = all_detectors(settings.xid_hold_s, fleet)
     detection = Detection(
-        make_watch(settings), detectors, AlertBook(), publish, utc_now, settings.shadow_kinds, fleet, outbox.keep,
+        make_watch(settings), detectors, AlertLifecycle(), publish, utc_now, settings.shadow_kinds, fleet, outbox.keep,
         timedelta(seconds=settings.node_gone_after_s),
     )  # fmt: skip
-    intake = Intake(detection.on_frames, service.registry, service.poison)
+    intake = FrameReceiver(detection.on_frames, service.registry, service.poison)
     watched = subscribe(service, detection, outbox)
 
     @asynccontextmanager
@@ -82,7 +82,7 @@ def create_app(settings: AnomalySettings | None = None) -> FastStream:
         async with service.running(watched) as js:
             kept = (await bucket_items(js, "open_alerts", Alert)).values()
             detection.restore([alert for alert in kept if alert.node != subjects.CLUSTER])
-            stored = StoredAlerts(js, service.bus, outbox, lambda: detection.told, detection.adopt)
+            stored = OpenAlertBucket(js, service.bus, outbox, lambda: detection.told, detection.adopt)
             await client_of(service.broker).subscribe(subjects.FRAMES, cb=intake.take)
             service.supervise("alerts", outbox.run, standstill_s=60.0)
             service.supervise("frames", intake.run, standstill_s=60.0)
@@ -147,16 +147,16 @@ async def keep_gangs(js: JetStreamContext, detection: Detection) -> None:
         await asyncio.sleep(GANGS_EVERY_S)
 
 
-def make_watch(settings: AnomalySettings, roster: Roster | None = None) -> Watch:
+def make_watch(settings: AnomalySettings, roster: DeviceSlots | None = None) -> DetectionEngine:
     """The watch that the settings ask for."""
-    return Watch(settings.false_alarms_per_week, settings.silent_after_s, roster=roster or Roster())
+    return DetectionEngine(settings.false_alarms_per_week, settings.node_timeout_s, roster=roster or DeviceSlots())
 
 
 def restore_learned(detection: Detection, settings: AnomalySettings, snapshot: Snapshot | None) -> None:
     """Go on from what was learnt before a restart."""
     if snapshot is None:
         return
-    watch = make_watch(settings, Roster.restore(snapshot.roster))
+    watch = make_watch(settings, DeviceSlots.restore(snapshot.roster))
     try:
         watch.load(snapshot.arrays)
     except (InvalidInputError, KeyError, ValueError, TypeError, AttributeError, RuntimeError) as error:

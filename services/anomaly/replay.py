@@ -17,10 +17,10 @@ from typing import TYPE_CHECKING
 
 from accelerator_autopilot.anomaly.adapters.database_history import past_ticks
 from accelerator_autopilot.anomaly.adapters.telemetry_tables import Table, read_table
-from accelerator_autopilot.anomaly.domain.detection_engine import Watch
+from accelerator_autopilot.anomaly.domain.detection_engine import DetectionEngine
 from accelerator_autopilot.anomaly.domain.device_history import Slots
 from accelerator_autopilot.anomaly.domain.learned.input_channels import LEARN_S
-from accelerator_autopilot.anomaly.domain.replay import Moment, Rerun, Told
+from accelerator_autopilot.anomaly.domain.replay import DetectorReplay, Moment, ReplayedAlert
 from accelerator_autopilot.anomaly.settings import AnomalySettings
 from accelerator_autopilot.contracts.errors import AutopilotError, InvalidInputError
 from accelerator_autopilot.contracts.exit_codes import exit_code
@@ -34,7 +34,7 @@ PROGRESS_EVERY_S = 5.0
 MOST_LEARNT, LONGEST_LEARN_S = 6_000, 300.0
 
 
-def line(told: Told) -> dict[str, object]:
+def line(told: ReplayedAlert) -> dict[str, object]:
     """An alert as a line of the output."""
     alert = told.alert
     return {
@@ -84,7 +84,7 @@ def learning_period_s(table: Table) -> float:
     return usual_s if span_s / usual_s <= MOST_LEARNT else min(LONGEST_LEARN_S, span_s / MOST_LEARNT)
 
 
-def rerun_table(again: Rerun, table: Table, slots: Slots, recording: Recording | None) -> None:
+def rerun_table(again: DetectorReplay, table: Table, slots: Slots, recording: Recording | None) -> None:
     """Show a table to the watch; how far it is is told every few seconds."""
     total, done, began = len(table.at_s), 0, time.monotonic()
     told_at = began
@@ -100,7 +100,7 @@ def rerun_table(again: Rerun, table: Table, slots: Slots, recording: Recording |
             say(f"{done / total:.0%} of {total} rows, about {left_s:.0f} s to go")
 
 
-def run(arguments: argparse.Namespace) -> list[Told]:
+def run(arguments: argparse.Namespace) -> list[ReplayedAlert]:
     """Read, detect, draw. Raises AutopilotError."""
     settings = load(AnomalySettings)
     only = frozenset(arguments.detector) if arguments.detector else None
@@ -110,8 +110,8 @@ def run(arguments: argparse.Namespace) -> list[Told]:
 
         recording = Recording()
 
-    def made(learn_s: float) -> Watch:
-        return Watch(settings.false_alarms_per_week, settings.silent_after_s, only, learn_s)
+    def made(learn_s: float) -> DetectionEngine:
+        return DetectionEngine(settings.false_alarms_per_week, settings.node_timeout_s, only, learn_s)
 
     if arguments.input is not None:
         table = read_table(arguments.input)
@@ -122,11 +122,11 @@ def run(arguments: argparse.Namespace) -> list[Told]:
         if learn_s > max(LEARN_S, table.period_s):
             say(f"so long a past is learnt from every {learn_s:.0f} s, not each {LEARN_S:.0f} s; rules see each row")
         watch = made(learn_s)
-        again = Rerun(watch, table.node, table.period_s)
+        again = DetectorReplay(watch, table.node, table.period_s)
         rerun_table(again, table, watch.slots(table.node, table.names), recording)
     elif arguments.since and arguments.until:
         moments = collect(arguments.since, arguments.until)
-        again = Rerun(made(LEARN_S), "past", usual_period_s(moments))
+        again = DetectorReplay(made(LEARN_S), "past", usual_period_s(moments))
         for moment in recording.keep(moments) if recording else moments:
             again.take(moment)
     else:

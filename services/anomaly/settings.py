@@ -11,7 +11,7 @@ class AnomalySettings(ServiceSettings):
     """The anomaly detector."""
 
     xid_hold_s: float = Field(600.0, gt=0, description="an XID alert ends after this time without another")
-    silent_after_s: float = Field(10.0, gt=0, description="a node without frames for this time is silent")
+    node_timeout_s: float = Field(10.0, gt=0, description="a node without frames for this time is silent")
     node_gone_after_s: float = Field(
         604_800.0, gt=0, description="a node that is silent for this time is gone: its alerts end, but those that hold"
     )

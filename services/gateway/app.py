@@ -19,17 +19,17 @@ from accelerator_autopilot.contracts import subjects
 from accelerator_autopilot.contracts.messages.alerts import Alert
 from accelerator_autopilot.contracts.messages.audit import AuditRecord
 from accelerator_autopilot.contracts.risk import Risk
-from accelerator_autopilot.gateway.adapters.nats_connection import Connection
+from accelerator_autopilot.gateway.adapters.nats_connection import NatsConnection
 from accelerator_autopilot.gateway.application.admission import Admission, Quota
-from accelerator_autopilot.gateway.application.event_fanout import Fanout, StreamLimit
+from accelerator_autopilot.gateway.application.event_fanout import EventFanout, StreamLimit
 from accelerator_autopilot.gateway.application.response_cache import Remembered
 from accelerator_autopilot.gateway.application.unfinished_jobs import keep_looking
 from accelerator_autopilot.gateway.http import documentation, problem_details
 from accelerator_autopilot.gateway.http.request_bodies import MemoryBudget
 from accelerator_autopilot.gateway.routes import alerts, batches, dead_letters, fleet, jobs, openai
 from accelerator_autopilot.gateway.security.key_file import KeyRing
-from accelerator_autopilot.gateway.security.refused_keys import Refusals
-from accelerator_autopilot.gateway.security.request_guard import Guard
+from accelerator_autopilot.gateway.security.refused_keys import RefusedKeys
+from accelerator_autopilot.gateway.security.request_guard import RequestGuard
 from accelerator_autopilot.gateway.security.route_access import AccessTable
 from accelerator_autopilot.gateway.settings import GatewaySettings
 from accelerator_autopilot.runtime import audit_log
@@ -59,7 +59,7 @@ def create_app(settings: GatewaySettings | None = None) -> FastAPI:
     settings = settings or load(GatewaySettings)
     health, registry = HealthState("gateway"), CollectorRegistry()
     keys = KeyRing(settings.api_keys_file)
-    connection = Connection(settings, health)
+    connection = NatsConnection(settings, health)
     quota = Quota(settings.jobs_per_minute, settings.unfinished_jobs, settings.fair_share_jobs)
     admission = Admission(quota, settings.queue_limit)
 
@@ -67,7 +67,7 @@ def create_app(settings: GatewaySettings | None = None) -> FastAPI:
         await audit_records.write(connection.client.js, entry)
 
     outbox = audit_log.AuditOutbox(write, registry)
-    refusals = Refusals(outbox.put, registry)
+    refusals = RefusedKeys(outbox.put, registry)
     supervisor = TaskSupervisor(health, registry)
     poison = PoisonRule(registry, lambda: connection.client.js)
 
@@ -127,7 +127,7 @@ def create_app(settings: GatewaySettings | None = None) -> FastAPI:
         app.include_router(router)
     public = documentation.install(app)
     app.add_middleware(
-        Guard,
+        RequestGuard,
         table=AccessTable(ROUTERS, most_bytes=settings.max_body_bytes, public=public),
         keys=keys,
         budget=MemoryBudget(settings.request_memory_bytes),
@@ -138,11 +138,11 @@ def create_app(settings: GatewaySettings | None = None) -> FastAPI:
     return app
 
 
-def make_fanouts(client: AutopilotClient, poison: PoisonRule) -> tuple[Fanout[TelemetryFrame], Fanout[Alert]]:
+def make_fanouts(client: AutopilotClient, poison: PoisonRule) -> tuple[EventFanout[TelemetryFrame], EventFanout[Alert]]:
     """What is followed over HTTP: samples and alerts."""
     odd_frame, odd_alert = partial(poison.drop, "live samples"), partial(poison.drop, "live alerts")
-    frames = Fanout(partial(client.fleet.live, odd_frame), _words, depth=FRAMES_WAITING, failed=odd_frame)
-    alerts = Fanout(partial(client.alerts.follow, odd_alert), _alert_words, depth=ALERTS_WAITING, failed=odd_alert)
+    frames = EventFanout(partial(client.fleet.live, odd_frame), _words, depth=FRAMES_WAITING, failed=odd_frame)
+    alerts = EventFanout(partial(client.alerts.follow, odd_alert), _alert_words, depth=ALERTS_WAITING, failed=odd_alert)
     return frames, alerts
 
 

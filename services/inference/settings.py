@@ -82,14 +82,14 @@ class PoolSettings(ServiceSettings, ModelSettings):
 
     pool: str = Field("default", pattern="^[A-Za-z0-9_-]+$", description="name of the pool")
     pool_kinds: list[str] = Field(KINDS, description="job kinds that it runs, as JSON")
-    pool_initial: int = Field(1, ge=0, description="workers before the first scale command")
-    pool_fixed: bool = Field(False, description="an orchestrator scales the pool: scale commands are left to it")
+    initial_workers: int = Field(1, ge=0, description="workers before the first scale command")
+    external_scaling: bool = Field(False, description="an orchestrator scales the pool: scale commands are left to it")
     drain_timeout_s: float = Field(3600.0, gt=0, description="a worker that is to go may finish its job for this long")
     stop_timeout_s: float = Field(30.0, gt=0, description="the same where the whole pool stops")
     run_timeout_s: float = Field(
         900.0, ge=1, description="a batch that runs for longer has failed; the worker ends itself and a new one starts"
     )
-    worker_silent_s: float = Field(
+    worker_timeout_s: float = Field(
         10.0, ge=2, description="a worker that says nothing for this long is killed and replaced"
     )
     unrunnable_after_s: float = Field(60.0, gt=0, description="a job that no pool runs is given up after this time")
@@ -100,7 +100,7 @@ class WorkerSettings(PoolSettings):
 
     worker: str = Field("worker", min_length=1, description="name of this worker")
     journal_fd: int | None = Field(None, ge=0, description="file that tells the pool what runs; the pool sets it")
-    suspect_after: int = Field(
+    suspect_after_failures: int = Field(
         3,
         ge=0,
         description="failures in a row that make it suspect its device; the pool sets it",
@@ -108,8 +108,10 @@ class WorkerSettings(PoolSettings):
     worker_device: str = Field("cpu-0", description="device that it works for")
     device_memory_bytes: int | None = Field(None, description="memory of its devices")
     batch_budget_s: float = Field(0.25, gt=0, description="time on the device that a batch may take")
-    turn_s: float = Field(2.0, gt=0, description="a batch that runs for longer lets other kinds run beside it")
-    models_warm: list[str] = Field([], description="kinds whose models are loaded before the worker is ready, as JSON")
+    exclusive_run_s: float = Field(2.0, gt=0, description="a batch that runs for longer lets other kinds run beside it")
+    preload_kinds: list[str] = Field(
+        [], description="kinds whose models are loaded before the worker is ready, as JSON"
+    )
     model_idle_s: float = Field(
         900.0, gt=0, description="a worker with idle models begins anew after this time, which frees all memory"
     )

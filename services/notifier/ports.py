@@ -7,7 +7,7 @@ from typing import Protocol
 
 from accelerator_autopilot.contracts.messages.notices import Subscription
 from accelerator_autopilot.notifier.domain.message_formats import Body
-from accelerator_autopilot.notifier.domain.subscription_ledger import Entry, Place
+from accelerator_autopilot.notifier.domain.subscription_ledger import LedgerEntry, StreamPosition
 
 
 class WebhookSender(Protocol):
@@ -20,16 +20,16 @@ class WebhookSender(Protocol):
 class LedgerStore(Protocol):
     """Keeps ledgers across restarts. Every method raises UnavailableError while the store is away."""
 
-    async def load(self, subscription_id: str) -> dict[str, Entry]:
+    async def load(self, subscription_id: str) -> dict[str, LedgerEntry]:
         """The entries of a subscription by alert id; unreadable ones are left out."""
 
-    async def put(self, subscription_id: str, entry: Entry) -> None:
+    async def put(self, subscription_id: str, entry: LedgerEntry) -> None:
         """Keep an entry."""
 
-    async def place(self, subscription_id: str) -> Place | None:
+    async def place(self, subscription_id: str) -> StreamPosition | None:
         """A subscription's position in the stream; None where nothing is known."""
 
-    async def put_place(self, subscription_id: str, place: Place) -> None:
+    async def put_place(self, subscription_id: str, place: StreamPosition) -> None:
         """Keep a subscription's position in the stream."""
 
     async def remove(self, subscription_id: str, alert_id: str = "") -> None:

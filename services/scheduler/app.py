@@ -28,27 +28,27 @@ from accelerator_autopilot.runtime.broker import client_of
 from accelerator_autopilot.runtime.bus import BUS_ERRORS, Bus
 from accelerator_autopilot.runtime.consumers import Watched, consume
 from accelerator_autopilot.runtime.health import HealthState
-from accelerator_autopilot.runtime.leader_election import Leadership
+from accelerator_autopilot.runtime.leader_election import LeaderElection
 from accelerator_autopilot.runtime.service import Service
 from accelerator_autopilot.runtime.settings import load
 from accelerator_autopilot.runtime.supervision import beat
 from accelerator_autopilot.scheduler.adapters.fleet_reader import READ_METRICS, FleetReader
-from accelerator_autopilot.scheduler.adapters.latest_frames import NewestFrames
-from accelerator_autopilot.scheduler.application.actuator import Actor
-from accelerator_autopilot.scheduler.application.control_loop import Decider
-from accelerator_autopilot.scheduler.application.device_controller import DeviceDecider
-from accelerator_autopilot.scheduler.application.observation_store import Remembering
-from accelerator_autopilot.scheduler.application.policy_evaluation import Crowning
-from accelerator_autopilot.scheduler.application.pool_controller import PoolDecider
-from accelerator_autopilot.scheduler.application.weekly_report import Reporting
-from accelerator_autopilot.scheduler.domain.champion_challenger import Championship
+from accelerator_autopilot.scheduler.adapters.latest_frames import LatestFrames
+from accelerator_autopilot.scheduler.application.actuator import Actuator
+from accelerator_autopilot.scheduler.application.control_loop import ControlLoop
+from accelerator_autopilot.scheduler.application.device_controller import DeviceController
+from accelerator_autopilot.scheduler.application.observation_store import ObservationStore
+from accelerator_autopilot.scheduler.application.policy_evaluation import PolicyEvaluator
+from accelerator_autopilot.scheduler.application.pool_controller import PoolController
+from accelerator_autopilot.scheduler.application.weekly_report import WeeklyReports
+from accelerator_autopilot.scheduler.domain.champion_challenger import ChampionChallenger
 from accelerator_autopilot.scheduler.domain.device_columns import DeviceColumns
 from accelerator_autopilot.scheduler.domain.governor import Governor
 from accelerator_autopilot.scheduler.policies.contract import PoolPolicyMaker
 from accelerator_autopilot.scheduler.policies.library import policy_maker
 from accelerator_autopilot.scheduler.policies.library.learned import Learned
 from accelerator_autopilot.scheduler.policies.network import load_checkpoint
-from accelerator_autopilot.scheduler.policies.policy_ensemble import Panel
+from accelerator_autopilot.scheduler.policies.policy_ensemble import PolicyEnsemble
 from accelerator_autopilot.scheduler.settings import SchedulerSettings
 from accelerator_autopilot.transport.clock import utc_now
 from accelerator_autopilot.transport.snapshots import last_messages
@@ -65,10 +65,10 @@ def create_app(settings: SchedulerSettings | None = None) -> FastStream:
     settings = settings or load(SchedulerSettings)
     service = Service("scheduler", settings)
     makers = usable_policies(settings)
-    panel = Panel(makers, settings.decide_period_s)
+    panel = PolicyEnsemble(makers, settings.decision_interval_s)
     governor = Governor()
     first = settings.policy_name if settings.policy_name in makers else settings.fallback_policy
-    championship = Championship(first, settings.fallback_policy)
+    championship = ChampionChallenger(first, settings.fallback_policy)
     wake = asyncio.Event()
     leading = Gauge("autopilot_scheduler_leading", "1 while this process leads", registry=service.registry)
     deciding = Gauge(
@@ -76,7 +76,7 @@ def create_app(settings: SchedulerSettings | None = None) -> FastStream:
     )
     counter = Counter("autopilot_decisions", "decisions by reason", ["reason"], registry=service.registry)
     columns = DeviceColumns(READ_METRICS)
-    frames = NewestFrames(columns, lambda: utc_now().timestamp(), settings.stale_after_s, service.registry)
+    frames = LatestFrames(columns, lambda: utc_now().timestamp(), settings.stale_after_s, service.registry)
     watched = subscribe(service, wake)
 
     @asynccontextmanager
@@ -87,17 +87,17 @@ def create_app(settings: SchedulerSettings | None = None) -> FastStream:
             # Raw subscriptions: a framework's work on each message would cost more than the decisions.
             await nc.subscribe(subjects.FRAMES, cb=frames.take)
             await nc.subscribe(subjects.SCALE_COMMANDS, cb=partial(note_size, governor))
-            leadership = Leadership(js, f"{settings.node}-{new_id()[:8]}", "scheduler")
+            leadership = LeaderElection(js, f"{settings.node}-{new_id()[:8]}", "scheduler")
             service.supervise("leadership", leadership.run, standstill_s=30.0)
-            actor = Actor(Bus(service.broker, pipelined=True), utc_now, counter)
-            decider = Decider(
+            actor = Actuator(Bus(service.broker, pipelined=True), utc_now, counter)
+            decider = ControlLoop(
                 reader,
-                PoolDecider(actor, panel, governor, championship),
-                DeviceDecider(actor, settings.cap_lease_s),
+                PoolController(actor, panel, governor, championship),
+                DeviceController(actor, settings.cap_lease_s),
             )
-            crowning: Crowning | None = None
+            crowning: PolicyEvaluator | None = None
             if settings.database_url is not None:
-                crowning = Crowning(
+                crowning = PolicyEvaluator(
                     settings.database_url.get_secret_value(),
                     service.bus,
                     championship,
@@ -105,11 +105,11 @@ def create_app(settings: SchedulerSettings | None = None) -> FastStream:
                     utc_now,
                     lambda: leadership.token is not None,
                     deciding,
-                    timedelta(hours=settings.replay_every_h),
+                    timedelta(hours=settings.policy_evaluation_interval_h),
                 )
                 await recall(crowning)
                 service.supervise("replays", crowning.run)
-                reporting = Reporting(
+                reporting = WeeklyReports(
                     settings.database_url.get_secret_value(),
                     service.bus,
                     js,
@@ -117,12 +117,12 @@ def create_app(settings: SchedulerSettings | None = None) -> FastStream:
                     lambda: leadership.token is not None,
                 )
                 service.supervise("reports", reporting.run)
-            remembering = Remembering(js, panel, leadership.name)
+            remembering = ObservationStore(js, panel, leadership.name)
             service.supervise("looks", partial(remembering.run, lambda: leadership.token is not None))
             deciding_for_ever = partial(
                 decide_for_ever,
                 decider, leadership, partial(recall_all, js, remembering, governor, crowning), service.health, wake,
-                settings.decide_period_s, leading,
+                settings.decision_interval_s, leading,
             )  # fmt: skip
             # Before the first round too, which a collector at its defaults would stop again and again.
             settle_memory()
@@ -201,7 +201,7 @@ def settle_memory() -> None:
     gc.set_threshold(50_000, 20, 100)
 
 
-async def recall(crowning: Crowning) -> None:
+async def recall(crowning: PolicyEvaluator) -> None:
     """The champion of before; one that cannot be read or is unknown gives way to the first."""
     try:
         await crowning.recall()
@@ -210,7 +210,7 @@ async def recall(crowning: Crowning) -> None:
 
 
 async def recall_all(
-    js: JetStreamContext, remembering: Remembering, governor: Governor, crowning: Crowning | None = None
+    js: JetStreamContext, remembering: ObservationStore, governor: Governor, crowning: PolicyEvaluator | None = None
 ) -> None:
     """What a process that begins to lead has not seen: the last looks, the champion, the sizes set by operators."""
     await remembering.recall()
@@ -222,8 +222,8 @@ async def recall_all(
 
 
 async def decide_for_ever(
-    decider: Decider,
-    leadership: Leadership,
+    decider: ControlLoop,
+    leadership: LeaderElection,
     recall_past: Callable[[], Awaitable[None]],
     health: HealthState,
     wake: asyncio.Event,

@@ -13,12 +13,12 @@ from accelerator_autopilot.runtime.settings import ServiceSettings
 class SchedulerSettings(ServiceSettings):
     """The scheduler."""
 
-    decide_period_s: float = Field(2.0, ge=0.2, le=60, description="time between decisions")
+    decision_interval_s: float = Field(2.0, ge=0.2, le=60, description="time between decisions")
     policy_name: str = Field("reserve", description="the policy that decides until a replay of the fleet's own days")
     database_url: SecretStr | None = Field(
         None, description="where the recorder writes; none: no replay, the first policy stays"
     )
-    replay_every_h: float = Field(6.0, gt=0, description="time between replays of the fleet's last day")
+    policy_evaluation_interval_h: float = Field(6.0, gt=0, description="time between replays of the fleet's last day")
     policy_file: Path | None = Field(None, description="checkpoint of the learned policy; none takes the shipped one")
     fallback_policy: str = Field("queue_lag", description="decides when the champion leaves its predicted band")
     challengers: list[str] = Field(
@@ -34,7 +34,7 @@ class SchedulerSettings(ServiceSettings):
         return sorted({self.policy_name, self.fallback_policy, *self.challengers})
 
 
-class HandsSettings(ServiceSettings):
+class ExecutorSettings(ServiceSettings):
     """What carries scale commands out where pools are not processes of a node."""
 
     orchestrator: Literal["kubernetes", "docker"] = Field("kubernetes", description="where pools run")

@@ -57,7 +57,7 @@ class CommandMemory(Protocol):
 
 
 @dataclass
-class Fence:
+class CommandFence:
     """Remembers what it let through; with a `memory` also across a crash, for as long as commands are valid.
 
     `leading` reads the token of whoever leads now, None while nobody does; without it a token must only not fall.

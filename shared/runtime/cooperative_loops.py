@@ -8,7 +8,7 @@ import time
 SLICE_S = 0.01
 
 
-class Turns:
+class CooperativeLoop:
     """Asked after each small piece of work; now and then it lets everybody else have a turn."""
 
     def __init__(self, slice_s: float = SLICE_S) -> None:

@@ -55,7 +55,7 @@ async def _bucket(js: JetStreamContext) -> KeyValue:
         return await js.create_key_value(replace(config))
 
 
-class Leadership:
+class LeaderElection:
     """Whether this process leads in one role, and with which token."""
 
     def __init__(self, js: JetStreamContext, name: str, role: str) -> None:

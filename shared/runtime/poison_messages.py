@@ -74,7 +74,7 @@ class PoisonRule:
             "autopilot_messages_poison", "messages that failed", ["consumer", "error"], registry=registry
         )
         self._aside = Counter(
-            "autopilot_messages_put_aside", "messages given up, kept in POISON", ["consumer"], registry=registry
+            "autopilot_messages_quarantined", "messages given up, kept in POISON", ["consumer"], registry=registry
         )
 
     @asynccontextmanager

@@ -25,7 +25,7 @@ GRACE_S = 1.0
 ANSWER_S = 1.0
 
 
-class Puller:
+class PullSubscription:
     """Holds what one durable delivered and asks for more."""
 
     def __init__(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import sys
 from pathlib import Path
@@ -11,6 +12,7 @@ from pydantic import Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from accelerator_autopilot.contracts.messages.base import Name
+from accelerator_autopilot.runtime.renamed_settings import renamed
 from accelerator_autopilot.transport.settings import NatsSettings
 
 S = TypeVar("S", bound=BaseSettings)
@@ -50,6 +52,10 @@ class DatabaseSettings(BaseSettings):
 
 def load(settings: type[S]) -> S:
     """Read settings from the environment; on a bad value print a line per field and exit with 2."""
+    old = renamed(os.environ)
+    if old:
+        sys.stderr.write("\n".join(old) + "\n")
+        raise SystemExit(2)
     try:
         return settings()
     except ValidationError as error:

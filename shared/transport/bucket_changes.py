@@ -18,7 +18,7 @@ MOST_READS = 200
 
 
 @dataclass
-class BucketFollower:
+class BucketChanges:
     """One bucket of one value a key, from its first key on. For one reader that asks again and again.
 
     A consumer that the server lost, or a bucket that was made anew, is read again whole: the caller sees what differs.

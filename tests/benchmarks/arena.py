@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from accelerator_autopilot.scheduler.domain.pool_arrays import PoolFacts, Seen
+from accelerator_autopilot.scheduler.domain.pool_arrays import PoolFacts, PoolObservations
 from accelerator_autopilot.scheduler.policies.contract import PoolPolicy
 from accelerator_autopilot.scheduler.policies.library import policy_maker, policy_names
 from accelerator_autopilot.scheduler.settings import SchedulerSettings
@@ -50,7 +50,7 @@ class _OnePool:
     def decide(self, seen: dict[str, Any]) -> dict[str, Any]:
         service_s = seen["mean_service_s"]
         action = self.policy.decide(
-            Seen(
+            PoolObservations(
                 time_s=np.array([seen["time_s"]], float),
                 queue_depth=np.array([seen["queue_depth"]], np.int64),
                 oldest_wait_s=np.array([seen["oldest_wait_s"]], float),

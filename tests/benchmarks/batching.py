@@ -76,7 +76,7 @@ async def run(count: int, threads: int, workers: int) -> dict[str, object]:
         await connection.close()
         settings = {
             "AUTOPILOT_POOL_KINDS": '["embed"]', "AUTOPILOT_TORCH_THREADS": str(threads),
-            "AUTOPILOT_BATCH_BUDGET_S": str(BUDGET_S), "AUTOPILOT_MODELS_WARM": '["embed"]',
+            "AUTOPILOT_BATCH_BUDGET_S": str(BUDGET_S), "AUTOPILOT_PRELOAD_KINDS": '["embed"]',
         }  # fmt: skip
         async with AsyncExitStack() as stack:
             for i in range(workers):

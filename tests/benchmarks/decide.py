@@ -39,17 +39,17 @@ from accelerator_autopilot.contracts.messages.commands import FleetPolicy, Power
 from accelerator_autopilot.runtime.broker import client_of, expect_close, make_broker
 from accelerator_autopilot.runtime.bus import Bus
 from accelerator_autopilot.scheduler.adapters.fleet_reader import READ_METRICS, FleetReader
-from accelerator_autopilot.scheduler.adapters.latest_frames import NewestFrames
+from accelerator_autopilot.scheduler.adapters.latest_frames import LatestFrames
 from accelerator_autopilot.scheduler.app import settle_memory
-from accelerator_autopilot.scheduler.application.actuator import Actor
-from accelerator_autopilot.scheduler.application.control_loop import Decider
-from accelerator_autopilot.scheduler.application.device_controller import DeviceDecider
-from accelerator_autopilot.scheduler.application.pool_controller import PoolDecider
-from accelerator_autopilot.scheduler.domain.champion_challenger import Championship
+from accelerator_autopilot.scheduler.application.actuator import Actuator
+from accelerator_autopilot.scheduler.application.control_loop import ControlLoop
+from accelerator_autopilot.scheduler.application.device_controller import DeviceController
+from accelerator_autopilot.scheduler.application.pool_controller import PoolController
+from accelerator_autopilot.scheduler.domain.champion_challenger import ChampionChallenger
 from accelerator_autopilot.scheduler.domain.device_columns import DeviceColumns
 from accelerator_autopilot.scheduler.domain.governor import Governor
 from accelerator_autopilot.scheduler.policies.library import policy_maker
-from accelerator_autopilot.scheduler.policies.policy_ensemble import Panel
+from accelerator_autopilot.scheduler.policies.policy_ensemble import PolicyEnsemble
 from accelerator_autopilot.scheduler.settings import SchedulerSettings
 from accelerator_autopilot.transport.clock import utc_now
 from tests.benchmarks.decide_fleet import BOUNDS, POOL_DEVICES, ROUND, Fleet, be_fleet
@@ -126,15 +126,15 @@ class Phases:
         return took
 
 
-def make_decider(bus: Bus, reader: FleetReader, phases: Phases) -> Decider:
+def make_decider(bus: Bus, reader: FleetReader, phases: Phases) -> ControlLoop:
     """As the service makes it."""
     counter = Counter("decisions", "by reason", ["reason"], registry=CollectorRegistry())
-    actor = Actor(bus, utc_now, counter)
+    actor = Actuator(bus, utc_now, counter)
     settings = SchedulerSettings()
-    panel = Panel({name: policy_maker(name) for name in settings.panel}, settings.decide_period_s)
-    championship = Championship(settings.policy_name, settings.fallback_policy)
-    pools, devices = PoolDecider(actor, panel, Governor(), championship), DeviceDecider(actor, 60.0)
-    decider = Decider(reader, pools, devices)
+    panel = PolicyEnsemble({name: policy_maker(name) for name in settings.panel}, settings.decision_interval_s)
+    championship = ChampionChallenger(settings.policy_name, settings.fallback_policy)
+    pools, devices = PoolController(actor, panel, Governor(), championship), DeviceController(actor, 60.0)
+    decider = ControlLoop(reader, pools, devices)
     for owner, method, name in (
         (bus, "policy", "policy"), (reader, "devices", "inventory"), (reader, "look", "look"),
         (reader.frames, "read", "frames"), (reader, "pools", "statuses"), (decider, "_observe", "observed"),
@@ -167,7 +167,7 @@ async def measure(pools: int, rounds: int, environment: Mapping[str, str], nc: C
     broker = make_broker(settings, "bench", CollectorRegistry())
     await broker.start()
     bus = Bus(broker, pipelined=True)
-    frames = NewestFrames(
+    frames = LatestFrames(
         DeviceColumns(READ_METRICS), lambda: utc_now().timestamp(), settings.stale_after_s, CollectorRegistry()
     )
     phases, watch, received, scaled = Phases(), LoopWatch(), [0], [0]

@@ -72,7 +72,7 @@ async def kill(product: EmbeddedProduct, times: int, seconds: float, dice: rando
 async def run(jobs: int, seconds: float, kills: int, seed: int) -> dict[str, Any]:
     dice = random.Random(seed)
     with tempfile.TemporaryDirectory(prefix="autopilot-soak-") as folder:
-        async with running_product(Path(folder), {"AUTOPILOT_POOL_INITIAL": "2"}) as (product, client):
+        async with running_product(Path(folder), {"AUTOPILOT_INITIAL_WORKERS": "2"}) as (product, client):
             await client.jobs.submit("echo", {}, job_id="first")
             await client.jobs.wait("first", 60)
             killing = asyncio.create_task(kill(product, kills, seconds, dice))

@@ -26,7 +26,7 @@ from accelerator_autopilot.runtime.health import HealthState
 from accelerator_autopilot.telemetry.agent.app import create_agent
 from accelerator_autopilot.telemetry.recorder.app import create_recorder
 from accelerator_autopilot.telemetry.recorder.application.frame_writer import DURABLE, FRAMES
-from accelerator_autopilot.telemetry.recorder.application.stream_backlog import Headroom
+from accelerator_autopilot.telemetry.recorder.application.stream_backlog import StreamBacklog
 from accelerator_autopilot.telemetry.settings import AgentSettings, RecorderSettings
 from accelerator_autopilot.transport import stream_setup
 from accelerator_autopilot.transport.clock import utc_now
@@ -206,7 +206,7 @@ async def test_a_wrong_clock_is_told_and_its_rows_are_kept(
         await eventually(both, 30)
 
         async def told() -> bool:
-            return await metric(port, "autopilot_nodes_clock_off") == 1
+            return await metric(port, "autopilot_nodes_clock_skewed") == 1
 
         await eventually(told, 5)
         assert await metric(port, "autopilot_frame_age_seconds_count") == 1
@@ -234,7 +234,7 @@ async def test_the_stream_says_so_before_it_drops_frames_and_counts_what_it_drop
     js = nc.jetstream()
     registry = CollectorRegistry()
     health = HealthState("recorder")
-    headroom = Headroom("TELEMETRY", DURABLE, health, registry)
+    headroom = StreamBacklog("TELEMETRY", DURABLE, health, registry)
     await stream_setup.ensure_consumer(js, "TELEMETRY", FRAMES.config)
     subscription = await js.pull_subscribe_bind(DURABLE, stream="TELEMETRY")
     config = (await js.stream_info("TELEMETRY")).config

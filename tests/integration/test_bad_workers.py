@@ -63,7 +63,7 @@ async def test_of_a_batch_that_does_not_end_only_the_job_that_hangs_is_counted(
 async def test_a_worker_that_stands_still_is_killed_and_told_and_its_job_ends_elsewhere(
     nc: Client, client: AutopilotClient, nats_server: NatsServer, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    async with running_pool(nc, nats_server.url, monkeypatch, devices=2, AUTOPILOT_WORKER_SILENT_S=FAST):
+    async with running_pool(nc, nats_server.url, monkeypatch, devices=2, AUTOPILOT_WORKER_TIMEOUT_S=FAST):
         await ready(client, 2)
         frozen = await client.jobs.submit("misbehave", {"do": "freeze_once", "marker": str(tmp_path / "froze")})
         told = await eventually(lambda: alerts(client), 20)
@@ -85,7 +85,7 @@ async def test_a_worker_that_stands_still_is_killed_and_told_and_its_job_ends_el
 async def test_a_job_that_kills_its_workers_is_buried_after_three(
     nc: Client, client: AutopilotClient, nats_server: NatsServer, monkeypatch: pytest.MonkeyPatch, how: str
 ) -> None:
-    async with running_pool(nc, nats_server.url, monkeypatch, AUTOPILOT_WORKER_SILENT_S=FAST):
+    async with running_pool(nc, nats_server.url, monkeypatch, AUTOPILOT_WORKER_TIMEOUT_S=FAST):
         await ready(client, 1)
         deadly = await client.jobs.submit("misbehave", {"do": how}, max_attempts=20)
         (dead,) = await results(client, [deadly.id], 100)

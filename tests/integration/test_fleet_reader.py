@@ -16,12 +16,12 @@ from accelerator_autopilot.contracts.messages.jobs import PoolStatus, WorkerStat
 from accelerator_autopilot.contracts.messages.telemetry import NodeInventory
 from accelerator_autopilot.contracts.streams import job_durable
 from accelerator_autopilot.scheduler.adapters.fleet_reader import READ_METRICS, FleetReader
-from accelerator_autopilot.scheduler.adapters.latest_frames import NewestFrames
+from accelerator_autopilot.scheduler.adapters.latest_frames import LatestFrames
 from accelerator_autopilot.scheduler.adapters.queue_counts import Queues, queue_counts
 from accelerator_autopilot.scheduler.domain.device_columns import DeviceColumns
 from accelerator_autopilot.telemetry.recorder.adapters.queue_rows import write_queue
 from accelerator_autopilot.transport import bucket_changes
-from accelerator_autopilot.transport.bucket_changes import BucketFollower
+from accelerator_autopilot.transport.bucket_changes import BucketChanges
 from accelerator_autopilot.transport.clock import utc_now
 from accelerator_autopilot.transport.consumer_listing import all_consumers
 from tests.support.builders import device
@@ -32,7 +32,7 @@ pytestmark = [pytest.mark.nats, pytest.mark.timeout(60)]
 async def test_a_follower_tells_what_changed_and_what_is_gone(nc: Client, monkeypatch: pytest.MonkeyPatch) -> None:
     js = nc.jetstream()
     kv = await js.key_value("pools")
-    follower = BucketFollower(js, "pools")
+    follower = BucketChanges(js, "pools")
     assert await follower.changes() == {}
     await asyncio.gather(*(kv.put(f"p{i}", b"1") for i in range(50)))
     assert len(await follower.changes()) == 50
@@ -113,7 +113,7 @@ async def test_queues_of_all_kinds_are_counted_in_one_look(nc: Client) -> None:
 
 async def test_pools_and_devices_are_those_that_were_written_last(nc: Client) -> None:
     js = nc.jetstream()
-    frames = NewestFrames(DeviceColumns(READ_METRICS), lambda: utc_now().timestamp(), 10.0, CollectorRegistry())
+    frames = LatestFrames(DeviceColumns(READ_METRICS), lambda: utc_now().timestamp(), 10.0, CollectorRegistry())
     reader = FleetReader(js, 10.0, frames)
     worker = WorkerStatus(worker="w", device="g", pid=1, state="ready", started_at=utc_now())
 

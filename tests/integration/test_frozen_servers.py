@@ -21,8 +21,8 @@ from accelerator_autopilot.contracts.messages.alerts import Alert
 from accelerator_autopilot.deploy.local.servers import EmbeddedPostgres
 from accelerator_autopilot.runtime.bus import Bus
 from accelerator_autopilot.runtime.database import wait_until_migrated
-from accelerator_autopilot.scheduler.application.policy_evaluation import Crowning
-from accelerator_autopilot.scheduler.domain.champion_challenger import Championship
+from accelerator_autopilot.scheduler.application.policy_evaluation import PolicyEvaluator
+from accelerator_autopilot.scheduler.domain.champion_challenger import ChampionChallenger
 from accelerator_autopilot.transport.clock import utc_now
 from tests.conftest import NatsServer
 from tests.support.apps import running
@@ -73,8 +73,8 @@ async def test_a_database_that_stands_still_ends_no_look_into_the_past(client: A
         bus = Bus(None)  # type: ignore[arg-type]
         bus._js = client.js
         gauge = Gauge("deciding", "x", ["policy"], registry=CollectorRegistry())
-        crowning = Crowning(
-            postgres.url, bus, Championship("static", "static"), ["static"], utc_now, lambda: True, gauge,
+        crowning = PolicyEvaluator(
+            postgres.url, bus, ChampionChallenger("static", "static"), ["static"], utc_now, lambda: True, gauge,
             timedelta(hours=1),
         )  # fmt: skip
         await crowning.watch(utc_now())

@@ -56,7 +56,7 @@ async def test_no_log_line_quotes_a_job(
     port = take_port(0, "gateway")
     environment = {
         "AUTOPILOT_NATS_URL": nats_server.url, "AUTOPILOT_NODE": "n1", "AUTOPILOT_HEALTH_PORT": "0",
-        "AUTOPILOT_POOL_KINDS": json.dumps(["misbehave"]), "AUTOPILOT_POOL_INITIAL": "1",
+        "AUTOPILOT_POOL_KINDS": json.dumps(["misbehave"]), "AUTOPILOT_INITIAL_WORKERS": "1",
         "AUTOPILOT_STOP_TIMEOUT_S": "3", "AUTOPILOT_RUN_TIMEOUT_S": "1", "AUTOPILOT_LOG_LEVEL": "DEBUG",
         "AUTOPILOT_GATEWAY_PORT": str(port), "AUTOPILOT_API_KEYS_FILE": str(keys),
         "PYTHONPATH": EXTRA_KINDS_PATH,

@@ -14,7 +14,7 @@ from accelerator_autopilot.client import AutopilotClient
 from accelerator_autopilot.contracts import subjects
 from accelerator_autopilot.runtime import consumers
 from accelerator_autopilot.runtime.health import HealthState
-from accelerator_autopilot.runtime.leader_election import Leadership, leading_token
+from accelerator_autopilot.runtime.leader_election import LeaderElection, leading_token
 from accelerator_autopilot.transport import stream_setup
 from accelerator_autopilot.transport.clock import utc_now
 from tests.conftest import NatsServer
@@ -27,7 +27,7 @@ pytestmark = [pytest.mark.nats, pytest.mark.timeout(120)]
 
 async def test_a_leader_leads_again_when_its_bucket_is_made_anew(client: AutopilotClient) -> None:
     await stream_setup.ensure(client.js)
-    leads = Leadership(client.js, "a", "scheduler")
+    leads = LeaderElection(client.js, "a", "scheduler")
     leading = asyncio.create_task(leads.run())
     try:
         await eventually(lambda: leads.token)

@@ -23,9 +23,9 @@ from accelerator_autopilot.contracts.errors import ConflictError, InvalidInputEr
 from accelerator_autopilot.contracts.messages.jobs import JobResult, PoolStatus, WorkerStatus
 from accelerator_autopilot.deploy.local.instance import take_port
 from accelerator_autopilot.deploy.local.servers import nats_binary, wait_for_port, write_nats_config
-from accelerator_autopilot.inference.pool.application.queue_janitor import QueueKeeper
+from accelerator_autopilot.inference.pool.application.queue_janitor import QueueJanitor
 from accelerator_autopilot.inference.worker.application.worker_state import BEGIN_ANEW
-from accelerator_autopilot.runtime.leader_election import Leadership
+from accelerator_autopilot.runtime.leader_election import LeaderElection
 from accelerator_autopilot.transport import stream_setup
 from accelerator_autopilot.transport.clock import utc_now
 from accelerator_autopilot.transport.payload_store import sweep_payloads
@@ -41,12 +41,12 @@ ECHO = {"AUTOPILOT_POOL_KINDS": '["echo"]'}
 
 
 @asynccontextmanager
-async def keeper(nc: Client, unrunnable_after_s: float = 60.0) -> AsyncIterator[QueueKeeper]:
+async def keeper(nc: Client, unrunnable_after_s: float = 60.0) -> AsyncIterator[QueueJanitor]:
     """The queue's keeper, as a pool runs it."""
     js = nc.jetstream()
     await stream_setup.ensure_consumer(js, "JOBS", streams.waiting_durable())
     await stream_setup.ensure_consumer(js, "LATER", streams.due_durable())
-    keeping = QueueKeeper(nc, js, Leadership(js, "test", "queue"), poison_rule(js), unrunnable_after_s)
+    keeping = QueueJanitor(nc, js, LeaderElection(js, "test", "queue"), poison_rule(js), unrunnable_after_s)
     task = asyncio.create_task(keeping.run())
     try:
         yield keeping
@@ -325,7 +325,7 @@ class TestModels:
             assert await asyncio.wait_for(process.wait(), 20) == BEGIN_ANEW
 
     async def test_models_that_are_kept_warm_stay(self, client: AutopilotClient, nats_server: NatsServer) -> None:
-        async with self.worker(nats_server, AUTOPILOT_MODELS_WARM='["embed"]') as process:
+        async with self.worker(nats_server, AUTOPILOT_PRELOAD_KINDS='["embed"]') as process:
             assert process.stdout is not None
             # A report every half second: ten times the idle time is over after these.
             reports = [json.loads(await asyncio.wait_for(process.stdout.readline(), 30)) for _ in range(5)]

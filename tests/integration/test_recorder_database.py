@@ -19,7 +19,7 @@ from accelerator_autopilot.contracts.frames import encode
 from accelerator_autopilot.deploy.local.instance import take_port
 from accelerator_autopilot.telemetry.recorder.app import create_recorder
 from accelerator_autopilot.telemetry.recorder.application import recorder as recorder_module
-from accelerator_autopilot.telemetry.recorder.application.frame_writer import FrameRecorder
+from accelerator_autopilot.telemetry.recorder.application.frame_writer import FrameWriter
 from accelerator_autopilot.telemetry.settings import RecorderSettings
 from accelerator_autopilot.transport.clock import utc_now
 from tests.chaos.soak.proxy import LinkProxy, socket_target, tcp_target
@@ -165,14 +165,14 @@ async def test_a_frame_recorder_that_stands_still_starts_again(
     nats_server: NatsServer, nc: Client, database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(recorder_module, "STANDSTILL_S", 3.0)
-    run, runs = FrameRecorder.run, 0
+    run, runs = FrameWriter.run, 0
 
     async def stuck_once(*arguments: object) -> None:
         nonlocal runs
         runs += 1
         await (asyncio.Event().wait() if runs == 1 else run(*arguments))  # type: ignore[arg-type]
 
-    monkeypatch.setattr(FrameRecorder, "run", stuck_once)
+    monkeypatch.setattr(FrameWriter, "run", stuck_once)
     async with recording(nats_server, database_url) as recorder:
         await publish(nc.jetstream(), 1, 20)
 

@@ -28,7 +28,7 @@ from accelerator_autopilot.telemetry.recorder.adapters.rollups import Rollups
 from accelerator_autopilot.telemetry.recorder.adapters.sample_store import PostgresFrameStore
 from accelerator_autopilot.telemetry.recorder.application.frame_recount import recount
 from accelerator_autopilot.telemetry.recorder.application.frame_writer import DURABLE, FRAMES
-from accelerator_autopilot.telemetry.recorder.domain.frame_sequence import RunTally, Totals
+from accelerator_autopilot.telemetry.recorder.domain.frame_sequence import FrameSequence, Totals
 from accelerator_autopilot.telemetry.settings import RecorderSettings
 from accelerator_autopilot.transport import stream_setup
 from accelerator_autopilot.transport.clock import utc_now
@@ -206,7 +206,7 @@ class TestFrames:
         assert [r["node"] for r in rows] == ["n1", "n2"]
 
     async def test_numbers_that_no_recorder_saw_are_missing(self, pool: asyncpg.Pool[Any]) -> None:
-        recorders = [RunTally(), RunTally()]
+        recorders = [FrameSequence(), FrameSequence()]
         for number in (1, 2, 3, 4, 6, 7, 9, 10):
             recorders[number % 2].add([frame(sequence=number, start=utc_now())])
         for tally in recorders:
@@ -222,7 +222,7 @@ class TestFrames:
             await js.publish(subjects.frames("n1"), body, headers={"Nats-Msg-Id": f"n1:{frame().epoch_us}:{number}"})
         for message in await taken.fetch(6, timeout=5):
             await message.ack()
-        counted, uncounted = RunTally(), RunTally()
+        counted, uncounted = FrameSequence(), FrameSequence()
         counted.add([frame(sequence=number, start=now) for number in (1, 2)])
         await write_runs(pool, counted.drain())
         await write_pipeline(pool, "n1/1", Totals(), 0, 10.0)
@@ -238,7 +238,7 @@ class TestFrames:
     async def test_runs_that_ended_long_ago_are_forgotten_but_for_each_nodes_last(
         self, pool: asyncpg.Pool[Any]
     ) -> None:
-        tally, now = RunTally(), utc_now()
+        tally, now = FrameSequence(), utc_now()
         ended = (("n1", 1, 30), ("n1", 2, 20), ("n1", 3, 0), ("n2", 1, 40), ("n2", 2, 30), ("n3", 1, 99))
         for node, epoch, days in ended:
             at_us = int((now - timedelta(days=days)).timestamp() * 1e6)
@@ -249,7 +249,7 @@ class TestFrames:
         assert [tuple(row) for row in left] == [("n1", 3), ("n2", 2)]
 
     async def test_a_frame_that_comes_again_hides_none_that_is_missing(self, pool: asyncpg.Pool[Any]) -> None:
-        tally, now = RunTally(), utc_now()
+        tally, now = FrameSequence(), utc_now()
         for number in (5, 1, 2, 2, 3, 1, 5):
             tally.add([frame(sequence=number, start=now)])
         counted = tally.drain()
@@ -263,7 +263,7 @@ class TestFrames:
         assert tuple(run) == (5, 1, 8)
 
     async def test_a_run_full_of_gaps_stays_small_and_its_count_right(self, pool: asyncpg.Pool[Any]) -> None:
-        tally = RunTally()
+        tally = FrameSequence()
         for start in range(0, 1200, 300):
             tally.add([frame(sequence=2 * number, start=utc_now()) for number in range(start, start + 300)])
             await write_runs(pool, tally.drain())

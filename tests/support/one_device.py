@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from accelerator_autopilot.anomaly.domain.detection_engine import Watch
+from accelerator_autopilot.anomaly.domain.detection_engine import DetectionEngine
 from accelerator_autopilot.anomaly.domain.metric_columns import matrix
 
 
@@ -12,7 +12,7 @@ class OneDevice:
     """A watch that is shown one device, tick after tick."""
 
     def __init__(self, *kinds: str, period_s: float = 1.0) -> None:
-        self.watch = Watch(only=frozenset(kinds) or None)
+        self.watch = DetectionEngine(only=frozenset(kinds) or None)
         self.period_s, self.now_s = period_s, 1_000_000.0
         self.open: set[str] = set()
 

@@ -36,7 +36,7 @@ async def running_pool(
     """
     settings = {
         "AUTOPILOT_NATS_URL": url, "AUTOPILOT_NODE": "n1", "AUTOPILOT_HEALTH_PORT": "0",
-        "AUTOPILOT_POOL_KINDS": json.dumps(["misbehave", "echo"]), "AUTOPILOT_POOL_INITIAL": str(devices),
+        "AUTOPILOT_POOL_KINDS": json.dumps(["misbehave", "echo"]), "AUTOPILOT_INITIAL_WORKERS": str(devices),
         "AUTOPILOT_STOP_TIMEOUT_S": "3", "AUTOPILOT_RUN_AS": "root", "PYTHONPATH": EXTRA_KINDS_PATH,
     }  # fmt: skip
     for name, value in (settings | environment).items():

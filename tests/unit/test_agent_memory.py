@@ -16,7 +16,7 @@ from accelerator_autopilot.telemetry.agent import app
 from accelerator_autopilot.telemetry.agent.adapters.agent_state import AgentState, StateFile
 from accelerator_autopilot.telemetry.agent.adapters.boot_identity import driver_epoch
 from accelerator_autopilot.telemetry.agent.adapters.kernel_log import KernelLog
-from accelerator_autopilot.telemetry.agent.application.inventory_publisher import InventoryBoard
+from accelerator_autopilot.telemetry.agent.application.inventory_publisher import InventoryPublisher
 from accelerator_autopilot.telemetry.agent.domain.device_resets import ResetWatch
 from tests.support.builders import T0
 from tests.unit.test_power import SIM, Node
@@ -115,7 +115,7 @@ async def test_a_malformed_inventory_is_replaced() -> None:
     bus: Any = SimpleNamespace(read=read, write=write)
     health = HealthState("agent")
     ours = NodeInventory(node="n1", at=T0, period_s=1.0, sources={}, devices=[], agent_epoch_us=1)
-    await InventoryBoard(bus, health).put(ours)
+    await InventoryPublisher(bus, health).put(ours)
     assert written == [ours]
     assert "node name" not in health.ready()[1]
 

@@ -9,7 +9,7 @@ import pytest
 from prometheus_client import CollectorRegistry, generate_latest
 
 from accelerator_autopilot.contracts.errors import UnavailableError
-from accelerator_autopilot.telemetry.agent.adapters.exporter_source import ScrapeSource
+from accelerator_autopilot.telemetry.agent.adapters.exporter_source import ExporterSource
 from accelerator_autopilot.telemetry.agent.adapters.metrics_page import Page
 from accelerator_autopilot.telemetry.agent.adapters.page_metrics import PageCollector
 from accelerator_autopilot.telemetry.agent.domain.page_parser import PageReading, read_page
@@ -42,9 +42,9 @@ def usual(uuid: str = UUID, **labels: str) -> str:
     return "".join(line(name, value, uuid, **labels) for name, value in values.items())
 
 
-def source_of(*pages: str) -> ScrapeSource:
+def source_of(*pages: str) -> ExporterSource:
     left = list(pages)
-    return ScrapeSource("http://h/metrics", lambda _: left.pop(0) if len(left) > 1 else left[0])
+    return ExporterSource("http://h/metrics", lambda _: left.pop(0) if len(left) > 1 else left[0])
 
 
 def read(text: str) -> PageReading:
@@ -59,7 +59,7 @@ class TestIdentity:
         info = infos["GPU-a"]
         assert (info.pci_bus_id, info.driver, info.vendor) == ("00000000:5E:00.0", "580.1", "nvidia")
         assert source.hosts == {"GPU-z": "rack-1", "GPU-a": "rack-1"}
-        assert ScrapeSource("http://h/m", lambda _: usual(), take_hosts=False).hosts == {}
+        assert ExporterSource("http://h/m", lambda _: usual(), take_hosts=False).hosts == {}
 
     def test_without_a_uuid_names_are_of_their_host(self) -> None:
         page = 'dcgm_gpu_temp{gpu="0",Hostname="a"} 40\ndcgm_gpu_temp{gpu="0",Hostname="b"} 50\n'

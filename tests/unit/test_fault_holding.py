@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 
 from accelerator_autopilot.anomaly.application.handlers import Detection
-from accelerator_autopilot.anomaly.domain.alert_lifecycle import AlertBook
-from accelerator_autopilot.anomaly.domain.detection_engine import Watch
+from accelerator_autopilot.anomaly.domain.alert_lifecycle import AlertLifecycle
+from accelerator_autopilot.anomaly.domain.detection_engine import DetectionEngine
 from accelerator_autopilot.anomaly.domain.detectors import all_detectors
 from accelerator_autopilot.anomaly.domain.detectors.xid import needs_reset
-from accelerator_autopilot.anomaly.domain.source_topology import FleetMap
+from accelerator_autopilot.anomaly.domain.source_topology import SourceTopology
 from accelerator_autopilot.contracts.messages.alerts import Alert
 from accelerator_autopilot.contracts.messages.commands import DrainCommand
 from accelerator_autopilot.contracts.messages.telemetry import NodeInventory
@@ -25,9 +25,10 @@ class Bench:
 
     def __init__(self, stored: list[Alert] | None = None, now: float = 0.0) -> None:
         self.now, self.told, self.kept = now, [], []
-        fleet = FleetMap()
+        fleet = SourceTopology()
         self.detection = Detection(
-            Watch(), all_detectors(600.0, fleet), AlertBook(), self.publish, lambda: at(self.now), (), fleet,
+            DetectionEngine(), all_detectors(600.0, fleet),
+            AlertLifecycle(), self.publish, lambda: at(self.now), (), fleet,
             self.kept.append,
         )  # fmt: skip
         self.detection.restore(stored or [])

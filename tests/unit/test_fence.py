@@ -9,7 +9,7 @@ import pytest
 
 from accelerator_autopilot.contracts.errors import UnavailableError
 from accelerator_autopilot.contracts.messages.commands import CommandOutcome, PowerCommand
-from accelerator_autopilot.runtime.command_fence import Fence, Status
+from accelerator_autopilot.runtime.command_fence import CommandFence, Status
 from accelerator_autopilot.telemetry.agent.adapters.command_file import CommandFile
 from accelerator_autopilot.transport.audit_records import record
 from tests.support.builders import at, power_command
@@ -21,7 +21,7 @@ class Executor:
     def __init__(self, leading: int | None = 5) -> None:
         self.leading, self.asked, self.fails = leading, 0, False
         self.did: list[str] = []
-        self.fence = Fence(leading=self.look)
+        self.fence = CommandFence(leading=self.look)
 
     async def look(self) -> int | None:
         self.asked += 1

@@ -38,7 +38,7 @@ from accelerator_autopilot.inference.kinds.classify_image import FORMATS, _opene
 from accelerator_autopilot.inference.kinds.files import as_text, decode_base64
 from accelerator_autopilot.inference.settings import ModelSettings
 from accelerator_autopilot.inference.worker.application.batch_execution import run_to_json
-from accelerator_autopilot.inference.worker.application.scratch_folders import Scratch
+from accelerator_autopilot.inference.worker.application.scratch_folders import ScratchFolders
 from accelerator_autopilot.inference.worker.domain.batch_sizing import BatchSizer
 from tests.support.fuzzing import JSON, LINES, at_most, fuzzed, near, near_json
 
@@ -107,7 +107,7 @@ def answers(kind: str, payload: Any) -> None:
         item = found.input.model_validate(payload)
     except (ValidationError, RecursionError):
         return
-    with Scratch(None) as scratch:
+    with ScratchFolders(None) as scratch:
         context = RunContext(models=ModelSettings(), scratch=scratch, attempts=[1])
         [outcome] = run_to_json(found, [item], context, BatchSizer(largest=1))
     if isinstance(outcome, BaseException):
@@ -240,7 +240,7 @@ def test_payloads_of_any_shape(kind: str, data: st.DataObject) -> None:
 )
 def test_a_benchmark_of_nothing_or_of_too_much_is_refused(payload: dict[str, Any]) -> None:
     kind: Any = registry()["benchmark"]
-    with Scratch(None) as scratch, pytest.raises((ValidationError, InvalidInputError)):
+    with ScratchFolders(None) as scratch, pytest.raises((ValidationError, InvalidInputError)):
         context = RunContext(models=ModelSettings(), scratch=scratch, attempts=[1])
         [outcome] = kind.run([kind.input.model_validate(payload)], context)
         raise outcome

@@ -23,12 +23,12 @@ from accelerator_autopilot.telemetry.agent.adapters.apple import AppleSource
 from accelerator_autopilot.telemetry.agent.adapters.boot_identity import boot_id
 from accelerator_autopilot.telemetry.agent.adapters.cpu import CpuSource
 from accelerator_autopilot.telemetry.agent.adapters.device_processes import container_of, describe_process
-from accelerator_autopilot.telemetry.agent.adapters.exporter_source import ScrapeSource
+from accelerator_autopilot.telemetry.agent.adapters.exporter_source import ExporterSource
 from accelerator_autopilot.telemetry.agent.adapters.frame_replay import ReplaySource, save
 from accelerator_autopilot.telemetry.agent.adapters.jetson import JetsonSource
 from accelerator_autopilot.telemetry.agent.adapters.kernel_log import KernelLog
 from accelerator_autopilot.telemetry.agent.adapters.metrics_page import MOST_LINE, Page
-from accelerator_autopilot.telemetry.agent.adapters.power_cap_file import CapFile
+from accelerator_autopilot.telemetry.agent.adapters.power_cap_file import PowerCapFile
 from accelerator_autopilot.telemetry.agent.adapters.power_privilege import may_control_power
 from accelerator_autopilot.telemetry.agent.adapters.sysfs_gpu import SysfsSource
 from accelerator_autopilot.telemetry.ports import DeviceSource
@@ -138,7 +138,7 @@ def test_amdsmi(name: str, answer: Any) -> None:
 @fuzzed(150)
 @given(st.one_of(near(DCGM.encode()).map(lambda page: page.decode(errors="replace")), st.lists(LINES).map("\n".join)))
 def test_a_page_of_metrics(page: str) -> None:
-    source = ScrapeSource("http://x/metrics", lambda _: page)
+    source = ExporterSource("http://x/metrics", lambda _: page)
     sound(source)
     assert source.bad_lines >= 0
 
@@ -175,7 +175,7 @@ def test_the_file_of_caps(content: bytes) -> None:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "caps.json"
         path.write_bytes(content)
-        kept = CapFile(path).load()
+        kept = PowerCapFile(path).load()
         assert all(0 < watts < math.inf for watts in kept.defaults_w.values())
         assert path.exists() or kept.devices == {"*"}
 

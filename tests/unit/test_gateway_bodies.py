@@ -14,7 +14,7 @@ from prometheus_client import CollectorRegistry
 from starlette.exceptions import HTTPException
 
 from accelerator_autopilot.contracts.errors import BusyError, SettingsError
-from accelerator_autopilot.gateway.application.event_fanout import Fanout
+from accelerator_autopilot.gateway.application.event_fanout import EventFanout
 from accelerator_autopilot.gateway.http import request_bodies
 from accelerator_autopilot.gateway.http.path_parameters import fits
 from accelerator_autopilot.gateway.http.request_bodies import (
@@ -27,7 +27,7 @@ from accelerator_autopilot.gateway.http.request_bodies import (
     weigh,
 )
 from accelerator_autopilot.gateway.security.key_file import KeyRing, Role
-from accelerator_autopilot.gateway.security.refused_keys import Refusals
+from accelerator_autopilot.gateway.security.refused_keys import RefusedKeys
 from accelerator_autopilot.runtime.api_keys import digest
 from tests.support.waiting import eventually
 
@@ -156,7 +156,7 @@ class TestKeys:
 
     def test_refused_keys_are_one_record_now_and_then(self) -> None:
         told: list[Any] = []
-        refusals = Refusals(told.append, CollectorRegistry())
+        refusals = RefusedKeys(told.append, CollectorRegistry())
         for number in range(5000):
             refusals.count(f"10.0.{number // 256}.{number % 256}", 401)
         refusals.tell()
@@ -183,7 +183,7 @@ async def test_streams_share_one_reader_and_a_slow_one_misses_the_oldest() -> No
             raise ValueError("no words for it")
         return str(number)
 
-    fanout = Fanout(source, words, depth=10, failed=failures.append)
+    fanout = EventFanout(source, words, depth=10, failed=failures.append)
     listeners = [fanout.listen() for _ in range(5)]
     firsts = [asyncio.ensure_future(anext(listener)) for listener in listeners]
     await asyncio.sleep(0)

@@ -17,7 +17,7 @@ from accelerator_autopilot.contracts.messages.jobs import Job, JobError
 from accelerator_autopilot.inference.errors import KindFailedError, ModelLoadError, RetryableJobError
 from accelerator_autopilot.inference.jobs.dead_lettering import explain
 from accelerator_autopilot.inference.jobs.decoding import read_job
-from accelerator_autopilot.inference.jobs.retry_policy import Bury, Retry, after_error, before_attempt
+from accelerator_autopilot.inference.jobs.retry_policy import EndJob, Retry, after_error, before_attempt
 from accelerator_autopilot.inference.kinds import registry
 from accelerator_autopilot.inference.kinds.base import RunContext
 from accelerator_autopilot.inference.kinds.echo import EchoKind
@@ -25,7 +25,7 @@ from accelerator_autopilot.inference.kinds.summarize import choose, split
 from accelerator_autopilot.inference.pool.domain.placement import left_alone, plan
 from accelerator_autopilot.inference.settings import ModelSettings
 from accelerator_autopilot.inference.worker.application.batch_execution import run_safely, run_to_json
-from accelerator_autopilot.inference.worker.application.scratch_folders import Scratch
+from accelerator_autopilot.inference.worker.application.scratch_folders import ScratchFolders
 from accelerator_autopilot.inference.worker.domain.batch_sizing import BatchSizer
 from tests.support.builders import T0, at
 
@@ -36,7 +36,8 @@ def job(**more: Any) -> Job:
 
 def context(count: int = 1, **more: Any) -> RunContext:
     base = {
-        "models": ModelSettings(), "scratch": Scratch(None), "attempts": [1] * count, "progress": lambda *_: None,
+        "models": ModelSettings(), "scratch": ScratchFolders(None),
+        "attempts": [1] * count, "progress": lambda *_: None,
         "cancelled": lambda _: False,
     }  # fmt: skip
     return RunContext(**(base | more))
@@ -67,19 +68,19 @@ class TestRetry:
         return [JobError(attempt=i + 1, type="E", message="m", worker="w", at=T0) for i in range(count)]
 
     def test_expired_exhausted_and_worker_killing_jobs_are_not_run(self) -> None:
-        assert before_attempt(job(ttl_s=10), 1, [], at(11)) == Bury("expired")
-        assert before_attempt(job(max_attempts=2), 3, self.errors(2), at(1)) == Bury("attempts_exhausted")
-        assert before_attempt(job(max_attempts=1), 22, [], at(1)) == Bury("attempts_exhausted")
+        assert before_attempt(job(ttl_s=10), 1, [], at(11)) == EndJob("expired")
+        assert before_attempt(job(max_attempts=2), 3, self.errors(2), at(1)) == EndJob("attempts_exhausted")
+        assert before_attempt(job(max_attempts=1), 22, [], at(1)) == EndJob("attempts_exhausted")
         assert before_attempt(job(max_attempts=1), 21, [], at(1)) is None
-        assert before_attempt(job(max_attempts=20), 4, [], at(1), kills=3) == Bury("attempts_exhausted")
+        assert before_attempt(job(max_attempts=20), 4, [], at(1), kills=3) == EndJob("attempts_exhausted")
         assert before_attempt(job(max_attempts=20), 4, [], at(1), kills=2) is None
 
     def test_what_may_pass_is_tried_again_with_growing_delays(self) -> None:
         delays = [after_error(job(max_attempts=9), RetryableJobError("x"), n) for n in range(1, 6)]
         assert all(isinstance(d, Retry) for d in delays)
         assert [d.delay_s for d in delays] == sorted(d.delay_s for d in delays)
-        assert after_error(job(max_attempts=3), RetryableJobError("x"), 3) == Bury("attempts_exhausted")
-        assert after_error(job(), InvalidInputError("f", 1, "r"), 1) == Bury("permanent_error")
+        assert after_error(job(max_attempts=3), RetryableJobError("x"), 3) == EndJob("attempts_exhausted")
+        assert after_error(job(), InvalidInputError("f", 1, "r"), 1) == EndJob("permanent_error")
 
 
 class TestPlacement:
@@ -168,13 +169,13 @@ class TestKinds:
         assert explain(output).startswith(f"echo failed: {type(error).__name__} at test_inference.py:")
         assert "secret" not in explain(output)
         assert isinstance(after_error(job(), output, 1), Retry)
-        assert after_error(job(), output, job().max_attempts) == Bury("attempts_exhausted")
+        assert after_error(job(), output, job().max_attempts) == EndJob("attempts_exhausted")
         assert "secret" not in explain(error)
 
     def test_an_error_of_ours_is_the_jobs_own_for_good(self) -> None:
         (output,) = run_safely(EchoKind(), [Echo(fail="permanently")], context(), BatchSizer(largest=1))
         assert isinstance(output, InvalidInputError)
-        assert after_error(job(), output, 1) == Bury("permanent_error")
+        assert after_error(job(), output, 1) == EndJob("permanent_error")
 
     @pytest.mark.parametrize("gives", [0, 1, 5])
     def test_a_kind_that_gives_another_number_of_outputs_ends_each_job_with_that_and_blames_no_device(

@@ -15,14 +15,14 @@ from accelerator_autopilot.contracts.messages.alerts import Alert
 from accelerator_autopilot.contracts.messages.jobs import Job, JobNeeds, WorkerStatus
 from accelerator_autopilot.inference.jobs.retry_policy import before_attempt
 from accelerator_autopilot.inference.jobs.run_journal import RunJournal, RunningJob, open_journal
-from accelerator_autopilot.inference.jobs.run_time_limit import RunWatch
+from accelerator_autopilot.inference.jobs.run_time_limit import RunTimeLimit
 from accelerator_autopilot.inference.pool.application.device_group import DeviceGroup
-from accelerator_autopilot.inference.pool.application.device_health import DeviceWatch
-from accelerator_autopilot.inference.pool.application.pool_state import PoolMemory
+from accelerator_autopilot.inference.pool.application.device_health import DeviceHealth
+from accelerator_autopilot.inference.pool.application.pool_state import PoolState
 from accelerator_autopilot.inference.pool.application.worker_process import WorkerProcess
 from accelerator_autopilot.inference.pool.application.worker_supervisor import PoolSupervisor
 from accelerator_autopilot.inference.settings import PoolSettings
-from accelerator_autopilot.inference.worker.application.batch_runner import Lane, _all
+from accelerator_autopilot.inference.worker.application.batch_runner import JobRunner, _all
 from accelerator_autopilot.inference.worker.application.worker_state import WorkerState
 from accelerator_autopilot.transport.clock import utc_now
 from tests.support.builders import T0, alert, device
@@ -49,9 +49,9 @@ async def test_what_a_device_in_trouble_fetched_before_goes_to_other_workers(mon
     monkeypatch.setattr("accelerator_autopilot.inference.worker.application.batch_runner.IDLE_S", 0.0)
     fetched = [GivenBack(), GivenBack()]
     pullers: Any = [HoldsJobs(fetched[0]), HoldsJobs(fetched[1]), HoldsJobs()]
-    state = WorkerState(RunWatch(RunJournal(None), 900))
+    state = WorkerState(RunTimeLimit(RunJournal(None), 900))
     none: Any = None
-    lane = Lane("echo", pullers, asyncio.Event(), none, none, none, none, state, none, none)
+    lane = JobRunner("echo", pullers, asyncio.Event(), none, none, none, none, state, none, none)
     assert await lane.take(0, prefetch=True) == []
     assert [m.count for m in fetched] == [1, 1]
     assert not any(p.ready for p in pullers)
@@ -108,8 +108,8 @@ class Bucket:
         self.kept[bucket, key] = value
 
 
-def pool(name: str, bus: Any) -> PoolMemory:
-    return PoolMemory(bus, PoolSupervisor(PoolSettings(pool=name, node="n1"), 1))
+def pool(name: str, bus: Any) -> PoolState:
+    return PoolState(bus, PoolSupervisor(PoolSettings(pool=name, node="n1"), 1))
 
 
 async def test_two_pools_of_a_node_keep_each_others_devices_out_of_use(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -162,7 +162,7 @@ async def test_a_worker_leaves_a_device_that_takes_no_work_for_a_while(monkeypat
 async def test_an_alert_whose_end_was_missed_holds_back_no_device_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("accelerator_autopilot.inference.pool.application.device_health.IN_STEP_S", 0.01)
     supervisor = PoolSupervisor(PoolSettings(node="n1"), 1, devices=[device(device="gpu-0"), device(device="gpu-1")])
-    watch = DeviceWatch(supervisor)
+    watch = DeviceHealth(supervisor)
     over = alert(node="n1", device="gpu-0", severity="critical")
     missed = alert(id="other", node="n1", device="gpu-1", severity="critical")
     answers: list[list[Alert] | UnavailableError] = [UnavailableError("away")]

@@ -15,11 +15,11 @@ import torch
 
 from accelerator_autopilot.anomaly.adapters import model_snapshot
 from accelerator_autopilot.anomaly.adapters.telemetry_tables import read_table
-from accelerator_autopilot.anomaly.domain.detection_engine import Watch
-from accelerator_autopilot.anomaly.domain.device_slots import Roster
-from accelerator_autopilot.anomaly.domain.learned.alarm_throttle import Alarms
+from accelerator_autopilot.anomaly.domain.detection_engine import DetectionEngine
+from accelerator_autopilot.anomaly.domain.device_slots import DeviceSlots
+from accelerator_autopilot.anomaly.domain.learned.alarm_throttle import AlarmThrottle
 from accelerator_autopilot.anomaly.domain.learned.anomaly_score import LearnedDetector
-from accelerator_autopilot.anomaly.domain.learned.false_alarm_calibration import Tail
+from accelerator_autopilot.anomaly.domain.learned.false_alarm_calibration import FalseAlarmCalibration
 from accelerator_autopilot.anomaly.domain.learned.snapshot import Snapshot
 from accelerator_autopilot.anomaly.domain.metric_columns import COLUMNS
 from accelerator_autopilot.anomaly.domain.replay import rerun
@@ -90,7 +90,7 @@ class TestLearnedDetector:
         assert float(many) == pytest.approx(float(single), rel=1e-4)
 
     def test_alarms_are_sparing(self) -> None:
-        alarms = Alarms()
+        alarms = AlarmThrottle()
         alarms.grow(1)
         slot = ONE
         fired = [alarms.step(slot, np.array([5.0], np.float32)).item() for _ in range(90)]
@@ -102,7 +102,7 @@ class TestTail:
     def test_a_stricter_rate_asks_for_a_higher_score(self) -> None:
         shares = []
         for rate in (1.0, 0.01):
-            tail = Tail(rate, [2.0], [0.5])
+            tail = FalseAlarmCalibration(rate, [2.0], [0.5])
             tail.slots.grow(1)
             score, minute = np.array([[5.0]], np.float32), np.array([60.0], np.float32)
             shares.append(tail.step(ONE, score, minute, ALL).item())
@@ -110,7 +110,7 @@ class TestTail:
 
     def test_the_rate_of_false_alarms_is_about_what_was_asked_for(self) -> None:
         devices, weeks, rate = 200, 6, 0.5
-        tail = Tail(rate, [3.0], [1.0])
+        tail = FalseAlarmCalibration(rate, [3.0], [1.0])
         tail.slots.grow(devices)
         slots, learn = np.arange(devices), np.ones(devices, bool)
         period = np.full(devices, 3600.0, np.float32)
@@ -126,7 +126,7 @@ class TestWatching:
         rng = np.random.default_rng(3)
         load = made_up_load(rng, first + 60, 8, period_s)
         columns = with_fault(rng, load, period_s, Fault("cooling loss", "x1.6", resistance=1.6), 1, first, first + 59)
-        told = rerun(Watch(), "n1", ticks_of(columns), period_s)
+        told = rerun(DetectionEngine(), "n1", ticks_of(columns), period_s)
         assert {t.alert.device for t in told} == {"gpu-1"}
         assert told[0].opened_s >= first * period_s
         assert any("temp" in e.metric for t in told for e in t.alert.evidence)
@@ -135,13 +135,13 @@ class TestWatching:
         rng = np.random.default_rng(5)
         columns = with_fault(rng, made_up_load(rng, 300, 2, 60.0), 60.0, Fault("none", ""), 0, 0, 0)
         moments = list(ticks_of(columns))
-        watch = Watch()
+        watch = DetectionEngine()
         rerun(watch, "n1", moments, 60.0)
         path = tmp_path / "anomaly" / "learned.npz"
         model_snapshot.save(path, Snapshot(watch.roster.snapshot(), watch.snapshot()))
         saved = model_snapshot.load(path)
         assert saved is not None
-        again = Watch(roster=Roster.restore(saved.roster))
+        again = DetectionEngine(roster=DeviceSlots.restore(saved.roster))
         again.load(saved.arrays)
         for name, array in watch.snapshot().items():
             assert np.array_equal(again.snapshot()[name][: len(array)], array)
@@ -149,10 +149,10 @@ class TestWatching:
         assert model_snapshot.load(path) is None
         assert model_snapshot.load(tmp_path / "none.npz") is None
         with pytest.raises(InvalidInputError, match=r"snapshot\."):
-            Watch().load({"detector.residuals.count": np.zeros((3, 1))})
+            DetectionEngine().load({"detector.residuals.count": np.zeros((3, 1))})
 
     def test_what_an_earlier_version_learnt_with_torch_is_read_without_it(self, tmp_path: Path) -> None:
-        watch = Watch()
+        watch = DetectionEngine()
         one = np.array([1.0])
         watch.rows(watch.slots("n1", ["a"]), one, np.full((1, len(COLUMNS)), 5.0, np.float32), one, one)
         arrays = watch.snapshot()
@@ -169,7 +169,7 @@ class TestWatching:
         assert [file.name for file in tmp_path.iterdir()] == ["learned.npz"]
 
     def test_a_new_driver_is_learnt_anew(self) -> None:
-        watch = Watch()
+        watch = DetectionEngine()
         slots = watch.slots("n1", ["a"])
         one = np.array([1.0])
         watch.rows(slots, one, np.full((1, len(COLUMNS)), 5.0, np.float32), np.array([1.0]), one)

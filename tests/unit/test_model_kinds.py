@@ -12,7 +12,7 @@ import pytest
 from accelerator_autopilot.inference.kinds import registry
 from accelerator_autopilot.inference.kinds.base import RunContext
 from accelerator_autopilot.inference.settings import ModelSettings
-from accelerator_autopilot.inference.worker.application.scratch_folders import Scratch
+from accelerator_autopilot.inference.worker.application.scratch_folders import ScratchFolders
 from tests.support.kinds import Caller
 from tests.support.tiny_models import save_tiny_causal, save_tiny_classifier, save_tiny_seq2seq, save_tiny_vision
 
@@ -110,7 +110,7 @@ class TestGeneration:
         own = Caller(generate_model=model)
         kind = registry()["generate"]
         prompts = ["one", "two three", "three one two", "Summary :"]
-        with Scratch(None) as scratch:
+        with ScratchFolders(None) as scratch:
             futures = [
                 kind.start(
                     kind.input.model_validate({"prompt": p, "max_tokens": 9}),

@@ -17,7 +17,7 @@ from accelerator_autopilot.notifier.application.alert_consumer import stream_fil
 from accelerator_autopilot.notifier.domain.circuit_breaker import CircuitBreaker
 from accelerator_autopilot.notifier.domain.delivery_rules import Rate, quiet_s, retry_delay_s, silenced, wants
 from accelerator_autopilot.notifier.domain.message_formats import body_of
-from accelerator_autopilot.notifier.domain.subscription_ledger import Entry, Ledger
+from accelerator_autopilot.notifier.domain.subscription_ledger import LedgerEntry, SubscriptionLedger
 from accelerator_autopilot.notifier.errors import RefusedTargetError
 from accelerator_autopilot.transport.clock import utc_now
 from tests.support.builders import T0, alert, at
@@ -147,10 +147,12 @@ class TestFormats:
 
 
 class TestLedger:
-    def ledger(self, **more: object) -> Ledger:
-        return Ledger(subscription(**more))
+    def ledger(self, **more: object) -> SubscriptionLedger:
+        return SubscriptionLedger(subscription(**more))
 
-    def told(self, ledger: Ledger, *changes: tuple[str, str, str], incident: str = "", start: int = 1) -> list[str]:
+    def told(
+        self, ledger: SubscriptionLedger, *changes: tuple[str, str, str], incident: str = "", start: int = 1
+    ) -> list[str]:
         """The states that are told at once of (alert, severity, state)."""
         told = []
         for sequence, (name, severity, state) in enumerate(changes, start):
@@ -175,8 +177,8 @@ class TestLedger:
         opened = [("a", "warning", "opened"), ("b", "warning", "opened"), ("c", "critical", "opened")]
         told = self.told(first, *opened, ("d", "critical", "opened"), ("a", "warning", "updated"), incident="i1")
         assert told == ["a opened", "c opened"]
-        kept = {key: Entry.model_validate_json(entry.model_dump_json()) for key, entry in first.entries.items()}
-        second = Ledger(first.subscription, kept)
+        kept = {key: LedgerEntry.model_validate_json(entry.model_dump_json()) for key, entry in first.entries.items()}
+        second = SubscriptionLedger(first.subscription, kept)
         ends = [(name, "warning", "resolved") for name in ("a", "b")]
         assert self.told(second, *ends, ("f", "warning", "opened"), incident="i1", start=10) == ["a resolved"]
         assert self.told(second, ("e", "info", "opened"), incident="i2", start=20) == ["e opened"]

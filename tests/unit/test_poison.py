@@ -75,7 +75,7 @@ async def test_a_message_that_fails_three_times_is_put_aside_with_its_error_and_
     assert base64.b64decode(letter.body_base64) == b"\xff" * MOST_BODY_BYTES
     labels = {"consumer": "c", "error": type(error).__name__}
     assert registry.get_sample_value("autopilot_messages_poison_total", labels) == ATTEMPTS
-    assert registry.get_sample_value("autopilot_messages_put_aside_total", {"consumer": "c"}) == 1
+    assert registry.get_sample_value("autopilot_messages_quarantined_total", {"consumer": "c"}) == 1
 
 
 async def test_what_another_attempt_cannot_help_is_put_aside_at_once() -> None:

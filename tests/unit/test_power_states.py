@@ -16,7 +16,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition,
 from accelerator_autopilot.contracts.errors import UnavailableError
 from accelerator_autopilot.contracts.messages.commands import CommandOutcome, FleetPolicy, PowerCommand
 from accelerator_autopilot.contracts.messages.telemetry import DeviceInfo
-from accelerator_autopilot.telemetry.agent.adapters.threaded_source import GuardedSource
+from accelerator_autopilot.telemetry.agent.adapters.threaded_source import ThreadedSource
 from accelerator_autopilot.telemetry.agent.application.command_handlers import PowerCommands
 from accelerator_autopilot.telemetry.agent.application.lease_expiry import CHECK_S, REASSERT_PERIOD_S
 from accelerator_autopilot.telemetry.agent.application.power_control import LONGEST_PAUSE_S, PowerControl
@@ -75,7 +75,7 @@ class PowerStates(RuleBasedStateMachine):
         self.highest_token = 0
         self.held = {}
 
-    def find(self, device: str) -> tuple[DeviceInfo, GuardedSource] | None:
+    def find(self, device: str) -> tuple[DeviceInfo, ThreadedSource] | None:
         if device not in self.there:
             return None
         info = self.infos[device]

@@ -16,7 +16,7 @@ import pytest
 
 from accelerator_autopilot.inference.adapters import sandbox as sandbox_module
 from accelerator_autopilot.inference.adapters.sandbox import Sandbox
-from accelerator_autopilot.inference.adapters.sandbox_filesystem import NOBODY, Walls
+from accelerator_autopilot.inference.adapters.sandbox_filesystem import NOBODY, SandboxFilesystem
 from accelerator_autopilot.inference.adapters.seccomp import seccomp_program
 from accelerator_autopilot.inference.errors import NotConfiguredError
 from tests.support.kinds import Caller
@@ -244,7 +244,10 @@ class TestRefusal:
         assert (walls.uid, walls.root_drops in {"before", "inside"}) == (54321, True)
         program = "import os; print(os.getuid(), open('/proc/self/uid_map').read().split())"
         ended = sandbox_module._run(
-            Walls(walls.bwrap, "inside", 54321), {}, ["-c", program], sandbox_module.Limits(20, 2**31, 64, 1000)
+            SandboxFilesystem(walls.bwrap, "inside", 54321),
+            {},
+            ["-c", program],
+            sandbox_module.Limits(20, 2**31, 64, 1000),
         )
         assert ended.output.split()[0] == "54321", ended
         assert NOBODY != 0

@@ -13,8 +13,8 @@ from accelerator_autopilot.contracts.errors import UnavailableError
 from accelerator_autopilot.contracts.frames import decode
 from accelerator_autopilot.contracts.messages.telemetry import DeviceEvent, DeviceInfo
 from accelerator_autopilot.runtime.health import HealthState
-from accelerator_autopilot.telemetry.agent.adapters.exporter_source import HALF_FOR_S, ScrapeSource
-from accelerator_autopilot.telemetry.agent.adapters.threaded_source import GuardedSource
+from accelerator_autopilot.telemetry.agent.adapters.exporter_source import HALF_FOR_S, ExporterSource
+from accelerator_autopilot.telemetry.agent.adapters.threaded_source import ThreadedSource
 from accelerator_autopilot.telemetry.agent.application.sampling import Sampler
 from accelerator_autopilot.telemetry.agent.domain.frame_assembly import LOST_AFTER_TICKS
 from accelerator_autopilot.telemetry.agent.domain.publish_buffer import FrameBuffer
@@ -88,7 +88,7 @@ class Exporter:
         return "\n".join(lines) + "\n"
 
 
-class Guard(GuardedSource):
+class Guard(ThreadedSource):
     """What callers see of a guarded source, without threads and waiting."""
 
     def __init__(self, source: Any) -> None:
@@ -109,7 +109,7 @@ class SourceStates(RuleBasedStateMachine):
     def begin(self) -> None:
         self.loop = asyncio.new_event_loop()
         self.driver, self.exporter = Driver(), Exporter()
-        self.scrape = ScrapeSource(PAGE, self.exporter.page)
+        self.scrape = ExporterSource(PAGE, self.exporter.page)
         self.guards = [Guard(self.driver), Guard(self.scrape)]
         self.read = 0
         self.ticks_lost: dict[str, int] = {}

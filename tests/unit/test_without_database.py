@@ -17,8 +17,8 @@ from accelerator_autopilot.runtime.database import database
 from accelerator_autopilot.scheduler.adapters.database_history import read_past
 from accelerator_autopilot.scheduler.application import policy_evaluation as crowning_module
 from accelerator_autopilot.scheduler.application import weekly_report as reporting_module
-from accelerator_autopilot.scheduler.application.policy_evaluation import Crowning
-from accelerator_autopilot.scheduler.application.weekly_report import Reporting
+from accelerator_autopilot.scheduler.application.policy_evaluation import PolicyEvaluator
+from accelerator_autopilot.scheduler.application.weekly_report import WeeklyReports
 from tests.support.builders import at
 from tests.support.waiting import eventually
 
@@ -83,15 +83,15 @@ async def test_replays_and_reports_go_on(monkeypatch: pytest.MonkeyPatch, error:
     put_in(monkeypatch, pool)
     monkeypatch.setattr(crowning_module, "BLOCK_S", 0.01)
     monkeypatch.setattr(reporting_module, "LOOKED_EVERY_S", 0.01)
-    crowning: Any = Crowning.__new__(Crowning)
+    crowning: Any = PolicyEvaluator.__new__(PolicyEvaluator)
 
     async def policy() -> FleetPolicy:
         return FleetPolicy()
 
     crowning.leads, crowning.bus = (lambda: True), SimpleNamespace(policy=policy)
     crowning.dsn, crowning.clock, crowning.replay_every = "dsn", lambda: at(0), timedelta(hours=6)
-    monkeypatch.setattr(Crowning, "_tell", lambda _: None)
-    reporting: Any = Reporting.__new__(Reporting)
+    monkeypatch.setattr(PolicyEvaluator, "_tell", lambda _: None)
+    reporting: Any = WeeklyReports.__new__(WeeklyReports)
     reporting.leads = lambda: True
 
     async def make() -> bool:

@@ -11,7 +11,7 @@ import numpy as np
 
 from accelerator_autopilot.anomaly.domain.device_history import Slots
 from accelerator_autopilot.anomaly.domain.metric_columns import COLUMN, COLUMNS
-from accelerator_autopilot.anomaly.domain.replay import Moment, Told
+from accelerator_autopilot.anomaly.domain.replay import Moment, ReplayedAlert
 from accelerator_autopilot.anomaly.domain.row_blocks import Block
 
 mpl.use("Agg")
@@ -51,7 +51,7 @@ class Recording:
             for name in self._series:
                 self._series[name] = self._series[name][::2]
 
-    def draw(self, alerts: list[Told], path: Path) -> None:
+    def draw(self, alerts: list[ReplayedAlert], path: Path) -> None:
         """Write the picture; devices with alerts first."""
         alerted = list(dict.fromkeys(t.alert.device for t in alerts if t.alert.device in self._series))
         devices = (alerted + [d for d in self._series if d not in alerted])[:MOST_DEVICES]

@@ -29,7 +29,7 @@ Waiting = tuple[str, bytes]
 
 
 @dataclass
-class Intake:
+class FrameReceiver:
     """Frames that wait, and whoever looks at them."""
 
     look: Callable[[list[TelemetryFrame]], Awaitable[None]]
@@ -42,7 +42,7 @@ class Intake:
     def __post_init__(self) -> None:
         self._rejected = Counter("autopilot_frames_rejected", "frames that are none", registry=self.registry)
         self._dropped = Counter("autopilot_frames_dropped", "frames too many to wait", registry=self.registry)
-        self._looked = Counter("autopilot_rows_looked_at", "device ticks looked at", registry=self.registry)
+        self._looked = Counter("autopilot_detection_rows", "device ticks looked at", registry=self.registry)
         self._took = Histogram("autopilot_detection_seconds", "time to look at a bunch", registry=self.registry)
         waiting = Gauge("autopilot_frames_waiting_bytes", "frames not looked at yet", registry=self.registry)
         waiting.set_function(lambda: self._bytes)

@@ -12,8 +12,8 @@ from fnmatch import fnmatchcase
 
 import numpy as np
 
-from accelerator_autopilot.anomaly.domain.alert_lifecycle import AlertBook
-from accelerator_autopilot.anomaly.domain.detection_engine import Watch
+from accelerator_autopilot.anomaly.domain.alert_lifecycle import AlertLifecycle
+from accelerator_autopilot.anomaly.domain.detection_engine import DetectionEngine
 from accelerator_autopilot.anomaly.domain.detectors.driver_faults import is_sxid
 from accelerator_autopilot.anomaly.domain.detectors.source_failed import KIND as SOURCE_FAILED
 from accelerator_autopilot.anomaly.domain.device_resets import reset_in, reset_since, told_reset
@@ -22,7 +22,7 @@ from accelerator_autopilot.anomaly.domain.findings import EventDetector, Finding
 from accelerator_autopilot.anomaly.domain.frame_batches import batches
 from accelerator_autopilot.anomaly.domain.missing_devices import all_gone, missing_devices
 from accelerator_autopilot.anomaly.domain.missing_samples import AGENT
-from accelerator_autopilot.anomaly.domain.source_topology import FleetMap
+from accelerator_autopilot.anomaly.domain.source_topology import SourceTopology
 from accelerator_autopilot.contracts.frames import TelemetryFrame
 from accelerator_autopilot.contracts.messages.alerts import UNDETECTED_KINDS, Alert
 from accelerator_autopilot.contracts.messages.commands import DrainCommand
@@ -63,13 +63,13 @@ class Detection:
     `publish` tells a change to everybody; `keep` only stores what is open, for the next run.
     """
 
-    watch: Watch
+    watch: DetectionEngine
     detectors: list[EventDetector]
-    book: AlertBook
+    book: AlertLifecycle
     publish: Callable[[Alert], Awaitable[None]]
     clock: Clock
     shadow_kinds: Sequence[str] = ()
-    fleet: FleetMap = field(default_factory=FleetMap)
+    fleet: SourceTopology = field(default_factory=SourceTopology)
     keep: Callable[[Alert], None] = keep_nothing
     node_gone_after: timedelta = NODE_GONE_AFTER
     _drivers: dict[tuple[str, str], str | None] = field(default_factory=dict)
@@ -172,7 +172,7 @@ class Detection:
 
     def restore(self, alerts: Sequence[Alert]) -> None:
         """Go on with the alerts that were open before a restart."""
-        self.book = AlertBook(self.fleet.epochs)
+        self.book = AlertLifecycle(self.fleet.epochs)
         self.adopt(alerts)
 
     def adopt(self, alerts: Sequence[Alert]) -> None:

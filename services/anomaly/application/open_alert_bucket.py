@@ -25,7 +25,7 @@ BUCKET = "open_alerts"
 
 
 @dataclass
-class StoredAlerts:
+class OpenAlertBucket:
     """Holds the bucket against what is open."""
 
     js: JetStreamContext

@@ -43,7 +43,7 @@ class _Condition:
 
 
 @dataclass
-class AlertBook:
+class AlertLifecycle:
     """Every condition that was ever found, and its alert while it has one.
 
     `epochs` tells the boot of a node and the load of a device's driver as they are now. With `holding` off, as for a
@@ -59,7 +59,7 @@ class AlertBook:
     @classmethod
     def restore(
         cls, alerts: Iterable[Alert], epochs: Callable[[str, str], tuple[str, str]] = nothing_told
-    ) -> AlertBook:
+    ) -> AlertLifecycle:
         """Go on with the alerts that were open before a restart."""
         book = cls(epochs)
         for alert in alerts:

@@ -10,22 +10,22 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from accelerator_autopilot.anomaly.domain.alert_lifecycle import AlertBook
+from accelerator_autopilot.anomaly.domain.alert_lifecycle import AlertLifecycle
 from accelerator_autopilot.anomaly.domain.condition_state import Changes, Conditions
 from accelerator_autopilot.anomaly.domain.device_history import Bools, Doubles, Floats, History, Slots, View
-from accelerator_autopilot.anomaly.domain.device_slots import NODE, Roster
+from accelerator_autopilot.anomaly.domain.device_slots import NODE, DeviceSlots
 from accelerator_autopilot.anomaly.domain.finding_text import UNUSUAL, of_row, of_silence, of_the_unusual
 from accelerator_autopilot.anomaly.domain.findings import Finding
-from accelerator_autopilot.anomaly.domain.learned.fleet_detector import FleetWatcher, telling
-from accelerator_autopilot.anomaly.domain.learned.input_channels import LEARN_S, Channels, Span, beside_peers
+from accelerator_autopilot.anomaly.domain.learned.fleet_detector import FleetDetector, telling
+from accelerator_autopilot.anomaly.domain.learned.input_channels import LEARN_S, InputChannels, Span, beside_peers
 from accelerator_autopilot.anomaly.domain.learned.slot_tensors import Saved
 from accelerator_autopilot.anomaly.domain.metric_columns import COLUMN, COLUMNS
 from accelerator_autopilot.anomaly.domain.missing_samples import AGENT, ALONE_S, DEVICE, Silence
 from accelerator_autopilot.anomaly.domain.row_blocks import Part
 from accelerator_autopilot.anomaly.domain.rules import all_rules
 from accelerator_autopilot.anomaly.domain.rules.base import Growth, Kind, Rule
-from accelerator_autopilot.anomaly.domain.rules.collective import ALONE, OfGang
-from accelerator_autopilot.anomaly.domain.source_topology import FleetMap
+from accelerator_autopilot.anomaly.domain.rules.collective import ALONE, CollectiveRule
+from accelerator_autopilot.anomaly.domain.source_topology import SourceTopology
 from accelerator_autopilot.anomaly.domain.trend_forecast import Trend
 from accelerator_autopilot.anomaly.domain.trend_forecast import make as all_trends
 from accelerator_autopilot.anomaly.domain.wear_forecast import Wear
@@ -36,25 +36,25 @@ CLEARED_SHARE = 0.7
 
 
 @dataclass
-class Watch:
+class DetectionEngine:
     """Rules, trends, silence and the learned detector over one roster."""
 
     false_alarms_per_week: float = 0.1
-    silent_after_s: float = 10.0
+    node_timeout_s: float = 10.0
     only: frozenset[str] | None = None
     learn_s: float = LEARN_S
-    roster: Roster = field(default_factory=Roster)
-    fleet: FleetMap = field(default_factory=FleetMap)
+    roster: DeviceSlots = field(default_factory=DeviceSlots)
+    fleet: SourceTopology = field(default_factory=SourceTopology)
 
     def __post_init__(self) -> None:
-        self._history, self._channels = History(), Channels(self.learn_s)
-        self._learned = FleetWatcher(self.false_alarms_per_week)
+        self._history, self._channels = History(), InputChannels(self.learn_s)
+        self._learned = FleetDetector(self.false_alarms_per_week)
         self._rules = [(r, Conditions(r.kind.open_after_s, r.kind.clear_after_s)) for r in all_rules()]
         self._wear = all_wear()
         trends: list[Trend | Wear] = [*all_trends(), *self._wear]
         self._trends = [(t, Conditions(t.kind.open_after_s, t.kind.clear_after_s)) for t in trends]
         self._unusual = Conditions(UNUSUAL.open_after_s, UNUSUAL.clear_after_s)
-        self._silence = Silence(self.silent_after_s)
+        self._silence = Silence(self.node_timeout_s)
         self._silent_devices, self._silent_nodes = Conditions(0.0, 0.0), Conditions(0.0, 0.0)
         self._disturbing = {kind.name for kind, _ in self._all_conditions() if kind.disturbs}
         self._seen = np.zeros(len(COLUMNS), bool)
@@ -216,10 +216,10 @@ class Watch:
             slots = [slot for device in devices if (slot := self.roster.find(node, device)) is not None]
             gang_of[slots] = number
         for rule, _ in self._rules:
-            if isinstance(rule, OfGang):
+            if isinstance(rule, CollectiveRule):
                 rule.join(gang_of)
 
-    def note_alerts(self, node: str, device: str, book: AlertBook) -> None:
+    def note_alerts(self, node: str, device: str, book: AlertLifecycle) -> None:
         """A device's alerts changed: while there is one that disturbs, nothing is learnt from it."""
         slot = self.roster.find(node, device)
         if slot is not None:

@@ -12,7 +12,7 @@ NODE = "node"  # stands for the node itself where a device is named
 
 
 @dataclass
-class Roster:
+class DeviceSlots:
     """Slots of devices; they are never given away, so that a device that returns finds its history."""
 
     nodes: list[str] = field(default_factory=list)
@@ -61,7 +61,7 @@ class Roster:
         return list(zip(self.nodes, self.devices, self.simulated, strict=True))
 
     @classmethod
-    def restore(cls, rows: Sequence[tuple[str, str, bool]]) -> Roster:
+    def restore(cls, rows: Sequence[tuple[str, str, bool]]) -> DeviceSlots:
         """Go on from a snapshot."""
         roster = cls()
         for node, device, simulated in rows:

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 import numpy as np
 
 from accelerator_autopilot.anomaly.domain.device_history import Doubles, View
-from accelerator_autopilot.anomaly.domain.device_slots import NODE, Roster
+from accelerator_autopilot.anomaly.domain.device_slots import NODE, DeviceSlots
 from accelerator_autopilot.anomaly.domain.findings import Finding
 from accelerator_autopilot.anomaly.domain.missing_samples import AGENT
 from accelerator_autopilot.anomaly.domain.rules.base import Kind
@@ -25,7 +25,9 @@ UNUSUAL = Kind(
 )
 
 
-def of_row(roster: Roster, view: View, row: int, kind: Kind, *, firing: bool, more: Mapping[str, Doubles]) -> Finding:
+def of_row(
+    roster: DeviceSlots, view: View, row: int, kind: Kind, *, firing: bool, more: Mapping[str, Doubles]
+) -> Finding:
     """What a rule or trend finds in a row; `more` are its own figures, [rows] each."""
     slot = int(view.slots[row])
     at = datetime.fromtimestamp(float(view.at_s[row]), UTC)
@@ -58,7 +60,7 @@ def of_row(roster: Roster, view: View, row: int, kind: Kind, *, firing: bool, mo
 
 
 def of_the_unusual(
-    roster: Roster,
+    roster: DeviceSlots,
     slot: int,
     at_s: float,
     *,
@@ -88,7 +90,7 @@ def of_the_unusual(
 
 
 def of_silence(
-    roster: Roster, number: int, kind: Kind, silent_s: float, at: datetime, *, firing: bool, severity: Severity
+    roster: DeviceSlots, number: int, kind: Kind, silent_s: float, at: datetime, *, firing: bool, severity: Severity
 ) -> Finding:
     """A device, or with the kind AGENT a node, by its number in the roster, that was not heard for so long."""
     on_node = kind is AGENT

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from accelerator_autopilot.anomaly.domain.detection_engine import Watch
+from accelerator_autopilot.anomaly.domain.detection_engine import DetectionEngine
 from accelerator_autopilot.anomaly.domain.device_history import Doubles, Floats, Slots
 from accelerator_autopilot.anomaly.domain.metric_columns import matrix
 from accelerator_autopilot.contracts.frames import TelemetryFrame
@@ -24,7 +24,7 @@ class Batch:
     period_s: Doubles
 
 
-def batches(watch: Watch, frames: Sequence[TelemetryFrame]) -> Iterator[Batch]:
+def batches(watch: DetectionEngine, frames: Sequence[TelemetryFrame]) -> Iterator[Batch]:
     """All ticks of all frames in order: of one node, one tick a batch."""
     waves: dict[int, dict[tuple[str, ...], list[tuple[TelemetryFrame, int]]]] = defaultdict(lambda: defaultdict(list))
     of_node: dict[str, int] = defaultdict(int)
@@ -43,7 +43,7 @@ def batches(watch: Watch, frames: Sequence[TelemetryFrame]) -> Iterator[Batch]:
         )
 
 
-def _part(watch: Watch, metrics: tuple[str, ...], ticks: list[tuple[TelemetryFrame, int]]) -> Batch:
+def _part(watch: DetectionEngine, metrics: tuple[str, ...], ticks: list[tuple[TelemetryFrame, int]]) -> Batch:
     counts = [len(frame.devices) for frame, _ in ticks]
     starts = np.array([frame.start_us / 1e6 + tick * frame.period_s for frame, tick in ticks])
     return Batch(

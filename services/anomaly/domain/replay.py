@@ -9,8 +9,8 @@ from datetime import UTC, datetime
 
 import numpy as np
 
-from accelerator_autopilot.anomaly.domain.alert_lifecycle import AlertBook
-from accelerator_autopilot.anomaly.domain.detection_engine import Watch
+from accelerator_autopilot.anomaly.domain.alert_lifecycle import AlertLifecycle
+from accelerator_autopilot.anomaly.domain.detection_engine import DetectionEngine
 from accelerator_autopilot.anomaly.domain.device_history import Doubles, Floats, Slots
 from accelerator_autopilot.anomaly.domain.findings import Finding
 from accelerator_autopilot.anomaly.domain.learned.input_channels import Span
@@ -31,7 +31,7 @@ class Moment:
 
 
 @dataclass(frozen=True)
-class Told:
+class ReplayedAlert:
     """One alert from its opening to its end, if it ended."""
 
     alert: Alert
@@ -39,13 +39,13 @@ class Told:
     resolved_s: float | None
 
 
-class Rerun:
+class DetectorReplay:
     """A watch and a book over moments in order of time."""
 
-    def __init__(self, watch: Watch, node: str, period_s: float) -> None:
+    def __init__(self, watch: DetectionEngine, node: str, period_s: float) -> None:
         self._watch, self._node, self._period_s = watch, node, period_s
-        self._book = AlertBook(holding=False)
-        self._told: dict[str, Told] = {}
+        self._book = AlertLifecycle(holding=False)
+        self._told: dict[str, ReplayedAlert] = {}
 
     def take(self, moment: Moment) -> None:
         """Show a moment to the watch."""
@@ -100,7 +100,7 @@ class Rerun:
         self._watch.hear(everyone, block.heard_s(everyone, self._watch.heard_s)[-1], self._period_s)
 
     @property
-    def told(self) -> list[Told]:
+    def told(self) -> list[ReplayedAlert]:
         """The alerts so far, in order of their opening."""
         return sorted(self._told.values(), key=lambda t: t.opened_s)
 
@@ -112,12 +112,12 @@ class Rerun:
             self._watch.note_alerts(change.node, change.device, self._book)
             first = self._told.get(change.id)
             opened_s = first.opened_s if first else at_s
-            self._told[change.id] = Told(change, opened_s, at_s if change.state == "resolved" else None)
+            self._told[change.id] = ReplayedAlert(change, opened_s, at_s if change.state == "resolved" else None)
 
 
-def rerun(watch: Watch, node: str, moments: Iterable[Moment], period_s: float) -> list[Told]:
+def rerun(watch: DetectionEngine, node: str, moments: Iterable[Moment], period_s: float) -> list[ReplayedAlert]:
     """Show every moment to the watch; returns the alerts in order of their opening."""
-    again = Rerun(watch, node, period_s)
+    again = DetectorReplay(watch, node, period_s)
     for moment in moments:
         again.take(moment)
     return again.told

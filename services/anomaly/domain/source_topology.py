@@ -17,7 +17,7 @@ REMOVED_AFTER = timedelta(seconds=45)
 
 
 @dataclass
-class FleetMap:
+class SourceTopology:
     """The newest inventory of every node."""
 
     _nodes: dict[str, NodeInventory] = field(default_factory=dict)

@@ -23,7 +23,7 @@ WRITE_EVERY_S = 5.0
 WRITTEN_WITHIN_S = 20.0
 
 
-class Connection:
+class NatsConnection:
     """A client whose end, unless it was asked for, is the end of the process: a closed one never comes back."""
 
     def __init__(self, settings: GatewaySettings, health: HealthState) -> None:

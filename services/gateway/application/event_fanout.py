@@ -26,7 +26,7 @@ class _Listener:
         self.told.set()
 
 
-class Fanout(Generic[T]):
+class EventFanout(Generic[T]):
     """Reads a source while somebody listens; everything is put into words once, for all."""
 
     def __init__(

@@ -78,7 +78,7 @@ class Exchange:
         return found.decode("latin-1") if found is not None else None
 
 
-class Guard:
+class RequestGuard:
     """Lets in whose key is known, in the right role, with a body that is not too much."""
 
     def __init__(

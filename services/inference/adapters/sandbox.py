@@ -22,7 +22,7 @@ from accelerator_autopilot.inference.adapters.sandbox_filesystem import (
     HOME,
     NOBODY,
     PACKAGES,
-    Walls,
+    SandboxFilesystem,
     environment,
     own_uid,
 )
@@ -53,7 +53,7 @@ ways_out = open("/proc/self/net/route").read().splitlines()[1:]
 assert not wrong and not ways_out and os.getuid() != 0, (wrong, ways_out)
 print("shut in")
 """
-_proven: dict[tuple[str, int | None], Walls] = {}
+_proven: dict[tuple[str, int | None], SandboxFilesystem] = {}
 
 
 class Sandbox:
@@ -96,7 +96,7 @@ class Sandbox:
 
 
 def _run(
-    walls: Walls,
+    walls: SandboxFilesystem,
     files: Mapping[str, str],
     arguments: Sequence[str],
     limits: Limits,
@@ -131,7 +131,7 @@ def _run(
     return watch(process, json.dumps(dict(files)).encode(), limits, cancelled)
 
 
-def _walls(uid: int | None) -> Walls:
+def _walls(uid: int | None) -> SandboxFilesystem:
     """The strongest walls that hold here. Raises NotConfiguredError with the reason why none do."""
     bwrap = shutil.which("bwrap")
     if bwrap is None:
@@ -140,9 +140,9 @@ def _walls(uid: int | None) -> Walls:
         return _proven[bwrap, uid]
     if os.geteuid() == 0:
         own = own_uid(uid)
-        tried = [Walls(bwrap, "before", own), Walls(bwrap, "inside", own)]
+        tried = [SandboxFilesystem(bwrap, "before", own), SandboxFilesystem(bwrap, "inside", own)]
     else:
-        tried = [Walls(bwrap, "no", NOBODY)]
+        tried = [SandboxFilesystem(bwrap, "no", NOBODY)]
     reason = ""
     for walls in tried:
         reason = _fault(walls)
@@ -151,7 +151,7 @@ def _walls(uid: int | None) -> Walls:
     raise NotConfiguredError(f"code is not run here, for bubblewrap does not hold ({reason}): {ADVICE}")
 
 
-def _fault(walls: Walls) -> str:
+def _fault(walls: SandboxFilesystem) -> str:
     """What is wrong with these walls; nothing when they hold."""
     limits = Limits(PROBE_S, MEMORY_BYTES, PROCESSES, OUTPUT_BYTES)
     finished = None

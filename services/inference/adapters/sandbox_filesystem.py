@@ -30,7 +30,7 @@ NOBODY = 65534
 
 
 @dataclass(frozen=True)
-class Walls:
+class SandboxFilesystem:
     """How programs are shut in here.
 
     `uid` is the user that root becomes: `before` bubblewrap starts, where that user can reach the interpreter, else

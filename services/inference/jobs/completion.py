@@ -19,7 +19,7 @@ from accelerator_autopilot.contracts.messages.jobs import Job, JobError, JobResu
 from accelerator_autopilot.contracts.result_references import fill_in, wanted_jobs
 from accelerator_autopilot.contracts.streams import PAYLOAD_INLINE_LIMIT
 from accelerator_autopilot.inference.jobs.dead_lettering import DeadLettering, explain
-from accelerator_autopilot.inference.jobs.retry_policy import Bury, Places, after_error, counted
+from accelerator_autopilot.inference.jobs.retry_policy import EndJob, Places, after_error, counted
 from accelerator_autopilot.inference.jobs.retry_records import RetryRecords
 from accelerator_autopilot.inference.jobs.stored_results import read_result
 from accelerator_autopilot.inference.settings import WorkerSettings
@@ -39,7 +39,7 @@ S = TypeVar("S")
 
 
 @dataclass
-class Taken:
+class ClaimedJob:
     """A job that this worker holds: its message, its number of attempts so far, its errors."""
 
     message: Msg
@@ -62,7 +62,7 @@ class Taken:
 
 
 @dataclass(frozen=True)
-class Ran:
+class RunStats:
     """When a batch ran, and what it took."""
 
     started_at: datetime
@@ -72,7 +72,7 @@ class Ran:
     completion_tokens: int | None = None
 
 
-class JobOutcomes:
+class JobCompletion:
     """Writes what became of jobs. Every write is confirmed before the job is acknowledged.
 
     What cannot be stored for now, because the stream is full or the broker away, is held and tried again until it
@@ -84,7 +84,7 @@ class JobOutcomes:
         js: JetStreamContext,
         kv: KeyValue,
         settings: WorkerSettings,
-        cancelled: Callable[[Taken], bool] = lambda _: False,
+        cancelled: Callable[[ClaimedJob], bool] = lambda _: False,
     ) -> None:
         self._js, self._settings, self._is_cancelled = js, settings, cancelled
         self.records = RetryRecords(kv)
@@ -95,7 +95,7 @@ class JobOutcomes:
         """Hold nothing any longer: the process is to end, and what it cannot store now another worker runs again."""
         self._ending.set()
 
-    async def succeed(self, taken: Taken, output: Any, ran: Ran) -> None:
+    async def succeed(self, taken: ClaimedJob, output: Any, ran: RunStats) -> None:
         """The job's one result, unless it has one, and the end of its payload."""
         wait_s = max(0.0, (ran.started_at - taken.job.submitted_at).total_seconds())
         usage = JobUsage(
@@ -109,29 +109,29 @@ class JobOutcomes:
         if taken.job.payload_ref:
             await drop_payload(self._js, taken.job.payload_ref)
 
-    async def cancel(self, taken: Taken) -> None:
+    async def cancel(self, taken: ClaimedJob) -> None:
         """A cancelled job that was taken all the same: whoever cancelled it may not have been able to say so."""
         await self._finish(taken, self._result(taken, "cancelled", None))
 
-    async def fail(self, taken: Taken, error: BaseException, places: Places | None = None) -> None:
+    async def fail(self, taken: ClaimedJob, error: BaseException, places: Places | None = None) -> None:
         """Another attempt later, or a dead letter; `places` says where else it may be tried."""
         self.note(taken, error)
         verdict = after_error(taken.job, error, counted(taken.errors, places))
         fields = {"job_id": taken.job.id, "kind": taken.job.kind, "attempt": len(taken.errors)}
         log.warning("attempt failed", extra=fields | {"error": type(error).__name__})
-        if isinstance(verdict, Bury):
+        if isinstance(verdict, EndJob):
             await self.bury(taken, verdict)
             return
         await self._stored(taken.message, lambda: self._remember(taken))
         await taken.message.nak(delay=verdict.delay_s)
 
-    async def give_back(self, taken: Taken, *, alone: bool) -> None:
+    async def give_back(self, taken: ClaimedJob, *, alone: bool) -> None:
         """Another attempt that counts for nothing against the job, in a batch of its own where it is to be alone."""
         if alone:
             await self.records.change(taken.job.id, lambda state: state.model_copy(update={"alone": True}), taken.since)
         await taken.message.nak()
 
-    def note(self, taken: Taken, error: BaseException) -> None:
+    def note(self, taken: ClaimedJob, error: BaseException) -> None:
         """Add an error to those of the job."""
         taken.errors = [
             *taken.errors,
@@ -145,7 +145,7 @@ class JobOutcomes:
             ),
         ]
 
-    async def bury(self, taken: Taken, verdict: Bury) -> None:
+    async def bury(self, taken: ClaimedJob, verdict: EndJob) -> None:
         """Dead letter, then the failed result, then the acknowledgement: each can be repeated."""
         if verdict.why:
             kind = "expired" if verdict.reason == "expired" else "worker_died"
@@ -195,11 +195,11 @@ class JobOutcomes:
         result = await read_result(self._js, job_id)
         return result.status if result else None
 
-    async def recall(self, taken: Taken) -> JobState:
+    async def recall(self, taken: ClaimedJob) -> JobState:
         """What is kept of a job between attempts."""
         return await self.records.read(taken.job.id, taken.since)
 
-    async def _remember(self, taken: Taken) -> None:
+    async def _remember(self, taken: ClaimedJob) -> None:
         errors = taken.errors
         await self.records.change(taken.job.id, lambda state: state.model_copy(update={"errors": errors}), taken.since)
 
@@ -211,7 +211,7 @@ class JobOutcomes:
             raise InvalidInputError("$result", job_id, f"{result.status}")
         return (await load_payload(self._js, result.output_ref))["output"] if result.output_ref else result.output
 
-    async def _finish(self, taken: Taken, result: JobResult) -> None:
+    async def _finish(self, taken: ClaimedJob, result: JobResult) -> None:
         ttl_s = taken.job.result_ttl_s
         body = result.model_dump_json(exclude_none=True).encode()
         if len(body) > PAYLOAD_INLINE_LIMIT:
@@ -255,7 +255,7 @@ class JobOutcomes:
 
     def _result(
         self,
-        taken: Taken,
+        taken: ClaimedJob,
         status: str,
         started_at: datetime | None,
         *,

@@ -19,7 +19,7 @@ SILENT_DELIVERIES_WITH_NEEDS = 70_000
 
 
 @dataclass(frozen=True)
-class Bury:
+class EndJob:
     """Give up, for this reason; `why` says it of this job, where none of its errors does."""
 
     reason: DeadReason
@@ -73,22 +73,22 @@ def before_attempt(
     *,
     kills: int = 0,
     places: Places | None = None,
-) -> Bury | None:
+) -> EndJob | None:
     """Whether a delivered job should not be run at all.
 
     Deliveries that ended without an error (a worker died or drained) count apart: some are
     normal, more mean that the job kills its workers, as do those that the pool counted.
     """
     if now > expires_at(job):
-        return Bury("expired", expired_text(job))
+        return EndJob("expired", expired_text(job))
     silent = SILENT_DELIVERIES if job.needs is None else SILENT_DELIVERIES_WITH_NEEDS
     if kills >= MOST_KILLS:
-        return Bury("attempts_exhausted", f"killed its worker {kills} times")
+        return EndJob("attempts_exhausted", f"killed its worker {kills} times")
     if counted(errors, places) >= job.max_attempts:
-        return Bury("attempts_exhausted")
+        return EndJob("attempts_exhausted")
     if delivered - len(errors) > job.max_attempts + silent:
         died = delivered - 1 - len(errors)
-        return Bury("attempts_exhausted", f"its workers died, or gave it back, {died} times without an outcome")
+        return EndJob("attempts_exhausted", f"its workers died, or gave it back, {died} times without an outcome")
     return None
 
 
@@ -100,10 +100,10 @@ def expired_text(job: Job) -> str:
     return f"it had not begun {job.ttl_s:g} s (ttl_s) after {since.isoformat(timespec='seconds')}"
 
 
-def after_error(job: Job, error: BaseException, failed_attempts: int) -> Bury | Retry:
+def after_error(job: Job, error: BaseException, failed_attempts: int) -> EndJob | Retry:
     """Whether a failed job gets another attempt; `failed_attempts` counts this one."""
     if isinstance(error, AutopilotError) and not error.retryable:
-        return Bury("permanent_error")
+        return EndJob("permanent_error")
     if failed_attempts >= job.max_attempts:
-        return Bury("attempts_exhausted")
+        return EndJob("attempts_exhausted")
     return Retry(BACKOFF_S[min(failed_attempts, len(BACKOFF_S)) - 1])

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from accelerator_autopilot.inference.jobs.completion import Taken
+from accelerator_autopilot.inference.jobs.completion import ClaimedJob
 from accelerator_autopilot.inference.jobs.run_journal import RunJournal, RunningJob
 from accelerator_autopilot.inference.worker.application.model_cache import SHELF
 from accelerator_autopilot.inference.worker.application.worker_state import RUN_TIMED_OUT
@@ -30,7 +30,7 @@ LONGEST_LOAD_S = 1800.0
 class Run:
     """A batch that runs, since when (monotonic), and what was spent on loading models by then."""
 
-    taken: Sequence[Taken]
+    taken: Sequence[ClaimedJob]
     limit_s: float
     began: float
     loaded_s: float
@@ -47,7 +47,7 @@ def limit_of(timeouts: Sequence[float | None], longest_s: float) -> float:
     return min(longest_s, shortest * len(timeouts))
 
 
-class RunWatch:
+class RunTimeLimit:
     """Knows what runs, writes it down for the pool, and says what runs for too long."""
 
     def __init__(self, journal: RunJournal, longest_s: float) -> None:
@@ -56,7 +56,7 @@ class RunWatch:
         self._lock = threading.Lock()
 
     @contextmanager
-    def running(self, taken: Sequence[Taken]) -> Iterator[None]:
+    def running(self, taken: Sequence[ClaimedJob]) -> Iterator[None]:
         """These run until the end of the context."""
         now = time.monotonic()
         limit_s = limit_of([t.job.timeout_s for t in taken], self._longest_s)

@@ -11,7 +11,7 @@ from pydantic import BaseModel
 
 from accelerator_autopilot.contracts.kinds.base import Input
 from accelerator_autopilot.inference.settings import ModelSettings
-from accelerator_autopilot.inference.worker.application.scratch_folders import Scratch
+from accelerator_autopilot.inference.worker.application.scratch_folders import ScratchFolders
 
 T = TypeVar("T")
 
@@ -39,7 +39,7 @@ class RunContext:
     """
 
     models: ModelSettings
-    scratch: Scratch
+    scratch: ScratchFolders
     attempts: Sequence[int]
     progress: Callable[[int, float], None] = _silent
     partial: Callable[[int, Any], None] = _silent

@@ -14,7 +14,7 @@ from pydantic import BaseModel, ValidationError
 from accelerator_autopilot.contracts.kinds.base import Payload, Result
 from accelerator_autopilot.inference.kinds.base import ContinuousKind, Kind, RunContext
 from accelerator_autopilot.inference.settings import ModelSettings
-from accelerator_autopilot.inference.worker.application.scratch_folders import Scratch
+from accelerator_autopilot.inference.worker.application.scratch_folders import ScratchFolders
 
 NAME = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*")
 MOST_NAME = 100
@@ -72,7 +72,7 @@ def _check_models(kind: Kind | ContinuousKind) -> list[dict[str, Any]]:
 
 def _run(kind: Kind | ContinuousKind, example: dict[str, Any], models: ModelSettings) -> BaseModel:
     item = kind.input.model_validate(example)
-    with Scratch(None) as scratch:
+    with ScratchFolders(None) as scratch:
         context = RunContext(models=models, scratch=scratch, attempts=[1])
         if isinstance(kind, Kind):
             outputs = kind.run([item], context)
@@ -91,7 +91,7 @@ def _check_batch(kind: Kind, example: dict[str, Any], models: ModelSettings) -> 
     """As many outputs as inputs in a batch of several."""
     size = min(3, kind.max_batch)
     items = [kind.input.model_validate(example) for _ in range(size)]
-    with Scratch(None) as scratch:
+    with ScratchFolders(None) as scratch:
         outputs = kind.run(items, RunContext(models=models, scratch=scratch, attempts=[1] * size))
     _expect(len(outputs) == size, f"gives {len(outputs)} outputs for {size} inputs")
 

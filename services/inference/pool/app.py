@@ -17,16 +17,16 @@ from accelerator_autopilot.contracts.messages.alerts import Alert
 from accelerator_autopilot.contracts.messages.jobs import PRIORITIES
 from accelerator_autopilot.contracts.streams import due_durable, durable, job_durable, waiting_durable
 from accelerator_autopilot.inference.pool.application.command_handlers import PoolCommands
-from accelerator_autopilot.inference.pool.application.device_health import DeviceWatch
-from accelerator_autopilot.inference.pool.application.pool_state import PoolMemory
-from accelerator_autopilot.inference.pool.application.queue_janitor import QueueKeeper
-from accelerator_autopilot.inference.pool.application.stream_usage import StreamWatch
+from accelerator_autopilot.inference.pool.application.device_health import DeviceHealth
+from accelerator_autopilot.inference.pool.application.pool_state import PoolState
+from accelerator_autopilot.inference.pool.application.queue_janitor import QueueJanitor
+from accelerator_autopilot.inference.pool.application.stream_usage import StreamUsage
 from accelerator_autopilot.inference.pool.application.worker_supervisor import PoolSupervisor
 from accelerator_autopilot.inference.settings import PoolSettings
 from accelerator_autopilot.runtime.broker import client_of
-from accelerator_autopilot.runtime.command_fence import Fence
+from accelerator_autopilot.runtime.command_fence import CommandFence
 from accelerator_autopilot.runtime.consumers import Watched
-from accelerator_autopilot.runtime.leader_election import Leadership, leading_token
+from accelerator_autopilot.runtime.leader_election import LeaderElection, leading_token
 from accelerator_autopilot.runtime.service import Service
 from accelerator_autopilot.runtime.settings import load
 from accelerator_autopilot.runtime.shutdown import GRACE_S
@@ -38,7 +38,7 @@ def create_app(settings: PoolSettings | None = None) -> FastStream:
     settings = settings or load(PoolSettings)
     service = Service("pool", settings, grace_s=settings.stop_timeout_s + GRACE_S)
     broker = service.broker
-    supervisor = PoolSupervisor(settings, settings.pool_initial)
+    supervisor = PoolSupervisor(settings, settings.initial_workers)
     kills = Counter(
         "autopilot_pool_workers_killed", "workers that the pool killed", ["reason"], registry=service.registry
     )
@@ -48,12 +48,12 @@ def create_app(settings: PoolSettings | None = None) -> FastStream:
     ).inc
     stuck = Gauge("autopilot_pool_devices_stuck", "devices whose worker stood still of late", registry=service.registry)
     stuck.set_function(lambda: len(supervisor.stuck))
-    aside = Gauge("autopilot_pool_devices_set_aside", "devices on which jobs fail", registry=service.registry)
+    aside = Gauge("autopilot_pool_devices_suspected", "devices on which jobs fail", registry=service.registry)
     aside.set_function(lambda: len(supervisor.set_aside))
     node = subjects.name_part(settings.node)
 
-    memory = PoolMemory(service.bus, supervisor)
-    fence = Fence(leading=lambda: leading_token(service.bus.js, "scheduler"))
+    memory = PoolState(service.bus, supervisor)
+    fence = CommandFence(leading=lambda: leading_token(service.bus.js, "scheduler"))
     commands = PoolCommands(supervisor, service.bus.publish_outcome, memory.save_cordons, fence)
     scale = durable(f"pool-scale-{settings.pool}-{node}", subjects.scale_command(settings.pool))
     batch = durable(f"pool-batch-{settings.pool}-{node}", subjects.batch_command(settings.pool))
@@ -64,14 +64,14 @@ def create_app(settings: PoolSettings | None = None) -> FastStream:
         (drain, subjects.drain_commands(settings.node), commands.on_drain),
         (batch, subjects.batch_command(settings.pool), commands.on_batch),
     ]
-    if not settings.pool_fixed:
+    if not settings.external_scaling:
         taken.append((scale, subjects.scale_command(settings.pool), commands.on_scale))
     for config, subject, handler in taken:
         broker.subscriber(
             subject, stream=stream, durable=config.durable_name, config=config, pull_sub=pull, no_reply=True
         )(handler)
 
-    watch = DeviceWatch(supervisor)
+    watch = DeviceHealth(supervisor)
 
     async def on_frame(message: NatsMessage) -> None:
         watch.on_frame(decode(message.body, message.raw_message.subject))
@@ -94,13 +94,13 @@ def create_app(settings: PoolSettings | None = None) -> FastStream:
     async def lifespan() -> AsyncIterator[None]:
         async with service.running(watched) as js:
             await memory.recall()
-            leadership = Leadership(js, f"{settings.node}-{settings.pool}-{new_id()[:8]}", "queue")
-            keeper = QueueKeeper(client_of(broker), js, leadership, service.poison, settings.unrunnable_after_s)
+            leadership = LeaderElection(js, f"{settings.node}-{settings.pool}-{new_id()[:8]}", "queue")
+            keeper = QueueJanitor(client_of(broker), js, leadership, service.poison, settings.unrunnable_after_s)
             service.health.report("workers", ok=False, reason="no worker is ready yet")
             service.supervise("workers", supervisor.run)
             service.supervise("pool status", lambda: memory.keep_reporting(service.health))
             service.supervise("queue keeper", keeper.run)
-            streams = StreamWatch(js, service.bus, service.registry, lambda: leadership.token is not None)
+            streams = StreamUsage(js, service.bus, service.registry, lambda: leadership.token is not None)
 
             async def open_alerts() -> Iterable[Alert]:
                 return (await bucket_items(js, "open_alerts", Alert)).values()

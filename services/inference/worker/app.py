@@ -27,17 +27,17 @@ from accelerator_autopilot.contracts import streams
 from accelerator_autopilot.contracts.errors import UnavailableError
 from accelerator_autopilot.contracts.messages.jobs import WorkerStatus
 from accelerator_autopilot.inference.errors import RunTimeoutError
-from accelerator_autopilot.inference.jobs.completion import JobOutcomes
+from accelerator_autopilot.inference.jobs.completion import JobCompletion
 from accelerator_autopilot.inference.jobs.run_journal import RunJournal
-from accelerator_autopilot.inference.jobs.run_time_limit import Run, RunWatch
+from accelerator_autopilot.inference.jobs.run_time_limit import Run, RunTimeLimit
 from accelerator_autopilot.inference.settings import WorkerSettings
-from accelerator_autopilot.inference.worker.application.batch_runner import NATS_ERRORS, BatchLane, Lane
+from accelerator_autopilot.inference.worker.application.batch_runner import NATS_ERRORS, BatchRunner, JobRunner
 from accelerator_autopilot.inference.worker.application.cancellations import Cancellations
-from accelerator_autopilot.inference.worker.application.continuous_runner import ContinuousLane
+from accelerator_autopilot.inference.worker.application.continuous_runner import ContinuousRunner
 from accelerator_autopilot.inference.worker.application.device_turns import MOST_LONG, DeviceTurns
 from accelerator_autopilot.inference.worker.application.model_cache import SHELF
 from accelerator_autopilot.inference.worker.application.model_warm_up import warm_up
-from accelerator_autopilot.inference.worker.application.runner_factory import LaneFactory
+from accelerator_autopilot.inference.worker.application.runner_factory import RunnerFactory
 from accelerator_autopilot.inference.worker.application.scratch_folders import sweep_scratch
 from accelerator_autopilot.inference.worker.application.status_pipe import StatusPipe
 from accelerator_autopilot.inference.worker.application.worker_state import BEGIN_ANEW, RUN_TIMED_OUT, WorkerState
@@ -62,9 +62,9 @@ async def run_worker(settings: WorkerSettings) -> int:
     loop = asyncio.get_running_loop()
     journal = RunJournal(settings.journal_fd)
     SHELF.on_loading = journal.loading
-    runs, turns = RunWatch(journal, settings.run_timeout_s), DeviceTurns(settings.turn_s)
+    runs, turns = RunTimeLimit(journal, settings.run_timeout_s), DeviceTurns(settings.exclusive_run_s)
     here = f"{settings.node}/{settings.worker_device}"
-    state = WorkerState(runs, turns=turns, suspect_after=settings.suspect_after, here=here)
+    state = WorkerState(runs, turns=turns, suspect_after=settings.suspect_after_failures, here=here)
     stop = state.stop
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, state.end)
@@ -81,9 +81,9 @@ async def run_worker(settings: WorkerSettings) -> int:
     nc = await nats.connect(settings.servers, closed_cb=gone, **options)
     read_fast(nc)
     js = AckedPublisher(nc, timeout_s=5.0)
-    outcomes = JobOutcomes(js, await js.key_value("jobs"), settings, state.is_cancelled)
+    outcomes = JobCompletion(js, await js.key_value("jobs"), settings, state.is_cancelled)
     poison = PoisonRule(CollectorRegistry(), lambda: js)
-    factory = LaneFactory(settings, nc, js, outcomes, state, executor, poison)
+    factory = RunnerFactory(settings, nc, js, outcomes, state, executor, poison)
     lanes = [await factory.open(name) for name in settings.pool_kinds]
     tasks: set[asyncio.Task[None]] = set()
     state.runs.start(lambda late: _from_thread(loop, tasks, _end_overdue(late, state, lanes, outcomes)))
@@ -127,7 +127,7 @@ def _from_thread(
     loop.call_soon_threadsafe(lambda: tasks.add(loop.create_task(work)))
 
 
-async def _give_back(lanes: Sequence[Lane]) -> None:
+async def _give_back(lanes: Sequence[JobRunner]) -> None:
     for lane in lanes:
         try:
             await lane.stop()
@@ -135,7 +135,9 @@ async def _give_back(lanes: Sequence[Lane]) -> None:
             log.warning("jobs not given back; they come again when overdue")
 
 
-async def _end_overdue(late: Sequence[Run], state: WorkerState, lanes: Sequence[Lane], outcomes: JobOutcomes) -> None:
+async def _end_overdue(
+    late: Sequence[Run], state: WorkerState, lanes: Sequence[JobRunner], outcomes: JobCompletion
+) -> None:
     """Say how jobs ended that ran for too long, give back the others, and end at once: their thread cannot be."""
     state.end(RUN_TIMED_OUT)
     outcomes.end()
@@ -161,7 +163,7 @@ async def _end_overdue(late: Sequence[Run], state: WorkerState, lanes: Sequence[
     os._exit(RUN_TIMED_OUT)
 
 
-async def _keep_alive(state: WorkerState, lanes: Sequence[Lane]) -> None:
+async def _keep_alive(state: WorkerState, lanes: Sequence[JobRunner]) -> None:
     """Tell the server that jobs here are taken care of, also those that wait behind a long one."""
     while True:
         await asyncio.sleep(KEEP_ALIVE_S)
@@ -174,7 +176,7 @@ async def _keep_alive(state: WorkerState, lanes: Sequence[Lane]) -> None:
 
 
 async def _report(
-    settings: WorkerSettings, state: WorkerState, lanes: Sequence[BatchLane | ContinuousLane], poison: PoisonRule
+    settings: WorkerSettings, state: WorkerState, lanes: Sequence[BatchRunner | ContinuousRunner], poison: PoisonRule
 ) -> None:
     """One JSON line on standard output whenever the pool should know."""
     started_at, loop = utc_now(), asyncio.get_running_loop()

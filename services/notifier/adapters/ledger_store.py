@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from accelerator_autopilot.contracts import subjects
 from accelerator_autopilot.contracts.errors import UnavailableError
 from accelerator_autopilot.contracts.messages.alerts import Alert
-from accelerator_autopilot.notifier.domain.subscription_ledger import Entry, Place
+from accelerator_autopilot.notifier.domain.subscription_ledger import LedgerEntry, StreamPosition
 
 log = logging.getLogger(__name__)
 
@@ -29,13 +29,13 @@ class NatsLedgerStore:
     def __init__(self, js: JetStreamContext) -> None:
         self._js = js
 
-    async def load(self, subscription_id: str) -> dict[str, Entry]:
+    async def load(self, subscription_id: str) -> dict[str, LedgerEntry]:
         """What is kept of a subscription; what cannot be read is left out."""
         wildcard = f"$KV.{BUCKET}.{subjects.token(subscription_id)}.>"
         try:
             found = (await self._js.stream_info(f"KV_{BUCKET}", subjects_filter=wildcard)).state.subjects or {}
             keys = list(found)
-            entries: dict[str, Entry] = {}
+            entries: dict[str, LedgerEntry] = {}
             for start in range(0, len(keys), AT_ONCE):
                 read = await asyncio.gather(*(self._read(key) for key in keys[start : start + AT_ONCE]))
                 entries |= {entry.alert.id: entry for entry in read if entry is not None}
@@ -43,24 +43,24 @@ class NatsLedgerStore:
             raise UnavailableError(f"notices not read: {type(error).__name__}") from error
         return entries
 
-    async def put(self, subscription_id: str, entry: Entry) -> None:
+    async def put(self, subscription_id: str, entry: LedgerEntry) -> None:
         """Keep an entry."""
         body = entry.model_dump_json().encode()
         if len(body) > MOST_BYTES:
             body = _shorter(entry).model_dump_json().encode()
         await self._write(_subject(subscription_id, entry.alert.id), body)
 
-    async def place(self, subscription_id: str) -> Place | None:
+    async def place(self, subscription_id: str) -> StreamPosition | None:
         """How far a subscription has come in the stream; None where nothing is known."""
         try:
             message = await self._js.get_last_msg(f"KV_{BUCKET}", _place(subscription_id))
-            return Place.model_validate_json(message.data or b"")
+            return StreamPosition.model_validate_json(message.data or b"")
         except (NotFoundError, ValidationError):
             return None
         except (nats.errors.Error, OSError) as error:
             raise UnavailableError(f"place not read: {type(error).__name__}") from error
 
-    async def put_place(self, subscription_id: str, place: Place) -> None:
+    async def put_place(self, subscription_id: str, place: StreamPosition) -> None:
         """Keep how far it has come."""
         await self._write(_place(subscription_id), place.model_dump_json().encode())
 
@@ -79,10 +79,10 @@ class NatsLedgerStore:
         except (nats.errors.Error, OSError) as error:
             raise UnavailableError(f"notice not kept: {type(error).__name__}") from error
 
-    async def _read(self, key: str) -> Entry | None:
+    async def _read(self, key: str) -> LedgerEntry | None:
         try:
             message = await self._js.get_last_msg(f"KV_{BUCKET}", key)
-            return Entry.model_validate_json(message.data or b"")
+            return LedgerEntry.model_validate_json(message.data or b"")
         except NotFoundError:
             return None
         except ValidationError:
@@ -90,7 +90,7 @@ class NatsLedgerStore:
             return None
 
 
-def _shorter(entry: Entry) -> Entry:
+def _shorter(entry: LedgerEntry) -> LedgerEntry:
     notices = [n.model_copy(update={"alert": _brief(n.alert)}) for n in entry.waiting]
     return entry.model_copy(update={"alert": _brief(entry.alert), "waiting": notices})
 

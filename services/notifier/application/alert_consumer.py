@@ -18,8 +18,8 @@ from accelerator_autopilot.contracts import subjects
 from accelerator_autopilot.contracts.errors import InvalidInputError
 from accelerator_autopilot.contracts.messages.notices import Subscription
 from accelerator_autopilot.contracts.streams import durable
-from accelerator_autopilot.notifier.domain.subscription_ledger import RANK, Place
-from accelerator_autopilot.runtime.pull_subscription import Puller
+from accelerator_autopilot.notifier.domain.subscription_ledger import RANK, StreamPosition
+from accelerator_autopilot.runtime.pull_subscription import PullSubscription
 from accelerator_autopilot.runtime.supervision import beat
 from accelerator_autopilot.transport.clock import utc_now
 from accelerator_autopilot.transport.stream_setup import ensure_consumer
@@ -54,7 +54,7 @@ def stream_filters(subscription: Subscription) -> list[str]:
         return []
 
 
-class Intake:
+class AlertConsumer:
     """Pulls messages and wakes whoever waits for them.
 
     `place` is how far it has come. A consumer that is gone is made again from there: what was told once is not told
@@ -62,13 +62,18 @@ class Intake:
     """
 
     def __init__(
-        self, nc: Client, js: JetStreamContext, subscription: Subscription, arrived: asyncio.Event, place: Place | None
+        self,
+        nc: Client,
+        js: JetStreamContext,
+        subscription: Subscription,
+        arrived: asyncio.Event,
+        place: StreamPosition | None,
     ) -> None:
         self._js, self._subscription = js, subscription
-        self.place = place or Place()
+        self.place = place or StreamPosition()
         self._unsettled: set[int] = set()
         self._seen = self.place.sequence
-        self._puller = Puller(nc, "ALERTS", durable_name(subscription.id), arrived, expires_s=PULL_S)
+        self._puller = PullSubscription(nc, "ALERTS", durable_name(subscription.id), arrived, expires_s=PULL_S)
 
     async def start(self) -> bool:
         """Make the consumer, however long it takes, and open the inbox; True when the stream is another than before."""
@@ -108,7 +113,7 @@ class Intake:
         """Somebody else has told the stream what is to become of it."""
         self._unsettled.discard(message.metadata.sequence.stream)
 
-    def come_to(self) -> Place | None:
+    def come_to(self) -> StreamPosition | None:
         """Up to where everything is settled, when that is further than before."""
         sequence = min(self._unsettled) - 1 if self._unsettled else self._seen
         if sequence <= self.place.sequence:
@@ -143,7 +148,7 @@ class Intake:
             log.warning("the stream of alerts was made anew", extra={"subscription": self._subscription.id})
             self._unsettled.clear()
             self._seen = 0
-        self.place = Place(stream=stream, sequence=0 if anew else self.place.sequence)
+        self.place = StreamPosition(stream=stream, sequence=0 if anew else self.place.sequence)
         return anew
 
     async def _config(self) -> ConsumerConfig:

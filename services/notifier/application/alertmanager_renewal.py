@@ -10,7 +10,7 @@ from accelerator_autopilot.contracts.ids import new_id
 from accelerator_autopilot.contracts.messages.notices import Subscription
 from accelerator_autopilot.notifier.application.delivery_context import DeliveryContext
 from accelerator_autopilot.notifier.domain.message_formats import alertmanager
-from accelerator_autopilot.notifier.domain.subscription_ledger import Entry, Ledger
+from accelerator_autopilot.notifier.domain.subscription_ledger import LedgerEntry, SubscriptionLedger
 from accelerator_autopilot.runtime.supervision import beat
 from accelerator_autopilot.transport.clock import utc_now
 
@@ -22,7 +22,7 @@ CAUGHT_UP_S = 2.0
 TASK = "renewal"
 
 
-class Renewal:
+class AlertmanagerRenewal:
     """The renewals of one subscription; `under_way` are its posts by alert, this one's task among them."""
 
     def __init__(
@@ -34,11 +34,11 @@ class Renewal:
     ) -> None:
         self._subscription, self._around = subscription, around
         self._under_way, self._wake = under_way, wake
-        self._ledger = Ledger(subscription)
+        self._ledger = SubscriptionLedger(subscription)
         self._at_s = 0.0
         self.posting: frozenset[str] = frozenset()
 
-    async def begin(self, ledger: Ledger) -> set[str]:
+    async def begin(self, ledger: SubscriptionLedger) -> set[str]:
         """Renew the open alerts of this ledger; returns those that were open before it and are new to it."""
         self._ledger = ledger
         self._at_s = asyncio.get_running_loop().time() + CAUGHT_UP_S
@@ -74,7 +74,7 @@ class Renewal:
             self._under_way.pop(TASK, None)
             self._wake.set()
 
-    async def _post_part(self, entries: list[Entry]) -> None:
+    async def _post_part(self, entries: list[LedgerEntry]) -> None:
         now, body = utc_now(), list[object]()
         for entry in entries:
             going_on = {"at": now, "severity": entry.told, "state": "updated"}

@@ -17,7 +17,7 @@ from accelerator_autopilot.contracts.messages.alerts import Alert
 from accelerator_autopilot.contracts.messages.notices import DeliveryReply, DeliveryRequest, Silence, Subscription
 from accelerator_autopilot.notifier.application.alert_consumer import durable_name
 from accelerator_autopilot.notifier.application.delivery_context import DeliveryContext
-from accelerator_autopilot.notifier.application.subscription_worker import Deliveries
+from accelerator_autopilot.notifier.application.subscription_worker import SubscriptionWorker
 from accelerator_autopilot.runtime.supervision import TaskSupervisor
 from accelerator_autopilot.transport.clock import utc_now
 from accelerator_autopilot.transport.consumer_listing import all_consumers
@@ -33,7 +33,7 @@ class Dispatcher:
 
     around: DeliveryContext
     supervisor: TaskSupervisor
-    _loops: dict[str, Deliveries] = field(default_factory=dict)
+    _loops: dict[str, SubscriptionWorker] = field(default_factory=dict)
 
     async def sync(self, subscriptions: dict[str, Subscription], kept: Collection[str] | None = None) -> None:
         """Start loops of new subscriptions, stop those of removed ones, restart changed ones.
@@ -52,7 +52,7 @@ class Dispatcher:
                 del self._loops[key]
         for key, subscription in subscriptions.items():
             if key not in self._loops:
-                deliveries = self._loops[key] = Deliveries(subscription, self.around)
+                deliveries = self._loops[key] = SubscriptionWorker(subscription, self.around)
                 self.supervisor.start(_task(key), deliveries.run, standstill_s=STANDSTILL_S)
 
     def silence(self, silences: dict[str, Silence]) -> None:

@@ -15,7 +15,7 @@ from nats.js import JetStreamContext
 from nats.js.errors import NotFoundError
 
 from accelerator_autopilot.contracts.messages.alerts import Alert
-from accelerator_autopilot.notifier.domain.subscription_ledger import Ledger
+from accelerator_autopilot.notifier.domain.subscription_ledger import SubscriptionLedger
 from accelerator_autopilot.runtime.bus import BUS_ERRORS
 from accelerator_autopilot.runtime.supervision import beat
 from accelerator_autopilot.transport.snapshots import bucket_items
@@ -55,14 +55,14 @@ class OpenAlerts:
 
 
 @dataclass
-class LostEnds:
+class MissedResolutions:
     """Since when a subscription's open alerts are missing from what is open."""
 
     time: Callable[[], float] = field(default=lambda: asyncio.get_running_loop().time())
     _seen_s: float = 0.0
     _missing_s: dict[str, float] = field(default_factory=dict)
 
-    def look(self, ledger: Ledger, known: OpenAlerts) -> list[str]:
+    def look(self, ledger: SubscriptionLedger, known: OpenAlerts) -> list[str]:
         """Alerts that have been missing for long enough."""
         if known.at_s == self._seen_s:
             return []

@@ -16,14 +16,14 @@ from accelerator_autopilot.contracts.errors import AutopilotError, InvalidInputE
 from accelerator_autopilot.contracts.ids import derived_id
 from accelerator_autopilot.contracts.messages.alerts import Alert, Severity
 from accelerator_autopilot.contracts.messages.notices import Subscription
-from accelerator_autopilot.notifier.application.alert_consumer import Intake, durable_name
-from accelerator_autopilot.notifier.application.alertmanager_renewal import Renewal
+from accelerator_autopilot.notifier.application.alert_consumer import AlertConsumer, durable_name
+from accelerator_autopilot.notifier.application.alertmanager_renewal import AlertmanagerRenewal
 from accelerator_autopilot.notifier.application.delivery_context import DeliveryContext
-from accelerator_autopilot.notifier.application.missed_resolutions import LostEnds
+from accelerator_autopilot.notifier.application.missed_resolutions import MissedResolutions
 from accelerator_autopilot.notifier.domain.circuit_breaker import THRESHOLD, CircuitBreaker
 from accelerator_autopilot.notifier.domain.delivery_rules import Rate, hold, retry_delay_s
 from accelerator_autopilot.notifier.domain.message_formats import alertmanager_end, body_of
-from accelerator_autopilot.notifier.domain.subscription_ledger import Ledger
+from accelerator_autopilot.notifier.domain.subscription_ledger import SubscriptionLedger
 from accelerator_autopilot.notifier.errors import RefusedTargetError
 from accelerator_autopilot.runtime.bus import BUS_ERRORS
 from accelerator_autopilot.runtime.supervision import beat
@@ -41,12 +41,12 @@ NOT_KNOWN_S, TOLD_UNKNOWN_S = 2.0, 30.0
 HELD_S = 60.0
 
 
-class Deliveries:
+class SubscriptionWorker:
     """The loop of one subscription."""
 
     def __init__(self, subscription: Subscription, around: DeliveryContext) -> None:
         self.subscription, self.around = subscription, around
-        self._ledger = Ledger(subscription)
+        self._ledger = SubscriptionLedger(subscription)
         self._breaker, self._rate = CircuitBreaker(), Rate()
         self._wake = asyncio.Event()
         self._under_way: dict[str, asyncio.Task[None]] = {}
@@ -55,14 +55,16 @@ class Deliveries:
         self._retry: dict[str, float] = {}
         self._unknown_since: dict[str, float] = {}
         self._unsaved: set[str] = set()
-        self._renewal = Renewal(subscription, around, self._under_way, self._wake)
-        self._lost_ends = LostEnds()
+        self._renewal = AlertmanagerRenewal(subscription, around, self._under_way, self._wake)
+        self._lost_ends = MissedResolutions()
 
     async def run(self) -> None:
         """Deliver until cancelled; what was not told is told after the next start."""
         store, identity = self.around.store, self.subscription.id
-        self._ledger = Ledger(self.subscription, await store.load(identity))
-        intake = Intake(self.around.nc, self.around.js, self.subscription, self._wake, await store.place(identity))
+        self._ledger = SubscriptionLedger(self.subscription, await store.load(identity))
+        intake = AlertConsumer(
+            self.around.nc, self.around.js, self.subscription, self._wake, await store.place(identity)
+        )
         try:
             if await intake.start():
                 self._begin_anew()
@@ -84,7 +86,7 @@ class Deliveries:
         finally:
             await self._finish(intake)
 
-    async def _finish(self, intake: Intake) -> None:
+    async def _finish(self, intake: AlertConsumer) -> None:
         """Keep what is told by now, else it would be told again after the next start."""
         if self._under_way:
             await asyncio.wait(self._under_way.values(), timeout=ANSWER_S)
@@ -124,7 +126,7 @@ class Deliveries:
             self._ledger.end(alert_id, utc_now())
             self._unsaved.add(alert_id)
 
-    async def _take_all(self, intake: Intake) -> None:
+    async def _take_all(self, intake: AlertConsumer) -> None:
         taken: list[tuple[str, Msg]] = []
         messages = intake.taken()
         for message in messages:

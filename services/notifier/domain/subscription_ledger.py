@@ -30,7 +30,7 @@ class Notice(Message):
     tried_at: datetime | None = None
 
 
-class Entry(Message):
+class LedgerEntry(Message):
     """One alert, as a subscription knows it; KV `notices`, key = subscription and alert."""
 
     alert: Alert
@@ -48,7 +48,7 @@ class Entry(Message):
         return max([*ranks, RANK[self.told] if self.told else -1], default=-1)
 
 
-class Place(Message):
+class StreamPosition(Message):
     """How far a subscription has come in the stream of alerts; KV `notices`, key = subscription.
 
     `stream` is when that stream was made: the sequences of another one begin again.
@@ -58,10 +58,10 @@ class Place(Message):
     sequence: int = 0
 
 
-class Ledger:
+class SubscriptionLedger:
     """The entries of one subscription by alert."""
 
-    def __init__(self, subscription: Subscription, entries: dict[str, Entry] | None = None) -> None:
+    def __init__(self, subscription: Subscription, entries: dict[str, LedgerEntry] | None = None) -> None:
         self.subscription = subscription
         self.entries = dict(entries or {})
 
@@ -91,8 +91,8 @@ class Ledger:
         self.entries[alert.id] = self._changed(None, alert, 0)
         return True
 
-    def _changed(self, known: Entry | None, alert: Alert, sequence: int) -> Entry:
-        entry = known or Entry(alert=alert)
+    def _changed(self, known: LedgerEntry | None, alert: Alert, sequence: int) -> LedgerEntry:
+        entry = known or LedgerEntry(alert=alert)
         if entry.ended_at is not None:
             return entry
         rank = RANK[alert.severity]
@@ -106,8 +106,8 @@ class Ledger:
             waiting = _with(waiting, Notice(alert=alert, sequence=sequence))
         return entry.model_copy(update={"alert": alert, "waiting": waiting, "sequence": sequence})
 
-    def _ended(self, known: Entry | None, alert: Alert, sequence: int) -> Entry:
-        entry = known or Entry(alert=alert, known=False)
+    def _ended(self, known: LedgerEntry | None, alert: Alert, sequence: int) -> LedgerEntry:
+        entry = known or LedgerEntry(alert=alert, known=False)
         waiting = entry.waiting
         # What was never told has no end to be told; of what began before this ledger nobody knows.
         if (entry.rank >= 0 or not entry.known) and self._state_wanted(alert) and entry.ended_at is None:
@@ -192,7 +192,7 @@ class Ledger:
         """Alerts that have not ended, as far as is known."""
         return [key for key, entry in self.entries.items() if entry.ended_at is None]
 
-    def open_and_told(self) -> list[Entry]:
+    def open_and_told(self) -> list[LedgerEntry]:
         """Alerts that were told and whose end is not to be told yet."""
         going_on = self._incidents_going_on()
         return [
@@ -207,10 +207,10 @@ class Ledger:
             return set()
         return {_incident(entry.alert) for entry in self.entries.values() if entry.ended_at is None}
 
-    def _waiting(self) -> Iterator[tuple[str, Entry]]:
+    def _waiting(self) -> Iterator[tuple[str, LedgerEntry]]:
         return ((key, entry) for key, entry in self.entries.items() if entry.waiting)
 
-    def _of_incident(self, alert: Alert) -> list[Entry]:
+    def _of_incident(self, alert: Alert) -> list[LedgerEntry]:
         incident = _incident(alert)
         return [e for e in self.entries.values() if _incident(e.alert) == incident]
 

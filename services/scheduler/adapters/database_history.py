@@ -75,7 +75,7 @@ MINUTE_COLUMNS: dict[str, Wide] = {
 
 
 @dataclass(frozen=True)
-class PastJobs:
+class JobHistory:
     """[N] in the order of submission; times in seconds since the span began."""
 
     pool: list[str]
@@ -92,7 +92,7 @@ class PastJobs:
 
 
 @dataclass(frozen=True)
-class PastDevice:
+class DeviceHistory:
     """A device with its minutes, [M] each; NaN where something was not told."""
 
     node: str
@@ -111,13 +111,13 @@ class PastDevice:
 
 
 @dataclass(frozen=True)
-class Past:
+class FleetHistory:
     """A span of the fleet."""
 
     since: datetime
     until: datetime
-    jobs: PastJobs
-    devices: list[PastDevice]
+    jobs: JobHistory
+    devices: list[DeviceHistory]
     load_s: dict[str, Doubles]  # load times of each pool, as the scheduler had measured them at each command
     factors: dict[str, float]  # price_per_kwh, co2_g_per_kwh: as the recorder was told
     energy_by_hour_j: Doubles = field(default_factory=lambda: np.zeros(0))  # of all devices, by the clock's hours
@@ -131,7 +131,7 @@ class Past:
 
 async def read_past(
     dsn: str, since: datetime, until: datetime, *, most_jobs: int = MOST_JOBS, most_minutes: int = MOST_MINUTES
-) -> Past:
+) -> FleetHistory:
     """The span, of its jobs the newest and of its devices as many as the limits allow. Raises UnavailableError."""
     since, until = since.astimezone(UTC), until.astimezone(UTC)
     async with (
@@ -158,7 +158,7 @@ async def read_past(
         loads = await connection.fetch(LOADS, since, until)
         factors = await connection.fetch("SELECT name, value FROM factors")
     told = {r["name"]: float(r["value"]) for r in factors}
-    return Past(since, until, jobs, _devices(chosen, minutes, since), _loads(loads), told, energy_j, len(rows))
+    return FleetHistory(since, until, jobs, _devices(chosen, minutes, since), _loads(loads), told, energy_j, len(rows))
 
 
 @dataclass(frozen=True)
@@ -224,7 +224,7 @@ def _jobs(
     since: datetime,
     in_all: int,
     from_s: float,
-) -> PastJobs:
+) -> JobHistory:
     """In the order of submission."""
     columns = {name: column[::-1] for name, column in copied.items()}
     whose, place = np.unique(columns["who"], return_inverse=True)
@@ -232,7 +232,7 @@ def _jobs(
     submitted, started, finished = ((columns[n] - _us(since)) / 1e6 for n in ("submitted", "started", "finished"))
     run_s = np.where(np.isnan(columns["run_s"]), np.maximum(finished - started, 0.0), columns["run_s"])
     batch = np.maximum(columns["batch"], 1.0)
-    return PastJobs(
+    return JobHistory(
         pool=[each[n][0] for n in places],
         kind=[each[n][1] for n in places],
         device=[each[n][2] for n in places],
@@ -255,7 +255,7 @@ def _loads(rows: list[Any]) -> dict[str, Doubles]:
     return {pool: np.array(its) for pool, its in of.items()}
 
 
-def _devices(rows: Sequence[Any], minutes: Mapping[str, NDArray[Any]], since: datetime) -> list[PastDevice]:
+def _devices(rows: Sequence[Any], minutes: Mapping[str, NDArray[Any]], since: datetime) -> list[DeviceHistory]:
     order = np.lexsort((minutes["at"], minutes["device_id"]))
     of = minutes["device_id"][order]
     at_s = (minutes["at"][order] - _us(since)) / 1e6
@@ -267,7 +267,7 @@ def _devices(rows: Sequence[Any], minutes: Mapping[str, NDArray[Any]], since: da
             continue
         its = {name: column[first:last].copy() for name, column in values.items()}
         found.append(
-            PastDevice(
+            DeviceHistory(
                 node=row["node"],
                 device=row["device"],
                 model=row["model"],

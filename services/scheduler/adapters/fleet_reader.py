@@ -18,16 +18,16 @@ from accelerator_autopilot.contracts.messages.alerts import Alert
 from accelerator_autopilot.contracts.messages.commands import PoolPolicy
 from accelerator_autopilot.contracts.messages.jobs import PoolStatus
 from accelerator_autopilot.contracts.messages.telemetry import NodeInventory
-from accelerator_autopilot.runtime.cooperative_loops import Turns
-from accelerator_autopilot.scheduler.adapters.latest_frames import NewestFrames
-from accelerator_autopilot.scheduler.adapters.pool_history import PoolTrack
-from accelerator_autopilot.scheduler.adapters.pool_workers import Crew
+from accelerator_autopilot.runtime.cooperative_loops import CooperativeLoop
+from accelerator_autopilot.scheduler.adapters.latest_frames import LatestFrames
+from accelerator_autopilot.scheduler.adapters.pool_history import PoolHistory
+from accelerator_autopilot.scheduler.adapters.pool_workers import PoolWorkers
 from accelerator_autopilot.scheduler.adapters.queue_counts import Queues, queue_counts
 from accelerator_autopilot.scheduler.domain.device_columns import Readings
-from accelerator_autopilot.scheduler.domain.device_registry import DeviceBook
-from accelerator_autopilot.scheduler.domain.draining import AlertSight, Device
+from accelerator_autopilot.scheduler.domain.device_registry import DeviceRegistry
+from accelerator_autopilot.scheduler.domain.draining import CriticalAlerts, Device
 from accelerator_autopilot.scheduler.domain.observation import PoolObservation
-from accelerator_autopilot.transport.bucket_changes import BucketFollower
+from accelerator_autopilot.transport.bucket_changes import BucketChanges
 from accelerator_autopilot.transport.unreadable_values import parse_value
 
 MOST_SLOTS = 16  # no policy was trained on more
@@ -42,21 +42,21 @@ class FleetReader:
 
     js: JetStreamContext
     stale_after_s: float
-    frames: NewestFrames
+    frames: LatestFrames
     held: set[str] = field(default_factory=set)
-    _book: DeviceBook = field(default_factory=DeviceBook)
+    _book: DeviceRegistry = field(default_factory=DeviceRegistry)
     _nodes: dict[str, str] = field(default_factory=dict)  # by key of the inventory
     _parts: dict[str, PoolStatus] = field(default_factory=dict)
     _texts: dict[str, tuple[bytes, bytes]] = field(default_factory=dict)
     _alerts: dict[str, Alert | None] = field(default_factory=dict)  # None: it cannot be read
     _queues: Queues = field(default_factory=lambda: Queues({}))
-    _tracks: dict[str, PoolTrack] = field(default_factory=dict)
-    _crews: dict[str, Crew] = field(default_factory=dict)
+    _tracks: dict[str, PoolHistory] = field(default_factory=dict)
+    _crews: dict[str, PoolWorkers] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self._of_pools = BucketFollower(self.js, "pools")
-        self._of_inventory = BucketFollower(self.js, "inventory")
-        self._of_alerts = BucketFollower(self.js, OPEN_ALERTS)
+        self._of_pools = BucketChanges(self.js, "pools")
+        self._of_inventory = BucketChanges(self.js, "inventory")
+        self._of_alerts = BucketChanges(self.js, OPEN_ALERTS)
 
     async def look(self) -> None:
         """Take in the newest frames and what the queues say. Raises UnavailableError."""
@@ -69,7 +69,7 @@ class FleetReader:
         A pool of which a part went silent lately is left out: what its others show is not the whole, and to
         decide on it would double or empty it. A part that stays silent is gone, and the others are the pool.
         """
-        turns = Turns()
+        turns = CooperativeLoop()
         for key, value in (await self._of_pools.changes()).items():
             part = None if value is None else self._part(key, value)
             if part is None:
@@ -98,14 +98,14 @@ class FleetReader:
         self._texts[key] = head, tail
         return parse_value("pools", key, value, PoolStatus)
 
-    async def critical(self) -> AlertSight:
+    async def critical(self) -> CriticalAlerts:
         """What the open alerts say of devices. Raises UnavailableError while there is nothing to read them from."""
         try:
             created = (await self.js.stream_info(f"KV_{OPEN_ALERTS}")).created
         except NotFoundError as error:
             await self._of_alerts.forget()
             raise UnavailableError("the bucket of open alerts is gone: no device is drained or restored") from error
-        turns = Turns()
+        turns = CooperativeLoop()
         for key, value in (await self._of_alerts.changes()).items():
             if value is None:
                 self._alerts.pop(key, None)
@@ -120,11 +120,11 @@ class FleetReader:
             elif alert.severity == "critical":
                 device, since = (alert.node, alert.device), alert.worsened_at or alert.opened_at
                 critical[device] = max(since, critical.get(device, since))
-        return AlertSight(critical, doubtful, created)
+        return CriticalAlerts(critical, doubtful, created)
 
-    async def devices(self) -> DeviceBook:
+    async def devices(self) -> DeviceRegistry:
         """Every device of every node. Raises UnavailableError."""
-        turns = Turns()
+        turns = CooperativeLoop()
         for key, value in (await self._of_inventory.changes()).items():
             told = None if value is None else parse_value("inventory", key, value, NodeInventory)
             if told is not None:
@@ -143,7 +143,7 @@ class FleetReader:
         self,
         pool: str,
         parts: Sequence[PoolStatus],
-        devices: DeviceBook,
+        devices: DeviceRegistry,
         power_w: Readings,
         bounds: PoolPolicy,
         power_level: float,
@@ -155,11 +155,11 @@ class FleetReader:
             return None
         track = self._tracks.get(pool)
         if track is None:
-            track = self._tracks[pool] = PoolTrack()
+            track = self._tracks[pool] = PoolHistory()
         progress = track.look(queue, parts, now)
         crew = self._crews.get(pool)
         if crew is None or not crew.is_of(parts, devices):
-            crew = self._crews[pool] = Crew.of(parts, devices)
+            crew = self._crews[pool] = PoolWorkers.of(parts, devices)
         return PoolObservation(
             pool=pool,
             at=now,

@@ -15,7 +15,7 @@ from prometheus_client import CollectorRegistry, Counter
 from accelerator_autopilot.contracts.errors import InvalidInputError
 from accelerator_autopilot.contracts.frame_layout import FrameLayout
 from accelerator_autopilot.contracts.frames import TelemetryFrame, decode
-from accelerator_autopilot.runtime.cooperative_loops import Turns
+from accelerator_autopilot.runtime.cooperative_loops import CooperativeLoop
 from accelerator_autopilot.scheduler.adapters.frame_blocks import AlikeFrames, Waiting
 from accelerator_autopilot.scheduler.domain.device_columns import DeviceColumns
 
@@ -27,7 +27,7 @@ BUNCH = 50  # frames that are unpacked one by one
 
 
 @dataclass
-class NewestFrames:
+class LatestFrames:
     """What every node said last. `clock` tells seconds since 1970.
 
     A frame of a node that is not known, or that is not as its frames were, is unpacked; all others are read in blocks.
@@ -62,7 +62,7 @@ class NewestFrames:
 
     async def read(self) -> None:
         """Write what came since the last round into the columns, and forget nodes that fell silent."""
-        turns, now_s = Turns(), self.clock()
+        turns, now_s = CooperativeLoop(), self.clock()
         waiting, self._waiting, self._bytes = self._waiting, {}, 0
         for alike in self._alike.values():
             for start in range(0, len(alike), BLOCK):

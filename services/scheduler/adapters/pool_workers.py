@@ -8,13 +8,13 @@ from dataclasses import dataclass
 from operator import is_
 
 from accelerator_autopilot.contracts.messages.jobs import PoolStatus, WorkerStatus
-from accelerator_autopilot.scheduler.domain.device_registry import DeviceBook, DeviceFacts
+from accelerator_autopilot.scheduler.domain.device_registry import DeviceFacts, DeviceRegistry
 from accelerator_autopilot.scheduler.domain.draining import Device
 from accelerator_autopilot.scheduler.domain.power_curves import PowerCurve, curve_of
 
 
 @dataclass(frozen=True)
-class Crew:
+class PoolWorkers:
     """What is counted of workers and their devices."""
 
     ready: int
@@ -26,7 +26,7 @@ class Crew:
     _nodes: list[tuple[DeviceFacts, ...] | None]
 
     @classmethod
-    def of(cls, parts: Sequence[PoolStatus], book: DeviceBook) -> Crew:
+    def of(cls, parts: Sequence[PoolStatus], book: DeviceRegistry) -> PoolWorkers:
         """Count."""
         workers = [(part.node, w) for part in parts for w in part.workers]
         devices = sorted({(node, device) for node, w in workers for device in w.device.split("+")})
@@ -40,7 +40,7 @@ class Crew:
             _nodes=[book.nodes.get(part.node) for part in parts],
         )
 
-    def is_of(self, parts: Sequence[PoolStatus], book: DeviceBook) -> bool:
+    def is_of(self, parts: Sequence[PoolStatus], book: DeviceRegistry) -> bool:
         """Whether nothing has changed: who says the same again gives the same objects."""
         return (
             len(parts) == len(self._workers)

@@ -26,7 +26,7 @@ NOT_SENT: dict[Autonomy, Reason] = {"observe": "mode_observe", "advise": "mode_a
 
 
 @dataclass
-class Actor:
+class Actuator:
     """Sends, proposes or keeps still."""
 
     bus: Bus

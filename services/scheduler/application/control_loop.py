@@ -11,13 +11,13 @@ from datetime import datetime
 
 from accelerator_autopilot.contracts.messages.commands import FleetPolicy
 from accelerator_autopilot.contracts.messages.jobs import PoolStatus
-from accelerator_autopilot.runtime.cooperative_loops import Turns
+from accelerator_autopilot.runtime.cooperative_loops import CooperativeLoop
 from accelerator_autopilot.scheduler.adapters.fleet_reader import FleetReader
-from accelerator_autopilot.scheduler.application.actuator import Actor
-from accelerator_autopilot.scheduler.application.device_controller import DeviceDecider, levels_by_device
-from accelerator_autopilot.scheduler.application.pool_controller import DecisionError, PoolDecider
+from accelerator_autopilot.scheduler.application.actuator import Actuator
+from accelerator_autopilot.scheduler.application.device_controller import DeviceController, levels_by_device
+from accelerator_autopilot.scheduler.application.pool_controller import DecisionError, PoolController
 from accelerator_autopilot.scheduler.domain.device_columns import Readings
-from accelerator_autopilot.scheduler.domain.device_registry import DeviceBook
+from accelerator_autopilot.scheduler.domain.device_registry import DeviceRegistry
 from accelerator_autopilot.scheduler.domain.draining import Device
 from accelerator_autopilot.scheduler.domain.job_energy import NodeEfficiency
 from accelerator_autopilot.scheduler.domain.observation import PoolObservation
@@ -30,7 +30,7 @@ log = logging.getLogger(__name__)
 class Failures:
     """What went wrong in parts of a round: it is told at its end, so that one part does not stop the others."""
 
-    actor: Actor
+    actor: Actuator
     _first: list[tuple[str, Exception]] = field(default_factory=list)
 
     @asynccontextmanager
@@ -51,12 +51,12 @@ class Failures:
 
 
 @dataclass
-class Decider:
+class ControlLoop:
     """Decides for the whole fleet while this process leads."""
 
     reader: FleetReader
-    pools: PoolDecider
-    devices: DeviceDecider
+    pools: PoolController
+    devices: DeviceController
     _wanted: dict[Device, float] = field(default_factory=dict)
     _efficiency: NodeEfficiency = field(default_factory=NodeEfficiency)
     _cordons: dict[str, set[str]] = field(default_factory=dict)
@@ -80,7 +80,7 @@ class Decider:
         cordoned = self._cordoned(parts)
         seen = await self._observe(parts, devices, policy, now)
         heat_c, power_w = (self.reader.samples(metric, now) for metric in ("temp_c", "power_w"))
-        turns = Turns()
+        turns = CooperativeLoop()
         for part in (part for each in parts.values() for part in each):
             self._efficiency.look(part, power_w)
             await turns.give()
@@ -109,9 +109,9 @@ class Decider:
         return {(node, device) for node, its in self._cordons.items() for device in its}
 
     async def _observe(
-        self, parts: Mapping[str, Sequence[PoolStatus]], devices: DeviceBook, policy: FleetPolicy, now: datetime
+        self, parts: Mapping[str, Sequence[PoolStatus]], devices: DeviceRegistry, policy: FleetPolicy, now: datetime
     ) -> list[PoolObservation]:
-        power_w, turns = self.reader.samples("power_w", now), Turns()
+        power_w, turns = self.reader.samples("power_w", now), CooperativeLoop()
         observed = []
         for name, each in parts.items():
             try:
@@ -130,7 +130,7 @@ class Decider:
 
 def _room(
     part: PoolStatus,
-    devices: DeviceBook,
+    devices: DeviceRegistry,
     cordoned: set[Device],
     heat_c: Readings,
     joules_per_job: float,

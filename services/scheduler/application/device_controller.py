@@ -19,13 +19,13 @@ from accelerator_autopilot.contracts.messages.commands import (
     FleetPolicy,
     PowerCommand,
 )
-from accelerator_autopilot.scheduler.application.actuator import Actor
+from accelerator_autopilot.scheduler.application.actuator import Actuator
 from accelerator_autopilot.scheduler.application.bounded_concurrency import in_flight
-from accelerator_autopilot.scheduler.application.power_cap_state import CapBoard
+from accelerator_autopilot.scheduler.application.power_cap_state import PowerCapState
 from accelerator_autopilot.scheduler.domain.device_columns import Readings
-from accelerator_autopilot.scheduler.domain.device_registry import DeviceBook
+from accelerator_autopilot.scheduler.domain.device_registry import DeviceRegistry
 from accelerator_autopilot.scheduler.domain.draining import (
-    AlertSight,
+    CriticalAlerts,
     Device,
     DrainDecision,
     DrainMemory,
@@ -45,19 +45,19 @@ WORDS_AT_ONCE = 32
 
 
 @dataclass
-class DeviceDecider:
+class DeviceController:
     """Decides for all devices at once."""
 
-    actor: Actor
+    actor: Actuator
     cap_lease_s: float
     _drains: dict[Device, datetime] = field(default_factory=dict)
     _memory: DrainMemory = field(default_factory=DrainMemory)
     _written: bool = True
-    _kept: CapBoard = field(default_factory=CapBoard)
+    _kept: PowerCapState = field(default_factory=PowerCapState)
 
     async def drain(
         self,
-        sight: AlertSight,
+        sight: CriticalAlerts,
         cordoned: set[Device],
         epochs: Mapping[Device, Epochs],
         heard: Collection[str],
@@ -120,7 +120,7 @@ class DeviceDecider:
 
     async def cap(
         self,
-        devices: DeviceBook,
+        devices: DeviceRegistry,
         caps_now_w: Readings,
         wanted_levels: Mapping[Device, float],
         policy: FleetPolicy,

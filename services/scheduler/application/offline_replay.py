@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 from accelerator_autopilot.contracts.errors import InvalidInputError
 from accelerator_autopilot.contracts.messages.commands import FleetPolicy
-from accelerator_autopilot.scheduler.adapters.database_history import Past, PastDevice
-from accelerator_autopilot.scheduler.domain.pool_arrays import Action, Ints, PoolFacts, Seen
+from accelerator_autopilot.scheduler.adapters.database_history import DeviceHistory, FleetHistory
+from accelerator_autopilot.scheduler.domain.pool_arrays import Action, Ints, PoolFacts, PoolObservations
 from accelerator_autopilot.scheduler.domain.power_curves import PowerCurve, curve_of
 from accelerator_autopilot.scheduler.policies.contract import PoolPolicy
 from accelerator_autopilot.scheduler.policies.library import policy_maker
@@ -36,7 +36,7 @@ FEWEST_JOBS = 20
 
 
 @dataclass(frozen=True)
-class PastPool:
+class PoolReplay:
     """A pool as it was, ready to be played."""
 
     pool: str
@@ -46,12 +46,12 @@ class PastPool:
     energy_j: float  # of its jobs, as recorded; NaN where that is not known
 
 
-def interval_s(past: Past) -> float:
+def interval_s(past: FleetHistory) -> float:
     """Between decisions of a replay: as in operation, wider for long spans."""
     return max(DECIDED_EVERY_S, past.length_s / MOST_DECISIONS)
 
 
-def past_pools(past: Past, policy: FleetPolicy, ceiling: int | None, slack_s: float | None) -> list[PastPool]:
+def past_pools(past: FleetHistory, policy: FleetPolicy, ceiling: int | None, slack_s: float | None) -> list[PoolReplay]:
     """The pools that ran jobs. Raises InvalidInputError when there are too few."""
     jobs, runs = past.jobs, _runs(past)
     found = []
@@ -66,7 +66,7 @@ def past_pools(past: Past, policy: FleetPolicy, ceiling: int | None, slack_s: fl
         batching = calibrated_batching(runs.of(its))
         load_s = past.load_s.get(pool, np.zeros(0))
         found.append(
-            PastPool(
+            PoolReplay(
                 pool,
                 pool_model(
                     curve,
@@ -86,9 +86,9 @@ def past_pools(past: Past, policy: FleetPolicy, ceiling: int | None, slack_s: fl
     return found
 
 
-def _curve(past: Past, its: NDArray[np.bool_], runs: JobRuns) -> PowerCurve:
+def _curve(past: FleetHistory, its: NDArray[np.bool_], runs: JobRuns) -> PowerCurve:
     """Of the devices that ran these jobs; each model counts with its jobs."""
-    models: dict[str, list[PastDevice]] = {}
+    models: dict[str, list[DeviceHistory]] = {}
     ran_on = {past.jobs.device[i] for i in np.flatnonzero(its)}
     for device in past.devices:
         if (device.node, device.device) in ran_on:
@@ -106,7 +106,7 @@ def _curve(past: Past, its: NDArray[np.bool_], runs: JobRuns) -> PowerCurve:
     return mixed(curves, np.array(parts))
 
 
-def _runs(past: Past) -> JobRuns:
+def _runs(past: FleetHistory) -> JobRuns:
     jobs = past.jobs
     cap_w = np.full(len(jobs.kind), np.nan)
     for device in past.devices:
@@ -128,13 +128,13 @@ class Floored:
         """These pools from now on."""
         self._policy.reset(facts)
 
-    def decide(self, seen: Seen) -> Action:
+    def decide(self, seen: PoolObservations) -> Action:
         """What the policy says, and no less than the floor."""
         action = self._policy.decide(seen)
         return replace(action, replicas=np.maximum(action.replicas, self._floors))
 
 
-def played(pools: Sequence[PastPool], names: Sequence[str], seed: int = 0) -> dict[str, Outcome]:
+def played(pools: Sequence[PoolReplay], names: Sequence[str], seed: int = 0) -> dict[str, Outcome]:
     """Each policy on all pools of the past."""
     models, traces = [p.model for p in pools], [p.trace for p in pools]
     floors = np.array([p.floor for p in pools], np.int64)

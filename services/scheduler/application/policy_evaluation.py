@@ -13,8 +13,14 @@ from prometheus_client import Gauge
 from accelerator_autopilot.contracts.errors import AutopilotError, InvalidInputError
 from accelerator_autopilot.contracts.messages.commands import ChampionStatus, FleetPolicy
 from accelerator_autopilot.runtime.bus import BUS_ERRORS, Bus
-from accelerator_autopilot.scheduler.adapters.database_history import Past, read_block, read_past
-from accelerator_autopilot.scheduler.domain.champion_challenger import BLOCK_S, Band, Championship, Choice, choose
+from accelerator_autopilot.scheduler.adapters.database_history import FleetHistory, read_block, read_past
+from accelerator_autopilot.scheduler.domain.champion_challenger import (
+    BLOCK_S,
+    ChampionChallenger,
+    Choice,
+    ExpectedRange,
+    choose,
+)
 from accelerator_autopilot.transport.clock import Clock
 
 log = logging.getLogger(__name__)
@@ -23,12 +29,12 @@ BLOCK = timedelta(seconds=BLOCK_S)
 
 
 @dataclass
-class Crowning:
+class PolicyEvaluator:
     """Replays now and then, and a look at every block of live operation."""
 
     dsn: str
     bus: Bus
-    championship: Championship
+    championship: ChampionChallenger
     names: Sequence[str]
     clock: Clock
     leads: Callable[[], bool]
@@ -66,7 +72,7 @@ class Crowning:
         await self._keep(now, choice.why)
         return choice
 
-    def _judge(self, past: Past, policy: FleetPolicy) -> tuple[Choice, Band]:
+    def _judge(self, past: FleetHistory, policy: FleetPolicy) -> tuple[Choice, ExpectedRange]:
         # The twin brings a compiler: a scheduler that never looks back need not load it.
         from accelerator_autopilot.scheduler.application.offline_replay import interval_s, past_pools, played  # noqa: PLC0415
 

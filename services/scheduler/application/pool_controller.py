@@ -17,16 +17,16 @@ from accelerator_autopilot.contracts.messages.commands import (
     FleetPolicy,
     ScaleCommand,
 )
-from accelerator_autopilot.runtime.cooperative_loops import Turns
-from accelerator_autopilot.scheduler.application.actuator import Actor
+from accelerator_autopilot.runtime.cooperative_loops import CooperativeLoop
+from accelerator_autopilot.scheduler.application.actuator import Actuator
 from accelerator_autopilot.scheduler.application.bounded_concurrency import in_flight
 from accelerator_autopilot.scheduler.domain.batch_delays import LEASE_S, BatchDelays, bounded_s
-from accelerator_autopilot.scheduler.domain.champion_challenger import Championship
+from accelerator_autopilot.scheduler.domain.champion_challenger import ChampionChallenger
 from accelerator_autopilot.scheduler.domain.governor import Governor, Verdict
 from accelerator_autopilot.scheduler.domain.lateness_cost import late_weight
 from accelerator_autopilot.scheduler.domain.observation import PoolObservation, Proposal
 from accelerator_autopilot.scheduler.domain.placement import NodeRoom, spread
-from accelerator_autopilot.scheduler.policies.policy_ensemble import Opinions, Panel
+from accelerator_autopilot.scheduler.policies.policy_ensemble import PolicyEnsemble, PolicyProposals
 
 log = logging.getLogger(__name__)
 
@@ -43,7 +43,7 @@ class _Plan:
     """What was decided of one pool."""
 
     seen: PoolObservation
-    considered: Opinions
+    considered: PolicyProposals
     proposal: Proposal
     verdict: Verdict
     delay_s: float | None  # to be told to its workers
@@ -51,13 +51,13 @@ class _Plan:
 
 
 @dataclass
-class PoolDecider:
+class PoolController:
     """Decides for all pools at once."""
 
-    actor: Actor
-    panel: Panel
+    actor: Actuator
+    panel: PolicyEnsemble
     governor: Governor
-    championship: Championship
+    championship: ChampionChallenger
     batch_delays: BatchDelays = field(default_factory=BatchDelays)
     levels: dict[str, float] = field(default_factory=dict)  # power level by pool, 0 cheapest to 1 full
     _recorded: dict[str, tuple[str, float]] = field(default_factory=dict)
@@ -74,7 +74,7 @@ class PoolDecider:
         opinions = await asyncio.to_thread(self.panel.propose, pools, late_weight(policy, self.actor.clock()))
         failed: list[Exception] = []
         plans: list[_Plan] = []
-        turns = Turns()
+        turns = CooperativeLoop()
         for seen in pools:
             try:
                 plan = self._judge(seen, opinions[seen.pool], policy)
@@ -101,7 +101,7 @@ class PoolDecider:
         log.error("no decision for a pool", extra={"pool": seen.pool}, exc_info=error)
         failed.append(error)
 
-    def _judge(self, seen: PoolObservation, considered: Opinions, policy: FleetPolicy) -> _Plan | None:
+    def _judge(self, seen: PoolObservation, considered: PolicyProposals, policy: FleetPolicy) -> _Plan | None:
         """What is to be sent and told of a pool; None where there is nothing."""
         proposal = considered.by(seen.bounds.policy or "") or considered.by(self.championship.deciding)
         if proposal is None:

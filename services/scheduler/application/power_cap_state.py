@@ -8,18 +8,18 @@ from datetime import datetime
 import numpy as np
 from numpy.typing import NDArray
 
-from accelerator_autopilot.runtime.cooperative_loops import Turns
+from accelerator_autopilot.runtime.cooperative_loops import CooperativeLoop
 from accelerator_autopilot.scheduler.domain.device_columns import Readings
-from accelerator_autopilot.scheduler.domain.device_registry import DeviceBook, DeviceFacts
+from accelerator_autopilot.scheduler.domain.device_registry import DeviceFacts, DeviceRegistry
 from accelerator_autopilot.scheduler.domain.draining import Device
-from accelerator_autopilot.scheduler.domain.power_capping import DeviceBoard
+from accelerator_autopilot.scheduler.domain.power_capping import DeviceCapState
 from accelerator_autopilot.scheduler.domain.power_curves import curve_of
 
 NOBODY: Device = ("", "")
 FIRST_ROWS = 256
 
 
-class CapBoard:
+class PowerCapState:
     """Follows the inventory node by node; caps that we set outlive whatever else changes of a device."""
 
     def __init__(self) -> None:
@@ -36,9 +36,9 @@ class CapBoard:
         self._span_w = np.zeros((0, 2))
         self._grow()
 
-    async def follow(self, book: DeviceBook) -> None:
+    async def follow(self, book: DeviceRegistry) -> None:
         """Take in the nodes that changed."""
-        turns = Turns()
+        turns = CooperativeLoop()
         while book.changed:
             node = book.changed.pop()
             self._leave(node)
@@ -60,7 +60,7 @@ class CapBoard:
 
     def board(
         self, caps_now_w: Readings, wanted_levels: Mapping[Device, float], cap_fraction: float | None
-    ) -> DeviceBoard:
+    ) -> DeviceCapState:
         """As the decision about caps reads it; a device that no policy wants anything of has NaN there."""
         wanted_w = np.full(len(self._names), np.nan)
         known = [(row, level) for d, level in wanted_levels.items() if (row := self._rows.get(d)) is not None]
@@ -71,7 +71,7 @@ class CapBoard:
             wanted_w[at] = np.maximum(
                 low + np.clip(levels, 0.0, 1.0) * (high - low), cap_fraction * self._default_w[at]
             )
-        return DeviceBoard(
+        return DeviceCapState(
             devices=self._names,
             rows=self._rows,
             rows_of_node=self._rows_of_node,

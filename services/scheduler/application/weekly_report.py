@@ -38,7 +38,7 @@ def last_week(now: datetime) -> tuple[datetime, datetime]:
 
 
 @dataclass
-class Reporting:
+class WeeklyReports:
     """Looks now and then whether the last week has its report."""
 
     dsn: str

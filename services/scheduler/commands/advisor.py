@@ -22,7 +22,7 @@ from accelerator_autopilot.contracts.messages.commands import (
     PowerCommand,
     Recommendation,
 )
-from accelerator_autopilot.scheduler.adapters.database_history import Past
+from accelerator_autopilot.scheduler.adapters.database_history import FleetHistory
 from accelerator_autopilot.scheduler.commands.whatif import add_span, moment_of, past_of
 from accelerator_autopilot.scheduler.domain.pool_arrays import Doubles
 from accelerator_autopilot.scheduler.domain.power_curves import curve_of
@@ -47,7 +47,7 @@ CAPPED_BELOW = 0.98
 ADVICE_VALID = timedelta(days=7)
 
 
-def advise(past: Past, policy: FleetPolicy) -> list[Advice]:
+def advise(past: FleetHistory, policy: FleetPolicy) -> list[Advice]:
     """Every advice, the largest savings of each kind first."""
     devices = list(_devices(past))
     found = idle_devices(devices) + caps_worth_setting(devices) + unused_memory(devices)
@@ -60,7 +60,7 @@ def advise(past: Past, policy: FleetPolicy) -> list[Advice]:
     return sorted(found, key=lambda a: (a.unit, -a.saving))
 
 
-def _devices(past: Past) -> Iterator[DeviceMinutes]:
+def _devices(past: FleetHistory) -> Iterator[DeviceMinutes]:
     for d in past.devices:
         default_w = d.power_default_w or float("inf")
         capped = bool(np.nanmedian(d.cap_w) < CAPPED_BELOW * default_w) if np.isfinite(d.cap_w).any() else False
@@ -75,7 +75,7 @@ def _devices(past: Past) -> Iterator[DeviceMinutes]:
         )
 
 
-def running_at_once(past: Past, pool: str) -> Doubles:
+def running_at_once(past: FleetHistory, pool: str) -> Doubles:
     """[T] jobs of a pool that ran at each minute of the span."""
     its = np.array([p == pool for p in past.jobs.pool], bool)
     steps = np.arange(past.jobs.from_s, past.length_s, STEP_S)
@@ -84,7 +84,7 @@ def running_at_once(past: Past, pool: str) -> Doubles:
     return (began - ended).astype(float)
 
 
-def _kinds(past: Past) -> Iterator[KindJobs]:
+def _kinds(past: FleetHistory) -> Iterator[KindJobs]:
     jobs = past.jobs
     gpus = {(d.node, d.device) for d in past.devices if d.power_default_w}
     accelerators = np.array(["gpu" if device in gpus else "cpu" for device in jobs.device])
@@ -103,7 +103,7 @@ def _kinds(past: Past) -> Iterator[KindJobs]:
         )
 
 
-def effect(before: Past, after: Past) -> dict[str, float]:
+def effect(before: FleetHistory, after: FleetHistory) -> dict[str, float]:
     """What a change really did: means after against before, with the 90 % interval of the difference."""
     told: dict[str, float] = {}
     for name, values in {

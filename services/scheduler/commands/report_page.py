@@ -19,7 +19,7 @@ from matplotlib.figure import Figure
 from accelerator_autopilot.contracts.errors import AutopilotError
 from accelerator_autopilot.contracts.exit_codes import exit_code
 from accelerator_autopilot.contracts.messages.commands import FleetPolicy
-from accelerator_autopilot.scheduler.adapters.database_history import Past
+from accelerator_autopilot.scheduler.adapters.database_history import FleetHistory
 from accelerator_autopilot.scheduler.commands.advisor import advise
 from accelerator_autopilot.scheduler.commands.whatif import add_span, past_of
 from accelerator_autopilot.scheduler.domain.pool_arrays import Doubles
@@ -33,7 +33,7 @@ STYLE = (
 )
 
 
-def page(past: Past, policy: FleetPolicy) -> str:
+def page(past: FleetHistory, policy: FleetPolicy) -> str:
     """The whole report, with the price and the carbon of a kWh that the recorder was told."""
     kwh = past.energy_by_hour_j / 3.6e6
     money, co2_g = (float(kwh.sum()) * past.factors.get(n, 0.0) for n in ("price_per_kwh", "co2_g_per_kwh"))
@@ -67,7 +67,7 @@ def page(past: Past, policy: FleetPolicy) -> str:
     )
 
 
-def _mean_use(past: Past) -> float:
+def _mean_use(past: FleetHistory) -> float:
     used = np.concatenate([d.util_pct for d in past.devices] or [np.zeros(1)])
     return float(np.nanmean(used)) if np.isfinite(used).any() else 0.0
 

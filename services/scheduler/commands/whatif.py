@@ -17,7 +17,7 @@ from accelerator_autopilot.contracts.errors import AutopilotError, InvalidInputE
 from accelerator_autopilot.contracts.exit_codes import exit_code
 from accelerator_autopilot.contracts.messages.commands import FleetPolicy
 from accelerator_autopilot.runtime.settings import DatabaseSettings, load
-from accelerator_autopilot.scheduler.adapters.database_history import Past, read_past
+from accelerator_autopilot.scheduler.adapters.database_history import FleetHistory, read_past
 from accelerator_autopilot.scheduler.application.offline_replay import interval_s, past_pools, played
 from accelerator_autopilot.scheduler.domain.champion_challenger import BLOCK_S
 from accelerator_autopilot.scheduler.policies.library import policy_names
@@ -35,7 +35,7 @@ def add_span(ask: argparse.ArgumentParser) -> None:
     ask.add_argument("--to", dest="until", type=moment_of, help="its end; now when left out")
 
 
-def past_of(arguments: argparse.Namespace, length: timedelta) -> Past:
+def past_of(arguments: argparse.Namespace, length: timedelta) -> FleetHistory:
     """The span that was asked for. Raises AutopilotError."""
     until = arguments.until or datetime.now(UTC)
     since = arguments.since or until - length

@@ -31,19 +31,19 @@ class Replayed:
         return 1.0 - float(self.late.sum()) / max(1.0, float(self.jobs.sum()))
 
     @property
-    def band(self) -> Band:
+    def band(self) -> ExpectedRange:
         """Where nine of ten blocks of a live run should lie."""
         busy = self.jobs > 0
         in_time = 1.0 - self.late[busy] / self.jobs[busy]
         joules = self.joules[busy] / self.jobs[busy]
-        return Band(
+        return ExpectedRange(
             in_time_low=float(np.quantile(in_time, 0.05)) - BAND_SLACK,
             joules_high=float(np.quantile(joules, 0.95)) * (1 + BAND_SLACK),
         )
 
 
 @dataclass(frozen=True)
-class Band:
+class ExpectedRange:
     """What a policy was predicted to do."""
 
     in_time_low: float
@@ -92,12 +92,12 @@ def _saving(ours: Replayed, theirs: Replayed, seed: int) -> tuple[float, float]:
 
 
 @dataclass
-class Championship:
+class ChampionChallenger:
     """The champion and its fall-back, live."""
 
     champion: str
     fallback: str
-    band: Band | None = None
+    band: ExpectedRange | None = None
     fallen: str | None = field(default=None)  # why the fall-back decides
     _outside: int = 0
 
@@ -106,7 +106,7 @@ class Championship:
         """Who decides now."""
         return self.fallback if self.fallen else self.champion
 
-    def crown(self, choice: Choice, band: Band | None) -> None:
+    def crown(self, choice: Choice, band: ExpectedRange | None) -> None:
         """A new replay was judged; what was found there ends a fall-back."""
         self.champion, self.band, self.fallen, self._outside = choice.champion, band, None, 0
 

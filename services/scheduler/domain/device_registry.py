@@ -27,7 +27,7 @@ class DeviceFacts(NamedTuple):
 
 
 @dataclass
-class DeviceBook:
+class DeviceRegistry:
     """Kept up node by node; a node whose devices are the same again keeps the same object in `nodes`.
 
     `changed` are nodes that came, went or have other devices; whoever follows the book takes them out one by one.

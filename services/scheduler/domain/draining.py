@@ -26,7 +26,7 @@ class DrainDecision:
 
 
 @dataclass(frozen=True)
-class AlertSight:
+class CriticalAlerts:
     """What open alerts say: devices with a critical one and since when, those with one that cannot be read.
 
     `kept_since` is when the bucket that holds them was made: of a fault that is older, it knows nothing.
@@ -86,7 +86,7 @@ class DrainMemory:
 
     def look(
         self,
-        sight: AlertSight,
+        sight: CriticalAlerts,
         cordoned: Collection[Device],
         on_the_way: Collection[Device],
         epochs: Mapping[Device, Epochs],
@@ -122,7 +122,7 @@ class DrainMemory:
             self.notes[device] = DrainNote(node=device[0], device=device[1], at=now, boot_id=boot_id, driver_epoch=load)
         self._ill_at[device] = now
 
-    def held(self, sight: AlertSight, now: datetime) -> set[Device]:
+    def held(self, sight: CriticalAlerts, now: datetime) -> set[Device]:
         """Devices that must not be restored: too fresh, back without a reset, or of whose fault nothing is known."""
         return {
             device

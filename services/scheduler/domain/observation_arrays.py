@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from accelerator_autopilot.scheduler.domain.observation import PoolObservation
-from accelerator_autopilot.scheduler.domain.pool_arrays import Action, Doubles, PoolFacts, Seen
+from accelerator_autopilot.scheduler.domain.pool_arrays import Action, Doubles, PoolFacts, PoolObservations
 
 COLUMNS = (
     "time_s", "queue_depth", "oldest_wait_s", "arrivals", "completions", "mean_service_s", "ready", "busy", "loading",
@@ -63,12 +63,12 @@ def columns_of(pools: Sequence[PoolObservation | None]) -> Doubles:
     return columns
 
 
-def seen_from(columns: Doubles, late_weight: float = 1.0) -> Seen:
+def seen_from(columns: Doubles, late_weight: float = 1.0) -> PoolObservations:
     """The same for policies. What is absurd (negative, not finite) counts as nothing seen."""
     clean = np.where(np.isfinite(columns) & (columns >= 0), columns, 0.0)
     counts = clean.astype(np.int64)
     service_s = np.where(clean[5] > 0, clean[5], np.nan)
-    return Seen(
+    return PoolObservations(
         time_s=clean[0],
         queue_depth=counts[1],
         oldest_wait_s=clean[2],

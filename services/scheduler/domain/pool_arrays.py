@@ -49,7 +49,7 @@ class PoolFacts:
 
 
 @dataclass(frozen=True)
-class Seen:
+class PoolObservations:
     """What a decision is made on. Counts and means are since the decision before."""
 
     time_s: Doubles

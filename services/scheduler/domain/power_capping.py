@@ -32,7 +32,7 @@ class CapDecision:
 
 
 @dataclass
-class DeviceBoard:
+class DeviceCapState:
     """What is known of every device that can be capped; [D] each. A row that no device has is all zeros."""
 
     devices: list[Device]
@@ -52,7 +52,7 @@ class DeviceBoard:
         return len(self.devices)
 
 
-def caps(board: DeviceBoard, policy: FleetPolicy, now: datetime, lease_s: float) -> list[CapDecision]:
+def caps(board: DeviceCapState, policy: FleetPolicy, now: datetime, lease_s: float) -> list[CapDecision]:
     """What to command: hold what is wanted under every limit, renew before the lease ends, lift what is not wanted.
 
     A cap that we did not set is an operator's and is left alone, but its watts count.
@@ -100,7 +100,7 @@ def renewed_at(rows: NDArray[np.intp], set_at_s: Doubles) -> Doubles:
 
 
 def _targets(
-    board: DeviceBoard, policy: FleetPolicy, now: datetime
+    board: DeviceCapState, policy: FleetPolicy, now: datetime
 ) -> tuple[Doubles, NDArray[np.bool_], NDArray[np.bool_], NDArray[np.bool_]]:
     wanted = np.where(np.isnan(board.wanted_w), board.default_w, np.minimum(board.wanted_w, board.default_w))
     wanted = np.maximum(wanted, policy.power_floor_fraction * board.default_w)
@@ -112,7 +112,7 @@ def _targets(
     return shared.cap_w, shared.narrowed, limited, shared.below_minimum
 
 
-def _device_limits(board: DeviceBoard, limits: Mapping[str, float]) -> Doubles:
+def _device_limits(board: DeviceCapState, limits: Mapping[str, float]) -> Doubles:
     """Of a device, as `node/device`, or of all devices of a model."""
     most = np.full(len(board), np.inf)
     for name, watts in limits.items():
@@ -127,7 +127,7 @@ def _device_limits(board: DeviceBoard, limits: Mapping[str, float]) -> Doubles:
     return most
 
 
-def _members(board: DeviceBoard, nodes: list[str] | None) -> NDArray[np.intp]:
+def _members(board: DeviceCapState, nodes: list[str] | None) -> NDArray[np.intp]:
     if nodes is None:
         return np.arange(len(board), dtype=np.intp)
     return np.array([row for node in dict.fromkeys(nodes) for row in board.rows_of_node.get(node, ())], np.intp)

@@ -15,37 +15,37 @@ from accelerator_autopilot.contracts import subjects
 from accelerator_autopilot.contracts.ids import new_id
 from accelerator_autopilot.contracts.messages.commands import CommandOutcome, ScaleCommand
 from accelerator_autopilot.contracts.streams import durable
-from accelerator_autopilot.runtime.command_fence import Fence, Status
+from accelerator_autopilot.runtime.command_fence import CommandFence, Status
 from accelerator_autopilot.runtime.consumers import consume
 from accelerator_autopilot.runtime.leader_election import leading_token
 from accelerator_autopilot.runtime.service import Service
 from accelerator_autopilot.runtime.settings import load
-from accelerator_autopilot.scheduler.executors.ports import Hands, HandsError
-from accelerator_autopilot.scheduler.settings import HandsSettings
+from accelerator_autopilot.scheduler.executors.ports import ExecutorError, PoolExecutor
+from accelerator_autopilot.scheduler.settings import ExecutorSettings
 from accelerator_autopilot.transport.clock import utc_now
 
 log = logging.getLogger(__name__)
 
 
-async def connect(settings: HandsSettings) -> Hands:
+async def connect(settings: ExecutorSettings) -> PoolExecutor:
     """The orchestrator that the settings name. Raises HandsError."""
     if settings.orchestrator == "kubernetes":
-        from accelerator_autopilot.scheduler.executors.kubernetes import KubernetesHands  # noqa: PLC0415  optional
+        from accelerator_autopilot.scheduler.executors.kubernetes import KubernetesExecutor  # noqa: PLC0415  optional
 
-        return await KubernetesHands.connect(
+        return await KubernetesExecutor.connect(
             settings.kubernetes_namespace, settings.pool_label, settings.kubernetes_config
         )
-    from accelerator_autopilot.scheduler.executors.docker import DockerHands  # noqa: PLC0415  optional
+    from accelerator_autopilot.scheduler.executors.docker import DockerExecutor  # noqa: PLC0415  optional
 
-    return await DockerHands.connect(settings.pool_label)
+    return await DockerExecutor.connect(settings.pool_label)
 
 
 class ScaleCommands:
     """Each command once, none that is too old or from a scheduler that no longer leads."""
 
-    def __init__(self, hands: Hands, fence: Fence | None = None) -> None:
+    def __init__(self, hands: PoolExecutor, fence: CommandFence | None = None) -> None:
         self._hands = hands
-        self._fence = fence or Fence()
+        self._fence = fence or CommandFence()
 
     async def carry_out(self, command: ScaleCommand) -> CommandOutcome:
         """What became of it. Raises UnavailableError when nobody can say now who leads."""
@@ -71,7 +71,7 @@ class ScaleCommands:
     async def _scale(self, command: ScaleCommand, outcome: CommandOutcome) -> CommandOutcome:
         try:
             read_back = await self._hands.scale(command.pool, command.replicas)
-        except HandsError as error:
+        except ExecutorError as error:
             log.warning("scale refused", extra={"pool": command.pool, "error": str(error)})
             return outcome.model_copy(update={"detail": str(error)})
         return outcome.model_copy(
@@ -79,9 +79,9 @@ class ScaleCommands:
         )
 
 
-def create_hands(settings: HandsSettings | None = None, hands: Hands | None = None) -> FastStream:
+def create_executor(settings: ExecutorSettings | None = None, hands: PoolExecutor | None = None) -> FastStream:
     """One process a cluster or host."""
-    settings = settings or load(HandsSettings)
+    settings = settings or load(ExecutorSettings)
     service = Service("hands", settings)
     commands: ScaleCommands | None = None
     scale = durable("hands-scale", subjects.SCALE_COMMANDS)
@@ -96,7 +96,7 @@ def create_hands(settings: HandsSettings | None = None, hands: Hands | None = No
     async def lifespan() -> AsyncIterator[None]:
         nonlocal commands
         its = hands or await connect(settings)
-        commands = ScaleCommands(its, Fence(leading=lambda: leading_token(service.bus.js, "scheduler")))
+        commands = ScaleCommands(its, CommandFence(leading=lambda: leading_token(service.bus.js, "scheduler")))
         async with service.running([watched]):
             yield
         await its.close()

@@ -8,25 +8,25 @@ from typing import Any
 import docker
 from docker.errors import DockerException
 
-from accelerator_autopilot.scheduler.executors.ports import HandsError
+from accelerator_autopilot.scheduler.executors.ports import ExecutorError
 
 STOP_TIMEOUT_S = 60
 COPY_LABEL = "autopilot.copy"
 
 
-class DockerHands:
+class DockerExecutor:
     """Starts and stops copies; the first container of a pool is the operator's and is never removed."""
 
     def __init__(self, engine: Any, label: str) -> None:
         self._engine, self._label = engine, label
 
     @classmethod
-    async def connect(cls, label: str) -> DockerHands:
+    async def connect(cls, label: str) -> DockerExecutor:
         """By DOCKER_HOST or the usual socket. Raises HandsError."""
         try:
             return cls(await asyncio.to_thread(docker.from_env), label)
         except DockerException as error:
-            raise HandsError(f"docker: does not answer ({error}): mount its socket or set DOCKER_HOST") from error
+            raise ExecutorError(f"docker: does not answer ({error}): mount its socket or set DOCKER_HOST") from error
 
     async def replicas(self, pool: str) -> int:
         """Containers that run."""
@@ -36,7 +36,7 @@ class DockerHands:
         """Start copies, or stop the youngest, which drain on SIGTERM."""
         running = await self._running(pool)
         if not running:
-            raise HandsError(
+            raise ExecutorError(
                 f"docker: no container with {self._label}={pool}: start one, it is what copies are made of"
             )
         try:
@@ -47,7 +47,7 @@ class DockerHands:
                 await asyncio.to_thread(container.stop, timeout=STOP_TIMEOUT_S)
                 await asyncio.to_thread(container.remove)
         except DockerException as error:
-            raise HandsError(f"docker: pool {pool}: {error}") from error
+            raise ExecutorError(f"docker: pool {pool}: {error}") from error
         return len(await self._running(pool))
 
     async def close(self) -> None:
@@ -59,7 +59,7 @@ class DockerHands:
         try:
             found = await asyncio.to_thread(self._engine.containers.list, filters=wanted)
         except DockerException as error:
-            raise HandsError(f"docker: pool {pool}: {error}") from error
+            raise ExecutorError(f"docker: pool {pool}: {error}") from error
         return sorted(found, key=lambda c: (COPY_LABEL in c.labels, c.attrs["Created"]))
 
     def _copy(self, first: Any, number: int) -> None:

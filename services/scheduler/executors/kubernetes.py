@@ -8,10 +8,10 @@ from __future__ import annotations
 from kubernetes_asyncio import client, config
 from kubernetes_asyncio.client.exceptions import ApiException
 
-from accelerator_autopilot.scheduler.executors.ports import HandsError
+from accelerator_autopilot.scheduler.executors.ports import ExecutorError
 
 
-class KubernetesHands:
+class KubernetesExecutor:
     """The Deployment that carries `label=<pool>` in one namespace is the pool."""
 
     def __init__(self, api: client.ApiClient, namespace: str, label: str) -> None:
@@ -19,7 +19,7 @@ class KubernetesHands:
         self._apps = client.AppsV1Api(api)
 
     @classmethod
-    async def connect(cls, namespace: str, label: str, kubeconfig: str | None) -> KubernetesHands:
+    async def connect(cls, namespace: str, label: str, kubeconfig: str | None) -> KubernetesExecutor:
         """With the pod's service account, or with a kubeconfig. Raises HandsError."""
         try:
             if kubeconfig is None:
@@ -27,7 +27,9 @@ class KubernetesHands:
             else:
                 await config.load_kube_config(config_file=kubeconfig)
         except (config.ConfigException, OSError) as error:
-            raise HandsError(f"kubernetes: no access ({error}): mount a service account or set a kubeconfig") from error
+            raise ExecutorError(
+                f"kubernetes: no access ({error}): mount a service account or set a kubeconfig"
+            ) from error
         return cls(client.ApiClient(), namespace, label)
 
     async def replicas(self, pool: str) -> int:
@@ -62,11 +64,11 @@ class KubernetesHands:
             raise self._told(pool, error) from error
         names = [item.metadata.name for item in found.items]
         if len(names) != 1:
-            raise HandsError(
+            raise ExecutorError(
                 f"kubernetes: {len(names)} Deployments with {selector} in {self._namespace}: exactly one must have it"
             )
         return str(names[0])
 
-    def _told(self, pool: str, error: Exception) -> HandsError:
+    def _told(self, pool: str, error: Exception) -> ExecutorError:
         reason = f"{error.status} {error.reason}" if isinstance(error, ApiException) else f"{type(error).__name__}"
-        return HandsError(f"kubernetes: pool {pool} in {self._namespace}: {reason}")
+        return ExecutorError(f"kubernetes: pool {pool} in {self._namespace}: {reason}")

@@ -7,11 +7,11 @@ from typing import Protocol
 from accelerator_autopilot.contracts.errors import AutopilotError
 
 
-class HandsError(AutopilotError):
+class ExecutorError(AutopilotError):
     """The orchestrator refused, or did not answer."""
 
 
-class Hands(Protocol):
+class PoolExecutor(Protocol):
     """An orchestrator that keeps so many replicas of a pool."""
 
     async def replicas(self, pool: str) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Protocol
 
-from accelerator_autopilot.scheduler.domain.pool_arrays import Action, PoolFacts, Seen
+from accelerator_autopilot.scheduler.domain.pool_arrays import Action, PoolFacts, PoolObservations
 
 
 class PoolPolicy(Protocol):
@@ -19,7 +19,7 @@ class PoolPolicy(Protocol):
     def reset(self, facts: PoolFacts) -> None:
         """Forget everything; these are the pools from now on."""
 
-    def decide(self, seen: Seen) -> Action:
+    def decide(self, seen: PoolObservations) -> Action:
         """Look at all pools and say what each needs."""
 
 

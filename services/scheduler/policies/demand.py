@@ -6,11 +6,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from accelerator_autopilot.scheduler.domain.pool_arrays import Doubles, PoolFacts, Seen, relative_time
+from accelerator_autopilot.scheduler.domain.pool_arrays import Doubles, PoolFacts, PoolObservations, relative_time
 from accelerator_autopilot.scheduler.policies.forecasting import HORIZONS_MIN, MINUTE_S, MinuteForecasts
 from accelerator_autopilot.scheduler.policies.sliding_window import LastValues
-from accelerator_autopilot.scheduler.policies.startup_latency import Promptness
-from accelerator_autopilot.scheduler.policies.whatif_sizing import Hindsight
+from accelerator_autopilot.scheduler.policies.startup_latency import StartupLatency
+from accelerator_autopilot.scheduler.policies.whatif_sizing import WhatIfSizing
 
 WINDOWS_S = (10.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1200.0)
 WORK_MEMORY = 0.1
@@ -40,7 +40,7 @@ class Demand:
 class DemandHistory:
     """Rings over the longest window. Asked once a decision, in order."""
 
-    def __init__(self, facts: PoolFacts, hindsight: Hindsight) -> None:
+    def __init__(self, facts: PoolFacts, hindsight: WhatIfSizing) -> None:
         p = len(facts)
         self.facts = facts
         self.period_s = float(facts.interval_s[0])
@@ -63,9 +63,9 @@ class DemandHistory:
         self._started = np.zeros(p)
         self._late = np.zeros(p)
         self._forecasts = MinuteForecasts(p)
-        self._promptness, self._hindsight = Promptness(facts), hindsight
+        self._promptness, self._hindsight = StartupLatency(facts), hindsight
 
-    def observe(self, seen: Seen) -> Demand:
+    def observe(self, seen: PoolObservations) -> Demand:
         """Take one look in."""
         facts = self.facts
         slow = relative_time(facts, seen.power_cap_w)
@@ -104,20 +104,20 @@ class DemandHistory:
             doubt=self._hindsight.doubt,
         )
 
-    def _forecast(self, seen: Seen, rate: Doubles) -> Doubles:
+    def _forecast(self, seen: PoolObservations, rate: Doubles) -> Doubles:
         told = self._forecasts.observe(seen.arrivals, self.period_s)
         if told is None:
             return np.repeat(rate[:, :1], 2 * len(HORIZONS_MIN), axis=1)
         return np.stack([told.mean, told.high], axis=2).reshape(len(rate), -1) / MINUTE_S
 
-    def _learn_work(self, seen: Seen, slow: Doubles) -> None:
+    def _learn_work(self, seen: PoolObservations, slow: Doubles) -> None:
         known = seen.completions > 0
         fresh = np.where(known, seen.mean_service_s / slow, 0.0)
         old = np.where(np.isnan(self._work_s), fresh, self._work_s)
         weight = WORK_MEMORY * np.minimum(1.0, seen.completions / 3.0)
         self._work_s = np.where(known, old + weight * (fresh - old), self._work_s)
 
-    def _estimate_late(self, seen: Seen, slow: Doubles, work_s: Doubles) -> tuple[Doubles, Doubles]:
+    def _estimate_late(self, seen: PoolObservations, slow: Doubles, work_s: Doubles) -> tuple[Doubles, Doubles]:
         """From the queue's head before and now: the jobs started between waited from one to the other."""
         started = np.maximum(self._depth + seen.arrivals - seen.queue_depth, 0.0)
         longest = self._oldest_s + np.where(self._depth > 0, self.period_s / 2, 0.0)

@@ -12,7 +12,13 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from accelerator_autopilot.scheduler.domain.pool_arrays import Action, Doubles, PoolFacts, Seen, relative_time
+from accelerator_autopilot.scheduler.domain.pool_arrays import (
+    Action,
+    Doubles,
+    PoolFacts,
+    PoolObservations,
+    relative_time,
+)
 from accelerator_autopilot.scheduler.policies.cold_start_rule import Reaction
 from accelerator_autopilot.scheduler.policies.demand import Demand
 
@@ -35,7 +41,7 @@ class Proposed:
     batch_delay_s: Doubles
 
 
-def proposed(facts: PoolFacts, seen: Seen, demand: Demand, output: NDArray[np.floating]) -> Proposed:
+def proposed(facts: PoolFacts, seen: PoolObservations, demand: Demand, output: NDArray[np.floating]) -> Proposed:
     """What the rule asks for with `output` [P, len(OUTPUTS)], each between -3 and 3."""
     out = np.clip(output.astype(float), -3.0, 3.0)
     short = shortness(facts)
@@ -75,7 +81,7 @@ def reaction(out: Doubles) -> Reaction:
     return Reaction(grow=np.exp(out[:, 1]), drain=np.exp(out[:, 2]), spare=out[:, 5])
 
 
-def _long_slack(facts: PoolFacts, seen: Seen, demand: Demand, out: Doubles) -> Doubles:
+def _long_slack(facts: PoolFacts, seen: PoolObservations, demand: Demand, out: Doubles) -> Doubles:
     fading = np.exp(out[:, 0] - demand.quiet_s / patience_s(facts, out[:, 4]))
     held = np.maximum(HOLD * fading * demand.peak[:, HELD_WINDOW], BASE * np.exp(out[:, 6]) * facts.max_replicas)
     held = np.where(demand.quiet_s < IDLE_AFTER_S, held, 0.0)
@@ -88,7 +94,7 @@ def _long_slack(facts: PoolFacts, seen: Seen, demand: Demand, out: Doubles) -> D
     return more
 
 
-def _short_slack(facts: PoolFacts, seen: Seen, demand: Demand, out: Doubles) -> Doubles:
+def _short_slack(facts: PoolFacts, seen: PoolObservations, demand: Demand, out: Doubles) -> Doubles:
     # What the operator sized the pool for counts while little is known of its past.
     known = np.maximum(np.exp(out[:, 0]) * demand.enough, BASE * np.exp(out[:, 6]) * facts.max_replicas * demand.doubt)
     held = np.exp(-demand.quiet_s / patience_s(facts, out[:, 4])) * known
@@ -99,7 +105,7 @@ def _short_slack(facts: PoolFacts, seen: Seen, demand: Demand, out: Doubles) -> 
     return np.maximum(wanted, seen.busy)
 
 
-def urgency(facts: PoolFacts, seen: Seen, demand: Demand) -> Doubles:
+def urgency(facts: PoolFacts, seen: PoolObservations, demand: Demand) -> Doubles:
     """0, or 1 where jobs have waited long or will."""
     waited = seen.oldest_wait_s / facts.slack_s
     to_drain = seen.queue_depth * demand.work_s / (facts.slack_s * np.maximum(seen.ready, 1))

@@ -16,7 +16,7 @@ STEP = 0.05  # for one late job
 LOWEST, HIGHEST = -2.0, 1.0
 
 
-class Caution:
+class LatenessController:
     """[P] zero at first; a step of one is a factor of e on what is held."""
 
     def __init__(self, pools: int) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from accelerator_autopilot.scheduler.domain.pool_arrays import Doubles, PoolFacts, Seen, relative_time
+from accelerator_autopilot.scheduler.domain.pool_arrays import Doubles, PoolFacts, PoolObservations, relative_time
 from accelerator_autopilot.scheduler.policies.demand import WINDOWS_S, Demand
 from accelerator_autopilot.scheduler.policies.forecasting import HORIZONS_MIN
 from accelerator_autopilot.scheduler.policies.gains import proposed
@@ -27,7 +27,7 @@ FEATURES = (
 
 
 def features(
-    facts: PoolFacts, seen: Seen, demand: Demand, rule: Doubles, caution: Doubles, late_price: Doubles
+    facts: PoolFacts, seen: PoolObservations, demand: Demand, rule: Doubles, caution: Doubles, late_price: Doubles
 ) -> Floats:
     """[P, len(FEATURES)], each within about -3 and 3; `rule` [P, len(OUTPUTS)] are the gains to be corrected."""
     at = np.arange(len(facts))

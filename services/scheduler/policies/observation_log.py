@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from accelerator_autopilot.scheduler.domain.observation_arrays import COLUMNS, seen_from
-from accelerator_autopilot.scheduler.domain.pool_arrays import Doubles, Seen
+from accelerator_autopilot.scheduler.domain.pool_arrays import Doubles, PoolObservations
 
 LONGEST_S, MOST_LOOKS = 3600.0, 900
 MOST_SHOWN = 100_000  # looks times pools, so that a large fleet's first round is still a matter of seconds
@@ -45,7 +45,7 @@ class _Block:
         self.count[place], self._next[place] = len(rows), len(rows) % self._most
 
 
-class Recollection:
+class ObservationLog:
     """Rows of `pool_rows.COLUMNS` for each pool, the oldest first. One thread may add while another copies."""
 
     def __init__(self, interval_s: float) -> None:
@@ -74,7 +74,7 @@ class Recollection:
             groups.setdefault(self._count(pool).bit_length(), []).append(pool)
         return list(groups.values())
 
-    def shown(self, pools: Sequence[str]) -> list[Seen]:
+    def shown(self, pools: Sequence[str]) -> list[PoolObservations]:
         """Looks at these pools together, as many as there are of each; the newest is the last."""
         count = min((self._count(pool) for pool in pools), default=0)
         count = min(count, MOST_SHOWN // max(len(pools), 1))

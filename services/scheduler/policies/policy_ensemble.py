@@ -12,7 +12,7 @@ from accelerator_autopilot.scheduler.domain.observation_arrays import columns_of
 from accelerator_autopilot.scheduler.domain.pool_arrays import Action, PoolFacts
 from accelerator_autopilot.scheduler.policies.contract import PoolPolicy, PoolPolicyMaker
 from accelerator_autopilot.scheduler.policies.forecasting import HORIZONS_MIN, Forecast, MinuteForecasts
-from accelerator_autopilot.scheduler.policies.observation_log import Recollection, Rows
+from accelerator_autopilot.scheduler.policies.observation_log import ObservationLog, Rows
 from accelerator_autopilot.scheduler.policies.shared_demand import share_histories
 
 MOST_COHORTS = 20
@@ -59,7 +59,7 @@ class Said:
 
 
 @dataclass(frozen=True, slots=True)
-class Opinions:
+class PolicyProposals:
     """What each policy said of one pool; made into proposals only where somebody looks."""
 
     pool: PoolObservation
@@ -94,7 +94,7 @@ class Opinions:
 
 
 @dataclass
-class Panel:
+class PolicyEnsemble:
     """Opinions of several policies on every pool.
 
     A pool whose facts change, or that is seen for the first time since a restart, is another pool to the policies:
@@ -103,22 +103,22 @@ class Panel:
 
     makers: Mapping[str, PoolPolicyMaker]
     interval_s: float
-    looks: Recollection = field(init=False)
+    looks: ObservationLog = field(init=False)
     _cohorts: list[_Cohort] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self.looks = Recollection(self.interval_s)
+        self.looks = ObservationLog(self.interval_s)
 
     def recall(self, kept: Mapping[str, Rows]) -> None:
         """Go on from the looks of a process that led before. Raises ValueError."""
         self.looks.recall(kept)
         self._cohorts = []
 
-    def propose(self, pools: Sequence[PoolObservation], late_weight: float = 1.0) -> dict[str, Opinions]:
+    def propose(self, pools: Sequence[PoolObservation], late_weight: float = 1.0) -> dict[str, PolicyProposals]:
         """By pool."""
         by_name = {p.pool: p for p in pools}
         self._arrange(by_name)
-        opinions: dict[str, Opinions] = {}
+        opinions: dict[str, PolicyProposals] = {}
         for cohort in self._cohorts:
             its = [by_name.get(name) if name in cohort.live else None for name in cohort.pools]
             columns = columns_of(its)
@@ -127,7 +127,9 @@ class Panel:
             forecast = cohort.forecasts.observe(seen.arrivals, self.interval_s)
             said = {name: Said.of(cohort.facts, policy.decide(seen)) for name, policy in cohort.policies.items()}
             opinions |= {
-                pool.pool: Opinions(pool, row, said, forecast) for row, pool in enumerate(its) if pool is not None
+                pool.pool: PolicyProposals(pool, row, said, forecast)
+                for row, pool in enumerate(its)
+                if pool is not None
             }
         return opinions
 

@@ -7,14 +7,14 @@ from typing import Protocol, runtime_checkable
 
 import numpy as np
 
-from accelerator_autopilot.scheduler.domain.pool_arrays import Doubles, Seen
+from accelerator_autopilot.scheduler.domain.pool_arrays import Doubles, PoolObservations
 from accelerator_autopilot.scheduler.policies.demand import Demand
 
 
 class ObservedDemand(Protocol):
     """What is remembered of each pool's demand."""
 
-    def observe(self, seen: Seen) -> Demand:
+    def observe(self, seen: PoolObservations) -> Demand:
         """Take one look in."""
         ...
 
@@ -32,9 +32,9 @@ class SharedHistory:
 
     def __init__(self, history: ObservedDemand) -> None:
         self._history = history
-        self._told: tuple[Seen, Demand] | None = None
+        self._told: tuple[PoolObservations, Demand] | None = None
 
-    def observe(self, seen: Seen) -> Demand:
+    def observe(self, seen: PoolObservations) -> Demand:
         """Take one look in, unless another policy was shown it before."""
         if self._told is None or self._told[0] is not seen:
             self._told = seen, self._history.observe(seen)

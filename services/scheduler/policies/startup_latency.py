@@ -4,21 +4,21 @@ from __future__ import annotations
 
 import numpy as np
 
-from accelerator_autopilot.scheduler.domain.pool_arrays import Doubles, PoolFacts, Seen
+from accelerator_autopilot.scheduler.domain.pool_arrays import Doubles, PoolFacts, PoolObservations
 
 PRIOR_READY, PRIOR_STARTS = 1.0, 4.0
 FEWEST = 0.12  # share from which on it pays to start more than is missing, and to call back what is not ready
 RARELY = 1.3  # started for one that is missing where hardly any is quick
 
 
-class Promptness:
+class StartupLatency:
     """[P] learnt from looks before which nothing was loading."""
 
     def __init__(self, facts: PoolFacts) -> None:
         self._came, self._began = np.full(len(facts), PRIOR_READY), np.full(len(facts), PRIOR_STARTS)
-        self._before: Seen | None = None
+        self._before: PoolObservations | None = None
 
-    def observe(self, seen: Seen) -> Doubles:
+    def observe(self, seen: PoolObservations) -> Doubles:
         """Take one look in."""
         if self._before is not None:
             began = (seen.ready + seen.loading) - (self._before.ready + self._before.loading)

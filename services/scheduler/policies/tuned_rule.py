@@ -16,7 +16,7 @@ import numpy as np
 from accelerator_autopilot.scheduler.domain.pool_arrays import Doubles, PoolFacts
 from accelerator_autopilot.scheduler.policies.demand import DemandHistory
 from accelerator_autopilot.scheduler.policies.gains import OUTPUTS, patience_s, reaction, shortness, slowness
-from accelerator_autopilot.scheduler.policies.whatif_sizing import Hindsight, HindsightNumbers
+from accelerator_autopilot.scheduler.policies.whatif_sizing import WhatIfParameters, WhatIfSizing
 
 PAST = ("margin", "doubt", "doubt_s", "late_goal", "memory_s")
 # Weights of caution: on what is held while it is above zero and below, and on how hard to react.
@@ -25,7 +25,7 @@ NAMES = (*OUTPUTS, *CAUTION, *PAST)
 
 
 @dataclass(frozen=True)
-class ReserveNumbers:
+class ReserveParameters:
     """[2, len(NAMES)] for slack much longer than the load time and much shorter; or [P, 2, n], one set a pool."""
 
     values: Doubles
@@ -39,11 +39,11 @@ class ReserveNumbers:
 
 
 @cache
-def shipped_numbers() -> ReserveNumbers:
+def shipped_numbers() -> ReserveParameters:
     """The numbers that the product comes with."""
     text = (resources.files("accelerator_autopilot.scheduler") / "data" / "reserve.json").read_text(encoding="utf-8")
     numbers = json.loads(text)["numbers"]
-    return ReserveNumbers(np.array([[float(numbers[name][i]) for name in NAMES] for i in range(2)]))
+    return ReserveParameters(np.array([[float(numbers[name][i]) for name in NAMES] for i in range(2)]))
 
 
 def gains(numbers: Doubles, caution: Doubles) -> Doubles:
@@ -58,7 +58,7 @@ def gains(numbers: Doubles, caution: Doubles) -> Doubles:
 
 def history(facts: PoolFacts, numbers: Doubles) -> DemandHistory:
     """What a policy with these numbers [P, len(NAMES)] remembers of each pool."""
-    past = HindsightNumbers(*(numbers[:, NAMES.index(name)] for name in PAST))
+    past = WhatIfParameters(*(numbers[:, NAMES.index(name)] for name in PAST))
     patience = patience_s(facts, numbers[:, OUTPUTS.index("patience")])
     slow = slowness(facts, numbers[:, OUTPUTS.index("power")])
-    return DemandHistory(facts, Hindsight(facts, past, reaction(numbers), patience, slow))
+    return DemandHistory(facts, WhatIfSizing(facts, past, reaction(numbers), patience, slow))

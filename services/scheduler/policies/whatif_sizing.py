@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from accelerator_autopilot.scheduler.domain.pool_arrays import Doubles, PoolFacts, Seen
+from accelerator_autopilot.scheduler.domain.pool_arrays import Doubles, PoolFacts, PoolObservations
 from accelerator_autopilot.scheduler.policies.cold_start_rule import Reaction
 
 SIZES, SMALLEST = 14, 0.03  # of the pool's most replicas, in even steps of the logarithm
@@ -22,7 +22,7 @@ PROMPT_PART, LOADED_PART = 0.8, 0.5  # of an interval that replicas work which b
 
 
 @dataclass(frozen=True)
-class HindsightNumbers:
+class WhatIfParameters:
     """How much of the past counts, and how strictly; one number each, or [P]."""
 
     margin: float | Doubles  # how many times further from its mean work is taken to have been
@@ -32,11 +32,11 @@ class HindsightNumbers:
     memory_s: float | Doubles  # half-life of the past
 
 
-class Hindsight:
+class WhatIfSizing:
     """Imagined pools, [S, P] for S sizes. Asked once a decision, in order."""
 
     def __init__(
-        self, facts: PoolFacts, numbers: HindsightNumbers, reaction: Reaction, patience_s: Doubles, slowness: Doubles
+        self, facts: PoolFacts, numbers: WhatIfParameters, reaction: Reaction, patience_s: Doubles, slowness: Doubles
     ) -> None:
         self._facts, self._numbers, self._reaction, self._patience_s = facts, numbers, reaction, patience_s
         self._slowness = slowness
@@ -59,7 +59,7 @@ class Hindsight:
         left: Doubles = 1.0 / (1.0 + age_s / (self._numbers.doubt_s * np.clip(spread, *SPREADS)))
         return left
 
-    def observe(self, seen: Seen, work_s: Doubles, prompt: Doubles, quiet_s: Doubles) -> Doubles:
+    def observe(self, seen: PoolObservations, work_s: Doubles, prompt: Doubles, quiet_s: Doubles) -> Doubles:
         """[P] take one interval in; replicas that would have been enough at the power of quiet times."""
         numbers = self._numbers
         work_s = work_s * self._slowness

@@ -26,7 +26,7 @@ from stable_baselines3.common.logger import configure
 
 from accelerator_autopilot.contracts.messages.commands import FleetPolicy
 from accelerator_autopilot.scheduler.adapters.database_history import read_past
-from accelerator_autopilot.scheduler.application.offline_replay import PastPool, past_pools
+from accelerator_autopilot.scheduler.application.offline_replay import PoolReplay, past_pools
 from accelerator_autopilot.scheduler.policies.library.learned import LATE_PRICE, Learned
 from accelerator_autopilot.scheduler.policies.library.reserve import make as make_reserve
 from accelerator_autopilot.scheduler.policies.network import Checkpoint, load_checkpoint
@@ -91,7 +91,7 @@ def main(arguments: list[str] | None = None) -> None:
     )
 
 
-def own_pools(dsn: str, days: float) -> list[PastPool]:
+def own_pools(dsn: str, days: float) -> list[PoolReplay]:
     """The fleet's pools of so many days. Raises AutopilotError."""
     until = datetime.now(UTC)
     past = asyncio.run(read_past(dsn, until - timedelta(days=days), until))
@@ -109,7 +109,7 @@ class Training:
         stock: int,
         validation: int,
         *,
-        own: Sequence[PastPool] = (),
+        own: Sequence[PoolReplay] = (),
         start: Checkpoint | None = None,
     ) -> None:
         torch.set_num_threads(1)  # the network is too small to share

@@ -19,7 +19,7 @@ from cmaes import CMA
 
 from accelerator_autopilot.scheduler.domain.pool_arrays import Doubles
 from accelerator_autopilot.scheduler.policies.library.reserve import Reserve
-from accelerator_autopilot.scheduler.policies.tuned_rule import NAMES, ReserveNumbers, shipped_numbers
+from accelerator_autopilot.scheduler.policies.tuned_rule import NAMES, ReserveParameters, shipped_numbers
 from accelerator_autopilot.scheduler.twin.rollout import play
 from accelerator_autopilot.scheduler.twin.simulation import PoolModel, Trace
 from accelerator_autopilot.scheduler.twin.workloads import random_pools
@@ -92,7 +92,7 @@ def tune(models: list[PoolModel], traces: list[Trace], regime: int, generations:
         asked = [search.ask() for _ in range(CANDIDATES)]
         both = [np.tile(LOWEST + x * span, (2, 1)) for x in asked]
         played = play(
-            partial(Reserve, ReserveNumbers(np.repeat(np.stack(both), len(chosen), axis=0))),
+            partial(Reserve, ReserveParameters(np.repeat(np.stack(both), len(chosen), axis=0))),
             [models[i] for i in chosen] * CANDIDATES,
             [traces[i] for i in chosen] * CANDIDATES,
             generation,

@@ -13,7 +13,7 @@ from numpy.random import Generator
 from numpy.typing import NDArray
 
 from accelerator_autopilot.scheduler.policies.gains import OUTPUTS, action, corrected, proposed
-from accelerator_autopilot.scheduler.policies.lateness_controller import Caution
+from accelerator_autopilot.scheduler.policies.lateness_controller import LatenessController
 from accelerator_autopilot.scheduler.policies.network_features import FEATURES, LATE_PRICES, Floats, features
 from accelerator_autopilot.scheduler.policies.tuned_rule import gains, history, shipped_numbers
 from accelerator_autopilot.scheduler.twin.simulation import PoolModel, Trace, Twin
@@ -73,7 +73,7 @@ class TwinEnv(VectorEnv[Floats, Floats, NDArray[Any]]):
 
     def _begin(self, twin: Twin) -> None:
         self._facts = twin.facts
-        self._caution = Caution(self.num_envs)
+        self._caution = LatenessController(self.num_envs)
         self._numbers = shipped_numbers().of(self._facts)
         self._history = history(self._facts, self._numbers)
 

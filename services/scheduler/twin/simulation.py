@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from accelerator_autopilot.scheduler.domain.pool_arrays import Action, Doubles, PoolFacts, Seen
+from accelerator_autopilot.scheduler.domain.pool_arrays import Action, Doubles, PoolFacts, PoolObservations
 from accelerator_autopilot.scheduler.twin import kernel
 
 SAME_NAME = (
@@ -106,13 +106,13 @@ class Twin:
             power_w=self.curves[:, 2],
         )
 
-    def seen(self) -> Seen:
+    def seen(self) -> PoolObservations:
         """What a policy sees now."""
         pools, replicas = self.pools, self.replicas
         depth = pools["come"] - pools["head"]
         oldest = np.where(depth > 0, self.jobs["arrival_s"][pools["head"]], pools["time_s"])
         done = pools["new_completions"]
-        return Seen(
+        return PoolObservations(
             time_s=pools["time_s"].copy(),
             queue_depth=depth,
             oldest_wait_s=pools["time_s"] - oldest,

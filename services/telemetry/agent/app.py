@@ -12,7 +12,7 @@ from faststream.nats import KvWatch
 
 from accelerator_autopilot.contracts import subjects
 from accelerator_autopilot.contracts.streams import durable
-from accelerator_autopilot.runtime.command_fence import Fence
+from accelerator_autopilot.runtime.command_fence import CommandFence
 from accelerator_autopilot.runtime.consumers import consume
 from accelerator_autopilot.runtime.leader_election import leading_token
 from accelerator_autopilot.runtime.service import Service
@@ -20,16 +20,16 @@ from accelerator_autopilot.runtime.settings import load
 from accelerator_autopilot.telemetry.agent.adapters.agent_state import AgentState, StateFile
 from accelerator_autopilot.telemetry.agent.adapters.boot_identity import boot_id
 from accelerator_autopilot.telemetry.agent.adapters.command_file import CommandFile
-from accelerator_autopilot.telemetry.agent.adapters.exporter_source import ScrapeSource
+from accelerator_autopilot.telemetry.agent.adapters.exporter_source import ExporterSource
 from accelerator_autopilot.telemetry.agent.adapters.kernel_log import KernelLog
 from accelerator_autopilot.telemetry.agent.adapters.page_metrics import PageCollector
-from accelerator_autopilot.telemetry.agent.adapters.power_cap_file import CapFile
+from accelerator_autopilot.telemetry.agent.adapters.power_cap_file import PowerCapFile
 from accelerator_autopilot.telemetry.agent.adapters.power_privilege import may_control_power
 from accelerator_autopilot.telemetry.agent.adapters.source_discovery import make_sources
-from accelerator_autopilot.telemetry.agent.adapters.threaded_source import GuardedSource
+from accelerator_autopilot.telemetry.agent.adapters.threaded_source import ThreadedSource
 from accelerator_autopilot.telemetry.agent.application.command_handlers import PowerCommands, Simulation
-from accelerator_autopilot.telemetry.agent.application.inventory_publisher import InventoryBoard
-from accelerator_autopilot.telemetry.agent.application.lease_expiry import LeaseKeeper
+from accelerator_autopilot.telemetry.agent.application.inventory_publisher import InventoryPublisher
+from accelerator_autopilot.telemetry.agent.application.lease_expiry import LeaseExpiry
 from accelerator_autopilot.telemetry.agent.application.power_control import PowerControl
 from accelerator_autopilot.telemetry.agent.application.sampling import Sampler
 from accelerator_autopilot.telemetry.agent.domain.device_resets import ResetWatch
@@ -50,19 +50,19 @@ def create_agent(settings: AgentSettings | None = None) -> FastStream:
     settings = settings or load(AgentSettings)
     service = Service("agent", settings)
     broker = service.broker
-    sources = [GuardedSource(source, settings.source_timeout_s) for source in make_sources(settings)]
+    sources = [ThreadedSource(source, settings.source_timeout_s) for source in make_sources(settings)]
 
     state_file = StateFile(settings.data_dir / f"agent-{subjects.name_part(settings.node)}.json")
     state = state_file.load()
     latest = tell_devices(service, settings)
-    pages = [guard.source for guard in sources if isinstance(guard.source, ScrapeSource)]
+    pages = [guard.source for guard in sources if isinstance(guard.source, ExporterSource)]
     service.registry.register(PageCollector(pages))
     sampler = Sampler(
         node=settings.node,
         period_s=settings.period_s,
         sources=sources,
         publish=service.bus.publish,
-        put_inventory=InventoryBoard(service.bus, service.health).put,
+        put_inventory=InventoryPublisher(service.bus, service.health).put,
         health=service.health,
         buffer=FrameBuffer(settings.frame_buffer),
         latest=latest,
@@ -76,11 +76,11 @@ def create_agent(settings: AgentSettings | None = None) -> FastStream:
     power = PowerControl(
         settings.node,
         sampler.find,
-        CapFile(settings.data_dir / f"caps-{subjects.name_part(settings.node)}.json"),
+        PowerCapFile(settings.data_dir / f"caps-{subjects.name_part(settings.node)}.json"),
         devices=lambda: list(sampler.devices),
     )
-    keeper = LeaseKeeper(power, service.bus.publish_outcome)
-    fence = Fence(
+    keeper = LeaseExpiry(power, service.bus.publish_outcome)
+    fence = CommandFence(
         leading=lambda: leading_token(service.bus.js, "scheduler"),
         memory=CommandFile(settings.data_dir / f"commands-{subjects.name_part(settings.node)}.json"),
     )

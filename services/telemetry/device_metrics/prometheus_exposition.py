@@ -37,7 +37,9 @@ class DeviceCollector(Collector):
                 yield _own(metric, have)
         if self._dcgm_names:
             yield from dcgm_families(devices, now_s)
-        yield GaugeMetricFamily("autopilot_devices_untold", "devices beyond the limit", float(self._latest.untold))
+        yield GaugeMetricFamily(
+            "autopilot_devices_not_exported", "devices beyond the limit", float(self._latest.untold)
+        )
 
 
 def _own(metric: Metric, devices: list[Latest]) -> Family:

@@ -177,7 +177,7 @@ class Soak:
         options = Options(
             data_dir=self._folder, simulate=4, nats_port=nats_port, gateway_port=0, node=NODE,
             environment={
-                "AUTOPILOT_WEBHOOK_PRIVATE_TARGETS": "true", "AUTOPILOT_POOL_INITIAL": "2",
+                "AUTOPILOT_WEBHOOK_PRIVATE_TARGETS": "true", "AUTOPILOT_INITIAL_WORKERS": "2",
                 "AUTOPILOT_UNRUNNABLE_AFTER_S": "10",
             },
             environments=environments,

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from accelerator_autopilot.anomaly.domain.findings import Finding, QuietDetector
-from accelerator_autopilot.anomaly.domain.source_topology import FleetMap
+from accelerator_autopilot.anomaly.domain.source_topology import SourceTopology
 from accelerator_autopilot.contracts.messages.alerts import Alert, Evidence, Severity
 from accelerator_autopilot.contracts.messages.telemetry import DeviceEvent
 
@@ -58,8 +58,8 @@ class DeviceLostDetector(QuietDetector):
 
     name = "device_lost"
 
-    def __init__(self, fleet: FleetMap | None = None) -> None:
-        self._fleet = fleet or FleetMap()
+    def __init__(self, fleet: SourceTopology | None = None) -> None:
+        self._fleet = fleet or SourceTopology()
         self._absent: dict[tuple[str, str, str], _Absence] = {}
 
     def on_event(self, event: DeviceEvent) -> list[Finding]:
@@ -131,6 +131,6 @@ class DeviceLostDetector(QuietDetector):
         )
 
 
-def make(_: float, fleet: FleetMap | None = None) -> DeviceLostDetector:
+def make(_: float, fleet: SourceTopology | None = None) -> DeviceLostDetector:
     """Build it."""
     return DeviceLostDetector(fleet)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from accelerator_autopilot.anomaly.domain.findings import Finding, QuietDetector
-from accelerator_autopilot.anomaly.domain.source_topology import FleetMap
+from accelerator_autopilot.anomaly.domain.source_topology import SourceTopology
 from accelerator_autopilot.contracts.messages.alerts import Alert, Evidence, Severity
 from accelerator_autopilot.contracts.messages.telemetry import DeviceEvent
 
@@ -133,6 +133,6 @@ def _finding(event: DeviceEvent, fault: Fault, *, firing: bool) -> Finding:
     )
 
 
-def make(xid_hold_s: float, _fleet: FleetMap | None = None) -> DriverFaultDetector:
+def make(xid_hold_s: float, _fleet: SourceTopology | None = None) -> DriverFaultDetector:
     """Build it."""
     return DriverFaultDetector(xid_hold_s)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from accelerator_autopilot.anomaly.domain.findings import Finding, QuietDetector
-from accelerator_autopilot.anomaly.domain.source_topology import FleetMap
+from accelerator_autopilot.anomaly.domain.source_topology import SourceTopology
 from accelerator_autopilot.contracts.messages.alerts import Evidence
 from accelerator_autopilot.contracts.messages.telemetry import DeviceEvent
 
@@ -35,6 +35,6 @@ class SourceFailedDetector(QuietDetector):
         ]
 
 
-def make(_: float, _fleet: FleetMap | None = None) -> SourceFailedDetector:
+def make(_: float, _fleet: SourceTopology | None = None) -> SourceFailedDetector:
     """Build it."""
     return SourceFailedDetector()

@@ -16,7 +16,7 @@ from datetime import datetime, timedelta
 
 from accelerator_autopilot.anomaly.domain.device_resets import RECOVERY_CHANGED, asks_for_nothing
 from accelerator_autopilot.anomaly.domain.findings import Finding, QuietDetector
-from accelerator_autopilot.anomaly.domain.source_topology import FleetMap
+from accelerator_autopilot.anomaly.domain.source_topology import SourceTopology
 from accelerator_autopilot.anomaly.domain.xid_catalogue import ADVICE, look_up
 from accelerator_autopilot.contracts.messages.alerts import Alert, Evidence, Severity
 from accelerator_autopilot.contracts.messages.telemetry import DeviceEvent
@@ -142,6 +142,6 @@ def needs_reset(code: int) -> bool:
     return code == RECOVERY_CHANGED or look_up(code).action in {"reset_device", "reboot", "replace", "reduced_memory"}
 
 
-def make(xid_hold_s: float, _fleet: FleetMap | None = None) -> XidDetector:
+def make(xid_hold_s: float, _fleet: SourceTopology | None = None) -> XidDetector:
     """Build it."""
     return XidDetector(xid_hold_s)

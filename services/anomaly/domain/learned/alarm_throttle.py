@@ -15,7 +15,7 @@ REST_ROWS = 100
 GROWTH = 1.2
 
 
-class Alarms:
+class AlarmThrottle:
     """Follows the last alarm of each slot."""
 
     def __init__(self) -> None:

@@ -14,9 +14,9 @@ import numpy as np
 
 from accelerator_autopilot.anomaly.domain.device_history import Bools
 from accelerator_autopilot.anomaly.domain.device_history import Slots as Indices
-from accelerator_autopilot.anomaly.domain.learned.density_score import Surprise
-from accelerator_autopilot.anomaly.domain.learned.history_residuals import Residual, Residuals
-from accelerator_autopilot.anomaly.domain.learned.metric_relations import Relations
+from accelerator_autopilot.anomaly.domain.learned.density_score import DensityScore
+from accelerator_autopilot.anomaly.domain.learned.history_residuals import HistoryResiduals, Residual
+from accelerator_autopilot.anomaly.domain.learned.metric_relations import MetricRelations
 from accelerator_autopilot.anomaly.domain.learned.slot_tensors import Floats, Saved, Slots, quietly
 from accelerator_autopilot.contracts.errors import InvalidInputError
 
@@ -44,9 +44,9 @@ class LearnedDetector:
 
     def __init__(self, metrics: int, *, surprise: bool = True) -> None:
         self.metrics = metrics
-        self._residuals, self._relations = Residuals(metrics), Relations(metrics)
+        self._residuals, self._relations = HistoryResiduals(metrics), MetricRelations(metrics)
         # Histograms take most of the memory: 3.4 kB a metric.
-        self._surprise = Surprise(metrics) if surprise else None
+        self._surprise = DensityScore(metrics) if surprise else None
         self._smooth = Slots({"count": (), "level": (), "held": ()})
         self._parts = {
             "residuals": self._residuals.slots,

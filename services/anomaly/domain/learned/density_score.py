@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from accelerator_autopilot.anomaly.domain.device_history import Bools
 from accelerator_autopilot.anomaly.domain.device_history import Slots as Indices
-from accelerator_autopilot.anomaly.domain.learned.seasonal_memory import Seasons
+from accelerator_autopilot.anomaly.domain.learned.seasonal_memory import SeasonalMemory
 from accelerator_autopilot.anomaly.domain.learned.slot_tensors import Floats, Slots, quietly
 
 WARM_UP_ROWS = 100
@@ -29,14 +29,14 @@ TINY = 1e-9
 ZERO = np.float32(0)
 
 
-class Surprise:
+class DensityScore:
     """Follows the histograms of each slot's metrics."""
 
     def __init__(self, metrics: int) -> None:
         views = (len(VIEWS), metrics)
         self._window = np.array(WINDOW, np.float32)[:, None]
         self._weight = np.array(WEIGHT, np.float32)[:, None]
-        self.seasons = Seasons(metrics)
+        self.seasons = SeasonalMemory(metrics)
         self.slots = Slots(
             {
                 "count": (metrics,), "last": (metrics,), "unit": (metrics,), "steps": (metrics,),

@@ -28,7 +28,7 @@ DOUBT = 0.8
 BOUND = 1.3
 
 
-class Tail:
+class FalseAlarmCalibration:
     """Follows the highest scores of each slot's blocks, for several scores at once."""
 
     def __init__(

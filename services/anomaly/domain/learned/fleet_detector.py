@@ -6,9 +6,9 @@ import numpy as np
 
 from accelerator_autopilot.anomaly.domain.device_history import Bools, Doubles, Slots
 from accelerator_autopilot.anomaly.domain.learned.anomaly_score import LearnedDetector
-from accelerator_autopilot.anomaly.domain.learned.false_alarm_calibration import Tail
+from accelerator_autopilot.anomaly.domain.learned.false_alarm_calibration import FalseAlarmCalibration
 from accelerator_autopilot.anomaly.domain.learned.input_channels import NAMES
-from accelerator_autopilot.anomaly.domain.learned.physics_model import EFFECTS, TARGETS, Causes
+from accelerator_autopilot.anomaly.domain.learned.physics_model import EFFECTS, TARGETS, PhysicsModel
 from accelerator_autopilot.anomaly.domain.learned.slot_tensors import Floats, Saved, quietly
 from accelerator_autopilot.anomaly.domain.learned.slot_tensors import Slots as SlotArrays
 
@@ -19,14 +19,16 @@ RELEARN_S = 86_400.0
 ODD_EXPECTED, CAUSES_EXPECTED = (10.0, 5.0), (2.2, 0.45)
 
 
-class FleetWatcher:
+class FleetDetector:
     """Scores rows of channels; learns from devices that are not alerted."""
 
     def __init__(self, false_alarms_per_week: float) -> None:
         self.detector = LearnedDetector(len(NAMES), surprise=False)
-        self.causes = Causes()
+        self.causes = PhysicsModel()
         # All ways to be odd share the false alarms that are allowed.
-        self.tail = Tail(false_alarms_per_week, *zip(ODD_EXPECTED, *[CAUSES_EXPECTED] * len(EFFECTS), strict=True))
+        self.tail = FalseAlarmCalibration(
+            false_alarms_per_week, *zip(ODD_EXPECTED, *[CAUSES_EXPECTED] * len(EFFECTS), strict=True)
+        )
         self._level = SlotArrays({"level": (), "metrics": (len(NAMES),), "alerted_s": ()})
 
     @property

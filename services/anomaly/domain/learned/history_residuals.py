@@ -36,7 +36,7 @@ class Residual:
     center: Floats
 
 
-class Residuals:
+class HistoryResiduals:
     """Follows each metric of each slot."""
 
     def __init__(self, metrics: int) -> None:

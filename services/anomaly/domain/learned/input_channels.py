@@ -38,7 +38,7 @@ class Span:
         return Span(self.row, self.slots[here], self.own[here], self.slow_w[here], self.period_s[here])
 
 
-class Channels:
+class InputChannels:
     """Adds rows up until a learning tick is due."""
 
     def __init__(self, learn_s: float = LEARN_S) -> None:

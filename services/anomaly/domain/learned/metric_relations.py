@@ -22,7 +22,7 @@ SPREAD_SHARE = 1e-3  # of the largest value seen
 TINY = 1e-30
 
 
-class Relations:
+class MetricRelations:
     """Follows mean and covariance of each slot's metrics; the inverse is renewed every few rows."""
 
     def __init__(self, metrics: int) -> None:

@@ -32,7 +32,7 @@ FLOOR_SHARE = 0.004  # of the largest value seen: what is closer is exact enough
 CLIP = 6.0
 
 
-class Causes:
+class PhysicsModel:
     """Follows the covariance of each slot's channels and what remains of each effect."""
 
     def __init__(self) -> None:

@@ -24,7 +24,7 @@ LEAST_SCALE = 0.02  # of the mean absolute deviation
 TINY = 1e-9
 
 
-class Seasons:
+class SeasonalMemory:
     """Keeps the last rows of each slot's metrics."""
 
     def __init__(self, metrics: int) -> None:

@@ -17,7 +17,7 @@ Compare = Callable[[Doubles, Doubles, Doubles, Doubles], Bools]
 
 
 @dataclass
-class OfGang:
+class CollectiveRule:
     """Compares a device with the median of the others of its job; `compare(util, others, clock, others)`."""
 
     kind: Kind
@@ -61,7 +61,7 @@ def _burdened(util: Doubles, others_util: Doubles, _: Doubles, __: Doubles) -> B
 def make() -> list[Rule]:
     """One of each."""
     return [
-        OfGang(
+        CollectiveRule(
             Kind(
                 "straggler",
                 "warning",
@@ -75,7 +75,7 @@ def make() -> list[Rule]:
             _slow,
             ("clock_sm_mhz",),
         ),
-        OfGang(
+        CollectiveRule(
             Kind(
                 "imbalance",
                 "info",

@@ -15,7 +15,7 @@ from accelerator_autopilot.contracts.messages.commands import (
     ScaleCommand,
 )
 from accelerator_autopilot.inference.pool.application.worker_supervisor import PoolSupervisor
-from accelerator_autopilot.runtime.command_fence import Fence, Status
+from accelerator_autopilot.runtime.command_fence import CommandFence, Status
 from accelerator_autopilot.transport.clock import utc_now
 
 Kind = Literal["scale", "drain", "batch"]
@@ -29,7 +29,7 @@ class PoolCommands:
     supervisor: PoolSupervisor
     publish_outcome: Callable[[CommandOutcome], Awaitable[None]]
     save_cordons: Callable[[set[str]], Awaitable[None]]
-    fence: Fence = field(default_factory=Fence)
+    fence: CommandFence = field(default_factory=CommandFence)
 
     async def on_scale(self, command: ScaleCommand) -> None:
         """Set the wanted number of workers."""

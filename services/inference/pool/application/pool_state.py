@@ -28,7 +28,7 @@ REST_PERIOD_S = 2.0
 
 
 @dataclass
-class PoolMemory:
+class PoolState:
     """Reads and writes the buckets for one supervisor."""
 
     bus: Bus

@@ -24,11 +24,11 @@ from accelerator_autopilot.inference.jobs.dead_lettering import DeadLettering
 from accelerator_autopilot.inference.jobs.retry_policy import expired_text, expires_at
 from accelerator_autopilot.inference.jobs.stored_results import read_result
 from accelerator_autopilot.inference.pool.application.stage_transfer import pass_on
-from accelerator_autopilot.inference.pool.application.undeliverable_jobs import Undeliverable
+from accelerator_autopilot.inference.pool.application.undeliverable_jobs import UndeliverableJobs
 from accelerator_autopilot.inference.pool.domain.job_dependencies import Waiting
 from accelerator_autopilot.runtime.bus import BUS_ERRORS
 from accelerator_autopilot.runtime.consumers import pull_batches, some_at_once
-from accelerator_autopilot.runtime.leader_election import Leadership
+from accelerator_autopilot.runtime.leader_election import LeaderElection
 from accelerator_autopilot.runtime.poison_messages import PoisonRule
 from accelerator_autopilot.runtime.supervision import run_together
 from accelerator_autopilot.transport.clock import utc_now
@@ -45,20 +45,20 @@ NEXT = "Nats-Schedule-Next"
 PASSING = (UnavailableError, *BUS_ERRORS)
 
 
-class QueueKeeper:
+class QueueJanitor:
     """What no single worker can do."""
 
     def __init__(
         self,
         nc: Client,
         js: JetStreamContext,
-        leadership: Leadership,
+        leadership: LeaderElection,
         poison: PoisonRule,
         unrunnable_after_s: float,
     ) -> None:
         self._nc, self._js, self._leadership, self._poison = nc, js, leadership, poison
         self._dead = DeadLettering(js, "keeper")
-        self._undeliverable = Undeliverable(js, self._dead, poison, unrunnable_after_s)
+        self._undeliverable = UndeliverableJobs(js, self._dead, poison, unrunnable_after_s)
         self._waiting: Waiting[Msg] = Waiting()
         self._told: asyncio.Queue[Msg] = asyncio.Queue()
 

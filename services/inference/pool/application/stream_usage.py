@@ -37,7 +37,7 @@ _WATCHED = {
 
 
 @dataclass
-class StreamWatch:
+class StreamUsage:
     """Looks while `leads()`. A new leader reads which alerts are open, and goes on with them."""
 
     js: JetStreamContext

@@ -33,7 +33,7 @@ LOOKED_AT = 300
 LATEST_S = JOB_AGE_S + DAY_S / 2
 
 
-class Undeliverable:
+class UndeliverableJobs:
     """Looks through JOBS, a part at a time. Every method raises the errors of nats-py and UnavailableError."""
 
     def __init__(

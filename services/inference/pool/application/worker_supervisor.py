@@ -157,7 +157,7 @@ class PoolSupervisor:
     def _end_silent(self, now: float) -> None:
         for name, worker in self._workers.items():
             silent_s = worker.silent_s(now)
-            if silent_s <= self.settings.worker_silent_s or worker.killed:
+            if silent_s <= self.settings.worker_timeout_s or worker.killed:
                 continue
             if worker.loading and silent_s <= LOADING_SILENT_S:
                 continue
@@ -228,7 +228,9 @@ class PoolSupervisor:
 
     async def _start(self, devices: DeviceGroup) -> None:
         name = f"{self.settings.pool}-{uuid.uuid4().hex[:6]}"
-        environment = devices.environment() | {"AUTOPILOT_SUSPECT_AFTER": str(self.trust.suspect_after(devices.name))}
+        environment = devices.environment() | {
+            "AUTOPILOT_SUSPECT_AFTER_FAILURES": str(self.trust.suspect_after(devices.name))
+        }
         worker = await WorkerProcess.start(name, devices.name, environment, self._heard)
         self._workers[name] = worker
         log.info("worker started", extra={"worker": name, "device": devices.name, "pid": worker.process.pid})

@@ -16,19 +16,19 @@ from nats.aio.client import Client
 from nats.aio.msg import Msg
 from nats.js.errors import APIError
 
-from accelerator_autopilot.inference.jobs.completion import JobOutcomes, Ran, Taken
+from accelerator_autopilot.inference.jobs.completion import ClaimedJob, JobCompletion, RunStats
 from accelerator_autopilot.inference.kinds.base import Kind, RunContext
 from accelerator_autopilot.inference.settings import WorkerSettings
 from accelerator_autopilot.inference.worker.application.batch_execution import Told, run_to_json
-from accelerator_autopilot.inference.worker.application.job_admission import Intake
+from accelerator_autopilot.inference.worker.application.job_admission import JobAdmission
 from accelerator_autopilot.inference.worker.application.progress import make_context
-from accelerator_autopilot.inference.worker.application.scratch_folders import Scratch
+from accelerator_autopilot.inference.worker.application.scratch_folders import ScratchFolders
 from accelerator_autopilot.inference.worker.application.worker_state import WorkerState
 from accelerator_autopilot.inference.worker.domain.batch_sizing import BatchSizer
 from accelerator_autopilot.inference.worker.domain.priorities import StridePicker, fair_order
 from accelerator_autopilot.runtime.failure_description import failure_fields
 from accelerator_autopilot.runtime.poison_messages import PoisonRule
-from accelerator_autopilot.runtime.pull_subscription import Puller
+from accelerator_autopilot.runtime.pull_subscription import PullSubscription
 from accelerator_autopilot.transport.clock import utc_now
 
 log = logging.getLogger(__name__)
@@ -40,16 +40,16 @@ ARRIVES_S = 0.004
 
 
 @dataclass
-class Lane:
+class JobRunner:
     """What lanes have in common: taking jobs. `pullers` are in order of priority."""
 
     name: str
-    pullers: list[Puller]
+    pullers: list[PullSubscription]
     arrived: asyncio.Event
     settings: WorkerSettings
     nc: Client
-    intake: Intake
-    outcomes: JobOutcomes
+    intake: JobAdmission
+    outcomes: JobCompletion
     state: WorkerState
     repair: Callable[[], Awaitable[None]]
     poison: PoisonRule
@@ -107,7 +107,7 @@ class Lane:
         for message in messages:
             self.state.held.pop(message.reply, None)
 
-    async def _let_arrive(self, asked: list[Puller]) -> None:
+    async def _let_arrive(self, asked: list[PullSubscription]) -> None:
         """Give what was asked for just now the time to come, lest a lower priority that is here already goes first."""
         await self._wait_while(
             lambda: any(p.ready for p in self.pullers) and not all(p.ready for p in asked), ARRIVES_S
@@ -139,7 +139,7 @@ class Lane:
 
 
 @dataclass
-class BatchLane(Lane):
+class BatchRunner(JobRunner):
     """Runs batches one after the other, in turn with the worker's other lanes, beside those that run for long."""
 
     kind: Kind = field(kw_only=True)
@@ -205,17 +205,17 @@ class BatchLane(Lane):
             endings += await self._run(batch)
         return asyncio.ensure_future(_all(endings)) if endings else None
 
-    async def _prepare(self, message: Msg) -> tuple[Taken, Any] | None:
+    async def _prepare(self, message: Msg) -> tuple[ClaimedJob, Any] | None:
         """One job that cannot be prepared does not keep the others from it."""
         async with self.guard(message):
             return await self.intake.prepare(message)
         return None
 
-    async def _run(self, prepared: list[tuple[Taken, Any]]) -> list[Awaitable[None]]:
+    async def _run(self, prepared: list[tuple[ClaimedJob, Any]]) -> list[Awaitable[None]]:
         """Run one batch; what is left to do of each of its jobs is returned."""
         taken, inputs = [p[0] for p in prepared], [p[1] for p in prepared]
         started_at = utc_now()
-        with Scratch(self.settings.scratch_dir) as scratch:
+        with ScratchFolders(self.settings.scratch_dir) as scratch:
             context = make_context(taken, self.nc, self.settings, self.state, scratch)
             alone = taken[0].alone or getattr(self.kind, "undisturbed", False)
             async with self.state.turns.turn(), self.state.company.of(alone=alone):
@@ -229,7 +229,7 @@ class BatchLane(Lane):
         endings: list[Awaitable[None]] = []
         for index, (one, output) in enumerate(zip(taken, outputs, strict=True)):
             counted = context.tokens.get(index)
-            ran = Ran(
+            ran = RunStats(
                 started_at,
                 took_s,
                 len(taken),
@@ -240,7 +240,7 @@ class BatchLane(Lane):
         return endings
 
     async def _run_on_device(
-        self, taken: list[Taken], inputs: list[Any], context: RunContext
+        self, taken: list[ClaimedJob], inputs: list[Any], context: RunContext
     ) -> tuple[list[Told], float]:
         loop = asyncio.get_running_loop()
         self.state.running |= {t.job.id: t for t in taken}
@@ -258,7 +258,7 @@ class BatchLane(Lane):
             self.sizer.record(len(taken), took_s)
         return outputs, took_s
 
-    async def _conclude(self, taken: Taken, output: Told, ran: Ran) -> None:
+    async def _conclude(self, taken: ClaimedJob, output: Told, ran: RunStats) -> None:
         async with self.guard(taken.message):
             if self.state.is_cancelled(taken):
                 await self.outcomes.cancel(taken)

@@ -19,7 +19,7 @@ from accelerator_autopilot.contracts.errors import UnavailableError
 from accelerator_autopilot.contracts.messages.jobs import JobState
 from accelerator_autopilot.inference.worker.application.worker_state import WorkerState
 from accelerator_autopilot.runtime.poison_messages import PoisonRule
-from accelerator_autopilot.transport.bucket_changes import BucketFollower
+from accelerator_autopilot.transport.bucket_changes import BucketChanges
 
 log = logging.getLogger(__name__)
 
@@ -54,7 +54,7 @@ class Cancellations:
 
     async def _keep_reading(self) -> None:
         """What changed since the last look; after a new connection at once."""
-        follower = BucketFollower(self._js, BUCKET)
+        follower = BucketChanges(self._js, BUCKET)
         while True:
             connections = self._nc.stats["reconnects"]
             try:

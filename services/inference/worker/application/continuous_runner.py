@@ -11,17 +11,17 @@ from nats.aio.msg import Msg
 from pydantic import BaseModel
 
 from accelerator_autopilot.inference.errors import KindFailedError
-from accelerator_autopilot.inference.jobs.completion import Ran
+from accelerator_autopilot.inference.jobs.completion import RunStats
 from accelerator_autopilot.inference.kinds.base import ContinuousKind, RunContext
 from accelerator_autopilot.inference.worker.application.batch_execution import as_json, judged
-from accelerator_autopilot.inference.worker.application.batch_runner import Lane
+from accelerator_autopilot.inference.worker.application.batch_runner import JobRunner
 from accelerator_autopilot.inference.worker.application.progress import make_context
-from accelerator_autopilot.inference.worker.application.scratch_folders import Scratch
+from accelerator_autopilot.inference.worker.application.scratch_folders import ScratchFolders
 from accelerator_autopilot.transport.clock import utc_now
 
 
 @dataclass
-class ContinuousLane(Lane):
+class ContinuousRunner(JobRunner):
     """Keeps up to `slots` jobs running at once."""
 
     kind: ContinuousKind = field(kw_only=True)
@@ -65,7 +65,7 @@ class ContinuousLane(Lane):
         self.state.running[taken.job.id] = taken
         try:
             async with self.state.company.of(alone=taken.alone):
-                with Scratch(self.settings.scratch_dir) as scratch, self.state.runs.running([taken]):
+                with ScratchFolders(self.settings.scratch_dir) as scratch, self.state.runs.running([taken]):
                     context = make_context([taken], self.nc, self.settings, self.state, scratch)
                     output = await self._output(item, context)
                 told = await asyncio.to_thread(as_json, self.name, output)
@@ -84,7 +84,7 @@ class ContinuousLane(Lane):
             return
         self.state.succeeded(self.name, taken)
         counted = context.tokens.get(0)
-        ran = Ran(
+        ran = RunStats(
             started_at,
             loop.time() - began,
             len(self._tasks) or 1,

@@ -16,9 +16,9 @@ from accelerator_autopilot.contracts.kinds.base import Input
 from accelerator_autopilot.contracts.messages.jobs import Job, PoolStatus
 from accelerator_autopilot.inference.errors import CannotRunError
 from accelerator_autopilot.inference.jobs.capability import Capability, nobody
-from accelerator_autopilot.inference.jobs.completion import JobOutcomes, Taken
+from accelerator_autopilot.inference.jobs.completion import ClaimedJob, JobCompletion
 from accelerator_autopilot.inference.jobs.decoding import read_job
-from accelerator_autopilot.inference.jobs.retry_policy import Bury, Places, before_attempt
+from accelerator_autopilot.inference.jobs.retry_policy import EndJob, Places, before_attempt
 from accelerator_autopilot.inference.worker.application.worker_state import WorkerState
 from accelerator_autopilot.runtime.bus import BUS_ERRORS
 from accelerator_autopilot.transport.clock import utc_now
@@ -29,18 +29,18 @@ POOL_GONE_S = 15.0
 
 
 @dataclass
-class Intake:
+class JobAdmission:
     """Prepares the jobs of one kind."""
 
     kind: str
     model: type[Input]
-    outcomes: JobOutcomes
+    outcomes: JobCompletion
     state: WorkerState
     capability: Capability
     pools: Callable[[], Awaitable[list[PoolStatus]]]
     here: str
 
-    async def prepare(self, message: Msg) -> tuple[Taken, Any] | None:
+    async def prepare(self, message: Msg) -> tuple[ClaimedJob, Any] | None:
         """The job with its validated input; None when it has been dealt with otherwise."""
         try:
             metadata = message.metadata
@@ -48,7 +48,7 @@ class Intake:
         except (ValidationError, UnicodeError, ValueError) as error:
             await self.outcomes.bury_unreadable(message, error)
             return None
-        taken = Taken(message, job, message.metadata.num_delivered)
+        taken = ClaimedJob(message, job, message.metadata.num_delivered)
         if await self._over(taken) or await self._not_yet(taken) or await self._not_here(taken):
             return None
         try:
@@ -58,10 +58,10 @@ class Intake:
             await self.outcomes.fail(taken, error)
         except RecursionError:
             self.outcomes.note(taken, InvalidInputError("payload", self.kind, "is nested too deeply"))
-            await self.outcomes.bury(taken, Bury("invalid"))
+            await self.outcomes.bury(taken, EndJob("invalid"))
         except (ValidationError, AutopilotError) as error:
             self.outcomes.note(taken, error)
-            await self.outcomes.bury(taken, Bury("invalid"))
+            await self.outcomes.bury(taken, EndJob("invalid"))
         return None
 
     async def places(self) -> Places | None:
@@ -85,7 +85,7 @@ class Intake:
             return await asyncio.to_thread(self.model.model_validate, payload)
         return self.model.model_validate(payload)
 
-    async def _over(self, taken: Taken) -> bool:
+    async def _over(self, taken: ClaimedJob) -> bool:
         """Whether a job has ended, or ends here, before it has begun."""
         job, message = taken.job, taken.message
         # Whoever publishes without a message id may have published it twice.
@@ -106,14 +106,14 @@ class Intake:
             await self.outcomes.bury(taken, verdict)
         return verdict is not None
 
-    async def _not_yet(self, taken: Taken) -> bool:
+    async def _not_yet(self, taken: ClaimedJob) -> bool:
         """Send a job that waits for others or for its time to where such jobs wait."""
         job, now = taken.job, utc_now()
         known = {other: await self.outcomes.status_of(other) for other in job.after}
         failed = [other for other, status in known.items() if status not in {None, "succeeded"}]
         if failed:
             self.outcomes.note(taken, CannotRunError(f"job {failed[0]} {known[failed[0]]}"))
-            await self.outcomes.bury(taken, Bury("dependency_failed"))
+            await self.outcomes.bury(taken, EndJob("dependency_failed"))
             return True
         left = [other for other, status in known.items() if status is None]
         if not left and (job.not_before is None or job.not_before <= now):
@@ -125,7 +125,7 @@ class Intake:
         await self.outcomes.hand_on(taken.message, stream, subject, headers, body)
         return True
 
-    async def _not_here(self, taken: Taken) -> bool:
+    async def _not_here(self, taken: ClaimedJob) -> bool:
         """Hand on a job that needs another worker; give it up when there is none."""
         lack = self.capability.lacks(taken.job.needs)
         if lack is None:
@@ -135,5 +135,5 @@ class Intake:
             await taken.message.nak(delay=min(LONGEST_ELSEWHERE_S, ELSEWHERE_S * (1 + taken.delivered / 60)))
         else:
             self.outcomes.note(taken, CannotRunError(reason))
-            await self.outcomes.bury(taken, Bury("nobody_can_run"))
+            await self.outcomes.bury(taken, EndJob("nobody_can_run"))
         return True

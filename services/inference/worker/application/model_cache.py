@@ -22,7 +22,7 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 
-class Shelf:
+class ModelCache:
     """Keeps models by a key that says all that matters of them."""
 
     def __init__(self) -> None:
@@ -92,4 +92,4 @@ def one_line(error: BaseException) -> str:
     return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}".rstrip(": ")
 
 
-SHELF = Shelf()
+SHELF = ModelCache()

@@ -7,7 +7,7 @@ import logging
 from accelerator_autopilot.inference.kinds import registry
 from accelerator_autopilot.inference.kinds.base import Kind, RunContext
 from accelerator_autopilot.inference.settings import WorkerSettings
-from accelerator_autopilot.inference.worker.application.scratch_folders import Scratch
+from accelerator_autopilot.inference.worker.application.scratch_folders import ScratchFolders
 
 log = logging.getLogger(__name__)
 
@@ -23,12 +23,12 @@ SAMPLES: dict[str, dict[str, object]] = {
 
 def warm_up(settings: WorkerSettings) -> None:
     """Run a small input of each kind that is to be warm; one that fails is told and left to its first job."""
-    for name in settings.models_warm:
+    for name in settings.preload_kinds:
         kind, sample = registry().get(name), SAMPLES.get(name)
         if kind is None or sample is None:
             log.warning("cannot be warmed up", extra={"kind": name})
             continue
-        with Scratch(settings.scratch_dir) as scratch:
+        with ScratchFolders(settings.scratch_dir) as scratch:
             context = RunContext(models=settings, scratch=scratch, attempts=[1])
             try:
                 item = kind.input.model_validate(sample)

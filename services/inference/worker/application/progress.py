@@ -10,16 +10,16 @@ from nats.aio.client import Client
 
 from accelerator_autopilot.contracts import subjects
 from accelerator_autopilot.contracts.messages.jobs import JobProgress
-from accelerator_autopilot.inference.jobs.completion import Taken
+from accelerator_autopilot.inference.jobs.completion import ClaimedJob
 from accelerator_autopilot.inference.kinds.base import RunContext
 from accelerator_autopilot.inference.settings import WorkerSettings
-from accelerator_autopilot.inference.worker.application.scratch_folders import Scratch
+from accelerator_autopilot.inference.worker.application.scratch_folders import ScratchFolders
 from accelerator_autopilot.inference.worker.application.worker_state import WorkerState
 from accelerator_autopilot.transport.clock import utc_now
 
 
 def make_context(
-    taken: Sequence[Taken], nc: Client, settings: WorkerSettings, state: WorkerState, scratch: Scratch
+    taken: Sequence[ClaimedJob], nc: Client, settings: WorkerSettings, state: WorkerState, scratch: ScratchFolders
 ) -> RunContext:
     """The context of a batch."""
     loop = asyncio.get_running_loop()

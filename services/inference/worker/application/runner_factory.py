@@ -13,16 +13,16 @@ from accelerator_autopilot.contracts import streams
 from accelerator_autopilot.contracts.errors import AutopilotError
 from accelerator_autopilot.contracts.messages.jobs import PRIORITIES, PoolStatus
 from accelerator_autopilot.inference.jobs.capability import Capability
-from accelerator_autopilot.inference.jobs.completion import JobOutcomes
+from accelerator_autopilot.inference.jobs.completion import JobCompletion
 from accelerator_autopilot.inference.kinds import find
 from accelerator_autopilot.inference.kinds.base import Kind
 from accelerator_autopilot.inference.settings import WorkerSettings
-from accelerator_autopilot.inference.worker.application.batch_runner import NATS_ERRORS, BatchLane
-from accelerator_autopilot.inference.worker.application.continuous_runner import ContinuousLane
-from accelerator_autopilot.inference.worker.application.job_admission import Intake
+from accelerator_autopilot.inference.worker.application.batch_runner import NATS_ERRORS, BatchRunner
+from accelerator_autopilot.inference.worker.application.continuous_runner import ContinuousRunner
+from accelerator_autopilot.inference.worker.application.job_admission import JobAdmission
 from accelerator_autopilot.inference.worker.application.worker_state import WorkerState
 from accelerator_autopilot.runtime.poison_messages import PoisonRule
-from accelerator_autopilot.runtime.pull_subscription import Puller
+from accelerator_autopilot.runtime.pull_subscription import PullSubscription
 from accelerator_autopilot.transport import stream_setup
 from accelerator_autopilot.transport.snapshots import bucket_items
 
@@ -31,7 +31,7 @@ log = logging.getLogger(__name__)
 POOLS_FRESH_S = 2.0
 
 
-class LaneFactory:
+class RunnerFactory:
     """Opens lanes over one connection."""
 
     def __init__(
@@ -39,7 +39,7 @@ class LaneFactory:
         settings: WorkerSettings,
         nc: Client,
         js: JetStreamContext,
-        outcomes: JobOutcomes,
+        outcomes: JobCompletion,
         state: WorkerState,
         executor: ThreadPoolExecutor,
         poison: PoisonRule,
@@ -56,7 +56,7 @@ class LaneFactory:
         self._pools: list[PoolStatus] = []
         self._pools_at = float("-inf")
 
-    async def open(self, name: str) -> BatchLane | ContinuousLane:
+    async def open(self, name: str) -> BatchRunner | ContinuousRunner:
         """The lane of a kind. Raises SettingsError for a kind that there is not."""
         kind = find(name)
         configs = [streams.job_durable(name, priority) for priority in PRIORITIES]
@@ -75,11 +75,11 @@ class LaneFactory:
         except NATS_ERRORS:
             await repair()
         arrived = asyncio.Event()
-        pullers = [Puller(self._nc, "JOBS", config.durable_name or "", arrived) for config in configs]
+        pullers = [PullSubscription(self._nc, "JOBS", config.durable_name or "", arrived) for config in configs]
         for puller in pullers:
             await puller.start()
         here = f"{self._settings.node}/{self._settings.worker_device}"
-        intake = Intake(name, kind.input, self._outcomes, self._state, self._capability, self._recent_pools, here)
+        intake = JobAdmission(name, kind.input, self._outcomes, self._state, self._capability, self._recent_pools, here)
         common = (
             name,
             pullers,
@@ -93,8 +93,8 @@ class LaneFactory:
             self._poison,
         )
         if isinstance(kind, Kind):
-            return BatchLane(*common, kind=kind, executor=self._executor)
-        return ContinuousLane(*common, kind=kind, slots=self._settings.generate_slots)
+            return BatchRunner(*common, kind=kind, executor=self._executor)
+        return ContinuousRunner(*common, kind=kind, slots=self._settings.generate_slots)
 
     async def _recent_pools(self) -> list[PoolStatus]:
         now = asyncio.get_running_loop().time()

@@ -13,7 +13,7 @@ from typing import Self
 PREFIX = "autopilot-job-"
 
 
-class Scratch:
+class ScratchFolders:
     """A folder that only we may read, made when it is first asked for and deleted at the end."""
 
     def __init__(self, parent: Path | None) -> None:

@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING
 from nats.aio.msg import Msg
 
 from accelerator_autopilot.inference.jobs.retry_records import CLOCKS_DIFFER
-from accelerator_autopilot.inference.worker.application.batch_isolation import Company
+from accelerator_autopilot.inference.worker.application.batch_isolation import BatchIsolation
 from accelerator_autopilot.inference.worker.application.device_turns import DeviceTurns
 
 if TYPE_CHECKING:
-    from accelerator_autopilot.inference.jobs.completion import Taken
-    from accelerator_autopilot.inference.jobs.run_time_limit import RunWatch
+    from accelerator_autopilot.inference.jobs.completion import ClaimedJob
+    from accelerator_autopilot.inference.jobs.run_time_limit import RunTimeLimit
 
 # Exit codes of a worker, as sysexits.h has them: it asks for a fresh process (EX_TEMPFAIL), jobs fail one after another
 # on its device (EX_IOERR), a batch did not end in its time (EX_SOFTWARE).
@@ -40,13 +40,13 @@ class WorkerState:
     `stop` is set when the worker is to end, with `exit_code`.
     """
 
-    runs: RunWatch
+    runs: RunTimeLimit
     stop: asyncio.Event = field(default_factory=asyncio.Event)
-    company: Company = field(default_factory=Company)
+    company: BatchIsolation = field(default_factory=BatchIsolation)
 
     turns: DeviceTurns = field(default_factory=lambda: DeviceTurns(TURN_S))
     held: dict[str, Msg] = field(default_factory=dict)
-    running: dict[str, Taken] = field(default_factory=dict)
+    running: dict[str, ClaimedJob] = field(default_factory=dict)
     cancelled: OrderedDict[str, datetime | None] = field(default_factory=OrderedDict)
     jobs_done: int = 0
     jobs_failed: int = 0
@@ -90,20 +90,20 @@ class WorkerState:
         if len(self.cancelled) > MOST_CANCELLED:
             self.cancelled.popitem(last=False)
 
-    def is_cancelled(self, taken: Taken) -> bool:
+    def is_cancelled(self, taken: ClaimedJob) -> bool:
         """Whether this job was cancelled, and not another that had its id before."""
         if taken.job.id not in self.cancelled:
             return False
         at = self.cancelled[taken.job.id]
         return at is None or at >= taken.since - CLOCKS_DIFFER
 
-    def succeeded(self, kind: str, taken: Taken) -> None:
+    def succeeded(self, kind: str, taken: ClaimedJob) -> None:
         """A job of a kind ran well, so the device does; where it had failed before, it was not the job's fault."""
         self.done_by_kind[kind] += 1
         self.after_failing_on.update({e.device for e in taken.errors if e.device not in {"", self.here}})
         self._failing.clear()
 
-    def failed(self, kind: str, taken: Taken, error: BaseException) -> None:
+    def failed(self, kind: str, taken: ClaimedJob, error: BaseException) -> None:
         """End when different jobs fail one after another for reasons that may be the device's.
 
         What a kind says itself of a job is the job's own; one that failed on another device as well brings it along.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from accelerator_autopilot.scheduler.domain.pool_arrays import Doubles, Seen
+from accelerator_autopilot.scheduler.domain.pool_arrays import Doubles, PoolObservations
 from accelerator_autopilot.scheduler.policies.library.predictive import Predictive
 
 
@@ -13,7 +13,7 @@ class EnergySweep(Predictive):
 
     name = "energy_sweep"
 
-    def _cap_w(self, seen: Seen) -> Doubles:  # noqa: ARG002
+    def _cap_w(self, seen: PoolObservations) -> Doubles:  # noqa: ARG002
         facts = self._facts
         cheapest: Doubles = facts.cap_w[np.arange(len(facts)), facts.cheapest]
         return cheapest

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import numpy as np
 
-from accelerator_autopilot.scheduler.domain.pool_arrays import Action, PoolFacts, Seen
+from accelerator_autopilot.scheduler.domain.pool_arrays import Action, PoolFacts, PoolObservations
 from accelerator_autopilot.scheduler.policies.gains import action, corrected, proposed
-from accelerator_autopilot.scheduler.policies.lateness_controller import Caution
+from accelerator_autopilot.scheduler.policies.lateness_controller import LatenessController
 from accelerator_autopilot.scheduler.policies.network import Checkpoint, load_checkpoint
 from accelerator_autopilot.scheduler.policies.network_features import LATE_PRICES, features
 from accelerator_autopilot.scheduler.policies.shared_demand import ObservedDemand
@@ -32,9 +32,9 @@ class Learned:
         self._facts = facts
         self.numbers = shipped_numbers().of(facts)
         self.history: ObservedDemand = history(facts, self.numbers)
-        self._caution = Caution(len(facts))
+        self._caution = LatenessController(len(facts))
 
-    def decide(self, seen: Seen) -> Action:
+    def decide(self, seen: PoolObservations) -> Action:
         """One pass of the network for all pools."""
         facts = self._facts
         demand = self.history.observe(seen)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from accelerator_autopilot.scheduler.domain.pool_arrays import Action, Doubles, PoolFacts, Seen
+from accelerator_autopilot.scheduler.domain.pool_arrays import Action, Doubles, PoolFacts, PoolObservations
 from accelerator_autopilot.scheduler.policies.sliding_window import SlidingMax
 
 ALPHA, BETA, HEAD_ROOM, HOLD_S = 0.3, 0.05, 1.3, 120.0
@@ -24,11 +24,11 @@ class Predictive:
         self._service_s = np.full(p, UNKNOWN_WORK_S)
         self._held = SlidingMax(p, HOLD_S, float(facts.interval_s[0]))
 
-    def decide(self, seen: Seen) -> Action:
+    def decide(self, seen: PoolObservations) -> Action:
         """Replicas for the rate expected when what starts now is ready."""
         return Action.at_once(self._replicas(seen), self._cap_w(seen))
 
-    def _replicas(self, seen: Seen) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
+    def _replicas(self, seen: PoolObservations) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
         facts = self._facts
         rate = seen.arrivals / facts.interval_s
         before = self._level
@@ -40,7 +40,7 @@ class Predictive:
         wanted = np.ceil(HEAD_ROOM * ahead * self._service_s + seen.queue_depth * 0.5 + 1)
         return np.minimum(self._held.push(wanted), facts.max_replicas).astype(np.int64)
 
-    def _cap_w(self, seen: Seen) -> Doubles:  # noqa: ARG002
+    def _cap_w(self, seen: PoolObservations) -> Doubles:  # noqa: ARG002
         return self._facts.cap_w[:, -1]
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from accelerator_autopilot.scheduler.domain.pool_arrays import Action, PoolFacts, Seen
+from accelerator_autopilot.scheduler.domain.pool_arrays import Action, PoolFacts, PoolObservations
 from accelerator_autopilot.scheduler.policies.sliding_window import SlidingMax
 
 JOBS_A_REPLICA = 1.0
@@ -21,7 +21,7 @@ class QueueLag:
         self._facts = facts
         self._held = SlidingMax(len(facts), COOLDOWN_S, float(facts.interval_s[0]))
 
-    def decide(self, seen: Seen) -> Action:
+    def decide(self, seen: PoolObservations) -> Action:
         """The most that was wanted during the cooldown."""
         load = seen.queue_depth + seen.busy
         wanted = self._held.push(np.maximum(1.0, np.ceil(load / JOBS_A_REPLICA)))

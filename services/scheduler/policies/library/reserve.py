@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from accelerator_autopilot.scheduler.domain.pool_arrays import Action, PoolFacts, Seen
+from accelerator_autopilot.scheduler.domain.pool_arrays import Action, PoolFacts, PoolObservations
 from accelerator_autopilot.scheduler.policies.gains import action, proposed
-from accelerator_autopilot.scheduler.policies.lateness_controller import Caution
+from accelerator_autopilot.scheduler.policies.lateness_controller import LatenessController
 from accelerator_autopilot.scheduler.policies.shared_demand import ObservedDemand
-from accelerator_autopilot.scheduler.policies.tuned_rule import ReserveNumbers, gains, history, shipped_numbers
+from accelerator_autopilot.scheduler.policies.tuned_rule import ReserveParameters, gains, history, shipped_numbers
 
 
 class Reserve:
@@ -14,7 +14,7 @@ class Reserve:
 
     name = "reserve"
 
-    def __init__(self, rule: ReserveNumbers) -> None:
+    def __init__(self, rule: ReserveParameters) -> None:
         self._rule = rule
 
     def reset(self, facts: PoolFacts) -> None:
@@ -22,9 +22,9 @@ class Reserve:
         self._facts = facts
         self.numbers = self._rule.of(facts)
         self.history: ObservedDemand = history(facts, self.numbers)
-        self._caution = Caution(len(facts))
+        self._caution = LatenessController(len(facts))
 
-    def decide(self, seen: Seen) -> Action:
+    def decide(self, seen: PoolObservations) -> Action:
         """What the rule says."""
         demand = self.history.observe(seen)
         output = gains(self.numbers, self._caution.observe(demand))

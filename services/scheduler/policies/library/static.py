@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from accelerator_autopilot.scheduler.domain.pool_arrays import Action, PoolFacts, Seen
+from accelerator_autopilot.scheduler.domain.pool_arrays import Action, PoolFacts, PoolObservations
 
 
 class Static:
@@ -14,7 +14,7 @@ class Static:
         """These pools from now on."""
         self._facts = facts
 
-    def decide(self, seen: Seen) -> Action:  # noqa: ARG002
+    def decide(self, seen: PoolObservations) -> Action:  # noqa: ARG002
         """All of it."""
         return Action.at_once(self._facts.max_replicas, self._facts.cap_w[:, -1])
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from accelerator_autopilot.scheduler.domain.pool_arrays import Action, PoolFacts, Seen
+from accelerator_autopilot.scheduler.domain.pool_arrays import Action, PoolFacts, PoolObservations
 from accelerator_autopilot.scheduler.policies.sliding_window import SlidingMax
 
 TARGET, TOLERANCE, STABILISATION_S = 0.6, 0.1, 300.0  # tolerance and stabilisation are the HPA's defaults
@@ -20,7 +20,7 @@ class Utilisation:
         self._facts = facts
         self._held = SlidingMax(len(facts), STABILISATION_S, float(facts.interval_s[0]))
 
-    def decide(self, seen: Seen) -> Action:
+    def decide(self, seen: PoolObservations) -> Action:
         """Replicas x use / target, unless that is within the tolerance."""
         have = np.maximum(1, seen.ready + seen.loading)
         use = (seen.busy + np.minimum(seen.queue_depth, have)) / have

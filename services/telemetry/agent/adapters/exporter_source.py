@@ -28,7 +28,7 @@ LOOPBACK = ("localhost", "127.0.0.1", "::1")
 Fetch = Callable[[str], str]
 
 
-class ScrapeSource:
+class ExporterSource:
     """One exporter as a source. What it fails to tell says nothing about its devices.
 
     `hosts` says of each device on which host the page has it; with `take_hosts` off all are the agent's.

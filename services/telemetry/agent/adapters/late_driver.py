@@ -15,7 +15,7 @@ from accelerator_autopilot.telemetry.ports import DeviceSource, Sample, SourceEv
 log = logging.getLogger(__name__)
 
 
-class AwaitedSource:
+class LateDriverSource:
     """Stands for a source until `open_source` gives it; that raises UnavailableError while there is none.
 
     `opened` is the source itself from then on. `absent` says that the last try found none: before the

@@ -8,13 +8,13 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.metrics_core import Metric as Family
 from prometheus_client.registry import Collector
 
-from accelerator_autopilot.telemetry.agent.adapters.exporter_source import ScrapeSource
+from accelerator_autopilot.telemetry.agent.adapters.exporter_source import ExporterSource
 
 
 class PageCollector(Collector):
     """Lines of each exporter that were no lines, and those of its last page whose names nobody knows."""
 
-    def __init__(self, pages: Sequence[ScrapeSource]) -> None:
+    def __init__(self, pages: Sequence[ExporterSource]) -> None:
         self._pages = pages
 
     def describe(self) -> list[Family]:

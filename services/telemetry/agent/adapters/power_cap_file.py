@@ -25,7 +25,7 @@ class Kept:
     defaults_w: dict[str, float] = field(default_factory=dict)
 
 
-class CapFile:
+class PowerCapFile:
     """A JSON list of devices, replaced as a whole. One that cannot be read is set aside and stands for all devices."""
 
     def __init__(self, path: Path) -> None:

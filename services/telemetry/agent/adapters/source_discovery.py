@@ -13,9 +13,9 @@ from accelerator_autopilot.runtime.driver_release import released
 from accelerator_autopilot.telemetry.agent.adapters.amd_smi import AmdSmiSource
 from accelerator_autopilot.telemetry.agent.adapters.apple import AppleSource
 from accelerator_autopilot.telemetry.agent.adapters.cpu import CpuSource
-from accelerator_autopilot.telemetry.agent.adapters.exporter_source import ScrapeSource
+from accelerator_autopilot.telemetry.agent.adapters.exporter_source import ExporterSource
 from accelerator_autopilot.telemetry.agent.adapters.jetson import JetsonSource
-from accelerator_autopilot.telemetry.agent.adapters.late_driver import AwaitedSource
+from accelerator_autopilot.telemetry.agent.adapters.late_driver import LateDriverSource
 from accelerator_autopilot.telemetry.agent.adapters.runtime_suspend import NVIDIA, all_sleep
 from accelerator_autopilot.telemetry.agent.adapters.sysfs_gpu import SysfsSource
 from accelerator_autopilot.telemetry.ports import DeviceSource
@@ -25,25 +25,25 @@ from accelerator_autopilot.transport.clock import utc_now
 
 def make_sources(settings: AgentSettings) -> list[DeviceSource]:
     """The sources that these settings ask for and this machine may have."""
-    drivers: list[AwaitedSource] = []
+    drivers: list[LateDriverSource] = []
     is_released = partial(released, settings.data_dir, lambda: utc_now().timestamp())
     if settings.nvml:
-        drivers.append(AwaitedSource("nvml", _open_nvml, is_released))
+        drivers.append(LateDriverSource("nvml", _open_nvml, is_released))
     if settings.other_accelerators:
         drivers += [
-            AwaitedSource("amd", _open_amd, is_released),
-            AwaitedSource("intel", _open_intel),
-            AwaitedSource("jetson", JetsonSource),
-            AwaitedSource("apple", AppleSource),
+            LateDriverSource("amd", _open_amd, is_released),
+            LateDriverSource("intel", _open_intel),
+            LateDriverSource("jetson", JetsonSource),
+            LateDriverSource("apple", AppleSource),
         ]
     sources: list[DeviceSource] = [*drivers]
     urls = [url.strip() for url in settings.scrape_urls.split(",") if url.strip()]
-    pages = [ScrapeSource(url, take_hosts=settings.scrape_hostnames) for url in urls]
+    pages = [ExporterSource(url, take_hosts=settings.scrape_hostnames) for url in urls]
     sources += pages
     if settings.cpu == "always":
         sources.append(CpuSource())
     elif settings.cpu == "auto" and not pages:
-        sources.append(AwaitedSource("cpu", cpu_without(drivers)))
+        sources.append(LateDriverSource("cpu", cpu_without(drivers)))
     if settings.simulate:
         from accelerator_autopilot.telemetry.agent.adapters.simulated_source import SimulatedSource  # noqa: PLC0415  needs numpy
 
@@ -55,7 +55,7 @@ def make_sources(settings: AgentSettings) -> list[DeviceSource]:
     return sources
 
 
-def cpu_without(drivers: Sequence[AwaitedSource]) -> Callable[[], CpuSource]:
+def cpu_without(drivers: Sequence[LateDriverSource]) -> Callable[[], CpuSource]:
     """Opens the CPU where no driver is; while one hangs, that is not known. It stays when a driver comes later."""
 
     def open_cpu() -> CpuSource:

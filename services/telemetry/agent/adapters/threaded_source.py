@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any, TypeVar
 
-from accelerator_autopilot.telemetry.agent.adapters.late_driver import AwaitedSource
+from accelerator_autopilot.telemetry.agent.adapters.late_driver import LateDriverSource
 from accelerator_autopilot.telemetry.errors import SourceBusyError, SourceHungError
 from accelerator_autopilot.telemetry.ports import DeviceSource
 
@@ -19,7 +19,7 @@ T = TypeVar("T")
 MOST_TURNS = 3
 
 
-class GuardedSource:
+class ThreadedSource:
     """Calls a source's methods one at a time, in turn, each with a time limit; while one hangs, no other is tried."""
 
     def __init__(self, source: DeviceSource, timeout_s: float) -> None:
@@ -35,7 +35,7 @@ class GuardedSource:
     def source(self) -> DeviceSource:
         """The source itself, once its driver is opened."""
         awaited = self._source
-        if not isinstance(awaited, AwaitedSource):
+        if not isinstance(awaited, LateDriverSource):
             return awaited
         # One that is to be let go of is not asked any more: it lets go in its own thread.
         return awaited if awaited.opened is None or awaited.released() else awaited.opened
@@ -48,7 +48,7 @@ class GuardedSource:
     @property
     def absent(self) -> bool:
         """Whether the machine has no such source, as far as is known now."""
-        return isinstance(self._source, AwaitedSource) and self._source.absent
+        return isinstance(self._source, LateDriverSource) and self._source.absent
 
     @property
     def hung(self) -> bool:

@@ -9,7 +9,7 @@ from accelerator_autopilot.contracts.ids import new_id
 from accelerator_autopilot.contracts.messages.commands import CommandOutcome, FleetPolicy, PowerCommand
 from accelerator_autopilot.contracts.messages.jobs import PoolStatus
 from accelerator_autopilot.contracts.messages.telemetry import SimulationReply, SimulationRequest
-from accelerator_autopilot.runtime.command_fence import Fence, Status
+from accelerator_autopilot.runtime.command_fence import CommandFence, Status
 from accelerator_autopilot.telemetry.agent.application.power_control import PowerControl
 from accelerator_autopilot.telemetry.ports import SimulatedDevices
 from accelerator_autopilot.transport.clock import utc_now
@@ -22,7 +22,7 @@ class PowerCommands:
     power: PowerControl
     read_policy: Callable[[], Awaitable[FleetPolicy]]
     publish_outcome: Callable[[CommandOutcome], Awaitable[None]]
-    fence: Fence = field(default_factory=Fence)
+    fence: CommandFence = field(default_factory=CommandFence)
 
     async def on_command(self, command: PowerCommand) -> None:
         """Carry out a command and tell the outcome; one that comes again is told of again, not carried out again."""

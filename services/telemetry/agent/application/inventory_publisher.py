@@ -20,7 +20,7 @@ RECENT = timedelta(seconds=60)
 
 
 @dataclass
-class InventoryBoard:
+class InventoryPublisher:
     """Writes the inventory; a failure is made up for by the next time."""
 
     bus: Bus

@@ -20,7 +20,7 @@ MOST_UNTOLD = 1000
 
 
 @dataclass
-class LeaseKeeper:
+class LeaseExpiry:
     """Two loops: one over devices, which never waits for the broker, and one that tells outcomes."""
 
     power: PowerControl

@@ -14,7 +14,7 @@ OK = "ok"
 
 
 @dataclass
-class Inventories:
+class NodeInventories:
     """Writes each node's inventory when it changed or is due; a node without devices any more is told empty."""
 
     node: str

@@ -26,7 +26,7 @@ REFUSED = (asyncpg.DataError, asyncpg.IntegrityConstraintViolationError)
 KEEP_ALIVE_S = 10.0
 
 
-class Persister:
+class DatabaseWriter:
     """Writes batches of messages, for as long as that takes."""
 
     def __init__(self, health: HealthState, registry: CollectorRegistry) -> None:

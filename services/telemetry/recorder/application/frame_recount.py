@@ -11,7 +11,7 @@ from nats.js.api import AckPolicy, ConsumerConfig, DeliverPolicy
 
 from accelerator_autopilot.contracts import subjects
 from accelerator_autopilot.runtime.supervision import beat
-from accelerator_autopilot.telemetry.recorder.domain.frame_sequence import RunTally, parse_message_id
+from accelerator_autopilot.telemetry.recorder.domain.frame_sequence import FrameSequence, parse_message_id
 
 log = logging.getLogger(__name__)
 
@@ -20,7 +20,7 @@ IDLE_S = 2.0
 SLACK = timedelta(seconds=15)
 
 
-async def recount(js: JetStreamContext, stream: str, durable: str, since: datetime, tally: RunTally) -> int:
+async def recount(js: JetStreamContext, stream: str, durable: str, since: datetime, tally: FrameSequence) -> int:
     """Note every frame of the stream from `since` on that was given to a recorder; returns how many.
 
     A number that is noted twice counts once, and frames that are delivered again are noted by whoever writes them.

@@ -16,18 +16,18 @@ from accelerator_autopilot.contracts.frames import TelemetryFrame
 from accelerator_autopilot.contracts.streams import durable
 from accelerator_autopilot.runtime.consumers import Watched, give_back
 from accelerator_autopilot.runtime.poison_messages import PoisonRule
-from accelerator_autopilot.runtime.pull_subscription import Puller
+from accelerator_autopilot.runtime.pull_subscription import PullSubscription
 from accelerator_autopilot.runtime.supervision import beat
 from accelerator_autopilot.telemetry.device_metrics.latest_samples import LatestSamples
 from accelerator_autopilot.telemetry.ports import FrameStore
 from accelerator_autopilot.telemetry.recorder.application.database_writer import (
     REFUSED,
-    Persister,
+    DatabaseWriter,
     acknowledge,
     keep_alive,
 )
 from accelerator_autopilot.telemetry.recorder.domain.clock_skew import ClockWatch
-from accelerator_autopilot.telemetry.recorder.domain.frame_sequence import RunTally, Totals
+from accelerator_autopilot.telemetry.recorder.domain.frame_sequence import FrameSequence, Totals
 from accelerator_autopilot.transport.clock import utc_now
 
 log = logging.getLogger(__name__)
@@ -42,12 +42,12 @@ AGES_S = (0.05, 0.1, 0.25, 0.5, 1, 2, 3, 5, 10, 30, 60, 300, 900, 3600)
 Pair = tuple[Msg, TelemetryFrame]
 
 
-class FrameRecorder:
+class FrameWriter:
     """One recorder's share of the frames."""
 
     def __init__(
         self,
-        persister: Persister,
+        persister: DatabaseWriter,
         poison: PoisonRule,
         registry: CollectorRegistry,
         latest: LatestSamples,
@@ -66,9 +66,9 @@ class FrameRecorder:
             "autopilot_frame_age_seconds", "sample to committed row", registry=registry, buckets=AGES_S
         )
         self._backlog = Gauge("autopilot_frames_backlog", "frames in the stream not written yet", registry=registry)
-        self._skewed = Gauge("autopilot_nodes_clock_off", "nodes whose clock is wrong", registry=registry)
+        self._skewed = Gauge("autopilot_nodes_clock_skewed", "nodes whose clock is wrong", registry=registry)
         self.totals = Totals()
-        self.tally = RunTally()
+        self.tally = FrameSequence()
         self.clocks = ClockWatch()
         self.backlog = 0
         self._batch_stored_us = 0
@@ -77,7 +77,7 @@ class FrameRecorder:
     async def run(self, nc: Client, store: FrameStore) -> None:
         """Record until cancelled."""
         arrived = asyncio.Event()
-        puller = Puller(nc, FRAMES.stream, DURABLE, arrived)
+        puller = PullSubscription(nc, FRAMES.stream, DURABLE, arrived)
         await puller.start()
         # Two transactions at once: while the server writes one, the next is decoded.
         slots = asyncio.Semaphore(2)
@@ -177,7 +177,7 @@ class FrameRecorder:
             log.warning("clock of a node", extra={"node": frame.node, "off_s": off_s})
         return frame
 
-    async def _keep_waiting_alive(self, puller: Puller) -> None:
+    async def _keep_waiting_alive(self, puller: PullSubscription) -> None:
         """What waits behind a slow transaction must not be delivered again meanwhile."""
         last = time.monotonic()
         while True:

@@ -17,15 +17,17 @@ from accelerator_autopilot.runtime.consumers import pull_batches
 from accelerator_autopilot.runtime.poison_messages import PoisonRule
 from accelerator_autopilot.runtime.supervision import beat
 from accelerator_autopilot.telemetry.recorder.adapters.record_rows import Row, StreamTable
-from accelerator_autopilot.telemetry.recorder.application.database_writer import REFUSED, Persister, acknowledge
+from accelerator_autopilot.telemetry.recorder.application.database_writer import REFUSED, DatabaseWriter, acknowledge
 
 log = logging.getLogger(__name__)
 
 
-class TableRecorder:
+class RecordWriter:
     """Writes messages as rows; a message that no row can be made of, or that the database refuses, is put aside."""
 
-    def __init__(self, persister: Persister, poison: PoisonRule, registry: CollectorRegistry, *, batch: int) -> None:
+    def __init__(
+        self, persister: DatabaseWriter, poison: PoisonRule, registry: CollectorRegistry, *, batch: int
+    ) -> None:
         self._persister, self._poison, self._batch = persister, poison, batch
         self._rows = Counter("autopilot_recorded_rows", "rows written", ["stream"], registry=registry)
         self._bad = Counter("autopilot_record_errors", "messages without a row", ["stream"], registry=registry)

@@ -40,11 +40,11 @@ from accelerator_autopilot.telemetry.recorder.adapters.retention import PARTITIO
 from accelerator_autopilot.telemetry.recorder.adapters.retention import TABLES as TABLES_KEPT
 from accelerator_autopilot.telemetry.recorder.adapters.rollups import LONGEST_S, Rollups
 from accelerator_autopilot.telemetry.recorder.adapters.sample_store import PostgresFrameStore
-from accelerator_autopilot.telemetry.recorder.application.database_writer import Persister
+from accelerator_autopilot.telemetry.recorder.application.database_writer import DatabaseWriter
 from accelerator_autopilot.telemetry.recorder.application.frame_recount import recount
-from accelerator_autopilot.telemetry.recorder.application.frame_writer import DURABLE, FRAMES, FrameRecorder
-from accelerator_autopilot.telemetry.recorder.application.record_writer import TableRecorder
-from accelerator_autopilot.telemetry.recorder.application.stream_backlog import Headroom
+from accelerator_autopilot.telemetry.recorder.application.frame_writer import DURABLE, FRAMES, FrameWriter
+from accelerator_autopilot.telemetry.recorder.application.record_writer import RecordWriter
+from accelerator_autopilot.telemetry.recorder.application.stream_backlog import StreamBacklog
 from accelerator_autopilot.telemetry.recorder.domain.frame_sequence import Totals
 from accelerator_autopilot.telemetry.settings import RecorderSettings
 from accelerator_autopilot.transport.clock import utc_now
@@ -68,8 +68,8 @@ class Recorder:
     def __init__(self, settings: RecorderSettings, service: Service, latest: LatestSamples) -> None:
         self._settings, self._service, self._health = settings, service, service.health
         self.watched = [FRAMES, *(Watched(t.stream, durable(t.durable)) for t in TABLES)]
-        persister = Persister(service.health, service.registry)
-        self.frames = FrameRecorder(
+        persister = DatabaseWriter(service.health, service.registry)
+        self.frames = FrameWriter(
             persister,
             service.poison,
             service.registry,
@@ -77,11 +77,11 @@ class Recorder:
             batch=settings.frame_batch,
             linger_s=settings.frame_linger_s,
         )
-        self._tables = TableRecorder(persister, service.poison, service.registry, batch=settings.record_batch)
+        self._tables = RecordWriter(persister, service.poison, service.registry, batch=settings.record_batch)
         self._missing = Gauge(
             "autopilot_frames_missing", "frame numbers of the last hour that no recorder saw", registry=service.registry
         )
-        self._headroom = Headroom(FRAMES.stream, DURABLE, service.health, service.registry)
+        self._headroom = StreamBacklog(FRAMES.stream, DURABLE, service.health, service.registry)
         self._name = f"{settings.node}/{os.getpid()}"
         self._described: dict[str, datetime] = {}
         self._told: dict[str, int] = {}

@@ -15,7 +15,7 @@ log = logging.getLogger(__name__)
 WARN_AT = 0.8
 
 
-class Headroom:
+class StreamBacklog:
     """Looks at TELEMETRY and at the recorders' place in it."""
 
     def __init__(self, stream: str, durable: str, health: HealthState, registry: CollectorRegistry) -> None:

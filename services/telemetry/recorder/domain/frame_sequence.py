@@ -17,7 +17,7 @@ class Run:
 
 
 @dataclass
-class RunTally:
+class FrameSequence:
     """Numbers to be united with those of the other recorders: one alone sees but its share of the frames."""
 
     _runs: dict[tuple[str, int], Run] = field(default_factory=dict)

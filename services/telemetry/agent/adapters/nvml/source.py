@@ -17,9 +17,9 @@ from accelerator_autopilot.telemetry.agent.adapters.device_processes import desc
 from accelerator_autopilot.telemetry.agent.adapters.nvml import nvlinks as nvlink
 from accelerator_autopilot.telemetry.agent.adapters.nvml.call_gate import (
     RELOADED,
+    CallGate,
     DeviceGoneError,
     DriverReloadedError,
-    Gate,
     text,
 )
 from accelerator_autopilot.telemetry.agent.adapters.nvml.device_description import describe_gpu, describe_instance
@@ -68,7 +68,7 @@ class NvmlSource:
     name = "nvml"
 
     def __init__(self) -> None:
-        self._gate = Gate()
+        self._gate = CallGate()
         self._devices: dict[str, _Device] = {}
         self._events: EventReader | None = None
         self._resets: list[SourceEvent] = []

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from accelerator_autopilot.anomaly.application import open_alert_bucket
-from accelerator_autopilot.anomaly.application.open_alert_bucket import StoredAlerts
+from accelerator_autopilot.anomaly.application.open_alert_bucket import OpenAlertBucket
 from accelerator_autopilot.contracts import subjects
 from accelerator_autopilot.contracts.messages.alerts import Alert
 from tests.support.builders import alert
@@ -48,7 +48,7 @@ async def test_what_ends_while_the_bucket_is_read_does_not_come_back(
 ) -> None:
     book: Any = Book(ends)
     monkeypatch.setattr(open_alert_bucket, "bucket_items", book.items)
-    stored = StoredAlerts(book, book, book, lambda: list(book.open), book.adopted.extend)
+    stored = OpenAlertBucket(book, book, book, lambda: list(book.open), book.adopted.extend)
     await stored.look()
     assert book.adopted == []
 
@@ -57,5 +57,5 @@ async def test_what_nobody_here_opened_is_adopted(monkeypatch: pytest.MonkeyPatc
     book: Any = Book("never")
     book.open = []
     monkeypatch.setattr(open_alert_bucket, "bucket_items", book.items)
-    await StoredAlerts(book, book, book, lambda: list(book.open), book.adopted.extend).look()
+    await OpenAlertBucket(book, book, book, lambda: list(book.open), book.adopted.extend).look()
     assert [a.id for a in book.adopted] == ["a1"]

@@ -22,10 +22,10 @@ from accelerator_autopilot.runtime.bus import Bus
 from accelerator_autopilot.runtime.health import HealthState
 from accelerator_autopilot.runtime.service import ServiceApp
 from accelerator_autopilot.runtime.settings import ServiceSettings
-from accelerator_autopilot.telemetry.agent.adapters.exporter_source import ScrapeSource
+from accelerator_autopilot.telemetry.agent.adapters.exporter_source import ExporterSource
 from accelerator_autopilot.telemetry.agent.adapters.kernel_log import KernelLog
 from accelerator_autopilot.telemetry.agent.adapters.power_privilege import may_control_power
-from accelerator_autopilot.telemetry.agent.application.inventory_publisher import InventoryBoard
+from accelerator_autopilot.telemetry.agent.application.inventory_publisher import InventoryPublisher
 from accelerator_autopilot.telemetry.agent.domain.energy import CounterBase, EnergyCheck, EnergyIntegral
 from accelerator_autopilot.telemetry.agent.domain.event_deduplication import OccurrenceFilter
 from accelerator_autopilot.telemetry.agent.domain.kernel_lines import normal_pci
@@ -230,7 +230,7 @@ class TestExposition:
         families = list(text_string_to_metric_families(text))
         assert len({m.prometheus for m in METRICS} - {f.name for f in families}) == 0
         # An agent that reads another agent's page finds each metric under its own name.
-        read = ScrapeSource("http://h/metrics", lambda _: page(latest, dcgm_names=False)).sample()["GPU-1"]
+        read = ExporterSource("http://h/metrics", lambda _: page(latest, dcgm_names=False)).sample()["GPU-1"]
         assert set(read) == set(NAMES)
 
     def test_the_recorders_whole_page_parses_with_every_metric(self) -> None:
@@ -283,7 +283,7 @@ class TestExposition:
                 latest.update("n", f"g{number}", {"power_w": 1.0}, time.monotonic())
         text = page(latest, dcgm_names=False)
         assert text.count("autopilot_device_power_w{") == 2
-        assert "autopilot_devices_untold 3.0" in text
+        assert "autopilot_devices_not_exported 3.0" in text
 
     def test_a_silent_device_leaves(self) -> None:
         latest = LatestSamples(1)
@@ -304,9 +304,9 @@ class TestExposition:
 
 
 class TestNodeName:
-    def board(self) -> InventoryBoard:
+    def board(self) -> InventoryPublisher:
         bus = Bus(make_broker(ServiceSettings(), "t", CollectorRegistry()))
-        return InventoryBoard(bus, HealthState("agent"))
+        return InventoryPublisher(bus, HealthState("agent"))
 
     def entry(self, seconds: float, epoch_s: float) -> NodeInventory:
         epoch = int(at(epoch_s).timestamp() * 1e6)

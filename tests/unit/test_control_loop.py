@@ -20,19 +20,19 @@ from accelerator_autopilot.contracts.messages.commands import (
     ScaleCommand,
 )
 from accelerator_autopilot.contracts.messages.jobs import PoolStatus
-from accelerator_autopilot.scheduler.application.actuator import Actor
-from accelerator_autopilot.scheduler.application.control_loop import Decider
-from accelerator_autopilot.scheduler.application.device_controller import DeviceDecider
-from accelerator_autopilot.scheduler.application.pool_controller import PoolDecider
-from accelerator_autopilot.scheduler.domain.champion_challenger import Championship
+from accelerator_autopilot.scheduler.application.actuator import Actuator
+from accelerator_autopilot.scheduler.application.control_loop import ControlLoop
+from accelerator_autopilot.scheduler.application.device_controller import DeviceController
+from accelerator_autopilot.scheduler.application.pool_controller import PoolController
+from accelerator_autopilot.scheduler.domain.champion_challenger import ChampionChallenger
 from accelerator_autopilot.scheduler.domain.device_columns import Readings
-from accelerator_autopilot.scheduler.domain.device_registry import DeviceBook
-from accelerator_autopilot.scheduler.domain.draining import AlertSight
+from accelerator_autopilot.scheduler.domain.device_registry import DeviceRegistry
+from accelerator_autopilot.scheduler.domain.draining import CriticalAlerts
 from accelerator_autopilot.scheduler.domain.governor import Governor
 from accelerator_autopilot.scheduler.domain.observation import PoolObservation
 from accelerator_autopilot.scheduler.domain.power_curves import curve_of
 from accelerator_autopilot.scheduler.policies.library import policy_maker
-from accelerator_autopilot.scheduler.policies.policy_ensemble import Panel
+from accelerator_autopilot.scheduler.policies.policy_ensemble import PolicyEnsemble
 from tests.support.builders import at, device
 
 DEVICE = ("n", "gpu-0")
@@ -74,7 +74,7 @@ class FakeFleet:
         self.cordoned: list[str] = []
         self.seen, self.known, self.nodes = more, True, ["n"]
         self.held: set[str] = set()
-        self.book = DeviceBook()
+        self.book = DeviceRegistry()
         self.caps_now = {DEVICE: 250.0, OTHER: 250.0}
 
     async def pools(self, now: Any) -> dict[str, list[PoolStatus]]:
@@ -95,10 +95,10 @@ class FakeFleet:
         }  # fmt: skip
         return PoolObservation(pool=pool, at=now, bounds=bounds, power_level=power_level, **(base | self.seen))
 
-    async def critical(self) -> AlertSight:
-        return AlertSight(dict.fromkeys(self.hurt, at(0)), self.doubtful, self.kept_since)
+    async def critical(self) -> CriticalAlerts:
+        return CriticalAlerts(dict.fromkeys(self.hurt, at(0)), self.doubtful, self.kept_since)
 
-    async def devices(self) -> DeviceBook:
+    async def devices(self) -> DeviceRegistry:
         there = [device(device=d) for _, d in (DEVICE, OTHER) if not (self.gone and d == DEVICE[1])]
         self.book.take("n", self.boots.get("n", ""), there)
         return self.book
@@ -110,13 +110,15 @@ class FakeFleet:
 IDLE = {"waiting": 0, "oldest_wait_s": 0.0, "arrivals": 0, "busy": 0, "completions": 0, "service_s": None}
 
 
-def decider(policy: FleetPolicy, fleet: FakeFleet, *, name: str = "queue_lag") -> tuple[Decider, FakeBus, list[float]]:
+def decider(
+    policy: FleetPolicy, fleet: FakeFleet, *, name: str = "queue_lag"
+) -> tuple[ControlLoop, FakeBus, list[float]]:
     bus, clock = FakeBus(policy), [0.0]
     counter = Counter("decisions", "by reason", ["reason"], registry=CollectorRegistry())
-    actor = Actor(bus, lambda: at(clock[0]), counter)  # type: ignore[arg-type]
-    panel = Panel({n: policy_maker(n) for n in {name, "static", "energy_sweep"}}, 10.0)
-    pools = PoolDecider(actor, panel, Governor(), Championship(name, "static"))
-    return Decider(fleet, pools, DeviceDecider(actor, 60.0)), bus, clock  # type: ignore[arg-type]
+    actor = Actuator(bus, lambda: at(clock[0]), counter)  # type: ignore[arg-type]
+    panel = PolicyEnsemble({n: policy_maker(n) for n in {name, "static", "energy_sweep"}}, 10.0)
+    pools = PoolController(actor, panel, Governor(), ChampionChallenger(name, "static"))
+    return ControlLoop(fleet, pools, DeviceController(actor, 60.0)), bus, clock  # type: ignore[arg-type]
 
 
 async def test_commands_carry_reason_numbers_and_fencing_token_and_the_decision_is_on_record() -> None:

@@ -15,10 +15,10 @@ from kubernetes_asyncio import client
 from accelerator_autopilot.contracts.ids import new_id
 from accelerator_autopilot.contracts.messages.commands import ScaleCommand
 from accelerator_autopilot.scheduler.executors.app import ScaleCommands
-from accelerator_autopilot.scheduler.executors.docker import COPY_LABEL, DockerHands
+from accelerator_autopilot.scheduler.executors.docker import COPY_LABEL, DockerExecutor
 from accelerator_autopilot.scheduler.executors.keda_scaler import MESSAGES, SERVICE, ExternalScaler, serve
-from accelerator_autopilot.scheduler.executors.kubernetes import KubernetesHands
-from accelerator_autopilot.scheduler.executors.ports import HandsError
+from accelerator_autopilot.scheduler.executors.kubernetes import KubernetesExecutor
+from accelerator_autopilot.scheduler.executors.ports import ExecutorError
 from accelerator_autopilot.transport.clock import utc_now
 from tests.contract.examples import COMMAND
 
@@ -67,7 +67,7 @@ class FakeApiServer:
 
 
 @pytest.fixture
-async def cluster() -> AsyncIterator[tuple[FakeApiServer, KubernetesHands]]:
+async def cluster() -> AsyncIterator[tuple[FakeApiServer, KubernetesExecutor]]:
     server = FakeApiServer()
     runner = web.AppRunner(server.app())
     await runner.setup()
@@ -75,7 +75,7 @@ async def cluster() -> AsyncIterator[tuple[FakeApiServer, KubernetesHands]]:
     await site.start()
     host, port = runner.addresses[0][:2]
     api = client.ApiClient(client.Configuration(host=f"http://{host}:{port}"))
-    hands = KubernetesHands(api, "gpu", "autopilot.pool")
+    hands = KubernetesExecutor(api, "gpu", "autopilot.pool")
     yield server, hands
     await hands.close()
     await runner.cleanup()
@@ -83,7 +83,7 @@ async def cluster() -> AsyncIterator[tuple[FakeApiServer, KubernetesHands]]:
 
 class TestKubernetes:
     async def test_only_the_scale_of_the_labelled_deployment_is_patched(
-        self, cluster: tuple[FakeApiServer, KubernetesHands]
+        self, cluster: tuple[FakeApiServer, KubernetesExecutor]
     ) -> None:
         server, hands = cluster
         assert await hands.replicas("a") == 2
@@ -91,14 +91,14 @@ class TestKubernetes:
         assert server.bodies == [{"spec": {"replicas": 5}}]
         assert server.deployments["workers-b"] == ("b", 1)
 
-    async def test_what_cannot_be_done_says_what_to_do(self, cluster: tuple[FakeApiServer, KubernetesHands]) -> None:
+    async def test_what_cannot_be_done_says_what_to_do(self, cluster: tuple[FakeApiServer, KubernetesExecutor]) -> None:
         server, hands = cluster
-        with pytest.raises(HandsError, match=r"0 Deployments with autopilot\.pool=nowhere"):
+        with pytest.raises(ExecutorError, match=r"0 Deployments with autopilot\.pool=nowhere"):
             await hands.scale("nowhere", 1)
-        with pytest.raises(HandsError, match="2 Deployments"):
+        with pytest.raises(ExecutorError, match="2 Deployments"):
             await hands.scale("b", 1)
         server.forbidden = True
-        with pytest.raises(HandsError, match="pool a in gpu: 403"):
+        with pytest.raises(ExecutorError, match="pool a in gpu: 403"):
             await hands.scale("a", 1)
 
 
@@ -143,7 +143,7 @@ class FakeEngine:
 class TestDocker:
     async def test_copies_come_and_go_and_the_operators_container_stays(self) -> None:
         engine = FakeEngine()
-        hands = DockerHands(engine, "autopilot.pool")
+        hands = DockerExecutor(engine, "autopilot.pool")
         first = engine.running[0]
         assert await hands.scale("a", 3) == 3
         image, given = engine.started[0]
@@ -156,17 +156,17 @@ class TestDocker:
     async def test_an_engine_that_refuses_and_a_pool_that_is_not_there(self) -> None:
         engine = FakeEngine()
         engine.full = True
-        with pytest.raises(HandsError, match="pool a: no space"):
-            await DockerHands(engine, "autopilot.pool").scale("a", 2)
-        with pytest.raises(HandsError, match=r"autopilot\.pool=b"):
-            await DockerHands(engine, "autopilot.pool").scale("b", 2)
+        with pytest.raises(ExecutorError, match="pool a: no space"):
+            await DockerExecutor(engine, "autopilot.pool").scale("a", 2)
+        with pytest.raises(ExecutorError, match=r"autopilot\.pool=b"):
+            await DockerExecutor(engine, "autopilot.pool").scale("b", 2)
 
 
 class TestScaleCommands:
     class Counting:
         async def scale(self, pool: str, replicas: int) -> int:
             if replicas > 8:
-                raise HandsError("quota")
+                raise ExecutorError("quota")
             return replicas
 
     def command(self, **more: Any) -> ScaleCommand:

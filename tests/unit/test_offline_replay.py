@@ -11,7 +11,7 @@ import pytest
 
 from accelerator_autopilot.contracts.errors import InvalidInputError
 from accelerator_autopilot.contracts.messages.commands import FleetPolicy, PoolPolicy
-from accelerator_autopilot.scheduler.adapters.database_history import Past, PastDevice, PastJobs
+from accelerator_autopilot.scheduler.adapters.database_history import DeviceHistory, FleetHistory, JobHistory
 from accelerator_autopilot.scheduler.application.offline_replay import past_pools, played
 from accelerator_autopilot.scheduler.commands.advisor import advise, effect, recommendation, running_at_once
 from accelerator_autopilot.scheduler.commands.report_page import page
@@ -30,7 +30,7 @@ START = datetime(2026, 1, 1, tzinfo=UTC)
 HOURS = 4.0
 
 
-def jobs(count: int = 400, **more: Any) -> PastJobs:
+def jobs(count: int = 400, **more: Any) -> JobHistory:
     random = np.random.default_rng(0)
     submitted = np.sort(random.uniform(0, HOURS * 3600, count))
     work = random.lognormal(0.5, 0.5, count)
@@ -39,10 +39,10 @@ def jobs(count: int = 400, **more: Any) -> PastJobs:
         "submitted_s": submitted, "started_s": submitted + 1.0, "finished_s": submitted + 1.0 + work, "work_s": work,
         "batch_size": np.ones(count, np.int64), "energy_j": np.full(count, 300.0),
     }  # fmt: skip
-    return PastJobs(**(base | more))
+    return JobHistory(**(base | more))
 
 
-def past_device(name: str = "gpu-0", util_pct: float = 90.0, power_w: float = 240.0, **more: Any) -> PastDevice:
+def past_device(name: str = "gpu-0", util_pct: float = 90.0, power_w: float = 240.0, **more: Any) -> DeviceHistory:
     minutes = int(HOURS * 60)
     noise = np.random.default_rng(1).normal(0, 1, minutes)
     base = {
@@ -51,13 +51,13 @@ def past_device(name: str = "gpu-0", util_pct: float = 90.0, power_w: float = 24
         "util_pct": np.full(minutes, util_pct), "power_w": power_w + noise, "cap_w": np.full(minutes, 250.0),
         "memory_used_bytes": np.full(minutes, 12.0 * 2**30), "temp_c": np.full(minutes, 60.0),
     }  # fmt: skip
-    return PastDevice(**(base | more))
+    return DeviceHistory(**(base | more))
 
 
-def past(devices: list[PastDevice] | None = None, its: PastJobs | None = None) -> Past:
+def past(devices: list[DeviceHistory] | None = None, its: JobHistory | None = None) -> FleetHistory:
     there = devices or [past_device()]
     factors = {"price_per_kwh": 0.5, "co2_g_per_kwh": 400.0}
-    return Past(
+    return FleetHistory(
         START,
         START + timedelta(hours=HOURS),
         its or jobs(),
@@ -129,7 +129,7 @@ class TestCalibration:
 
 
 class TestAdvice:
-    def kinds(self, its: Past, policy: FleetPolicy | None = None) -> dict[str, Any]:
+    def kinds(self, its: FleetHistory, policy: FleetPolicy | None = None) -> dict[str, Any]:
         return {a.kind: a for a in advise(its, policy or FleetPolicy())}
 
     def test_a_healthy_fleet_gets_none(self) -> None:
