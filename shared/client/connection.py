@@ -74,8 +74,7 @@ class AutopilotClient:
         except (NatsError, OSError) as error:
             await _close(nc)
             cause = seen[0] if seen else error
-            where, why = _without_secrets(self._settings.nats_url), f"{type(cause).__name__}: {cause}"
-            raise UnavailableError(f"no NATS server answers at {where}: {why}; {START_ONE}") from error
+            raise UnavailableError(_why_not(self._settings.nats_url, cause)) from error
         except BaseException:
             await _close(nc)
             raise
@@ -125,8 +124,12 @@ class AutopilotClient:
         return self._nc
 
 
-def _without_secrets(url: str) -> str:
-    return re.sub(r"//[^@/,]*@", "//", url)
+def _why_not(url: str, cause: Exception) -> str:
+    """Why there is no connection, and what to do. An address may hold a password, which is not repeated."""
+    where = re.sub(r"//[^@/,]*@", "//", url)
+    if "authorization" in str(cause).lower():
+        return f"the NATS server at {where} refuses this client ({cause}): it wants a token, a user or credentials"
+    return f"no NATS server answers at {where}: {type(cause).__name__}: {cause}; {START_ONE}"
 
 
 async def _close(nc: Client) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import concurrent.futures
 import json
+import subprocess
 from collections.abc import AsyncIterator, Callable
 from datetime import timedelta
 from typing import Any
@@ -18,6 +19,8 @@ from accelerator_autopilot.contracts import subjects
 from accelerator_autopilot.contracts.frames import encode
 from accelerator_autopilot.contracts.messages.commands import CommandOutcome
 from accelerator_autopilot.contracts.messages.telemetry import NodeInventory
+from accelerator_autopilot.deploy.local.instance import take_port
+from accelerator_autopilot.deploy.local.servers import nats_binary, wait_for_port
 from accelerator_autopilot.transport.clock import utc_now
 from tests.conftest import NatsServer
 from tests.support.builders import T0, alert, device, frame
@@ -248,6 +251,20 @@ class TestWithoutAServer:
         with pytest.raises(ap.UnavailableError) as told:
             await ap.connect_async("nats://user:secret@127.0.0.1:1", timeout=0.5)
         assert "secret" not in str(told.value)
+
+    async def test_a_server_that_wants_a_token_says_so(self) -> None:
+        port = take_port(0, "nats")
+        command = [nats_binary(), "-a", "127.0.0.1", "-p", str(port), "--auth", "secret"]
+        server = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        try:
+            await wait_for_port(port)
+            with pytest.raises(ap.UnavailableError, match="it wants a token"):
+                await ap.connect_async(f"nats://127.0.0.1:{port}", timeout=0.5)
+            async with ap.connect_async(f"nats://127.0.0.1:{port}", token="secret") as fleet:
+                assert fleet.connected
+        finally:
+            server.kill()
+            server.wait()
 
     async def test_a_server_without_our_streams_is_named(self, nats_server: NatsServer) -> None:
         async with ap.connect_async(nats_server.url) as fleet:

@@ -16,11 +16,13 @@ import pytest
 
 import accelerator_autopilot as ap
 from accelerator_autopilot.client import connect_settings as settings_module
+from accelerator_autopilot.client import result_watcher
 from accelerator_autopilot.client.aio.job import AsyncJob
 from accelerator_autopilot.client.connect_settings import connect_settings
 from accelerator_autopilot.client.history import History, columns_of
 from accelerator_autopilot.client.job_outputs import parse_output
 from accelerator_autopilot.client.loop_thread import LoopThread
+from accelerator_autopilot.client.result_watcher import ResultWatcher
 from accelerator_autopilot.client.submit_options import job_options, kind_and_body, make_payload, moment
 from accelerator_autopilot.client.sync.job import Job
 from accelerator_autopilot.contracts.messages.jobs import JobError, JobNeeds, JobResult
@@ -293,6 +295,71 @@ class TestFutures:
         assert other.cancelled()
         with pytest.raises(ap.JobCancelledError):
             await other
+
+
+class SilentNats:
+    """Takes subscriptions and tells nothing."""
+
+    is_closed = False
+
+    def __init__(self) -> None:
+        self.subscribed: list[str] = []
+
+    async def subscribe(self, subject: str, cb: Any) -> SilentNats:
+        self.subscribed.append(subject)
+        return self
+
+    async def unsubscribe(self) -> None:
+        self.subscribed.pop()
+
+
+class Results:
+    """Results that are there from the so-manieth look on, or an error."""
+
+    def __init__(self, after: int, end: Any = None) -> None:
+        self.left, self.end = after, end or result()
+
+    async def find_result(self, _: str) -> JobResult | None:
+        self.left -= 1
+        if self.left >= 0:
+            return None
+        if isinstance(self.end, Exception):
+            raise self.end
+        return self.end
+
+
+class TestWatching:
+    @pytest.fixture(autouse=True)
+    def _soon(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(result_watcher, "LOOK_AGAIN_S", (0.0, 0.0, 0.01))
+
+    async def watch(self, results: Any, count: int = 1) -> tuple[SilentNats, ResultWatcher, list[Any]]:
+        nats: Any = SilentNats()
+        watcher = ResultWatcher(nats, results)
+        return nats, watcher, [await watcher.watch(f"j{i}") for i in range(count)]
+
+    async def test_a_result_whose_news_was_lost_is_found(self) -> None:
+        nats, watcher, (future,) = await self.watch(Results(after=20))
+        assert await watcher.watch("j0") is future
+        assert (await asyncio.wait_for(future, 5)).status == "succeeded"
+        await eventually(lambda: not nats.subscribed)
+
+    async def test_many_are_looked_for_in_turn(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(result_watcher, "LOOKS_A_SWEEP", 2)
+        _, _, futures = await self.watch(Results(after=60), count=12)
+        assert len(await asyncio.wait_for(asyncio.gather(*futures), 10)) == 12
+
+    async def test_an_error_is_told_to_whoever_waits(self) -> None:
+        _, _, (future,) = await self.watch(Results(after=2, end=ap.MalformedMessageError("output", 1, "is broken")))
+        with pytest.raises(ap.MalformedMessageError):
+            await asyncio.wait_for(future, 5)
+
+    async def test_closing_ends_the_waiting(self) -> None:
+        nats, watcher, (future,) = await self.watch(Results(after=10**9))
+        await watcher.close()
+        with pytest.raises(ap.UnavailableError, match="closed before"):
+            await future
+        assert not nats.subscribed
 
 
 class TestLoopThread:
