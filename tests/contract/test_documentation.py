@@ -63,6 +63,22 @@ def test_the_wheel_carries_every_file_of_the_manual() -> None:
     assert {name_of(file) for file in wanted - carried} <= {"docs/examples/go/go.mod"}
 
 
+def test_pages_that_the_code_names_exist() -> None:
+    named = re.compile(r"(?<![\w/.-])docs/[\w/-]+\.(?:md|json)")
+    sources = [ROOT / "compose.yaml", ROOT / "Makefile", ROOT / "setup.py"]
+    for folder in ("shared", "services", "deploy", "tools", "docs/examples"):
+        sources += [
+            file for file in (ROOT / folder).rglob("*") if file.suffix in {".py", ".go", ".mjs", ".yaml", ".sql"}
+        ]
+    lost = {
+        (name_of(source), page)
+        for source in sources
+        for page in named.findall(source.read_text(encoding="utf-8"))
+        if not (ROOT / page).exists()
+    }
+    assert lost == set()
+
+
 def test_the_reference_explains_every_reason_of_a_decision() -> None:
     page = (DOCS / "reference" / "scheduling.md").read_text()
     assert set(get_args(Reason)) <= set(re.findall(r"`(\w+)`", page))

@@ -97,7 +97,7 @@ class Alerts(Blocking):
         quiet_to: time | None = None,
         escalate_after: float = 0.0,
     ) -> Subscription:
-        """Have alerts posted to a URL; empty filters take all. docs/alerts.md says what each option does.
+        """Have alerts posted to a URL; empty filters take all. docs/reference/alerts.md says what each option does.
 
         Raises InvalidInputError, and ConflictError when there are too many.
         """
