@@ -111,7 +111,7 @@ class AsyncAlerts:
         quiet_to: time | None = None,
         escalate_after: float = 0.0,
     ) -> Subscription:
-        """Have alerts posted to a URL; empty filters take all. docs/reference/alerts.md says what each option does.
+        """Post alerts to a URL; empty filters match all. docs/how-to/receive-alerts.md explains the options.
 
         Raises InvalidInputError, and ConflictError when there are too many.
         """
