@@ -71,8 +71,11 @@ class LoopThread:
         self._loop.call_soon_threadsafe(work, *arguments)
 
     def call_back(self, work: Callable[..., object], *arguments: Any) -> None:
-        """Call a function of the user in the thread for callbacks."""
-        self._callbacks.submit(work, *arguments)
+        """Call a function of the user in the thread for callbacks; at once when the client has been closed."""
+        try:
+            self._callbacks.submit(work, *arguments)
+        except RuntimeError:
+            work(*arguments)
 
     def stop(self) -> None:
         """Cancel what runs, and end the loop and its thread; does nothing in a forked process."""

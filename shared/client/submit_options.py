@@ -12,6 +12,7 @@ from accelerator_autopilot.contracts.errors import InvalidInputError
 from accelerator_autopilot.contracts.job_requests import first_problem
 from accelerator_autopilot.contracts.kinds.base import Payload, R, Result
 from accelerator_autopilot.contracts.messages.jobs import JobNeeds, Priority
+from accelerator_autopilot.contracts.streams import DAY_S, JOB_AGE_S
 from accelerator_autopilot.transport.clock import utc_now
 
 When: TypeAlias = datetime | timedelta | float
@@ -47,10 +48,13 @@ def job_options(
             needs = JobNeeds.model_validate((needs.model_dump() if needs else {}) | {"pool": pool})
         except ValidationError as error:
             raise first_problem(error) from error
+    until = None if deadline is None else moment("deadline", deadline, now)
     return {
         "priority": priority,
         "needs": needs,
-        "deadline_at": None if deadline is None else moment("deadline", deadline, now),
+        "deadline_at": until,
+        # What has longer than a day must not be given up after one.
+        "ttl_s": DAY_S if until is None else min(JOB_AGE_S, max(DAY_S, (until - now).total_seconds())),
         "at": None if not_before is None else moment("not_before", not_before, now),
         "after": [one.id if isinstance(one, Identified) else one for one in after],
         "timeout_s": time_limit,

@@ -85,6 +85,12 @@ class TestOptions:
         with pytest.raises(ap.InvalidInputError, match="pool"):
             job_options(**NONE | {"pool": ""})
 
+    def test_what_may_begin_later_than_in_a_day_is_not_given_up_after_one(self) -> None:
+        assert job_options(**NONE)["ttl_s"] == 86_400
+        assert job_options(**NONE | {"deadline": 60})["ttl_s"] == 86_400
+        assert job_options(**NONE | {"deadline": timedelta(days=3)})["ttl_s"] == pytest.approx(3 * 86_400, abs=1)
+        assert job_options(**NONE | {"deadline": timedelta(days=300)})["ttl_s"] == 7 * 86_400
+
 
 class TestSettings:
     @pytest.fixture(autouse=True)
@@ -276,8 +282,20 @@ class TestFutures:
 
     async def test_it_can_be_awaited(self, thread: LoopThread) -> None:
         job, end = self.job(thread)
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(job, 0.01)
+        assert not job.done(), "who stops waiting ends no job"
         end(result())
         assert (await job).text == "x"
+
+    def test_a_callback_that_comes_after_the_end_is_called(self, thread: LoopThread) -> None:
+        job, end = self.job(thread)
+        end(result())
+        job.result(5)
+        thread.stop()
+        seen: list[Any] = []
+        job.add_done_callback(seen.append)
+        assert seen == [job]
 
     async def test_the_asynchronous_one_is_the_same(self) -> None:
         job, future = await _job()

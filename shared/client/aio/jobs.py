@@ -18,9 +18,9 @@ from accelerator_autopilot.contracts.errors import AutopilotError, InvalidInputE
 from accelerator_autopilot.contracts.ids import new_id
 from accelerator_autopilot.contracts.kinds.base import Payload, R, Result
 from accelerator_autopilot.contracts.messages.jobs import DeadJob, JobNeeds, JobProgress, Priority
+from accelerator_autopilot.contracts.streams import DAY_S
 from accelerator_autopilot.contracts.tables import Rows
 
-DAY_S = 86_400.0
 S = TypeVar("S", bound=Result)
 
 

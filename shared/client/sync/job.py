@@ -6,6 +6,7 @@ import asyncio
 import threading
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator, Iterator
 from concurrent.futures import CancelledError, Future
+from contextlib import suppress
 from typing import Any, TypeVar, cast
 
 from accelerator_autopilot.client.aio.job import AsyncJob
@@ -87,7 +88,19 @@ class Job(Future[R]):
 
     def __await__(self) -> Generator[Any, None, R]:
         """Wait for the result in an event loop."""
-        return asyncio.wrap_future(self).__await__()
+        return self._in_loop().__await__()
+
+    async def _in_loop(self) -> R:
+        """The result, without ending the job when the waiting is cancelled, as wrapping the future would."""
+        loop, ended = asyncio.get_running_loop(), asyncio.Event()
+
+        def tell(_: Future[R]) -> None:
+            with suppress(RuntimeError):  # that loop may have ended
+                loop.call_soon_threadsafe(ended.set)
+
+        super().add_done_callback(tell)
+        await ended.wait()
+        return self.result()
 
     def _on_end(self, job: AsyncJob[R]) -> None:
         self._settle(job.ended())
