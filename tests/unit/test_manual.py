@@ -38,8 +38,9 @@ async def test_every_page_is_served_without_a_key_and_refers_to_no_other_host(ht
 
 
 async def test_docs_leads_to_the_home_page_and_old_pages_to_their_new_place(http: httpx.AsyncClient) -> None:
-    first = await http.get("/docs", follow_redirects=True)
-    assert (first.status_code, first.url.path) == (200, f"/docs/{HOME}")
+    for path in ("/docs", "/docs/"):
+        first = await http.get(path, follow_redirects=True)
+        assert (first.status_code, first.url.path) == (200, f"/docs/{HOME}")
     for old in MOVED:
         moved = await http.get(f"/docs/{old}")
         assert moved.status_code == 308

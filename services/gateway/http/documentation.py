@@ -28,6 +28,8 @@ def install(app: FastAPI, manual: Manual | None = None) -> frozenset[str]:
 
     @app.get(PREFIX + "/{name:path}", include_in_schema=False)
     def manual_file(name: str) -> Response:
+        if not name:
+            return home()
         if name in MOVED:
             return RedirectResponse(f"{PREFIX}/{MOVED[name]}", 308)
         if name not in shown.files:
@@ -43,4 +45,4 @@ def install(app: FastAPI, manual: Manual | None = None) -> frozenset[str]:
         return HTMLResponse(reference(), headers=_HEADERS)
 
     below = {f"{PREFIX}/{name}" for name in (*shown.files, *MOVED)}
-    return frozenset({PREFIX, html_page.CSS_PATH, API_PATH} | below)
+    return frozenset({PREFIX, f"{PREFIX}/", html_page.CSS_PATH, API_PATH} | below)
