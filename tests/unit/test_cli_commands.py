@@ -10,7 +10,7 @@ import subprocess
 import sys
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import typer
@@ -23,6 +23,7 @@ from accelerator_autopilot.cli.app import COMMANDS, app
 from accelerator_autopilot.cli.commands import policy, scheduling
 from accelerator_autopilot.cli.commands.product import process_rows
 from accelerator_autopilot.cli.registration import Command
+from accelerator_autopilot.client.fleet import Decision
 from accelerator_autopilot.contracts.errors import (
     AutopilotError,
     BusyError,
@@ -35,9 +36,10 @@ from accelerator_autopilot.contracts.errors import (
     UnavailableError,
 )
 from accelerator_autopilot.contracts.exit_codes import ExitCode, exit_code
-from accelerator_autopilot.contracts.messages.commands import DecisionRecord, FleetPolicy
+from accelerator_autopilot.contracts.messages.commands import COMMAND_KINDS, DecisionRecord, FleetPolicy
 
 ROOT = Path(__file__).resolve().parents[2]
+NOW = datetime(2026, 1, 1, tzinfo=UTC)
 NAMES = [c.name for c in COMMANDS]
 
 
@@ -150,7 +152,7 @@ class TestExitCodes:
 
 def record(number: int, command: str | None) -> DecisionRecord:
     return DecisionRecord(
-        id=f"d{number}", pool="p", at=datetime(2026, 1, 1, tzinfo=UTC), autonomy="act", seen={}, considered=[],
+        id=f"d{number}", pool="p", at=NOW, autonomy="act", seen={}, considered=[],
         wanted=1, allowed=1 if command else None, reason="backlog", explanation="", command_id=command,
     )  # fmt: skip
 
@@ -166,6 +168,25 @@ class TestExplain:
     def test_there_may_be_none(self) -> None:
         with pytest.raises(NotFoundError, match="has not decided anything yet"):
             scheduling.newest_change([])
+
+
+class TestDecisions:
+    BASE: ClassVar[dict[str, Any]] = {"id": "c", "issuer": "scheduler", "reason": "r", "at": NOW, "expires_at": NOW}
+
+    @pytest.mark.parametrize(
+        ("kind", "fields", "shown"),
+        [("scale", {"pool": "p", "replicas": 0}, "scale 0"), ("scale", {"pool": "p", "replicas": 3}, "scale 3"),
+         ("power", {"node": "n", "device": "d", "cap_w": 200}, "power 200 W"),
+         ("power", {"node": "n", "device": "d", "cap_w": 200, "clock_mhz": 900}, "power 200 W, 900 MHz"),
+         ("power", {"node": "n", "device": "d"}, "power default"),
+         ("drain", {"node": "n", "device": "d", "action": "cordon"}, "cordon"),
+         ("batch", {"pool": "p", "delay_s": 0.25}, "batch 0.25 s")],
+    )  # fmt: skip
+    def test_each_says_what_was_to_be_done(self, kind: str, fields: dict[str, Any], shown: str) -> None:
+        command = COMMAND_KINDS[kind].model_validate(self.BASE | fields)
+        row = scheduling.decision_row(Decision(command=command, kind=kind, target="t"))
+        (text,) = (c.text(row) for c in scheduling.DECISIONS.columns if c.key == "command" and c.text)
+        assert (text, row["status"]) == (shown, "pending")
 
 
 class TestPolicy:

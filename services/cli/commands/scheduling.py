@@ -33,12 +33,17 @@ def _outcome(row: Row) -> str:
     return f"{row['status']}: {row['detail']}" if row["status"] == "refused" else str(row["status"])
 
 
+def _command(row: Row) -> str:
+    """What was to be done: of a drain command its action says it all."""
+    return str(row["value"]) if row["command"] == "drain" else f"{row['command']} {row['value']}"
+
+
 DECISIONS = Table(
     "decisions",
     (
         Column("at", "at (UTC)", priority=1),
         Column("issuer", "by", priority=2),
-        Column("command", text=lambda row: f"{row['command']} {row['value']}"),
+        Column("command", text=_command),
         Column("value", terminal=False),
         Column("target"),
         Column("reason", priority=1),
