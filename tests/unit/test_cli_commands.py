@@ -258,7 +258,8 @@ class TestCompletion:
         loop = asyncio.get_running_loop()
         began = loop.time()
         assert await asyncio.to_thread(completions.pools, context) == []
-        assert loop.time() - began < 0.5 + 0.3, "it takes no longer than its budget, on a busy machine either"
+        assert loop.time() - began < 1.5, "the budget, with room for a busy machine"
+        assert completions.BUDGET_S + completions.GIVE_UP_S < 0.5
         server.close()
 
     def test_a_shell_installs_it(self, tmp_path: Path) -> None:
