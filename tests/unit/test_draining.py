@@ -11,7 +11,7 @@ from accelerator_autopilot.contracts.messages.commands import DrainCommand, Flee
 from accelerator_autopilot.scheduler.app import note_word
 from accelerator_autopilot.scheduler.application.pool_controller import DecisionError
 from tests.support.builders import at
-from tests.unit.test_deciding import DEVICE, IDLE, NOT_CAPPING, OTHER, FakeFleet, decider
+from tests.unit.test_control_loop import DEVICE, IDLE, NOT_CAPPING, OTHER, FakeFleet, decider
 
 
 def word(action: str, second: float) -> DrainCommand:

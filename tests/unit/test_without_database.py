@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from datetime import timedelta
 from types import SimpleNamespace
 from typing import Any
@@ -37,11 +39,17 @@ class Pool:
     def __init__(self, error: Exception, *, frozen: bool = False) -> None:
         self.error, self.frozen, self.terminated, self.asked = error, frozen, False, 0
 
-    async def fetch(self, *_: Any) -> None:
+    async def fetch(self, *_: Any, **__: Any) -> None:
         self.asked += 1
         raise self.error
 
-    fetchval = fetch
+    fetchval = fetchrow = copy_from_query = fetch
+
+    @asynccontextmanager
+    async def _there(self, *_: Any, **__: Any) -> AsyncIterator[Pool]:
+        yield self
+
+    acquire = transaction = _there
 
     async def close(self) -> None:
         if self.frozen:
