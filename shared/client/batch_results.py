@@ -53,7 +53,7 @@ class BatchResults:
         self._held_bytes, self._next_sequence = 0, 1
         self._news, self._arrived = asyncio.Event(), WORTH_READING
 
-    async def in_order(self, count: int, timeout_s: float) -> AsyncGenerator[JobResult, None]:
+    async def in_order(self, count: int, timeout_s: float | None) -> AsyncGenerator[JobResult, None]:
         """The results of the first `count` jobs. Raises TimeoutError when the next takes longer than `timeout_s`."""
 
         async def on_result(_: Msg) -> None:
