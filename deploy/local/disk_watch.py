@@ -36,7 +36,7 @@ OFF_FOR_S = 5.0
 DEVICE = "disk"
 ACTION = (
     "free space on the disk of the data folder, or enlarge it: while it is full, jobs, results and telemetry "
-    "are refused; nats-server restarts by itself once there is space"
+    "are refused; nats-server restarts automatically once there is space"
 )
 
 
@@ -99,7 +99,7 @@ class DiskWatch:
 
     def _condition(self, severity: Severity, free: int, share: float, *, refused: bool) -> Condition:
         room = f"{share:.1%} ({free // MIB} MiB) is free on the disk of the JetStream store"
-        summary = f"nats-server could not write; {room} now" if refused else room
+        summary = f"nats-server could not write; now {room}" if refused else room
         expected = f"at least {self.limits.warning_share:g}"
         evidence = Evidence(metric="disk_free_ratio", value=share, expected=expected, at=utc_now())
         return Condition(self.node, DEVICE, DISK_FULL, severity, summary, ACTION, (evidence,))

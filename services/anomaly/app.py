@@ -1,4 +1,4 @@
-"""The anomaly detector: which subject goes to which function."""
+"""The anomaly detector's application: maps subjects to handlers and starts background tasks."""
 
 from __future__ import annotations
 

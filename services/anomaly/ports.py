@@ -1,4 +1,4 @@
-"""What the anomaly detector needs from outside."""
+"""Ports of the anomaly detector."""
 
 from __future__ import annotations
 

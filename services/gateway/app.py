@@ -1,4 +1,4 @@
-"""The HTTP door: which path goes to which function."""
+"""The HTTP gateway's application: routes, middleware and background tasks."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What routes need."""
+"""Dependencies of the gateway's routes."""
 
 from __future__ import annotations
 

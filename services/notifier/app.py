@@ -1,4 +1,4 @@
-"""The notifier: subscriptions in, signed webhooks out."""
+"""The notifier's application: delivers alerts to subscriptions as signed webhooks."""
 
 from __future__ import annotations
 

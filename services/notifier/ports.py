@@ -1,4 +1,4 @@
-"""What the notifier needs from outside."""
+"""Ports of the notifier."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The scheduler: which subject goes to which function."""
+"""The scheduler's application: maps subjects to handlers and starts background tasks."""
 
 from __future__ import annotations
 
@@ -70,10 +70,8 @@ def create_app(settings: SchedulerSettings | None = None) -> FastStream:
     first = settings.policy_name if settings.policy_name in makers else settings.fallback_policy
     championship = ChampionChallenger(first, settings.fallback_policy)
     wake = asyncio.Event()
-    leading = Gauge("autopilot_scheduler_leading", "1 while this process leads", registry=service.registry)
-    deciding = Gauge(
-        "autopilot_scheduler_policy", "1 for the policy that decides", ["policy"], registry=service.registry
-    )
+    leading = Gauge("autopilot_scheduler_leading", "1 while this process is the leader", registry=service.registry)
+    deciding = Gauge("autopilot_scheduler_policy", "1 for the active policy", ["policy"], registry=service.registry)
     counter = Counter("autopilot_decisions", "decisions by reason", ["reason"], registry=service.registry)
     columns = DeviceColumns(READ_METRICS)
     frames = LatestFrames(columns, lambda: utc_now().timestamp(), settings.stale_after_s, service.registry)

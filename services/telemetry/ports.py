@@ -1,4 +1,4 @@
-"""What the agent and the recorder need from outside."""
+"""Ports of the agent and the recorder."""
 
 from __future__ import annotations
 

@@ -28,7 +28,7 @@ class AuditOutbox:
         self._write, self._most = write_one, most
         self._waiting: deque[AuditRecord] = deque()
         self._told = asyncio.Event()
-        self._dropped = Counter("autopilot_audit_dropped", "records that were never written", registry=registry)
+        self._dropped = Counter("autopilot_audit_dropped", "audit records that were lost", registry=registry)
 
     def put(self, entry: AuditRecord) -> None:
         """Have a record written soon."""

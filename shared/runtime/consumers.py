@@ -175,12 +175,17 @@ class ConsumerWatchdog:
         self._quiet_looks: dict[str, int] = {}
         self._next_look_s: dict[str, float] = {}
         labels = ["stream", "durable"]
-        self._pending = Gauge("autopilot_consumer_pending", "not delivered yet", labels, registry=registry)
-        self._unacked = Gauge("autopilot_consumer_ack_pending", "delivered, unacknowledged", labels, registry=registry)
-        self._stalled = Gauge(
-            "autopilot_consumer_stalled_seconds", "messages wait and none is taken", labels, registry=registry
+        self._pending = Gauge("autopilot_consumer_pending", "messages not yet delivered", labels, registry=registry)
+        self._unacked = Gauge(
+            "autopilot_consumer_ack_pending", "messages delivered but not acknowledged", labels, registry=registry
         )
-        self._recreated = Counter("autopilot_consumer_recreated", "made again", labels, registry=registry)
+        self._stalled = Gauge(
+            "autopilot_consumer_stalled_seconds",
+            "time for which messages have waited and none was fetched",
+            labels,
+            registry=registry,
+        )
+        self._recreated = Counter("autopilot_consumer_recreated", "consumers recreated", labels, registry=registry)
 
     async def create_all(self) -> None:
         """Create or update every durable."""

@@ -71,10 +71,10 @@ class PoisonRule:
         self._told: dict[tuple[str, str], float] = {}
         self.total = 0
         self._seen = Counter(
-            "autopilot_messages_poison", "messages that failed", ["consumer", "error"], registry=registry
+            "autopilot_messages_poison", "messages whose handler failed", ["consumer", "error"], registry=registry
         )
         self._aside = Counter(
-            "autopilot_messages_quarantined", "messages given up, kept in POISON", ["consumer"], registry=registry
+            "autopilot_messages_quarantined", "messages given up and moved to POISON", ["consumer"], registry=registry
         )
 
     @asynccontextmanager

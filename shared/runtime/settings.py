@@ -19,18 +19,18 @@ S = TypeVar("S", bound=BaseSettings)
 
 
 class ServiceSettings(NatsSettings):
-    """What every service process has."""
+    """Settings that every service has."""
 
     node: Name = Field(default_factory=socket.gethostname, description="name of this node")
     health_host: str = Field("127.0.0.1", description="address of /livez, /readyz and /metrics")
-    health_port: int = Field(0, ge=0, le=65535, description="port of the same; 0 takes a free one")
-    log_level: str = Field("INFO", pattern="^(DEBUG|INFO|WARNING|ERROR)$", description="least level logged")
-    otlp_endpoint: str | None = Field(None, description="OTLP/HTTP traces endpoint; none switches tracing off")
-    data_dir: Path = Field(Path(".autopilot"), description="folder for the little state a process keeps")
+    health_port: int = Field(0, ge=0, le=65535, description="port of these pages; 0 picks a free one")
+    log_level: str = Field("INFO", pattern="^(DEBUG|INFO|WARNING|ERROR)$", description="lowest level that is logged")
+    otlp_endpoint: str | None = Field(None, description="OTLP/HTTP endpoint for traces; none switches tracing off")
+    data_dir: Path = Field(Path(".autopilot"), description="folder for local state")
     run_as: str = Field(
         "auto",
         pattern=r"^([A-Za-z_][A-Za-z0-9_.-]*|\d{1,10}(:\d{1,10})?)$",
-        description="whom a service that root starts becomes: auto, a user, uid[:gid] or root; the agent stays root",
+        description="user that a service started as root becomes: auto, name, uid[:gid] or root; the agent stays root",
     )
 
 
@@ -43,10 +43,13 @@ class DatabaseSettings(BaseSettings):
         SecretStr("postgresql://postgres@127.0.0.1:5432/postgres"), description="asyncpg DSN"
     )
     database_statement_cache: int = Field(
-        100, ge=0, le=10_000, description="prepared statements kept by a connection; 0 behind PgBouncer by transaction"
+        100,
+        ge=0,
+        le=10_000,
+        description="prepared statements cached per connection; 0 behind PgBouncer in transaction mode",
     )
     database_timeout_s: float = Field(
-        60.0, ge=1, le=900, description="time after which a statement without an answer is given up and tried again"
+        60.0, ge=1, le=900, description="time after which an unanswered statement is cancelled and retried"
     )
 
 

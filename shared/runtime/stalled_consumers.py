@@ -60,7 +60,7 @@ class Subscriptions:
         self._dead: set[int] = set()
         self._restarted: set[int] = set()
         self._restarts = Counter(
-            "autopilot_subscription_restarts", "subscriptions that stood still, started anew", ["name"],
+            "autopilot_subscription_restarts", "stalled subscriptions that were restarted", ["name"],
             registry=registry,
         )  # fmt: skip
 

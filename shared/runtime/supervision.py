@@ -88,7 +88,7 @@ class TaskSupervisor:
     def __init__(self, health: HealthState, registry: CollectorRegistry) -> None:
         self._health = health
         self._restarts = Counter(
-            "autopilot_task_restarts", "long-lived tasks started again", ["task", "reason"], registry=registry
+            "autopilot_task_restarts", "restarts of long-lived tasks", ["task", "reason"], registry=registry
         )
         self._up = Gauge("autopilot_task_up", "1 while a long-lived task runs", ["task"], registry=registry)
         self._keepers: dict[str, asyncio.Task[None]] = {}

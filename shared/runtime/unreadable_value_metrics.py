@@ -15,7 +15,9 @@ class UnreadableValues(Collector):
 
     def collect(self) -> Iterable[CounterMetricFamily]:
         """How often a bucket gave a value that could not be read."""
-        family = CounterMetricFamily("autopilot_kv_unreadable", "values of buckets not understood", labels=["bucket"])
+        family = CounterMetricFamily(
+            "autopilot_kv_unreadable", "bucket values that could not be decoded", labels=["bucket"]
+        )
         for bucket, count in list(seen.items()):
             family.add_metric([bucket], count)
         yield family

@@ -55,7 +55,7 @@ SETTINGS: dict[str, type[BaseSettings]] = {
     "Gateway": GatewaySettings,
 }
 GOLDEN = Path(__file__).parent / "golden"
-DO = "**Do:** look for XIDs and check the bus; reseat the missing GPU, reboot the node."
+DO = "**Do:** check for XIDs and bus errors; reseat the missing GPU; reboot the node."
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 REFERENCE = DOCS / "reference"
 GENERATED_BELOW = "<!-- Everything below is written by make docs-generate. -->\n"

@@ -169,7 +169,7 @@ class TestXids:
             # Kept open meanwhile.
         opened = [a for a in bench.told if a.state != "resolved"]
         assert (opened[-1].severity, opened[-1].escalated) == ("warning", True)
-        assert opened[-1].action == "drain, run diagnostics"
+        assert opened[-1].action == "drain; run diagnostics"
         assert not opened[0].escalated
 
 

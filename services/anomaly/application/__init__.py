@@ -1,1 +1,1 @@
-"""What the detector does with frames, events and alerts."""
+"""The use cases of the anomaly detector: frames and events in, alerts out."""

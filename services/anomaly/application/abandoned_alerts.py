@@ -1,4 +1,4 @@
-"""Alerts that somebody else tells and renews each minute: when whoever told of one is gone for good, it ends here.
+"""Ends alerts of other publishers, which renew them every minute, once their publisher is gone for good.
 
 A pool that was taken away, or a product that was removed from its machine, ends nothing that it had opened. Whoever
 comes back opens again what is still wrong. What detection opened itself is not among these.

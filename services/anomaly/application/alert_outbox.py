@@ -1,4 +1,4 @@
-"""Alerts on their way out: in order for each alert, bounded, and never in the way of detection.
+"""Publishes alerts: in order for each alert, with a bounded queue, and without delaying detection.
 
 While the stream refuses them, of each alert only what is still worth telling is kept: what went on in between gives way
 to its newest state, and an alert that opened and ended unseen is dropped when the same comes again.
@@ -60,7 +60,7 @@ class AlertOutbox:
     _settled: asyncio.Condition = field(default_factory=asyncio.Condition)
 
     def __post_init__(self) -> None:
-        waiting = Gauge("autopilot_alerts_waiting", "alerts that wait to be published", registry=self.registry)
+        waiting = Gauge("autopilot_alerts_waiting", "alerts waiting to be published", registry=self.registry)
         waiting.set_function(lambda: len(self._waiting))
         self._dropped = Counter(
             "autopilot_alerts_dropped", "alerts not published, by reason", ["reason"], registry=self.registry

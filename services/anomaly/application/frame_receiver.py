@@ -1,4 +1,4 @@
-"""Frames as they come, handed on in bunches: one message at a time would cost more than the detection.
+"""Receives frames and passes them on in batches: one message at a time would cost more than detection itself.
 
 What waits is bounded in bytes, and one frame in what it asks to be looked at: whatever is sent, neither memory nor the
 event loop is lost to it.
@@ -40,11 +40,17 @@ class FrameReceiver:
     _arrived: asyncio.Event = field(default_factory=asyncio.Event)
 
     def __post_init__(self) -> None:
-        self._rejected = Counter("autopilot_frames_rejected", "frames that are none", registry=self.registry)
-        self._dropped = Counter("autopilot_frames_dropped", "frames too many to wait", registry=self.registry)
-        self._looked = Counter("autopilot_detection_rows", "device ticks looked at", registry=self.registry)
-        self._took = Histogram("autopilot_detection_seconds", "time to look at a bunch", registry=self.registry)
-        waiting = Gauge("autopilot_frames_waiting_bytes", "frames not looked at yet", registry=self.registry)
+        self._rejected = Counter("autopilot_frames_rejected", "invalid frames", registry=self.registry)
+        self._dropped = Counter(
+            "autopilot_frames_dropped", "frames dropped because the queue was full", registry=self.registry
+        )
+        self._looked = Counter(
+            "autopilot_detection_rows", "rows (one device at one tick) checked by the detectors", registry=self.registry
+        )
+        self._took = Histogram("autopilot_detection_seconds", "time to check one batch of rows", registry=self.registry)
+        waiting = Gauge(
+            "autopilot_frames_waiting_bytes", "size of the frames waiting to be checked", registry=self.registry
+        )
         waiting.set_function(lambda: self._bytes)
 
     async def take(self, message: Msg) -> None:

@@ -1,4 +1,4 @@
-"""Frames, events, inventories and operators' words in, alerts out."""
+"""Handlers of the anomaly detector's messages: frames, events, inventories and operators' commands."""
 
 from __future__ import annotations
 

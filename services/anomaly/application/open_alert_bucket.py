@@ -1,4 +1,4 @@
-"""The bucket of open alerts says what the book says, also after it was lost, made anew or written to by others."""
+"""Keeps the bucket of open alerts equal to the detector's state, even if it is lost, recreated or changed by others."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the detector does now and then, each until cancelled."""
+"""Periodic tasks of the anomaly detector; each runs until cancelled."""
 
 from __future__ import annotations
 

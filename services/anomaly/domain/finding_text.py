@@ -1,4 +1,4 @@
-"""From what a rule, the learned detector or a silence says of a device to a finding in words, with evidence. Pure."""
+"""Turns the result of a rule, the learned detector or a silence into a finding with text and evidence. Pure."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ UNUSUAL = Kind(
     "unusual",
     "warning",
     "",
-    "compare with load, neighbours and the last change",
+    "compare with the load, other devices and recent changes",
     (),
     open_after_s=60.0,
     clear_after_s=300.0,
@@ -80,7 +80,7 @@ def of_the_unusual(
         firing,
         severity=UNUSUAL.severity,
         score=share / (1 + share),
-        summary=f"unlike its past for its load: {first}",
+        summary=f"unusual for this device at its load: {first}",
         action=UNUSUAL.action,
         runbook=UNUSUAL.runbook,
         evidence=tuple(evidence),

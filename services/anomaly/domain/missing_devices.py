@@ -22,8 +22,8 @@ def missing_devices(inventory: NodeInventory) -> Finding:
         KIND,
         fewer,
         severity="critical",
-        summary=f"{len(there)} of {inventory.expected_devices} GPUs are there",
-        action="look for XIDs and at the bus; reseat the missing GPU, reboot the node",
+        summary=f"{len(there)} of {inventory.expected_devices} GPUs are present",
+        action="check for XIDs and bus errors; reseat the missing GPU; reboot the node",
         runbook="docs/reference/alerts.md#devices_missing",
         evidence=(
             Evidence(metric="devices", value=float(len(there)), expected=str(inventory.expected_devices),

@@ -12,18 +12,18 @@ ALONE_S = 60.0  # the only device of its source: nothing tells whether it or wha
 AGENT = Kind(
     "agent_silent",
     "warning",
-    "no frame for {silent_s:.0f} s",
+    "no frames for {silent_s:.0f} s",
     "check the node and its agent",
     (),
-    "one each period",
+    "one per period",
 )
 DEVICE = Kind(
     "samples_stopped",
     "critical",
-    "no samples for {silent_s:.0f} s while its node goes on",
-    "drain, look for an XID, reboot or replace",
+    "no samples for {silent_s:.0f} s while its node still reports",
+    "drain; check for an XID; reboot or replace the GPU",
     (),
-    "one each tick",
+    "one per tick",
 )
 
 

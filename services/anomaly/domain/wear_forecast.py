@@ -111,7 +111,7 @@ def make() -> list[Wear]:
             Kind(
                 "spare_rows",
                 "warning",
-                "memory rows are remapped so often that the spare ones are used up in {in_d:.0f} days "
+                "spare memory rows will be used up in {in_d:.0f} days at the present rate "
                 "(between {from_d:.0f} and {to_d:.0f})",
                 "plan the replacement of the GPU; run diagnostics when it is idle",
                 ("remapped_rows", "ecc_dbe_total"),
@@ -125,7 +125,7 @@ def make() -> list[Wear]:
             Kind(
                 "spare_pages",
                 "warning",
-                "memory pages are retired so often that no more can be in {in_d:.0f} days "
+                "the limit of retired memory pages will be reached in {in_d:.0f} days at the present rate "
                 "(between {from_d:.0f} and {to_d:.0f})",
                 "plan the replacement of the GPU; run diagnostics when it is idle",
                 ("retired_pages_sbe", "retired_pages_dbe", "ecc_dbe_total"),

@@ -1,4 +1,4 @@
-"""XID codes: what they mean, who is at fault, and what to do.
+"""The catalogue of XID codes: meaning, whether the application is at fault, and what to do.
 
 Sources: NVIDIA, "XID Errors" (docs.nvidia.com/deploy/xid-errors) and its catalogue's actions; the application errors
 are the list in NVIDIA/k8s-device-plugin, internal/rm/health.go. Codes from 122 on: the catalogue of driver 580 and
@@ -42,7 +42,7 @@ CATALOGUE: dict[int, Xid] = {
     32: Xid("invalid or corrupted push buffer over PCIe", "warning", "restart_job"),
     37: _job("driver firmware error of an application"),
     38: Xid("driver firmware error", "warning", "reset_device"),
-    43: _job("an application's channel was stopped"),
+    43: _job("the channel of an application was stopped"),
     44: Xid("graphics engine fault during a context switch", "warning", "restart_job"),
     45: _job("a context was torn down, often after another error"),
     46: Xid("GPU stopped processing", "critical", "reset_device"),
@@ -66,11 +66,11 @@ CATALOGUE: dict[int, Xid] = {
     95: Xid("uncontained memory error", "critical", "reset_device"),
     109: _job("context switch timeout"),
     110: Xid("security fault", "critical", "reboot"),
-    119: Xid("GSP does not answer", "critical", "reset_device"),
+    119: Xid("GSP does not respond", "critical", "reset_device"),
     120: Xid("GSP error", "critical", "reset_device"),
     121: Xid("error of the link between CPU and GPU, corrected", "warning", "reset_device"),
     122: Xid("SPI read failed in the power management unit", "warning", "reset_device"),
-    123: Xid("power management unit failed to answer", "critical", "reset_device"),
+    123: Xid("power management unit did not respond", "critical", "reset_device"),
     124: Xid("SPI erase failed in the power management unit", "warning", "reset_device"),
     125: Xid("InfoROM file system error", "warning", "drain"),
     136: Xid("link training failed", "critical", "reset_device"),
@@ -87,7 +87,7 @@ CATALOGUE: dict[int, Xid] = {
     151: Xid("key rotation error", "warning", "restart_job"),
     152: Xid("memory management error of the deep learning accelerator", "info", "none"),
     153: Xid("deep learning accelerator timed out", "info", "none"),
-    154: Xid("the GPU's recovery action changed", "critical", "drain"),
+    154: Xid("the GPU's recovery action has changed", "critical", "drain"),
     155: Xid("NVLink software error", "warning", "reset_device"),
     156: Xid("resource retirement recorded", "warning", "reset_device"),
     157: Xid("resource retirement failed", "critical", "replace"),
@@ -96,12 +96,12 @@ CATALOGUE: dict[int, Xid] = {
     160: Xid("GPU memory channel retired, repair at the next reset", "warning", "reset_device"),
     161: Xid("GPU memory channel retirement failed", "critical", "replace"),
     162: Xid("power smoothing works again", "info", "none"),
-    163: Xid("power smoothing stopped, for heat or after a timeout", "info", "power_smoothing"),
-    164: Xid("power smoothing circuit nears the end of its life", "info", "power_smoothing"),
+    163: Xid("power smoothing stopped because of heat or a timeout", "info", "power_smoothing"),
+    164: Xid("power smoothing circuit is near the end of its life", "info", "power_smoothing"),
     165: Xid("power smoothing circuit is worn out", "warning", "power_smoothing"),
     166: Xid("traffic on a link before it was set up for encryption", "warning", "reset_device"),
     167: Xid("fatal timeout on PCIe", "critical", "reset_device"),
-    168: Xid("less memory: errors in a protected region", "critical", "reduced_memory"),
+    168: Xid("memory reduced because of errors in a protected region", "critical", "reduced_memory"),
     169: Xid("security micro-controller halted", "critical", "reset_device"),
     170: Xid("interrupt in confidential computing mode", "warning", "reset_device"),
     171: Xid("uncorrected DRAM error in addition to another", "info", "none"),
@@ -111,17 +111,17 @@ CATALOGUE: dict[int, Xid] = {
 UNKNOWN = Xid("not in the catalogue", "warning", "drain")
 
 ADVICE: dict[Action, str] = {
-    "none": "nothing to do: another code tells the fault",
-    "restart_job": "look at the job that ran, and restart it",
-    "reset_device": "drain, reset the GPU",
-    "drain": "drain, run diagnostics",
-    "reboot": "drain, reboot the node; reseat the GPU if it comes again",
-    "replace": "drain, replace the GPU",
-    "power_smoothing": "no reset: look at heat and power swings; replace the GPU only where smoothing is needed",
-    "reduced_memory": "drain, turn ECC on so that rows can be remapped, reboot the node",
+    "none": "nothing to do: another code reports the fault",
+    "restart_job": "check the job that ran, and restart it",
+    "reset_device": "drain; reset the GPU",
+    "drain": "drain; run diagnostics",
+    "reboot": "drain; reboot the node; reseat the GPU if the error returns",
+    "replace": "drain; replace the GPU",
+    "power_smoothing": "no reset: check temperature and power swings; replace the GPU only if smoothing is required",
+    "reduced_memory": "drain; enable ECC so that rows can be remapped; reboot the node",
 }
 
 
 def look_up(code: int) -> Xid:
-    """The catalogue's word on a code."""
+    """The catalogue's entry for a code."""
     return CATALOGUE.get(code, UNKNOWN)

@@ -1,1 +1,1 @@
-"""What happens behind the routes."""
+"""The use cases behind the gateway's routes."""

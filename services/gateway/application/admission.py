@@ -1,6 +1,6 @@
-"""Who may submit how much: a rate and a number of unfinished jobs for each key, and no more than the queue bears. Pure.
+"""Admission control: a rate and a number of unfinished jobs per key, and a limit on the whole queue. Pure.
 
-Counted by this gateway alone, from what it admitted; a restart begins anew.
+Each gateway counts the jobs that it admitted itself, and starts from zero after a restart.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Batches that are sent again because nobody answered: without an Idempotency-Key their content tells.
+"""Recognises batches that are sent again after a lost response, by their content if there is no Idempotency-Key.
 
 The same batch of the same user is the first one again for as long as that has not been answered: its client went away
 or lost its patience, an answer was an error, a gateway died. Once it was answered, the same content is a new batch.

@@ -1,4 +1,4 @@
-"""One reader of a subject for all who follow it over HTTP, each with a bounded share of what they have not taken."""
+"""Fans one subscription out to all HTTP clients that follow it, with a bounded queue for each."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Submitting for a caller: admitted, with the priority that the caller's share allows."""
+"""Submits jobs for a caller: checks admission and sets the priority that the caller's share allows."""
 
 from __future__ import annotations
 

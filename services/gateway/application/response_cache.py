@@ -1,4 +1,4 @@
-"""Answers that cost much to make: made once for all who ask within a while."""
+"""Caches expensive responses for a short time."""
 
 from __future__ import annotations
 

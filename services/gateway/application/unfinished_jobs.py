@@ -1,4 +1,4 @@
-"""Jobs whose end was missed: while NATS was away nobody told this gateway of results, and they would count for ever."""
+"""Finds jobs whose result was missed while NATS was unreachable, which would otherwise count as unfinished for ever."""
 
 from __future__ import annotations
 

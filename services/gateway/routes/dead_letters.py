@@ -20,13 +20,13 @@ router = APIRouter(prefix="/v1/dead", tags=["jobs"], route_class=GuardedRoute)
 async def list_dead(
     autopilot: Autopilot, kind: Filter = None, limit: Annotated[int, Query(ge=1, le=1000)] = 50
 ) -> list[DeadJob]:
-    """The newest dead letters, newest first."""
+    """List the newest dead letters, newest first."""
     return await autopilot.dead.list(kind, limit)
 
 
 @router.post("/{job_id}/replay", status_code=202, dependencies=[Operator])
 async def replay(job_id: Id, autopilot: Autopilot, response: Response) -> Submitted:
-    """Submit a dead job again, as a new one."""
+    """Submit a dead job again, as a new job."""
     await autopilot.audit("job.replayed", job_id)
     handle = await autopilot.dead.replay(job_id)
     response.headers["Location"] = f"/v1/jobs/{handle.id}"

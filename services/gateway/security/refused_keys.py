@@ -24,7 +24,7 @@ class RefusedKeys:
         self._put = put
         self._since: Counter[str] = Counter()
         self._counted = prometheus_client.Counter(
-            "autopilot_http_keys_refused", "requests without a key that is known", registry=registry
+            "autopilot_http_keys_refused", "requests refused for a missing or unknown API key", registry=registry
         )
 
     def count(self, address: str, _status: int) -> None:

@@ -95,7 +95,7 @@ class RequestGuard:
         self._most_at_once, self._at_once = most_at_once, collections.Counter[str]()
         self._app, self._table, self._keys, self._budget, self._refused = app, table, keys, budget, refused
         self._requests = Counter(
-            "autopilot_http_requests", "requests", ["method", "route", "status"], registry=registry
+            "autopilot_http_requests", "HTTP requests", ["method", "route", "status"], registry=registry
         )
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

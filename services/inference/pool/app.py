@@ -40,15 +40,17 @@ def create_app(settings: PoolSettings | None = None) -> FastStream:
     broker = service.broker
     supervisor = PoolSupervisor(settings, settings.initial_workers)
     kills = Counter(
-        "autopilot_pool_workers_killed", "workers that the pool killed", ["reason"], registry=service.registry
+        "autopilot_pool_workers_killed", "workers killed by the pool, by reason", ["reason"], registry=service.registry
     )
     supervisor.on_killed = lambda reason: kills.labels(reason).inc()
     supervisor.on_poison = Counter(
         "autopilot_pool_messages_poison", "messages that workers could not handle", registry=service.registry
     ).inc
-    stuck = Gauge("autopilot_pool_devices_stuck", "devices whose worker stood still of late", registry=service.registry)
+    stuck = Gauge("autopilot_pool_devices_stuck", "devices whose worker hung recently", registry=service.registry)
     stuck.set_function(lambda: len(supervisor.stuck))
-    aside = Gauge("autopilot_pool_devices_suspected", "devices on which jobs fail", registry=service.registry)
+    aside = Gauge(
+        "autopilot_pool_devices_suspected", "devices suspected because jobs fail on them", registry=service.registry
+    )
     aside.set_function(lambda: len(supervisor.set_aside))
     node = subjects.name_part(settings.node)
 

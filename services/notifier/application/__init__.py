@@ -1,1 +1,1 @@
-"""From alerts to deliveries."""
+"""The use cases of the notifier: alerts in, deliveries out."""

@@ -1,4 +1,4 @@
-"""One subscription's alerts out of the stream, through a durable consumer of its own."""
+"""Reads the alerts of one subscription from the stream, with a durable consumer of its own."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Telling an Alertmanager again and again of what is open, since it takes what is not renewed for over."""
+"""Renews open alerts in Alertmanager, which resolves alerts that are not renewed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What all deliveries share: the sender, the ledger store, silences and the audit outbox."""
+"""The dependencies that all deliveries share: sender, ledger store, silences and audit outbox."""
 
 from __future__ import annotations
 

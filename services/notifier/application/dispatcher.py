@@ -1,4 +1,4 @@
-"""Every subscription's deliveries: started, stopped, told of silences; none waits for another."""
+"""Starts and stops the worker of each subscription, and passes on silences. No subscription waits for another."""
 
 from __future__ import annotations
 
@@ -116,7 +116,7 @@ def test_alert() -> Alert:
         kind="test",
         severity="info",
         state="opened",
-        summary="a test: nothing is wrong",
+        summary="test alert: nothing is wrong",
         action="nothing to do",
         opened_at=now,
         at=now,

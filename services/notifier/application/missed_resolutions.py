@@ -1,4 +1,4 @@
-"""Alerts whose end was never told: open in a ledger, and in the bucket of open alerts no more.
+"""Delivers missed resolutions: alerts that are open in a ledger but no longer in the bucket of open alerts.
 
 Their detector or the stream lost the word. Nobody would ever end them: an Alertmanager would be told every minute.
 """

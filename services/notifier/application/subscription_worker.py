@@ -1,4 +1,4 @@
-"""One subscription's deliveries: each alert in its own order, tried for as long as it takes, none held by another."""
+"""Delivers one subscription's alerts: in order for each alert, with retries, and no alert delayed by another."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""An alert in the words of each kind of receiver. Pure.
+"""Turns an alert into the message format of each kind of receiver. Pure.
 
 Sources: Standard Webhooks (standardwebhooks.com), CloudEvents 1.0 JSON format, Alertmanager's API v2 (postableAlerts),
 Slack incoming webhooks (blocks), PagerDuty Events API v2.
@@ -45,7 +45,7 @@ def cloudevents(_: Subscription, alert: Alert, message_id: str) -> Body:
 
 
 def alertmanager(_: Subscription, alert: Alert, __: str) -> Body:
-    """POST /api/v2/alerts: the same labels are the same alert; it ends at its end unless posted again."""
+    """POST /api/v2/alerts. Equal labels identify an alert; it ends at `endsAt` unless posted again."""
     labels = {"alertname": alert.kind, "severity": alert.severity, "node": alert.node, "device": alert.device}
     if alert.simulated:
         labels["simulated"] = "true"
@@ -63,7 +63,7 @@ def alertmanager(_: Subscription, alert: Alert, __: str) -> Body:
 
 
 def alertmanager_end(subscription: Subscription, alert: Alert, severity: Severity) -> Body:
-    """The end of an alert under a severity that it no longer has: the severity is a label, for routes to go by."""
+    """Ends an alert under a severity that it no longer has, since the severity is one of its labels."""
     ended = alert.model_copy(update={"severity": severity, "state": "resolved"})
     return alertmanager(subscription, ended, "")
 
@@ -78,12 +78,12 @@ def slack(_: Subscription, alert: Alert, __: str) -> Body:
     if fields:
         blocks.append({"type": "section", "fields": fields[:10]})
     if alert.action:
-        blocks.append({"type": "context", "elements": [{"type": "mrkdwn", "text": f"Do: {alert.action}"[:3000]}]})
+        blocks.append({"type": "context", "elements": [{"type": "mrkdwn", "text": f"Action: {alert.action}"[:3000]}]})
     return {"text": text[:3000], "blocks": blocks}
 
 
 def pagerduty(subscription: Subscription, alert: Alert, _: str) -> Body:
-    """Events API v2: trigger and resolve under one key an alert."""
+    """Events API v2: trigger and resolve with one key per alert."""
     return {
         "routing_key": subscription.secret,
         "event_action": "resolve" if alert.state == "resolved" else "trigger",
@@ -109,12 +109,12 @@ def template(subscription: Subscription, alert: Alert, message_id: str) -> Body:
         body: Body = json.loads(text)
     except KeyError as error:
         raise InvalidInputError(
-            "template", str(error), f"is no field of an alert; there are {sorted(fields)}"
+            "template", str(error), f"is not a field of an alert; use one of {sorted(fields)}"
         ) from error
     except (ValueError, RecursionError) as error:
-        raise InvalidInputError("template", subscription.id, f"gives no JSON: {error}") from error
+        raise InvalidInputError("template", subscription.id, f"does not produce valid JSON: {error}") from error
     if not isinstance(body, dict | list):
-        raise InvalidInputError("template", subscription.id, "must give a JSON object or list")
+        raise InvalidInputError("template", subscription.id, "must produce a JSON object or list")
     return body
 
 
@@ -131,10 +131,10 @@ FORMATS: dict[Channel, Callable[[Subscription, Alert, str], Body]] = {
     "template": template,
 }
 CONTENT_TYPES: dict[Channel, str] = {"cloudevents": "application/cloudevents+json"}
-# Signed are only those whose receivers check it.
+# Only formats whose receivers check the signature are signed.
 SIGNED: frozenset[Channel] = frozenset({"webhook", "cloudevents", "template"})
 
 
 def body_of(subscription: Subscription, alert: Alert, message_id: str) -> Body:
-    """What is posted. Raises InvalidInputError when the subscription's template fails."""
+    """The body to post. Raises InvalidInputError when the subscription's template fails."""
     return FORMATS[subscription.channel](subscription, alert, message_id)

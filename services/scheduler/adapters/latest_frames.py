@@ -43,8 +43,10 @@ class LatestFrames:
     _bytes: int = 0
 
     def __post_init__(self) -> None:
-        self._rejected = Counter("autopilot_frames_rejected", "frames that are none", registry=self.registry)
-        self._dropped = Counter("autopilot_frames_dropped", "frames too many to wait", registry=self.registry)
+        self._rejected = Counter("autopilot_frames_rejected", "invalid frames", registry=self.registry)
+        self._dropped = Counter(
+            "autopilot_frames_dropped", "frames dropped because the queue was full", registry=self.registry
+        )
 
     async def take(self, message: Msg) -> None:
         """One frame arrived. One that was not read before is of no use any more."""

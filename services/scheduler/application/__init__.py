@@ -1,1 +1,1 @@
-"""The control loop and what is computed from the fleet's past."""
+"""The use cases of the scheduler: the control loop, and evaluations of the fleet's history."""

@@ -1,4 +1,4 @@
-"""From a decision to the bus: a command, a proposal to approve, an advice, or nothing, as the operator wants it."""
+"""Turns a decision into a command, a recommendation or nothing, depending on the operator's autonomy setting."""
 
 from __future__ import annotations
 

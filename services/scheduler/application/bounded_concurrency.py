@@ -1,4 +1,4 @@
-"""Many small pieces of work that each wait for the broker, some at a time: a round does not add up their waits."""
+"""Runs many small tasks that wait for the broker, a limited number at a time."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One round of decisions: look at pools and devices, decide for both."""
+"""The control loop: each round observes pools and devices, and decides for both."""
 
 from __future__ import annotations
 

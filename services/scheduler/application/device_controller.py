@@ -1,4 +1,4 @@
-"""Devices: drain what has a critical alert, restore what is well again, cap what should draw less."""
+"""Controls devices: drains those with critical alerts, restores recovered ones, and sets power caps."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What policies saw outlives the process: the last looks at each pool, kept in the object store."""
+"""Keeps the latest observations of each pool in the object store, so that they outlive the process."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A past span as pools of the twin, and every policy played on them."""
+"""Replays a past time span with every policy on the digital twin."""
 
 from __future__ import annotations
 

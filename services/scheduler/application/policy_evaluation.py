@@ -1,4 +1,4 @@
-"""Who decides: every policy is played on the fleet's last day, and the one that runs is watched."""
+"""Selects the active policy: evaluates all policies on the fleet's last day, and monitors the active one."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The sizes of pools: every policy proposes, the champion's proposal is bounded, spread over nodes, and commanded."""
+"""Controls pool sizes: every policy proposes; the champion's proposal is bounded, placed on nodes and commanded."""
 
 from __future__ import annotations
 

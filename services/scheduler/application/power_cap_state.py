@@ -1,4 +1,4 @@
-"""What is known of every device that can be capped, kept as arrays between decisions."""
+"""The state of all devices with power caps, kept as arrays between decisions."""
 
 from __future__ import annotations
 

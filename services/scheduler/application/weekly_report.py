@@ -1,4 +1,4 @@
-"""The week's report on energy and service, made by itself when a week has ended and kept in the object store."""
+"""Creates the weekly report on energy and service when a week has ended, and keeps it in the object store."""
 
 from __future__ import annotations
 

@@ -37,7 +37,7 @@ class AsyncKindMethods(AsyncJobMethods):
     ) -> AnalyzeCodeResult:
         """Code as text, as files, or as an archive in base64.
 
-        `language`: of `code`; found out otherwise.
+        `language`: language of `code`; detected by default.
         """
         job = make_payload(AnalyzeCode, code=code, language=language, files=files, archive=archive)
         return await self.run(
@@ -51,9 +51,9 @@ class AsyncKindMethods(AsyncJobMethods):
         pool: str | None = None, needs: JobNeeds | None = None, deadline: When | None = None,
         time_limit: float | None = None, max_attempts: int = 3, idempotency_key: str | None = None,
     ) -> AnalyzeLogsResult:
-        """A log as text, or files, or an archive in base64; and, to compare with, one from before.
+        """A log as text, files or an archive in base64, and optionally an earlier log to compare with.
 
-        `baseline`: a log of when all was well.
+        `baseline`: a log from normal operation.
         """
         job = make_payload(AnalyzeLogs, text=text, files=files, archive=archive, baseline=baseline)
         return await self.run(
@@ -68,9 +68,9 @@ class AsyncKindMethods(AsyncJobMethods):
         needs: JobNeeds | None = None, deadline: When | None = None, time_limit: float | None = None,
         max_attempts: int = 3, idempotency_key: str | None = None,
     ) -> BenchmarkResult:
-        """The kind and one payload of it, repeated in batches of each size.
+        """The kind and a payload, which is repeated in batches of each size.
 
-        `devices`: torch's names; none takes the CPU and every GPU of the worker.
+        `devices`: PyTorch device names; by default the CPU and every GPU of the worker.
         """
         job = make_payload(
             Benchmark, kind=kind, payload=payload, batch_sizes=batch_sizes, repeats=repeats, devices=devices,
@@ -87,9 +87,9 @@ class AsyncKindMethods(AsyncJobMethods):
         needs: JobNeeds | None = None, deadline: When | None = None, time_limit: float | None = None,
         max_attempts: int = 3, idempotency_key: str | None = None,
     ) -> GenerateResult:
-        """The conversation so far.
+        """A conversation so far.
 
-        `model`: one that is configured; the first by default.
+        `model`: a configured model; the first one by default.
         """
         job = make_payload(
             Chat, model=model, max_tokens=max_tokens, temperature=temperature, top_p=top_p, stop=stop,
@@ -106,9 +106,9 @@ class AsyncKindMethods(AsyncJobMethods):
         pool: str | None = None, needs: JobNeeds | None = None, deadline: When | None = None,
         time_limit: float | None = None, max_attempts: int = 3, idempotency_key: str | None = None,
     ) -> ClassifyResult:
-        """Texts, and the labels to choose from: names, or names with a description each.
+        """Texts and the labels to choose from: a list of names, or names with descriptions.
 
-        `labels`: none takes the model's own. `multi_label`: score each label for itself, not against the others.
+        `labels`: the model's own by default. `multi_label`: score each label independently of the others.
         """
         job = make_payload(Classify, texts=texts, labels=labels, multi_label=multi_label)
         return await self.run(
@@ -138,7 +138,7 @@ class AsyncKindMethods(AsyncJobMethods):
     ) -> DetectAnomaliesResult:
         """A CSV or Parquet file, or rows as JSON objects.
 
-        `ignore`: columns to leave out, identifiers say. `most`: rows to report at most.
+        `ignore`: columns to ignore, such as identifiers. `most`: most rows to report.
         """
         job = make_payload(DetectAnomalies, file=file, rows=rows, ignore=ignore, most=most)
         return await self.run(
@@ -153,7 +153,7 @@ class AsyncKindMethods(AsyncJobMethods):
         deadline: When | None = None, time_limit: float | None = None, max_attempts: int = 3,
         idempotency_key: str | None = None,
     ) -> EchoResult:
-        """What to give back, how long to keep the device busy (seconds), and which failure to act out.
+        """The text to return, how long to work on it, and a failure to simulate.
 
         `work_s`: seconds of work.
         """
@@ -169,9 +169,9 @@ class AsyncKindMethods(AsyncJobMethods):
         deadline: When | None = None, time_limit: float | None = None, max_attempts: int = 3,
         idempotency_key: str | None = None,
     ) -> EmbedResult:
-        """Texts to embed; each is cut at the model's context.
+        """Texts to embed; each is truncated to the model's context length.
 
-        `model`: must be the one that is configured.
+        `model`: must be the configured model, if given.
         """
         job = make_payload(Embed, texts=texts, model=model)
         return await self.run(
@@ -185,7 +185,7 @@ class AsyncKindMethods(AsyncJobMethods):
         needs: JobNeeds | None = None, deadline: When | None = None, time_limit: float | None = None,
         max_attempts: int = 3, idempotency_key: str | None = None,
     ) -> ExtractResult:
-        """The text, and what to take from it.
+        """A text, and what to extract from it.
 
         `schema`: JSON schema with properties. `findings`: key sentences to return.
         """
@@ -202,9 +202,9 @@ class AsyncKindMethods(AsyncJobMethods):
         deadline: When | None = None, time_limit: float | None = None, max_attempts: int = 3,
         idempotency_key: str | None = None,
     ) -> GenerateResult:
-        """A prompt.
+        """A prompt to continue.
 
-        `model`: one that is configured; the first by default.
+        `model`: a configured model; the first one by default.
         """
         job = make_payload(
             Generate, model=model, max_tokens=max_tokens, temperature=temperature, top_p=top_p, stop=stop,
@@ -221,7 +221,7 @@ class AsyncKindMethods(AsyncJobMethods):
         needs: JobNeeds | None = None, deadline: When | None = None, time_limit: float | None = None,
         max_attempts: int = 3, idempotency_key: str | None = None,
     ) -> GenerateTestsResult:
-        """A module, and how long its tests may take together, in seconds."""
+        """A Python module, and the time that all its tests together may take (seconds)."""
         job = make_payload(
             GenerateTests, code=code, module=module, timeout_s=timeout_s, most_edge_cases=most_edge_cases,
         )
@@ -235,7 +235,7 @@ class AsyncKindMethods(AsyncJobMethods):
         pool: str | None = None, needs: JobNeeds | None = None, deadline: When | None = None,
         time_limit: float | None = None, max_attempts: int = 3, idempotency_key: str | None = None,
     ) -> SummarizeResult:
-        """The text, and how many sentences to keep at most."""
+        """A text, and the most sentences to keep."""
         job = make_payload(Summarize, text=text, max_sentences=max_sentences)
         return await self.run(
             job, timeout=timeout, priority=priority, pool=pool, needs=needs, deadline=deadline, time_limit=time_limit,

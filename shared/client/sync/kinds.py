@@ -37,7 +37,7 @@ class KindMethods(Blocking):
     ) -> AnalyzeCodeResult:
         """Code as text, as files, or as an archive in base64.
 
-        `language`: of `code`; found out otherwise.
+        `language`: language of `code`; detected by default.
         """
         return self._wait(self._client.analyze_code(
             code, language=language, files=files, archive=archive, timeout=timeout, priority=priority, pool=pool,
@@ -51,9 +51,9 @@ class KindMethods(Blocking):
         pool: str | None = None, needs: JobNeeds | None = None, deadline: When | None = None,
         time_limit: float | None = None, max_attempts: int = 3, idempotency_key: str | None = None,
     ) -> AnalyzeLogsResult:
-        """A log as text, or files, or an archive in base64; and, to compare with, one from before.
+        """A log as text, files or an archive in base64, and optionally an earlier log to compare with.
 
-        `baseline`: a log of when all was well.
+        `baseline`: a log from normal operation.
         """
         return self._wait(self._client.analyze_logs(
             text, files=files, archive=archive, baseline=baseline, timeout=timeout, priority=priority, pool=pool,
@@ -68,9 +68,9 @@ class KindMethods(Blocking):
         needs: JobNeeds | None = None, deadline: When | None = None, time_limit: float | None = None,
         max_attempts: int = 3, idempotency_key: str | None = None,
     ) -> BenchmarkResult:
-        """The kind and one payload of it, repeated in batches of each size.
+        """The kind and a payload, which is repeated in batches of each size.
 
-        `devices`: torch's names; none takes the CPU and every GPU of the worker.
+        `devices`: PyTorch device names; by default the CPU and every GPU of the worker.
         """
         return self._wait(self._client.benchmark(
             kind, payload=payload, batch_sizes=batch_sizes, repeats=repeats, devices=devices, timeout=timeout,
@@ -85,9 +85,9 @@ class KindMethods(Blocking):
         needs: JobNeeds | None = None, deadline: When | None = None, time_limit: float | None = None,
         max_attempts: int = 3, idempotency_key: str | None = None,
     ) -> GenerateResult:
-        """The conversation so far.
+        """A conversation so far.
 
-        `model`: one that is configured; the first by default.
+        `model`: a configured model; the first one by default.
         """
         return self._wait(self._client.chat(
             messages, model=model, max_tokens=max_tokens, temperature=temperature, top_p=top_p, stop=stop,
@@ -101,9 +101,9 @@ class KindMethods(Blocking):
         pool: str | None = None, needs: JobNeeds | None = None, deadline: When | None = None,
         time_limit: float | None = None, max_attempts: int = 3, idempotency_key: str | None = None,
     ) -> ClassifyResult:
-        """Texts, and the labels to choose from: names, or names with a description each.
+        """Texts and the labels to choose from: a list of names, or names with descriptions.
 
-        `labels`: none takes the model's own. `multi_label`: score each label for itself, not against the others.
+        `labels`: the model's own by default. `multi_label`: score each label independently of the others.
         """
         return self._wait(self._client.classify(
             texts, labels=labels, multi_label=multi_label, timeout=timeout, priority=priority, pool=pool, needs=needs,
@@ -131,7 +131,7 @@ class KindMethods(Blocking):
     ) -> DetectAnomaliesResult:
         """A CSV or Parquet file, or rows as JSON objects.
 
-        `ignore`: columns to leave out, identifiers say. `most`: rows to report at most.
+        `ignore`: columns to ignore, such as identifiers. `most`: most rows to report.
         """
         return self._wait(self._client.detect_anomalies(
             file, rows=rows, ignore=ignore, most=most, timeout=timeout, priority=priority, pool=pool, needs=needs,
@@ -145,7 +145,7 @@ class KindMethods(Blocking):
         deadline: When | None = None, time_limit: float | None = None, max_attempts: int = 3,
         idempotency_key: str | None = None,
     ) -> EchoResult:
-        """What to give back, how long to keep the device busy (seconds), and which failure to act out.
+        """The text to return, how long to work on it, and a failure to simulate.
 
         `work_s`: seconds of work.
         """
@@ -160,9 +160,9 @@ class KindMethods(Blocking):
         deadline: When | None = None, time_limit: float | None = None, max_attempts: int = 3,
         idempotency_key: str | None = None,
     ) -> EmbedResult:
-        """Texts to embed; each is cut at the model's context.
+        """Texts to embed; each is truncated to the model's context length.
 
-        `model`: must be the one that is configured.
+        `model`: must be the configured model, if given.
         """
         return self._wait(self._client.embed(
             texts, model=model, timeout=timeout, priority=priority, pool=pool, needs=needs, deadline=deadline,
@@ -175,7 +175,7 @@ class KindMethods(Blocking):
         needs: JobNeeds | None = None, deadline: When | None = None, time_limit: float | None = None,
         max_attempts: int = 3, idempotency_key: str | None = None,
     ) -> ExtractResult:
-        """The text, and what to take from it.
+        """A text, and what to extract from it.
 
         `schema`: JSON schema with properties. `findings`: key sentences to return.
         """
@@ -191,9 +191,9 @@ class KindMethods(Blocking):
         deadline: When | None = None, time_limit: float | None = None, max_attempts: int = 3,
         idempotency_key: str | None = None,
     ) -> GenerateResult:
-        """A prompt.
+        """A prompt to continue.
 
-        `model`: one that is configured; the first by default.
+        `model`: a configured model; the first one by default.
         """
         return self._wait(self._client.generate(
             prompt, model=model, max_tokens=max_tokens, temperature=temperature, top_p=top_p, stop=stop,
@@ -207,7 +207,7 @@ class KindMethods(Blocking):
         needs: JobNeeds | None = None, deadline: When | None = None, time_limit: float | None = None,
         max_attempts: int = 3, idempotency_key: str | None = None,
     ) -> GenerateTestsResult:
-        """A module, and how long its tests may take together, in seconds."""
+        """A Python module, and the time that all its tests together may take (seconds)."""
         return self._wait(self._client.generate_tests(
             code, module=module, timeout_s=timeout_s, most_edge_cases=most_edge_cases, timeout=timeout,
             priority=priority, pool=pool, needs=needs, deadline=deadline, time_limit=time_limit,
@@ -219,7 +219,7 @@ class KindMethods(Blocking):
         pool: str | None = None, needs: JobNeeds | None = None, deadline: When | None = None,
         time_limit: float | None = None, max_attempts: int = 3, idempotency_key: str | None = None,
     ) -> SummarizeResult:
-        """The text, and how many sentences to keep at most."""
+        """A text, and the most sentences to keep."""
         return self._wait(self._client.summarize(
             text, max_sentences=max_sentences, timeout=timeout, priority=priority, pool=pool, needs=needs,
             deadline=deadline, time_limit=time_limit, max_attempts=max_attempts, idempotency_key=idempotency_key,

@@ -1,4 +1,4 @@
-"""analyze-code: bugs, security, inefficiency and GPU advice."""
+"""analyze-code: find bugs, security problems, inefficiencies and GPU mistakes in code."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ Severity = Literal["error", "warning", "note"]
 
 
 class CodeFinding(BaseModel):
-    """One thing to look at. `tool` is the analyser that found it.
+    """A finding. `tool` is the analyser that reported it.
 
-    `suppressed` says that a comment in the code (`# noqa`, `# nosec`) asks the analyser to keep silent about it.
+    `suppressed` says that a comment in the code (`# noqa`, `# nosec`) tells the analyser to ignore it.
     """
 
     file: str
@@ -34,7 +34,7 @@ class CodeFinding(BaseModel):
 
 
 class AnalyzeCodeResult(Result, Tabular):
-    """Findings, worst first, the same as SARIF, and what the code model says of them.
+    """Findings, worst first, also as SARIF, and the code model's explanation.
 
     `counts` are of findings that no comment in the code suppresses; `suppressed` is the number of the others, which
     are listed last. More than 5,000 findings are counted, not listed.
@@ -49,7 +49,7 @@ class AnalyzeCodeResult(Result, Tabular):
     sarif: dict[str, Any]
 
     def rows(self) -> list[dict[str, Any]]:
-        """One row a finding."""
+        """One row per finding."""
         return [f.model_dump() for f in self.findings]
 
 
@@ -61,6 +61,6 @@ class AnalyzeCode(Payload[AnalyzeCodeResult]):
     model_config = examples({"code": "import os\n\ndef f(x=[]):\n    return eval(x)\n"})
 
     code: str | None = Field(default=None, max_length=MOST_CODE_BYTES)
-    language: str | None = Field(default=None, description="of `code`; found out otherwise")
+    language: str | None = Field(default=None, description="language of `code`; detected by default")
     files: list[File] = Field(default=[], max_length=5000)
     archive: str | None = None

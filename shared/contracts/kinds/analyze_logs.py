@@ -1,4 +1,4 @@
-"""analyze-logs: templates, bursts, what is new and what vanished, the first error and its likely root cause."""
+"""analyze-logs: templates, bursts, new and vanished lines, the first error and its likely root cause."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from accelerator_autopilot.contracts.tables import Tabular
 
 
 class Template(BaseModel):
-    """A kind of line."""
+    """A pattern that many log lines share."""
 
     id: int
     template: str
@@ -25,7 +25,7 @@ class Template(BaseModel):
 
 
 class LogLine(BaseModel):
-    """A line that matters."""
+    """A relevant line."""
 
     source: str
     line: int
@@ -35,7 +35,7 @@ class LogLine(BaseModel):
 
 
 class Burst(BaseModel):
-    """A template that suddenly came often."""
+    """A template whose lines were suddenly frequent."""
 
     template: str
     first_line: int
@@ -45,7 +45,7 @@ class Burst(BaseModel):
 
 
 class RootCause(BaseModel):
-    """What most likely began it, and what followed from it, in order."""
+    """The most likely root cause, and the lines that followed from it, in order."""
 
     line: LogLine
     reason: str
@@ -54,7 +54,7 @@ class RootCause(BaseModel):
 
 
 class AnalyzeLogsResult(Result, Tabular):
-    """What a log tells."""
+    """The analysis of a log."""
 
     lines: int
     errors: int
@@ -68,12 +68,12 @@ class AnalyzeLogsResult(Result, Tabular):
     gpu: dict[str, list[LogLine]]
 
     def rows(self) -> list[dict[str, Any]]:
-        """One row a template."""
+        """One row per template."""
         return [t.model_dump() for t in self.templates]
 
 
 class AnalyzeLogs(Payload[AnalyzeLogsResult]):
-    """A log as text, or files, or an archive in base64; and, to compare with, one from before."""
+    """A log as text, files or an archive in base64, and optionally an earlier log to compare with."""
 
     kind_name = "analyze-logs"
     result_model = AnalyzeLogsResult
@@ -82,4 +82,4 @@ class AnalyzeLogs(Payload[AnalyzeLogsResult]):
     text: str | None = Field(default=None, max_length=64 * 2**20)
     files: list[File] = Field(default=[], max_length=5000)
     archive: str | None = None
-    baseline: str | None = Field(default=None, max_length=64 * 2**20, description="a log of when all was well")
+    baseline: str | None = Field(default=None, max_length=64 * 2**20, description="a log from normal operation")

@@ -1,4 +1,4 @@
-"""What the inputs and results of all job kinds have in common."""
+"""The base classes of all job kinds' inputs and results."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict
 
 
 class Result(BaseModel):
-    """Base of what a kind returns. Fields are only ever added; those that a newer worker adds are ignored."""
+    """Base of a kind's result. Fields are only ever added; those that a newer worker adds are ignored."""
 
 
 R = TypeVar("R", bound=Result)
@@ -23,7 +23,7 @@ class Input(BaseModel):
 class Payload(Input, Generic[R]):
     """The input of one job. `R` is the model of its result.
 
-    A kind's payload says `kind_name`, the name of the kind, and `result_model`, the class of `R`.
+    A kind's payload defines `kind_name`, the name of the kind, and `result_model`, the class of `R`.
 
     >>> class WordCount(Payload[WordCountResult]):          # doctest: +SKIP
     ...     kind_name = "word-count"

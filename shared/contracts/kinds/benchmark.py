@@ -1,4 +1,4 @@
-"""benchmark: another kind on the CPU, on one device and on all of them."""
+"""benchmark: measure another kind on the CPU, on one device and on all devices."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ MOST_BATCH = 4096
 
 
 class Measurement(BaseModel):
-    """One device, or all together, at one batch size."""
+    """A measurement of one device, or of all together, at one batch size."""
 
     device: str
     batch_size: int
@@ -25,7 +25,7 @@ class Measurement(BaseModel):
 
 
 class BenchmarkResult(Result, Tabular):
-    """Measurements, and the report in Markdown with a plot in SVG."""
+    """Measurements, a report in Markdown and a plot in SVG."""
 
     kind: str
     measurements: list[Measurement]
@@ -34,12 +34,12 @@ class BenchmarkResult(Result, Tabular):
     plot_svg: str
 
     def rows(self) -> list[dict[str, Any]]:
-        """One row a measurement."""
+        """One row per measurement."""
         return [m.model_dump() for m in self.measurements]
 
 
 class Benchmark(Payload[BenchmarkResult]):
-    """The kind and one payload of it, repeated in batches of each size."""
+    """The kind and a payload, which is repeated in batches of each size."""
 
     kind_name = "benchmark"
     result_model = BenchmarkResult
@@ -52,5 +52,5 @@ class Benchmark(Payload[BenchmarkResult]):
     )
     repeats: int = Field(default=5, ge=2, le=1000)
     devices: list[Annotated[str, Field(max_length=100)]] = Field(
-        default=[], max_length=64, description="torch's names; none takes the CPU and every GPU of the worker"
+        default=[], max_length=64, description="PyTorch device names; by default the CPU and every GPU of the worker"
     )

@@ -1,4 +1,4 @@
-"""chat: a conversation to its next turn."""
+"""chat: generate the next message of a conversation."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from accelerator_autopilot.contracts.kinds.generate import GenerateResult, Sampl
 
 
 class Turn(Input):
-    """Who said what."""
+    """One message of a conversation."""
 
     role: Literal["system", "user", "assistant"]
     content: str = Field(max_length=10_000_000)
 
 
 class Chat(Sampling, Payload[GenerateResult]):
-    """The conversation so far."""
+    """A conversation so far."""
 
     kind_name = "chat"
     result_model = GenerateResult

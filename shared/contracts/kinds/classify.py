@@ -1,4 +1,4 @@
-"""classify: texts to labels."""
+"""classify: assign labels to texts."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from accelerator_autopilot.contracts.tables import Tabular
 
 
 class Classified(BaseModel):
-    """The best label of a text, and every label's score."""
+    """The best label of a text, and the score of every label."""
 
     label: str
     score: float
@@ -19,21 +19,21 @@ class Classified(BaseModel):
 
 
 class ClassifyResult(Result, Tabular):
-    """One entry a text."""
+    """One entry per text."""
 
     results: list[Classified]
     method: Literal["zero_shot", "classifier"]
     model: str
 
     def rows(self) -> list[dict[str, Any]]:
-        """One row a text: its label and score, and a column a label."""
+        """One row per text: its label and score, and one column per label."""
         return [
             {"label": r.label, "score": r.score} | {f"score_{n}": s for n, s in r.scores.items()} for r in self.results
         ]
 
 
 class Classify(Payload[ClassifyResult]):
-    """Texts, and the labels to choose from: names, or names with a description each."""
+    """Texts and the labels to choose from: a list of names, or names with descriptions."""
 
     kind_name = "classify"
     result_model = ClassifyResult
@@ -42,5 +42,5 @@ class Classify(Payload[ClassifyResult]):
     )
 
     texts: list[str] = Field(min_length=1, max_length=4096)
-    labels: list[str] | dict[str, str] | None = Field(default=None, description="none takes the model's own")
-    multi_label: bool = Field(default=False, description="score each label for itself, not against the others")
+    labels: list[str] | dict[str, str] | None = Field(default=None, description="the model's own by default")
+    multi_label: bool = Field(default=False, description="score each label independently of the others")

@@ -1,4 +1,4 @@
-"""classify-image: images to labels."""
+"""classify-image: assign labels to images."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _BLACK = "iVBORw0KGgoAAAANSUhEUgAAAAgAAAAICAIAAABLbSncAAAADUlEQVR4nGNgGAWkAwABOA
 
 
 class ClassifiedImage(BaseModel):
-    """The likeliest labels of one image, best first, or why it has none."""
+    """The most likely labels of one image, best first, or the error."""
 
     name: str
     label: str = ""
@@ -25,13 +25,13 @@ class ClassifiedImage(BaseModel):
 
 
 class ClassifyImageResult(Result, Tabular):
-    """One entry an image."""
+    """One entry per image."""
 
     images: list[ClassifiedImage]
     model: str
 
     def rows(self) -> list[dict[str, Any]]:
-        """One row an image."""
+        """One row per image."""
         return [i.model_dump(include={"name", "label", "score", "error"}) for i in self.images]
 
 

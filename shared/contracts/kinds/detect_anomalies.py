@@ -1,4 +1,4 @@
-"""detect-anomalies: a table to its outlying rows, with reasons, and a report."""
+"""detect-anomalies: find the outliers of a table, with reasons and a report."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ MOST_LISTED = 1000
 
 
 class Reason(BaseModel):
-    """What is odd about a row in one column."""
+    """Why a row is an outlier in one column."""
 
     column: str
     value: Any
@@ -23,7 +23,7 @@ class Reason(BaseModel):
 
 
 class Anomaly(BaseModel):
-    """An outlying row, counted from 0."""
+    """An outlier; rows count from 0."""
 
     row: int
     score: float
@@ -31,7 +31,7 @@ class Anomaly(BaseModel):
 
 
 class ComplianceReport(BaseModel):
-    """What was checked and what was found, as data and in Markdown."""
+    """What was checked and found, as data and in Markdown."""
 
     made_at: datetime
     rows: int
@@ -52,7 +52,7 @@ class DetectAnomaliesResult(Result, Tabular):
     report: ComplianceReport
 
     def rows(self) -> list[dict[str, Any]]:
-        """One row an outlying row of the input: its number, its score, and the columns that are odd."""
+        """One row per outlier: its row number, its score and the columns concerned."""
         return [{"row": a.row, "score": a.score, "columns": [r.column for r in a.reasons]} for a in self.anomalies]
 
 
@@ -65,5 +65,5 @@ class DetectAnomalies(Payload[DetectAnomaliesResult]):
 
     file: File | None = None
     rows: list[dict[str, Any]] | None = Field(default=None, max_length=1_000_000)
-    ignore: list[str] = Field(default=[], description="columns to leave out, identifiers say")
-    most: int = Field(default=100, ge=1, le=MOST_LISTED, description="rows to report at most")
+    ignore: list[str] = Field(default=[], description="columns to ignore, such as identifiers")
+    most: int = Field(default=100, ge=1, le=MOST_LISTED, description="most rows to report")

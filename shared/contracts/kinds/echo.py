@@ -1,4 +1,4 @@
-"""echo: gives its text back, after a while if asked to."""
+"""echo: return the text, optionally after a delay."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from accelerator_autopilot.contracts.kinds.base import Payload, Result, examples
 
 
 class EchoResult(Result):
-    """The text again."""
+    """The same text."""
 
     text: str
 
 
 class Echo(Payload[EchoResult]):
-    """What to give back, how long to keep the device busy (seconds), and which failure to act out."""
+    """The text to return, how long to work on it, and a failure to simulate."""
 
     kind_name = "echo"
     result_model = EchoResult

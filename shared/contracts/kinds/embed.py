@@ -1,4 +1,4 @@
-"""embed: texts to unit vectors."""
+"""embed: turn texts into unit vectors."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from accelerator_autopilot.contracts.tables import Tabular
 
 
 class EmbedResult(Result, Tabular):
-    """One vector a text, of length 1. `numpy.asarray(result)` has one row a text."""
+    """One unit vector per text. `numpy.asarray(result)` has one row per text."""
 
     vectors: list[list[float]]
     model: str
     dimensions: int
 
     def __len__(self) -> int:
-        """How many vectors there are."""
+        """The number of vectors."""
         return len(self.vectors)
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> npt.NDArray[Any]:  # noqa: FBT001  numpy's protocol
@@ -30,16 +30,16 @@ class EmbedResult(Result, Tabular):
         return np.asarray(self.vectors, dtype or np.float32).reshape(len(self.vectors), self.dimensions)
 
     def rows(self) -> list[dict[str, Any]]:
-        """One row a text, one column a dimension."""
+        """One row per text, one column per dimension."""
         return [{f"v{i}": value for i, value in enumerate(vector)} for vector in self.vectors]
 
 
 class Embed(Payload[EmbedResult]):
-    """Texts to embed; each is cut at the model's context."""
+    """Texts to embed; each is truncated to the model's context length."""
 
     kind_name = "embed"
     result_model = EmbedResult
     model_config = examples({"texts": ["The GPU overheated and was throttled.", "Bake it for forty minutes."]})
 
     texts: list[str] = Field(min_length=1, max_length=4096)
-    model: str | None = Field(default=None, max_length=500, description="must be the one that is configured")
+    model: str | None = Field(default=None, max_length=500, description="must be the configured model, if given")

@@ -1,4 +1,4 @@
-"""extract: key findings, and the fields of a given JSON schema, from a text."""
+"""extract: find key sentences and the fields of a JSON schema in a text."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from accelerator_autopilot.contracts.tables import Tabular
 
 
 class Value(BaseModel):
-    """A value, where it stands (characters, end excluded), and how sure it is."""
+    """A value, its position (in characters, end excluded) and its confidence."""
 
     value: Any
     start: int
@@ -21,7 +21,7 @@ class Value(BaseModel):
 
 
 class Finding(BaseModel):
-    """A key sentence and where it stands."""
+    """A key sentence and its position."""
 
     text: str
     start: int
@@ -29,7 +29,7 @@ class Finding(BaseModel):
 
 
 class ExtractResult(Result, Tabular):
-    """Fields by name, None where the text has none; lists for fields of type array."""
+    """Fields by name: null if the text has no value, a list for fields of type array."""
 
     fields: dict[str, Value | list[Value] | None]
     missing: list[str]
@@ -38,13 +38,13 @@ class ExtractResult(Result, Tabular):
     model: str
 
     def rows(self) -> list[dict[str, Any]]:
-        """One row a value, with the name of its field."""
+        """One row per value, with the name of its field."""
         listed = [(name, v if isinstance(v, list) else [v]) for name, v in self.fields.items()]
         return [{"field": name} | v.model_dump() for name, values in listed for v in values if v is not None]
 
 
 class Extract(Payload[ExtractResult]):
-    """The text, and what to take from it."""
+    """A text, and what to extract from it."""
 
     kind_name = "extract"
     result_model = ExtractResult

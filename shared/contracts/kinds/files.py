@@ -1,4 +1,4 @@
-"""Files as part of a kind's input."""
+"""Files in a kind's input."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from accelerator_autopilot.contracts.kinds.base import Input
 
 
 class File(Input):
-    """One file: its text, or its bytes in base64."""
+    """A file, as text or as bytes in base64."""
 
     name: str = Field(min_length=1, max_length=500)
     text: str | None = None

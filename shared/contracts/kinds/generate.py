@@ -1,4 +1,4 @@
-"""generate: a prompt to a text."""
+"""generate: continue a prompt."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from accelerator_autopilot.contracts.kinds.base import Input, Payload, Result, e
 
 
 class GenerateResult(Result):
-    """The text, and why it ended. While it runs, `partial` tells {"text": piece, "offset": characters before it}."""
+    """The text, and why it ended. During the run, `partial` is {"text": piece, "offset": characters before it}."""
 
     text: str
     finish_reason: Literal["stop", "length", "cancelled"]
@@ -20,9 +20,9 @@ class GenerateResult(Result):
 
 
 class Sampling(Input):
-    """Which model, how to choose tokens, and when to stop."""
+    """The model, how tokens are sampled, and when to stop."""
 
-    model: str | None = Field(default=None, max_length=500, description="one that is configured; the first by default")
+    model: str | None = Field(default=None, max_length=500, description="a configured model; the first one by default")
     max_tokens: int = Field(default=256, ge=1, le=131_072)
     temperature: float = Field(default=0.0, ge=0, le=2)
     top_p: float = Field(default=1.0, gt=0, le=1)
@@ -30,7 +30,7 @@ class Sampling(Input):
 
 
 class Generate(Sampling, Payload[GenerateResult]):
-    """A prompt."""
+    """A prompt to continue."""
 
     kind_name = "generate"
     result_model = GenerateResult

@@ -1,4 +1,4 @@
-"""generate-tests: tests for a Python module, each of them run before it is returned."""
+"""generate-tests: write tests for a Python module; each is run before it is returned."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Origin = Literal["property", "edge_case", "model"]
 
 
 class GeneratedTest(BaseModel):
-    """A test that has been run, and how it ended."""
+    """A test that has been run, and its outcome."""
 
     name: str
     code: str
@@ -23,7 +23,7 @@ class GeneratedTest(BaseModel):
 
 
 class EdgeCase(BaseModel):
-    """What a function did with an edge case."""
+    """The result of a function for an edge case."""
 
     function: str
     arguments: str
@@ -32,7 +32,7 @@ class EdgeCase(BaseModel):
 
 
 class GenerateTestsResult(Result, Tabular):
-    """Tests with their verdicts, and the edge cases that were tried."""
+    """Tests with their outcomes, and the edge cases that were tried."""
 
     tests: list[GeneratedTest]
     edge_cases: list[EdgeCase]
@@ -41,12 +41,12 @@ class GenerateTestsResult(Result, Tabular):
     isolation: str
 
     def rows(self) -> list[dict[str, Any]]:
-        """One row a test."""
+        """One row per test."""
         return [t.model_dump() for t in self.tests]
 
 
 class GenerateTests(Payload[GenerateTestsResult]):
-    """A module, and how long its tests may take together, in seconds."""
+    """A Python module, and the time that all its tests together may take (seconds)."""
 
     kind_name = "generate-tests"
     result_model = GenerateTestsResult

@@ -1,4 +1,4 @@
-"""summarize: a text to its main points."""
+"""summarize: reduce a text to its main points."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from accelerator_autopilot.contracts.kinds.base import Payload, Result, examples
 
 
 class SummarizeResult(Result):
-    """The summary and how it came about."""
+    """The summary and the method used."""
 
     summary: str
     sentences: list[str]
@@ -19,7 +19,7 @@ class SummarizeResult(Result):
 
 
 class Summarize(Payload[SummarizeResult]):
-    """The text, and how many sentences to keep at most."""
+    """A text, and the most sentences to keep."""
 
     kind_name = "summarize"
     result_model = SummarizeResult

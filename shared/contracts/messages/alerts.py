@@ -9,20 +9,20 @@ from pydantic import Field
 from accelerator_autopilot.contracts.messages.base import Count, Label, Message, Name, Text, Timestamp
 
 Severity = Literal["info", "warning", "critical"]
-# Told by pools of their devices. Detection neither opens nor ends these and the next one.
+# Published by pools about their devices. Detection neither opens nor ends these and the next one.
 POOL_ALERT_KINDS = frozenset({"worker_stuck", "worker_failing"})
-# Told by the supervisor of an embedded product of its node.
+# Published by the supervisor of an embedded product about its node.
 DISK_FULL = "disk_full"
 UNDETECTED_KINDS = POOL_ALERT_KINDS | {DISK_FULL}
-# Told by whoever keeps the queue in order, of streams.
+# Published by pools about streams.
 STREAM_FULL = "stream_full"
-# Those that their publisher renews each minute: one that is not renewed any more has lost its publisher.
+# Alerts that their publisher renews every minute; one that is no longer renewed has lost its publisher.
 RENEWED_KINDS = UNDETECTED_KINDS | {STREAM_FULL}
 AlertState = Literal["opened", "updated", "resolved"]
 
 
 class Evidence(Message):
-    """One number that speaks for an alert, and what was expected of it."""
+    """A measured value that supports an alert, and the value that was expected."""
 
     metric: Label
     value: float | None
@@ -31,7 +31,7 @@ class Evidence(Message):
 
 
 class Alert(Message):
-    """One state of one alert; `id` stays the same from opened to resolved."""
+    """A change of an alert. Its `id` stays the same from opened to resolved."""
 
     id: Name
     node: Name
@@ -47,11 +47,11 @@ class Alert(Message):
     count: Count = 1
     simulated: bool = False
     score: float = Field(default=1.0, ge=0, le=1)
-    runbook: Label = Field(default="", description="where the documents say what to do")
-    incident: Label = Field(default="", description="alerts of one incident share it; empty where there is none")
-    escalated: bool = Field(default=False, description="this state tells that it got worse, not that it goes on")
-    worsened_at: Timestamp | None = Field(default=None, description="when its severity last rose; none: never")
+    runbook: Label = Field(default="", description="link to the documentation of what to do")
+    incident: Label = Field(default="", description="id shared by the alerts of one incident; empty if there is none")
+    escalated: bool = Field(default=False, description="whether this update was sent because the severity rose")
+    worsened_at: Timestamp | None = Field(default=None, description="when the severity last rose; none if it never did")
     holds: bool = Field(default=False, description="stays open until the device is reset or an operator restores it")
-    boot_id: Label = Field(default="", description="the boot of the node in which the fault was seen, if it is told")
-    driver_epoch: Label = Field(default="", description="the load of the driver in which it was seen, if it is told")
-    end_reason: Label = Field(default="", description="of a resolved alert: why it ended, if anything ended it")
+    boot_id: Label = Field(default="", description="boot id of the node when the fault was seen, if known")
+    driver_epoch: Label = Field(default="", description="id of the driver load when the fault was seen, if known")
+    end_reason: Label = Field(default="", description="why a resolved alert was ended, if it did not clear by itself")

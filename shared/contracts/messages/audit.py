@@ -1,4 +1,4 @@
-"""Who did what."""
+"""Audit records."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What all messages have in common."""
+"""The base class and field types of all messages."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ MOST_LABEL = 500
 
 def _name(text: str) -> str:
     if len(text.encode()) > MOST_NAME_BYTES:
-        raise ValueError(f"a name has at most {MOST_NAME_BYTES} bytes")
+        raise ValueError(f"must have at most {MOST_NAME_BYTES} bytes")
     if "\0" in text:
-        raise ValueError("a name has no NUL in it")
+        raise ValueError("must not contain NUL")
     return text
 
 
@@ -27,21 +27,21 @@ def _cut(most: int) -> AfterValidator:
 
 
 Name = Annotated[str, StringConstraints(min_length=1, max_length=MOST_NAME_BYTES), AfterValidator(_name)]
-"""What is part of a subject, a key or an identity: 1 to 200 bytes."""
+"""A name used in subjects, keys or ids: 1 to 200 bytes."""
 Label = Annotated[str, _cut(MOST_LABEL)]
-"""A short text about something; longer ones are cut."""
+"""A short text; longer ones are truncated."""
 Text = Annotated[str, _cut(MOST_TEXT)]
-"""A text for people; longer ones are cut."""
+"""A text for people; longer ones are truncated."""
 Count = Annotated[int, Ge(0), Lt(2**31)]
-"""How many; fits the database's integers."""
+"""A count that fits the database's integers."""
 BigCount = Annotated[int, Ge(0), Lt(2**63)]
 """A size or a long-lived count; fits the database's big integers."""
 Timestamp = Annotated[AwareDatetime, Ge(datetime(1970, 1, 1, tzinfo=UTC)), Lt(datetime(9000, 1, 1, tzinfo=UTC))]
-"""A moment that adding a time to live cannot push out of the calendar."""
+"""A time far enough from the calendar's end that a time to live can be added."""
 
 
 class Message(BaseModel):
-    """A versioned fact; fields are only ever added, with a default, and unknown ones are ignored."""
+    """A versioned message. Fields are only ever added, with a default; unknown fields are ignored."""
 
     model_config = ConfigDict(extra="ignore", frozen=True, allow_inf_nan=False, hide_input_in_errors=True)
 

@@ -12,7 +12,7 @@ Autonomy = Literal["observe", "advise", "approve", "act"]
 
 
 class Command(Message):
-    """What every command carries: who wants it, why, and until when it may be carried out."""
+    """Base of all commands: who issued it, why, and when it expires."""
 
     id: Name
     issuer: Name
@@ -24,30 +24,30 @@ class Command(Message):
 
 
 class DeviceCommand(Command):
-    """One about a device."""
+    """A command for one device."""
 
     node: Name
     device: Name
 
     @property
     def target(self) -> str:
-        """What it is about."""
+        """The device or pool that it applies to."""
         return f"{self.node}/{self.device}"
 
 
 class PoolCommand(Command):
-    """One about a pool."""
+    """A command for one pool."""
 
     pool: Name
 
     @property
     def target(self) -> str:
-        """What it is about."""
+        """The device or pool that it applies to."""
         return self.pool
 
 
 class PowerCommand(DeviceCommand):
-    """Cap a device's power, or lock its clock, for a while; neither of the two restores its default."""
+    """Cap a device's power or lock its clock for the time of a lease; with neither, restore the default."""
 
     cap_w: float | None = Field(default=None, gt=0)
     clock_mhz: float | None = Field(default=None, gt=0)
@@ -57,9 +57,9 @@ class PowerCommand(DeviceCommand):
 class ScaleCommand(PoolCommand):
     """Set the number of workers of a pool."""
 
-    replicas: int = Field(ge=0, le=10_000, description="on all nodes together, where `nodes` is given")
+    replicas: int = Field(ge=0, le=10_000, description="total on all nodes if `nodes` is given")
     nodes: dict[Name, Annotated[int, Field(ge=0, le=10_000)]] | None = Field(
-        default=None, description="on each node; else every node has `replicas`"
+        default=None, description="workers per node; without it every node gets `replicas`"
     )
     decision: Name | None = None
 
@@ -71,9 +71,9 @@ class DrainCommand(DeviceCommand):
 
 
 class BatchCommand(PoolCommand):
-    """Let a pool's jobs wait for company in a batch, for a while; then none waits any more."""
+    """Let a pool's jobs wait for others to share a batch, for the time of a lease."""
 
-    delay_s: float = Field(ge=0, le=60, description="after the first job of a batch came")
+    delay_s: float = Field(ge=0, le=60, description="time to wait after the first job of a batch arrived")
     lease_s: float = Field(default=60.0, gt=0, le=86_400)
 
 
@@ -87,10 +87,10 @@ COMMAND_KINDS: dict[str, type[AnyCommand]] = {
 
 
 class CommandOutcome(Message):
-    """What became of a command, with what was read back from the device or pool.
+    """The outcome of a command, with the value read back from the device or pool.
 
-    Of a power cap: `requested` as it was asked for, `applied` as the device took it, `read_back` as
-    it is enforced, the least of all limiters.
+    For a power cap, `requested` is the value asked for, `applied` the value that the device accepted, and
+    `read_back` the value enforced, the lowest of all limits.
     """
 
     id: Name
@@ -107,7 +107,7 @@ class CommandOutcome(Message):
 
 
 class Recommendation(Message):
-    """What the scheduler would do, and why."""
+    """An action that the scheduler recommends, and why."""
 
     id: Name
     scope: Name
@@ -117,26 +117,28 @@ class Recommendation(Message):
     confidence: float = Field(ge=0, le=1)
     evidence: dict[Label, float] = {}
     at: Timestamp
-    decision: Name | None = Field(default=None, description="the decision that it comes from")
+    decision: Name | None = Field(default=None, description="id of the decision that led to it")
     subject: Annotated[str, Field(max_length=1023)] | None = Field(
-        default=None, description="where its command goes when it is approved"
+        default=None, description="subject that its command is published to once approved"
     )
     command: dict[str, Any] | None = None
-    expires_at: Timestamp | None = Field(default=None, description="until when it can be approved; an hour without")
+    expires_at: Timestamp | None = Field(
+        default=None, description="time until which it can be approved; an hour by default"
+    )
 
 
 class Considered(Message):
-    """What one policy would have done."""
+    """The proposal of one policy."""
 
     policy: Name
     replicas: int = Field(ge=0, le=100_000)
-    power_level: float = Field(description="0: the cheapest cap of the curve; 1: full power")
-    batch_delay_s: float = Field(default=0.0, description="how long a job waits for company in a batch")
+    power_level: float = Field(description="0 is the most efficient power cap, 1 is full power")
+    batch_delay_s: float = Field(default=0.0, description="time that a job may wait for others to share a batch")
     chosen: bool = False
 
 
 class DecisionRecord(Message):
-    """A decision about a pool: what was seen, considered, allowed, and what came of it."""
+    """A decision about a pool: what was observed, considered, allowed and commanded."""
 
     id: Name
     pool: Name
@@ -145,7 +147,7 @@ class DecisionRecord(Message):
     seen: dict[Label, float]
     considered: list[Considered] = Field(max_length=1000)
     wanted: int = Field(ge=0, le=100_000)
-    allowed: int | None = Field(ge=0, le=100_000, description="none where nothing was changed")
+    allowed: int | None = Field(ge=0, le=100_000, description="null if nothing was changed")
     reason: Name
     explanation: Text
     command_id: Name | None = None
@@ -160,22 +162,27 @@ class PoolPolicy(Message):
     step_down: int = Field(default=1, ge=1, le=10_000)
     scale_down_after_s: float = Field(default=30.0, ge=0, le=604_800)
     target_wait_s: float = Field(
-        default=5.0, gt=0, le=604_800, description="how long a job may wait beyond its own work"
+        default=5.0, gt=0, le=604_800, description="waiting time of a job that the scheduler aims at"
     )
-    autonomy: Autonomy | None = Field(default=None, description="the fleet's mode, unless given")
-    policy: Name | None = Field(default=None, description="this policy and no other; none lets the champion decide")
+    autonomy: Autonomy | None = Field(default=None, description="overrides the fleet's mode")
+    policy: Name | None = Field(default=None, description="policy to use for this pool; by default the champion")
     batch_delay_max_s: float = Field(
-        default=0.0, ge=0, le=60, description="a job waits no longer for company in a batch"
+        default=0.0, ge=0, le=60, description="longest time that a job may wait for others to share a batch"
     )
-    actions_per_min: int = Field(default=30, ge=1, le=100_000, description="changes of its size in a minute, at most")
+    actions_per_min: int = Field(default=30, ge=1, le=100_000, description="most changes of the pool's size per minute")
     manual_hold_s: float = Field(
-        default=300.0, ge=0, le=604_800, description="hands off after an operator's scale command"
+        default=300.0,
+        ge=0,
+        le=604_800,
+        description="time after an operator's scale command during which the scheduler does not scale",
     )
-    load_time_s: float = Field(default=5.0, gt=0, le=86_400, description="from start to ready, until it was measured")
+    load_time_s: float = Field(
+        default=5.0, gt=0, le=86_400, description="time from start to ready that is assumed until it has been measured"
+    )
 
 
 class TimedValue(Message):
-    """A value for a part of each day, UTC; one that ends before it begins goes over midnight."""
+    """A value for a part of each day, in UTC. A period that ends before it begins spans midnight."""
 
     start: str = Field(pattern=r"^([01]\d|2[0-3]):[0-5]\d$")
     end: str = Field(pattern=r"^([01]\d|2[0-3]):[0-5]\d$")
@@ -183,7 +190,7 @@ class TimedValue(Message):
 
 
 class Objective(Message):
-    """What counts how much; only the relation of the weights matters."""
+    """Weights of the scheduler's goals; only their ratios matter."""
 
     energy: float = Field(default=1.0, ge=0)
     cost: float = Field(default=0.0, ge=0)
@@ -192,14 +199,18 @@ class Objective(Message):
 
 
 class PowerBudget(Message):
-    """Watts that the caps of some devices may add up to; the narrowest that applies holds."""
+    """Upper limit for the sum of some devices' power caps; the strictest that applies is used."""
 
     watts: float = Field(gt=0)
     nodes: list[Name] | None = Field(
-        default=None, max_length=100_000, description="the whole fleet, unless given; a rack is its nodes"
+        default=None,
+        max_length=100_000,
+        description="nodes that it covers, for example those of a rack; the whole fleet by default",
     )
     start: str = Field(default="00:00", pattern=r"^([01]\d|2[0-3]):[0-5]\d$")
-    end: str = Field(default="00:00", pattern=r"^([01]\d|2[0-3]):[0-5]\d$", description="as the start: all day")
+    end: str = Field(
+        default="00:00", pattern=r"^([01]\d|2[0-3]):[0-5]\d$", description="equal to the start means all day"
+    )
 
 
 _DEFAULT_BOUNDS = PoolPolicy()
@@ -215,14 +226,16 @@ class FleetPolicy(Message):
         default=0.8,
         gt=0,
         le=1,
-        description="cap, of the default, that holds while no jobs wait; none caps nothing",
+        description="power cap while no jobs wait, as a share of the default; null for no cap",
     )
-    device_max_w: dict[str, float] = Field(default={}, description="watts at most, by node/device or model")
+    device_max_w: dict[str, float] = Field(
+        default={}, description="highest power cap in watts, by node/device or model"
+    )
     budgets: list[PowerBudget] = Field(default=[], max_length=1000)
-    prices: list[TimedValue] = Field(default=[], max_length=1000, description="of a kWh, by time of day")
-    carbon: list[TimedValue] = Field(default=[], max_length=1000, description="grams of CO2 a kWh, by time of day")
+    prices: list[TimedValue] = Field(default=[], max_length=1000, description="price per kWh by time of day")
+    carbon: list[TimedValue] = Field(default=[], max_length=1000, description="grams of CO2 per kWh by time of day")
     objective: Objective = Objective()
-    shares: dict[str, float] = Field(default={}, description="of a pool's workers, by kind of accelerator")
+    shares: dict[str, float] = Field(default={}, description="share of a pool's workers, by kind of accelerator")
     max_drained_fraction: float = Field(default=0.5, ge=0, le=1)
     pools: dict[str, PoolPolicy] = {}
 
@@ -236,20 +249,20 @@ class FleetPolicy(Message):
 
 
 class ChampionStatus(Message):
-    """Which scaling policy decides, and why; KV `scheduler`, key `champion`."""
+    """The active scaling policy, and why it is active; KV `scheduler`, key `champion`."""
 
     champion: Name
-    deciding: Name = Field(description="the fall-back, where the champion left its predicted band")
+    deciding: Name = Field(description="the active policy: the fallback while the champion misses its predictions")
     why: Text
     at: Timestamp
 
 
 class DeviceSet(Message):
-    """A set of devices kept in a bucket: cordoned ones of a node, or those that a scheduler drained."""
+    """A set of devices kept in a bucket: those cordoned on a node, or those that the scheduler drained."""
 
     devices: list[tuple[Name, Name]] = Field(default=[], max_length=100_000)
     reasons: dict[Name, Label] = Field(
-        default={}, max_length=100_000, description="why the pool set a device aside by itself, by device"
+        default={}, max_length=100_000, description="why the pool itself cordoned a device, by device"
     )
 
 
@@ -259,9 +272,11 @@ class DrainNote(Message):
     node: Name
     device: Name
     at: Timestamp
-    boot_id: str = Field(default="", max_length=200, description="the boot of its node when it was drained")
-    driver_epoch: str = Field(default="", max_length=200, description="the load of its driver when it was drained")
-    left: bool = Field(default=False, description="it left the fleet since: only a reset or an operator brings it back")
+    boot_id: str = Field(default="", max_length=200, description="boot id of its node when it was drained")
+    driver_epoch: str = Field(default="", max_length=200, description="id of the driver load when it was drained")
+    left: bool = Field(
+        default=False, description="it has left the fleet since, so only a reset or an operator restores it"
+    )
 
 
 class DrainNotes(Message):

@@ -1,4 +1,4 @@
-"""Jobs, what becomes of them, and the pools that run them."""
+"""Jobs, their results, and the pools that run them."""
 
 from __future__ import annotations
 
@@ -18,27 +18,27 @@ DeadReason = Literal[
 
 
 class JobNeeds(Message):
-    """What a job asks of the worker that runs it."""
+    """What a job requires of the worker that runs it."""
 
-    model: str | None = Field(default=None, max_length=500, description="a model that its pool offers")
+    model: str | None = Field(default=None, max_length=500, description="model that the pool must offer")
     device: Literal["cpu", "gpu"] | None = None
-    memory_bytes: BigCount | None = Field(default=None, description="memory of the device in all")
-    devices: int = Field(default=1, ge=1, le=64, description="devices of one worker")
-    pool: Name | None = Field(default=None, description="the pool whose worker is to run it")
+    memory_bytes: BigCount | None = Field(default=None, description="total memory that the device must have")
+    devices: int = Field(default=1, ge=1, le=64, description="devices that the worker must have")
+    pool: Name | None = Field(default=None, description="pool that must run the job")
 
 
 class JobUsage(Message):
-    """What a job took."""
+    """Time and tokens that a job used."""
 
-    wait_s: float = Field(default=0.0, ge=0, description="from submission to start")
-    run_s: float = Field(default=0.0, ge=0, description="of its batch on the device")
+    wait_s: float = Field(default=0.0, ge=0, description="time from submission to start")
+    run_s: float = Field(default=0.0, ge=0, description="time that its batch ran on the device")
     batch_size: int = Field(default=1, ge=1, lt=2**31)
     prompt_tokens: Count | None = None
     completion_tokens: Count | None = None
 
 
 class JobBody(Message):
-    """A job as any publisher may write it; kind, priority and id can come from the subject instead."""
+    """A job as a publisher writes it. Kind, priority and id may come from the subject instead."""
 
     id: Name | None = None
     kind: Name | None = None
@@ -48,24 +48,26 @@ class JobBody(Message):
     submitter: Label = "anonymous"
     submitted_at: Timestamp | None = None
     ttl_s: float = Field(
-        default=86_400.0, gt=0, le=MOST_TTL_S, description="it must have begun by then, counted from submission"
+        default=86_400.0, gt=0, le=MOST_TTL_S, description="time after submission by which it must have started"
     )
-    deadline_at: Timestamp | None = Field(default=None, description="it must have begun by then; the earliest first")
-    result_ttl_s: float = Field(default=86_400.0, ge=1, le=604_800, description="its result is kept so long")
+    deadline_at: Timestamp | None = Field(
+        default=None, description="time by which it must have started; jobs run earliest deadline first"
+    )
+    result_ttl_s: float = Field(default=86_400.0, ge=1, le=604_800, description="time for which the result is kept")
     max_attempts: int = Field(default=3, ge=1, le=20)
     timeout_s: float | None = Field(
         default=None,
         ge=1,
         le=MOST_TTL_S,
-        description="an attempt may run for this long",
+        description="time that one attempt may run",
     )
-    after: list[Name] = Field(default=[], max_length=1000, description="jobs that must have succeeded before")
+    after: list[Name] = Field(default=[], max_length=1000, description="ids of jobs that must have succeeded first")
     not_before: Timestamp | None = None
     needs: JobNeeds | None = None
 
 
 class Job(JobBody):
-    """A job with everything filled in."""
+    """A job with all defaults filled in."""
 
     id: Name
     kind: Name
@@ -81,11 +83,11 @@ class JobError(Message):
     message: str = Field(max_length=4000)
     worker: Label
     at: Timestamp
-    device: Label = Field(default="", description="where it was, as <node>/<device>; empty where that is not known")
+    device: Label = Field(default="", description="where it ran, as <node>/<device>; empty if not known")
 
 
 class JobResult(Message):
-    """The one visible end of a job."""
+    """The final result of a job. Each job has exactly one."""
 
     job_id: Name
     kind: Name
@@ -105,7 +107,7 @@ class JobResult(Message):
 
 
 class JobProgress(Message):
-    """How far a job is; partial output where the kind gives one."""
+    """The progress of a job, with partial output if its kind provides any."""
 
     job_id: Name
     state: Literal["running", "retrying"]
@@ -116,13 +118,13 @@ class JobProgress(Message):
 
 
 class DeadJob(Message):
-    """A job that cannot succeed: the job as it came and every attempt's error."""
+    """A job that cannot succeed: the job as received and the error of each attempt."""
 
     id: Name
     kind: Label
     reason: DeadReason
     job: Job | None = None
-    raw: str = Field(default="", description="what was received, when it is no job at all; truncated")
+    raw: str = Field(default="", description="the message received, if it is not a valid job; truncated")
     errors: list[JobError] = Field(default=[], max_length=1000)
     subject: str = Field(max_length=4096)
     at: Timestamp
@@ -133,13 +135,13 @@ class JobState(Message):
 
     cancelled: bool = False
     errors: list[JobError] = Field(default=[], max_length=1000)
-    kills: Count = Field(default=0, description="workers that died or stood still while they ran this job and no other")
-    alone: bool = Field(default=False, description="it runs in no batch with others: a batch that held it did not end")
+    kills: Count = Field(default=0, description="workers that died or hung while they ran this job alone")
+    alone: bool = Field(default=False, description="run it alone, because a batch that included it did not finish")
     at: Timestamp | None = Field(default=None, description="when this was written")
 
 
 class Batch(Message):
-    """Many jobs under one handle; KV `batches`, key = its id. Its jobs are `<id>.0` to `<id>.<count - 1>`."""
+    """Many jobs submitted together; KV `batches`, key = its id. Its jobs are `<id>.0` to `<id>.<count - 1>`."""
 
     id: Name
     kind: Name
@@ -147,11 +149,13 @@ class Batch(Message):
     submitter: Label = "anonymous"
     submitted_at: Timestamp
     fingerprint: Label = Field(default="", description="digest of its kind and inputs")
-    published: bool = Field(default=False, description="all its jobs were confirmed: one that is nowhere has expired")
+    published: bool = Field(
+        default=False, description="whether all its jobs were stored; a job that cannot be found has then expired"
+    )
 
 
 class WorkerStatus(Message):
-    """One worker process as its pool sees it."""
+    """The state of one worker process."""
 
     worker: Name
     device: Name
@@ -166,12 +170,14 @@ class WorkerStatus(Message):
     memory_bytes: BigCount | None = Field(default=None, description="memory of its devices")
     devices: Count = 1
     accelerator: Literal["cpu", "gpu"] = "cpu"
-    share: float = Field(default=1.0, ge=0, le=1, description="of its batch size that its device's state allows")
-    together: int = Field(default=1, ge=1, lt=2**31, description="jobs that it can take into one batch")
-    done_by_kind: dict[Name, BigCount] = Field(default={}, max_length=1000, description="jobs that succeeded")
-    poison: BigCount = Field(default=0, description="messages that it could not handle")
+    share: float = Field(default=1.0, ge=0, le=1, description="share of the batch size that the device's state allows")
+    together: int = Field(default=1, ge=1, lt=2**31, description="most jobs in one batch")
+    done_by_kind: dict[Name, BigCount] = Field(default={}, max_length=1000, description="jobs that succeeded, by kind")
+    poison: BigCount = Field(default=0, description="messages that the worker could not handle")
     after_failing_on: dict[Label, BigCount] = Field(
-        default={}, max_length=1000, description="jobs that succeeded here, by <node>/<device> where they had failed"
+        default={},
+        max_length=1000,
+        description="jobs that succeeded here after failing elsewhere, by the <node>/<device> where they failed",
     )
 
 
@@ -183,10 +189,14 @@ class PoolStatus(Message):
     at: Timestamp
     desired: int = Field(ge=0, le=10_000)
     kinds: list[Name] = Field(max_length=1000)
-    models: list[Label] = Field(default=[], max_length=1000, description="models that it can load")
+    models: list[Label] = Field(default=[], max_length=1000, description="models that the pool can load")
     workers: list[WorkerStatus] = Field(max_length=10_000)
     cordoned: list[Name] = Field(default=[], max_length=10_000)
     restarts: BigCount = 0
-    stuck: list[Name] = Field(default=[], max_length=10_000, description="devices whose worker stood still")
-    suspected: list[Name] = Field(default=[], max_length=10_000, description="devices on which all jobs fail")
-    set_aside: dict[Name, Label] = Field(default={}, max_length=10_000, description="cordoned by the pool, and why")
+    stuck: list[Name] = Field(default=[], max_length=10_000, description="devices whose worker hung")
+    suspected: list[Name] = Field(
+        default=[], max_length=10_000, description="devices suspected because jobs fail on them"
+    )
+    set_aside: dict[Name, Label] = Field(
+        default={}, max_length=10_000, description="devices cordoned by the pool itself, with the reason"
+    )

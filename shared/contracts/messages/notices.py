@@ -1,4 +1,4 @@
-"""Who is told of alerts, who is not for a while, and who has taken one on."""
+"""Subscriptions to alerts, silences and acknowledgements."""
 
 from __future__ import annotations
 
@@ -15,29 +15,38 @@ Channel = Literal["webhook", "cloudevents", "alertmanager", "slack", "pagerduty"
 
 
 class Subscription(Message):
-    """A receiver, how it wants to be told, and of what; KV `subscriptions`, key = id. Empty filters take all."""
+    """A webhook receiver with its format and filters; KV `subscriptions`, key = id. Empty filters match all."""
 
     id: Name
     url: AnyHttpUrl
     secret: str = Field(
-        description="Standard Webhooks secret, whsec_…; of PagerDuty the routing key",
+        description="Standard Webhooks secret (whsec_…), or PagerDuty's routing key",
         min_length=10,
         max_length=500,
         repr=False,
     )
     channel: Channel = "webhook"
-    template: str = Field(default="", max_length=20_000, description="body of a template: $id, $node, $summary, …")
+    template: str = Field(
+        default="", max_length=20_000, description="body for the template channel, with $id, $node, $summary, …"
+    )
     severities: list[Name] = Field(default=[], max_length=1000)
     kinds: list[Name] = Field(default=[], max_length=1000)
     nodes: list[Name] = Field(default=[], max_length=1000)
     devices: list[Name] = Field(default=[], max_length=1000)
     states: list[AlertState] = Field(default=[], max_length=10)
-    by_incident: bool = Field(default=False, description="of an incident only the first alert and what is worse")
-    per_minute: int | None = Field(default=None, ge=1, le=100_000, description="more wait their turn")
-    quiet_from: time | None = Field(default=None, description="UTC; until quiet_to only critical alerts are told")
+    by_incident: bool = Field(default=False, description="deliver only the first alert of an incident and worse ones")
+    per_minute: int | None = Field(
+        default=None, ge=1, le=100_000, description="most deliveries per minute; further ones wait"
+    )
+    quiet_from: time | None = Field(
+        default=None, description="time in UTC from which, until quiet_to, only critical alerts are delivered"
+    )
     quiet_to: time | None = None
     escalate_after_s: float = Field(
-        default=0.0, ge=0, le=86_400, description="tell only what is still open and not acknowledged after this time"
+        default=0.0,
+        ge=0,
+        le=86_400,
+        description="deliver only alerts that are still open and unacknowledged after this time",
     )
     created_at: Timestamp
     active: bool = True
@@ -45,16 +54,16 @@ class Subscription(Message):
     @model_validator(mode="after")
     def _complete(self) -> Subscription:
         if (self.quiet_from is None) != (self.quiet_to is None):
-            raise ValueError("quiet_from and quiet_to come together")
+            raise ValueError("quiet_from and quiet_to must be given together")
         if self.channel == "template" and not self.template:
-            raise ValueError("a template channel needs a template")
+            raise ValueError("the channel template needs a template")
         return self
 
 
 class Silence(Message):
-    """Alerts that match are not told between two times: a silence, or a planned maintenance window.
+    """Suppresses delivery of matching alerts between two times: a silence or a maintenance window.
 
-    Patterns are of the shell: `*` is anything. KV `silences`, key = id.
+    Patterns are shell patterns: `*` matches anything. KV `silences`, key = id.
     """
 
     id: Name
@@ -74,7 +83,7 @@ class Silence(Message):
         return self
 
     def covers(self, alert: Alert, at: Timestamp) -> bool:
-        """Whether an alert is not to be told at a time."""
+        """Whether it suppresses an alert at a time."""
         pairs = (
             (alert.node, self.node),
             (alert.device, self.device),
@@ -85,7 +94,7 @@ class Silence(Message):
 
 
 class Acknowledgement(Message):
-    """Somebody has taken an alert on; KV `acknowledged`, key = the alert's id."""
+    """Acknowledges an alert; KV `acknowledged`, key = the alert's id."""
 
     alert_id: Name
     by: Name
@@ -94,14 +103,14 @@ class Acknowledgement(Message):
 
 
 class DeliveryRequest(Message):
-    """Tell a subscription of an alert now, whatever its filters say; of a test alert when none is given."""
+    """Deliver an alert to a subscription now, ignoring its filters; without an alert, deliver a test alert."""
 
     subscription_id: Name
     alert: Alert | None = None
 
 
 class DeliveryReply(Message):
-    """Whether the receiver took it, and what it said."""
+    """Whether the receiver accepted the delivery, and its answer."""
 
     ok: bool
     detail: Text = ""

@@ -1,4 +1,4 @@
-"""What is kept of a message that no consumer could handle."""
+"""A message that no consumer could handle."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ MOST_BODY_BYTES = 64 * 1024
 
 
 class PoisonMessage(Message):
-    """A message that was put aside, why, and by whom; subject `poison.<stream>`."""
+    """A quarantined message, with the error and the consumer that failed; subject `poison.<stream>`."""
 
     id: Name
     consumer: Label
@@ -18,8 +18,8 @@ class PoisonMessage(Message):
     sequence: int = Field(ge=0, lt=2**63)
     subject: str = Field(max_length=4096)
     headers: dict[str, str] = {}
-    body_base64: str = Field(default="", description="its first 64 KiB")
-    body_bytes: Count = Field(default=0, description="its whole size")
+    body_base64: str = Field(default="", description="the first 64 KiB of the body")
+    body_bytes: Count = Field(default=0, description="the full size of the body")
     error: Label = Field(description="type of the exception")
     reason: Text = ""
     deliveries: Count = 1

@@ -1,4 +1,4 @@
-"""What devices are and what happens to them. Samples travel as frames: see accelerator_autopilot.contracts.frames."""
+"""Inventories of devices and events about them. Samples travel as frames: accelerator_autopilot.contracts.frames."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from accelerator_autopilot.contracts.messages.base import BigCount, Count, Label
 
 
 class LinkInfo(Message):
-    """One NVLink of a device; `errors` adds up its replay, recovery and CRC errors."""
+    """One NVLink of a device; `errors` is the sum of its replay, recovery and CRC errors."""
 
     link: Count
     active: bool
@@ -20,7 +20,7 @@ class LinkInfo(Message):
 
 
 class ProcessInfo(Message):
-    """A process that uses a device, as far as this node lets the agent see it."""
+    """A process that uses a device, with the details that the agent may see."""
 
     pid: Count
     started_at: Timestamp
@@ -31,7 +31,7 @@ class ProcessInfo(Message):
 
 
 class DeviceInfo(Message):
-    """One accelerator: identity, limits and where its numbers come from."""
+    """One accelerator: identity, limits and the source of its readings."""
 
     device: Name
     index: Count = 0
@@ -58,10 +58,10 @@ class DeviceInfo(Message):
     compute_mode: Label | None = None
     ecc_mode: bool | None = None
     mig_mode: bool | None = None
-    mig_instance: Count | None = Field(default=None, description="of an instance of MIG: the GPU instance's id")
-    mig_profile: Label | None = Field(default=None, description="of an instance of MIG: such as 3g.40gb")
+    mig_instance: Count | None = Field(default=None, description="GPU instance id, for a MIG instance")
+    mig_profile: Label | None = Field(default=None, description="profile such as 3g.40gb, for a MIG instance")
     can_set_power: bool | None = None
-    driver_epoch: Label = Field(default="", description="another one when the driver was loaded anew")
+    driver_epoch: Label = Field(default="", description="id of the driver load; changes when the driver is reloaded")
     links: list[LinkInfo] = Field(default=[], max_length=1000)
     processes: list[ProcessInfo] = Field(default=[], max_length=10_000)
 
@@ -72,7 +72,7 @@ class DeviceInfo(Message):
 
 
 class NodeInventory(Message):
-    """All devices of one node and the state of their sources, newest wins."""
+    """All devices of one node and the state of their sources. The newest one is valid."""
 
     node: Name
     at: Timestamp
@@ -81,8 +81,8 @@ class NodeInventory(Message):
     sources: dict[Label, Text] = {}
     agent_version: Label = ""
     agent_epoch_us: int = Field(default=0, ge=0, lt=2**63)
-    boot_id: Label = Field(default="", description="the kernel's id of this boot, where it tells one")
-    expected_devices: int = Field(default=0, ge=0, le=10_000, description="GPUs that the node must have; 0 is unknown")
+    boot_id: Label = Field(default="", description="the kernel's id of this boot, if known")
+    expected_devices: int = Field(default=0, ge=0, le=10_000, description="GPUs that the node must have; 0 if unknown")
 
 
 class DeviceEvent(Message):
@@ -90,13 +90,13 @@ class DeviceEvent(Message):
 
     Kinds: xid, ecc, ecc_sbe, ecc_sbe_storm, row_remap, row_remap_failed, poison, poison_fatal, recovery_action,
     gpu_unavailable, mig_change, nvlink_up, nvlink_down, throttle_on, throttle_off, appeared, lost, reset, probe_hung,
-    probe_recovered, source_failed, source_recovered, agent_conflict, clock_step; of NVSwitches sxid; of AMD's driver
+    probe_recovered, source_failed, source_recovered, agent_conflict, clock_step; for NVSwitches sxid; for AMD's driver
     ring_timeout, ring_reset, reset_started, reset_failed, ras_corrected, ras_uncorrected.
 
-    `appeared` says why: the agent started and saw the device for the first time, the device returned after it was
-    lost, or it returned from a reset. Only `reset` and an `appeared` for that cause prove that a device was reset: the
-    node was booted, the driver loaded anew, or the device itself told so. `source_failed` is about where readings come
-    from, not about devices: `device` names the source then.
+    An `appeared` event has a cause: the agent started and saw the device for the first time, the device returned after
+    it was lost, or it returned from a reset. Only `reset` and an `appeared` with that cause prove that a device was
+    reset: the node was booted, the driver was reloaded, or the device reported it. `source_failed` is about a source of
+    readings, not a device, and `device` is then the source's name.
     """
 
     id: Name
@@ -108,13 +108,13 @@ class DeviceEvent(Message):
     message: Text = ""
     source: Label = ""
     simulated: bool = False
-    cause: Label = Field(default="", description="of `appeared`: agent_started, returned or reset")
-    boot_id: Label = Field(default="", description="the boot of the node at that moment")
-    driver_epoch: Label = Field(default="", description="the load of the driver at that moment")
+    cause: Label = Field(default="", description="cause of `appeared`: agent_started, returned or reset")
+    boot_id: Label = Field(default="", description="boot id of the node at that time")
+    driver_epoch: Label = Field(default="", description="id of the driver load at that time")
 
 
 class SimulationRequest(Message):
-    """Change what a simulated device does: its load, or a fault put in or taken out."""
+    """Change a simulated device: set its load, or inject or remove a fault."""
 
     device: Name
     util: float | None = Field(default=None, ge=0, le=1)
@@ -123,7 +123,7 @@ class SimulationRequest(Message):
 
 
 class SimulationReply(Message):
-    """Whether the request was carried out, and why not."""
+    """Whether the request was carried out, and if not, why."""
 
     ok: bool
     error: Text = ""

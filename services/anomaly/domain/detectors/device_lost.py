@@ -1,7 +1,7 @@
 """A device whose samples stopped, or whose driver does not answer.
 
-Both are told by the agent, of a source's devices one by one. What all devices of a source do is the source's doing and
-never critical: only what a device does while its neighbours go on is evidence about the device itself.
+The agent reports both for each device of a source. If all devices of a source are affected, the source is the cause and
+the alert is never critical: only a fault of a single device among working ones is evidence about the device itself.
 """
 
 from __future__ import annotations
@@ -28,22 +28,22 @@ class _Kind:
 _BEGIN: Mapping[str, _Kind] = {
     "lost": _Kind(
         "device_lost",
-        "device no longer answers",
-        "drain, look for an XID, reboot or replace",
+        "the device no longer responds",
+        "drain; check for an XID; reboot or replace the GPU",
         timedelta(seconds=3),
         timedelta(seconds=30),
     ),
     "probe_hung": _Kind(
         "driver_hung",
-        "driver call does not return",
-        "drain, reset the GPU or reboot",
+        "a driver call does not return",
+        "drain; reset the GPU or reboot the node",
         timedelta(seconds=30),
         timedelta(seconds=120),
     ),
 }
 _END = {"appeared": ("device_lost", "driver_hung"), "probe_recovered": ("driver_hung",)}
 _BY_NAME = {kind.name: kind for kind in _BEGIN.values()}
-_THE_SOURCE = "look at the driver or exporter of the node: all devices of one source do the same"
+_THE_SOURCE = "check the node's driver or exporter: all devices of this source are affected"
 
 
 @dataclass
@@ -54,7 +54,7 @@ class _Absence:
 
 
 class DeviceLostDetector(QuietDetector):
-    """Follows the agent's own word: a warning at once, critical when it is the device alone and lasts."""
+    """Follows the agent's events: a warning at once, critical if only this device is affected and it lasts."""
 
     name = "device_lost"
 
@@ -116,7 +116,7 @@ class DeviceLostDetector(QuietDetector):
 
     def _finding(self, kind: _Kind, absence: _Absence) -> Finding:
         event = absence.event
-        evidence = Evidence(metric="samples", value=0.0, expected="one each tick", at=event.at)
+        evidence = Evidence(metric="samples", value=0.0, expected="one per tick", at=event.at)
         return Finding(
             event.node,
             event.device,

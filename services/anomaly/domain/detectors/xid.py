@@ -1,6 +1,6 @@
-"""XID errors: every occurrence is an event; code and company say whether the application or the hardware is at fault.
+"""XID errors: the code and the other devices affected show whether the application or the hardware is at fault.
 
-An application's error on many devices at once is the application's; the same on one device alone, again and again,
+An application error on many devices at once is the application's fault; the same error on one device alone, repeatedly,
 is the device's (NVIDIA/NVSentinel, docs on its health events analyzer: RepeatedXIDErrorOnSameGPU and its bursts).
 
 An application's fault lapses. What the catalogue says to reset, reboot or replace for is held (`holds`): a GPU that
@@ -39,7 +39,7 @@ class _Seen:
 
 
 class XidDetector(QuietDetector):
-    """Says that an XID is over a while after its last occurrence; of a fault that is held, that ends nothing."""
+    """Resolves an XID some time after its last occurrence, unless the fault is held."""
 
     name = "xid"
 
@@ -103,11 +103,11 @@ class XidDetector(QuietDetector):
         if len(others) + 1 >= MANY_DEVICES:
             return (
                 "info",
-                f"{xid.meaning}; on {len(others) + 1} devices at once: the application",
+                f"{xid.meaning}; on {len(others) + 1} devices at once, so caused by the application",
                 ADVICE["restart_job"],
             )
         if len(bursts) >= REPEATS:
-            text = f"{xid.meaning}; {len(bursts)} times within a day on this device alone: the hardware is suspect"
+            text = f"{xid.meaning}; {len(bursts)} times within a day on this device alone, so the hardware is suspect"
             return "warning", text, ADVICE["drain"]
         return xid.severity, xid.meaning, ADVICE[xid.action]
 

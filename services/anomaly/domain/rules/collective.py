@@ -1,4 +1,4 @@
-"""Devices that work on one job together: one that is slower, or does most of the work, makes all others wait."""
+"""Devices that work on one job: a slow one, or one that does most of the work, delays the others."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class CollectiveRule:
             others_util, others_clock = (median_of_others(value, gang[rows]) for value in (util, clock))
             known[rows] = ~np.isnan(util) & ~np.isnan(others_util)
             firing[rows] = known[rows] & self.compare(util, others_util, clock, others_clock)
-        # One that has left its job is over with it.
+        # A device that has left its job has the fault no longer.
         return firing, known | (gang == ALONE)
 
 
@@ -65,8 +65,8 @@ def make() -> list[Rule]:
             Kind(
                 "straggler",
                 "warning",
-                "{clock_sm_mhz:.0f} MHz under load, far slower than the other devices of its job, which wait for it",
-                "compare caps, heat and links of the job's devices; restart the job without this one",
+                "{clock_sm_mhz:.0f} MHz under load, far slower than the job's other devices, which wait for it",
+                "compare power caps, temperatures and links of the job's devices; restart the job without this one",
                 ("clock_sm_mhz", "gpu_util_pct", "power_w", "power_cap_w", "temp_c", "clock_event_reasons"),
                 "the clock of the job's other devices",
                 open_after_s=60.0,
@@ -79,8 +79,8 @@ def make() -> list[Rule]:
             Kind(
                 "imbalance",
                 "info",
-                "{gpu_util_pct:.0f} % utilisation, while the other devices of its job have little to do",
-                "divide the job's data or layers more evenly over its devices",
+                "{gpu_util_pct:.0f} % utilisation, while the job's other devices are nearly idle",
+                "distribute the job's data or layers more evenly",
                 ("gpu_util_pct", "memory_used_bytes", "power_w"),
                 "the load of the job's other devices",
                 open_after_s=300.0,

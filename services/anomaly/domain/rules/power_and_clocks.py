@@ -1,4 +1,4 @@
-"""Load, power and clocks that do not fit each other: stuck clocks, hung kernels, hidden work."""
+"""Load, power and clocks that are inconsistent: stuck clocks, hung kernels, hidden work."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ HIDDEN_SHARE, HUNG_SHARE = 0.4, 0.12
 
 
 class ClocksLow:
-    """Under load, a clock far below the usual one, with no reason given and no cap: lessons say nobody looks at it."""
+    """A clock far below the usual one under load, without a reported reason or a cap. It is easily overlooked."""
 
     kind = Kind(
         "clocks_low",
         "warning",
-        "{clock_sm_mhz:.0f} MHz under load, far below the usual, and no cause is given",
-        "reset the GPU; check for locked clocks and a stuck power state",
+        "{clock_sm_mhz:.0f} MHz under load, far below the usual clock, without a reported cause",
+        "reset the GPU; check for locked clocks and for a stuck power state",
         ("clock_sm_mhz", "gpu_util_pct", "power_w", "power_cap_w", "clock_event_reasons", "temp_c"),
         "the usual clock under load",
         open_after_s=60.0,
@@ -86,15 +86,15 @@ def _span(view: View) -> tuple[Doubles, Bools]:
 
 
 class HiddenLoad(Stateless):
-    """Much power with no utilisation: work that hides, or a counter that stands."""
+    """High power without utilisation: hidden work, or a counter that is stuck."""
 
     kind = Kind(
         "power_without_load",
         "warning",
-        "{power_w:.0f} W at {gpu_util_pct:.0f} % utilisation",
-        "look for processes that nobody started; reload the driver if there are none",
+        "{power_w:.0f} W at only {gpu_util_pct:.0f} % utilisation",
+        "look for unexpected processes; reload the driver if there are none",
         ("power_w", "gpu_util_pct", "processes", "clock_sm_mhz"),
-        "idle power when idle",
+        "idle power without load",
         open_after_s=60.0,
         clear_after_s=30.0,
     )
@@ -108,15 +108,15 @@ class HiddenLoad(Stateless):
 
 
 class Hung(Stateless):
-    """Full utilisation at idle power for long: a kernel that spins or waits for a peer that died."""
+    """Full utilisation at idle power for a long time: a kernel that spins or waits for a peer that died."""
 
     kind = Kind(
         "hung_kernel",
         "warning",
         "{gpu_util_pct:.0f} % utilisation at {power_w:.0f} W, which is idle power",
-        "look at the job: it may wait for a peer; restart it",
+        "check whether the job waits for a peer; restart it",
         ("gpu_util_pct", "power_w", "mem_util_pct", "clock_sm_mhz"),
-        "power that fits the load",
+        "power that matches the load",
         open_after_s=300.0,
         clear_after_s=30.0,
     )

@@ -42,16 +42,16 @@ class PoolAlerts:
         stuck = [
             Condition(
                 node, device, "worker_stuck", "warning",
-                f"a worker of pool {pool} on {device} stood still and was killed",
-                "look at the pool's log for the jobs that ran; if it comes again on this device only, drain it",
+                f"a worker of pool {pool} on {device} hung and was killed",
+                "check the pool's log for the jobs that ran; if it happens again only on this device, drain it",
             )
             for device in self.supervisor.stuck
         ]  # fmt: skip
         failing = [
             Condition(
                 node, device, "worker_failing", "critical",
-                f"jobs fail on {device} and succeed elsewhere: pool {pool} uses it no longer",
-                "look at the device and its driver, then restore it: autopilot drain DEVICE restore",
+                f"jobs fail on {device} and succeed elsewhere, so pool {pool} no longer uses it",
+                "check the device and its driver, then restore it: autopilot drain DEVICE restore",
             )
             for device in self.supervisor.set_aside
         ]  # fmt: skip

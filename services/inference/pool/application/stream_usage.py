@@ -28,11 +28,11 @@ KIND = STREAM_FULL
 BOUNDED = (*(s.name or "" for s in STREAMS if (s.max_bytes or 0) > 0), *(f"OBJ_{s.bucket}" for s in OBJECT_STORES))
 # What happens at the limit, and what to do.
 _WATCHED = {
-    "RESULTS": "workers hold what they have finished and take no more jobs; raise AUTOPILOT_RESULTS_MIB, or submit "
+    "RESULTS": "workers keep finished results and take no more jobs; raise AUTOPILOT_RESULTS_MIB, or submit jobs "
     "with a shorter result_ttl_s",
-    "JOBS": "jobs are refused; add workers, or look for why none takes them",
-    "DEAD": "the oldest dead letters are dropped; look at `autopilot dead`, and purge what is settled",
-    "OBJ_payloads": "large jobs and results are refused or held; submit with shorter ttl_s and result_ttl_s",
+    "JOBS": "jobs are refused; add workers, or find out why none takes jobs",
+    "DEAD": "the oldest dead letters are dropped; check `autopilot dead`, and purge those that are settled",
+    "OBJ_payloads": "large jobs and results are refused or held back; use a shorter ttl_s and result_ttl_s",
 }
 
 
@@ -53,7 +53,7 @@ class StreamUsage:
             self.bus, lambda a: (a.node, a.kind) == (subjects.CLUSTER, KIND), clock=self.clock
         )
         self._filled = Gauge(
-            "autopilot_stream_fill_ratio", "of the bytes that a stream may hold", ["stream"], registry=self.registry
+            "autopilot_stream_fill_ratio", "share of a stream's size limit in use", ["stream"], registry=self.registry
         )
 
     async def run(self) -> None:
@@ -93,6 +93,6 @@ class StreamUsage:
         if severity is None:
             return []
         evidence = Evidence(metric="stream_fill_ratio", value=ratio, expected="below 0.8", at=self.clock())
-        summary = f"{stream} is filled to {ratio:.0%} of {most / 2**20:.0f} MiB"
-        action = f"At its limit {_WATCHED[stream]}."
+        summary = f"{stream} is {ratio:.0%} full ({most / 2**20:.0f} MiB)"
+        action = f"When it is full, {_WATCHED[stream]}."
         return [Condition(subjects.CLUSTER, device, KIND, severity, summary, action, (evidence,))]

@@ -10,7 +10,7 @@ MARGIN = 0.05
 
 
 def severity_of(ratio: float, current: Severity | None) -> Severity | None:
-    """The severity of a stream that is filled to `ratio`, where an alert of the severity `current` may be open."""
+    """The severity of a stream filled to `ratio`, where an alert of the severity `current` may be open."""
     if ratio >= CRITICAL_AT or (current == "critical" and ratio >= CRITICAL_AT - MARGIN):
         return "critical"
     if ratio >= WARNING_AT or (current is not None and ratio >= WARNING_AT - MARGIN):

@@ -25,9 +25,9 @@ class PageCollector(Collector):
         """Both counts of each page."""
         if not self._pages:
             return
-        bad = CounterMetricFamily("autopilot_scrape_lines_bad", "lines that cannot be read", labels=("source",))
+        bad = CounterMetricFamily("autopilot_scrape_lines_bad", "lines that could not be parsed", labels=("source",))
         unknown = GaugeMetricFamily(
-            "autopilot_scrape_lines_unknown", "lines of the last page whose name is not known", labels=("source",)
+            "autopilot_scrape_lines_unknown", "lines of the last page with an unknown metric name", labels=("source",)
         )
         for page in self._pages:
             bad.add_metric([page.name], float(page.bad_lines))

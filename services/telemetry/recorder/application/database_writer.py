@@ -32,7 +32,7 @@ class DatabaseWriter:
     def __init__(self, health: HealthState, registry: CollectorRegistry) -> None:
         self._health = health
         self._seconds = Histogram(
-            "autopilot_record_write_seconds", "time of one transaction", ["stream"], registry=registry
+            "autopilot_record_write_seconds", "duration of one write transaction", ["stream"], registry=registry
         )
 
     async def write(self, stream: str, batch: Sequence[Msg], write: Callable[[], Awaitable[int]]) -> int:

@@ -57,16 +57,22 @@ class FrameWriter:
     ) -> None:
         self._persister, self._poison = persister, poison
         self._batch, self._linger_s, self._latest = batch, linger_s, latest
-        self._rows = Counter("autopilot_recorded_samples", "rows of samples written", registry=registry)
-        self._duplicates = Counter("autopilot_samples_duplicate", "samples that were there already", registry=registry)
-        self._bad = Counter("autopilot_frames_undecodable", "frames that cannot be decoded", registry=registry)
-        self._refused = Counter("autopilot_frames_refused", "frames that the database refuses", registry=registry)
-        self._newer = Counter("autopilot_frames_newer_schema", "frames of a newer schema", registry=registry)
-        self._age = Histogram(
-            "autopilot_frame_age_seconds", "sample to committed row", registry=registry, buckets=AGES_S
+        self._rows = Counter("autopilot_recorded_samples", "sample rows written", registry=registry)
+        self._duplicates = Counter(
+            "autopilot_samples_duplicate", "samples that were already in the database", registry=registry
         )
-        self._backlog = Gauge("autopilot_frames_backlog", "frames in the stream not written yet", registry=registry)
-        self._skewed = Gauge("autopilot_nodes_clock_skewed", "nodes whose clock is wrong", registry=registry)
+        self._bad = Counter("autopilot_frames_undecodable", "frames that could not be decoded", registry=registry)
+        self._refused = Counter("autopilot_frames_refused", "frames rejected by the database", registry=registry)
+        self._newer = Counter("autopilot_frames_newer_schema", "frames with a newer schema version", registry=registry)
+        self._age = Histogram(
+            "autopilot_frame_age_seconds", "time from sample to committed row", registry=registry, buckets=AGES_S
+        )
+        self._backlog = Gauge(
+            "autopilot_frames_backlog", "frames in the stream that are not written yet", registry=registry
+        )
+        self._skewed = Gauge(
+            "autopilot_nodes_clock_skewed", "nodes whose clock differs from the recorder's", registry=registry
+        )
         self.totals = Totals()
         self.tally = FrameSequence()
         self.clocks = ClockWatch()

@@ -29,8 +29,10 @@ class RecordWriter:
         self, persister: DatabaseWriter, poison: PoisonRule, registry: CollectorRegistry, *, batch: int
     ) -> None:
         self._persister, self._poison, self._batch = persister, poison, batch
-        self._rows = Counter("autopilot_recorded_rows", "rows written", ["stream"], registry=registry)
-        self._bad = Counter("autopilot_record_errors", "messages without a row", ["stream"], registry=registry)
+        self._rows = Counter("autopilot_recorded_rows", "database rows written", ["stream"], registry=registry)
+        self._bad = Counter(
+            "autopilot_record_errors", "messages that could not be written as a row", ["stream"], registry=registry
+        )
 
     async def run(self, nc: Client, js: JetStreamContext, pool: asyncpg.Pool[Any], table: StreamTable) -> None:
         """Record one stream until cancelled."""

@@ -79,7 +79,7 @@ class Recorder:
         )
         self._tables = RecordWriter(persister, service.poison, service.registry, batch=settings.record_batch)
         self._missing = Gauge(
-            "autopilot_frames_missing", "frame numbers of the last hour that no recorder saw", registry=service.registry
+            "autopilot_frames_missing", "frames of the last hour that no recorder received", registry=service.registry
         )
         self._headroom = StreamBacklog(FRAMES.stream, DURABLE, service.health, service.registry)
         self._name = f"{settings.node}/{os.getpid()}"

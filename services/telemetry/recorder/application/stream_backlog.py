@@ -21,11 +21,11 @@ class StreamBacklog:
     def __init__(self, stream: str, durable: str, health: HealthState, registry: CollectorRegistry) -> None:
         self._stream, self._durable, self._health = stream, durable, health
         self._used = Gauge(
-            "autopilot_stream_used_ratio", "of the age and size that the stream keeps, used by frames not written yet",
+            "autopilot_stream_used_ratio", "share of the stream's age and size limits taken by unwritten frames",
             registry=registry,
         )  # fmt: skip
         self._dropped = Counter(
-            "autopilot_frames_dropped_unwritten", "frames that the stream dropped before they were written",
+            "autopilot_frames_dropped_unwritten", "frames dropped by the stream before they were written",
             registry=registry,
         )  # fmt: skip
         self._first_lost: int | None = None
