@@ -32,6 +32,7 @@ from accelerator_autopilot.runtime.leader_election import LeaderElection
 from accelerator_autopilot.runtime.service import Service
 from accelerator_autopilot.runtime.settings import load
 from accelerator_autopilot.runtime.supervision import beat
+from accelerator_autopilot.scheduler.adapters.database_history import DatabaseHistory
 from accelerator_autopilot.scheduler.adapters.fleet_reader import READ_METRICS, FleetReader
 from accelerator_autopilot.scheduler.adapters.latest_frames import LatestFrames
 from accelerator_autopilot.scheduler.application.actuator import Actuator
@@ -96,7 +97,7 @@ def create_app(settings: SchedulerSettings | None = None) -> FastStream:
             crowning: PolicyEvaluator | None = None
             if settings.database_url is not None:
                 crowning = PolicyEvaluator(
-                    settings.database_url.get_secret_value(),
+                    DatabaseHistory(settings.database_url.get_secret_value()),
                     service.bus,
                     championship,
                     list(makers),

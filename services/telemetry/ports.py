@@ -1,16 +1,15 @@
-"""Ports of the agent and the recorder."""
+"""Ports of the agent."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol, runtime_checkable
+from typing import Protocol, TypeVar, runtime_checkable
 
 from accelerator_autopilot.contracts.messages.telemetry import DeviceInfo, SimulationRequest
+from accelerator_autopilot.telemetry.agent.domain.power_lease import CappedDevices
 
-if TYPE_CHECKING:
-    from accelerator_autopilot.contracts.frames import TelemetryFrame
-
+T = TypeVar("T")
 Sample = dict[str, float]
 
 
@@ -53,6 +52,29 @@ class DeviceSource(Protocol):
         """Let go of the driver."""
 
 
+class GuardedSource(Protocol):
+    """A source whose calls are made one at a time with a time limit each, so that none can freeze the agent."""
+
+    @property
+    def name(self) -> str:
+        """The source's name."""
+
+    @property
+    def source(self) -> DeviceSource:
+        """The source itself, for what it has besides calls."""
+
+    @property
+    def is_driver(self) -> bool:
+        """Whether its failing says something about its devices."""
+
+    @property
+    def absent(self) -> bool:
+        """Whether the machine has no such source, as far as is known now."""
+
+    async def call(self, function: Callable[[], T]) -> T:
+        """Run a function of the source. Raises SourceHungError, SourceBusyError and whatever the function raises."""
+
+
 @runtime_checkable
 class PowerActuator(Protocol):
     """Sets power caps and reads them back."""
@@ -65,6 +87,16 @@ class PowerActuator(Protocol):
 
     def enforced_cap_w(self, device: str) -> float:
         """The cap in force, the least of all limiters. Raises PowerControlError."""
+
+
+class CapStore(Protocol):
+    """Which devices were capped or locked, kept across crashes."""
+
+    def load(self) -> CappedDevices:
+        """What was kept when the last process ended."""
+
+    def save(self, devices: Collection[str], clocks: Collection[str], defaults_w: Mapping[str, float]) -> None:
+        """Keep this in its place. Raises OSError."""
 
 
 @runtime_checkable
@@ -87,10 +119,3 @@ class SimulatedDevices(Protocol):
 
     def request(self, request: SimulationRequest) -> str:
         """Carry out a request; returns what is wrong with it, or nothing."""
-
-
-class FrameStore(Protocol):
-    """Where frames become rows."""
-
-    async def write(self, frames: Sequence[TelemetryFrame]) -> int:
-        """Write each sample once and return the number of new rows."""

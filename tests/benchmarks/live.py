@@ -27,8 +27,9 @@ from accelerator_autopilot.client import AutopilotClient
 from accelerator_autopilot.contracts.messages.commands import FleetPolicy, PoolPolicy
 from accelerator_autopilot.contracts.messages.telemetry import SimulationRequest
 from accelerator_autopilot.deploy.local.product import EmbeddedProduct
-from accelerator_autopilot.scheduler.adapters.database_history import FleetHistory, read_past
+from accelerator_autopilot.scheduler.adapters.database_history import read_past
 from accelerator_autopilot.scheduler.application.offline_replay import past_pools
+from accelerator_autopilot.scheduler.domain.fleet_history import FleetHistory
 from accelerator_autopilot.scheduler.policies.library import policy_maker
 from accelerator_autopilot.scheduler.twin.rollout import play
 from accelerator_autopilot.scheduler.twin.simulation import Trace

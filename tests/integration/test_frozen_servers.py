@@ -21,6 +21,7 @@ from accelerator_autopilot.contracts.messages.alerts import Alert
 from accelerator_autopilot.deploy.local.servers import EmbeddedPostgres
 from accelerator_autopilot.runtime.bus import Bus
 from accelerator_autopilot.runtime.database import wait_until_migrated
+from accelerator_autopilot.scheduler.adapters.database_history import DatabaseHistory
 from accelerator_autopilot.scheduler.application.policy_evaluation import PolicyEvaluator
 from accelerator_autopilot.scheduler.domain.champion_challenger import ChampionChallenger
 from accelerator_autopilot.transport.clock import utc_now
@@ -74,8 +75,8 @@ async def test_a_database_that_stands_still_ends_no_look_into_the_past(client: A
         bus._js = client.js
         gauge = Gauge("deciding", "x", ["policy"], registry=CollectorRegistry())
         crowning = PolicyEvaluator(
-            postgres.url, bus, ChampionChallenger("static", "static"), ["static"], utc_now, lambda: True, gauge,
-            timedelta(hours=1),
+            DatabaseHistory(postgres.url), bus, ChampionChallenger("static", "static"), ["static"], utc_now,
+            lambda: True, gauge, timedelta(hours=1),
         )  # fmt: skip
         await crowning.watch(utc_now())
         assert postgres.pid is not None

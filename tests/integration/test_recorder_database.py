@@ -17,6 +17,7 @@ from pydantic import SecretStr
 from accelerator_autopilot.contracts import subjects
 from accelerator_autopilot.contracts.frames import encode
 from accelerator_autopilot.deploy.local.instance import take_port
+from accelerator_autopilot.telemetry.recorder import app as app_module
 from accelerator_autopilot.telemetry.recorder.app import create_recorder
 from accelerator_autopilot.telemetry.recorder.application import recorder as recorder_module
 from accelerator_autopilot.telemetry.recorder.application.frame_writer import FrameWriter
@@ -196,14 +197,14 @@ async def test_a_recorder_that_starts_again_leaves_no_connection_behind(
         opened.append(await connect(dsn, **more))  # type: ignore[arg-type]
         return opened[-1]
 
-    class FailsOnce(recorder_module.Partitions):
+    class FailsOnce(app_module.Partitions):
         def __init__(self, *arguments: object, **more: object) -> None:
             if len(opened) == 1:
                 raise RuntimeError("once")
             super().__init__(*arguments, **more)  # type: ignore[arg-type]
 
     monkeypatch.setattr(recorder_module, "connect_pool", remembered)
-    monkeypatch.setattr(recorder_module, "Partitions", FailsOnce)
+    monkeypatch.setattr(app_module, "Partitions", FailsOnce)
     async with recording(nats_server, database_url) as recorder:
         await publish(nc.jetstream(), 1, 20)
 

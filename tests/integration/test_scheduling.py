@@ -23,7 +23,7 @@ from accelerator_autopilot.contracts.messages.jobs import PoolStatus
 from accelerator_autopilot.contracts.streams import job_durable
 from accelerator_autopilot.deploy.local.instance import take_port
 from accelerator_autopilot.runtime.database import migrate
-from accelerator_autopilot.scheduler.adapters.database_history import read_block, read_past
+from accelerator_autopilot.scheduler.adapters.database_history import DatabaseHistory, read_block, read_past
 from accelerator_autopilot.scheduler.app import create_app
 from accelerator_autopilot.scheduler.application.observation_store import OBJECT, ObservationStore
 from accelerator_autopilot.scheduler.application.offline_replay import past_pools
@@ -236,8 +236,8 @@ async def test_the_past_of_a_database_is_read_replayed_and_reported(
     championship = ChampionChallenger("static", "reserve")
     gauge = Gauge("deciding", "who", ["policy"], registry=CollectorRegistry())
     crowning = PolicyEvaluator(
-        database_url, bus, championship, ["static", "queue_lag", "reserve"], utc_now, lambda: True, gauge,
-        timedelta(hours=1),
+        DatabaseHistory(database_url), bus, championship, ["static", "queue_lag", "reserve"], utc_now, lambda: True,
+        gauge, timedelta(hours=1),
     )  # type: ignore[arg-type]  # fmt: skip
     choice = await crowning.replay(now)
     assert choice.champion == championship.champion

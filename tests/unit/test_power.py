@@ -9,11 +9,12 @@ from pathlib import Path
 import pytest
 
 from accelerator_autopilot.contracts.messages.commands import CommandOutcome, FleetPolicy
-from accelerator_autopilot.telemetry.agent.adapters.power_cap_file import ANY, Kept, PowerCapFile
+from accelerator_autopilot.telemetry.agent.adapters.power_cap_file import PowerCapFile
 from accelerator_autopilot.telemetry.agent.adapters.simulated_source import SimulatedSource
 from accelerator_autopilot.telemetry.agent.adapters.threaded_source import ThreadedSource
 from accelerator_autopilot.telemetry.agent.application.command_handlers import PowerCommands
 from accelerator_autopilot.telemetry.agent.application.power_control import PowerControl
+from accelerator_autopilot.telemetry.agent.domain.power_lease import ANY, CappedDevices
 from accelerator_autopilot.telemetry.errors import PowerControlError
 from accelerator_autopilot.transport.clock import utc_now
 from tests.support.builders import at, power_command
@@ -193,7 +194,7 @@ class TestCrashes:
     def test_files_of_older_agents_are_understood(self, tmp_path: Path) -> None:
         path = tmp_path / "caps.json"
         path.write_text('["gpu-0"]')
-        assert PowerCapFile(path).load() == Kept({"gpu-0"}, {"gpu-0"})
+        assert PowerCapFile(path).load() == CappedDevices({"gpu-0"}, {"gpu-0"})
 
     async def test_what_cannot_be_written_down_is_not_applied(
         self, node: Node, monkeypatch: pytest.MonkeyPatch

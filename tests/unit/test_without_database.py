@@ -16,7 +16,7 @@ from accelerator_autopilot.contracts.errors import UnavailableError
 from accelerator_autopilot.contracts.messages.commands import FleetPolicy
 from accelerator_autopilot.runtime import database as database_module
 from accelerator_autopilot.runtime.database import database
-from accelerator_autopilot.scheduler.adapters.database_history import read_past
+from accelerator_autopilot.scheduler.adapters.database_history import DatabaseHistory, read_past
 from accelerator_autopilot.scheduler.application import policy_evaluation as crowning_module
 from accelerator_autopilot.scheduler.application import weekly_report as reporting_module
 from accelerator_autopilot.scheduler.application.policy_evaluation import PolicyEvaluator
@@ -97,7 +97,7 @@ async def test_replays_and_reports_go_on(monkeypatch: pytest.MonkeyPatch, error:
         return FleetPolicy()
 
     crowning.leads, crowning.bus = (lambda: True), SimpleNamespace(policy=policy)
-    crowning.dsn, crowning.clock, crowning.replay_every = "dsn", lambda: at(0), timedelta(hours=6)
+    crowning.past, crowning.clock, crowning.replay_every = DatabaseHistory("dsn"), lambda: at(0), timedelta(hours=6)
     monkeypatch.setattr(PolicyEvaluator, "_tell", lambda _: None)
     reporting: Any = WeeklyReports.__new__(WeeklyReports)
     reporting.leads = lambda: True

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 from typing import Any
@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from accelerator_autopilot.runtime.database import database
 from accelerator_autopilot.scheduler.adapters.copy_reader import CopiedRows, Wide
+from accelerator_autopilot.scheduler.domain.fleet_history import DeviceHistory, FleetHistory, JobHistory, JobTotals
 from accelerator_autopilot.scheduler.domain.pool_arrays import Doubles
 
 MOST_JOBS = 1_000_000
@@ -74,61 +75,6 @@ MINUTE_COLUMNS: dict[str, Wide] = {
 }  # fmt: skip
 
 
-@dataclass(frozen=True)
-class JobHistory:
-    """[N] in the order of submission; times in seconds since the span began."""
-
-    pool: list[str]
-    kind: list[str]
-    device: list[tuple[str, str]]
-    submitted_s: Doubles
-    started_s: Doubles
-    finished_s: Doubles
-    work_s: Doubles  # of the device, the batch's time shared by its jobs
-    batch_size: NDArray[np.int64]
-    energy_j: Doubles  # NaN: not known
-    in_all: int = 0  # in the span; those here are the newest of them
-    from_s: float = 0.0  # when the first of them could have been submitted
-
-
-@dataclass(frozen=True)
-class DeviceHistory:
-    """A device with its minutes, [M] each; NaN where something was not told."""
-
-    node: str
-    device: str
-    model: str
-    simulated: bool
-    memory_bytes: float
-    power_min_w: float | None
-    power_default_w: float | None
-    at_s: Doubles
-    util_pct: Doubles
-    power_w: Doubles
-    cap_w: Doubles
-    memory_used_bytes: Doubles
-    temp_c: Doubles
-
-
-@dataclass(frozen=True)
-class FleetHistory:
-    """A span of the fleet."""
-
-    since: datetime
-    until: datetime
-    jobs: JobHistory
-    devices: list[DeviceHistory]
-    load_s: dict[str, Doubles]  # load times of each pool, as the scheduler had measured them at each command
-    factors: dict[str, float]  # price_per_kwh, co2_g_per_kwh: as the recorder was told
-    energy_by_hour_j: Doubles = field(default_factory=lambda: np.zeros(0))  # of all devices, by the clock's hours
-    devices_in_all: int = 0  # with their minutes here are no more than can be held
-
-    @property
-    def length_s(self) -> float:
-        """Seconds."""
-        return (self.until - self.since).total_seconds()
-
-
 async def read_past(
     dsn: str, since: datetime, until: datetime, *, most_jobs: int = MOST_JOBS, most_minutes: int = MOST_MINUTES
 ) -> FleetHistory:
@@ -161,25 +107,33 @@ async def read_past(
     return FleetHistory(since, until, jobs, _devices(chosen, minutes, since), _loads(loads), told, energy_j, len(rows))
 
 
-@dataclass(frozen=True)
-class Block:
-    """How the jobs of a short span went."""
-
-    jobs: int
-    late: int
-    energy_j: float | None  # of a job in the mean; None where no job's is known
-
-
 async def read_block(
     dsn: str, since: datetime, until: datetime, slack_s: Mapping[str, float], default_slack_s: float
-) -> Block:
+) -> JobTotals:
     """Jobs that were submitted in the span, counted by the database. Raises UnavailableError."""
     async with database(dsn) as pool:
         slack = [timedelta(seconds=seconds) for seconds in slack_s.values()]
         default = timedelta(seconds=default_slack_s)
         rows = await pool.fetch(BLOCK, since, until, default, list(slack_s), slack)
     row = rows[0]
-    return Block(row["jobs"], row["late"], None if row["energy_j"] is None else float(row["energy_j"]))
+    return JobTotals(row["jobs"], row["late"], None if row["energy_j"] is None else float(row["energy_j"]))
+
+
+@dataclass(frozen=True)
+class DatabaseHistory:
+    """The past in the database at a DSN; every look opens a connection of its own."""
+
+    dsn: str
+
+    async def read_past(self, since: datetime, until: datetime) -> FleetHistory:
+        """A span of the fleet. Raises UnavailableError."""
+        return await read_past(self.dsn, since, until)
+
+    async def read_block(
+        self, since: datetime, until: datetime, slack_s: Mapping[str, float], default_slack_s: float
+    ) -> JobTotals:
+        """Jobs that were submitted in the span, counted. Raises UnavailableError."""
+        return await read_block(self.dsn, since, until, slack_s, default_slack_s)
 
 
 async def _copied(

@@ -12,7 +12,6 @@ from datetime import datetime
 from accelerator_autopilot.contracts.messages.commands import FleetPolicy
 from accelerator_autopilot.contracts.messages.jobs import PoolStatus
 from accelerator_autopilot.runtime.cooperative_loops import CooperativeLoop
-from accelerator_autopilot.scheduler.adapters.fleet_reader import FleetReader
 from accelerator_autopilot.scheduler.application.actuator import Actuator
 from accelerator_autopilot.scheduler.application.device_controller import DeviceController, levels_by_device
 from accelerator_autopilot.scheduler.application.pool_controller import DecisionError, PoolController
@@ -22,6 +21,7 @@ from accelerator_autopilot.scheduler.domain.draining import Device
 from accelerator_autopilot.scheduler.domain.job_energy import NodeEfficiency
 from accelerator_autopilot.scheduler.domain.observation import PoolObservation
 from accelerator_autopilot.scheduler.domain.placement import NodeRoom
+from accelerator_autopilot.scheduler.ports import FleetState
 
 log = logging.getLogger(__name__)
 
@@ -54,7 +54,7 @@ class Failures:
 class ControlLoop:
     """Decides for the whole fleet while this process leads."""
 
-    reader: FleetReader
+    reader: FleetState
     pools: PoolController
     devices: DeviceController
     _wanted: dict[Device, float] = field(default_factory=dict)

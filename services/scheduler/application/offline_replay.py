@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from accelerator_autopilot.contracts.errors import InvalidInputError
 from accelerator_autopilot.contracts.messages.commands import FleetPolicy
-from accelerator_autopilot.scheduler.adapters.database_history import DeviceHistory, FleetHistory
+from accelerator_autopilot.scheduler.domain.fleet_history import DeviceHistory, FleetHistory
 from accelerator_autopilot.scheduler.domain.pool_arrays import Action, Ints, PoolFacts, PoolObservations
 from accelerator_autopilot.scheduler.domain.power_curves import PowerCurve, curve_of
 from accelerator_autopilot.scheduler.policies.contract import PoolPolicy

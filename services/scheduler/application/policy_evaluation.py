@@ -13,7 +13,6 @@ from prometheus_client import Gauge
 from accelerator_autopilot.contracts.errors import AutopilotError, InvalidInputError
 from accelerator_autopilot.contracts.messages.commands import ChampionStatus, FleetPolicy
 from accelerator_autopilot.runtime.bus import BUS_ERRORS, Bus
-from accelerator_autopilot.scheduler.adapters.database_history import FleetHistory, read_block, read_past
 from accelerator_autopilot.scheduler.domain.champion_challenger import (
     BLOCK_S,
     ChampionChallenger,
@@ -21,6 +20,8 @@ from accelerator_autopilot.scheduler.domain.champion_challenger import (
     ExpectedRange,
     choose,
 )
+from accelerator_autopilot.scheduler.domain.fleet_history import FleetHistory
+from accelerator_autopilot.scheduler.ports import PastReader
 from accelerator_autopilot.transport.clock import Clock
 
 log = logging.getLogger(__name__)
@@ -32,7 +33,7 @@ BLOCK = timedelta(seconds=BLOCK_S)
 class PolicyEvaluator:
     """Replays now and then, and a look at every block of live operation."""
 
-    dsn: str
+    past: PastReader
     bus: Bus
     championship: ChampionChallenger
     names: Sequence[str]
@@ -63,7 +64,7 @@ class PolicyEvaluator:
 
     async def replay(self, now: datetime) -> Choice:
         """Play every policy on what was. Raises UnavailableError or InvalidInputError."""
-        past = await read_past(self.dsn, now - self.replayed, now)
+        past = await self.past.read_past(now - self.replayed, now)
         policy = await self.bus.policy()
         choice, band = await asyncio.to_thread(self._judge, past, policy)
         before = self.championship.champion
@@ -85,7 +86,7 @@ class PolicyEvaluator:
         """Hold the last block against what was predicted. Raises UnavailableError."""
         policy = await self.bus.policy()
         slack_s = {name: bounds.target_wait_s for name, bounds in policy.pools.items()}
-        block = await read_block(self.dsn, now - BLOCK, now, slack_s, policy.pool("").target_wait_s)
+        block = await self.past.read_block(now - BLOCK, now, slack_s, policy.pool("").target_wait_s)
         if block.energy_j is None:
             return
         fell = self.championship.live(block.jobs, block.late, block.energy_j * block.jobs)

@@ -22,8 +22,8 @@ from accelerator_autopilot.contracts.messages.commands import (
     PowerCommand,
     Recommendation,
 )
-from accelerator_autopilot.scheduler.adapters.database_history import FleetHistory
 from accelerator_autopilot.scheduler.commands.whatif import add_span, moment_of, past_of
+from accelerator_autopilot.scheduler.domain.fleet_history import FleetHistory
 from accelerator_autopilot.scheduler.domain.pool_arrays import Doubles
 from accelerator_autopilot.scheduler.domain.power_curves import curve_of
 from accelerator_autopilot.scheduler.domain.recommendations import (

@@ -19,9 +19,9 @@ from matplotlib.figure import Figure
 from accelerator_autopilot.contracts.errors import AutopilotError
 from accelerator_autopilot.contracts.exit_codes import exit_code
 from accelerator_autopilot.contracts.messages.commands import FleetPolicy
-from accelerator_autopilot.scheduler.adapters.database_history import FleetHistory
 from accelerator_autopilot.scheduler.commands.advisor import advise
 from accelerator_autopilot.scheduler.commands.whatif import add_span, past_of
+from accelerator_autopilot.scheduler.domain.fleet_history import FleetHistory
 from accelerator_autopilot.scheduler.domain.pool_arrays import Doubles
 from accelerator_autopilot.scheduler.twin.calibration import in_blocks
 

@@ -17,9 +17,10 @@ from accelerator_autopilot.contracts.errors import AutopilotError, InvalidInputE
 from accelerator_autopilot.contracts.exit_codes import exit_code
 from accelerator_autopilot.contracts.messages.commands import FleetPolicy
 from accelerator_autopilot.runtime.settings import DatabaseSettings, load
-from accelerator_autopilot.scheduler.adapters.database_history import FleetHistory, read_past
+from accelerator_autopilot.scheduler.adapters.database_history import read_past
 from accelerator_autopilot.scheduler.application.offline_replay import interval_s, past_pools, played
 from accelerator_autopilot.scheduler.domain.champion_challenger import BLOCK_S
+from accelerator_autopilot.scheduler.domain.fleet_history import FleetHistory
 from accelerator_autopilot.scheduler.policies.library import policy_names
 
 

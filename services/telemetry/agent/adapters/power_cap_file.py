@@ -7,22 +7,12 @@ import logging
 import math
 import os
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from accelerator_autopilot.telemetry.agent.domain.power_lease import ANY, CappedDevices
+
 log = logging.getLogger(__name__)
-
-ANY = "*"  # stands for every device: which of them were capped is not known
-
-
-@dataclass(frozen=True)
-class Kept:
-    """What a file says: devices that may be capped, those whose clock may be locked, and their defaults in W."""
-
-    devices: set[str] = field(default_factory=set)
-    clocks: set[str] = field(default_factory=set)
-    defaults_w: dict[str, float] = field(default_factory=dict)
 
 
 class PowerCapFile:
@@ -31,18 +21,18 @@ class PowerCapFile:
     def __init__(self, path: Path) -> None:
         self._path = path
 
-    def load(self) -> Kept:
+    def load(self) -> CappedDevices:
         """What was capped when the last process ended."""
         try:
             return _parse(json.loads(self._path.read_text()))
         except FileNotFoundError:
-            return Kept()
+            return CappedDevices()
         except (OSError, ValueError, ArithmeticError, KeyError, TypeError, RecursionError) as error:
             aside = self._path.with_suffix(".unreadable")
             told = {"kept_as": str(aside), "error": str(error)}
             log.critical("cap file unreadable: every device that is capped gets its default back", extra=told)
             self._set_aside(aside)
-            return Kept({ANY})
+            return CappedDevices({ANY})
 
     def _set_aside(self, aside: Path) -> None:
         try:
@@ -79,11 +69,11 @@ def _sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-def _parse(entries: Any) -> Kept:
+def _parse(entries: Any) -> CappedDevices:
     """Raises ValueError, KeyError and TypeError for what is no list of devices."""
     if not isinstance(entries, list):
         raise TypeError(f"must be a list, is {type(entries).__name__}")
-    kept = Kept()
+    kept = CappedDevices()
     for entry in entries:
         # Files of older agents hold names alone, and those agents locked clocks without a word here.
         known: dict[str, Any] = {"device": entry} if isinstance(entry, str) else entry

@@ -10,12 +10,11 @@ from typing import TypeVar
 
 from accelerator_autopilot.contracts.errors import AutopilotError
 from accelerator_autopilot.contracts.messages.telemetry import DeviceInfo
-from accelerator_autopilot.telemetry.agent.adapters.threaded_source import ThreadedSource
 from accelerator_autopilot.telemetry.errors import PowerControlError
-from accelerator_autopilot.telemetry.ports import ClockActuator, PowerActuator
+from accelerator_autopilot.telemetry.ports import ClockActuator, GuardedSource, PowerActuator
 
 T = TypeVar("T")
-Find = Callable[[str], tuple[DeviceInfo, ThreadedSource] | None]
+Find = Callable[[str], tuple[DeviceInfo, GuardedSource] | None]
 Told = tuple[float, float]
 
 TOLERANCE_W, TOLERANCE = 1.0, 0.01

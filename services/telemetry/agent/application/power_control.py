@@ -13,11 +13,11 @@ from datetime import datetime
 
 from accelerator_autopilot.contracts.errors import AutopilotError
 from accelerator_autopilot.contracts.messages.commands import CommandOutcome, FleetPolicy, PowerCommand
-from accelerator_autopilot.telemetry.agent.adapters.power_cap_file import ANY, PowerCapFile
 from accelerator_autopilot.telemetry.agent.application.device_power import Find, PowerDriver, close_to
 from accelerator_autopilot.telemetry.agent.application.power_outcomes import lease_ended, outcome_of
-from accelerator_autopilot.telemetry.agent.domain.power_lease import Grant, Lease, LeaseBook, Moment, Refusal
+from accelerator_autopilot.telemetry.agent.domain.power_lease import ANY, Grant, Lease, LeaseBook, Moment, Refusal
 from accelerator_autopilot.telemetry.errors import PowerControlError, SourceBusyError, SourceHungError
+from accelerator_autopilot.telemetry.ports import CapStore
 from accelerator_autopilot.transport.clock import utc_now
 
 log = logging.getLogger(__name__)
@@ -48,7 +48,7 @@ class PowerControl:
 
     node: str
     find: Find
-    file: PowerCapFile
+    file: CapStore
     devices: Callable[[], Iterable[str]] = tuple
     steady: Callable[[], float] = time.monotonic
     clock: Callable[[], datetime] = utc_now

@@ -13,7 +13,6 @@ from accelerator_autopilot.contracts.ids import derived_id
 from accelerator_autopilot.contracts.messages.telemetry import DeviceEvent, DeviceInfo
 from accelerator_autopilot.runtime.health import HealthState
 from accelerator_autopilot.runtime.supervision import beat
-from accelerator_autopilot.telemetry.agent.adapters.threaded_source import ThreadedSource
 from accelerator_autopilot.telemetry.agent.application.node_inventories import NodeInventories, PutInventory
 from accelerator_autopilot.telemetry.agent.domain.device_resets import ResetWatch
 from accelerator_autopilot.telemetry.agent.domain.energy import EnergyWatch
@@ -25,7 +24,7 @@ from accelerator_autopilot.telemetry.agent.domain.publish_buffer import FrameBuf
 from accelerator_autopilot.telemetry.agent.domain.source_health import SourceWatch
 from accelerator_autopilot.telemetry.device_metrics.latest_samples import LatestSamples
 from accelerator_autopilot.telemetry.errors import SourceBusyError, SourceHungError
-from accelerator_autopilot.telemetry.ports import Sample, SourceEvent
+from accelerator_autopilot.telemetry.ports import GuardedSource, Sample, SourceEvent
 from accelerator_autopilot.transport.clock import utc_now
 
 log = logging.getLogger(__name__)
@@ -58,13 +57,13 @@ class Sampler:
 
     node: str
     period_s: float
-    sources: Sequence[ThreadedSource]
+    sources: Sequence[GuardedSource]
     publish: Publish
     put_inventory: PutInventory
     health: HealthState
     buffer: FrameBuffer
     latest: LatestSamples = field(default_factory=lambda: LatestSamples(0))
-    devices: dict[str, tuple[DeviceInfo, ThreadedSource]] = field(default_factory=dict)
+    devices: dict[str, tuple[DeviceInfo, GuardedSource]] = field(default_factory=dict)
     epoch_us: int = field(default_factory=_now_us)
     extra_events: Callable[[], list[SourceEvent]] = list
     all_told: Callable[[], None] = lambda: None
@@ -97,7 +96,7 @@ class Sampler:
         )
         self._transitions = TransitionWatch(self.resets.cause)
 
-    def find(self, device: str) -> tuple[DeviceInfo, ThreadedSource] | None:
+    def find(self, device: str) -> tuple[DeviceInfo, GuardedSource] | None:
         """A device of this node and its source."""
         return self.devices.get(device)
 
@@ -143,7 +142,7 @@ class Sampler:
         self._source_watch.forget(name)
         self.health.forget(f"source {name}")
 
-    def _take_devices(self, source: ThreadedSource, found: list[DeviceInfo]) -> None:
+    def _take_devices(self, source: GuardedSource, found: list[DeviceInfo]) -> None:
         self.devices = {k: v for k, v in self.devices.items() if v[1] is not source}
         self.devices |= {info.device: (info, source) for info in found}
         self._take_hosts(source)
@@ -159,7 +158,7 @@ class Sampler:
         for number, event in enumerate(changes):
             self._queue_event(event, _now_us(), number)
 
-    def _take_hosts(self, source: ThreadedSource) -> None:
+    def _take_hosts(self, source: GuardedSource) -> None:
         """Hosts stay known of devices that left: what ends for them ends where it began."""
         hosts: dict[str, str] = getattr(source.source, "hosts", {})
         self._hosts |= {device: self.node if same_host(host, self.node) else host for device, host in hosts.items()}
@@ -251,10 +250,10 @@ class Sampler:
         """Without what is no reading, and with energy where its counter stands still."""
         return self._energy.complete(device, self._plausible.of(device, clean(sample)), now_s)
 
-    def _devices_of(self, source: ThreadedSource) -> set[str]:
+    def _devices_of(self, source: GuardedSource) -> set[str]:
         return {device for device, (_, s) in self.devices.items() if s is source}
 
-    async def _sample(self, source: ThreadedSource) -> tuple[dict[str, Sample] | None, list[SourceEvent]]:
+    async def _sample(self, source: GuardedSource) -> tuple[dict[str, Sample] | None, list[SourceEvent]]:
         """Samples, or None where nothing is known of the source's devices; and events."""
         if source.absent:
             return {}, []
@@ -275,7 +274,7 @@ class Sampler:
             self.health.report(f"source {source.name}", ok=True)
         return samples, [*events, *self._source_watch.answered(source.name)]
 
-    def _say_failed(self, source: ThreadedSource, error: Exception) -> list[SourceEvent]:
+    def _say_failed(self, source: GuardedSource, error: Exception) -> list[SourceEvent]:
         reason = str(error) or type(error).__name__
         events = self._source_watch.failed(source.name, reason)
         if self._source_watch.first_time(source.name):
@@ -285,7 +284,7 @@ class Sampler:
             self.health.report(f"source {source.name}", ok=False, reason=reason)
         return events
 
-    def _say_hung(self, source: ThreadedSource, reason: str) -> list[SourceEvent]:
+    def _say_hung(self, source: GuardedSource, reason: str) -> list[SourceEvent]:
         self.health.report(f"source {source.name}", ok=False, reason=reason)
         events = self._source_watch.hung(source.name, self._devices_of(source), reason)
         if events:

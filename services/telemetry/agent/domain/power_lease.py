@@ -8,6 +8,17 @@ from datetime import datetime, timedelta
 from accelerator_autopilot.contracts.messages.commands import FleetPolicy, PowerCommand
 from accelerator_autopilot.contracts.messages.telemetry import DeviceInfo
 
+ANY = "*"  # stands for every device: which of them were capped is not known
+
+
+@dataclass(frozen=True)
+class CappedDevices:
+    """What outlives a process: devices that may be capped, those whose clock may be locked, and their defaults in W."""
+
+    devices: set[str] = field(default_factory=set)
+    clocks: set[str] = field(default_factory=set)
+    defaults_w: dict[str, float] = field(default_factory=dict)
+
 
 @dataclass(frozen=True)
 class Refusal:

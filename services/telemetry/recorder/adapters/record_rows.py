@@ -18,8 +18,8 @@ from accelerator_autopilot.contracts.messages.base import Message
 from accelerator_autopilot.contracts.messages.commands import COMMAND_KINDS, CommandOutcome, Recommendation
 from accelerator_autopilot.contracts.messages.jobs import DeadJob, JobResult
 from accelerator_autopilot.contracts.messages.telemetry import DeviceEvent
+from accelerator_autopilot.telemetry.recorder.ports import Row
 
-Row = tuple[Any, ...]
 M = TypeVar("M", bound=Message)
 
 

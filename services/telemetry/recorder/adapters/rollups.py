@@ -182,6 +182,8 @@ _HOUR_JOBS = _JOBS.format(
 class Rollups:
     """One recorder's turns at the rollups."""
 
+    longest_s = LONGEST_S
+
     def __init__(self, pool: asyncpg.Pool[Any]) -> None:
         self._pool = pool
         self._native = False

@@ -19,7 +19,6 @@ from accelerator_autopilot.runtime.poison_messages import PoisonRule
 from accelerator_autopilot.runtime.pull_subscription import PullSubscription
 from accelerator_autopilot.runtime.supervision import beat
 from accelerator_autopilot.telemetry.device_metrics.latest_samples import LatestSamples
-from accelerator_autopilot.telemetry.ports import FrameStore
 from accelerator_autopilot.telemetry.recorder.application.database_writer import (
     REFUSED,
     DatabaseWriter,
@@ -28,6 +27,7 @@ from accelerator_autopilot.telemetry.recorder.application.database_writer import
 )
 from accelerator_autopilot.telemetry.recorder.domain.clock_skew import ClockWatch
 from accelerator_autopilot.telemetry.recorder.domain.frame_sequence import FrameSequence, Totals
+from accelerator_autopilot.telemetry.recorder.ports import FrameStore
 from accelerator_autopilot.transport.clock import utc_now
 
 log = logging.getLogger(__name__)

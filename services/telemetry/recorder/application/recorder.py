@@ -6,9 +6,12 @@ import asyncio
 import logging
 import os
 import time
+from collections.abc import Callable, Sequence
 from datetime import datetime
 from functools import partial
+from typing import Any, TypeAlias
 
+import asyncpg
 from nats.js import JetStreamContext
 from prometheus_client import Gauge
 
@@ -22,35 +25,26 @@ from accelerator_autopilot.runtime.database import DATABASE_ERRORS, connect_pool
 from accelerator_autopilot.runtime.service import Service
 from accelerator_autopilot.runtime.supervision import Work, beat
 from accelerator_autopilot.telemetry.device_metrics.latest_samples import LatestSamples
-from accelerator_autopilot.telemetry.recorder.adapters.database_probe import DatabaseProbe
-from accelerator_autopilot.telemetry.recorder.adapters.fleet_rows import (
-    Pool,
-    last_counted,
-    missing_frames,
-    prune_runs,
-    write_factors,
-    write_inventories,
-    write_pipeline,
-    write_runs,
-)
-from accelerator_autopilot.telemetry.recorder.adapters.partitions import Partitions
-from accelerator_autopilot.telemetry.recorder.adapters.queue_rows import write_queue
-from accelerator_autopilot.telemetry.recorder.adapters.record_rows import TABLES
-from accelerator_autopilot.telemetry.recorder.adapters.retention import PARTITIONED, Retention
-from accelerator_autopilot.telemetry.recorder.adapters.retention import TABLES as TABLES_KEPT
-from accelerator_autopilot.telemetry.recorder.adapters.rollups import LONGEST_S, Rollups
-from accelerator_autopilot.telemetry.recorder.adapters.sample_store import PostgresFrameStore
 from accelerator_autopilot.telemetry.recorder.application.database_writer import DatabaseWriter
 from accelerator_autopilot.telemetry.recorder.application.frame_recount import recount
 from accelerator_autopilot.telemetry.recorder.application.frame_writer import DURABLE, FRAMES, FrameWriter
 from accelerator_autopilot.telemetry.recorder.application.record_writer import RecordWriter
 from accelerator_autopilot.telemetry.recorder.application.stream_backlog import StreamBacklog
 from accelerator_autopilot.telemetry.recorder.domain.frame_sequence import Totals
+from accelerator_autopilot.telemetry.recorder.ports import (
+    FleetStore,
+    RecorderStorage,
+    RecordTable,
+    RetentionUpkeep,
+    RollupUpkeep,
+)
 from accelerator_autopilot.telemetry.settings import RecorderSettings
 from accelerator_autopilot.transport.clock import utc_now
 from accelerator_autopilot.transport.snapshots import bucket_items
 
 log = logging.getLogger(__name__)
+
+Pool: TypeAlias = "asyncpg.Pool[Any]"
 
 UPKEEP_PERIOD_S = 5.0
 SWEEP_PERIOD_S = 60.0
@@ -58,16 +52,24 @@ COUNT_PERIOD_S = 10.0
 PROBE_STANDSTILL_S = 30.0
 # Statements that wait for a server which stands still end by themselves first, one after the other.
 STANDSTILL_S = 1200.0
-# Of three statements each may take this long.
-ROLLUP_STANDSTILL_S = 4 * LONGEST_S
+# Those of one hour run one after the other, each within its time limit.
+ROLLUP_STATEMENTS = 4
 
 
 class Recorder:
-    """One recorder process; any number of them share the work."""
+    """One recorder process; any number of them share the work. `storage` makes what uses a pool of connections."""
 
-    def __init__(self, settings: RecorderSettings, service: Service, latest: LatestSamples) -> None:
+    def __init__(
+        self,
+        settings: RecorderSettings,
+        service: Service,
+        latest: LatestSamples,
+        tables: Sequence[RecordTable],
+        storage: Callable[[Pool], RecorderStorage],
+    ) -> None:
         self._settings, self._service, self._health = settings, service, service.health
-        self.watched = [FRAMES, *(Watched(t.stream, durable(t.durable)) for t in TABLES)]
+        self._tables, self._storage = tables, storage
+        self.watched = [FRAMES, *(Watched(t.stream, durable(t.durable)) for t in tables)]
         persister = DatabaseWriter(service.health, service.registry)
         self.frames = FrameWriter(
             persister,
@@ -77,7 +79,7 @@ class Recorder:
             batch=settings.frame_batch,
             linger_s=settings.frame_linger_s,
         )
-        self._tables = RecordWriter(persister, service.poison, service.registry, batch=settings.record_batch)
+        self._records = RecordWriter(persister, service.poison, service.registry, batch=settings.record_batch)
         self._missing = Gauge(
             "autopilot_frames_missing", "frames of the last hour that no recorder received", registry=service.registry
         )
@@ -94,30 +96,25 @@ class Recorder:
         await wait_until_migrated(dsn)
         pool = await self._connect(dsn)
         try:
-            await self._run_parts(js, pool, dsn)
+            await self._run_parts(js, self._storage(pool))
         finally:
             # Another turn opens its own; what was being written comes again.
             for name in self._parts:
                 self._service.supervisor.end(name)
             pool.terminate()
 
-    async def _run_parts(self, js: JetStreamContext, pool: Pool, dsn: str) -> None:
+    async def _run_parts(self, js: JetStreamContext, storage: RecorderStorage) -> None:
         nc = client_of(self._service.broker)
-        partitions = Partitions(
-            pool,
-            hours=self._settings.partition_hours,
-            retention_days={table: getattr(self._settings, name) for table, name in PARTITIONED.items()},
-        )
         # One part that fails or stands still starts again by itself and ends no other.
-        self._start("database probe", DatabaseProbe(dsn, self._health).run, PROBE_STANDSTILL_S)
-        self._start("partitions", lambda: self._keep_in_order(pool, js, partitions))
-        self._start("retention", lambda: self._sweep(pool))
-        self._start("rollups", lambda: self._roll_up(pool), ROLLUP_STANDSTILL_S)
-        self._start("frame counts", lambda: self._count_frames(pool, js))
-        self._start("queue counts", lambda: self._count_queue(pool, js))
-        self._start("frames", lambda: self.frames.run(nc, PostgresFrameStore(pool)))
-        for table in TABLES:
-            self._start(f"table {table.stream}", partial(self._tables.run, nc, js, pool, table))
+        self._start("database probe", storage.probe, PROBE_STANDSTILL_S)
+        self._start("partitions", lambda: self._keep_in_order(storage, js))
+        self._start("retention", lambda: self._sweep(storage.retention))
+        self._start("rollups", lambda: self._roll_up(storage.rollups), ROLLUP_STATEMENTS * storage.rollups.longest_s)
+        self._start("frame counts", lambda: self._count_frames(storage.fleet, js))
+        self._start("queue counts", lambda: self._count_queue(storage, js))
+        self._start("frames", lambda: self.frames.run(nc, storage.frames()))
+        for table in self._tables:
+            self._start(f"table {table.stream}", partial(self._records.run, nc, js, storage.records, table))
         await asyncio.Event().wait()
 
     def _start(self, name: str, work: Work, standstill_s: float | None = None) -> None:
@@ -137,15 +134,15 @@ class Recorder:
                 self._health.report("database", ok=False, reason=str(error))
                 await asyncio.sleep(0.5)
 
-    async def _keep_in_order(self, pool: Pool, js: JetStreamContext, partitions: Partitions) -> None:
+    async def _keep_in_order(self, storage: RecorderStorage, js: JetStreamContext) -> None:
         while True:
             beat()
             began = time.monotonic()
             try:
-                await partitions.keep(utc_now())
-                await prune_runs(pool)
+                await storage.partitions.keep(utc_now())
+                await storage.fleet.prune_runs()
                 await self._headroom.look(js, utc_now())
-                await self._describe_nodes(pool, js)
+                await self._describe_nodes(storage.fleet, js)
                 self._health.report("upkeep", ok=True)
             except (*DATABASE_ERRORS, *BUS_ERRORS) as error:
                 self._health.report("upkeep", ok=False, reason=f"{type(error).__name__}: {error}")
@@ -154,9 +151,7 @@ class Recorder:
             # Thousands of nodes take long to look through: never more than a tenth of a recorder's time.
             await asyncio.sleep(max(UPKEEP_PERIOD_S, 10 * (time.monotonic() - began)))
 
-    async def _sweep(self, pool: Pool) -> None:
-        days = {name: getattr(self._settings, name) for name in {kept.setting for kept in TABLES_KEPT}}
-        retention = Retention(pool, days)
+    async def _sweep(self, retention: RetentionUpkeep) -> None:
         while True:
             beat()
             try:
@@ -168,15 +163,14 @@ class Recorder:
                 self._health.report("retention", ok=False, reason=f"{type(error).__name__}: {error}")
             await asyncio.sleep(UPKEEP_PERIOD_S if soon else SWEEP_PERIOD_S)
 
-    async def _describe_nodes(self, pool: Pool, js: JetStreamContext) -> None:
+    async def _describe_nodes(self, fleet: FleetStore, js: JetStreamContext) -> None:
         """Write inventories that are newer than what was written."""
         found = (await bucket_items(js, "inventory", NodeInventory)).values()
         news = [i for i in found if self._described.get(i.node) != i.at]
-        await write_inventories(pool, news)
+        await fleet.write_inventories(news)
         self._described |= {i.node: i.at for i in news}
 
-    async def _roll_up(self, pool: Pool) -> None:
-        rollups = Rollups(pool)
+    async def _roll_up(self, rollups: RollupUpkeep) -> None:
         while True:
             beat()
             try:
@@ -195,12 +189,12 @@ class Recorder:
         beat()
         return self.frames.backlog > 2 * self._settings.frame_batch
 
-    async def _recount(self, pool: Pool, js: JetStreamContext) -> None:
+    async def _recount(self, fleet: FleetStore, js: JetStreamContext) -> None:
         """What the recorder before this one had written and not counted must not look like a gap."""
         while True:
             beat()
             try:
-                since = await last_counted(pool)
+                since = await fleet.last_counted()
                 if since is not None:
                     noted = await recount(js, FRAMES.stream, DURABLE, since, self.frames.tally)
                     log.info("frames counted again", extra={"since": since.isoformat(), "frames": noted})
@@ -210,17 +204,17 @@ class Recorder:
             else:
                 return
 
-    async def _count_frames(self, pool: Pool, js: JetStreamContext) -> None:
+    async def _count_frames(self, fleet: FleetStore, js: JetStreamContext) -> None:
         before: dict[str, int] = {}
-        await self._write_factors(pool)
-        await self._recount(pool, js)
+        await self._write_factors(fleet)
+        await self._recount(fleet, js)
         while True:
             beat()
             runs, totals, self.frames.totals = self.frames.tally.drain(), self.frames.totals, Totals()
             try:
-                await write_runs(pool, runs)
-                await write_pipeline(pool, self._name, totals, self.frames.backlog, COUNT_PERIOD_S)
-                now = await missing_frames(pool)
+                await fleet.write_runs(runs)
+                await fleet.write_pipeline(self._name, totals, self.frames.backlog, COUNT_PERIOD_S)
+                now = await fleet.missing_frames()
             except DATABASE_ERRORS:
                 self.frames.tally.give_back(runs)
             else:
@@ -229,22 +223,22 @@ class Recorder:
                 before = now
             await asyncio.sleep(COUNT_PERIOD_S)
 
-    async def _count_queue(self, pool: Pool, js: JetStreamContext) -> None:
+    async def _count_queue(self, storage: RecorderStorage, js: JetStreamContext) -> None:
         while True:
             beat()
             try:
-                await write_queue(pool, js)
+                await storage.write_queue(js)
             except (*DATABASE_ERRORS, *BUS_ERRORS) as error:
                 log.info("queue not counted", extra={"error": type(error).__name__})
             await asyncio.sleep(COUNT_PERIOD_S)
 
-    async def _write_factors(self, pool: Pool) -> None:
+    async def _write_factors(self, fleet: FleetStore) -> None:
         settings = self._settings
         factors = {"price_per_kwh": settings.price_per_kwh, "co2_g_per_kwh": settings.co2_g_per_kwh}
         while True:
             beat()
             try:
-                await write_factors(pool, factors)
+                await fleet.write_factors(factors)
             except DATABASE_ERRORS:
                 await asyncio.sleep(1.0)
             else:
