@@ -13,7 +13,7 @@ from accelerator_autopilot.contracts import subjects
 from accelerator_autopilot.contracts.errors import UnavailableError
 from accelerator_autopilot.contracts.messages.commands import CommandOutcome, FleetPolicy
 from accelerator_autopilot.transport import stream_writes
-from accelerator_autopilot.transport.pipelined_publishing import PipelinedPublisher
+from accelerator_autopilot.transport.acked_publishing import AckedPublisher
 from accelerator_autopilot.transport.publish_retries import publish_patiently
 from accelerator_autopilot.transport.unreadable_values import parse_value
 
@@ -35,7 +35,7 @@ class Bus:
     def __init__(self, source: NatsBroker | JetStreamContext, *, pipelined: bool = False) -> None:
         self._source, self._pipelined = source, pipelined
         self._js: JetStreamContext | None = None
-        self._publisher: PipelinedPublisher | None = None
+        self._publisher: AckedPublisher | None = None
         self._policy: tuple[bytes | None, FleetPolicy] = None, FleetPolicy()
 
     @property
@@ -46,11 +46,11 @@ class Bus:
         return self._js
 
     @property
-    def _out(self) -> JetStreamContext | PipelinedPublisher:
+    def _out(self) -> JetStreamContext:
         if not self._pipelined:
             return self.js
         if self._publisher is None:
-            self._publisher = PipelinedPublisher(self.js._nc, TIMEOUT_S)  # noqa: SLF001  it has no other name
+            self._publisher = AckedPublisher(self.js._nc, timeout_s=TIMEOUT_S)  # noqa: SLF001  it has no other name
         return self._publisher
 
     async def publish(self, subject: str, body: BaseModel | bytes, message_id: str) -> None:

@@ -6,11 +6,10 @@ import asyncio
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol, TypeVar
 
 import nats.errors
 from nats.js import JetStreamContext
-from nats.js.api import Header
+from nats.js.api import Header, PubAck
 from nats.js.errors import NoStreamResponseError
 
 from accelerator_autopilot.contracts.ids import new_id
@@ -20,28 +19,17 @@ PAUSE_S = 0.25
 CONFIRM_S = 10.0
 # With these the stream has not taken the message, or has under its id, and takes it once all the same.
 _ELECTING = (NoStreamResponseError, nats.errors.NoRespondersError)
-Ack_co = TypeVar("Ack_co", covariant=True)
-
-
-class Publishing(Protocol[Ack_co]):
-    """What publishes to streams: a context of nats-py, or a `PipelinedPublisher`."""
-
-    async def publish(
-        self, subject: str, payload: bytes, /, *, stream: str | None = None, headers: dict[str, str]
-    ) -> Ack_co:
-        """Publish and wait for the confirmation."""
-        ...
 
 
 async def publish_patiently(
-    js: Publishing[Ack_co],
+    js: JetStreamContext,
     subject: str,
     body: bytes,
     headers: dict[str, str],
     *,
     stream: str | None = None,
     patience_s: float = PATIENCE_S,
-) -> Ack_co:
+) -> PubAck:
     """Publish until the stream confirms, also while it elects a leader. `headers` must hold a message id.
 
     Raises the errors of nats-py when it takes longer.
