@@ -77,6 +77,8 @@ class NatsServer:
         """Stop it without ending it: connections stay open and nothing is answered."""
         if self._process is not None:
             self._process.send_signal(signal.SIGSTOP)
+            # The signal is sent before it is obeyed: on a busy machine the server would answer a little longer.
+            os.waitid(os.P_PID, self._process.pid, os.WSTOPPED)
 
     def thaw(self) -> None:
         if self._process is not None:

@@ -31,7 +31,7 @@ from accelerator_autopilot.telemetry.agent.adapters.metrics_page import MOST_LIN
 from accelerator_autopilot.telemetry.agent.adapters.power_cap_file import PowerCapFile
 from accelerator_autopilot.telemetry.agent.adapters.power_privilege import may_control_power
 from accelerator_autopilot.telemetry.agent.adapters.sysfs_gpu import SysfsSource
-from accelerator_autopilot.telemetry.ports import DeviceSource
+from accelerator_autopilot.telemetry.agent.ports import DeviceSource
 from tests.support.builders import T0, frame
 from tests.support.fuzzing import JSON, LINES, at_most, fuzzed, near, near_json
 from tests.support.trees import plant

@@ -34,11 +34,11 @@ from accelerator_autopilot.telemetry.agent.domain.sampling_periods import Due
 from accelerator_autopilot.telemetry.device_metrics.latest_samples import LatestSamples
 from accelerator_autopilot.telemetry.device_metrics.otel_export import start_export
 from accelerator_autopilot.telemetry.device_metrics.prometheus_exposition import DeviceCollector
-from accelerator_autopilot.telemetry.ports import SourceEvent
 from accelerator_autopilot.telemetry.recorder.adapters.copy_format import copy_binary
 from accelerator_autopilot.telemetry.recorder.app import create_recorder
 from accelerator_autopilot.telemetry.recorder.domain.clock_skew import ClockWatch
 from accelerator_autopilot.telemetry.recorder.domain.frame_blocks import stack
+from accelerator_autopilot.telemetry.samples import SourceEvent
 from accelerator_autopilot.telemetry.settings import RecorderSettings
 from tests.support.builders import T0, at, device, frame
 

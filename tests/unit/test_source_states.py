@@ -19,7 +19,7 @@ from accelerator_autopilot.telemetry.agent.application.sampling import Sampler
 from accelerator_autopilot.telemetry.agent.domain.frame_assembly import LOST_AFTER_TICKS
 from accelerator_autopilot.telemetry.agent.domain.publish_buffer import FrameBuffer
 from accelerator_autopilot.telemetry.errors import SourceBusyError, SourceHungError
-from accelerator_autopilot.telemetry.ports import Sample, SourceEvent
+from accelerator_autopilot.telemetry.samples import Sample, SourceEvent
 from tests.support.builders import device
 from tests.support.stateful import stateful_settings
 

@@ -34,8 +34,8 @@ from accelerator_autopilot.telemetry.agent.application.power_control import Powe
 from accelerator_autopilot.telemetry.agent.application.sampling import Sampler
 from accelerator_autopilot.telemetry.agent.domain.device_resets import ResetWatch
 from accelerator_autopilot.telemetry.agent.domain.publish_buffer import FrameBuffer
+from accelerator_autopilot.telemetry.agent.ports import SimulatedDevices
 from accelerator_autopilot.telemetry.device_metrics.export import tell_devices
-from accelerator_autopilot.telemetry.ports import SimulatedDevices
 from accelerator_autopilot.telemetry.settings import AgentSettings
 
 log = logging.getLogger(__name__)

@@ -12,7 +12,7 @@ from prometheus_client.metrics_core import Metric as Family
 
 from accelerator_autopilot.contracts.metric_catalogue import METRICS
 from accelerator_autopilot.telemetry.device_metrics.latest_samples import XID_WINDOW_S, Latest
-from accelerator_autopilot.telemetry.ports import Sample
+from accelerator_autopilot.telemetry.samples import Sample
 
 XID_FIELD, XID_COUNT = "DCGM_FI_DEV_XID_ERRORS", "DCGM_EXP_XID_ERRORS_COUNT"
 _MIB, _KIB = 2.0**20, 2.0**10

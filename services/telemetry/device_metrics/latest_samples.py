@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from accelerator_autopilot.contracts.messages.telemetry import DeviceInfo
 from accelerator_autopilot.contracts.metric_catalogue import METRICS, PERIODS_S
-from accelerator_autopilot.telemetry.ports import Sample
+from accelerator_autopilot.telemetry.samples import Sample
 
 STALE_AFTER_S = 30.0
 XID_WINDOW_S = 300.0  # dcgm-exporter's default window of its count of XIDs

@@ -16,7 +16,7 @@ from accelerator_autopilot.contracts.errors import UnavailableError
 from accelerator_autopilot.contracts.messages.base import MOST_NAME_BYTES
 from accelerator_autopilot.contracts.messages.telemetry import DeviceInfo
 from accelerator_autopilot.telemetry.errors import PowerControlError
-from accelerator_autopilot.telemetry.ports import Sample, SourceEvent
+from accelerator_autopilot.telemetry.samples import Sample, SourceEvent
 
 log = logging.getLogger(__name__)
 

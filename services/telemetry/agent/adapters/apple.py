@@ -12,7 +12,7 @@ from typing import Any
 
 from accelerator_autopilot.contracts.errors import UnavailableError
 from accelerator_autopilot.contracts.messages.telemetry import DeviceInfo
-from accelerator_autopilot.telemetry.ports import Sample, SourceEvent
+from accelerator_autopilot.telemetry.samples import Sample, SourceEvent
 
 DEVICE = "apple-gpu-0"
 COMMAND = ["powermetrics", "--samplers", "gpu_power,cpu_power", "--format", "plist", "-n", "1", "-i", "200"]

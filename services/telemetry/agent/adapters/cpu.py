@@ -16,7 +16,7 @@ import psutil
 
 from accelerator_autopilot.contracts.messages.telemetry import DeviceInfo
 from accelerator_autopilot.telemetry.agent.adapters.sysfs import known, read_count, read_number, read_text
-from accelerator_autopilot.telemetry.ports import Sample, SourceEvent
+from accelerator_autopilot.telemetry.samples import Sample, SourceEvent
 
 log = logging.getLogger(__name__)
 

@@ -17,7 +17,7 @@ from accelerator_autopilot.telemetry.agent.domain.exporter_names import READ
 from accelerator_autopilot.telemetry.agent.domain.page_parser import PageReading, read_page
 from accelerator_autopilot.telemetry.agent.domain.page_state import PageDevices, PageXids
 from accelerator_autopilot.telemetry.agent.domain.plausibility import Plausible
-from accelerator_autopilot.telemetry.ports import Sample, SourceEvent
+from accelerator_autopilot.telemetry.samples import Sample, SourceEvent
 
 log = logging.getLogger(__name__)
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from accelerator_autopilot.contracts.errors import InvalidInputError
 from accelerator_autopilot.contracts.frames import TelemetryFrame, decode, encode
 from accelerator_autopilot.contracts.messages.telemetry import DeviceInfo
-from accelerator_autopilot.telemetry.ports import Sample, SourceEvent
+from accelerator_autopilot.telemetry.samples import Sample, SourceEvent
 
 _LENGTH = struct.Struct("<I")
 

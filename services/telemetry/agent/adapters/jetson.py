@@ -13,7 +13,7 @@ from accelerator_autopilot.contracts.errors import UnavailableError
 from accelerator_autopilot.contracts.messages.telemetry import DeviceInfo
 from accelerator_autopilot.telemetry.agent.adapters.sysfs import known, read_first, read_number, read_text
 from accelerator_autopilot.telemetry.agent.domain.energy import EnergyIntegral
-from accelerator_autopilot.telemetry.ports import Sample, SourceEvent
+from accelerator_autopilot.telemetry.samples import Sample, SourceEvent
 
 DEVICE = "jetson-gpu-0"
 _GPU_RAILS = ("VDD_GPU_SOC", "VDD_CPU_GPU_CV", "VDD_GPU", "GPU")

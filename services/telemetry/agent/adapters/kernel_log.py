@@ -13,7 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from accelerator_autopilot.telemetry.agent.domain.kernel_lines import KernelLines
-from accelerator_autopilot.telemetry.ports import SourceEvent
+from accelerator_autopilot.telemetry.samples import SourceEvent
 
 log = logging.getLogger(__name__)
 

@@ -10,7 +10,8 @@ from collections.abc import Callable
 
 from accelerator_autopilot.contracts.errors import UnavailableError
 from accelerator_autopilot.contracts.messages.telemetry import DeviceInfo
-from accelerator_autopilot.telemetry.ports import DeviceSource, Sample, SourceEvent
+from accelerator_autopilot.telemetry.agent.ports import DeviceSource
+from accelerator_autopilot.telemetry.samples import Sample, SourceEvent
 
 log = logging.getLogger(__name__)
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from accelerator_autopilot.telemetry.agent.adapters.sysfs import read_text
 from accelerator_autopilot.telemetry.agent.domain.kernel_lines import normal_pci
-from accelerator_autopilot.telemetry.ports import Sample
+from accelerator_autopilot.telemetry.samples import Sample
 
 SYS = Path("/sys")
 NVIDIA, DISPLAY = "0x10de", "0x03"

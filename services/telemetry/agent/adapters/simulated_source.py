@@ -9,7 +9,7 @@ from accelerator_autopilot.contracts.messages.telemetry import DeviceInfo, Simul
 from accelerator_autopilot.telemetry.agent.domain.power_curves import A40, V100
 from accelerator_autopilot.telemetry.agent.domain.simulated_gpu import SimulatedGpu
 from accelerator_autopilot.telemetry.errors import PowerControlError
-from accelerator_autopilot.telemetry.ports import Sample, SourceEvent
+from accelerator_autopilot.telemetry.samples import Sample, SourceEvent
 
 HANG_S = 3600.0
 OFF_THE_BUS_XID = 79

@@ -18,7 +18,7 @@ from accelerator_autopilot.telemetry.agent.adapters.jetson import JetsonSource
 from accelerator_autopilot.telemetry.agent.adapters.late_driver import LateDriverSource
 from accelerator_autopilot.telemetry.agent.adapters.runtime_suspend import NVIDIA, all_sleep
 from accelerator_autopilot.telemetry.agent.adapters.sysfs_gpu import SysfsSource
-from accelerator_autopilot.telemetry.ports import DeviceSource
+from accelerator_autopilot.telemetry.agent.ports import DeviceSource
 from accelerator_autopilot.telemetry.settings import AgentSettings
 from accelerator_autopilot.transport.clock import utc_now
 

@@ -25,7 +25,7 @@ from accelerator_autopilot.telemetry.agent.adapters.sysfs import (
 )
 from accelerator_autopilot.telemetry.agent.domain.frame_assembly import NO_READING
 from accelerator_autopilot.telemetry.errors import PowerControlError
-from accelerator_autopilot.telemetry.ports import Sample, SourceEvent
+from accelerator_autopilot.telemetry.samples import Sample, SourceEvent
 
 SYS = Path("/sys")
 _VENDORS = {"0x1002": "amd", "0x8086": "intel"}

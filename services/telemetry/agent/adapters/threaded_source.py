@@ -10,8 +10,8 @@ from contextlib import asynccontextmanager
 from typing import Any, TypeVar
 
 from accelerator_autopilot.telemetry.agent.adapters.late_driver import LateDriverSource
+from accelerator_autopilot.telemetry.agent.ports import DeviceSource
 from accelerator_autopilot.telemetry.errors import SourceBusyError, SourceHungError
-from accelerator_autopilot.telemetry.ports import DeviceSource
 
 T = TypeVar("T")
 

@@ -11,7 +11,7 @@ from accelerator_autopilot.contracts.messages.jobs import PoolStatus
 from accelerator_autopilot.contracts.messages.telemetry import SimulationReply, SimulationRequest
 from accelerator_autopilot.runtime.command_fence import CommandFence, Status
 from accelerator_autopilot.telemetry.agent.application.power_control import PowerControl
-from accelerator_autopilot.telemetry.ports import SimulatedDevices
+from accelerator_autopilot.telemetry.agent.ports import SimulatedDevices
 from accelerator_autopilot.transport.clock import utc_now
 
 

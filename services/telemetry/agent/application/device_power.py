@@ -10,8 +10,8 @@ from typing import TypeVar
 
 from accelerator_autopilot.contracts.errors import AutopilotError
 from accelerator_autopilot.contracts.messages.telemetry import DeviceInfo
+from accelerator_autopilot.telemetry.agent.ports import ClockActuator, GuardedSource, PowerActuator
 from accelerator_autopilot.telemetry.errors import PowerControlError
-from accelerator_autopilot.telemetry.ports import ClockActuator, GuardedSource, PowerActuator
 
 T = TypeVar("T")
 Find = Callable[[str], tuple[DeviceInfo, GuardedSource] | None]

@@ -16,8 +16,8 @@ from accelerator_autopilot.contracts.messages.commands import CommandOutcome, Fl
 from accelerator_autopilot.telemetry.agent.application.device_power import Find, PowerDriver, close_to
 from accelerator_autopilot.telemetry.agent.application.power_outcomes import lease_ended, outcome_of
 from accelerator_autopilot.telemetry.agent.domain.power_lease import ANY, Grant, Lease, LeaseBook, Moment, Refusal
+from accelerator_autopilot.telemetry.agent.ports import CapStore
 from accelerator_autopilot.telemetry.errors import PowerControlError, SourceBusyError, SourceHungError
-from accelerator_autopilot.telemetry.ports import CapStore
 from accelerator_autopilot.transport.clock import utc_now
 
 log = logging.getLogger(__name__)

@@ -22,9 +22,10 @@ from accelerator_autopilot.telemetry.agent.domain.kernel_lines import normal_pci
 from accelerator_autopilot.telemetry.agent.domain.plausibility import Plausible
 from accelerator_autopilot.telemetry.agent.domain.publish_buffer import FrameBuffer, Outgoing
 from accelerator_autopilot.telemetry.agent.domain.source_health import SourceWatch
+from accelerator_autopilot.telemetry.agent.ports import GuardedSource
 from accelerator_autopilot.telemetry.device_metrics.latest_samples import LatestSamples
 from accelerator_autopilot.telemetry.errors import SourceBusyError, SourceHungError
-from accelerator_autopilot.telemetry.ports import GuardedSource, Sample, SourceEvent
+from accelerator_autopilot.telemetry.samples import Sample, SourceEvent
 from accelerator_autopilot.transport.clock import utc_now
 
 log = logging.getLogger(__name__)

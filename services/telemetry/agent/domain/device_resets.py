@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 
-from accelerator_autopilot.telemetry.ports import SourceEvent
+from accelerator_autopilot.telemetry.samples import SourceEvent
 
 
 @dataclass

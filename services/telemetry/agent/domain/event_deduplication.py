@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections import defaultdict, deque
 from dataclasses import dataclass, field
 
-from accelerator_autopilot.telemetry.ports import SourceEvent
+from accelerator_autopilot.telemetry.samples import SourceEvent
 
 # The kernel log is read when its line is there, an NVML event when the driver's queue is drained, and an exporter
 # renews its page every 30 or 60 s.

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from accelerator_autopilot.contracts.frame_encoding import pack_frame
 from accelerator_autopilot.contracts.metric_catalogue import METRICS, NAMES, clock_event_names
 from accelerator_autopilot.telemetry.agent.domain.energy import CounterBase
-from accelerator_autopilot.telemetry.ports import Sample, SourceEvent
+from accelerator_autopilot.telemetry.samples import Sample, SourceEvent
 
 LOST_AFTER_TICKS = 3
 NO_READING: Sample = {"read_errors": 1.0}  # of a device whose source fails: it is not known how it is

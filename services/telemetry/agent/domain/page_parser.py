@@ -20,7 +20,7 @@ from accelerator_autopilot.telemetry.agent.domain.exporter_names import (
     meaning_of,
 )
 from accelerator_autopilot.telemetry.agent.domain.page_devices import Owner, describe, fits, owner_of
-from accelerator_autopilot.telemetry.ports import Sample
+from accelerator_autopilot.telemetry.samples import Sample
 
 MOST_DEVICES = 1024
 HIGHEST_XID = 100_000

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from accelerator_autopilot.contracts.messages.telemetry import DeviceInfo
 from accelerator_autopilot.telemetry.agent.domain.page_parser import PageReading
-from accelerator_autopilot.telemetry.ports import SourceEvent
+from accelerator_autopilot.telemetry.samples import SourceEvent
 
 # A device that left the page may be broken: it is forgotten when another has its place, or after this time.
 GONE_FOR_GOOD_S = 24 * 3600.0

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from accelerator_autopilot.telemetry.ports import Sample
+from accelerator_autopilot.telemetry.samples import Sample
 
 # L4, T4 and GeForce have no such sensor, and tell 0 °C (NVIDIA/DCGM issue 311).
 _ZERO_IS_UNKNOWN = ("temp_mem_c",)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from dataclasses import dataclass, field
 
-from accelerator_autopilot.telemetry.ports import SourceEvent
+from accelerator_autopilot.telemetry.samples import SourceEvent
 
 TOLD_AFTER = 3  # samples in a row; an exporter that restarts within two of them is not worth a word
 

@@ -31,7 +31,7 @@ from accelerator_autopilot.telemetry.agent.adapters.runtime_suspend import ASLEE
 from accelerator_autopilot.telemetry.agent.domain.energy import EnergyCheck, EnergyIntegral
 from accelerator_autopilot.telemetry.agent.domain.sampling_periods import Due
 from accelerator_autopilot.telemetry.errors import PowerControlError
-from accelerator_autopilot.telemetry.ports import Sample, SourceEvent
+from accelerator_autopilot.telemetry.samples import Sample, SourceEvent
 
 log = logging.getLogger(__name__)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import psutil
 
-from accelerator_autopilot.telemetry.ports import Sample
+from accelerator_autopilot.telemetry.samples import Sample
 
 # GB10 of DGX Spark and its like, and Jetsons whose NVML answers (gpud issue 1170, nvitop issue 208).
 _UNIFIED = ("GB10", "Thor", "Orin", "Spark")

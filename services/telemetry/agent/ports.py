@@ -3,31 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass
 from typing import Protocol, TypeVar, runtime_checkable
 
 from accelerator_autopilot.contracts.messages.telemetry import DeviceInfo, SimulationRequest
 from accelerator_autopilot.telemetry.agent.domain.power_lease import CappedDevices
+from accelerator_autopilot.telemetry.samples import Sample, SourceEvent
 
 T = TypeVar("T")
-Sample = dict[str, float]
-
-
-@dataclass(frozen=True)
-class SourceEvent:
-    """Something a source noticed about a device.
-
-    `occurrence` names what happened where its teller can name it, so that telling it twice is telling it
-    once; `cause` says why a device appeared.
-    """
-
-    device: str
-    kind: str
-    code: int | None = None
-    message: str = ""
-    origin: str = ""
-    occurrence: str = ""
-    cause: str = ""
 
 
 class DeviceSource(Protocol):
