@@ -72,9 +72,11 @@ class AutopilotClient:
             async with asyncio.timeout(self._connect_timeout_s):
                 await nc.connect(self._settings.servers, **options)
         except (NatsError, OSError) as error:
+            # A server that refuses a client may close before its reason is read: its greeting says what it asks for.
+            refused = bool(nc._server_info.get("auth_required"))  # noqa: SLF001  no other name
             await _close(nc)
             cause = seen[0] if seen else error
-            raise UnavailableError(_why_not(self._settings.nats_url, cause)) from error
+            raise UnavailableError(_why_not(self._settings.nats_url, cause, refused=refused)) from error
         except BaseException:
             await _close(nc)
             raise
@@ -124,10 +126,10 @@ class AutopilotClient:
         return self._nc
 
 
-def _why_not(url: str, cause: Exception) -> str:
+def _why_not(url: str, cause: Exception, *, refused: bool) -> str:
     """Why there is no connection, and what to do. An address may hold a password, which is not repeated."""
     where = re.sub(r"//[^@/,]*@", "//", url)
-    if "authorization" in str(cause).lower():
+    if refused or "authorization" in str(cause).lower():
         return f"the NATS server at {where} refuses this client ({cause}): it wants a token, a user or credentials"
     return f"no NATS server answers at {where}: {type(cause).__name__}: {cause}; {START_ONE}"
 

@@ -9,7 +9,6 @@ import pytest
 from nats.js import JetStreamContext
 from nats.js.api import KeyValueConfig
 
-from accelerator_autopilot.contracts import streams
 from accelerator_autopilot.transport import stream_setup
 from accelerator_autopilot.transport.distributed_lock import turn
 from tests.conftest import NatsServer
@@ -60,7 +59,7 @@ async def test_services_that_start_together_make_streams_one_after_the_other(
         await inside.work()
         await make(js, *more)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(streams, "_ensure_all", watched)
+    monkeypatch.setattr(stream_setup, "_ensure_all", watched)
     await asyncio.gather(*(stream_setup.ensure(connection.jetstream()) for _ in range(4)))
     assert (inside.most, inside.times) == (1, 4)
     assert {"TELEMETRY", "JOBS", "RESULTS"} <= {

@@ -152,7 +152,7 @@ async def test_services_end_that_lost_their_broker_and_no_job_is_lost(
 STUCK = """
 import asyncio, sys, time
 from contextlib import asynccontextmanager
-from shared import health
+from accelerator_autopilot.runtime import health
 from accelerator_autopilot.runtime.service import Service
 from accelerator_autopilot.runtime.settings import ServiceSettings
 
@@ -183,7 +183,7 @@ asyncio.run(service.app(lifespan).run())
 async def stuck(how: str, server: NatsServer) -> AsyncIterator[asyncio.subprocess.Process]:
     """A service that stands still `at once`, or `when asked` to end."""
     process = await asyncio.create_subprocess_exec(
-        sys.executable, "-c", STUCK, server.url, how, env=os.environ | {"PYTHONPATH": str(Path.cwd())},
+        sys.executable, "-c", STUCK, server.url, how,
         stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.DEVNULL,
     )  # fmt: skip
     try:

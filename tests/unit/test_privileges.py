@@ -26,7 +26,7 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="needs Linux")
 SETTLED = """
 import ctypes, json, os, signal, sys
 from pathlib import Path
-from shared import privileges
+from accelerator_autopilot.runtime import privileges
 from accelerator_autopilot.runtime.json_logs import setup_logging
 from accelerator_autopilot.runtime.settings import ServiceSettings, load
 setup_logging("test", "INFO")
