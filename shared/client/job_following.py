@@ -62,7 +62,10 @@ async def follow(
     told = _Told()
     progress = await nc.subscribe(subjects.progress(job_id), cb=told.report)
 
+    has_ended = asyncio.Event()
+
     async def ended(_: Msg) -> None:
+        has_ended.set()
         await told.put(None)
 
     result = await nc.subscribe(subjects.result(job_id), cb=ended)
@@ -70,12 +73,13 @@ async def follow(
     try:
         if begin is not None:
             await begin()
-        look = patient(nc, find)
-        for pause_s in look_again():
-            found = await look(job_id)
-            if found is not None:
-                break
-            async for report in _until_ended(told, pause_s):
+        look, pauses = patient(nc, find), look_again()
+        while (found := await look(job_id)) is None:
+            if has_ended.is_set():
+                # Its result is stored any moment, and may not be kept for long.
+                has_ended.clear()
+                pauses = look_again()
+            async for report in _until_ended(told, next(pauses)):
                 yield report
         # What was told before the result may still be on its way through this connection.
         with suppress(*BUS_ERRORS):

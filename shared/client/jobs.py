@@ -25,7 +25,6 @@ from accelerator_autopilot.contracts.errors import (
     InvalidInputError,
     JobCancelledError,
     JobFailedError,
-    UnavailableError,
 )
 from accelerator_autopilot.contracts.errors import NotFoundError as Missing
 from accelerator_autopilot.contracts.ids import derived_id, new_id
@@ -206,14 +205,15 @@ class Jobs:
         subscription = await self._nc.subscribe(subjects.result(job_id))
         try:
             async with asyncio.timeout(timeout_s):
-                look = patient(self._nc, self.find_result)
-                for pause_s in look_again():
+                look, pauses = patient(self._nc, self.find_result), look_again()
+                while True:
                     found = await look(job_id)
                     if found is not None:
                         return found
                     with suppress(nats.errors.TimeoutError):
-                        await subscription.next_msg(timeout=pause_s)
-            raise UnavailableError(f"job {job_id} has no result")
+                        await subscription.next_msg(timeout=next(pauses))
+                        # It is stored any moment, and may not be kept for long.
+                        pauses = look_again()
         finally:
             await subscription.unsubscribe()
 
