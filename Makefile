@@ -60,10 +60,11 @@ bench: link ## the benchmarks, short form
 	$(BIN)/python -m tests.benchmarks.arena --short
 	$(BIN)/python -m tests.benchmarks.live --short
 
-nightly: link ## half an hour of every fault under load, thirty days of data, and long fuzzing
+nightly: link $(VENV)/.release ## half an hour of every fault under load, thirty days of data, and long fuzzing
 	$(BIN)/python -m tests.chaos.soak --minutes $(or $(SOAK_MINUTES),30)
 	$(BIN)/python -m tests.benchmarks.storage_30_days
 	AUTOPILOT_FUZZ_MINUTES=$(or $(AUTOPILOT_FUZZ_MINUTES),60) $(BIN)/pytest -q tests/chaos -k fuzz; test $$? -eq 0 -o $$? -eq 5
+	$(BIN)/python -m tools.mutation
 
 gpu-wheels: link ## fetch what a GPU machine without a network lacks for gpu-check
 	$(BIN)/python -m tests.gpu_check.wheels build/gpu-wheels
