@@ -151,7 +151,7 @@ def read_keys_file(path: Path) -> dict[str, Any]:
 def _check_running(pid: int) -> None:
     """Raises ValueError and OSError for what is no process: 0 and negative numbers are groups of them."""
     if not 0 < pid < 2**31:
-        raise ValueError(f"{pid} is not the id of a process")
+        raise ValueError(f"{pid} is not a process id")
     os.kill(pid, 0)
 
 

@@ -14,7 +14,7 @@ def client(request: Request) -> AutopilotClient:
     """The connected client, in the name of whose key it is. Raises UnavailableError while NATS is away."""
     autopilot: AutopilotClient = request.app.state.client
     if not autopilot.connected:
-        raise UnavailableError("the gateway is not connected to NATS; try again")
+        raise UnavailableError("the gateway is not connected to NATS; try again later")
     return autopilot.acting_as(request.state.caller.user)
 
 

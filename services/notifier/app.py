@@ -109,7 +109,7 @@ async def needs_somebody(bus: Bus, alert: Alert) -> bool:
         return False
     key = subjects.alert_key(alert.node, alert.device, alert.kind)
     if await bus.read("open_alerts", key, Alert) is None:
-        raise UnavailableError(f"alert {alert.id} is not among the open ones")
+        raise UnavailableError(f"alert {alert.id} is not open")
     return True
 
 
@@ -118,7 +118,7 @@ async def open_alerts(js: JetStreamContext) -> list[Alert]:
     try:
         return list((await bucket_items(js, "open_alerts", Alert)).values())
     except BUS_ERRORS as error:
-        raise UnavailableError(f"open alerts not read: {type(error).__name__}") from error
+        raise UnavailableError(f"open alerts could not be read: {type(error).__name__}") from error
 
 
 async def keep_synced(service: Service, dispatcher: Dispatcher, changed: asyncio.Event) -> None:

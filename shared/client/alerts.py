@@ -91,7 +91,7 @@ class Alerts:
         made = {"id": new_id()[:12], "url": url, "secret": secret, "created_at": utc_now()}
         subscription = _checked(Subscription, made | {name: value for name, value in more.items() if value is not None})
         if len(await self.subscriptions()) >= MOST_SUBSCRIPTIONS:
-            raise ConflictError(f"there are {MOST_SUBSCRIPTIONS} subscriptions, which is the most: remove some")
+            raise ConflictError(f"there are {MOST_SUBSCRIPTIONS} subscriptions, the maximum: remove some")
         await self._audit("subscription.created", subscription.id)
         await self._put("subscriptions", subscription.id, subscription)
         return subscription
@@ -110,7 +110,7 @@ class Alerts:
         try:
             reply = await self._nc.request(subjects.DELIVER, request.model_dump_json().encode(), timeout=DELIVER_S)
         except (nats.errors.Error, TimeoutError) as error:
-            raise UnavailableError(f"no notifier answers: {type(error).__name__}") from error
+            raise UnavailableError(f"the notifier does not respond: {type(error).__name__}") from error
         return DeliveryReply.model_validate_json(reply.data)
 
     async def deliveries(self, limit: int = 50) -> list[AuditRecord]:
@@ -150,7 +150,7 @@ class Alerts:
         for key in [key for key, known in found.items() if now - known.ends_at > FORGOTTEN_AFTER]:
             await kv.delete(key)
         if sum(known.ends_at > now for known in found.values()) >= MOST_SILENCES:
-            raise ConflictError(f"there are {MOST_SILENCES} silences, which is the most: end some, or use patterns")
+            raise ConflictError(f"there are {MOST_SILENCES} silences, the maximum: end some, or use patterns")
 
     async def silences(self) -> list[Silence]:
         """Silences that are not over, the first to end first."""

@@ -168,7 +168,9 @@ class Batches:
                 there = frozenset(int(t) for t in await tokens_of_batch(self._js, record.id) if t.isdecimal())
                 known = Batch.model_validate_json((await kv.get(key)).value or b"")
                 if there and known.fingerprint not in {"", record.fingerprint}:
-                    raise ConflictError(f"batch {record.id} is another batch: it has other inputs") from None
+                    raise ConflictError(
+                        f"batch {record.id} already exists with other inputs: use another id or Idempotency-Key"
+                    ) from None
                 await kv.put(key, body)
                 return there
         except BUS_ERRORS as error:
@@ -280,7 +282,7 @@ class Batches:
             kv = await self._js.key_value("batches")
             return Batch.model_validate_json((await kv.get(subjects.token(batch_id))).value or b"")
         except (KeyNotFoundError, ValueError):
-            raise NotFoundError(f"batch {batch_id} is not known") from None
+            raise NotFoundError(f"batch {batch_id} does not exist") from None
 
 
 def _expired(record: Batch, index: int) -> JobResult:

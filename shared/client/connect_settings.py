@@ -41,7 +41,7 @@ def connect_settings(
     }
     given = {name: value for name, value in given.items() if value is not None}
     if (user is None) != (password is None):
-        raise InvalidInputError("user", user, "needs a password, and a password needs a user")
+        raise InvalidInputError("user", user, "user and password must be given together")
     for name in ("nats_credentials", "nats_ca", "nats_certificate", "nats_key"):
         if name in given and not Path(given[name]).is_file():
             raise InvalidInputError(name.removeprefix("nats_"), str(given[name]), "is no file")

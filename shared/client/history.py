@@ -75,7 +75,9 @@ async def read_history(
                 frames.append(frame)
                 held += frame.values.size
                 if held > MOST_VALUES:
-                    raise InvalidInputError("last", f"over {MOST_VALUES} values", "is too long: ask for less at once")
+                    raise InvalidInputError(
+                        "last", f"over {MOST_VALUES} values", "is too long: ask for a shorter time or fewer metrics"
+                    )
     return History(columns_of(frames, since, device=device, metrics=metrics))
 
 
@@ -86,7 +88,7 @@ def columns_of(
     known = list(dict.fromkeys(m for frame in frames for m in frame.metrics))
     wanted = known if metrics is None else list(metrics)
     if frames and (unknown := [m for m in wanted if m not in known]):
-        raise InvalidInputError("metrics", unknown[0], f"is not recorded here; what is: {', '.join(sorted(known))}")
+        raise InvalidInputError("metrics", unknown[0], f"is not recorded; available: {', '.join(sorted(known))}")
     times: list[npt.NDArray[np.int64]] = []
     names: list[tuple[str, str, int]] = []
     blocks: list[npt.NDArray[np.float32]] = []

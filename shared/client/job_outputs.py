@@ -25,4 +25,4 @@ def parse_output(result: JobResult, model: type[Result] | None) -> Any:
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(map(str, first["loc"]))
-        raise MalformedMessageError("output", place, f"is no {model.__name__}: {first['msg']}") from error
+        raise MalformedMessageError("output", place, f"is not a valid {model.__name__}: {first['msg']}") from error

@@ -152,7 +152,9 @@ class Jobs:
         if size <= PAYLOAD_INLINE_LIMIT:
             return job
         if size > MOST_PAYLOAD_BYTES:
-            raise InvalidInputError("payload", f"{size} bytes", f"may have {MOST_PAYLOAD_BYTES} bytes: split it")
+            raise InvalidInputError(
+                "payload", f"{size} bytes", f"may have at most {MOST_PAYLOAD_BYTES} bytes: split it"
+            )
         # Its time to live begins when it may.
         expires_at = max(job.submitted_at, job.not_before or job.submitted_at) + timedelta(seconds=job.ttl_s)
         reference = await store_encoded(self._js, f"job-{job_id}", encoded, expires_at)
@@ -267,7 +269,7 @@ class Jobs:
         if view.result is not None:
             raise ConflictError(f"job {job_id} already {view.state}")
         if not await self.end_cancelled(job_id, view.kind):
-            raise ConflictError(f"job {job_id} ended meanwhile")
+            raise ConflictError(f"job {job_id} finished in the meantime")
         for stream, subject in subjects.stages_of_job(job_id):
             await self._js.purge_stream(stream, subject=subject)
         return JobResult(

@@ -46,7 +46,7 @@ class LoopThread:
             return started.result()
         except CancelledError:
             if self._stopping:
-                raise UnavailableError("the client was closed meanwhile") from None
+                raise UnavailableError("the client was closed in the meantime") from None
             raise
         except BaseException:
             started.cancel()

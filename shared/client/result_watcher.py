@@ -54,7 +54,9 @@ class ResultWatcher:
         for task in (*self._looks, *([self._sweeper] if self._sweeper else [])):
             task.cancel()
         for job_id in list(self._waiting):
-            await self._end(job_id, UnavailableError(f"the client was closed before job {job_id} ended; it goes on"))
+            await self._end(
+                job_id, UnavailableError(f"the client was closed before job {job_id} finished; the job continues")
+            )
 
     def _start_look(self, job_id: str) -> None:
         task = asyncio.create_task(self._look(job_id))

@@ -100,8 +100,8 @@ class Steering:
         until = recommendation.expires_at or recommendation.at + ADVICE_VALID
         if utc_now() > until:
             raise ConflictError(
-                f"recommendation {recommendation.id} could be approved until {until:%Y-%m-%d %H:%M:%S} UTC: what it "
-                "was made from may be otherwise by now; where it still holds it is made again"
+                f"recommendation {recommendation.id} expired at {until:%Y-%m-%d %H:%M:%S} UTC; the scheduler "
+                "makes it again if it still applies"
             )
         fields = {name: value for name, value in recommendation.command.items() if name not in _BASE}
         command = self._build(model, f"approved-{recommendation.id}", **fields)
@@ -127,7 +127,7 @@ class Steering:
         try:
             reply = await self._nc.request(subjects.simulate(node), request.model_dump_json().encode(), timeout=3)
         except (nats.errors.Error, TimeoutError) as error:
-            raise UnavailableError(f"node {node!r} simulates no devices: {type(error).__name__}") from error
+            raise UnavailableError(f"node {node!r} has no simulated devices: {type(error).__name__}") from error
         answer = SimulationReply.model_validate_json(reply.data)
         if not answer.ok:
             raise InvalidInputError("device", request.device, answer.error)

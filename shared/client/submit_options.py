@@ -67,7 +67,9 @@ def moment(name: str, when: When, now: datetime) -> datetime:
     """The moment that is meant. Raises InvalidInputError for a datetime without a time zone."""
     if isinstance(when, datetime):
         if when.tzinfo is None:
-            raise InvalidInputError(name, when.isoformat(), "needs a time zone: datetime.now(timezone.utc), say")
+            raise InvalidInputError(
+                name, when.isoformat(), "must have a time zone, for example datetime.now(timezone.utc)"
+            )
         return when
     return now + (when if isinstance(when, timedelta) else timedelta(seconds=when))
 

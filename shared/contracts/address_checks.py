@@ -51,7 +51,7 @@ def check_address(subject: str, message: BaseModel | Mapping[str, Any]) -> None:
     for name, token in zip(fields, tokens, strict=True):
         value = message.get(name) if isinstance(message, Mapping) else getattr(message, name, None)
         if value is not None and str(value) != token:
-            raise MalformedMessageError(name, value, f"must be the one of its subject {subject}")
+            raise MalformedMessageError(name, value, f"must match its subject {subject}")
 
 
 def key_subject(bucket: str, key: str) -> str:

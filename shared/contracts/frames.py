@@ -101,13 +101,13 @@ def decode(data: bytes, subject: str | None = None) -> TelemetryFrame:
     try:
         body = msgpack.unpackb(data)
     except Exception as error:  # msgpack raises a dozen types for bad bytes
-        raise MalformedMessageError("frame", len(data), f"is no MessagePack: {type(error).__name__}") from error
+        raise MalformedMessageError("frame", len(data), f"is not valid MessagePack: {type(error).__name__}") from error
     if not isinstance(body, dict):
         raise MalformedMessageError("frame", type(body).__name__, "must be a map")
     devices, metrics = _names(body, "devices"), _names(body, "metrics")
     ticks = _integer(body, "ticks", 1, MAX_ROWS)
     if ticks * len(devices) > MAX_ROWS:
-        raise MalformedMessageError("ticks", ticks, f"of {len(devices)} devices are more than {MAX_ROWS} rows")
+        raise MalformedMessageError("ticks", ticks, f"times {len(devices)} devices are more than {MAX_ROWS} rows")
     raw = body.get("values")
     expected = ticks * len(devices) * len(metrics)
     if not isinstance(raw, bytes) or expected > MAX_VALUES or len(raw) != expected * 4:
@@ -117,7 +117,7 @@ def decode(data: bytes, subject: str | None = None) -> TelemetryFrame:
     if not _is_name(node):
         raise MalformedMessageError("node", node, f"must be 1 to {MAX_NAME_BYTES} bytes")
     if subject is not None and subject != subjects.frames(node):
-        raise MalformedMessageError("node", node, f"must be the one of its subject {subject}")
+        raise MalformedMessageError("node", node, f"must match its subject {subject}")
     if not isinstance(period, int | float) or not 0.001 <= period <= 86_400:
         raise MalformedMessageError("period_s", period, "must be 0.001 to 86400")
     simulated = body.get("simulated", [])
@@ -163,7 +163,7 @@ def _names(body: dict[str, Any], key: str) -> tuple[str, ...]:
             key, type(names).__name__, f"must be a list of names of 1 to {MAX_NAME_BYTES} bytes"
         )
     if len(set(names)) != len(names):
-        raise MalformedMessageError(key, len(names), "names must differ")
+        raise MalformedMessageError(key, len(names), "must not contain duplicates")
     if len(_KNOWN_NAMES) >= _MOST_KNOWN_NAMES:
         _KNOWN_NAMES.clear()
     checked = tuple(names)

@@ -20,5 +20,5 @@ def report_name(since: datetime) -> str:
 def name_of_week(week: str) -> str:
     """That of a week told as 2026-W47. Raises InvalidInputError."""
     if not WEEK.fullmatch(week):
-        raise InvalidInputError("week", week, "is written like 2026-W47")
+        raise InvalidInputError("week", week, "must have the form 2026-W47")
     return PREFIX + week

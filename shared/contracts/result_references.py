@@ -29,7 +29,7 @@ def fill_in(payload: Any, outputs: Mapping[str, Any]) -> Any:
         try:
             found = found[int(step)] if isinstance(found, list) else found[step]
         except (KeyError, IndexError, TypeError, ValueError):
-            raise InvalidInputError("select", path, f"leads nowhere in the output of job {payload[KEY]}") from None
+            raise InvalidInputError("select", path, f"does not exist in the output of job {payload[KEY]}") from None
     return found
 
 

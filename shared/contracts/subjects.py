@@ -55,7 +55,7 @@ def token(text: str) -> str:
     try:
         size = len(text.encode())
     except UnicodeEncodeError as error:
-        raise SubjectError("name", text, "must be text that UTF-8 can carry") from error
+        raise SubjectError("name", text, "must be valid UTF-8") from error
     if size > MOST_NAME_BYTES:
         raise SubjectError("name", text, f"must have at most {MOST_NAME_BYTES} bytes, has {size}")
     return "".join(c if _PLAIN.fullmatch(c) else "".join(f"={b:02X}" for b in c.encode()) for c in text)

@@ -59,7 +59,7 @@ class Bus:
         try:
             await publish_patiently(self._out, subject, data, {"Nats-Msg-Id": message_id})
         except BUS_ERRORS as error:
-            raise UnavailableError(f"{subject} not confirmed: {type(error).__name__}: {error}") from error
+            raise UnavailableError(f"{subject} was not confirmed: {type(error).__name__}: {error}") from error
 
     async def publish_outcome(self, outcome: CommandOutcome) -> None:
         """Tell what became of a command."""
@@ -76,7 +76,7 @@ class Bus:
         except KeyNotFoundError:
             return None
         except BUS_ERRORS as error:
-            raise UnavailableError(f"{bucket}/{key} not read: {type(error).__name__}") from error
+            raise UnavailableError(f"{bucket}/{key} could not be read: {type(error).__name__}") from error
         return entry.value or b""
 
     async def write(self, bucket: str, key: str, value: BaseModel) -> None:
@@ -84,7 +84,7 @@ class Bus:
         try:
             await (await self.js.key_value(bucket)).put(key, value.model_dump_json().encode())
         except BUS_ERRORS as error:
-            raise UnavailableError(f"{bucket}/{key} not written: {type(error).__name__}") from error
+            raise UnavailableError(f"{bucket}/{key} could not be written: {type(error).__name__}") from error
 
     async def delete(self, bucket: str, key: str) -> None:
         """Remove a key."""
@@ -93,7 +93,7 @@ class Bus:
         except KeyNotFoundError:
             return
         except BUS_ERRORS as error:
-            raise UnavailableError(f"{bucket}/{key} not removed: {type(error).__name__}") from error
+            raise UnavailableError(f"{bucket}/{key} could not be removed: {type(error).__name__}") from error
 
     async def policy(self) -> FleetPolicy:
         """The operator's policy; one that cannot be understood allows nothing but looking."""

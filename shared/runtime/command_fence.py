@@ -169,9 +169,9 @@ class CommandFence:
         if leading is None and token == self.highest_token:
             return "applied", ""  # whoever led last sent it, and nobody has led since
         if leading is None:
-            raise UnavailableError(f"nobody leads now: fencing token {token} is looked at again")
+            raise UnavailableError(f"there is no leader now: fencing token {token} will be checked again")
         if token != leading:
-            return "refused", f"fencing token {token} is not of the scheduler that leads, {leading}"
+            return "refused", f"fencing token {token} does not belong to the leading scheduler, {leading}"
         self.highest_token = token
         return "applied", ""
 

@@ -128,7 +128,7 @@ class ConditionAlerts:
         try:
             stored = await bucket_items(self.bus.js, BUCKET, Alert)
         except BUS_ERRORS as error:
-            raise UnavailableError(f"open alerts not read: {type(error).__name__}") from error
+            raise UnavailableError(f"open alerts could not be read: {type(error).__name__}") from error
         self._told = {(a.node, a.device, a.kind): a for a in stored.values() if self.mine(a)}
         self._recalled = True
         worst, self._worst = self._worst, {}

@@ -49,7 +49,7 @@ async def connect_pool(
             max_inactive_connection_lifetime=IDLE_S,
         )
     except DATABASE_ERRORS as error:
-        raise UnavailableError(f"database does not answer: {type(error).__name__}: {error}") from error
+        raise UnavailableError(f"the database does not respond: {type(error).__name__}: {error}") from error
 
 
 CLOSED_WITHIN_S = 2.0
@@ -62,7 +62,7 @@ async def database(dsn: str, *, size: int = 1) -> AsyncIterator[asyncpg.Pool[Any
     try:
         yield pool
     except DATABASE_ERRORS as error:
-        raise UnavailableError(f"database failed: {type(error).__name__}: {error}") from error
+        raise UnavailableError(f"the database failed: {type(error).__name__}: {error}") from error
     finally:
         await _close(pool)
 
@@ -89,7 +89,7 @@ async def migrate(dsn: str) -> None:
             await connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({_LOCK})")
             await connection.run_sync(_upgrade)
     except DATABASE_ERRORS as error:
-        raise UnavailableError(f"migration failed: {type(error).__name__}: {error}") from error
+        raise UnavailableError(f"the migration failed: {type(error).__name__}: {error}") from error
     finally:
         await engine.dispose()
 
@@ -120,7 +120,7 @@ async def is_migrated(dsn: str) -> bool:
     except asyncpg.UndefinedTableError:
         return False
     except DATABASE_ERRORS as error:
-        raise UnavailableError(f"version of the schema not read: {type(error).__name__}: {error}") from error
+        raise UnavailableError(f"the schema version could not be read: {type(error).__name__}: {error}") from error
 
 
 async def _migrate_apart(dsn: str) -> None:
@@ -137,7 +137,7 @@ async def _migrate_apart(dsn: str) -> None:
             process.kill()
     if process.returncode:
         last = told.decode(errors="replace").strip().rsplit("\n", 1)[-1]
-        raise UnavailableError(last[:500] or f"migration ended with {process.returncode}")
+        raise UnavailableError(last[:500] or f"the migration ended with exit code {process.returncode}")
 
 
 async def wait_until_migrated(dsn: str) -> None:

@@ -36,7 +36,7 @@ async def leading_token(js: JetStreamContext, role: str) -> int | None:
     except (KeyNotFoundError, BucketNotFoundError):
         return None
     except (APIError, nats.errors.Error, OSError) as error:
-        raise UnavailableError(f"leader of {role} not read: {type(error).__name__}") from error
+        raise UnavailableError(f"the leader of {role} could not be read: {type(error).__name__}") from error
     token = (entry.value or b"").rpartition(b" ")[2]
     # Python reads no numbers of thousands of digits, and the server counts in 64 bits.
     return int(token) if token.isdigit() and len(token) < 20 else None

@@ -113,7 +113,7 @@ def identity(run_as: str, join: Iterable[Path] = ()) -> Identity | None:
     except KeyError:
         if run_as == "auto":
             return Identity(OWN_ID, OWN_ID, groups)
-        raise SettingsError(f"AUTOPILOT_RUN_AS={run_as}: this machine has no such user") from None
+        raise SettingsError(f"AUTOPILOT_RUN_AS={run_as}: there is no such user on this machine") from None
     return Identity(found.pw_uid, found.pw_gid, groups) if found.pw_uid else None
 
 
@@ -265,7 +265,7 @@ def _become(who: Identity) -> None:
     if sys.platform == "linux":
         header, none = (ctypes.c_uint32 * 2)(CAPABILITY_VERSION_3, 0), (ctypes.c_uint32 * 6)()
         if libc.capset(header, none) or libc.prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0):
-            raise OSError(ctypes.get_errno(), "the kernel does not let root's rights be given up")
+            raise OSError(ctypes.get_errno(), "the kernel does not allow dropping root privileges")
         # A new user forgets that it is to end with its parent.
         libc.prctl(PR_SET_PDEATHSIG, death.value, 0, 0, 0)
         if death.value and os.getppid() != parent:

@@ -25,4 +25,4 @@ async def write(js: JetStreamContext, entry: AuditRecord) -> None:
         body = entry.model_dump_json().encode()
         await js.publish(subjects.audit(entry.actor), body, headers={"Nats-Msg-Id": entry.id})
     except (nats.errors.Error, OSError) as error:
-        raise UnavailableError(f"{entry.action} not written into the audit: {type(error).__name__}") from error
+        raise UnavailableError(f"{entry.action} could not be written to the audit: {type(error).__name__}") from error

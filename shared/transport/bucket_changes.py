@@ -43,10 +43,10 @@ class BucketChanges:
             return await self._more(self._reader)
         except NotFoundError as error:
             await self.forget()
-            raise UnavailableError(f"bucket {self.bucket} is not there") from error
+            raise UnavailableError(f"bucket {self.bucket} does not exist") from error
         except (ReadingError, nats.errors.Error, OSError) as error:
             await self.forget()
-            raise UnavailableError(f"bucket {self.bucket} not read: {type(error).__name__}") from error
+            raise UnavailableError(f"bucket {self.bucket} could not be read: {type(error).__name__}") from error
 
     async def forget(self) -> None:
         """Read everything again at the next call."""

@@ -42,7 +42,7 @@ async def _page(nc: Client, stream: str, offset: int) -> Mapping[str, Any]:
         reply = await nc.request(subject, json.dumps({"offset": offset}).encode(), timeout=WITHIN_S)
         page = pydantic_core.from_json(reply.data)
     except (nats.errors.Error, OSError, ValueError) as error:
-        raise UnavailableError(f"the consumers of {stream} are not told: {type(error).__name__}") from error
+        raise UnavailableError(f"the consumers of {stream} could not be listed: {type(error).__name__}") from error
     if not isinstance(page, dict) or "error" in page:
-        raise UnavailableError(f"the consumers of {stream} are not told: {str(page)[:200]}")
+        raise UnavailableError(f"the consumers of {stream} could not be listed: {str(page)[:200]}")
     return page

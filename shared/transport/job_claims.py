@@ -88,7 +88,7 @@ class Claims:
                 if await self.exists(job_id):
                     if known is not None and known.fingerprint != digest:
                         raise ConflictError(
-                            f"job {job_id} is another job: its id or idempotency key came with another kind or payload"
+                            f"job {job_id} already exists with another kind or payload: use another id or key"
                         )
                     return None
                 if known is not None and utc_now() - known.at < timedelta(seconds=SETTLE_S):
@@ -158,6 +158,6 @@ async def tokens_of_batch(js: JetStreamContext, batch_id: str) -> set[str]:
         try:
             names = await subjects_of(js, stream, subject)
         except BUS_ERRORS as error:
-            raise UnavailableError(f"batch {batch_id} was not looked up: {type(error).__name__}") from error
+            raise UnavailableError(f"batch {batch_id} could not be looked up: {type(error).__name__}") from error
         found |= {name.rsplit(".", 1)[1] for name in names}
     return found

@@ -49,7 +49,7 @@ async def read_object(js: JetStreamContext, bucket: str, name: str, most_bytes: 
     info = await _info(js, bucket, name)
     size = info.size or 0
     if most_bytes is not None and size > most_bytes:
-        raise InvalidInputError(name[:200], f"{size} bytes", f"may have {most_bytes} bytes: split it")
+        raise InvalidInputError(name[:200], f"{size} bytes", f"may have at most {most_bytes} bytes: split it")
     if not size:
         return b""
     within_s = READ_S + size / SLOWEST_BYTES_PER_S
@@ -58,10 +58,10 @@ async def read_object(js: JetStreamContext, bucket: str, name: str, most_bytes: 
             return await _whole(js, bucket, name, info)
     except TimeoutError as error:
         raise UnavailableError(
-            f"{bucket}/{name} ({size} bytes) was not read in {within_s:.0f} s; trying again may help"
+            f"{bucket}/{name} ({size} bytes) could not be read within {within_s:.0f} s; try again"
         ) from error
     except BUS_ERRORS as error:
-        raise UnavailableError(f"{bucket}/{name} was not read: {type(error).__name__}") from error
+        raise UnavailableError(f"{bucket}/{name} could not be read: {type(error).__name__}") from error
 
 
 async def write_object(js: JetStreamContext, bucket: str, name: str, content: bytes) -> None:
@@ -107,7 +107,7 @@ async def _send_chunks(js: JetStreamContext, stream: str, subject: str, content:
         sequence = (await waiting[0]).seq
         waiting.popleft()
         if sequence <= last:
-            raise UnavailableError(f"{stream} stored parts in another order than they were sent in; try again")
+            raise UnavailableError(f"{stream} stored parts in the wrong order; try again")
         return sequence
 
     try:
@@ -185,11 +185,11 @@ async def _info(js: JetStreamContext, bucket: str, name: str) -> ObjectInfo:
     except (ObjectNotFoundError, JetStreamNotFoundError) as error:
         raise NotFoundError(f"{bucket}/{name} does not exist or has been deleted") from error
     except _UNREADABLE as error:
-        raise NotFoundError(f"{bucket}/{name} is described by nothing that can be read") from error
+        raise NotFoundError(f"{bucket}/{name} has a description that cannot be read") from error
     except _ERRORS as error:
-        raise UnavailableError(f"{bucket}/{name} was not looked up: {type(error).__name__}") from error
+        raise UnavailableError(f"{bucket}/{name} could not be looked up: {type(error).__name__}") from error
     if info.name != name or not (_is_count(info.size) and _is_count(info.chunks) and _NUID.fullmatch(str(info.nuid))):
-        raise NotFoundError(f"{bucket}/{name} is described by what describes no object")
+        raise NotFoundError(f"{bucket}/{name} has an invalid description")
     return info
 
 
@@ -202,7 +202,7 @@ async def _whole(js: JetStreamContext, bucket: str, name: str, info: ObjectInfo)
     expected = info.chunks or 0
     held = ((await js.stream_info(stream, subjects_filter=subject)).state.subjects or {}).get(subject, 0)
     if held < expected:
-        raise UnavailableError(f"{bucket}/{name} has {held} of its {expected} parts; trying again may help")
+        raise UnavailableError(f"{bucket}/{name} has {held} of its {expected} parts; try again")
     subscription = await js.subscribe(
         subject, stream=stream, ordered_consumer=True, pending_bytes_limit=2 * (info.size or 0) + 2**26
     )
@@ -214,15 +214,13 @@ async def _whole(js: JetStreamContext, bucket: str, name: str, info: ObjectInfo)
             digest.update(part)
             parts.append(part)
     except nats.errors.TimeoutError as error:
-        raise UnavailableError(
-            f"no more of {bucket}/{name} came for {SILENCE_S:.0f} s; trying again may help"
-        ) from error
+        raise UnavailableError(f"no more data of {bucket}/{name} arrived for {SILENCE_S:.0f} s; try again") from error
     finally:
         await _unsubscribe(subscription)
     content = b"".join(parts)
     stored = (info.digest or "").partition("=")[2]
     if len(content) != (info.size or 0) or _text(digest.digest()).rstrip("=") != stored.rstrip("="):
-        raise UnavailableError(f"{bucket}/{name} was read with another digest than it was stored with")
+        raise UnavailableError(f"{bucket}/{name} is corrupt: its digest is not the one stored with it")
     return content
 
 

@@ -42,11 +42,11 @@ async def load_payload(js: JetStreamContext, reference: str, most_bytes: int | N
     try:
         content = await read_object(js, "payloads", reference, most_bytes)
     except NotFoundError as error:
-        raise NotFoundError(f"payload {reference} is gone: its time to live has ended, or it was deleted") from error
+        raise NotFoundError(f"payload {reference} does not exist: it has expired or was deleted") from error
     try:
         loaded = json.loads(content or b"{}")
     except (ValueError, RecursionError) as error:
-        raise InvalidInputError("payload_ref", reference, f"holds no JSON: {type(error).__name__}") from error
+        raise InvalidInputError("payload_ref", reference, f"is not valid JSON: {type(error).__name__}") from error
     return loaded if isinstance(loaded, dict) else {}
 
 

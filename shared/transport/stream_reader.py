@@ -103,7 +103,7 @@ class StreamReader:
                 self.pending = 0
                 break
             elif status != "100":
-                raise ReadingError(f"{self._stream} not read: status {status}")
+                raise ReadingError(f"{self._stream} could not be read: status {status}")
         return found
 
     async def _next(self) -> Msg:
@@ -114,7 +114,7 @@ class StreamReader:
             async with asyncio.timeout(SILENT_S):
                 return await self._waiting.get()
         except TimeoutError as error:
-            raise ReadingError(f"{self._stream}: nothing came for {SILENT_S:g} s") from error
+            raise ReadingError(f"{self._stream}: nothing arrived for {SILENT_S:g} s") from error
 
     async def there(self) -> AsyncIterator[Stored]:
         """What the server had for this reader at its last answer, and nothing that came later."""
@@ -134,7 +134,7 @@ class StreamReader:
         numbers = tokens[5:] if len(tokens) == _PLAIN_TOKENS else tokens[7:]
         sequence, place, self.pending = int(numbers[0]), int(numbers[1]), int(numbers[3])
         if place != self._expected:
-            raise ReadingError(f"{self._stream}: message {self._expected} of a reading is missing")
+            raise ReadingError(f"{self._stream}: message {self._expected} is missing")
         self._expected += 1
         removed = message.headers is not None and message.headers.get("KV-Operation") in _REMOVED
         return Stored(message.subject, message.data, sequence, removed)

@@ -63,7 +63,7 @@ async def ensure(
             waiting.reschedule(None)
             await _ensure_within(js, replicas, deadline_s, results_mib)
     except TimeoutError as error:
-        raise UnavailableError(f"others were making streams for {deadline_s:g} s") from error
+        raise UnavailableError(f"other processes were creating streams for {deadline_s:g} s") from error
 
 
 async def _ensure_within(js: JetStreamContext, replicas: int, deadline_s: float, results_mib: int | None) -> None:
@@ -77,12 +77,14 @@ async def _ensure_within(js: JetStreamContext, replicas: int, deadline_s: float,
         except ServerError as error:
             # The server sets every stream's size aside at once, so that none can fill the others' disk.
             if error.err_code != NO_STORAGE or scale <= SMALLEST_SCALE:
-                raise UnavailableError(f"JetStream refuses our streams: {error}") from error
+                raise UnavailableError(f"JetStream refuses the streams: {error}") from error
             scale /= 2
             log.warning("the server's disk is small, streams keep less", extra={"share": scale})
         except (NatsTimeoutError, BadRequestError, OSError) as error:
             if loop.time() > until:
-                raise UnavailableError(f"JetStream did not take our streams in {deadline_s} s: {error}") from error
+                raise UnavailableError(
+                    f"JetStream did not accept the streams within {deadline_s} s: {error}"
+                ) from error
             await asyncio.sleep(0.2)
         else:
             return

@@ -27,7 +27,7 @@ def not_stored(what: str, error: BaseException) -> UnavailableError:
     """What to tell whoever wanted something stored: BusyError where there is no room, else UnavailableError."""
     if no_room(error):
         description = getattr(error, "description", None) or "no room"
-        return BusyError(f"{what} was not stored, the stream is full: {description}", RETRY_WHEN_FULL_S)
+        return BusyError(f"{what} was not stored because the stream is full: {description}", RETRY_WHEN_FULL_S)
     return UnavailableError(f"{what} was not confirmed: {error or type(error).__name__}")
 
 
@@ -55,5 +55,5 @@ async def _holds_one(js: JetStreamContext, subject: str) -> bool:
     except NotFoundError:
         return False
     except BUS_ERRORS as error:
-        raise UnavailableError(f"{subject} was not read: {type(error).__name__}") from error
+        raise UnavailableError(f"{subject} could not be read: {type(error).__name__}") from error
     return True

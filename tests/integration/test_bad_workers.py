@@ -43,7 +43,7 @@ async def test_a_run_that_does_not_end_fails_its_attempt_and_a_new_worker_goes_o
         endless = await client.jobs.submit("misbehave", {"do": "hang"}, timeout_s=1, max_attempts=1)
         after, dead = await results(client, [slow.id, endless.id], 60)
         assert (after.status, after.attempt) == ("succeeded", 2)
-        assert [(e.type, e.message) for e in after.errors] == [("timeout", "did not end within 1 s")]
+        assert [(e.type, e.message) for e in after.errors] == [("timeout", "did not finish within 1 s")]
         assert (dead.status, [e.type for e in dead.errors]) == ("failed", ["timeout"])
         status = await pool_status(client)
         assert (status.suspected, status.cordoned) == ([], [])
@@ -153,7 +153,7 @@ async def test_jobs_that_fail_by_themselves_make_no_device_suspected_however_man
         ended = await results(client, [*failing, *(job.id for job in odd)], 60)
         assert {(r.status, len(r.errors)) for r in ended} == {("failed", 2)}
         assert {e.type for e in ended[-1].errors} == {"ValueError"}
-        assert ended[-2].errors[-1].message == "misbehave failed: it gave 2 outputs for 1 inputs"
+        assert ended[-2].errors[-1].message == "misbehave failed: it returned 2 outputs for 1 inputs"
         status = await pool_status(client)
         assert (status.suspected, status.set_aside, status.restarts) == ([], {}, 0)
         assert [w.worker for w in status.workers] == [worker.worker]

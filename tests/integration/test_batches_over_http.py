@@ -73,7 +73,7 @@ class TestRetries:
             assert (await submitted(http, "k2")).json()["id"] != first.json()["id"]
         assert (first.json()["duplicate"], again.json()["duplicate"]) == (False, True)
         assert again.json()["id"] == first.json()["id"]
-        assert (other.status_code, "another batch" in other.text) == (409, True)
+        assert (other.status_code, "already exists with other inputs" in other.text) == (409, True)
         assert await messages(client.js, "JOBS") == 600
 
     async def test_without_a_key_each_request_that_was_answered_is_a_batch(

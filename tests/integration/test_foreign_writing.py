@@ -73,7 +73,7 @@ async def test_a_payload_that_nothing_describes_is_not_there(nc: Client, descrip
 @pytest.mark.parametrize("content", [b"no json", b"\xff", b"[" * 100_000])
 async def test_a_payload_that_is_no_json_is_a_wrong_input(nc: Client, content: bytes) -> None:
     await write_object(nc.jetstream(), "payloads", "9999999999-x", content)
-    with pytest.raises(InvalidInputError, match="holds no JSON"):
+    with pytest.raises(InvalidInputError, match="is not valid JSON"):
         await load_payload(nc.jetstream(), "9999999999-x")
 
 

@@ -114,7 +114,7 @@ async def test_an_input_too_large_to_be_read_is_refused(
     client: AutopilotClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("accelerator_autopilot.client.jobs.MOST_PAYLOAD_BYTES", 300_000)
-    with pytest.raises(InvalidInputError, match="may have 300000 bytes"):
+    with pytest.raises(InvalidInputError, match="may have at most 300000 bytes"):
         await client.jobs.submit("echo", {"text": "x" * 400_000})
     job = await client.jobs.submit("echo", {"text": "x" * 280_000})
     message = await client.js.get_last_msg("JOBS", subjects.any_job(job.id))

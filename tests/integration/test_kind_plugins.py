@@ -94,5 +94,5 @@ class TestBrokenPlugins:
 
     def test_a_kind_that_there_is_not_is_named_with_those_that_there_are(self, entries: Any) -> None:
         entries()
-        with pytest.raises(SettingsError, match=r"names 'mine'; there are .*echo"):
+        with pytest.raises(SettingsError, match=r"unknown kind 'mine'; available: .*echo"):
             kinds.find("mine")

@@ -131,7 +131,7 @@ class TestOpenAI:
             await api.with_options(api_key="v").embeddings.create(model=EMBED, input="x")
         with pytest.raises(openai.BadRequestError, match="must be shorter than 256 tokens"):
             await api.completions.create(model=model, prompt="one " * 400)
-        with pytest.raises(openai.BadRequestError, match="generates no text here"):
+        with pytest.raises(openai.BadRequestError, match="is not a text generation model"):
             await api.completions.create(model=EMBED, prompt="one")
 
     async def test_a_reader_who_leaves_ends_the_job(self, api: openai.AsyncOpenAI, client: AutopilotClient) -> None:

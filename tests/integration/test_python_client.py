@@ -209,7 +209,7 @@ class TestFleet:
         await nc.subscribe("commands.power.>", cb=carry_out)
         outcome = await fleet.cap("n1/gpu-0", 250.0, lease=30)
         assert (outcome.status, outcome.requested) == ("applied", 250.0)
-        with pytest.raises(TimeoutError, match="does its agent or pool run"):
+        with pytest.raises(TimeoutError, match="check that its agent or pool runs"):
             await fleet.drain("n1/gpu-0", timeout=0.2)
         assert {d.kind for d in await fleet.decisions()} == {"power", "drain"}
 

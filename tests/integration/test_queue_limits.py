@@ -59,7 +59,7 @@ class TestFull:
         first, body = a_result("first")
         assert await publish_result(client.js, first, body, 3600)
         assert not await publish_result(client.js, first, body, 3600), "it has one"
-        with pytest.raises(BusyError, match="the result of job large was not stored, the stream is full"):
+        with pytest.raises(BusyError, match="the result of job large was not stored because the stream is full"):
             await publish_result(client.js, a_result("large")[0], b"x" * 5000, 3600)
         assert not await publish_result(client.js, first, body, 3600), "also while the stream is full"
 
@@ -97,7 +97,7 @@ class TestFull:
 
     async def test_payloads_without_room_are_refused_in_the_same_way(self, client: AutopilotClient) -> None:
         await resize(client.js, "OBJ_payloads", 2**19)
-        with pytest.raises(BusyError, match=r"payloads/.* was not stored, the stream is full"):
+        with pytest.raises(BusyError, match=r"payloads/.* was not stored because the stream is full"):
             await client.jobs.submit("echo", {"text": "x" * 2**20})
         assert await messages(client.js, "JOBS") == 0
 

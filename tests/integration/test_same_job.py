@@ -40,7 +40,7 @@ async def test_a_queued_job_is_not_queued_again_however_long_it_waits(
 
 async def test_another_payload_under_the_same_key_is_refused(client: AutopilotClient, nats_server: NatsServer) -> None:
     first = await client.jobs.submit("echo", {"text": "x"}, idempotency_key="k")
-    with pytest.raises(ConflictError, match=f"job {first.id} is another job"):
+    with pytest.raises(ConflictError, match=f"job {first.id} already exists with another"):
         await client.jobs.submit("echo", {"text": "y"}, idempotency_key="k")
     async with worker_process(nats_server.url, **ECHO):
         await first.wait(20)

@@ -106,7 +106,7 @@ async def test_a_recommendation_is_approved_while_it_holds_and_refused_afterward
             *(http.post(f"/v1/recommendations/{name}/approve", headers=ADMIN) for name in ("new", "over", "old"))
         )
     assert [a.status_code for a in answers] == [202, 409, 409]
-    assert all("could be approved until" in a.text for a in answers[1:])
+    assert all("expired at" in a.text for a in answers[1:])
     commands = await client.fleet.decisions()
     assert [c.command.reason for c in commands] == ["approved-new"]
     with pytest.raises(ConflictError, match="recommendation over"):

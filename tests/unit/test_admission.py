@@ -32,10 +32,10 @@ class TestAdmission:
         admission.submitted("ada", ["a", "b", "c", "d"], 3.0)
         for i in "abcd":
             admission.finished(i, 4.0)
-        with pytest.raises(BusyError, match="10 jobs a minute; try again in 50 s"):
+        with pytest.raises(BusyError, match="10 jobs per minute; try again in 50 s"):
             admission.admit("ada", 1, 0, 10.0)
         admission.admit("ada", 1, 0, 61.0)
-        with pytest.raises(BusyError, match="100 jobs are queued"):
+        with pytest.raises(BusyError, match="the queue is full: 100 jobs"):
             admission.admit("bob", 1, 100, 10.0)
 
     def test_a_large_share_queues_behind_the_others(self) -> None:

@@ -74,7 +74,7 @@ class TestWhatAWorkerSuspects:
             InvalidInputError("text", "x", "is wrong"),
             NotConfiguredError("no model"),
             judged("echo", ValueError("of the input")),
-            KindFailedError("echo", "WrongOutputs", "it gave 2 outputs for 1 inputs"),
+            KindFailedError("echo", "WrongOutputs", "it returned 2 outputs for 1 inputs"),
         ],
         ids=lambda e: getattr(e, "told_as", type(e).__name__),
     )

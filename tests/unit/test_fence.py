@@ -130,7 +130,7 @@ async def test_who_stood_still_in_the_middle_of_a_round_leads_no_more() -> None:
     await made.take(0, device="gpu-0")
     made.leading = 9  # which has told this executor nothing yet
     late = await made.take(1, device="gpu-1", fencing_token=5)
-    assert (late.status, "not of the scheduler that leads" in late.detail) == ("refused", True)
+    assert (late.status, "does not belong to the leading scheduler" in late.detail) == ("refused", True)
     assert (await made.take(2, device="gpu-1")).status == "applied"
 
 

@@ -187,7 +187,7 @@ class TestKinds:
 
         outputs = run_to_json(Miscounts(), [Echo()] * 3, context(3), BatchSizer(largest=3))
         assert [explain(o) for o in outputs if isinstance(o, KindFailedError) and not o.of_device] == [
-            "echo failed: it gave 2 outputs for 1 inputs"
+            "echo failed: it returned 2 outputs for 1 inputs"
         ] * 3
 
     def test_an_output_that_cannot_be_told_fails_the_attempt(self) -> None:

@@ -212,8 +212,8 @@ class TestReplay:
     @pytest.mark.parametrize(
         ("text", "message"),
         [
-            ("device,temp_c\na,1\n", "no column of times"),
-            ("t_s,device,nothing\n1,a,2\n", "no metric of the catalogue"),
+            ("device,temp_c\na,1\n", "no time column"),
+            ("t_s,device,nothing\n1,a,2\n", "no values of a known metric"),
             ("", "cannot be read"),
         ],
     )

@@ -58,7 +58,7 @@ class TestClassify:
             {"texts": ["Shares fell.", "He scored."], "labels": {"money": "finance", "play": "sports"}},
         ]
         found = own.together("classify", jobs)
-        assert "needs at least two" in str(found[2])
+        assert "must have at least two" in str(found[2])
         for index in (0, 1, 3, 4):
             alone = own("classify", **jobs[index])
             assert [r.label for r in found[index].results] == [r.label for r in alone.results]
@@ -194,7 +194,7 @@ class TestClassifyImage:
         found = own("classify-image", files=[{"name": "red.png", "base64": image}], top=2)
         assert found.images[0].name == "red.png"
         assert len(found.images[0].scores) == 2
-        with pytest.raises(Exception, match=r"bad\.png.*is no readable PNG"):
+        with pytest.raises(Exception, match=r"bad\.png.*is not a readable PNG"):
             own("classify-image", files=[{"name": "bad.png", "text": "no"}])
 
     def test_a_bad_file_costs_no_other_its_label(self, tmp_path: Path) -> None:
@@ -211,7 +211,7 @@ class TestClassifyImage:
         found = own("classify-image", files=files, top=1)
         assert [image.name for image in found.images] == [file["name"] for file in files]
         assert {i.name for i in found.images if i.label} == {"a.png", "c.jpg", "d.webp", "e.gif"}
-        assert all("is no readable" in i.error for i in found.images if not i.label)
+        assert all("is not a readable" in i.error for i in found.images if not i.label)
 
     def test_images_of_all_jobs_are_scored_together(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         from PIL import Image
@@ -233,8 +233,8 @@ class TestClassifyImage:
         assert calls == [3]
         assert [i.name for i in first.images] == ["red.png", "blue.png"]
         assert mixed.images[1].scores == pytest.approx(first.images[1].scores, abs=1e-5)
-        assert "is no readable" in str(unreadable)
-        assert "holds no image" in str(empty)
+        assert "is not a readable" in str(unreadable)
+        assert "contains no image" in str(empty)
 
     def test_pixels_held_at_once_are_bounded(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         from PIL import Image

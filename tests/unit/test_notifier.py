@@ -133,7 +133,11 @@ class TestFormats:
 
     @pytest.mark.parametrize(
         ("template", "message"),
-        [("{$nothing}", "no field of an alert"), ("{$kind", "no JSON"), ('"$kind"', "object or list")],
+        [
+            ("{$nothing}", "not a field of an alert"),
+            ("{$kind", "does not produce valid JSON"),
+            ('"$kind"', "object or list"),
+        ],
     )
     def test_a_template_that_fails_says_why(self, template: str, message: str) -> None:
         with pytest.raises(InvalidInputError, match=message):
@@ -142,7 +146,7 @@ class TestFormats:
     def test_a_template_channel_needs_one_and_quiet_hours_come_in_pairs(self) -> None:
         with pytest.raises(ValueError, match="needs a template"):
             subscription(channel="template")
-        with pytest.raises(ValueError, match="come together"):
+        with pytest.raises(ValueError, match="given together"):
             subscription(quiet_from="22:00")
 
 

@@ -211,7 +211,7 @@ class TestReplay:
         assert blocks.joules.shape == blocks.late.shape
 
     def test_too_few_jobs_say_so(self) -> None:
-        with pytest.raises(InvalidInputError, match="no pool ran 20 jobs"):
+        with pytest.raises(InvalidInputError, match="no pool has run 20 jobs"):
             past_pools(past(its=jobs(5)), FleetPolicy(), None, None)
 
     def test_the_curve_moves_to_what_was_measured(self) -> None:

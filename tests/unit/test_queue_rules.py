@@ -294,7 +294,7 @@ class TestShelf:
         def never() -> str:
             raise MemoryError
 
-        with pytest.raises(Exception, match="begins anew"):
+        with pytest.raises(Exception, match="the worker restarts"):
             shelf.get(("encoder", "b"), never)
         assert shelf.crowded
 

@@ -216,7 +216,7 @@ class TestRefusal:
     ) -> None:
         monkeypatch.setenv("PATH", str(tmp_path))
         for kind, payload in (("generate-tests", {"code": "def f(x): return x"}), ("analyze-code", {"code": "x = 1"})):
-            with pytest.raises(NotConfiguredError, match=r"is not run here.*install bubblewrap"):
+            with pytest.raises(NotConfiguredError, match=r"is not run because.*install bubblewrap"):
                 call(kind, **payload)
 
     def test_walls_that_do_not_hold_are_none(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -225,7 +225,7 @@ class TestRefusal:
         false.chmod(0o755)
         tmp_path.chmod(0o755)
         monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
-        with pytest.raises(NotConfiguredError, match="does not hold"):
+        with pytest.raises(NotConfiguredError, match="does not work"):
             Sandbox("auto")
 
     def test_off_is_off(self) -> None:

@@ -136,7 +136,7 @@ class TestSysfs:
         source.set_cap_w("amd-gpu-b5a4", 500.0)
         assert (tmp_path / "class/drm/card1/device/hwmon/hwmon4/power1_cap").read_text() == "500000000"
         assert source.applied_cap_w("amd-gpu-b5a4") == source.enforced_cap_w("amd-gpu-b5a4") == 500.0
-        with pytest.raises(PowerControlError, match="not there"):
+        with pytest.raises(PowerControlError, match="does not exist"):
             source.set_cap_w("amd-gpu-x", 500.0)
 
     def test_intel_gpu_and_npu_give_power_and_load_from_their_counters(

@@ -47,8 +47,8 @@ class TestWear:
         left_d = (MOST_RETIRED_PAGES - 4.0 * 6) / 4.0
         assert shown["in_d"] == pytest.approx(left_d, rel=0.15)
         assert shown["from_d"] < shown["in_d"] < shown["to_d"]
-        assert "used up" not in found[-1].summary
-        assert "no more can be" in found[-1].summary
+        assert "spare" not in found[-1].summary
+        assert "limit of retired memory pages" in found[-1].summary
 
     def test_the_interval_holds_nine_in_ten(self) -> None:
         random = np.random.default_rng(0)

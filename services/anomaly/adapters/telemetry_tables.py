@@ -101,10 +101,10 @@ def read_table(path: Path) -> Table:
     names = {name.strip().lower(): name for name in frame.columns}
     at_column = next((names[name] for name in TIMES if name in names), _only_time(frame))
     if at_column is None:
-        raise InvalidInputError("input", str(path), f"has no column of times ({', '.join(TIMES)}); {_has(frame)}")
+        raise InvalidInputError("input", str(path), f"has no time column (one of {', '.join(TIMES)}); {_has(frame)}")
     at_s = seconds(frame[at_column])
     if at_s.null_count() == len(at_s):
-        raise InvalidInputError("input", str(path), f"no row has a time that can be read in column {at_column!r}")
+        raise InvalidInputError("input", str(path), f"no row has a readable time in column {at_column!r}")
     device, device_columns = _devices(frame, names, at_s, path)
     remarks: list[str] = []
     if dropped := int((at_s.is_null() | device.is_null()).sum()):
@@ -116,7 +116,7 @@ def read_table(path: Path) -> Table:
         raise InvalidInputError(
             "input",
             str(path),
-            f"has no metric of the catalogue (docs/reference/metrics.md) with a value; {'; '.join(remarks)}",
+            f"has no values of a known metric (docs/reference/metrics.md); {'; '.join(remarks)}",
         )
     del frame
     devices = device.unique().drop_nulls().sort()
@@ -166,7 +166,7 @@ def _devices(frame: pl.DataFrame, names: dict[str, str], at_s: pl.Series, path: 
     if column is None:
         if at_s.drop_nulls().is_duplicated().any():
             raise InvalidInputError(
-                "input", str(path), f"has no column of devices ({', '.join(DEVICES)}); {_has(frame)}"
+                "input", str(path), f"has no device column (one of {', '.join(DEVICES)}); {_has(frame)}"
             )
         return pl.repeat("gpu-0", len(frame), eager=True).alias("device"), []
     device = _as_text(frame[column])

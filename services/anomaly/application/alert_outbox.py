@@ -123,7 +123,7 @@ class AlertOutbox:
             async with asyncio.timeout(timeout_s), self._settled:
                 await self._settled.wait_for(over)
         except TimeoutError as error:
-            raise UnavailableError(f"alerts of {device} not confirmed within {timeout_s:g} s") from error
+            raise UnavailableError(f"alerts of {device} were not confirmed within {timeout_s:g} s") from error
 
     async def _publish_all(self) -> None:
         while self._waiting or self._to_keep:

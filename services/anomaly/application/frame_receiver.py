@@ -117,5 +117,5 @@ def bounded(frame: TelemetryFrame) -> TelemetryFrame:
     """The frame, if it is small enough to look at. Raises InvalidInputError."""
     if frame.ticks > MOST_TICKS or frame.ticks * len(frame.devices) > MOST_ROWS:
         size = f"{frame.ticks} x {len(frame.devices)}"
-        raise InvalidInputError("ticks x devices", size, f"must be at most {MOST_TICKS} ticks and {MOST_ROWS} in all")
+        raise InvalidInputError("ticks x devices", size, f"must not exceed {MOST_TICKS} ticks and {MOST_ROWS} rows")
     return frame

@@ -153,7 +153,9 @@ async def _follow(events: AsyncIterator[JobProgress | JobResult]) -> JobResult:
             return event
         piece = event.partial.get("text", "") if isinstance(event.partial, dict) else ""
         progress(str(piece) or f"{(event.fraction or 0):.0%} ", end="")
-    raise UnavailableError("the connection ended before the job did; `autopilot result ID` shows the result later")
+    raise UnavailableError(
+        "the connection was lost before the job finished; `autopilot result ID` shows the result later"
+    )
 
 
 def map_(
@@ -287,7 +289,7 @@ def result(job_id: Job, data_dir: DataDir = DEFAULT_FOLDER) -> None:
     async def work(autopilot: AutopilotClient) -> JobResult:
         view = await autopilot.jobs.view(job_id)
         if view.result is None:
-            raise ConflictError(f"job {job_id} has not ended yet: it is {view.state}")
+            raise ConflictError(f"job {job_id} has not finished: it is {view.state}")
         return view.result
 
     _show_result(ask(data_dir, work))

@@ -55,16 +55,17 @@ class Admission:
             account.submitted.popleft()
         if queued + count > self.queue_limit:
             over = queued + count - self.queue_limit
-            raise BusyError(f"{queued} jobs are queued, at most {self.queue_limit} may be", over / self._rate(now_s))
+            raise BusyError(
+                f"the queue is full: {queued} jobs, at most {self.queue_limit} are allowed", over / self._rate(now_s)
+            )
         if len(account.unfinished) + count > self.quota.unfinished:
             over = len(account.unfinished) + count - self.quota.unfinished
-            reason = (
-                f"{submitter} has {len(account.unfinished)} unfinished jobs, at most {self.quota.unfinished} may be"
-            )
+            unfinished = len(account.unfinished)
+            reason = f"{submitter} has {unfinished} unfinished jobs; at most {self.quota.unfinished} are allowed"
             raise BusyError(reason, over / self._rate(now_s))
         if len(account.submitted) + count > self.quota.jobs_per_minute:
             wait_s = account.submitted[0] + WINDOW_S - now_s if account.submitted else WINDOW_S
-            raise BusyError(f"{submitter} may submit {self.quota.jobs_per_minute} jobs a minute", wait_s)
+            raise BusyError(f"{submitter} may submit at most {self.quota.jobs_per_minute} jobs per minute", wait_s)
 
     def priority(self, submitter: str, wanted: Priority) -> Priority:
         """The priority that a submitter's next job gets."""

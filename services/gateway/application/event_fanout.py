@@ -85,7 +85,7 @@ class StreamLimit:
         """Count a request's stream until the request is over. Raises BusyError when there are too many."""
         user: str = request.state.caller.user
         if self._open[user] >= self._most:
-            raise BusyError(f"{user} follows {self._most} streams, which is the most", 5.0)
+            raise BusyError(f"{user} already follows {self._most} streams, the maximum", 5.0)
         self._open[user] += 1
         request.state.cleanups.append(lambda: self._leave(user))
 

@@ -33,7 +33,7 @@ def install(app: FastAPI, manual: Manual | None = None) -> frozenset[str]:
         if name in MOVED:
             return RedirectResponse(f"{PREFIX}/{MOVED[name]}", 308)
         if name not in shown.files:
-            raise HTTPException(404, f"the manual has no page {name!r}; its first page is {PREFIX}")
+            raise HTTPException(404, f"the manual has no page {name!r}; start at {PREFIX}")
         return Response(shown.read(name), media_type=shown.media_type(name), headers=_HEADERS)
 
     @cache

@@ -17,7 +17,7 @@ def fits(name: str) -> str:
     if len(name.encode(errors="replace")) > MOST_BYTES:
         raise ValueError(f"must have at most {MOST_BYTES} bytes")
     if any(c < _FIRST_PRINTABLE or c == "\x7f" for c in name):
-        raise ValueError("must have no control characters")
+        raise ValueError("must not contain control characters")
     return name
 
 

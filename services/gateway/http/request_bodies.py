@@ -47,7 +47,7 @@ class MemoryBudget:
     def take(self, amount: int) -> None:
         """Raises BusyError when there is no room for so much more."""
         if self.taken + amount > self.limit:
-            raise BusyError(f"requests under way have {self.taken} of {self.limit} bytes", 1.0)
+            raise BusyError(f"the requests in progress take {self.taken} of {self.limit} bytes", 1.0)
         self.taken += amount
 
     def give_back(self, amount: int) -> None:
@@ -81,19 +81,19 @@ async def read_body(receive: Receive, declared: int | None, limit: int, share: S
     loop = asyncio.get_running_loop()
     began, chunks, size = loop.time(), [], 0
     if declared is not None and declared > limit:
-        raise BodyTooLargeError(f"the body may have {limit} bytes, not {declared}")
+        raise BodyTooLargeError(f"the body has {declared} bytes; at most {limit} are allowed")
     while True:
         try:
             async with asyncio.timeout_at(began + FIRST_BYTES_S + size / LEAST_BYTES_S):
                 message = await receive()
         except TimeoutError:
-            raise HTTPException(408, f"the body came slower than {LEAST_BYTES_S} bytes a second") from None
+            raise HTTPException(408, f"the body arrived at less than {LEAST_BYTES_S} bytes per second") from None
         if message["type"] != "http.request":
             return None
         chunk: bytes = message.get("body", b"")
         size += len(chunk)
         if size > limit:
-            raise BodyTooLargeError(f"the body may have {limit} bytes")
+            raise BodyTooLargeError(f"the body may have at most {limit} bytes")
         share.take(len(chunk))
         chunks.append(chunk)
         if not message.get("more_body", False):
@@ -122,7 +122,7 @@ async def weigh(body: bytes, share: Share) -> None:
     else:
         values = await asyncio.to_thread(count_values, body, MOST_VALUES)
     if values > MOST_VALUES:
-        raise BodyTooLargeError(f"the body may have {MOST_VALUES} values")
+        raise BodyTooLargeError(f"the body may contain at most {MOST_VALUES} values")
     share.take(values * VALUE_BYTES)
 
 
@@ -137,13 +137,13 @@ def parse(body: bytes) -> Any:
     except json.JSONDecodeError:
         raise
     except UnicodeError:
-        raise HTTPException(422, "the body is not UTF-8 throughout, or has half of a surrogate pair") from None
+        raise HTTPException(422, "the body is not valid UTF-8, or contains half of a surrogate pair") from None
     except RecursionError:
-        raise HTTPException(422, f"the body may be nested {MOST_DEPTH} deep") from None
+        raise HTTPException(422, f"the body may be nested at most {MOST_DEPTH} levels deep") from None
     except ValueError as error:
-        raise HTTPException(422, f"the body is no JSON: {error}") from None
+        raise HTTPException(422, f"the body is not valid JSON: {error}") from None
     if text.count("[") + text.count("{") > MOST_DEPTH and _deeper_than(value, MOST_DEPTH):
-        raise HTTPException(422, f"the body may be nested {MOST_DEPTH} deep")
+        raise HTTPException(422, f"the body may be nested at most {MOST_DEPTH} levels deep")
     return value
 
 
@@ -157,13 +157,13 @@ class JsonRequest(Request):
 
 
 def _no_constant(name: str) -> float:
-    raise ValueError(f"{name} is no number of JSON")
+    raise ValueError(f"{name} is not a JSON number")
 
 
 def _finite(digits: str) -> float:
     number = float(digits)
     if not math.isfinite(number):
-        raise ValueError(f"{digits[:40]} is too large a number")
+        raise ValueError(f"the number {digits[:40]} is too large")
     return number
 
 

@@ -153,7 +153,7 @@ async def models(autopilot: Autopilot) -> dict[str, Any]:
 async def model(name: Id, autopilot: Autopilot) -> dict[str, Any]:
     """Read a model. Returns 404 if no pool offers it."""
     if name not in await _offered(autopilot):
-        raise HTTPException(404, f"the model {name!r} does not exist")
+        raise HTTPException(404, f"the model {name!r} does not exist: list models with GET /v1/models")
     return _model(name)
 
 

@@ -49,12 +49,12 @@ def load_keys(path: Path) -> dict[str, Caller]:
 
 def _caller(key_digest: str, entry: str | dict[str, str]) -> Caller:
     if not _DIGEST.fullmatch(key_digest):
-        raise ValueError(f"{key_digest[:12]!r}… is no SHA-256 in lower-case hexadecimal digits")
+        raise ValueError(f"{key_digest[:12]!r}… is not a SHA-256 in lower-case hexadecimal digits")
     if not isinstance(entry, dict):
         return Caller(f"key-{key_digest[:8]}", Role[str(entry)])
     user = str(entry["user"])
     if not 1 <= len(user.encode()) <= 100 or not user.isprintable() or user in SERVICE_NAMES:
-        raise ValueError(f"user {user[:100]!r} must be 1 to 100 printable bytes and no service's name")
+        raise ValueError(f"user {user[:100]!r} must have 1 to 100 printable bytes and must not be a service's name")
     return Caller(user, Role[entry["role"]])
 
 

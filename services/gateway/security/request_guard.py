@@ -136,7 +136,7 @@ class RequestGuard:
         caller = self._caller(exchange)
         if access.least is not None:
             if caller is None:
-                raise RefusedError(401, NO_KEY if self._given(exchange) is None else "this API key is not known")
+                raise RefusedError(401, NO_KEY if self._given(exchange) is None else "this API key is unknown")
             if caller.role < access.least:
                 raise RefusedError(403, too_low(access.least, caller))
             state["caller"] = caller
@@ -145,13 +145,13 @@ class RequestGuard:
         if declared is None:
             return None
         if not (declared.isascii() and declared.isdigit() and len(declared) < 20):
-            raise RefusedError(400, f"content-length {declared[:40]!r} is no number")
+            raise RefusedError(400, f"content-length {declared[:40]!r} is not a number")
         return int(declared)
 
     def _count(self, exchange: Exchange, user: str) -> None:
         """Count a request until it is over: one user must leave connections to the others. Raises RefusedError."""
         if self._at_once[user] >= self._most_at_once:
-            raise RefusedError(429, f"{user} has {self._most_at_once} requests under way, which is the most")
+            raise RefusedError(429, f"{user} has {self._most_at_once} requests in progress, the maximum")
         self._at_once[user] += 1
 
         def over() -> None:

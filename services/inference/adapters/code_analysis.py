@@ -63,9 +63,9 @@ def analyse_shut_in(
             except ValidationError:
                 break
     if finished.end in {"time", "cancelled"}:
-        raise RetryableJobError(f"the analysers did not end within {ALL_TOOLS_S} s")
+        raise RetryableJobError(f"the analysers did not finish within {ALL_TOOLS_S} s")
     why = f"exit code {finished.code}" if finished.end == "exit" else f"too much {finished.end}"
-    raise InvalidInputError("code", why, "cannot be analysed: an analyser broke over it; give fewer files at a time")
+    raise InvalidInputError("code", why, "cannot be analysed: an analyser crashed; submit fewer files at a time")
 
 
 def analyse(texts: Mapping[str, str], language: str | None, folder: Path) -> Analysis:

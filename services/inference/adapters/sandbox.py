@@ -66,7 +66,7 @@ class Sandbox:
 
     def __init__(self, wanted: Literal["auto", "bwrap", "off"], uid: int | None = None) -> None:
         if wanted == "off":
-            raise NotConfiguredError("AUTOPILOT_SANDBOX=off: code of jobs is not run here")
+            raise NotConfiguredError("AUTOPILOT_SANDBOX=off: submitted code is not run")
         self._walls = _walls(uid)
 
     @property
@@ -135,7 +135,7 @@ def _walls(uid: int | None) -> SandboxFilesystem:
     """The strongest walls that hold here. Raises NotConfiguredError with the reason why none do."""
     bwrap = shutil.which("bwrap")
     if bwrap is None:
-        raise NotConfiguredError(f"code is not run here, for nothing shuts it in: {ADVICE}")
+        raise NotConfiguredError(f"submitted code is not run because there is no sandbox: {ADVICE}")
     if (bwrap, uid) in _proven:
         return _proven[bwrap, uid]
     if os.geteuid() == 0:
@@ -148,7 +148,7 @@ def _walls(uid: int | None) -> SandboxFilesystem:
         reason = _fault(walls)
         if not reason:
             return _proven.setdefault((bwrap, uid), walls)
-    raise NotConfiguredError(f"code is not run here, for bubblewrap does not hold ({reason}): {ADVICE}")
+    raise NotConfiguredError(f"submitted code is not run because bubblewrap does not work ({reason}): {ADVICE}")
 
 
 def _fault(walls: SandboxFilesystem) -> str:

@@ -81,7 +81,7 @@ class VllmGenerator:
                 await self._engine.abort(name)
                 break
         if last is None:
-            raise RetryableJobError("vLLM gave nothing for this prompt")
+            raise RetryableJobError("vLLM returned nothing for this prompt")
         output = last.outputs[0]
         reason: FinishReason = output.finish_reason if output.finish_reason in {"stop", "length"} else "cancelled"
         return Generated(output.text, len(last.prompt_token_ids or ()), len(output.token_ids), reason)

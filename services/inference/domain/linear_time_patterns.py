@@ -25,18 +25,20 @@ class UserPattern:
     def __init__(self, source: object, field: str) -> None:
         """Raises InvalidInputError, naming `field`, for what is no pattern or needs more than RE2 has."""
         if not isinstance(source, str):
-            raise InvalidInputError(field, type(source).__name__, "must be a text, a regular expression")
+            raise InvalidInputError(field, type(source).__name__, "must be a string with a regular expression")
         if len(source) > MOST_CHARACTERS:
-            raise InvalidInputError(field, f"{len(source)} characters", f"may have {MOST_CHARACTERS} characters")
+            raise InvalidInputError(
+                field, f"{len(source)} characters", f"may have at most {MOST_CHARACTERS} characters"
+            )
         options = re2.Options()
         options.log_errors = False
         options.max_mem = MOST_MEMORY_BYTES
         try:
             self._rule: Any = re2.compile(source, options)
         except re2.error as error:
-            raise InvalidInputError(field, source, f"is no pattern of RE2: {_reason(error)}") from None
+            raise InvalidInputError(field, source, f"is not a valid RE2 pattern: {_reason(error)}") from None
         except UnicodeEncodeError:
-            raise InvalidInputError(field, "text", "holds half of a surrogate pair, which is no character") from None
+            raise InvalidInputError(field, "text", "contains half of a surrogate pair") from None
 
     def search(self, text: str) -> str | None:
         """The first match in a text."""

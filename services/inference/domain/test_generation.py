@@ -31,16 +31,16 @@ class Verdict:
 def check_module(module: str, code: str) -> None:
     """Raises InvalidInputError for what is no Python, has no function to test, or a name that the tests need."""
     if module in TAKEN or module.startswith(("test_", "_")):
-        raise InvalidInputError("module", module, "is a name that the tests themselves need; choose another")
+        raise InvalidInputError("module", module, "is reserved for the tests; choose another name")
     try:
         tree = ast.parse(code)
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
         # MemoryError is what the parser says of code that is nested too deeply; no device has too little of it.
         line = f"line {error.lineno}" if isinstance(error, SyntaxError) else type(error).__name__
-        raise InvalidInputError("code", line, "is no valid Python") from error
+        raise InvalidInputError("code", line, "is not valid Python") from error
     functions = [n for n in tree.body if isinstance(n, ast.FunctionDef | ast.AsyncFunctionDef)]
     if not any(not f.name.startswith("_") for f in functions):
-        raise InvalidInputError("code", len(functions), "has no public function at its top level")
+        raise InvalidInputError("code", len(functions), "has no public top-level function")
 
 
 def characterization(case: dict[str, Any], module: str, number: int) -> str | None:

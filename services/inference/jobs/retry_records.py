@@ -48,7 +48,7 @@ class RetryRecords:
             except KeyWrongLastSequenceError:
                 continue
             return changed
-        raise UnavailableError(f"jobs/{key} not written: others wrote it {TRIES} times meanwhile")
+        raise UnavailableError(f"jobs/{key} not written: it was changed concurrently {TRIES} times")
 
     async def _read(self, key: str, since: datetime | None) -> tuple[JobState, int | None]:
         try:

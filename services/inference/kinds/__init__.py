@@ -31,7 +31,7 @@ def find(name: str) -> Kind | ContinuousKind:
         return kinds[name]
     if name in failures:
         raise SettingsError(f"AUTOPILOT_POOL_KINDS names {name!r}, whose plug-in was not loaded: {failures[name]}")
-    raise SettingsError(f"AUTOPILOT_POOL_KINDS names {name!r}; there are {', '.join(sorted(kinds))}")
+    raise SettingsError(f"AUTOPILOT_POOL_KINDS: unknown kind {name!r}; available: {', '.join(sorted(kinds))}")
 
 
 @cache

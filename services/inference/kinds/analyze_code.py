@@ -44,7 +44,7 @@ class AnalyzeCodeKind:
         context.progress(index, 0.8)
         skipped = unreadable + analysis.skipped
         if not analysis.languages:
-            raise InvalidInputError("code", ", ".join(skipped)[:200] or None, "is in no language that can be analysed")
+            raise InvalidInputError("code", ", ".join(skipped)[:200] or None, "is not in a supported language")
         return AnalyzeCodeResult(
             languages=analysis.languages,
             skipped=skipped,
@@ -60,7 +60,9 @@ def _texts(item: AnalyzeCode) -> tuple[dict[str, str], list[str]]:
     """Texts by name, `code` among them, and the names of what is no text."""
     sources = collect(item.files, item.archive)
     if sum(len(data) for data in sources.values()) > MOST_CODE_BYTES:
-        raise InvalidInputError("files", sum(map(len, sources.values())), f"may have {MOST_CODE_BYTES} bytes together")
+        raise InvalidInputError(
+            "files", sum(map(len, sources.values())), f"may have at most {MOST_CODE_BYTES} bytes together"
+        )
     texts: dict[str, str] = {}
     unreadable: list[str] = []
     for name, data in sources.items():

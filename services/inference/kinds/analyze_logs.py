@@ -53,7 +53,7 @@ class AnalyzeLogsKind:
         if item.text is not None:
             sources["text"] = item.text
         if not any(text.strip() for text in sources.values()):
-            raise InvalidInputError("text", 0, "holds no line")
+            raise InvalidInputError("text", 0, "contains no lines")
         miner = _miner()
         before = {_mine(miner, line) for line in (item.baseline or "").splitlines() if line.strip()}
         lines = list(_read(sources, miner, lambda share: context.progress(index, share)))

@@ -39,7 +39,9 @@ class BenchmarkKind:
         known = _devices(context)
         devices = list(dict.fromkeys(item.devices)) or known
         if unknown := [device for device in devices if device not in known]:
-            raise InvalidInputError("devices", unknown[0], f"is none of this worker's: {', '.join(known)}")
+            raise InvalidInputError(
+                "devices", unknown[0], f"is not a device of this worker; available: {', '.join(known)}"
+            )
         rounds = [(name, [name]) for name in devices] + ([("all", devices[1:])] if len(devices) > 2 else [])
         measured: list[Measurement] = []
         for done, (name, together) in enumerate(rounds):

@@ -41,9 +41,9 @@ class ClassifyKind:
 
 def _checked(item: Classify, context: RunContext) -> Classify:
     if not item.labels and context.models.classify_model is None:
-        raise InvalidInputError("labels", None, "must be given: no classifier is configured")
+        raise InvalidInputError("labels", None, "are required because no classifier is configured")
     if item.labels and len(set(item.labels)) < 2 and not item.multi_label:
-        raise InvalidInputError("labels", list(item.labels), "needs at least two")
+        raise InvalidInputError("labels", list(item.labels), "must have at least two entries")
     return item
 
 

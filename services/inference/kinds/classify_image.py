@@ -57,7 +57,7 @@ class _Album:
         self._found: dict[str, ClassifiedImage] = {}
         self._alone: InvalidInputError | None = None
         if not self._files:
-            raise InvalidInputError("files", 0, "holds no image")
+            raise InvalidInputError("files", 0, "contains no image")
 
     def images(self) -> Iterator[tuple[str, Image]]:
         """Each image that can be read."""
@@ -80,7 +80,9 @@ class _Album:
             raise self._alone
         if all(image.error for image in self._found.values()):
             first = self._found[next(iter(self._files))]
-            raise InvalidInputError("files", len(self._files), f"holds no readable image; the first: {first.error}")
+            raise InvalidInputError(
+                "files", len(self._files), f"contains no readable image; the first error: {first.error}"
+            )
         return ClassifyImageResult(images=[self._found[name] for name in self._files], model=model)
 
 
@@ -91,9 +93,9 @@ def _opened(name: str, data: bytes) -> Image:
         image = images.open(io.BytesIO(data), formats=FORMATS)
         decoded = image.convert("RGB") if _pixels(image) <= MOST_PIXELS else None
     except Exception as error:  # Pillow's decoders raise whatever a broken file makes of them
-        raise InvalidInputError(name, f"{len(data)} bytes", f"is no readable {', '.join(FORMATS)}") from error
+        raise InvalidInputError(name, f"{len(data)} bytes", f"is not a readable {', '.join(FORMATS)} image") from error
     if decoded is None:
-        raise InvalidInputError(name, f"{image.width}x{image.height}", f"may have {MOST_PIXELS} pixels")
+        raise InvalidInputError(name, f"{image.width}x{image.height}", f"may have at most {MOST_PIXELS} pixels")
     return decoded
 
 

@@ -41,12 +41,12 @@ class DetectAnomaliesKind:
     def _one(self, item: DetectAnomalies) -> DetectAnomaliesResult:
         table = _read(item)
         if table.height < 3:
-            raise InvalidInputError("rows", table.height, "needs at least three rows")
+            raise InvalidInputError("rows", table.height, "must have at least three rows")
         if table.height * table.width > MOST_CELLS:
-            raise InvalidInputError("rows", table.height * table.width, f"may have {MOST_CELLS} cells")
+            raise InvalidInputError("rows", table.height * table.width, f"may have at most {MOST_CELLS} cells")
         unknown = sorted(set(item.ignore) - set(table.columns))
         if unknown:
-            raise InvalidInputError("ignore", unknown[0], f"is no column; there are {', '.join(table.columns)}")
+            raise InvalidInputError("ignore", unknown[0], f"is not a column; available: {', '.join(table.columns)}")
         columns = [c for name in table.columns if name not in item.ignore and (c := _column(table, name))]
         total = sum((c.score for c in columns), np.zeros(table.height))
         flagged = np.flatnonzero(np.any([c.odd for c in columns], axis=0)) if columns else np.array([], dtype=int)
@@ -70,7 +70,9 @@ def _read(item: DetectAnomalies) -> Any:
         return pl.read_csv(io.BytesIO(data), infer_schema_length=10_000, try_parse_dates=True)
     except (pl.exceptions.PolarsError, pl.exceptions.PanicException, ValueError, TypeError) as error:
         field = "rows" if item.rows is not None else "file"
-        raise InvalidInputError(field, type(error).__name__, "is no readable CSV, Parquet or list of rows") from error
+        raise InvalidInputError(
+            field, type(error).__name__, "is not a readable CSV file, Parquet file or list of rows"
+        ) from error
 
 
 def _column(table: Any, name: str) -> Column | None:

@@ -1,4 +1,4 @@
-"""echo: gives its text back, after a while if asked to. For measuring and for trying a fleet.
+"""echo: return the text, optionally after a delay. For measuring and for trying a fleet.
 
 On a simulated device the work takes longer where a cap or heat holds its clock down.
 """
@@ -40,7 +40,7 @@ class EchoKind:
             if item.work_s >= 1:
                 context.progress(index, min(1.0, 1 - max(0.0, left) / item.work_s))
         if item.fail == "permanently":
-            return InvalidInputError("fail", item.fail, "was asked to fail for good")
+            return InvalidInputError("fail", item.fail, "was asked to fail permanently")
         if item.fail == "always" or (item.fail == "first_attempt" and context.attempts[index] == 1):
             return RetryableJobError(f"was asked to fail attempt {context.attempts[index]}")
         return EchoResult(text=item.text)

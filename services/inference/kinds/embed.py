@@ -25,7 +25,9 @@ class EmbedKind:
         model = encoder(context.models)
         for item in inputs:
             if item.model not in {None, model.name}:
-                raise InvalidInputError("model", item.model, f"does not embed here; what does: {model.name}")
+                raise InvalidInputError(
+                    "model", item.model, f"is not the embedding model of this pool; use {model.name}"
+                )
         texts = [text for item in inputs for text in item.texts]
         vectors, counts = model.encode_counted(texts)
         outputs: list[BaseModel | BaseException] = []

@@ -64,7 +64,7 @@ def _chosen(name: str | None, context: RunContext) -> str | None:
     if name is None or name in {models.generate_model, models.code_model}:
         return name or models.generate_model
     known = ", ".join(filter(None, (models.generate_model, models.code_model))) or "none"
-    raise InvalidInputError("model", name, f"generates no text here; what does: {known}")
+    raise InvalidInputError("model", name, f"is not a text generation model of this pool; use {known}")
 
 
 KIND = GenerateKind()

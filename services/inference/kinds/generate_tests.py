@@ -87,7 +87,7 @@ class _Session:
         finished = self._start("edge_cases.py", f"{PART * self._item.timeout_s:.1f}")
         imported = "IMPORTED" in finished.output.splitlines()
         if not imported and finished.timed_out:
-            raise InvalidInputError("code", f"{self._item.timeout_s} s", "did not end in time when it was tried")
+            raise InvalidInputError("code", f"{self._item.timeout_s} s", "did not finish in time when it was imported")
         if not imported:
             last = (finished.output.strip().splitlines() or [f"exit code {finished.code}"])[-1]
             ended = "" if finished.end == "exit" else f"ended for its {finished.end}; "

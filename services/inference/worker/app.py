@@ -147,7 +147,7 @@ async def _end_overdue(
             told.add(taken.message.reply)
             try:
                 if len(run.taken) == 1:
-                    await outcomes.fail(taken, RunTimeoutError(f"did not end within {run.limit_s:g} s"))
+                    await outcomes.fail(taken, RunTimeoutError(f"did not finish within {run.limit_s:g} s"))
                 else:
                     await outcomes.give_back(taken, alone=True)
             except (UnavailableError, *NATS_ERRORS):

@@ -40,7 +40,7 @@ class NatsLedgerStore:
                 read = await asyncio.gather(*(self._read(key) for key in keys[start : start + AT_ONCE]))
                 entries |= {entry.alert.id: entry for entry in read if entry is not None}
         except (nats.errors.Error, OSError) as error:
-            raise UnavailableError(f"notices not read: {type(error).__name__}") from error
+            raise UnavailableError(f"the delivery ledger could not be read: {type(error).__name__}") from error
         return entries
 
     async def put(self, subscription_id: str, entry: LedgerEntry) -> None:
@@ -58,7 +58,7 @@ class NatsLedgerStore:
         except (NotFoundError, ValidationError):
             return None
         except (nats.errors.Error, OSError) as error:
-            raise UnavailableError(f"place not read: {type(error).__name__}") from error
+            raise UnavailableError(f"the stream position could not be read: {type(error).__name__}") from error
 
     async def put_place(self, subscription_id: str, place: StreamPosition) -> None:
         """Keep how far it has come."""
@@ -71,13 +71,13 @@ class NatsLedgerStore:
             for subject in gone:
                 await self._js.purge_stream(f"KV_{BUCKET}", subject=subject)
         except (nats.errors.Error, OSError) as error:
-            raise UnavailableError(f"notice not removed: {type(error).__name__}") from error
+            raise UnavailableError(f"the ledger entry could not be removed: {type(error).__name__}") from error
 
     async def _write(self, subject: str, body: bytes) -> None:
         try:
             await self._js.publish(subject, body)
         except (nats.errors.Error, OSError) as error:
-            raise UnavailableError(f"notice not kept: {type(error).__name__}") from error
+            raise UnavailableError(f"the ledger entry could not be written: {type(error).__name__}") from error
 
     async def _read(self, key: str) -> LedgerEntry | None:
         try:

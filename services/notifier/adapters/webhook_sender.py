@@ -64,7 +64,7 @@ class AiohttpWebhookSender:
             self._client = WebhookClient(self._timeout_s, self.check)
         status = await self._client.post(url, data, headers)
         if not 200 <= status < 300:
-            raise UnavailableError(f"status {status}")
+            raise UnavailableError(f"the receiver returned status {status}")
         return status
 
     def _check_literal(self, url: str) -> None:
@@ -91,7 +91,7 @@ def _signature(secret: str, message_id: str, at: datetime, data: str) -> dict[st
     try:
         signature = Webhook(secret).sign(message_id, at, data)
     except Exception as error:  # the library raises bare exceptions for a bad secret
-        raise InvalidInputError("secret", "…", "is no Standard Webhooks secret") from error
+        raise InvalidInputError("secret", "…", "is not a Standard Webhooks secret") from error
     return {
         "webhook-id": message_id,
         "webhook-timestamp": str(int(at.timestamp())),

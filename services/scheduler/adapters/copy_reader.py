@@ -46,7 +46,7 @@ class CopiedRows:
                 self._left = data
                 return
             if not data.startswith(SIGNATURE):
-                raise UnavailableError("the database copies rows in a form that is not understood")
+                raise UnavailableError("the database returned rows in an unknown format")
             data, self._begun = data[HEADER_BYTES:], True
         whole = len(data) // self._row.itemsize
         self._left = data[whole * self._row.itemsize :]
@@ -58,7 +58,7 @@ class CopiedRows:
         rows = np.concatenate(self._chunks) if self._chunks else np.zeros(0, self._row)
         odd = any((rows[f"{name} bytes"] != 8).any() for name in self._columns)
         if odd or (rows["fields"] != len(self._columns)).any() or len(self._left) > TRAILER_BYTES:
-            raise UnavailableError("the database copied rows that are not all of the same form")
+            raise UnavailableError("the database returned rows of different formats")
         found: dict[str, NDArray[Any]] = {}
         for name, kind in self._columns.items():
             found[name] = rows[name].astype("f8" if kind == "float" else "i8")

@@ -104,7 +104,9 @@ class FleetReader:
             created = (await self.js.stream_info(f"KV_{OPEN_ALERTS}")).created
         except NotFoundError as error:
             await self._of_alerts.forget()
-            raise UnavailableError("the bucket of open alerts is gone: no device is drained or restored") from error
+            raise UnavailableError(
+                "the bucket of open alerts does not exist: no device is drained or restored"
+            ) from error
         turns = CooperativeLoop()
         for key, value in (await self._of_alerts.changes()).items():
             if value is None:

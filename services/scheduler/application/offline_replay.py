@@ -82,7 +82,7 @@ def past_pools(past: FleetHistory, policy: FleetPolicy, ceiling: int | None, sla
             )
         )
     if not found:
-        raise InvalidInputError("--from", past.since.isoformat(), f"no pool ran {FEWEST_JOBS} jobs since then")
+        raise InvalidInputError("--from", past.since.isoformat(), f"no pool has run {FEWEST_JOBS} jobs since then")
     return found
 
 

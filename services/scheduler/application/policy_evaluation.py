@@ -108,7 +108,9 @@ class PolicyEvaluator:
         if kept is None:
             return
         if kept.champion not in self.names:
-            raise InvalidInputError("champion", kept.champion, "is no policy of this version: a replay finds another")
+            raise InvalidInputError(
+                "champion", kept.champion, "is not a policy of this version: the next evaluation selects another"
+            )
         self.championship.champion = kept.champion
 
     def _tell(self) -> None:

@@ -57,7 +57,7 @@ def main() -> None:
     try:
         for name in a.policy or []:
             if name not in policy_names():
-                raise InvalidInputError("--policy", name, f"there are: {', '.join(policy_names())}")
+                raise InvalidInputError("--policy", name, f"is not a policy; available: {', '.join(policy_names())}")
         past = past_of(a, timedelta(days=1))
         pools = past_pools(past, a.fleet_policy, a.ceiling, a.slack_s)
         outcomes = played(pools, a.policy or policy_names())

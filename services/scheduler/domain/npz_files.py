@@ -22,7 +22,7 @@ def load_arrays(data: bytes) -> dict[str, NDArray[Any]]:
             with np.load(io.BytesIO(data), allow_pickle=False) as file:
                 arrays = {name: file[name] for name in file.files}
     except Exception as error:  # zipfile, zlib and numpy raise a dozen types for damaged files
-        raise ValueError(f"is no file of arrays: {type(error).__name__}") from error
+        raise ValueError(f"is not a valid npz file: {type(error).__name__}") from error
     if size > MOST_BYTES:
         raise ValueError(f"unpacks to {size} bytes, more than {MOST_BYTES}")
     return arrays

@@ -37,7 +37,7 @@ class DockerExecutor:
         running = await self._running(pool)
         if not running:
             raise ExecutorError(
-                f"docker: no container with {self._label}={pool}: start one, it is what copies are made of"
+                f"docker: no container with {self._label}={pool}: start one as the template for further ones"
             )
         try:
             for number in range(len(running), replicas):

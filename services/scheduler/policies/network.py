@@ -64,7 +64,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
             f"policy file {path}: cannot be read ({type(error).__name__}): train or copy it again"
         ) from error
     if any(not np.isfinite(part).all() for layer in checkpoint.layers for part in layer):
-        raise SettingsError(f"policy file {path}: holds numbers that are not finite: train or copy it again")
+        raise SettingsError(f"policy file {path}: contains numbers that are not finite: train or copy it again")
     return checkpoint
 
 
@@ -72,4 +72,4 @@ def _check(path: Path, header: dict[str, Any]) -> None:
     made_for = {"version": VERSION, "features": list(FEATURES), "outputs": list(OUTPUTS)}
     for name, wanted in made_for.items():
         if header.get(name) != wanted:
-            raise SettingsError(f"policy file {path}: {name} is of another version of the Autopilot: train it again")
+            raise SettingsError(f"policy file {path}: {name} belongs to another version of Autopilot: train it again")

@@ -47,9 +47,9 @@ class AsyncFleetMethods(Connected):
             return found[0]
         if found:
             places = ", ".join(f"{v.node}/{v.info.device}" for v in found[:5])
-            raise InvalidInputError("device", device, f"is on several nodes, say which: {places}")
+            raise InvalidInputError("device", device, f"is on several nodes, give one of: {places}")
         known = ", ".join(f"{v.node}/{v.info.device}" for v in views[:20]) or "none"
-        raise NotFoundError(f"device {device!r} is in no node's inventory; there are {known}")
+        raise NotFoundError(f"device {device!r} is not in any node's inventory; available: {known}")
 
     @call
     async def history(
@@ -213,4 +213,4 @@ class AsyncFleetMethods(Connected):
             return await self._autopilot.steering.outcome(command.id, timeout_s)
         except TimeoutError:
             text = f"nothing carried out command {command.id} for {command.target} within {timeout_s:g} s"
-            raise TimeoutError(f"{text}: does its agent or pool run?") from None
+            raise TimeoutError(f"{text}: check that its agent or pool runs") from None

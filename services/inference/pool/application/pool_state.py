@@ -74,7 +74,7 @@ class PoolState:
         try:
             kept = await bucket_items(self.bus.js, "cordons", DeviceSet)
         except BUS_ERRORS as error:
-            raise UnavailableError(f"cordons not read: {type(error).__name__}") from error
+            raise UnavailableError(f"the cordons could not be read: {type(error).__name__}") from error
         others = [devices for key, devices in kept.items() if key == node or key.startswith(f"{node}.")]
         drained = {place for one in others for place in one.devices if place[1] not in one.reasons}
         return DeviceSet(devices=sorted(drained)) if others else None
@@ -150,7 +150,7 @@ class PoolState:
                 await records.change(job_id, killed if counts else in_company)
             except (UnavailableError, *BUS_ERRORS) as error:
                 self.supervisor.blame_again(blamed)
-                raise UnavailableError(f"{len(blamed)} jobs not blamed yet: {error}") from error
+                raise UnavailableError(f"{len(blamed)} jobs not marked as failed yet: {error}") from error
             blamed.pop(0)
 
     def _enough(self) -> bool:

@@ -39,7 +39,7 @@ def run_safely(kind: Kind, inputs: Sequence[Any], context: RunContext, sizer: Ba
             log.warning("out of device memory", extra={"kind": kind.name, "batch": count, "next": sizer.size})
         if count == 1:
             if exhausted:
-                return [DeviceMemoryError("the device's memory is too small for this job now")]
+                return [DeviceMemoryError("the device has too little free memory for this job")]
             return [judged(kind.name, error)]
     step = (count + 1) // 2 if exhausted else 1
     outcomes: list[Outcome] = []
@@ -53,7 +53,7 @@ def _one_each(kind: Kind, inputs: Sequence[Any], context: RunContext) -> list[Ou
     outputs = list(kind.run(inputs, context))
     if len(outputs) != len(inputs):
         # Which output is whose is not known, so none of them counts.
-        raise KindFailedError(kind.name, "WrongOutputs", f"it gave {len(outputs)} outputs for {len(inputs)} inputs")
+        raise KindFailedError(kind.name, "WrongOutputs", f"it returned {len(outputs)} outputs for {len(inputs)} inputs")
     return outputs
 
 

@@ -100,7 +100,7 @@ class ContinuousRunner(JobRunner):
         done = asyncio.ensure_future(asyncio.wrap_future(future))
         await asyncio.wait([done])
         if done.cancelled():
-            return KindFailedError(self.name, "Cancelled", "its work was cancelled from within")
+            return KindFailedError(self.name, "Cancelled", "the run cancelled itself")
         error = done.exception()
         return done.result() if error is None else judged(self.name, error)
 

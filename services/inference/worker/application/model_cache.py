@@ -74,7 +74,7 @@ class ModelCache:
             return load()
         except Exception as error:
             self.crowded = True
-            raise DeviceMemoryError("the device's memory is taken; the worker begins anew") from error
+            raise DeviceMemoryError("the device's memory is in use; the worker restarts") from error
 
     def loading_s(self, now: float) -> float:
         """Seconds spent on loading models so far, at this moment of `time.monotonic()`."""

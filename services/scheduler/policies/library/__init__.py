@@ -17,6 +17,6 @@ def policy_names() -> list[str]:
 def policy_maker(name: str) -> PoolPolicyMaker:
     """What makes the policy of this name. Raises SettingsError."""
     if name not in policy_names():
-        raise SettingsError(f"policy {name!r}: there are {', '.join(policy_names())}")
+        raise SettingsError(f"unknown policy {name!r}; available: {', '.join(policy_names())}")
     make: PoolPolicyMaker = import_module(f"{__name__}.{name}").make
     return make

@@ -70,7 +70,7 @@ class AmdSmiSource:
         try:
             return list(self._smi.amdsmi_get_processor_handles())
         except Exception as error:
-            raise UnavailableError(f"amdsmi does not enumerate: {error}") from error
+            raise UnavailableError(f"amdsmi cannot list devices: {error}") from error
 
     def _name(self, handle: Any, index: int, address: str) -> str:
         """A card's UUID; one that does not tell it now keeps the name that it had at this address."""
@@ -141,14 +141,14 @@ class AmdSmiSource:
         try:
             self._smi.amdsmi_set_power_cap(self._handles[device], 0, round(cap_w * 1e6))
         except Exception as error:
-            raise PowerControlError(f"{device} did not take {cap_w:g} W: {error}") from error
+            raise PowerControlError(f"{device} did not accept a power cap of {cap_w:g} W: {error}") from error
 
     def applied_cap_w(self, device: str) -> float:
         """Read the cap back. Raises PowerControlError."""
         caps = self._table(self._smi.amdsmi_get_power_cap_info, self._handles[device])
         cap = _watts(caps.get("power_cap"))
         if cap is None:
-            raise PowerControlError(f"{device} does not tell its cap")
+            raise PowerControlError(f"{device} does not report its power cap")
         return cap
 
     def enforced_cap_w(self, device: str) -> float:

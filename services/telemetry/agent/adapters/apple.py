@@ -34,7 +34,7 @@ class AppleSource:
 
     def __init__(self, report: Callable[[], bytes] = run_powermetrics, *, needed: str = COMMAND[0]) -> None:
         if shutil.which(needed) is None:
-            raise UnavailableError(f"no {needed} here")
+            raise UnavailableError(f"{needed} is not available on this machine")
         self._report = report
 
     def discover(self) -> list[DeviceInfo]:
@@ -48,9 +48,9 @@ class AppleSource:
             report: dict[str, Any] = plistlib.loads(self._report().rstrip(b"\0"))
             sample = _translate(report)
         except Exception as error:  # plistlib raises a dozen types for bad reports
-            raise UnavailableError(f"{COMMAND[0]} gives no report (it needs root): {error}") from error
+            raise UnavailableError(f"{COMMAND[0]} returned no report (it needs root): {error}") from error
         if not sample:
-            raise UnavailableError(f"{COMMAND[0]} tells nothing of the GPU")
+            raise UnavailableError(f"{COMMAND[0]} reports nothing about the GPU")
         return {DEVICE: sample | {"read_time_s": time.monotonic() - started}}
 
     def poll_events(self) -> list[SourceEvent]:

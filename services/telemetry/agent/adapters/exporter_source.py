@@ -112,7 +112,7 @@ class ExporterSource:
         self.unknown_lines = reading.unknown.total()
         if reading.unknown and not reading.infos and not self._known.infos:
             names = ", ".join(sorted(reading.unknown)[:NAMED])
-            raise UnavailableError(f"{self._url} has no metric of a device that is known, but {names}; read are {READ}")
+            raise UnavailableError(f"{self._url} has no known device metric, only {names}; supported are {READ}")
 
     def _refuse_half(self, reading: PageReading, now_s: float, *, cut: bool) -> None:
         """A lost device takes its lines along; a page that is cut off takes whole metrics, or all devices, too."""
@@ -121,7 +121,9 @@ class ExporterSource:
         if lacking and (cut or not wholes or self._metrics - reading.metrics):
             self._half_since_s = now_s if self._half_since_s is None else self._half_since_s
             if cut or not wholes or now_s - self._half_since_s < HALF_FOR_S:
-                raise UnavailableError(f"{self._url} gives half a page: {len(wholes)} of {len(self._wholes)} devices")
+                raise UnavailableError(
+                    f"{self._url} returned an incomplete page: {len(wholes)} of {len(self._wholes)} devices"
+                )
         self._half_since_s = None
         self._wholes, self._metrics = wholes, reading.metrics
 

@@ -21,7 +21,7 @@ class ReplaySource:
     def __init__(self, path: Path) -> None:
         self._ticks = [(frame, tick) for frame in load(path) for tick in range(frame.ticks)]
         if not self._ticks:
-            raise InvalidInputError("replay_file", str(path), "holds no frame")
+            raise InvalidInputError("replay_file", str(path), "contains no frames")
         self._position = 0
 
     def discover(self) -> list[DeviceInfo]:

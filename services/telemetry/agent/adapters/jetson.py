@@ -28,7 +28,7 @@ class JetsonSource:
         self._root = root
         model = read_text(root / "proc/device-tree/model")
         if model is None or "NVIDIA" not in model:
-            raise UnavailableError("no Jetson module")
+            raise UnavailableError("this machine is not a Jetson module")
         self._model = model
         self._integral = EnergyIntegral()
 
@@ -50,7 +50,7 @@ class JetsonSource:
             self._integral.add([(started, sample["power_w"])])
             sample["energy_j"] = self._integral.energy_j
         if not sample:
-            raise UnavailableError("no file of the module's GPU can be read")
+            raise UnavailableError("the files of the module's GPU cannot be read")
         return {DEVICE: sample | {"read_time_s": time.monotonic() - started}}
 
     def _temperature(self, sys: Path) -> float | None:

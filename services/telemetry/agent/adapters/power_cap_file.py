@@ -84,6 +84,6 @@ def _parse(entries: Any) -> CappedDevices:
         if known.get("default_w") is not None:
             default_w = float(known["default_w"])
             if not 0 < default_w < math.inf:
-                raise ValueError(f"default_w={default_w!r} of {device!r} is no power in W")
+                raise ValueError(f"default_w={default_w!r} of {device!r} is not a power in W")
             kept.defaults_w[device] = default_w
     return kept

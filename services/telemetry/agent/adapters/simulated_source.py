@@ -109,7 +109,7 @@ class SimulatedSource:
     def _gpu(self, device: str) -> SimulatedGpu:
         gpu = self._gpus.get(device)
         if gpu is None or gpu.fault == "lost":
-            raise PowerControlError(f"device {device!r} is not there")
+            raise PowerControlError(f"device {device!r} does not exist")
         return gpu
 
     def close(self) -> None:

@@ -60,7 +60,7 @@ def cpu_without(drivers: Sequence[LateDriverSource]) -> Callable[[], CpuSource]:
 
     def open_cpu() -> CpuSource:
         if not all(driver.absent for driver in drivers):
-            raise UnavailableError("the node has accelerators, or a driver that does not answer")
+            raise UnavailableError("the node has accelerators, or a driver that does not respond")
         return CpuSource()
 
     return open_cpu
@@ -70,7 +70,7 @@ def _open_nvml() -> DeviceSource:
     from accelerator_autopilot.telemetry.agent.adapters.nvml import NvmlSource  # noqa: PLC0415  needs the driver's package
 
     if all_sleep(NVIDIA):
-        raise UnavailableError("every NVIDIA GPU sleeps, and to open the driver would wake it")
+        raise UnavailableError("all NVIDIA GPUs are asleep, and opening the driver would wake them")
     return NvmlSource()
 
 

@@ -190,13 +190,13 @@ class SysfsSource:
             path.write_text(str(round(cap_w * 1e6)))
         except OSError as error:
             why = " (capping needs root)" if isinstance(error, PermissionError) else ""
-            raise PowerControlError(f"{device} did not take {cap_w:g} W: {error}{why}") from error
+            raise PowerControlError(f"{device} did not accept a power cap of {cap_w:g} W: {error}{why}") from error
 
     def applied_cap_w(self, device: str) -> float:
         """Read power1_cap back. Raises PowerControlError."""
         cap = read_number(self._cap_file(device), 1e-6)
         if cap is None:
-            raise PowerControlError(f"{device} does not tell its cap")
+            raise PowerControlError(f"{device} does not report its power cap")
         return cap
 
     def enforced_cap_w(self, device: str) -> float:
@@ -206,7 +206,7 @@ class SysfsSource:
     def _cap_file(self, device: str) -> Path:
         card = self._cards.get(device)
         if card is None or card.hwmon is None or not card.path.exists():
-            raise PowerControlError(f"device {device!r} is not there")
+            raise PowerControlError(f"device {device!r} does not exist")
         return card.hwmon / "power1_cap"
 
     def close(self) -> None:

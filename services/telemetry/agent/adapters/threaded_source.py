@@ -95,7 +95,7 @@ class ThreadedSource:
                 await self._turn.acquire()
         except TimeoutError:
             self._refuse_hung()
-            raise SourceBusyError(f"source {self.name}: no turn in {MOST_TURNS * self._timeout_s:g} s") from None
+            raise SourceBusyError(f"source {self.name}: still busy after {MOST_TURNS * self._timeout_s:g} s") from None
         try:
             yield
         finally:

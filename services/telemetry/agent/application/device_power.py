@@ -37,7 +37,7 @@ class PowerDriver:
         found = self.find(device)
         default_w = (found[0].power_default_w if found else None) or self.defaults_w.get(device)
         if default_w is None:
-            raise PowerControlError(f"device {device!r} is not there, or does not tell its default")
+            raise PowerControlError(f"device {device!r} does not exist, or does not report its default power cap")
         return await self.apply(device, default_w, None, may_be_locked=may_be_locked)
 
     async def apply(self, device: str, cap_w: float, clock_mhz: float | None, *, may_be_locked: bool) -> Told:
@@ -61,7 +61,7 @@ class PowerDriver:
 
         applied, enforced = await self._call(device, work)
         if not close_to(applied, cap_w) or not math.isfinite(enforced):
-            raise PowerControlError(f"{device} took {cap_w:g} W but tells {applied:g} W, in force {enforced:g} W")
+            raise PowerControlError(f"{device} accepted {cap_w:g} W but reports {applied:g} W, enforced {enforced:g} W")
         return applied, enforced
 
     async def applied_w(self, device: str) -> float:
@@ -71,10 +71,10 @@ class PowerDriver:
     async def _call(self, device: str, work: Callable[[PowerActuator], T]) -> T:
         found = self.find(device)
         if found is None:
-            raise PowerControlError(f"device {device!r} is gone")
+            raise PowerControlError(f"device {device!r} no longer exists")
         actuator = found[1].source
         if not isinstance(actuator, PowerActuator):
-            raise PowerControlError(f"source {found[1].name} controls no power")
+            raise PowerControlError(f"source {found[1].name} cannot control power")
         try:
             return await found[1].call(lambda: work(actuator))
         except AutopilotError:

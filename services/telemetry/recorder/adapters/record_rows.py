@@ -94,7 +94,7 @@ def _alert(msg: Msg) -> Row:
 def _command(msg: Msg) -> Row:
     kind, *target = (subjects.untoken(t) for t in msg.subject.split(".")[1:])
     if kind not in COMMAND_KINDS:
-        raise MalformedMessageError("subject", msg.subject, f"is no command: {', '.join(COMMAND_KINDS)}")
+        raise MalformedMessageError("subject", msg.subject, f"is not a command; known are {', '.join(COMMAND_KINDS)}")
     c = _read(COMMAND_KINDS[kind], msg)
     return (
         c.id,

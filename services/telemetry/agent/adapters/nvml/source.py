@@ -98,7 +98,7 @@ class NvmlSource:
             try:
                 found |= self._look_at(index, before)
             except DriverReloadedError as error:
-                raise UnavailableError("the driver was reloaded while its devices were looked for") from error
+                raise UnavailableError("the driver was reloaded during device discovery") from error
             except Exception as error:  # noqa: BLE001  one bad card must not blind the node
                 log.warning("gpu not readable", extra={"index": index, "error": str(error) or type(error).__name__})
                 # It is asked for samples all the same: an error may pass, and a loss shows there.
@@ -131,7 +131,7 @@ class NvmlSource:
             if error.value in RELOADED:
                 self._events = None
                 self._start()
-            raise UnavailableError(f"NVML does not enumerate: {error}") from error
+            raise UnavailableError(f"NVML cannot list devices: {error}") from error
 
     def _adopt(self, before: _Device | None, info: DeviceInfo, handle: Any) -> _Device:
         if before is None or before.info.driver != info.driver:
@@ -323,21 +323,23 @@ class NvmlSource:
         try:
             pynvml.nvmlDeviceSetPowerManagementLimit(self._same(device), round(cap_w * 1e3))
         except pynvml.NVMLError as error:
-            raise PowerControlError(f"{device} did not take {cap_w:g} W: {error}{_why(error)}") from error
+            raise PowerControlError(
+                f"{device} did not accept a power cap of {cap_w:g} W: {error}{_why(error)}"
+            ) from error
 
     def enforced_cap_w(self, device: str) -> float:
         """The cap in force. Raises PowerControlError."""
         try:
             return float(pynvml.nvmlDeviceGetEnforcedPowerLimit(self._same(device))) / 1e3
         except pynvml.NVMLError as error:
-            raise PowerControlError(f"{device} does not tell its cap: {error}") from error
+            raise PowerControlError(f"{device} does not report its power cap: {error}") from error
 
     def applied_cap_w(self, device: str) -> float:
         """The cap as the driver took it. Raises PowerControlError."""
         try:
             return float(pynvml.nvmlDeviceGetPowerManagementLimit(self._same(device))) / 1e3
         except pynvml.NVMLError as error:
-            raise PowerControlError(f"{device} does not tell its cap: {error}") from error
+            raise PowerControlError(f"{device} does not report its power cap: {error}") from error
 
     def lock_clock_mhz(self, device: str, clock_mhz: float | None) -> None:
         """Lock the SM clock at most at this; None gives it back. Raises PowerControlError."""
@@ -349,13 +351,15 @@ class NvmlSource:
                 lowest = min(pynvml.nvmlDeviceGetSupportedGraphicsClocks(handle, _memory_clock(handle)))
                 pynvml.nvmlDeviceSetGpuLockedClocks(handle, int(lowest), round(clock_mhz))
         except pynvml.NVMLError as error:
-            raise PowerControlError(f"{device} did not take {clock_mhz} MHz: {error}{_why(error)}") from error
+            raise PowerControlError(
+                f"{device} did not accept a clock of {clock_mhz} MHz: {error}{_why(error)}"
+            ) from error
 
     def _same(self, device: str) -> Any:
         """The device of this UUID, whatever its index is now. Raises PowerControlError and NVMLError."""
         handle = pynvml.nvmlDeviceGetHandleByUUID(device)
         if text(pynvml.nvmlDeviceGetUUID(handle)) != device:
-            raise PowerControlError(f"{device} is another device now")
+            raise PowerControlError(f"the index of {device} now belongs to another device")
         return handle
 
     def close(self) -> None:
