@@ -53,7 +53,7 @@ if TYPE_CHECKING:
     from accelerator_autopilot.contracts.messages.alerts import Alert
     from accelerator_autopilot.contracts.messages.commands import CommandOutcome, FleetPolicy, PoolPolicy
     from accelerator_autopilot.contracts.messages.jobs import JobNeeds, JobProgress, JobResult, PoolStatus
-    from accelerator_autopilot.contracts.tables import Rows
+    from accelerator_autopilot.contracts.row_tables import Rows
 
     __version__: str
 

@@ -15,12 +15,12 @@ import httpx
 from pydantic import SecretStr
 
 from accelerator_autopilot.contracts.errors import UnavailableError
-from accelerator_autopilot.deploy.local.disk_watch import DiskWatch
-from accelerator_autopilot.deploy.local.folder_access import Passages
 from accelerator_autopilot.deploy.local.instance import Instance, Runtime, take_port
+from accelerator_autopilot.deploy.local.nats_disk_monitor import DiskWatch
 from accelerator_autopilot.deploy.local.probes import nats_lives, service_lives
 from accelerator_autopilot.deploy.local.servers import EmbeddedPostgres, nats_binary, wait_for_port, write_nats_config
 from accelerator_autopilot.deploy.local.supervised_process import STOP_TIMEOUT_S, ManagedProcess
+from accelerator_autopilot.deploy.local.traverse_permissions import Passages
 from accelerator_autopilot.runtime.supervision import run_together
 from accelerator_autopilot.transport.settings import NatsSettings
 

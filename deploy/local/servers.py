@@ -18,10 +18,10 @@ from urllib.parse import parse_qs, urlsplit
 import psutil
 
 from accelerator_autopilot.contracts.errors import SettingsError, UnavailableError
-from accelerator_autopilot.deploy.local.folder_access import Passages
-from accelerator_autopilot.deploy.local.probe_timeouts import Patience
+from accelerator_autopilot.deploy.local.liveness_deadlines import Patience
 from accelerator_autopilot.deploy.local.probes import postgres_lives
 from accelerator_autopilot.deploy.local.supervised_process import START_WITHIN_S
+from accelerator_autopilot.deploy.local.traverse_permissions import Passages
 
 log = logging.getLogger(__name__)
 

@@ -12,8 +12,8 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
+from accelerator_autopilot.deploy.local.liveness_deadlines import Patience
 from accelerator_autopilot.deploy.local.log_rotation import open_log, rotate
-from accelerator_autopilot.deploy.local.probe_timeouts import Patience
 
 log = logging.getLogger(__name__)
 

@@ -15,11 +15,11 @@ from nats.js import JetStreamContext
 
 from accelerator_autopilot.anomaly.adapters.model_snapshot import load as load_snapshot
 from accelerator_autopilot.anomaly.adapters.model_snapshot import save as save_snapshot
-from accelerator_autopilot.anomaly.application.abandoned_alerts import GonePublishers
 from accelerator_autopilot.anomaly.application.alert_outbox import AlertOutbox, fits
 from accelerator_autopilot.anomaly.application.frame_receiver import FrameReceiver
 from accelerator_autopilot.anomaly.application.handlers import Detection
 from accelerator_autopilot.anomaly.application.open_alert_bucket import OpenAlertBucket
+from accelerator_autopilot.anomaly.application.orphaned_alerts import OrphanedAlerts
 from accelerator_autopilot.anomaly.application.periodic_tasks import (
     keep_inventories,
     keep_snapshot,
@@ -47,7 +47,7 @@ from accelerator_autopilot.runtime.service import Service
 from accelerator_autopilot.runtime.settings import load
 from accelerator_autopilot.runtime.supervision import beat
 from accelerator_autopilot.transport.clock import utc_now
-from accelerator_autopilot.transport.snapshots import bucket_items
+from accelerator_autopilot.transport.direct_reads import bucket_items
 
 log = logging.getLogger(__name__)
 
@@ -70,7 +70,7 @@ def create_app(settings: AnomalySettings | None = None) -> FastStream:
     fleet = SourceTopology()
     detectors = all_detectors(settings.xid_hold_s, fleet)
     detection = Detection(
-        make_watch(settings), detectors, AlertLifecycle(), publish, utc_now, settings.shadow_kinds, fleet, outbox.keep,
+        make_engine(settings), detectors, AlertLifecycle(), publish, utc_now, settings.shadow_kinds, fleet, outbox.keep,
         timedelta(seconds=settings.node_gone_after_s),
     )  # fmt: skip
     intake = FrameReceiver(detection.on_frames, service.registry, service.poison)
@@ -88,10 +88,10 @@ def create_app(settings: AnomalySettings | None = None) -> FastStream:
             service.supervise("frames", intake.run, standstill_s=60.0)
             service.supervise("time", partial(watch_time, detection), standstill_s=60.0)
             service.supervise("stored alerts", stored.run, standstill_s=120.0)
-            service.supervise("gone publishers", GonePublishers(js, service.bus).run, standstill_s=180.0)
+            service.supervise("gone publishers", OrphanedAlerts(js, service.bus).run, standstill_s=180.0)
             service.supervise("inventories", partial(keep_inventories, js, detection), standstill_s=300.0)
             service.supervise("snapshots", partial(keep_snapshots, partial(save_snapshot, snapshot_path), detection))
-            service.supervise("gangs", partial(keep_gangs, js, detection), standstill_s=180.0)
+            service.supervise("gangs", partial(follow_job_groups, js, detection), standstill_s=180.0)
             yield
             keep_snapshot(partial(save_snapshot, snapshot_path), detection)
 
@@ -134,7 +134,7 @@ def check_event(event: DeviceEvent) -> None:
         raise InvalidInputError("device", event.device[:100], "is too long for the subject of an alert")
 
 
-async def keep_gangs(js: JetStreamContext, detection: Detection) -> None:
+async def follow_job_groups(js: JetStreamContext, detection: Detection) -> None:
     """Follow which devices work together; workers stay for long, so now and then is enough."""
     while True:
         beat()
@@ -147,7 +147,7 @@ async def keep_gangs(js: JetStreamContext, detection: Detection) -> None:
         await asyncio.sleep(GANGS_EVERY_S)
 
 
-def make_watch(settings: AnomalySettings, roster: DeviceSlots | None = None) -> DetectionEngine:
+def make_engine(settings: AnomalySettings, roster: DeviceSlots | None = None) -> DetectionEngine:
     """The watch that the settings ask for."""
     return DetectionEngine(settings.false_alarms_per_week, settings.node_timeout_s, roster=roster or DeviceSlots())
 
@@ -156,7 +156,7 @@ def restore_learned(detection: Detection, settings: AnomalySettings, snapshot: S
     """Go on from what was learnt before a restart."""
     if snapshot is None:
         return
-    watch = make_watch(settings, DeviceSlots.restore(snapshot.roster))
+    watch = make_engine(settings, DeviceSlots.restore(snapshot.roster))
     try:
         watch.load(snapshot.arrays)
     except (InvalidInputError, KeyError, ValueError, TypeError, AttributeError, RuntimeError) as error:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 from accelerator_autopilot.anomaly.adapters.database_history import past_ticks
 from accelerator_autopilot.anomaly.adapters.telemetry_tables import Table, read_table
 from accelerator_autopilot.anomaly.domain.detection_engine import DetectionEngine
-from accelerator_autopilot.anomaly.domain.device_history import Slots
+from accelerator_autopilot.anomaly.domain.last_values import Slots
 from accelerator_autopilot.anomaly.domain.learned.input_channels import LEARN_S
 from accelerator_autopilot.anomaly.domain.replay import DetectorReplay, Moment, ReplayedAlert
 from accelerator_autopilot.anomaly.settings import AnomalySettings

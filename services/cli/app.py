@@ -153,7 +153,7 @@ def shared_options(
 
 def main() -> None:
     """Entry point of `autopilot`."""
-    from accelerator_autopilot.runtime.lean_imports import leave_out_websockets  # noqa: PLC0415
+    from accelerator_autopilot.runtime.import_exclusions import leave_out_websockets  # noqa: PLC0415
 
     leave_out_websockets(os.environ.get("AUTOPILOT_NATS_URL", ""))
     for stream in (sys.stdout, sys.stderr):

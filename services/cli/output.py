@@ -13,8 +13,8 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table as RichTable
 from rich.text import Text
 
-from accelerator_autopilot.cli.table_cells import clean_lines, json_text, plain
 from accelerator_autopilot.cli.table_layout import GAP, Layout, Row, Table, lay_out
+from accelerator_autopilot.cli.text_sanitizing import clean_lines, json_text, plain
 from accelerator_autopilot.contracts.exit_codes import ExitCode
 from accelerator_autopilot.transport.clock import utc_now
 

@@ -17,7 +17,7 @@ from typing import Literal
 from accelerator_autopilot.contracts.errors import AutopilotError
 from accelerator_autopilot.deploy.local.instance import Instance, Runtime
 from accelerator_autopilot.deploy.local.product import SERVICES, readiness
-from accelerator_autopilot.runtime.privileges import ADVICE, runs_as
+from accelerator_autopilot.runtime.privilege_drop import ADVICE, runs_as
 
 State = Literal["ok", "warn", "fail", "not applicable"]
 OK: State = "ok"

@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 
 from rich.cells import cell_len
 
-from accelerator_autopilot.cli.table_cells import clean, clipped, plain
+from accelerator_autopilot.cli.text_sanitizing import clean, clipped, plain
 
 Row = Mapping[str, object]
 GAP = 2

@@ -10,9 +10,9 @@ import uvicorn
 
 from accelerator_autopilot.contracts.errors import SettingsError
 from accelerator_autopilot.gateway.settings import GatewaySettings
+from accelerator_autopilot.runtime.import_exclusions import leave_out_websockets
 from accelerator_autopilot.runtime.json_logs import setup_logging
-from accelerator_autopilot.runtime.lean_imports import leave_out_websockets
-from accelerator_autopilot.runtime.privileges import Needs, drop_privileges
+from accelerator_autopilot.runtime.privilege_drop import Needs, drop_privileges
 from accelerator_autopilot.runtime.settings import load
 from accelerator_autopilot.runtime.shutdown import GRACE_S, Ending, end_asked
 

@@ -16,19 +16,19 @@ from prometheus_client import CollectorRegistry
 
 from accelerator_autopilot.client import AutopilotClient
 from accelerator_autopilot.contracts import subjects
+from accelerator_autopilot.contracts.failure_risk import Risk
 from accelerator_autopilot.contracts.messages.alerts import Alert
 from accelerator_autopilot.contracts.messages.audit import AuditRecord
-from accelerator_autopilot.contracts.risk import Risk
 from accelerator_autopilot.gateway.adapters.nats_connection import NatsConnection
 from accelerator_autopilot.gateway.application.admission import Admission, Quota
 from accelerator_autopilot.gateway.application.event_fanout import EventFanout, StreamLimit
-from accelerator_autopilot.gateway.application.response_cache import Remembered
-from accelerator_autopilot.gateway.application.unfinished_jobs import keep_looking
+from accelerator_autopilot.gateway.application.quota_reconciliation import reconcile_loop
+from accelerator_autopilot.gateway.application.response_cache import CachedResponse
 from accelerator_autopilot.gateway.http import documentation, problem_details
 from accelerator_autopilot.gateway.http.request_bodies import MemoryBudget
 from accelerator_autopilot.gateway.routes import alerts, batches, dead_letters, fleet, jobs, openai
 from accelerator_autopilot.gateway.security.key_file import KeyRing
-from accelerator_autopilot.gateway.security.refused_keys import RefusedKeys
+from accelerator_autopilot.gateway.security.rejected_key_audit import RejectedKeyAudit
 from accelerator_autopilot.gateway.security.request_guard import RequestGuard
 from accelerator_autopilot.gateway.security.route_access import AccessTable
 from accelerator_autopilot.gateway.settings import GatewaySettings
@@ -67,7 +67,7 @@ def create_app(settings: GatewaySettings | None = None) -> FastAPI:
         await audit_records.write(connection.client.js, entry)
 
     outbox = audit_log.AuditOutbox(write, registry)
-    refusals = RefusedKeys(outbox.put, registry)
+    refusals = RejectedKeyAudit(outbox.put, registry)
     supervisor = TaskSupervisor(health, registry)
     poison = PoisonRule(registry, lambda: connection.client.js)
 
@@ -101,7 +101,9 @@ def create_app(settings: GatewaySettings | None = None) -> FastAPI:
         ):
             supervisor.start(name, work, standstill_s=STANDSTILL_S)
         supervisor.start(
-            "unfinished jobs", partial(keep_looking, admission, client.jobs.view), standstill_s=UNFINISHED_STANDSTILL_S
+            "unfinished jobs",
+            partial(reconcile_loop, admission, client.jobs.view),
+            standstill_s=UNFINISHED_STANDSTILL_S,
         )
         supervisor.start("live samples", app.state.frames.run)
         supervisor.start("live alerts", app.state.alerts.run)
@@ -120,7 +122,7 @@ def create_app(settings: GatewaySettings | None = None) -> FastAPI:
         description="Submit jobs, follow them, read the fleet and steer it.",
     )
     app.state.admission = admission
-    app.state.risks = Remembered[list[Risk]](RISKS_FRESH_S)
+    app.state.risks = CachedResponse[list[Risk]](RISKS_FRESH_S)
     app.state.streams = StreamLimit(settings.streams_per_key)
     problem_details.install(app)
     for router in ROUTERS:

@@ -13,9 +13,9 @@ from typing import Any
 from accelerator_autopilot.contracts.errors import SettingsError
 from accelerator_autopilot.inference.errors import NotConfiguredError
 from accelerator_autopilot.inference.settings import ModelSettings, PoolSettings, WorkerSettings
+from accelerator_autopilot.runtime.import_exclusions import leave_out_http_server, leave_out_websockets
 from accelerator_autopilot.runtime.json_logs import setup_logging
-from accelerator_autopilot.runtime.lean_imports import leave_out_http_server, leave_out_websockets
-from accelerator_autopilot.runtime.privileges import Needs, drop_privileges
+from accelerator_autopilot.runtime.privilege_drop import Needs, drop_privileges
 from accelerator_autopilot.runtime.settings import ServiceSettings, load
 
 LAST_RESORT_S = 5.0

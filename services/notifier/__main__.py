@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 
 from accelerator_autopilot.notifier.settings import NotifierSettings
+from accelerator_autopilot.runtime.import_exclusions import leave_out_http_server, leave_out_websockets
 from accelerator_autopilot.runtime.json_logs import setup_logging
-from accelerator_autopilot.runtime.lean_imports import leave_out_http_server, leave_out_websockets
-from accelerator_autopilot.runtime.privileges import drop_privileges
+from accelerator_autopilot.runtime.privilege_drop import drop_privileges
 from accelerator_autopilot.runtime.settings import load
 
 

@@ -17,7 +17,7 @@ from accelerator_autopilot.contracts import subjects
 from accelerator_autopilot.contracts.errors import UnavailableError
 from accelerator_autopilot.contracts.messages.alerts import Alert
 from accelerator_autopilot.contracts.messages.audit import AuditRecord
-from accelerator_autopilot.contracts.messages.notices import (
+from accelerator_autopilot.contracts.messages.notifications import (
     Acknowledgement,
     DeliveryReply,
     DeliveryRequest,
@@ -35,7 +35,7 @@ from accelerator_autopilot.runtime.bus import BUS_ERRORS, Bus
 from accelerator_autopilot.runtime.service import Service
 from accelerator_autopilot.runtime.settings import load
 from accelerator_autopilot.runtime.supervision import beat
-from accelerator_autopilot.transport.snapshots import bucket_items, bucket_values
+from accelerator_autopilot.transport.direct_reads import bucket_items, bucket_values
 from accelerator_autopilot.transport.unreadable_values import parse_value
 
 log = logging.getLogger(__name__)
@@ -73,7 +73,7 @@ def create_app(settings: NotifierSettings | None = None) -> FastStream:
                 settings.webhook_timeout_s, private_targets=settings.webhook_private_targets
             )
             outbox = AuditOutbox(partial(write_audit, service.bus), service.registry)
-            unattended = partial(needs_somebody, service.bus)
+            unattended = partial(needs_escalation, service.bus)
             store = NatsLedgerStore(js)
             known = partial(open_alerts, js)
             around = DeliveryContext(
@@ -100,7 +100,7 @@ async def write_audit(bus: Bus, record: AuditRecord) -> None:
     await bus.publish(subjects.audit(record.actor), record, record.id)
 
 
-async def needs_somebody(bus: Bus, alert: Alert) -> bool:
+async def needs_escalation(bus: Bus, alert: Alert) -> bool:
     """Whether an alert is still open and nobody has taken it on. Raises UnavailableError while that is not known.
 
     An alert that the bucket lacks has ended, which will be told soon, or it was lost there and is as open as before.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Protocol
 
-from accelerator_autopilot.contracts.messages.notices import Subscription
+from accelerator_autopilot.contracts.messages.notifications import Subscription
 from accelerator_autopilot.notifier.domain.message_formats import Body
 from accelerator_autopilot.notifier.domain.subscription_ledger import LedgerEntry, StreamPosition
 

@@ -18,12 +18,12 @@ from prometheus_client import Counter, Gauge
 from pydantic import ValidationError
 
 from accelerator_autopilot.contracts import subjects
-from accelerator_autopilot.contracts.address_checks import check_address
 from accelerator_autopilot.contracts.errors import AutopilotError, MalformedMessageError, SettingsError
 from accelerator_autopilot.contracts.ids import new_id
 from accelerator_autopilot.contracts.messages.alerts import Alert
 from accelerator_autopilot.contracts.messages.commands import DrainCommand, ScaleCommand
 from accelerator_autopilot.contracts.streams import durable
+from accelerator_autopilot.contracts.subject_checks import check_address
 from accelerator_autopilot.runtime.broker import client_of
 from accelerator_autopilot.runtime.bus import BUS_ERRORS, Bus
 from accelerator_autopilot.runtime.consumers import Watched, consume
@@ -33,8 +33,8 @@ from accelerator_autopilot.runtime.service import Service
 from accelerator_autopilot.runtime.settings import load
 from accelerator_autopilot.runtime.supervision import beat
 from accelerator_autopilot.scheduler.adapters.database_history import DatabaseHistory
-from accelerator_autopilot.scheduler.adapters.fleet_reader import READ_METRICS, FleetReader
 from accelerator_autopilot.scheduler.adapters.latest_frames import LatestFrames
+from accelerator_autopilot.scheduler.adapters.observation_reader import READ_METRICS, FleetReader
 from accelerator_autopilot.scheduler.application.actuator import Actuator
 from accelerator_autopilot.scheduler.application.control_loop import ControlLoop
 from accelerator_autopilot.scheduler.application.device_controller import DeviceController
@@ -49,10 +49,10 @@ from accelerator_autopilot.scheduler.policies.contract import PoolPolicyMaker
 from accelerator_autopilot.scheduler.policies.library import policy_maker
 from accelerator_autopilot.scheduler.policies.library.learned import Learned
 from accelerator_autopilot.scheduler.policies.network import load_checkpoint
-from accelerator_autopilot.scheduler.policies.policy_ensemble import PolicyEnsemble
+from accelerator_autopilot.scheduler.policies.policy_runner import PolicyRunner
 from accelerator_autopilot.scheduler.settings import SchedulerSettings
 from accelerator_autopilot.transport.clock import utc_now
-from accelerator_autopilot.transport.snapshots import last_messages
+from accelerator_autopilot.transport.direct_reads import last_messages
 
 log = logging.getLogger(__name__)
 
@@ -66,7 +66,7 @@ def create_app(settings: SchedulerSettings | None = None) -> FastStream:
     settings = settings or load(SchedulerSettings)
     service = Service("scheduler", settings)
     makers = usable_policies(settings)
-    panel = PolicyEnsemble(makers, settings.decision_interval_s)
+    panel = PolicyRunner(makers, settings.decision_interval_s)
     governor = Governor()
     first = settings.policy_name if settings.policy_name in makers else settings.fallback_policy
     championship = ChampionChallenger(first, settings.fallback_policy)
@@ -85,7 +85,7 @@ def create_app(settings: SchedulerSettings | None = None) -> FastStream:
             nc = client_of(service.broker)
             # Raw subscriptions: a framework's work on each message would cost more than the decisions.
             await nc.subscribe(subjects.FRAMES, cb=frames.take)
-            await nc.subscribe(subjects.SCALE_COMMANDS, cb=partial(note_size, governor))
+            await nc.subscribe(subjects.SCALE_COMMANDS, cb=partial(record_operator_size, governor))
             leadership = LeaderElection(js, f"{settings.node}-{new_id()[:8]}", "scheduler")
             service.supervise("leadership", leadership.run, standstill_s=30.0)
             actor = Actuator(Bus(service.broker, pipelined=True), utc_now, counter)
@@ -119,12 +119,12 @@ def create_app(settings: SchedulerSettings | None = None) -> FastStream:
             remembering = ObservationStore(js, panel, leadership.name)
             service.supervise("looks", partial(remembering.run, lambda: leadership.token is not None))
             deciding_for_ever = partial(
-                decide_for_ever,
+                run_decision_loop,
                 decider, leadership, partial(recall_all, js, remembering, governor, crowning), service.health, wake,
                 settings.decision_interval_s, leading,
             )  # fmt: skip
             # Before the first round too, which a collector at its defaults would stop again and again.
-            settle_memory()
+            freeze_gc()
             service.supervise("decisions", deciding_for_ever, standstill_s=STANDSTILL_S)
             yield
             if leadership.token is not None:
@@ -141,7 +141,7 @@ def subscribe(service: Service, wake: asyncio.Event) -> list[Watched]:
             wake.set()
 
     async def on_drain(command: DrainCommand) -> None:
-        await note_word(service.bus, command)
+        await record_operator_drain(service.bus, command)
 
     alerts = durable("scheduler-alerts", subjects.ALERTS)
     drains = durable("scheduler-drains", subjects.DRAIN_COMMANDS)
@@ -151,7 +151,7 @@ def subscribe(service: Service, wake: asyncio.Event) -> list[Watched]:
     ]
 
 
-async def note_size(governor: Governor, message: Msg) -> None:
+async def record_operator_size(governor: Governor, message: Msg) -> None:
     """An operator set the size of a pool; one of our own commands, of which there are many, says nothing new."""
     try:
         command = ScaleCommand.model_validate_json(message.data)
@@ -163,7 +163,7 @@ async def note_size(governor: Governor, message: Msg) -> None:
         governor.manual(command.pool, command.at)
 
 
-async def note_word(bus: Bus, command: DrainCommand) -> None:
+async def record_operator_drain(bus: Bus, command: DrainCommand) -> None:
     """Keep an operator's last word on a device: it goes before what alerts say."""
     if command.issuer == "scheduler":
         return
@@ -194,7 +194,7 @@ def usable_policies(settings: SchedulerSettings) -> dict[str, PoolPolicyMaker]:
     return usable
 
 
-def settle_memory() -> None:
+def freeze_gc() -> None:
     """What there is stays for long: the collector need not look through all code and a large fleet ever again."""
     gc.freeze()
     gc.set_threshold(50_000, 20, 100)
@@ -220,7 +220,7 @@ async def recall_all(
             governor.manual(command.pool, command.at)
 
 
-async def decide_for_ever(
+async def run_decision_loop(
     decider: ControlLoop,
     leadership: LeaderElection,
     recall_past: Callable[[], Awaitable[None]],
@@ -243,7 +243,7 @@ async def decide_for_ever(
                     led_with = token
                 await decider.decide(token)
                 if not settled:
-                    settle_memory()
+                    freeze_gc()
                     settled = True
                 health.report("deciding", ok=True)
             except Exception as error:

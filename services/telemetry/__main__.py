@@ -6,9 +6,9 @@ import asyncio
 import gc
 import sys
 
+from accelerator_autopilot.runtime.import_exclusions import leave_out_http_server, leave_out_websockets
 from accelerator_autopilot.runtime.json_logs import setup_logging
-from accelerator_autopilot.runtime.lean_imports import leave_out_http_server, leave_out_websockets
-from accelerator_autopilot.runtime.privileges import Needs, drop_privileges, socket_folders
+from accelerator_autopilot.runtime.privilege_drop import Needs, drop_privileges, socket_folders
 from accelerator_autopilot.runtime.settings import load
 from accelerator_autopilot.telemetry.settings import AgentSettings, RecorderSettings
 

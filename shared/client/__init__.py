@@ -4,6 +4,6 @@ Programs use `accelerator_autopilot.connect` or `connect_async`. `AutopilotClien
 services use themselves.
 """
 
-from accelerator_autopilot.client.connection import AutopilotClient
+from accelerator_autopilot.client.autopilot_client import AutopilotClient
 
 __all__ = ["AutopilotClient"]

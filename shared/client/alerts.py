@@ -16,7 +16,6 @@ from nats.js.kv import KeyValue
 from pydantic import ValidationError
 
 from accelerator_autopilot.contracts import subjects
-from accelerator_autopilot.contracts.address_checks import check_address
 from accelerator_autopilot.contracts.errors import (
     ConflictError,
     InvalidInputError,
@@ -24,21 +23,22 @@ from accelerator_autopilot.contracts.errors import (
     NotFoundError,
     UnavailableError,
 )
+from accelerator_autopilot.contracts.failure_risk import Risk, risks
 from accelerator_autopilot.contracts.ids import new_id
 from accelerator_autopilot.contracts.messages.alerts import Alert
 from accelerator_autopilot.contracts.messages.audit import AuditRecord
 from accelerator_autopilot.contracts.messages.base import Message
-from accelerator_autopilot.contracts.messages.notices import (
+from accelerator_autopilot.contracts.messages.notifications import (
     Acknowledgement,
     DeliveryReply,
     DeliveryRequest,
     Silence,
     Subscription,
 )
-from accelerator_autopilot.contracts.risk import Risk, risks
+from accelerator_autopilot.contracts.subject_checks import check_address
 from accelerator_autopilot.transport import audit_records
 from accelerator_autopilot.transport.clock import utc_now
-from accelerator_autopilot.transport.snapshots import bucket_items, last_messages
+from accelerator_autopilot.transport.direct_reads import bucket_items, last_messages
 
 M = TypeVar("M", bound=Message)
 DELIVER_S = 15.0

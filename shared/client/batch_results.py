@@ -15,8 +15,8 @@ from accelerator_autopilot.client.job_following import look_again, patient
 from accelerator_autopilot.contracts import subjects
 from accelerator_autopilot.contracts.errors import UnavailableError
 from accelerator_autopilot.contracts.messages.jobs import JobResult
+from accelerator_autopilot.transport.result_publishing import BUS_ERRORS
 from accelerator_autopilot.transport.stream_reader import reading
-from accelerator_autopilot.transport.stream_writes import BUS_ERRORS
 
 # Another reading costs as much as a few looks at single results.
 WORTH_READING = 16

@@ -21,13 +21,13 @@ from accelerator_autopilot.client.jobs import Jobs, message_of
 from accelerator_autopilot.contracts import subjects
 from accelerator_autopilot.contracts.errors import AutopilotError, ConflictError, InvalidInputError, NotFoundError
 from accelerator_autopilot.contracts.ids import new_id
-from accelerator_autopilot.contracts.job_requests import Options, check_id, make_options
+from accelerator_autopilot.contracts.job_building import Options, check_id, make_options
 from accelerator_autopilot.contracts.messages.jobs import Batch, Job, JobError, JobResult
 from accelerator_autopilot.transport.clock import utc_now
-from accelerator_autopilot.transport.job_claims import Claims, fingerprint, tokens_of_batch
+from accelerator_autopilot.transport.direct_reads import count_messages, subjects_of
+from accelerator_autopilot.transport.job_id_claims import Claims, fingerprint, tokens_of_batch
 from accelerator_autopilot.transport.publish_retries import Outgoing, publish_together
-from accelerator_autopilot.transport.snapshots import count_messages, subjects_of
-from accelerator_autopilot.transport.stream_writes import BUS_ERRORS, not_stored
+from accelerator_autopilot.transport.result_publishing import BUS_ERRORS, not_stored
 
 T = TypeVar("T")
 QUEUE = "JOBS"

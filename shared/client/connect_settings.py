@@ -13,7 +13,7 @@ from pydantic import ValidationError
 
 from accelerator_autopilot.contracts.data_folder import DEFAULT_DATA_DIR, RUNTIME_FILE
 from accelerator_autopilot.contracts.errors import InvalidInputError
-from accelerator_autopilot.contracts.job_requests import first_problem
+from accelerator_autopilot.contracts.job_building import first_problem
 from accelerator_autopilot.transport.settings import NatsSettings
 
 

@@ -12,7 +12,7 @@ from accelerator_autopilot.contracts.ids import derived_id
 from accelerator_autopilot.contracts.messages.jobs import DeadJob
 from accelerator_autopilot.contracts.messages.poison import PoisonMessage
 from accelerator_autopilot.transport.clock import utc_now
-from accelerator_autopilot.transport.snapshots import last_messages
+from accelerator_autopilot.transport.direct_reads import last_messages
 
 if TYPE_CHECKING:
     from accelerator_autopilot.client.jobs import JobHandle, Jobs

@@ -25,8 +25,8 @@ from accelerator_autopilot.contracts.messages.jobs import PoolStatus
 from accelerator_autopilot.contracts.messages.telemetry import DeviceInfo, NodeInventory
 from accelerator_autopilot.contracts.report_names import PREFIX as REPORT_PREFIX
 from accelerator_autopilot.contracts.report_names import name_of_week
+from accelerator_autopilot.transport.direct_reads import bucket_items, last_messages
 from accelerator_autopilot.transport.object_store import read_object
-from accelerator_autopilot.transport.snapshots import bucket_items, last_messages
 
 if TYPE_CHECKING:
     from accelerator_autopilot.contracts.frames import TelemetryFrame

@@ -14,7 +14,7 @@ from nats.js.api import ConsumerConfig, DeliverPolicy
 from accelerator_autopilot.contracts import subjects
 from accelerator_autopilot.contracts.errors import InvalidInputError
 from accelerator_autopilot.contracts.frames import TelemetryFrame, decode
-from accelerator_autopilot.contracts.tables import Tabular
+from accelerator_autopilot.contracts.row_tables import Tabular
 from accelerator_autopilot.transport.stream_reader import reading
 
 MOST_VALUES = 50_000_000

@@ -15,7 +15,7 @@ from pydantic import ValidationError
 from accelerator_autopilot.contracts import subjects
 from accelerator_autopilot.contracts.errors import UnavailableError
 from accelerator_autopilot.contracts.messages.jobs import JobProgress, JobResult
-from accelerator_autopilot.transport.stream_writes import BUS_ERRORS
+from accelerator_autopilot.transport.result_publishing import BUS_ERRORS
 
 # The server tells its subscribers before it has stored what it tells: who subscribes just then and looks at once
 # sees neither. So the second look comes soon, the later ones are for news that were lost on the way.

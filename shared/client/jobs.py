@@ -28,7 +28,7 @@ from accelerator_autopilot.contracts.errors import (
 )
 from accelerator_autopilot.contracts.errors import NotFoundError as Missing
 from accelerator_autopilot.contracts.ids import derived_id, new_id
-from accelerator_autopilot.contracts.job_requests import (
+from accelerator_autopilot.contracts.job_building import (
     MESSAGE_ID,
     Options,
     address,
@@ -38,12 +38,12 @@ from accelerator_autopilot.contracts.job_requests import (
 )
 from accelerator_autopilot.contracts.messages.jobs import Job, JobProgress, JobResult, JobState
 from accelerator_autopilot.contracts.streams import DAY_S, PAYLOAD_INLINE_LIMIT
-from accelerator_autopilot.transport import job_claims
+from accelerator_autopilot.transport import job_id_claims
 from accelerator_autopilot.transport.clock import utc_now
-from accelerator_autopilot.transport.job_claims import Claims, fingerprint
+from accelerator_autopilot.transport.job_id_claims import Claims, fingerprint
 from accelerator_autopilot.transport.payload_store import MOST_PAYLOAD_BYTES, load_payload, store_encoded
 from accelerator_autopilot.transport.publish_retries import Outgoing, publish_patiently
-from accelerator_autopilot.transport.stream_writes import BUS_ERRORS, not_stored, publish_result
+from accelerator_autopilot.transport.result_publishing import BUS_ERRORS, not_stored, publish_result
 
 
 class JobView(BaseModel):
@@ -167,13 +167,13 @@ class Jobs:
         if message_id is not None:
             headers[MESSAGE_ID] = message_id
         if first and message.stream == "JOBS":
-            headers |= job_claims.first(job.id)
+            headers |= job_id_claims.first(job.id)
         elif first and await self._claims.exists(job.id):
             return True
         try:
             ack = await publish_patiently(self._js, message.subject, message.body, headers, stream=message.stream)
         except BUS_ERRORS as error:
-            if first and isinstance(error, APIError) and error.err_code in job_claims.WRONG_SEQUENCE:
+            if first and isinstance(error, APIError) and error.err_code in job_id_claims.WRONG_SEQUENCE:
                 return True
             raise not_stored(f"job {job.id}", error) from error
         return bool(ack.duplicate)

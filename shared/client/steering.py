@@ -31,8 +31,8 @@ from accelerator_autopilot.contracts.messages.jobs import PoolStatus
 from accelerator_autopilot.contracts.messages.telemetry import SimulationReply, SimulationRequest
 from accelerator_autopilot.transport import audit_records
 from accelerator_autopilot.transport.clock import utc_now
+from accelerator_autopilot.transport.direct_reads import bucket_items
 from accelerator_autopilot.transport.publish_retries import publish_patiently
-from accelerator_autopilot.transport.snapshots import bucket_items
 from accelerator_autopilot.transport.unreadable_values import parse_value
 
 COMMAND_TTL_S = 30.0

@@ -9,7 +9,7 @@ from typing import Any, Protocol, TypeAlias, TypeVar, runtime_checkable
 from pydantic import BaseModel, ValidationError
 
 from accelerator_autopilot.contracts.errors import InvalidInputError
-from accelerator_autopilot.contracts.job_requests import first_problem
+from accelerator_autopilot.contracts.job_building import first_problem
 from accelerator_autopilot.contracts.kinds.base import Payload, R, Result
 from accelerator_autopilot.contracts.messages.jobs import JobNeeds, Priority
 from accelerator_autopilot.contracts.streams import DAY_S, JOB_AGE_S

@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from accelerator_autopilot.contracts import subjects
 from accelerator_autopilot.contracts.errors import InvalidInputError, MalformedMessageError
-from accelerator_autopilot.contracts.frame_encoding import SCHEMA_VERSION, pack_frame
+from accelerator_autopilot.contracts.frame_packing import SCHEMA_VERSION, pack_frame
 
 MAX_VALUES = 4_000_000
 MAX_ROWS = 100_000  # ticks of all devices of one frame

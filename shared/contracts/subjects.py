@@ -144,7 +144,7 @@ def drain_command(node: str, device: str) -> str:
     return bounded(f"commands.drain.{token(node)}.{token(device)}")
 
 
-def operators_word(node: str, device: str) -> str:
+def operator_drain_key(node: str, device: str) -> str:
     """Where KV `scheduler` keeps an operator's last drain command to one device."""
     return bounded(f"operator.{token(node)}.{token(device)}")
 

@@ -12,7 +12,7 @@ from pydantic import BaseModel
 from accelerator_autopilot.contracts import subjects
 from accelerator_autopilot.contracts.errors import UnavailableError
 from accelerator_autopilot.contracts.messages.commands import CommandOutcome, FleetPolicy
-from accelerator_autopilot.transport import stream_writes
+from accelerator_autopilot.transport import result_publishing
 from accelerator_autopilot.transport.acked_publishing import AckedPublisher
 from accelerator_autopilot.transport.publish_retries import publish_patiently
 from accelerator_autopilot.transport.unreadable_values import parse_value
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from faststream.nats import NatsBroker
 
 M = TypeVar("M", bound=BaseModel)
-BUS_ERRORS = stream_writes.BUS_ERRORS
+BUS_ERRORS = result_publishing.BUS_ERRORS
 POLICY_KEY = "fleet"
 TIMEOUT_S = 5.0
 

@@ -13,11 +13,11 @@ from datetime import datetime, timedelta
 from accelerator_autopilot.contracts.errors import InvalidInputError, UnavailableError
 from accelerator_autopilot.contracts.ids import new_id
 from accelerator_autopilot.contracts.messages.alerts import Alert, Evidence, Severity
+from accelerator_autopilot.runtime.alert_publishing import BUCKET, tell
 from accelerator_autopilot.runtime.bus import BUS_ERRORS, Bus
 from accelerator_autopilot.runtime.failure_description import failure_fields
-from accelerator_autopilot.runtime.open_alerts import BUCKET, tell
 from accelerator_autopilot.transport.clock import Clock, utc_now
-from accelerator_autopilot.transport.snapshots import bucket_items
+from accelerator_autopilot.transport.direct_reads import bucket_items
 
 log = logging.getLogger(__name__)
 

@@ -10,7 +10,7 @@ from accelerator_autopilot.contracts import subjects
 from accelerator_autopilot.contracts.messages.jobs import DeadJob, DeadReason, Job, JobError
 from accelerator_autopilot.transport.clock import utc_now
 from accelerator_autopilot.transport.payload_store import store_payload
-from accelerator_autopilot.transport.stream_writes import BUS_ERRORS, not_stored
+from accelerator_autopilot.transport.result_publishing import BUS_ERRORS, not_stored
 
 LEAST_S = 60.0
 # Errors whose texts are our own: fields, rules, sizes.

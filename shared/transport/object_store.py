@@ -23,8 +23,8 @@ from nats.js.errors import NotFoundError as JetStreamNotFoundError
 from accelerator_autopilot.contracts.errors import InvalidInputError, NotFoundError, UnavailableError
 from accelerator_autopilot.contracts.ids import new_id
 from accelerator_autopilot.transport.clock import utc_now
+from accelerator_autopilot.transport.result_publishing import BUS_ERRORS, not_stored
 from accelerator_autopilot.transport.stream_reader import reading
-from accelerator_autopilot.transport.stream_writes import BUS_ERRORS, not_stored
 
 READ_S = 30.0
 # A read may take longer the larger the object is; slower than this, something is wrong.

@@ -80,7 +80,7 @@ def install_driver() -> list[float]:
 async def agent(url: str, period_s: float, seconds: float) -> None:
     """The agent's process."""
     spent = install_driver()
-    from accelerator_autopilot.runtime.lean_imports import leave_out_websockets
+    from accelerator_autopilot.runtime.import_exclusions import leave_out_websockets
 
     leave_out_websockets("nats://")
     from accelerator_autopilot.telemetry.agent.app import create_agent

@@ -38,9 +38,9 @@ from accelerator_autopilot.contracts.frames import decode
 from accelerator_autopilot.contracts.messages.commands import FleetPolicy, PowerBudget
 from accelerator_autopilot.runtime.broker import client_of, expect_close, make_broker
 from accelerator_autopilot.runtime.bus import Bus
-from accelerator_autopilot.scheduler.adapters.fleet_reader import READ_METRICS, FleetReader
 from accelerator_autopilot.scheduler.adapters.latest_frames import LatestFrames
-from accelerator_autopilot.scheduler.app import settle_memory
+from accelerator_autopilot.scheduler.adapters.observation_reader import READ_METRICS, FleetReader
+from accelerator_autopilot.scheduler.app import freeze_gc
 from accelerator_autopilot.scheduler.application.actuator import Actuator
 from accelerator_autopilot.scheduler.application.control_loop import ControlLoop
 from accelerator_autopilot.scheduler.application.device_controller import DeviceController
@@ -49,7 +49,7 @@ from accelerator_autopilot.scheduler.domain.champion_challenger import ChampionC
 from accelerator_autopilot.scheduler.domain.device_columns import DeviceColumns
 from accelerator_autopilot.scheduler.domain.governor import Governor
 from accelerator_autopilot.scheduler.policies.library import policy_maker
-from accelerator_autopilot.scheduler.policies.policy_ensemble import PolicyEnsemble
+from accelerator_autopilot.scheduler.policies.policy_runner import PolicyRunner
 from accelerator_autopilot.scheduler.settings import SchedulerSettings
 from accelerator_autopilot.transport.clock import utc_now
 from tests.benchmarks.decide_fleet import BOUNDS, POOL_DEVICES, ROUND, Fleet, be_fleet
@@ -131,7 +131,7 @@ def make_decider(bus: Bus, reader: FleetReader, phases: Phases) -> ControlLoop:
     counter = Counter("decisions", "by reason", ["reason"], registry=CollectorRegistry())
     actor = Actuator(bus, utc_now, counter)
     settings = SchedulerSettings()
-    panel = PolicyEnsemble({name: policy_maker(name) for name in settings.panel}, settings.decision_interval_s)
+    panel = PolicyRunner({name: policy_maker(name) for name in settings.panel}, settings.decision_interval_s)
     championship = ChampionChallenger(settings.policy_name, settings.fallback_policy)
     pools, devices = PoolController(actor, panel, Governor(), championship), DeviceController(actor, 60.0)
     decider = ControlLoop(reader, pools, devices)
@@ -188,7 +188,7 @@ async def measure(pools: int, rounds: int, environment: Mapping[str, str], nc: C
     await bus.write(
         "policy", "fleet", FleetPolicy(power="all", budgets=[budget], pools={f"p{i}": BOUNDS for i in range(pools)})
     )
-    settle_memory()
+    freeze_gc()
     told: list[dict[str, Any]] = []
     for number in range(WARM_UP + rounds):
         received[0], scaled[0], before = 0, 0, (await bus.js.stream_info("COMMANDS")).state.last_seq
@@ -212,7 +212,7 @@ async def measure(pools: int, rounds: int, environment: Mapping[str, str], nc: C
             "blocked_cpu_ms": 1e3 * watch.longest_cpu_s,
         }
         if number == 0:
-            settle_memory()
+            freeze_gc()
         took["commands"] = (await bus.js.stream_info("COMMANDS")).state.last_seq - before
         took["scale_commands"] = scaled[0]
         told.append(took | {"phases": phases.of_round()})

@@ -23,7 +23,7 @@ from accelerator_autopilot.contracts.messages.commands import PoolPolicy, PowerC
 from accelerator_autopilot.contracts.messages.jobs import PRIORITIES, PoolStatus, WorkerStatus
 from accelerator_autopilot.contracts.messages.telemetry import NodeInventory
 from accelerator_autopilot.contracts.metric_catalogue import NAMES
-from accelerator_autopilot.scheduler.adapters.fleet_reader import READ_METRICS
+from accelerator_autopilot.scheduler.adapters.observation_reader import READ_METRICS
 from accelerator_autopilot.transport.clock import utc_now
 from tests.support.builders import device
 

@@ -23,10 +23,10 @@ from nats.aio.client import Client
 from accelerator_autopilot.contracts import subjects
 from accelerator_autopilot.contracts.messages.alerts import Alert
 from accelerator_autopilot.contracts.messages.audit import AuditRecord
-from accelerator_autopilot.contracts.messages.notices import Subscription
+from accelerator_autopilot.contracts.messages.notifications import Subscription
 from accelerator_autopilot.deploy.local.supervised_process import ManagedProcess
 from accelerator_autopilot.transport.clock import utc_now
-from accelerator_autopilot.transport.snapshots import last_messages
+from accelerator_autopilot.transport.direct_reads import last_messages
 from tests.support.broker import bench_broker
 from tests.support.waiting import eventually
 

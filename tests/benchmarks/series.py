@@ -17,9 +17,9 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
-from accelerator_autopilot.anomaly.domain.device_history import Floats
+from accelerator_autopilot.anomaly.domain.last_values import Floats
 from accelerator_autopilot.anomaly.domain.learned.alarm_throttle import AlarmThrottle
-from accelerator_autopilot.anomaly.domain.learned.anomaly_score import LearnedDetector
+from accelerator_autopilot.anomaly.domain.learned.learned_detector import LearnedDetector
 
 STRONGEST = 20.0
 

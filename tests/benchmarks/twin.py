@@ -15,7 +15,7 @@ import time
 import numpy as np
 
 from accelerator_autopilot.scheduler.domain.pool_arrays import Action
-from accelerator_autopilot.scheduler.policies.gains import OUTPUTS
+from accelerator_autopilot.scheduler.policies.action_mapping import OUTPUTS
 from accelerator_autopilot.scheduler.twin.environment import TwinEnv
 from accelerator_autopilot.scheduler.twin.simulation import Twin
 from accelerator_autopilot.scheduler.twin.workloads import random_pools

@@ -22,13 +22,13 @@ from pydantic import SecretStr
 
 from accelerator_autopilot.contracts import subjects
 from accelerator_autopilot.contracts.messages.alerts import Alert
-from accelerator_autopilot.deploy.local.disk_space import MIB, DiskLimits
-from accelerator_autopilot.deploy.local.disk_watch import DiskWatch
+from accelerator_autopilot.deploy.local.disk_limits import MIB, DiskLimits
 from accelerator_autopilot.deploy.local.instance import take_port
+from accelerator_autopilot.deploy.local.nats_disk_monitor import DiskWatch
 from accelerator_autopilot.deploy.local.servers import nats_binary, wait_for_port, write_nats_config
 from accelerator_autopilot.deploy.local.supervised_process import ManagedProcess
+from accelerator_autopilot.transport.direct_reads import last_messages
 from accelerator_autopilot.transport.settings import NatsSettings
-from accelerator_autopilot.transport.snapshots import last_messages
 from tests.support.waiting import eventually
 
 

@@ -19,8 +19,8 @@ from accelerator_autopilot.anomaly.domain.detection_engine import UNUSUAL
 from accelerator_autopilot.anomaly.domain.detectors.driver_faults import FAULTS
 from accelerator_autopilot.anomaly.domain.missing_devices import KIND as MISSING
 from accelerator_autopilot.anomaly.domain.missing_devices import OPEN_AFTER_S
-from accelerator_autopilot.anomaly.domain.missing_samples import AGENT, DEVICE
 from accelerator_autopilot.anomaly.domain.rules import all_rules
+from accelerator_autopilot.anomaly.domain.staleness import AGENT, DEVICE
 from accelerator_autopilot.anomaly.domain.trend_forecast import make as all_trends
 from accelerator_autopilot.anomaly.domain.wear_forecast import make as all_wear
 from accelerator_autopilot.anomaly.domain.xid_catalogue import ADVICE, CATALOGUE

@@ -14,7 +14,7 @@ import pytest
 from accelerator_autopilot.client import AutopilotClient, batch_results, batches
 from accelerator_autopilot.contracts.errors import UnavailableError
 from accelerator_autopilot.transport.publish_retries import publish_together
-from accelerator_autopilot.transport.stream_writes import publish_result
+from accelerator_autopilot.transport.result_publishing import publish_result
 from tests.conftest import NatsServer
 from tests.integration.test_queue_limits import a_result, messages
 from tests.support.gateway import gateway_http, gateway_on_a_port

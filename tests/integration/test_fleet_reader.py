@@ -15,8 +15,8 @@ from accelerator_autopilot.contracts.errors import UnavailableError
 from accelerator_autopilot.contracts.messages.jobs import PoolStatus, WorkerStatus
 from accelerator_autopilot.contracts.messages.telemetry import NodeInventory
 from accelerator_autopilot.contracts.streams import job_durable
-from accelerator_autopilot.scheduler.adapters.fleet_reader import READ_METRICS, FleetReader
 from accelerator_autopilot.scheduler.adapters.latest_frames import LatestFrames
+from accelerator_autopilot.scheduler.adapters.observation_reader import READ_METRICS, FleetReader
 from accelerator_autopilot.scheduler.adapters.queue_counts import Queues, queue_counts
 from accelerator_autopilot.scheduler.domain.device_columns import DeviceColumns
 from accelerator_autopilot.telemetry.recorder.adapters.queue_rows import write_queue

@@ -14,8 +14,8 @@ from prometheus_client import CollectorRegistry
 
 from accelerator_autopilot.contracts.errors import InvalidInputError, NotFoundError
 from accelerator_autopilot.runtime.leader_election import leading_token
-from accelerator_autopilot.scheduler.adapters.fleet_reader import READ_METRICS, FleetReader
 from accelerator_autopilot.scheduler.adapters.latest_frames import LatestFrames
+from accelerator_autopilot.scheduler.adapters.observation_reader import READ_METRICS, FleetReader
 from accelerator_autopilot.scheduler.domain.device_columns import DeviceColumns
 from accelerator_autopilot.transport.clock import utc_now
 from accelerator_autopilot.transport.object_store import object_names, write_object

@@ -13,7 +13,7 @@ from nats.js import JetStreamContext
 from accelerator_autopilot.client import AutopilotClient
 from accelerator_autopilot.contracts import subjects
 from accelerator_autopilot.contracts.errors import BusyError
-from accelerator_autopilot.contracts.job_requests import make_job, make_options
+from accelerator_autopilot.contracts.job_building import make_job, make_options
 from accelerator_autopilot.transport.clock import utc_now
 from accelerator_autopilot.transport.payload_store import sweep_payloads
 from tests.conftest import NatsServer

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from accelerator_autopilot.client import AutopilotClient
-from accelerator_autopilot.contracts.messages.notices import Subscription
+from accelerator_autopilot.contracts.messages.notifications import Subscription
 from accelerator_autopilot.notifier import app as notifier_app
 from accelerator_autopilot.notifier.app import create_app
 from accelerator_autopilot.transport import stream_setup

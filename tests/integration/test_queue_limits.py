@@ -18,11 +18,11 @@ from accelerator_autopilot.contracts.errors import BusyError, UnavailableError
 from accelerator_autopilot.contracts.messages.jobs import Job, JobResult, PoolStatus, WorkerStatus
 from accelerator_autopilot.inference.jobs.dead_lettering import DeadLettering
 from accelerator_autopilot.inference.pool.application.stream_usage import StreamUsage
-from accelerator_autopilot.inference.pool.application.undeliverable_jobs import UndeliverableJobs
+from accelerator_autopilot.inference.pool.application.unschedulable_jobs import UnschedulableJobs
 from accelerator_autopilot.runtime.bus import Bus
 from accelerator_autopilot.transport.clock import utc_now
 from accelerator_autopilot.transport.payload_store import load_payload
-from accelerator_autopilot.transport.stream_writes import publish_result
+from accelerator_autopilot.transport.result_publishing import publish_result
 from tests.conftest import NatsServer
 from tests.support.poison import poison_rule
 from tests.support.waiting import eventually
@@ -136,8 +136,8 @@ class TestEverythingEnds:
         await dead.bury(job, "invalid", [dead.reason("InvalidInputError", "no")], "jobs.echo.normal.j1")
         assert await messages(js, "DEAD") == await messages(js, "RESULTS") == 1
 
-    async def sweep(self, js: JetStreamContext, undeliverable: UndeliverableJobs | None = None) -> None:
-        undeliverable = undeliverable or UndeliverableJobs(js, DeadLettering(js, "keeper"), poison_rule(js), 0.0)
+    async def sweep(self, js: JetStreamContext, undeliverable: UnschedulableJobs | None = None) -> None:
+        undeliverable = undeliverable or UnschedulableJobs(js, DeadLettering(js, "keeper"), poison_rule(js), 0.0)
         await undeliverable.sweep(utc_now() + timedelta(seconds=1))
 
     async def test_a_bare_job_of_an_unknown_kind_keeps_its_input(self, client: AutopilotClient) -> None:
@@ -179,7 +179,7 @@ class TestEverythingEnds:
     async def test_a_pool_that_is_away_for_a_moment_loses_no_job(self, client: AutopilotClient) -> None:
         await tell_pool(client.js, "other")
         await client.jobs.submit("echo", {}, job_id="waits")
-        patient = UndeliverableJobs(client.js, DeadLettering(client.js, "keeper"), poison_rule(client.js), 60.0)
+        patient = UnschedulableJobs(client.js, DeadLettering(client.js, "keeper"), poison_rule(client.js), 60.0)
         await patient.sweep(utc_now() + timedelta(hours=1))
         assert await messages(client.js, "JOBS") == 1, "it is old, but its pool has only just gone"
 
@@ -196,7 +196,7 @@ class TestEverythingEnds:
         assert "ttl_s" in late.errors[-1].message
         assert "no worker came to it" in late.errors[-1].message
         assert await client.jobs.find_result("early") is None
-        await UndeliverableJobs(js, DeadLettering(js, "keeper"), poison_rule(js), 0.0).sweep(
+        await UnschedulableJobs(js, DeadLettering(js, "keeper"), poison_rule(js), 0.0).sweep(
             utc_now() + timedelta(days=7, hours=13)
         )
         for name in ("early", "rubbish"):

@@ -15,7 +15,7 @@ from accelerator_autopilot.contracts.messages.audit import AuditRecord
 from accelerator_autopilot.contracts.messages.commands import PowerCommand, ScaleCommand
 from accelerator_autopilot.contracts.messages.telemetry import NodeInventory
 from accelerator_autopilot.transport.clock import utc_now
-from accelerator_autopilot.transport.snapshots import bucket_items, bucket_values, last_messages
+from accelerator_autopilot.transport.direct_reads import bucket_items, bucket_values, last_messages
 from tests.support.builders import device
 
 pytestmark = [pytest.mark.nats, pytest.mark.timeout(60)]

@@ -12,7 +12,7 @@ from nats.aio.client import Client
 from nats.aio.msg import Msg
 
 from accelerator_autopilot.contracts import subjects
-from accelerator_autopilot.contracts.messages.notices import DeliveryReply
+from accelerator_autopilot.contracts.messages.notifications import DeliveryReply
 from accelerator_autopilot.contracts.messages.telemetry import SimulationReply
 from accelerator_autopilot.notifier.app import create_app as create_notifier
 from accelerator_autopilot.notifier.settings import NotifierSettings

@@ -10,7 +10,7 @@ from nats.js import JetStreamContext
 
 from accelerator_autopilot.client import AutopilotClient
 from accelerator_autopilot.contracts.errors import ConflictError, InvalidInputError
-from accelerator_autopilot.transport.stream_writes import publish_result
+from accelerator_autopilot.transport.result_publishing import publish_result
 from tests.conftest import NatsServer
 from tests.integration.test_queue_limits import a_result, messages
 from tests.support.worker import worker_process

@@ -33,7 +33,7 @@ from accelerator_autopilot.scheduler.commands.advisor import advise
 from accelerator_autopilot.scheduler.commands.report_page import page
 from accelerator_autopilot.scheduler.domain.champion_challenger import ChampionChallenger
 from accelerator_autopilot.scheduler.policies.library import policy_maker
-from accelerator_autopilot.scheduler.policies.policy_ensemble import PolicyEnsemble
+from accelerator_autopilot.scheduler.policies.policy_runner import PolicyRunner
 from accelerator_autopilot.scheduler.settings import SchedulerSettings
 from accelerator_autopilot.scheduler.training.train import own_pools
 from accelerator_autopilot.transport.clock import utc_now
@@ -135,7 +135,7 @@ async def test_what_policies_saw_outlives_the_process(nats_server: NatsServer, n
     js = nc.jetstream()
     await ensure(js, 1)
     makers = {"queue_lag": policy_maker("queue_lag")}
-    panels = [PolicyEnsemble(makers, 10.0) for _ in range(3)]
+    panels = [PolicyRunner(makers, 10.0) for _ in range(3)]
     panels[0].propose([seen(pool="p", waiting=9)])
     await ObservationStore(js, panels[0], "first").keep()
     await ObservationStore(js, panels[1], "second").recall()

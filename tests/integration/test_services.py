@@ -29,7 +29,7 @@ from accelerator_autopilot.client import AutopilotClient
 from accelerator_autopilot.contracts import streams, subjects
 from accelerator_autopilot.contracts.errors import NotFoundError
 from accelerator_autopilot.contracts.frames import encode
-from accelerator_autopilot.contracts.messages.notices import Subscription
+from accelerator_autopilot.contracts.messages.notifications import Subscription
 from accelerator_autopilot.deploy.local.instance import take_port
 from accelerator_autopilot.deploy.local.servers import nats_binary, wait_for_port
 from accelerator_autopilot.gateway.app import create_app as create_gateway

@@ -12,7 +12,7 @@ from accelerator_autopilot.contracts.errors import BusyError
 from accelerator_autopilot.contracts.ids import new_id
 from accelerator_autopilot.contracts.messages.alerts import Severity
 from accelerator_autopilot.gateway.application.admission import Admission, Quota
-from accelerator_autopilot.gateway.application.job_submission import SubmitFor, _Depth
+from accelerator_autopilot.gateway.application.job_submission import CallerSubmission, _Depth
 from accelerator_autopilot.gateway.security.roles import Caller, Role
 from accelerator_autopilot.inference.pool.domain.stream_fill_alarm import severity_of
 
@@ -99,7 +99,7 @@ class TestSubmitFor:
         admission = Admission(Quota(jobs_per_minute=1000, unfinished=6, fair_share=1), queue_limit=100)
         jobs = self.Jobs(admission, fails)
         autopilot = SimpleNamespace(jobs=jobs, batches=jobs, fleet=jobs)
-        submit = SubmitFor(autopilot, admission, Caller("ada", Role.operator), _Depth(), jobs)  # type: ignore[arg-type]
+        submit = CallerSubmission(autopilot, admission, Caller("ada", Role.operator), _Depth(), jobs)  # type: ignore[arg-type]
         for _ in range(5):
             with suppress(BusyError):
                 await submit.job("echo", {}, {})
@@ -120,7 +120,7 @@ class TestSubmitFor:
 
         jobs = Again(admission, False)
         autopilot = SimpleNamespace(jobs=jobs, batches=jobs, fleet=jobs)
-        submit = SubmitFor(autopilot, admission, Caller("ada", Role.operator), _Depth(), jobs)  # type: ignore[arg-type]
+        submit = CallerSubmission(autopilot, admission, Caller("ada", Role.operator), _Depth(), jobs)  # type: ignore[arg-type]
         first = await submit.batch("echo", [{}] * 5, {}, "key")
         assert (await submit.batch("echo", [{}] * 5, {}, "key")).id == first.id
         admission.admit("ada", 1, 0, 0.0)
@@ -137,7 +137,7 @@ class TestSubmitFor:
         jobs = self.Jobs(admission, False)
         jobs.fill = 0.99
         autopilot = SimpleNamespace(jobs=jobs, batches=jobs, fleet=jobs)
-        submit = SubmitFor(autopilot, admission, Caller("ada", Role.operator), _Depth(), jobs)  # type: ignore[arg-type]
+        submit = CallerSubmission(autopilot, admission, Caller("ada", Role.operator), _Depth(), jobs)  # type: ignore[arg-type]
         with pytest.raises(BusyError, match="the results kept take 99% of their room"):
             await submit.job("echo", {}, {})
 

@@ -20,7 +20,7 @@ from accelerator_autopilot.anomaly.application.alert_outbox import AlertOutbox, 
 from accelerator_autopilot.anomaly.application.frame_receiver import FrameReceiver
 from accelerator_autopilot.contracts import subjects
 from accelerator_autopilot.contracts.errors import InvalidInputError, UnavailableError
-from accelerator_autopilot.contracts.frame_encoding import pack_frame
+from accelerator_autopilot.contracts.frame_packing import pack_frame
 from accelerator_autopilot.contracts.frames import encode
 from accelerator_autopilot.contracts.messages.alerts import Alert
 from accelerator_autopilot.runtime.poison_messages import PoisonRule

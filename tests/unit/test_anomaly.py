@@ -18,9 +18,9 @@ from accelerator_autopilot.anomaly.domain.findings import Finding
 from accelerator_autopilot.anomaly.domain.metric_columns import COLUMNS, matrix
 from accelerator_autopilot.anomaly.domain.rules import all_rules
 from accelerator_autopilot.anomaly.domain.xid_catalogue import ADVICE, CATALOGUE, look_up
+from accelerator_autopilot.contracts.failure_risk import risks
 from accelerator_autopilot.contracts.incidents import incidents
 from accelerator_autopilot.contracts.messages.alerts import Alert
-from accelerator_autopilot.contracts.risk import risks
 from tests.support.builders import alert, at, event, frame
 from tests.support.one_device import OneDevice
 

@@ -27,8 +27,8 @@ from accelerator_autopilot.inference.pool.application.worker_supervisor import P
 from accelerator_autopilot.inference.pool.domain.device_trust import DeviceTrust
 from accelerator_autopilot.inference.settings import PoolSettings
 from accelerator_autopilot.inference.worker.application.batch_execution import judged
-from accelerator_autopilot.inference.worker.application.batch_isolation import BatchIsolation
 from accelerator_autopilot.inference.worker.application.status_pipe import StatusPipe
+from accelerator_autopilot.inference.worker.application.suspect_isolation import SuspectIsolation
 from accelerator_autopilot.inference.worker.application.worker_state import DEVICE_SUSPECTED, WorkerState
 from accelerator_autopilot.transport.clock import utc_now
 from tests.support.builders import T0
@@ -211,7 +211,7 @@ class TestBetweenWorkerAndPool:
 
 
 async def test_a_job_that_is_to_be_alone_has_no_company() -> None:
-    company, together, most = BatchIsolation(), 0, {True: 0, False: 0}
+    company, together, most = SuspectIsolation(), 0, {True: 0, False: 0}
 
     async def run(*, alone: bool) -> None:
         nonlocal together

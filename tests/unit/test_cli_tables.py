@@ -20,8 +20,8 @@ from accelerator_autopilot.cli.commands.alerts import ALERTS, alert_rows
 from accelerator_autopilot.cli.commands.fleet import DEVICES
 from accelerator_autopilot.cli.commands.jobs import DEAD, JOBS
 from accelerator_autopilot.cli.commands.scheduling import DECISIONS
-from accelerator_autopilot.cli.table_cells import clean, json_text, plain
 from accelerator_autopilot.cli.table_layout import Column, Row, Table, lay_out
+from accelerator_autopilot.cli.text_sanitizing import clean, json_text, plain
 from accelerator_autopilot.transport.clock import utc_now
 from tests.support.builders import alert
 

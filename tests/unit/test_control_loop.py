@@ -32,7 +32,7 @@ from accelerator_autopilot.scheduler.domain.governor import Governor
 from accelerator_autopilot.scheduler.domain.observation import PoolObservation
 from accelerator_autopilot.scheduler.domain.power_curves import curve_of
 from accelerator_autopilot.scheduler.policies.library import policy_maker
-from accelerator_autopilot.scheduler.policies.policy_ensemble import PolicyEnsemble
+from accelerator_autopilot.scheduler.policies.policy_runner import PolicyRunner
 from tests.support.builders import at, device
 
 DEVICE = ("n", "gpu-0")
@@ -116,7 +116,7 @@ def decider(
     bus, clock = FakeBus(policy), [0.0]
     counter = Counter("decisions", "by reason", ["reason"], registry=CollectorRegistry())
     actor = Actuator(bus, lambda: at(clock[0]), counter)  # type: ignore[arg-type]
-    panel = PolicyEnsemble({n: policy_maker(n) for n in {name, "static", "energy_sweep"}}, 10.0)
+    panel = PolicyRunner({n: policy_maker(n) for n in {name, "static", "energy_sweep"}}, 10.0)
     pools = PoolController(actor, panel, Governor(), ChampionChallenger(name, "static"))
     return ControlLoop(fleet, pools, DeviceController(actor, 60.0)), bus, clock  # type: ignore[arg-type]
 

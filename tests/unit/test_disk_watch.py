@@ -8,10 +8,10 @@ from nats.errors import TimeoutError as NatsTimeout
 from nats.js.errors import APIError, ServiceUnavailableError
 
 from accelerator_autopilot.contracts.messages.alerts import Alert, Severity
-from accelerator_autopilot.deploy.local import disk_watch
-from accelerator_autopilot.deploy.local.disk_space import MIB, DiskLimits, RestartRule, severity_of
-from accelerator_autopilot.deploy.local.disk_watch import DiskWatch
-from accelerator_autopilot.deploy.local.write_errors import WriteErrors, jetstream_is_off
+from accelerator_autopilot.deploy.local import nats_disk_monitor
+from accelerator_autopilot.deploy.local.disk_limits import MIB, DiskLimits, RestartRule, severity_of
+from accelerator_autopilot.deploy.local.nats_disk_monitor import DiskWatch
+from accelerator_autopilot.deploy.local.nats_write_errors import WriteErrors, jetstream_is_off
 from accelerator_autopilot.transport.settings import NatsSettings
 
 REFUSED = (
@@ -33,7 +33,7 @@ class Bench:
         self.log = folder / "nats.log"
         self.log.write_bytes(REFUSED)  # of before
         monkeypatch.setattr(
-            "accelerator_autopilot.deploy.local.disk_watch.shutil.disk_usage", lambda _: Usage(self.free * MIB)
+            "accelerator_autopilot.deploy.local.nats_disk_monitor.shutil.disk_usage", lambda _: Usage(self.free * MIB)
         )
 
         async def stored(*_: object) -> dict[str, Alert]:
@@ -97,7 +97,7 @@ async def test_a_write_error_counts_also_where_every_look_saw_room(bench: Bench)
 
 
 async def test_a_server_that_stays_without_jetstream_starts_anew(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(disk_watch, "OFF_FOR_S", 0.0)
+    monkeypatch.setattr(nats_disk_monitor, "OFF_FOR_S", 0.0)
     bench.watch._off_since = 0.001
     await bench.look(500)
     assert bench.restarts == 1

@@ -17,7 +17,13 @@ from accelerator_autopilot.anomaly.domain.source_topology import SourceTopology
 from accelerator_autopilot.contracts.messages.alerts import Alert
 from accelerator_autopilot.contracts.messages.commands import DrainCommand, FleetPolicy
 from accelerator_autopilot.contracts.messages.telemetry import NodeInventory
-from accelerator_autopilot.scheduler.domain.draining import CriticalAlerts, DrainMemory, drains, taken_over, vouched_for
+from accelerator_autopilot.scheduler.domain.draining import (
+    CriticalAlerts,
+    DrainMemory,
+    drains,
+    operator_drained,
+    operator_restored,
+)
 from tests.support.builders import at, device, event
 
 NODE = "n1"
@@ -99,11 +105,11 @@ class DrainMachine(RuleBasedStateMachine):
             self.memory.notes = dict(self.notes_stored)
             self.memory.look(sight, self.cordoned, (), fleet, [NODE], now)
             held = self.memory.held(sight, now)
-            for taken in taken_over(self.memory.notes, self.words):
+            for taken in operator_drained(self.memory.notes, self.words):
                 del self.memory.notes[taken]
             decided = drains(
                 critical, self.memory.notes, self.cordoned, fleet, POLICY,
-                vouched=vouched_for(critical, self.words), held=held,
+                vouched=operator_restored(critical, self.words), held=held,
             )  # fmt: skip
             for decision in decided:
                 if decision.action == "drain":

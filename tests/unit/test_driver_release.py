@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 from accelerator_autopilot.cli.app import app
 from accelerator_autopilot.contracts.errors import UnavailableError
 from accelerator_autopilot.contracts.messages.telemetry import DeviceEvent
-from accelerator_autopilot.runtime.driver_release import FILE, LONGEST_S, USUAL_S, release, released, take_back
+from accelerator_autopilot.runtime.driver_unload import FILE, LONGEST_S, USUAL_S, release, released, take_back
 from accelerator_autopilot.runtime.health import HealthState
 from accelerator_autopilot.telemetry.agent.adapters import runtime_suspend
 from accelerator_autopilot.telemetry.agent.adapters.late_driver import LateDriverSource

@@ -10,11 +10,11 @@ from prometheus_client import CollectorRegistry, generate_latest
 
 from accelerator_autopilot.contracts.errors import UnavailableError
 from accelerator_autopilot.telemetry.agent.adapters.exporter_source import ExporterSource
-from accelerator_autopilot.telemetry.agent.adapters.metrics_page import Page
-from accelerator_autopilot.telemetry.agent.adapters.page_metrics import PageCollector
-from accelerator_autopilot.telemetry.agent.domain.page_parser import PageReading, read_page
-from accelerator_autopilot.telemetry.agent.domain.page_state import GONE_FOR_GOOD_S, PageDevices, PageXids
+from accelerator_autopilot.telemetry.agent.adapters.scrape_fetch import Page
+from accelerator_autopilot.telemetry.agent.adapters.scrape_metrics import PageCollector
 from accelerator_autopilot.telemetry.agent.domain.plausibility import Plausible
+from accelerator_autopilot.telemetry.agent.domain.scrape_reader import PageReading, read_page
+from accelerator_autopilot.telemetry.agent.domain.scrape_state import GONE_FOR_GOOD_S, PageDevices, PageXids
 
 UUID = "GPU-5f1c"
 BLANKS = {

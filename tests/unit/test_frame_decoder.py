@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from accelerator_autopilot.contracts import subjects
 from accelerator_autopilot.contracts.errors import MalformedMessageError
-from accelerator_autopilot.contracts.frame_layout import FrameDecoder
+from accelerator_autopilot.contracts.frame_decoder import FrameDecoder
 from accelerator_autopilot.contracts.frames import TelemetryFrame, decode, encode
 
 SUBJECT = subjects.frames("n")

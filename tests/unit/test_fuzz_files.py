@@ -25,7 +25,7 @@ from accelerator_autopilot.anomaly.domain.learned.snapshot import Snapshot
 from accelerator_autopilot.cli.payload_inputs import read_lines, read_payload
 from accelerator_autopilot.contracts.errors import InvalidInputError, SettingsError, UnavailableError
 from accelerator_autopilot.contracts.messages.jobs import DeadJob
-from accelerator_autopilot.contracts.messages.notices import Subscription
+from accelerator_autopilot.contracts.messages.notifications import Subscription
 from accelerator_autopilot.contracts.subjects import untoken
 from accelerator_autopilot.deploy.local.instance import Instance, Runtime, read_keys_file, replace_text
 from accelerator_autopilot.gateway.security.key_file import Caller, load_keys
@@ -37,7 +37,7 @@ from accelerator_autopilot.scheduler.domain import npz_files
 from accelerator_autopilot.scheduler.domain.npz_files import load_arrays
 from accelerator_autopilot.scheduler.domain.observation_arrays import COLUMNS
 from accelerator_autopilot.scheduler.policies.network import load_checkpoint
-from accelerator_autopilot.scheduler.policies.policy_ensemble import PolicyEnsemble
+from accelerator_autopilot.scheduler.policies.policy_runner import PolicyRunner
 from tests.support.builders import T0, alert
 from tests.support.fuzzing import JSON, LINES, at_most, fuzzed, near, near_json
 
@@ -146,7 +146,7 @@ def test_looks_at_pools(data: st.DataObject) -> None:
         {"a": np.ones((3, len(COLUMNS)), np.float32), "b": np.ones((1, len(COLUMNS)), np.float32)}, 5.0, "w"
     )
     try:
-        PolicyEnsemble({}, 5.0).recall(_unpacked(data.draw(near(content)), 5.0, "me"))
+        PolicyRunner({}, 5.0).recall(_unpacked(data.draw(near(content)), 5.0, "me"))
     except (ValueError, KeyError, TypeError, IndexError):
         return
 

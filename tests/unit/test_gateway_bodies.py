@@ -27,7 +27,7 @@ from accelerator_autopilot.gateway.http.request_bodies import (
     weigh,
 )
 from accelerator_autopilot.gateway.security.key_file import KeyRing, Role
-from accelerator_autopilot.gateway.security.refused_keys import RefusedKeys
+from accelerator_autopilot.gateway.security.rejected_key_audit import RejectedKeyAudit
 from accelerator_autopilot.runtime.api_keys import digest
 from tests.support.waiting import eventually
 
@@ -156,7 +156,7 @@ class TestKeys:
 
     def test_refused_keys_are_one_record_now_and_then(self) -> None:
         told: list[Any] = []
-        refusals = RefusedKeys(told.append, CollectorRegistry())
+        refusals = RejectedKeyAudit(told.append, CollectorRegistry())
         for number in range(5000):
             refusals.count(f"10.0.{number // 256}.{number % 256}", 401)
         refusals.tell()

@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from accelerator_autopilot.scheduler.domain.pool_arrays import PoolFacts, PoolObservations
-from accelerator_autopilot.scheduler.policies.cold_start_rule import Reaction
 from accelerator_autopilot.scheduler.policies.library import policy_maker
+from accelerator_autopilot.scheduler.policies.scale_up_rule import ScaleUpRule
 from accelerator_autopilot.scheduler.policies.startup_latency import FEWEST, StartupLatency, starts_for_one
 from accelerator_autopilot.scheduler.policies.whatif_sizing import SMALLEST, WhatIfParameters, WhatIfSizing
 from accelerator_autopilot.scheduler.twin.rollout import play
@@ -48,7 +48,7 @@ def enough(
 ) -> float:
     """After these arrivals, of two seconds of work each."""
     one = np.ones(1)
-    hindsight = WhatIfSizing(facts(), numbers, Reaction(1.5 * reacts * one, reacts * one, one), 1e9 * one, one)
+    hindsight = WhatIfSizing(facts(), numbers, ScaleUpRule(1.5 * reacts * one, reacts * one, one), 1e9 * one, one)
     told = np.zeros(1)
     for seen in looks(arrivals):
         told = hindsight.observe(seen, 2.0 * one, prompt * one, np.zeros(1))

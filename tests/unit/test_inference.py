@@ -22,7 +22,7 @@ from accelerator_autopilot.inference.kinds import registry
 from accelerator_autopilot.inference.kinds.base import RunContext
 from accelerator_autopilot.inference.kinds.echo import EchoKind
 from accelerator_autopilot.inference.kinds.summarize import choose, split
-from accelerator_autopilot.inference.pool.domain.placement import left_alone, plan
+from accelerator_autopilot.inference.pool.domain.placement import idle_devices, plan
 from accelerator_autopilot.inference.settings import ModelSettings
 from accelerator_autopilot.inference.worker.application.batch_execution import run_safely, run_to_json
 from accelerator_autopilot.inference.worker.application.scratch_folders import ScratchFolders
@@ -99,12 +99,12 @@ class TestPlacement:
         assert changes.start == ["b"]
 
     def test_a_device_that_is_to_rest_gives_its_worker_to_a_healthy_one_that_nobody_uses(self) -> None:
-        assert left_alone("ab", set(), {"a"}, ["a"]) == {"a"}
-        assert left_alone("ab", set(), {"a"}, ["b"]) == set()
-        assert left_alone("ab", set(), {"a"}, ["a", "b"]) == set(), "b has a worker"
-        assert left_alone("ab", {"b"}, {"a"}, ["a"]) == set(), "b is cordoned"
-        assert left_alone("ab", set(), {"a", "b"}, ["a"]) == set(), "b is no better"
-        assert left_alone("abc", set(), {"a", "b"}, ["a", "b"]) == {"a"}, "only one can go to c"
+        assert idle_devices("ab", set(), {"a"}, ["a"]) == {"a"}
+        assert idle_devices("ab", set(), {"a"}, ["b"]) == set()
+        assert idle_devices("ab", set(), {"a"}, ["a", "b"]) == set(), "b has a worker"
+        assert idle_devices("ab", {"b"}, {"a"}, ["a"]) == set(), "b is cordoned"
+        assert idle_devices("ab", set(), {"a", "b"}, ["a"]) == set(), "b is no better"
+        assert idle_devices("abc", set(), {"a", "b"}, ["a", "b"]) == {"a"}, "only one can go to c"
 
     @given(
         desired=st.integers(0, 8), devices=st.lists(st.sampled_from("abcd"), unique=True),

@@ -32,7 +32,7 @@ ALLOWED = {
 }
 LOAD = """
 import importlib, sys
-from accelerator_autopilot.runtime.lean_imports import leave_out_websockets
+from accelerator_autopilot.runtime.import_exclusions import leave_out_websockets
 leave_out_websockets("nats://127.0.0.1:4222")
 importlib.import_module(sys.argv[1])
 print(*sorted(name for name in sys.argv[2:] if sys.modules.get(name) is not None))

@@ -18,8 +18,8 @@ from accelerator_autopilot.anomaly.adapters.telemetry_tables import read_table
 from accelerator_autopilot.anomaly.domain.detection_engine import DetectionEngine
 from accelerator_autopilot.anomaly.domain.device_slots import DeviceSlots
 from accelerator_autopilot.anomaly.domain.learned.alarm_throttle import AlarmThrottle
-from accelerator_autopilot.anomaly.domain.learned.anomaly_score import LearnedDetector
 from accelerator_autopilot.anomaly.domain.learned.false_alarm_calibration import FalseAlarmCalibration
+from accelerator_autopilot.anomaly.domain.learned.learned_detector import LearnedDetector
 from accelerator_autopilot.anomaly.domain.learned.snapshot import Snapshot
 from accelerator_autopilot.anomaly.domain.metric_columns import COLUMNS
 from accelerator_autopilot.anomaly.domain.replay import rerun

@@ -30,7 +30,7 @@ from accelerator_autopilot.telemetry.agent.domain.energy import CounterBase, Ene
 from accelerator_autopilot.telemetry.agent.domain.event_deduplication import OccurrenceFilter
 from accelerator_autopilot.telemetry.agent.domain.kernel_lines import normal_pci
 from accelerator_autopilot.telemetry.agent.domain.publish_buffer import FrameBuffer, Outgoing
-from accelerator_autopilot.telemetry.agent.domain.sampling_periods import Due
+from accelerator_autopilot.telemetry.agent.domain.sampling_periods import SamplingSchedule
 from accelerator_autopilot.telemetry.device_metrics.latest_samples import LatestSamples
 from accelerator_autopilot.telemetry.device_metrics.otel_export import start_export
 from accelerator_autopilot.telemetry.device_metrics.prometheus_exposition import DeviceCollector
@@ -116,7 +116,7 @@ class TestEnergy:
 
 
 def test_readings_are_due_at_their_rates() -> None:
-    due = Due()
+    due = SamplingSchedule()
     assert due.rates(0.0) == ["fast", "medium", "slow", "static"]
     assert due.rates(1.0) == ["fast"]
     assert due.rates(9.98) == ["fast", "medium"]

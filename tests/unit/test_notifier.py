@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from accelerator_autopilot.cli.webhook_receiver import WebhookCatcher
 from accelerator_autopilot.contracts.errors import InvalidInputError, UnavailableError
-from accelerator_autopilot.contracts.messages.notices import Silence, Subscription
+from accelerator_autopilot.contracts.messages.notifications import Silence, Subscription
 from accelerator_autopilot.notifier.adapters.webhook_sender import AiohttpWebhookSender, is_public
 from accelerator_autopilot.notifier.application.alert_consumer import stream_filters
 from accelerator_autopilot.notifier.domain.circuit_breaker import CircuitBreaker

@@ -12,15 +12,15 @@ from hypothesis import strategies as st
 from pydantic import BaseModel
 
 from accelerator_autopilot.contracts.errors import InvalidInputError
-from accelerator_autopilot.contracts.job_requests import Options, address, make_job, make_options
+from accelerator_autopilot.contracts.job_building import Options, address, make_job, make_options
 from accelerator_autopilot.contracts.kinds.base import Input
 from accelerator_autopilot.contracts.messages.jobs import Job, JobNeeds, PoolStatus, WorkerStatus
-from accelerator_autopilot.contracts.result_references import fill_in, wanted_jobs
+from accelerator_autopilot.contracts.payload_references import fill_in, wanted_jobs
 from accelerator_autopilot.inference.jobs.capability import Capability, nobody
 from accelerator_autopilot.inference.jobs.retry_policy import EndJob, before_attempt
 from accelerator_autopilot.inference.kinds.base import RunContext, Tokens
 from accelerator_autopilot.inference.pool.application.device_group import group
-from accelerator_autopilot.inference.pool.domain.job_dependencies import Waiting
+from accelerator_autopilot.inference.pool.domain.job_dependencies import DependencyIndex
 from accelerator_autopilot.inference.pool.domain.throttling import share, speed
 from accelerator_autopilot.inference.settings import ModelSettings
 from accelerator_autopilot.inference.worker.application.batch_execution import run_safely
@@ -198,7 +198,7 @@ def test_a_batch_too_large_is_halved_and_one_bad_input_fails_alone() -> None:
 
 class TestWaiting:
     def test_each_is_told_once(self) -> None:
-        waiting: Waiting[str] = Waiting()
+        waiting: DependencyIndex[str] = DependencyIndex()
         waiting.put("b", "a", "message of b")
         waiting.put("c", "a", "old")
         waiting.put("c", "a", "new")

@@ -18,16 +18,16 @@ from accelerator_autopilot.scheduler.domain.champion_challenger import (
     Replayed,
     choose,
 )
-from accelerator_autopilot.scheduler.domain.daily_schedule import mean_of, value_at
 from accelerator_autopilot.scheduler.domain.device_columns import Readings
 from accelerator_autopilot.scheduler.domain.draining import drains
 from accelerator_autopilot.scheduler.domain.governor import Governor
 from accelerator_autopilot.scheduler.domain.job_energy import NodeEfficiency
 from accelerator_autopilot.scheduler.domain.observation import PoolObservation, Proposal
 from accelerator_autopilot.scheduler.domain.placement import NodeRoom, spread
-from accelerator_autopilot.scheduler.domain.power_budget import Limit, share_out
+from accelerator_autopilot.scheduler.domain.power_budget import Limit, allocate_power
 from accelerator_autopilot.scheduler.domain.power_capping import DeviceCapState, caps
 from accelerator_autopilot.scheduler.domain.power_curves import curve_of
+from accelerator_autopilot.scheduler.domain.time_of_day import mean_of, value_at
 from tests.support.builders import at
 
 
@@ -209,7 +209,7 @@ class TestCaps:
     ) -> None:
         lowest = np.full(len(wanted), 60.0)
         limits = [Limit(watts, np.arange(len(wanted))), Limit(narrow, np.arange(2))]
-        shared = share_out(np.array(wanted), lowest, limits)
+        shared = allocate_power(np.array(wanted), lowest, limits)
         assert (shared.cap_w >= lowest - 1e-9).all()
         assert (shared.cap_w <= np.maximum(wanted, lowest) + 1e-9).all()
         for limit in limits:

@@ -23,7 +23,7 @@ from accelerator_autopilot.runtime.consumers import backoff_s
 from accelerator_autopilot.runtime.health import HealthServer, HealthState
 from accelerator_autopilot.runtime.observability import bounded_subject
 from accelerator_autopilot.runtime.settings import ServiceSettings, load
-from accelerator_autopilot.transport.snapshots import subjects_of
+from accelerator_autopilot.transport.direct_reads import subjects_of
 from tests.support.builders import at, frame
 
 

@@ -15,9 +15,9 @@ from accelerator_autopilot.contracts.messages.jobs import PoolStatus
 from accelerator_autopilot.inference.pool.application.command_handlers import PoolCommands
 from accelerator_autopilot.inference.pool.application.worker_supervisor import PoolSupervisor
 from accelerator_autopilot.inference.settings import PoolSettings
-from accelerator_autopilot.scheduler.adapters.fleet_reader import READ_METRICS, FleetReader
 from accelerator_autopilot.scheduler.adapters.latest_frames import LatestFrames
-from accelerator_autopilot.scheduler.adapters.pool_history import PoolHistory, QueueCount
+from accelerator_autopilot.scheduler.adapters.observation_reader import READ_METRICS, FleetReader
+from accelerator_autopilot.scheduler.adapters.pool_rates import PoolRates, QueueCount
 from accelerator_autopilot.scheduler.domain.device_columns import DeviceColumns
 from accelerator_autopilot.transport.bucket_changes import BucketChanges
 from accelerator_autopilot.transport.clock import utc_now
@@ -81,7 +81,7 @@ async def test_a_node_that_is_named_takes_its_share(nodes: dict[str, int] | None
 
 
 def test_jobs_that_are_given_back_are_no_arrivals() -> None:
-    track = PoolHistory()
+    track = PoolRates()
     track.look(QueueCount(0, 0, 0), [], NOW)
     came = track.look(QueueCount(3, 2, 2), [], NOW).arrivals
     bounced = track.look(QueueCount(3, 2, 40, redelivered=2), [], NOW).arrivals

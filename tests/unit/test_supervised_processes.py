@@ -14,13 +14,13 @@ import pytest
 
 from accelerator_autopilot.contracts.errors import SettingsError
 from accelerator_autopilot.deploy.local import supervised_process
-from accelerator_autopilot.deploy.local.folder_access import Passages
 from accelerator_autopilot.deploy.local.instance import Instance, take_port
+from accelerator_autopilot.deploy.local.liveness_deadlines import Patience
 from accelerator_autopilot.deploy.local.log_rotation import open_log, rotate
-from accelerator_autopilot.deploy.local.probe_timeouts import Patience
 from accelerator_autopilot.deploy.local.probes import nats_lives, postgres_lives, service_lives
 from accelerator_autopilot.deploy.local.servers import write_nats_config
 from accelerator_autopilot.deploy.local.supervised_process import ManagedProcess
+from accelerator_autopilot.deploy.local.traverse_permissions import Passages
 from tests.support.waiting import eventually
 
 SERVER = """

@@ -14,7 +14,7 @@ from accelerator_autopilot.cli.app import app
 from accelerator_autopilot.cli.commands import doctor
 from accelerator_autopilot.cli.system_checks import Check, Gpus
 from accelerator_autopilot.contracts.exit_codes import ExitCode
-from accelerator_autopilot.runtime.privileges import ADVICE
+from accelerator_autopilot.runtime.privilege_drop import ADVICE
 from tests.support.fake_nvml import FakeNvml
 
 H100 = "NVIDIA H100 80GB HBM3"

@@ -25,7 +25,7 @@ from accelerator_autopilot.telemetry.agent.adapters.simulated_source import Simu
 from accelerator_autopilot.telemetry.agent.adapters.threaded_source import ThreadedSource
 from accelerator_autopilot.telemetry.agent.application.sampling import Sampler
 from accelerator_autopilot.telemetry.agent.domain.frame_assembly import FrameAssembler, TransitionWatch
-from accelerator_autopilot.telemetry.agent.domain.power_lease import Grant, LeaseBook, Moment, Refusal
+from accelerator_autopilot.telemetry.agent.domain.power_lease import LeaseBook, LeaseGrant, Moment, Refusal
 from accelerator_autopilot.telemetry.agent.domain.publish_buffer import FrameBuffer
 from accelerator_autopilot.telemetry.errors import SourceBusyError, SourceHungError
 from tests.support.builders import T0, at, device, frame, power_command
@@ -36,7 +36,7 @@ class TestLeaseBook:
     def test_a_cap_within_limits_is_granted_and_expires(self) -> None:
         book = LeaseBook()
         grant = book.judge(power_command(), device(), FleetPolicy(), T0)
-        assert grant == Grant(150.0, clamped=False, restores=False)
+        assert grant == LeaseGrant(150.0, clamped=False, restores=False)
         book.record(power_command(), grant, Moment(T0, 5.0))
         book.end_leases(Moment(at(9), 14.0))
         assert book.owed == {}
@@ -46,7 +46,7 @@ class TestLeaseBook:
     @pytest.mark.parametrize(("wall_s", "steady_s"), [(-3600, 15.0), (10, 5.0)])
     def test_neither_a_clock_set_back_nor_a_sleep_lengthens_a_lease(self, wall_s: float, steady_s: float) -> None:
         book = LeaseBook()
-        book.record(power_command(), Grant(150.0, clamped=False, restores=False), Moment(T0, 5.0))
+        book.record(power_command(), LeaseGrant(150.0, clamped=False, restores=False), Moment(T0, 5.0))
         book.end_leases(Moment(at(wall_s), steady_s))
         assert list(book.owed) == ["gpu-0"]
 
@@ -72,7 +72,7 @@ class TestLeaseBook:
     @given(cap=st.floats(1, 2000), floor=st.floats(0, 1))
     def test_no_grant_leaves_the_devices_limits_or_the_policys_floor(self, cap: float, floor: float) -> None:
         verdict = LeaseBook().judge(power_command(cap_w=cap), device(), FleetPolicy(power_floor_fraction=floor), T0)
-        if isinstance(verdict, Grant):
+        if isinstance(verdict, LeaseGrant):
             assert 100 <= verdict.cap_w <= 250
             assert cap >= floor * 250
 

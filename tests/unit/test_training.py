@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from accelerator_autopilot.scheduler.policies.network import load_checkpoint
-from accelerator_autopilot.scheduler.policies.tuned_rule import NAMES
+from accelerator_autopilot.scheduler.policies.reserve_parameters import NAMES
 from accelerator_autopilot.scheduler.training.train import main as train
 from accelerator_autopilot.scheduler.training.tune import main as tune
 from accelerator_autopilot.scheduler.twin.environment import TwinEnv

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from accelerator_autopilot.anomaly.app import keep_gangs
+from accelerator_autopilot.anomaly.app import follow_job_groups
 from accelerator_autopilot.anomaly.domain.detection_engine import DetectionEngine
 from accelerator_autopilot.anomaly.domain.findings import Finding
 from accelerator_autopilot.anomaly.domain.metric_columns import matrix
@@ -156,7 +156,7 @@ async def test_which_devices_work_together_is_read_from_the_pools(monkeypatch: p
     detection = SimpleNamespace(watch=SimpleNamespace(join=lambda gangs: joined.append(list(gangs))))
     monkeypatch.setattr("accelerator_autopilot.anomaly.app.bucket_items", bucket)
     monkeypatch.setattr("accelerator_autopilot.anomaly.app.GANGS_EVERY_S", 0.0)
-    following = asyncio.create_task(keep_gangs(None, detection))  # type: ignore[arg-type]
+    following = asyncio.create_task(follow_job_groups(None, detection))  # type: ignore[arg-type]
     await eventually(lambda: joined)
     following.cancel()
     assert joined[0] == [("n1", ["gpu-0", "gpu-1"])]

@@ -9,7 +9,7 @@ from pathlib import Path
 import matplotlib as mpl
 import numpy as np
 
-from accelerator_autopilot.anomaly.domain.device_history import Slots
+from accelerator_autopilot.anomaly.domain.last_values import Slots
 from accelerator_autopilot.anomaly.domain.metric_columns import COLUMN, COLUMNS
 from accelerator_autopilot.anomaly.domain.replay import Moment, ReplayedAlert
 from accelerator_autopilot.anomaly.domain.row_blocks import Block

@@ -15,7 +15,7 @@ import polars as pl
 from accelerator_autopilot.anomaly.adapters.column_names import DEVICES, NODES, TIMES, metric_of, numbers, unreadable
 from accelerator_autopilot.anomaly.adapters.table_files import read_frame
 from accelerator_autopilot.anomaly.adapters.timestamps import each_once, seconds
-from accelerator_autopilot.anomaly.domain.device_history import Doubles, Floats, Slots
+from accelerator_autopilot.anomaly.domain.last_values import Doubles, Floats, Slots
 from accelerator_autopilot.anomaly.domain.metric_columns import COLUMN, COLUMNS
 from accelerator_autopilot.anomaly.domain.replay import Moment
 from accelerator_autopilot.anomaly.domain.row_blocks import Block

@@ -17,8 +17,8 @@ from prometheus_client import CollectorRegistry, Counter, Gauge
 from accelerator_autopilot.contracts import subjects
 from accelerator_autopilot.contracts.errors import InvalidInputError, UnavailableError
 from accelerator_autopilot.contracts.messages.alerts import Alert
+from accelerator_autopilot.runtime.alert_publishing import BUCKET, tell
 from accelerator_autopilot.runtime.bus import Bus
-from accelerator_autopilot.runtime.open_alerts import BUCKET, tell
 from accelerator_autopilot.runtime.supervision import beat
 
 log = logging.getLogger(__name__)

@@ -16,13 +16,13 @@ from accelerator_autopilot.anomaly.domain.alert_lifecycle import AlertLifecycle
 from accelerator_autopilot.anomaly.domain.detection_engine import DetectionEngine
 from accelerator_autopilot.anomaly.domain.detectors.driver_faults import is_sxid
 from accelerator_autopilot.anomaly.domain.detectors.source_failed import KIND as SOURCE_FAILED
-from accelerator_autopilot.anomaly.domain.device_resets import reset_in, reset_since, told_reset
+from accelerator_autopilot.anomaly.domain.device_resets import reset_in, reset_reason, reset_since
 from accelerator_autopilot.anomaly.domain.device_slots import NODE
 from accelerator_autopilot.anomaly.domain.findings import EventDetector, Finding
 from accelerator_autopilot.anomaly.domain.frame_batches import batches
 from accelerator_autopilot.anomaly.domain.missing_devices import all_gone, missing_devices
-from accelerator_autopilot.anomaly.domain.missing_samples import AGENT
 from accelerator_autopilot.anomaly.domain.source_topology import SourceTopology
+from accelerator_autopilot.anomaly.domain.staleness import AGENT
 from accelerator_autopilot.contracts.frames import TelemetryFrame
 from accelerator_autopilot.contracts.messages.alerts import UNDETECTED_KINDS, Alert
 from accelerator_autopilot.contracts.messages.commands import DrainCommand
@@ -90,7 +90,7 @@ class Detection:
 
     async def on_event(self, event: DeviceEvent) -> None:
         """Show an event to every detector."""
-        proof = told_reset(event)
+        proof = reset_reason(event)
         if proof:
             devices = self._with_alerts(event.node) if event.device == NODE else [event.device]
             for device in devices:

@@ -14,7 +14,7 @@ from accelerator_autopilot.contracts.messages.telemetry import NodeInventory
 from accelerator_autopilot.runtime.bus import BUS_ERRORS
 from accelerator_autopilot.runtime.supervision import beat
 from accelerator_autopilot.transport.clock import utc_now
-from accelerator_autopilot.transport.snapshots import bucket_items
+from accelerator_autopilot.transport.direct_reads import bucket_items
 
 log = logging.getLogger(__name__)
 

@@ -14,7 +14,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from accelerator_autopilot.anomaly.domain.findings import Finding
-from accelerator_autopilot.anomaly.domain.incident_grouping import Correlation
+from accelerator_autopilot.anomaly.domain.incident_grouping import IncidentGrouper
 from accelerator_autopilot.contracts.ids import derived_id
 from accelerator_autopilot.contracts.messages.alerts import Alert
 
@@ -53,7 +53,7 @@ class AlertLifecycle:
     epochs: Callable[[str, str], tuple[str, str]] = nothing_told
     holding: bool = True
     _conditions: dict[Key, _Condition] = field(default_factory=dict)
-    _correlation: Correlation = field(default_factory=Correlation)
+    _correlation: IncidentGrouper = field(default_factory=IncidentGrouper)
     _critical: OrderedDict[Key, deque[datetime]] = field(default_factory=OrderedDict)
 
     @classmethod

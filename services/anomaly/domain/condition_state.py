@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from accelerator_autopilot.anomaly.domain.device_history import Bools, Doubles, Slots
+from accelerator_autopilot.anomaly.domain.last_values import Bools, Doubles, Slots
 
 TELL_AGAIN_S = 60.0
 FLAP_WITHIN_S, MOST_FLAPS, FLAP_CLEAR_S = 3600.0, 6.0, 10.0

@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 
-from accelerator_autopilot.anomaly.domain.device_history import Bools, Doubles, Floats
+from accelerator_autopilot.anomaly.domain.last_values import Bools, Doubles, Floats
 
 SHORT_CHUNK, CHUNK = 64, 512
 # In a chunk whose rows keep less than this each, the product of all of them would not be a number to divide by.

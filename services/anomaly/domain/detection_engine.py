@@ -12,20 +12,20 @@ import numpy.typing as npt
 
 from accelerator_autopilot.anomaly.domain.alert_lifecycle import AlertLifecycle
 from accelerator_autopilot.anomaly.domain.condition_state import Changes, Conditions
-from accelerator_autopilot.anomaly.domain.device_history import Bools, Doubles, Floats, History, Slots, View
 from accelerator_autopilot.anomaly.domain.device_slots import NODE, DeviceSlots
-from accelerator_autopilot.anomaly.domain.finding_text import UNUSUAL, of_row, of_silence, of_the_unusual
+from accelerator_autopilot.anomaly.domain.finding_text import UNUSUAL, anomaly_finding, of_row, stale_finding
 from accelerator_autopilot.anomaly.domain.findings import Finding
+from accelerator_autopilot.anomaly.domain.last_values import Bools, Doubles, Floats, History, Slots, View
 from accelerator_autopilot.anomaly.domain.learned.fleet_detector import FleetDetector, telling
 from accelerator_autopilot.anomaly.domain.learned.input_channels import LEARN_S, InputChannels, Span, beside_peers
 from accelerator_autopilot.anomaly.domain.learned.slot_tensors import Saved
 from accelerator_autopilot.anomaly.domain.metric_columns import COLUMN, COLUMNS
-from accelerator_autopilot.anomaly.domain.missing_samples import AGENT, ALONE_S, DEVICE, Silence
 from accelerator_autopilot.anomaly.domain.row_blocks import Part
 from accelerator_autopilot.anomaly.domain.rules import all_rules
 from accelerator_autopilot.anomaly.domain.rules.base import Growth, Kind, Rule
 from accelerator_autopilot.anomaly.domain.rules.collective import ALONE, CollectiveRule
 from accelerator_autopilot.anomaly.domain.source_topology import SourceTopology
+from accelerator_autopilot.anomaly.domain.staleness import AGENT, ALONE_S, DEVICE, StalenessTracker
 from accelerator_autopilot.anomaly.domain.trend_forecast import Trend
 from accelerator_autopilot.anomaly.domain.trend_forecast import make as all_trends
 from accelerator_autopilot.anomaly.domain.wear_forecast import Wear
@@ -54,7 +54,7 @@ class DetectionEngine:
         trends: list[Trend | Wear] = [*all_trends(), *self._wear]
         self._trends = [(t, Conditions(t.kind.open_after_s, t.kind.clear_after_s)) for t in trends]
         self._unusual = Conditions(UNUSUAL.open_after_s, UNUSUAL.clear_after_s)
-        self._silence = Silence(self.node_timeout_s)
+        self._silence = StalenessTracker(self.node_timeout_s)
         self._silent_devices, self._silent_nodes = Conditions(0.0, 0.0), Conditions(0.0, 0.0)
         self._disturbing = {kind.name for kind, _ in self._all_conditions() if kind.disturbs}
         self._seen = np.zeros(len(COLUMNS), bool)
@@ -291,7 +291,7 @@ class DetectionEngine:
         changes = self._unusual.update(slots, at_s, firing, np.ones(len(slots), bool))
         told = [(i, True) for i in (*changes.opened, *changes.going_on)] + [(i, False) for i in changes.ended]
         return [
-            of_the_unusual(
+            anomaly_finding(
                 self.roster,
                 int(slots[i]),
                 float(at_s[i]),
@@ -319,7 +319,7 @@ class DetectionEngine:
             for i in indices.tolist():
                 seconds = lasting.get(i, 0.0)
                 severity = kind.severity if gone is None else self._silence_severity(i, gone, seconds)
-                findings.append(of_silence(self.roster, i, kind, seconds, at, firing=fires, severity=severity))
+                findings.append(stale_finding(self.roster, i, kind, seconds, at, firing=fires, severity=severity))
         return findings
 
 

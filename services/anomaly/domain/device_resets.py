@@ -19,7 +19,7 @@ def asks_for_nothing(event: DeviceEvent) -> bool:
     return event.kind == "xid" and event.code == RECOVERY_CHANGED and bool(_TO_NONE.search(event.message))
 
 
-def told_reset(event: DeviceEvent) -> str:
+def reset_reason(event: DeviceEvent) -> str:
     """Why an event proves a reset of its device; empty when it does not."""
     if event.kind == "reset" or (event.kind == "appeared" and event.cause == "reset"):
         return "the device was reset"

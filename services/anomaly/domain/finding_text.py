@@ -7,11 +7,11 @@ from datetime import UTC, datetime
 
 import numpy as np
 
-from accelerator_autopilot.anomaly.domain.device_history import Doubles, View
 from accelerator_autopilot.anomaly.domain.device_slots import NODE, DeviceSlots
 from accelerator_autopilot.anomaly.domain.findings import Finding
-from accelerator_autopilot.anomaly.domain.missing_samples import AGENT
+from accelerator_autopilot.anomaly.domain.last_values import Doubles, View
 from accelerator_autopilot.anomaly.domain.rules.base import Kind
+from accelerator_autopilot.anomaly.domain.staleness import AGENT
 from accelerator_autopilot.contracts.messages.alerts import Evidence, Severity
 
 UNUSUAL = Kind(
@@ -59,7 +59,7 @@ def of_row(
     )
 
 
-def of_the_unusual(
+def anomaly_finding(
     roster: DeviceSlots,
     slot: int,
     at_s: float,
@@ -89,7 +89,7 @@ def of_the_unusual(
     )
 
 
-def of_silence(
+def stale_finding(
     roster: DeviceSlots, number: int, kind: Kind, silent_s: float, at: datetime, *, firing: bool, severity: Severity
 ) -> Finding:
     """A device, or with the kind AGENT a node, by its number in the roster, that was not heard for so long."""

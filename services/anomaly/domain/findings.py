@@ -60,7 +60,7 @@ class EventDetector(Protocol):
         """The device is there no more."""
 
 
-class QuietDetector:
+class NullDetector:
     """Finds nothing; detectors override what they look at."""
 
     def on_event(self, event: DeviceEvent) -> list[Finding]:  # noqa: ARG002

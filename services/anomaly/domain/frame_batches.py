@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from accelerator_autopilot.anomaly.domain.detection_engine import DetectionEngine
-from accelerator_autopilot.anomaly.domain.device_history import Doubles, Floats, Slots
+from accelerator_autopilot.anomaly.domain.last_values import Doubles, Floats, Slots
 from accelerator_autopilot.anomaly.domain.metric_columns import matrix
 from accelerator_autopilot.contracts.frames import TelemetryFrame
 

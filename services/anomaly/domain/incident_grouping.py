@@ -26,7 +26,7 @@ class _Opened:
 
 
 @dataclass
-class Correlation:
+class IncidentGrouper:
     """Remembers what opened lately and is still open."""
 
     _recent: deque[_Opened] = field(default_factory=lambda: deque(maxlen=MOST_REMEMBERED))

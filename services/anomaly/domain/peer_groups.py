@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from accelerator_autopilot.anomaly.domain.device_history import Doubles, Slots
+from accelerator_autopilot.anomaly.domain.last_values import Doubles, Slots
 
 
 def median_of_others(value: Doubles, group_of: Slots | Doubles) -> Doubles:

@@ -11,8 +11,8 @@ import numpy as np
 
 from accelerator_autopilot.anomaly.domain.alert_lifecycle import AlertLifecycle
 from accelerator_autopilot.anomaly.domain.detection_engine import DetectionEngine
-from accelerator_autopilot.anomaly.domain.device_history import Doubles, Floats, Slots
 from accelerator_autopilot.anomaly.domain.findings import Finding
+from accelerator_autopilot.anomaly.domain.last_values import Doubles, Floats, Slots
 from accelerator_autopilot.anomaly.domain.learned.input_channels import Span
 from accelerator_autopilot.anomaly.domain.row_blocks import Block
 from accelerator_autopilot.contracts.messages.alerts import Alert

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from accelerator_autopilot.anomaly.domain.device_history import Doubles, Floats, Slots
+from accelerator_autopilot.anomaly.domain.last_values import Doubles, Floats, Slots
 
 
 @dataclass(frozen=True)

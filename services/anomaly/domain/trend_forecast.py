@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from accelerator_autopilot.anomaly.domain.decaying_sums import CHUNK, fading
-from accelerator_autopilot.anomaly.domain.device_history import Bools, Doubles, View
+from accelerator_autopilot.anomaly.domain.last_values import Bools, Doubles, View
 from accelerator_autopilot.anomaly.domain.rules.base import Kind, filled
 
 FADE_S = 1800.0
@@ -26,7 +26,7 @@ Sums = tuple[Doubles, ...]
 
 
 @dataclass(frozen=True)
-class Course:
+class Extrapolation:
     """Of each row: whether the limit comes within the horizon, whether that can be said, and when, from and to."""
 
     firing: Bools
@@ -111,7 +111,7 @@ class Trend:
         self._sums = [filled(values, slots, 0.0) for values in self._sums]
         self._span_s = filled(self._span_s, slots, 0.0)
 
-    def test(self, view: View) -> Course:
+    def test(self, view: View) -> Extrapolation:
         """Take the rows in and look ahead."""
         value, limit = view.read(self._metric).astype(np.float64), view.get(self._limit).astype(np.float64)
         limit = np.where(np.isnan(limit), BEYOND_HIGHEST * view.highest(self._metric), limit)
@@ -126,7 +126,7 @@ class Trend:
         *lines, span_s = (course.ravel() for course in courses)
         return self._course(known, span_s, tuple(lines))
 
-    def _course(self, known: Bools, span_s: Doubles, sums: tuple[Doubles, ...]) -> Course:
+    def _course(self, known: Bools, span_s: Doubles, sums: tuple[Doubles, ...]) -> Extrapolation:
         w, t, tt, y, ty, yy = sums
         n = np.maximum(w, 1e-9)
         var_t, var_y, cov = tt / n - (t / n) ** 2, yy / n - (y / n) ** 2, ty / n - (t / n) * (y / n)
@@ -149,7 +149,7 @@ class Trend:
             & (level > self._least_share)
             & (rise > self._least_rise)
         )
-        return Course(firing, known, in_s, when(slope + 2 * error), when(slope - 2 * error))
+        return Extrapolation(firing, known, in_s, when(slope + 2 * error), when(slope - 2 * error))
 
 
 def make() -> list[Trend]:

@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from accelerator_autopilot.anomaly.domain.device_history import Bools, Doubles, View, all_of
+from accelerator_autopilot.anomaly.domain.last_values import Bools, Doubles, View, all_of
 from accelerator_autopilot.anomaly.domain.rules.base import Kind, filled
-from accelerator_autopilot.anomaly.domain.trend_forecast import Course
+from accelerator_autopilot.anomaly.domain.trend_forecast import Extrapolation
 
 DAY_S = 86_400.0
 HORIZON_S, WINDOW_S = 30 * DAY_S, 60 * DAY_S
@@ -38,13 +38,13 @@ class Wear:
         """Have at least this many slots."""
         self._since_s, self._first = filled(self._since_s, slots, np.inf), filled(self._first, slots, np.inf)
 
-    def test(self, view: View) -> Course:
+    def test(self, view: View) -> Extrapolation:
         """Take the rows in and look ahead."""
         parts = np.stack([view.read(name).astype(np.float64) for name in self._counters])
         known: Bools = ~all_of(np.isnan(parts.T))
         if not known.any():
             never = np.full(len(view), np.inf)
-            return Course(known, known, never, never, never)
+            return Extrapolation(known, known, never, never, never)
         used = np.where(known, np.nansum(parts, axis=0), np.nan)
         since_s, first = self._begin(view, used, known)
         return self._course(known, used - first, view.at_s - since_s, self._limit - used)
@@ -75,14 +75,14 @@ class Wear:
         return np.where(old, at_s - WINDOW_S / 2, since_s), np.where(old, (first + used) / 2, first)
 
     @staticmethod
-    def _course(known: Bools, events: Doubles, span_s: Doubles, left: Doubles) -> Course:
+    def _course(known: Bools, events: Doubles, span_s: Doubles, left: Doubles) -> Extrapolation:
         ready = known & (events >= LEAST_EVENTS) & (span_s >= LEAST_SPAN_S) & (left > 0)
         in_s, earliest_s, latest_s = (np.full(len(known), np.inf) for _ in range(3))
         if ready.any():
             n, k, t = events[ready] + 0.5, left[ready], span_s[ready]
             for told, z in ((in_s, 0.0), (earliest_s, -Z), (latest_s, Z)):
                 told[ready] = t * k / n * paulson(k, n, z)
-        return Course(ready & (in_s < HORIZON_S), known, in_s, earliest_s, latest_s)
+        return Extrapolation(ready & (in_s < HORIZON_S), known, in_s, earliest_s, latest_s)
 
     def snapshot(self) -> dict[str, Doubles]:
         """What it remembers, to be saved."""

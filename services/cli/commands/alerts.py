@@ -18,7 +18,7 @@ from accelerator_autopilot.transport.clock import utc_now
 if TYPE_CHECKING:
     from accelerator_autopilot.client import AutopilotClient
     from accelerator_autopilot.contracts.messages.alerts import Alert
-    from accelerator_autopilot.contracts.messages.notices import Acknowledgement, Silence
+    from accelerator_autopilot.contracts.messages.notifications import Acknowledgement, Silence
 
 STYLES = {"critical": "red", "warning": "yellow"}
 SHOWN_DEVICES = 4

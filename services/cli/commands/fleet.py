@@ -22,8 +22,8 @@ from accelerator_autopilot.cli.output import (
     writes_json,
 )
 from accelerator_autopilot.cli.session import DEFAULT_FOLDER, DataDir, ask
-from accelerator_autopilot.cli.table_cells import json_text
 from accelerator_autopilot.cli.table_layout import Column, Row, Table
+from accelerator_autopilot.cli.text_sanitizing import json_text
 from accelerator_autopilot.transport.clock import utc_now
 
 if TYPE_CHECKING:

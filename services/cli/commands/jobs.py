@@ -12,8 +12,8 @@ from accelerator_autopilot.cli import completions
 from accelerator_autopilot.cli.output import fail, progress, say, show, show_document, writes_json
 from accelerator_autopilot.cli.payload_inputs import read_lines, read_payload
 from accelerator_autopilot.cli.session import DEFAULT_FOLDER, DataDir, ask, connected, facts, run
-from accelerator_autopilot.cli.table_cells import json_text
 from accelerator_autopilot.cli.table_layout import Column, Row, Table
+from accelerator_autopilot.cli.text_sanitizing import json_text
 from accelerator_autopilot.contracts.errors import ConflictError, UnavailableError
 from accelerator_autopilot.contracts.exit_codes import ExitCode
 from accelerator_autopilot.contracts.messages.jobs import DeadJob, JobProgress, JobResult

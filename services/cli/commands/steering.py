@@ -12,7 +12,7 @@ from accelerator_autopilot.cli.output import fail, say
 from accelerator_autopilot.cli.session import DEFAULT_FOLDER, DataDir, ask, facts
 from accelerator_autopilot.contracts.errors import NotFoundError, UnavailableError
 from accelerator_autopilot.contracts.exit_codes import ExitCode
-from accelerator_autopilot.runtime.driver_release import release, take_back
+from accelerator_autopilot.runtime.driver_unload import release, take_back
 from accelerator_autopilot.transport.clock import utc_now
 
 if TYPE_CHECKING:

@@ -18,7 +18,7 @@ from accelerator_autopilot.contracts.exit_codes import ExitCode
 if TYPE_CHECKING:
     from accelerator_autopilot.client import AutopilotClient
     from accelerator_autopilot.contracts.messages.audit import AuditRecord
-    from accelerator_autopilot.contracts.messages.notices import DeliveryReply
+    from accelerator_autopilot.contracts.messages.notifications import DeliveryReply
 
 
 class ChannelName(StrEnum):

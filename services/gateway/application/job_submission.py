@@ -15,12 +15,12 @@ from accelerator_autopilot.client.jobs import JobHandle
 from accelerator_autopilot.contracts.errors import BusyError
 from accelerator_autopilot.contracts.ids import derived_id
 from accelerator_autopilot.gateway.application.admission import Admission
-from accelerator_autopilot.gateway.application.batch_retries import Retries
+from accelerator_autopilot.gateway.application.batch_idempotency import BatchDeduplicator
 from accelerator_autopilot.gateway.dependencies import Autopilot
 from accelerator_autopilot.gateway.security.key_file import Caller, Role
 from accelerator_autopilot.gateway.security.roles import require
-from accelerator_autopilot.transport.job_claims import fingerprint
-from accelerator_autopilot.transport.stream_writes import RETRY_WHEN_FULL_S
+from accelerator_autopilot.transport.job_id_claims import fingerprint
+from accelerator_autopilot.transport.result_publishing import RETRY_WHEN_FULL_S
 
 _QUEUE_FRESH_S = 0.5
 RESULTS_FULL = 0.98
@@ -34,14 +34,14 @@ class _Depth:
 
 
 @dataclass
-class SubmitFor:
+class CallerSubmission:
     """One caller's way to the queue."""
 
     autopilot: AutopilotClient
     admission: Admission
     caller: Caller
     depth: _Depth
-    retries: Retries
+    retries: BatchDeduplicator
     unanswered: str = ""
 
     async def job(self, kind: str, payload: dict[str, Any], options: dict[str, Any], **identity: Any) -> JobHandle:
@@ -128,12 +128,12 @@ class SubmitFor:
 
 def submit_for(
     request: Request, autopilot: Autopilot, caller: Annotated[Caller, Depends(require(Role.operator))]
-) -> SubmitFor:
+) -> CallerSubmission:
     """The caller's way to the queue; needs the role operator."""
     if not hasattr(request.app.state, "depth"):
         request.app.state.depth = _Depth()
-    retries = Retries(autopilot.js)
-    return SubmitFor(autopilot, request.app.state.admission, caller, request.app.state.depth, retries)
+    retries = BatchDeduplicator(autopilot.js)
+    return CallerSubmission(autopilot, request.app.state.admission, caller, request.app.state.depth, retries)
 
 
-Submit = Annotated[SubmitFor, Depends(submit_for)]
+Submit = Annotated[CallerSubmission, Depends(submit_for)]

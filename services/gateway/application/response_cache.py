@@ -9,7 +9,7 @@ from typing import Generic, TypeVar
 T = TypeVar("T")
 
 
-class Remembered(Generic[T]):
+class CachedResponse(Generic[T]):
     """The answer to one question, which is the same whoever asks."""
 
     def __init__(self, fresh_s: float) -> None:

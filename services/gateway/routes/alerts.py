@@ -13,7 +13,7 @@ from sse_starlette import EventSourceResponse
 from accelerator_autopilot.contracts.incidents import incidents
 from accelerator_autopilot.contracts.messages.alerts import Alert, AlertState
 from accelerator_autopilot.contracts.messages.audit import AuditRecord
-from accelerator_autopilot.contracts.messages.notices import (
+from accelerator_autopilot.contracts.messages.notifications import (
     Acknowledgement,
     Channel,
     DeliveryReply,

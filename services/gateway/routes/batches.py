@@ -10,7 +10,7 @@ from fastapi.responses import StreamingResponse
 from pydantic import BaseModel, Field
 
 from accelerator_autopilot.client.batches import BatchView
-from accelerator_autopilot.contracts.job_requests import Options
+from accelerator_autopilot.contracts.job_building import Options
 from accelerator_autopilot.gateway.application.event_fanout import counted
 from accelerator_autopilot.gateway.application.job_submission import Submit
 from accelerator_autopilot.gateway.dependencies import Autopilot

@@ -10,7 +10,7 @@ from pydantic import BaseModel, Field
 from sse_starlette import EventSourceResponse
 
 from accelerator_autopilot.client.jobs import JobView
-from accelerator_autopilot.contracts.job_requests import Options
+from accelerator_autopilot.contracts.job_building import Options
 from accelerator_autopilot.gateway.application.event_fanout import counted
 from accelerator_autopilot.gateway.application.job_submission import Submit
 from accelerator_autopilot.gateway.dependencies import Autopilot

@@ -24,7 +24,7 @@ from accelerator_autopilot.client.jobs import output_of
 from accelerator_autopilot.contracts.errors import AutopilotError, InvalidInputError
 from accelerator_autopilot.contracts.ids import new_id
 from accelerator_autopilot.contracts.messages.jobs import JobProgress, JobResult
-from accelerator_autopilot.gateway.application.job_submission import Submit, SubmitFor
+from accelerator_autopilot.gateway.application.job_submission import CallerSubmission, Submit
 from accelerator_autopilot.gateway.dependencies import Autopilot
 from accelerator_autopilot.gateway.http.path_parameters import Id
 from accelerator_autopilot.gateway.http.problem_details import detail_of, retry_after, status_of
@@ -192,7 +192,7 @@ async def embeddings(body: EmbeddingRequest, to_queue: Submit) -> dict[str, Any]
     }
 
 
-async def _generate(kind: str, form: str, payload: dict[str, Any], body: _Sampling, to_queue: SubmitFor) -> Any:
+async def _generate(kind: str, form: str, payload: dict[str, Any], body: _Sampling, to_queue: CallerSubmission) -> Any:
     await _check_model(to_queue, body.model)
     options = {"needs": {"model": body.model}}
     job_id, created = new_id(), int(time.time())  # noqa: TID251  the API's own field
@@ -213,7 +213,7 @@ async def _stream(
     payload: dict[str, Any],
     options: dict[str, Any],
     body: _Sampling,
-    to_queue: SubmitFor,
+    to_queue: CallerSubmission,
 ) -> AsyncIterator[dict[str, str]]:
     form = head["object"] if kind == "generate" else "chat.completion.chunk"
     told, output = 0, None
@@ -254,7 +254,7 @@ async def _stream(
     yield {"data": "[DONE]"}
 
 
-async def _abandon(to_queue: SubmitFor, job_id: str) -> None:
+async def _abandon(to_queue: CallerSubmission, job_id: str) -> None:
     """Nobody reads any more: end the job."""
     try:
         await to_queue.autopilot.jobs.cancel(job_id)
@@ -262,7 +262,7 @@ async def _abandon(to_queue: SubmitFor, job_id: str) -> None:
         return
 
 
-async def _result_of(to_queue: SubmitFor, job_id: str) -> JobResult:
+async def _result_of(to_queue: CallerSubmission, job_id: str) -> JobResult:
     try:
         return await to_queue.autopilot.jobs.wait(job_id, WAIT_S)
     except (TimeoutError, asyncio.CancelledError):
@@ -270,7 +270,7 @@ async def _result_of(to_queue: SubmitFor, job_id: str) -> JobResult:
         raise
 
 
-async def _check_model(to_queue: SubmitFor, name: str) -> None:
+async def _check_model(to_queue: CallerSubmission, name: str) -> None:
     offered = await _offered(to_queue.autopilot)
     if name not in offered:
         raise HTTPException(404, f"the model {name!r} does not exist; available: {', '.join(offered) or 'none'}")

@@ -38,7 +38,7 @@ class Analysis(BaseModel):
     suppressed: int
 
 
-def analyse_shut_in(
+def analyse_sandboxed(
     sandbox: Sandbox, texts: Mapping[str, str], language: str | None, cancelled: Callable[[], bool]
 ) -> Analysis:
     """Analyse texts by name in the sandbox; `language` is that of the text named CODE, None finds it out.

@@ -16,7 +16,7 @@ from nats.js.kv import KeyValue
 
 from accelerator_autopilot.contracts.errors import InvalidInputError, UnavailableError
 from accelerator_autopilot.contracts.messages.jobs import Job, JobError, JobResult, JobState, JobStatus, JobUsage
-from accelerator_autopilot.contracts.result_references import fill_in, wanted_jobs
+from accelerator_autopilot.contracts.payload_references import fill_in, wanted_jobs
 from accelerator_autopilot.contracts.streams import PAYLOAD_INLINE_LIMIT
 from accelerator_autopilot.inference.jobs.dead_lettering import DeadLettering, explain
 from accelerator_autopilot.inference.jobs.retry_policy import EndJob, Places, after_error, counted
@@ -27,7 +27,7 @@ from accelerator_autopilot.runtime.bus import BUS_ERRORS
 from accelerator_autopilot.runtime.poison_messages import may_pass
 from accelerator_autopilot.transport.clock import utc_now
 from accelerator_autopilot.transport.payload_store import MOST_PAYLOAD_BYTES, drop_payload, load_payload, store_payload
-from accelerator_autopilot.transport.stream_writes import publish_result
+from accelerator_autopilot.transport.result_publishing import publish_result
 
 log = logging.getLogger(__name__)
 

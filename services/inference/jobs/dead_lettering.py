@@ -19,7 +19,7 @@ from accelerator_autopilot.contracts.streams import DAY_S
 from accelerator_autopilot.inference.jobs.decoding import read_job
 from accelerator_autopilot.runtime.dead_letters import publish_dead
 from accelerator_autopilot.transport.clock import utc_now
-from accelerator_autopilot.transport.stream_writes import publish_result
+from accelerator_autopilot.transport.result_publishing import publish_result
 
 log = logging.getLogger(__name__)
 

@@ -13,9 +13,9 @@ from accelerator_autopilot.contracts.kinds.analyze_code import (
     AnalyzeCodeResult,
     CodeFinding,
 )
-from accelerator_autopilot.inference.adapters.code_analysis import CODE, analyse_shut_in
+from accelerator_autopilot.inference.adapters.code_analysis import CODE, analyse_sandboxed
 from accelerator_autopilot.inference.adapters.sandbox import Sandbox
-from accelerator_autopilot.inference.domain.code_findings import sarif
+from accelerator_autopilot.inference.domain.sarif import sarif
 from accelerator_autopilot.inference.kinds.base import RunContext, each
 from accelerator_autopilot.inference.kinds.files import as_text, collect
 from accelerator_autopilot.inference.model_loading import generator
@@ -40,7 +40,7 @@ class AnalyzeCodeKind:
     def _one(self, item: AnalyzeCode, index: int, context: RunContext) -> AnalyzeCodeResult:
         sandbox = Sandbox(context.models.sandbox, context.models.sandbox_uid)
         texts, unreadable = _texts(item)
-        analysis = analyse_shut_in(sandbox, texts, item.language, lambda: context.cancelled(index))
+        analysis = analyse_sandboxed(sandbox, texts, item.language, lambda: context.cancelled(index))
         context.progress(index, 0.8)
         skipped = unreadable + analysis.skipped
         if not analysis.languages:

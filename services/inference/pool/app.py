@@ -17,7 +17,7 @@ from accelerator_autopilot.contracts.messages.alerts import Alert
 from accelerator_autopilot.contracts.messages.jobs import PRIORITIES
 from accelerator_autopilot.contracts.streams import due_durable, durable, job_durable, waiting_durable
 from accelerator_autopilot.inference.pool.application.command_handlers import PoolCommands
-from accelerator_autopilot.inference.pool.application.device_health import DeviceHealth
+from accelerator_autopilot.inference.pool.application.device_load_share import DeviceLoadShare
 from accelerator_autopilot.inference.pool.application.pool_state import PoolState
 from accelerator_autopilot.inference.pool.application.queue_janitor import QueueJanitor
 from accelerator_autopilot.inference.pool.application.stream_usage import StreamUsage
@@ -30,7 +30,7 @@ from accelerator_autopilot.runtime.leader_election import LeaderElection, leadin
 from accelerator_autopilot.runtime.service import Service
 from accelerator_autopilot.runtime.settings import load
 from accelerator_autopilot.runtime.shutdown import GRACE_S
-from accelerator_autopilot.transport.snapshots import bucket_items
+from accelerator_autopilot.transport.direct_reads import bucket_items
 
 
 def create_app(settings: PoolSettings | None = None) -> FastStream:
@@ -73,7 +73,7 @@ def create_app(settings: PoolSettings | None = None) -> FastStream:
             subject, stream=stream, durable=config.durable_name, config=config, pull_sub=pull, no_reply=True
         )(handler)
 
-    watch = DeviceHealth(supervisor)
+    watch = DeviceLoadShare(supervisor)
 
     async def on_frame(message: NatsMessage) -> None:
         watch.on_frame(decode(message.body, message.raw_message.subject))

@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 from standardwebhooks.webhooks import Webhook
 
 from accelerator_autopilot.contracts.errors import InvalidInputError, UnavailableError
-from accelerator_autopilot.contracts.messages.notices import Subscription
+from accelerator_autopilot.contracts.messages.notifications import Subscription
 from accelerator_autopilot.notifier.domain.message_formats import CONTENT_TYPES, SIGNED, Body
 from accelerator_autopilot.notifier.errors import RefusedTargetError
 

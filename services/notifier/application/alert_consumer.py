@@ -16,7 +16,7 @@ from nats.js.errors import APIError, NotFoundError
 
 from accelerator_autopilot.contracts import subjects
 from accelerator_autopilot.contracts.errors import InvalidInputError
-from accelerator_autopilot.contracts.messages.notices import Subscription
+from accelerator_autopilot.contracts.messages.notifications import Subscription
 from accelerator_autopilot.contracts.streams import durable
 from accelerator_autopilot.notifier.domain.subscription_ledger import RANK, StreamPosition
 from accelerator_autopilot.runtime.pull_subscription import PullSubscription

@@ -7,7 +7,7 @@ import logging
 
 from accelerator_autopilot.contracts.errors import AutopilotError, UnavailableError
 from accelerator_autopilot.contracts.ids import new_id
-from accelerator_autopilot.contracts.messages.notices import Subscription
+from accelerator_autopilot.contracts.messages.notifications import Subscription
 from accelerator_autopilot.notifier.application.delivery_context import DeliveryContext
 from accelerator_autopilot.notifier.domain.message_formats import alertmanager
 from accelerator_autopilot.notifier.domain.subscription_ledger import LedgerEntry, SubscriptionLedger

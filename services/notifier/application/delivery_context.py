@@ -11,7 +11,7 @@ from nats.js import JetStreamContext
 
 from accelerator_autopilot.contracts.messages.alerts import Alert
 from accelerator_autopilot.contracts.messages.audit import AuditRecord
-from accelerator_autopilot.contracts.messages.notices import Silence, Subscription
+from accelerator_autopilot.contracts.messages.notifications import Silence, Subscription
 from accelerator_autopilot.notifier.application.missed_resolutions import OpenAlerts
 from accelerator_autopilot.notifier.ports import LedgerStore, WebhookSender
 from accelerator_autopilot.notifier.settings import NotifierSettings

@@ -14,7 +14,7 @@ from nats.js.errors import NotFoundError
 from accelerator_autopilot.contracts.errors import AutopilotError, UnavailableError
 from accelerator_autopilot.contracts.ids import new_id
 from accelerator_autopilot.contracts.messages.alerts import Alert
-from accelerator_autopilot.contracts.messages.notices import DeliveryReply, DeliveryRequest, Silence, Subscription
+from accelerator_autopilot.contracts.messages.notifications import DeliveryReply, DeliveryRequest, Silence, Subscription
 from accelerator_autopilot.notifier.application.alert_consumer import durable_name
 from accelerator_autopilot.notifier.application.delivery_context import DeliveryContext
 from accelerator_autopilot.notifier.application.subscription_worker import SubscriptionWorker

@@ -18,7 +18,7 @@ from accelerator_autopilot.contracts.messages.alerts import Alert
 from accelerator_autopilot.notifier.domain.subscription_ledger import SubscriptionLedger
 from accelerator_autopilot.runtime.bus import BUS_ERRORS
 from accelerator_autopilot.runtime.supervision import beat
-from accelerator_autopilot.transport.snapshots import bucket_items
+from accelerator_autopilot.transport.direct_reads import bucket_items
 
 log = logging.getLogger(__name__)
 

@@ -9,7 +9,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Literal
 
 from accelerator_autopilot.contracts.messages.alerts import Alert
-from accelerator_autopilot.contracts.messages.notices import Silence, Subscription
+from accelerator_autopilot.contracts.messages.notifications import Silence, Subscription
 
 FIRST_RETRY_S, LONGEST_RETRY_S = 1.0, 600.0
 MINUTE_S = 60.0

@@ -13,7 +13,7 @@ from string import Template
 
 from accelerator_autopilot.contracts.errors import InvalidInputError
 from accelerator_autopilot.contracts.messages.alerts import Alert, Severity
-from accelerator_autopilot.contracts.messages.notices import Channel, Subscription
+from accelerator_autopilot.contracts.messages.notifications import Channel, Subscription
 
 Body = dict[str, object] | list[object]
 ALERTMANAGER_AHEAD = timedelta(minutes=4)

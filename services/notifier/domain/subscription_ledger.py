@@ -12,7 +12,7 @@ from pydantic import Field
 
 from accelerator_autopilot.contracts.messages.alerts import Alert, Severity
 from accelerator_autopilot.contracts.messages.base import Message
-from accelerator_autopilot.contracts.messages.notices import Subscription
+from accelerator_autopilot.contracts.messages.notifications import Subscription
 from accelerator_autopilot.notifier.domain.delivery_rules import wants
 
 RANK: dict[str, int] = {"info": 0, "warning": 1, "critical": 2}

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from accelerator_autopilot.contracts.frame_layout import TIME_BYTES, FrameLayout
+from accelerator_autopilot.contracts.frame_decoder import TIME_BYTES, FrameLayout
 from accelerator_autopilot.scheduler.domain.device_columns import Floats
 from accelerator_autopilot.scheduler.domain.pool_arrays import Doubles
 
@@ -25,7 +25,7 @@ class Taken:
     at_s: Doubles
 
 
-class AlikeFrames:
+class FrameGroup:
     """Nodes by the subject of their frames, with what stands around the values, and the rows of their devices."""
 
     def __init__(self, like: FrameLayout, metrics: Collection[str]) -> None:

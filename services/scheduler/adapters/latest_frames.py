@@ -13,10 +13,10 @@ from numpy.typing import NDArray
 from prometheus_client import CollectorRegistry, Counter
 
 from accelerator_autopilot.contracts.errors import InvalidInputError
-from accelerator_autopilot.contracts.frame_layout import FrameLayout
+from accelerator_autopilot.contracts.frame_decoder import FrameLayout
 from accelerator_autopilot.contracts.frames import TelemetryFrame, decode
 from accelerator_autopilot.runtime.cooperative_loops import CooperativeLoop
-from accelerator_autopilot.scheduler.adapters.frame_blocks import AlikeFrames, Waiting
+from accelerator_autopilot.scheduler.adapters.frame_blocks import FrameGroup, Waiting
 from accelerator_autopilot.scheduler.domain.device_columns import DeviceColumns
 
 log = logging.getLogger(__name__)
@@ -38,8 +38,8 @@ class LatestFrames:
     stale_after_s: float
     registry: CollectorRegistry
     _waiting: Waiting = field(default_factory=dict)
-    _alike: dict[tuple[int, ...], AlikeFrames] = field(default_factory=dict)
-    _of: dict[str, AlikeFrames] = field(default_factory=dict)  # by subject
+    _alike: dict[tuple[int, ...], FrameGroup] = field(default_factory=dict)
+    _of: dict[str, FrameGroup] = field(default_factory=dict)  # by subject
     _bytes: int = 0
 
     def __post_init__(self) -> None:
@@ -95,9 +95,9 @@ class LatestFrames:
             layout = FrameLayout.of(data, frame)
             if subject in self._of:
                 self._of[subject].leave(subject)
-            key = AlikeFrames.key(layout)
+            key = FrameGroup.key(layout)
             if key not in self._alike:
-                self._alike[key] = AlikeFrames(layout, self.columns.metrics)
+                self._alike[key] = FrameGroup(layout, self.columns.metrics)
             self._alike[key].join(subject, layout, rows, heard_s)
             self._of[subject] = self._alike[key]
         for (devices, _), frames in told.items():

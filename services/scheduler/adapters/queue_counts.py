@@ -11,7 +11,7 @@ from nats.aio.client import Client
 from accelerator_autopilot.contracts.messages.jobs import PRIORITIES
 from accelerator_autopilot.contracts.streams import job_durable
 from accelerator_autopilot.runtime.cooperative_loops import CooperativeLoop
-from accelerator_autopilot.scheduler.adapters.pool_history import QueueCount
+from accelerator_autopilot.scheduler.adapters.pool_rates import QueueCount
 from accelerator_autopilot.transport.consumer_listing import consumer_pages
 
 

@@ -31,8 +31,8 @@ from accelerator_autopilot.scheduler.domain.draining import (
     DrainMemory,
     Epochs,
     drains,
-    taken_over,
-    vouched_for,
+    operator_drained,
+    operator_restored,
 )
 from accelerator_autopilot.scheduler.domain.observation import PoolObservation
 from accelerator_autopilot.scheduler.domain.power_capping import CapDecision, caps
@@ -73,9 +73,9 @@ class DeviceController:
         to_ask = sorted(d for d in sight.critical if d in epochs and d not in cordoned)
         waiting = set(to_ask[MOST_ASKED:])
         unheard = waiting | {d for d in {*sight.critical, *memory.notes} if d[0] not in heard}
-        vouched = vouched_for(sight.critical, await self._words(to_ask[:MOST_ASKED]))
+        vouched = operator_restored(sight.critical, await self._words(to_ask[:MOST_ASKED]))
         held = memory.held(sight, now)
-        for device in taken_over(memory.notes, await self._words(sorted(memory.notes.keys() & cordoned - held))):
+        for device in operator_drained(memory.notes, await self._words(sorted(memory.notes.keys() & cordoned - held))):
             del memory.notes[device]
         decided = drains(
             sight.critical,

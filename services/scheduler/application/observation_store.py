@@ -13,8 +13,8 @@ from nats.js import JetStreamContext
 
 from accelerator_autopilot.contracts.errors import NotFoundError, UnavailableError
 from accelerator_autopilot.scheduler.domain.npz_files import load_arrays
-from accelerator_autopilot.scheduler.policies.observation_log import ObservationLog, Rows
-from accelerator_autopilot.scheduler.policies.policy_ensemble import PolicyEnsemble
+from accelerator_autopilot.scheduler.policies.policy_runner import PolicyRunner
+from accelerator_autopilot.scheduler.policies.policy_warmup import PolicyWarmup, Rows
 from accelerator_autopilot.transport.object_store import read_object, write_object
 
 log = logging.getLogger(__name__)
@@ -28,7 +28,7 @@ class ObservationStore:
     """Writes and reads one object; `name` is this process."""
 
     js: JetStreamContext
-    panel: PolicyEnsemble
+    panel: PolicyRunner
     name: str
 
     async def run(self, leads: Callable[[], bool]) -> None:
@@ -62,7 +62,7 @@ class ObservationStore:
             log.warning("looks not recalled", extra={"error": type(error).__name__})
 
 
-def _written_down(looks: ObservationLog, writer: str) -> bytes | None:
+def _written_down(looks: PolicyWarmup, writer: str) -> bytes | None:
     """In a thread: to copy an hour of looks at a thousand pools takes half a second."""
     kept = looks.kept()
     return _packed(kept, looks.interval_s, writer) if kept else None

@@ -118,7 +118,7 @@ def _runs(past: FleetHistory) -> JobRuns:
     return JobRuns(kind, jobs.batch_size, jobs.work_s * jobs.batch_size, cap_w)
 
 
-class Floored:
+class MinReplicasPolicy:
     """A policy that never goes below the operator's floors, as the governor would see to it."""
 
     def __init__(self, policy: PoolPolicy, floors: Ints) -> None:
@@ -141,5 +141,5 @@ def played(pools: Sequence[PoolReplay], names: Sequence[str], seed: int = 0) -> 
     return {name: play(partial(_floored, name, floors), models, traces, seed) for name in names}
 
 
-def _floored(name: str, floors: Ints) -> Floored:
-    return Floored(policy_maker(name)(), floors)
+def _floored(name: str, floors: Ints) -> MinReplicasPolicy:
+    return MinReplicasPolicy(policy_maker(name)(), floors)

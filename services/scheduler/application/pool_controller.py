@@ -20,13 +20,13 @@ from accelerator_autopilot.contracts.messages.commands import (
 from accelerator_autopilot.runtime.cooperative_loops import CooperativeLoop
 from accelerator_autopilot.scheduler.application.actuator import Actuator
 from accelerator_autopilot.scheduler.application.bounded_concurrency import in_flight
-from accelerator_autopilot.scheduler.domain.batch_delays import LEASE_S, BatchDelays, bounded_s
+from accelerator_autopilot.scheduler.domain.batch_delay_renewal import LEASE_S, BatchDelays, bounded_s
 from accelerator_autopilot.scheduler.domain.champion_challenger import ChampionChallenger
 from accelerator_autopilot.scheduler.domain.governor import Governor, Verdict
 from accelerator_autopilot.scheduler.domain.lateness_cost import late_weight
 from accelerator_autopilot.scheduler.domain.observation import PoolObservation, Proposal
 from accelerator_autopilot.scheduler.domain.placement import NodeRoom, spread
-from accelerator_autopilot.scheduler.policies.policy_ensemble import PolicyEnsemble, PolicyProposals
+from accelerator_autopilot.scheduler.policies.policy_runner import PolicyProposals, PolicyRunner
 
 log = logging.getLogger(__name__)
 
@@ -55,7 +55,7 @@ class PoolController:
     """Decides for all pools at once."""
 
     actor: Actuator
-    panel: PolicyEnsemble
+    panel: PolicyRunner
     governor: Governor
     championship: ChampionChallenger
     batch_delays: BatchDelays = field(default_factory=BatchDelays)

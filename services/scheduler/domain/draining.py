@@ -139,11 +139,11 @@ def _was_reset(note: DrainNote, epochs: Epochs) -> bool:
     return any(before and now and before != now for before, now in told)
 
 
-def vouched_for(critical: Mapping[Device, datetime], words: Mapping[Device, DrainCommand]) -> set[Device]:
+def operator_restored(critical: Mapping[Device, datetime], words: Mapping[Device, DrainCommand]) -> set[Device]:
     """Devices that an operator put back to work after their alerts opened or got worse."""
     return {d for d, word in words.items() if word.action == "restore" and d in critical and word.at >= critical[d]}
 
 
-def taken_over(notes: Mapping[Device, DrainNote], words: Mapping[Device, DrainCommand]) -> set[Device]:
+def operator_drained(notes: Mapping[Device, DrainNote], words: Mapping[Device, DrainCommand]) -> set[Device]:
     """Devices that an operator took out after we did: only an operator puts them back."""
     return {d for d, word in words.items() if word.action != "restore" and d in notes and word.at > notes[d].at}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 
 from accelerator_autopilot.contracts.messages.commands import FleetPolicy, TimedValue
-from accelerator_autopilot.scheduler.domain.daily_schedule import mean_of, value_at
+from accelerator_autopilot.scheduler.domain.time_of_day import mean_of, value_at
 
 
 def late_weight(policy: FleetPolicy, now: datetime) -> float:

@@ -28,7 +28,7 @@ class Shared:
     below_minimum: NDArray[np.bool_]
 
 
-def share_out(wanted_w: Doubles, lowest_w: Doubles, limits: Sequence[Limit]) -> Shared:
+def allocate_power(wanted_w: Doubles, lowest_w: Doubles, limits: Sequence[Limit]) -> Shared:
     """Each limit takes from its devices in proportion to what they have above their lowest cap.
 
     Narrower limits first, so that a wide one does not take from devices that a narrow one takes from anyway.

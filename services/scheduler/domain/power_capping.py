@@ -10,11 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from accelerator_autopilot.contracts.messages.commands import FleetPolicy
-from accelerator_autopilot.scheduler.domain.daily_schedule import budgets_at
 from accelerator_autopilot.scheduler.domain.draining import Device
 from accelerator_autopilot.scheduler.domain.observation import Reason
 from accelerator_autopilot.scheduler.domain.pool_arrays import Doubles
-from accelerator_autopilot.scheduler.domain.power_budget import Limit, share_out
+from accelerator_autopilot.scheduler.domain.power_budget import Limit, allocate_power
+from accelerator_autopilot.scheduler.domain.time_of_day import budgets_at
 
 CAP_TOLERANCE_W = 1.0
 SENT_AGAIN_AFTER_S = 5.0
@@ -108,7 +108,7 @@ def _targets(
     limited = most < wanted
     wanted = np.maximum(np.minimum(wanted, most), board.lowest_w)
     limits = [Limit(b.watts, _members(board, b.nodes)) for b in budgets_at(policy.budgets, now)]
-    shared = share_out(wanted, board.lowest_w, limits)
+    shared = allocate_power(wanted, board.lowest_w, limits)
     return shared.cap_w, shared.narrowed, limited, shared.below_minimum
 
 

@@ -14,7 +14,7 @@ from accelerator_autopilot.runtime.service import Service
 from accelerator_autopilot.runtime.settings import load
 from accelerator_autopilot.scheduler.executors.keda_scaler import ExternalScaler, serve
 from accelerator_autopilot.scheduler.settings import KedaSettings
-from accelerator_autopilot.transport.snapshots import last_messages
+from accelerator_autopilot.transport.direct_reads import last_messages
 
 log = logging.getLogger(__name__)
 

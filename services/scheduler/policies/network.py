@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from accelerator_autopilot.contracts.errors import SettingsError
 from accelerator_autopilot.scheduler.domain.npz_files import load_arrays
-from accelerator_autopilot.scheduler.policies.gains import OUTPUTS
+from accelerator_autopilot.scheduler.policies.action_mapping import OUTPUTS
 from accelerator_autopilot.scheduler.policies.network_features import FEATURES, Floats
 
 VERSION = 1

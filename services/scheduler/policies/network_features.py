@@ -6,9 +6,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from accelerator_autopilot.scheduler.domain.pool_arrays import Doubles, PoolFacts, PoolObservations, relative_time
+from accelerator_autopilot.scheduler.policies.action_mapping import proposed
 from accelerator_autopilot.scheduler.policies.demand import WINDOWS_S, Demand
 from accelerator_autopilot.scheduler.policies.forecasting import HORIZONS_MIN
-from accelerator_autopilot.scheduler.policies.gains import proposed
 
 Floats = NDArray[np.float32]
 LATE_PRICES = (2.0, 80.0)  # what a late job may cost, in mean energies of a job

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from accelerator_autopilot.scheduler.domain.pool_arrays import Doubles, PoolFacts, PoolObservations
-from accelerator_autopilot.scheduler.policies.cold_start_rule import Reaction
+from accelerator_autopilot.scheduler.policies.scale_up_rule import ScaleUpRule
 
 SIZES, SMALLEST = 14, 0.03  # of the pool's most replicas, in even steps of the logarithm
 FIRST_LOOKS, SPREADS = 10.0, (0.1, 1.0)  # until then work counts as varying by its mean, and as no more than that
@@ -36,7 +36,7 @@ class WhatIfSizing:
     """Imagined pools, [S, P] for S sizes. Asked once a decision, in order."""
 
     def __init__(
-        self, facts: PoolFacts, numbers: WhatIfParameters, reaction: Reaction, patience_s: Doubles, slowness: Doubles
+        self, facts: PoolFacts, numbers: WhatIfParameters, reaction: ScaleUpRule, patience_s: Doubles, slowness: Doubles
     ) -> None:
         self._facts, self._numbers, self._reaction, self._patience_s = facts, numbers, reaction, patience_s
         self._slowness = slowness

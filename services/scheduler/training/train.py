@@ -48,7 +48,7 @@ INTERVALS_S = (2.0, 5.0, 10.0, 10.0)
 
 
 @dataclass
-class Stock:
+class ScenarioPool:
     """Pools to draw episodes from: made once, since making one takes longer than playing it.
 
     The pools of a draw are decided for at the same interval, which is another one in each draw.
@@ -123,7 +123,7 @@ class Training:
             models += [pool.model for pool in own] * again
             traces += [pool.trace for pool in own] * again
             lengths_s += [pool.trace.length_s for pool in own] * again
-        self.stock = Stock(models, traces, lengths_s)
+        self.stock = ScenarioPool(models, traces, lengths_s)
         self.validation = random_pools(np.random.default_rng(VALIDATION_SEED), validation, LENGTH_S)
         self.env = TwinEnv(self.stock.draw, min(POOLS, stock), DECISIONS, seed)
         self.curve: list[dict[str, float]] = []

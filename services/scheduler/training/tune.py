@@ -19,7 +19,7 @@ from cmaes import CMA
 
 from accelerator_autopilot.scheduler.domain.pool_arrays import Doubles
 from accelerator_autopilot.scheduler.policies.library.reserve import Reserve
-from accelerator_autopilot.scheduler.policies.tuned_rule import NAMES, ReserveParameters, shipped_numbers
+from accelerator_autopilot.scheduler.policies.reserve_parameters import NAMES, ReserveParameters, shipped_numbers
 from accelerator_autopilot.scheduler.twin.rollout import play
 from accelerator_autopilot.scheduler.twin.simulation import PoolModel, Trace
 from accelerator_autopilot.scheduler.twin.workloads import random_pools

@@ -12,10 +12,10 @@ from gymnasium.vector.utils import batch_space
 from numpy.random import Generator
 from numpy.typing import NDArray
 
-from accelerator_autopilot.scheduler.policies.gains import OUTPUTS, action, corrected, proposed
+from accelerator_autopilot.scheduler.policies.action_mapping import OUTPUTS, action, corrected, proposed
 from accelerator_autopilot.scheduler.policies.lateness_controller import LatenessController
 from accelerator_autopilot.scheduler.policies.network_features import FEATURES, LATE_PRICES, Floats, features
-from accelerator_autopilot.scheduler.policies.tuned_rule import gains, history, shipped_numbers
+from accelerator_autopilot.scheduler.policies.reserve_parameters import gains, history, shipped_numbers
 from accelerator_autopilot.scheduler.twin.simulation import PoolModel, Trace, Twin
 
 PRICE_SHARE, LOWEST_REWARD = 0.1, -10.0

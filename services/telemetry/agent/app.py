@@ -22,9 +22,9 @@ from accelerator_autopilot.telemetry.agent.adapters.boot_identity import boot_id
 from accelerator_autopilot.telemetry.agent.adapters.command_file import CommandFile
 from accelerator_autopilot.telemetry.agent.adapters.exporter_source import ExporterSource
 from accelerator_autopilot.telemetry.agent.adapters.kernel_log import KernelLog
-from accelerator_autopilot.telemetry.agent.adapters.page_metrics import PageCollector
 from accelerator_autopilot.telemetry.agent.adapters.power_cap_file import PowerCapFile
 from accelerator_autopilot.telemetry.agent.adapters.power_privilege import may_control_power
+from accelerator_autopilot.telemetry.agent.adapters.scrape_metrics import PageCollector
 from accelerator_autopilot.telemetry.agent.adapters.source_discovery import make_sources
 from accelerator_autopilot.telemetry.agent.adapters.threaded_source import ThreadedSource
 from accelerator_autopilot.telemetry.agent.application.command_handlers import PowerCommands, Simulation
@@ -35,7 +35,7 @@ from accelerator_autopilot.telemetry.agent.application.sampling import Sampler
 from accelerator_autopilot.telemetry.agent.domain.device_resets import ResetWatch
 from accelerator_autopilot.telemetry.agent.domain.publish_buffer import FrameBuffer
 from accelerator_autopilot.telemetry.agent.ports import SimulatedDevices
-from accelerator_autopilot.telemetry.device_metrics.export import tell_devices
+from accelerator_autopilot.telemetry.device_metrics.export import start_device_export
 from accelerator_autopilot.telemetry.settings import AgentSettings
 
 log = logging.getLogger(__name__)
@@ -54,7 +54,7 @@ def create_agent(settings: AgentSettings | None = None) -> FastStream:
 
     state_file = StateFile(settings.data_dir / f"agent-{subjects.name_part(settings.node)}.json")
     state = state_file.load()
-    latest = tell_devices(service, settings)
+    latest = start_device_export(service, settings)
     pages = [guard.source for guard in sources if isinstance(guard.source, ExporterSource)]
     service.registry.register(PageCollector(pages))
     sampler = Sampler(

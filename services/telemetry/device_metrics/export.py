@@ -8,7 +8,7 @@ from accelerator_autopilot.telemetry.device_metrics.prometheus_exposition import
 from accelerator_autopilot.telemetry.settings import DeviceMetricsSettings
 
 
-def tell_devices(service: Service, settings: DeviceMetricsSettings) -> LatestSamples:
+def start_device_export(service: Service, settings: DeviceMetricsSettings) -> LatestSamples:
     """Devices for those who ask: on /metrics and, where an endpoint is set, over OTLP."""
     latest = LatestSamples(settings.device_metrics_limit)
     service.registry.register(DeviceCollector(latest, dcgm_names=settings.dcgm_names))

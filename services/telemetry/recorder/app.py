@@ -13,7 +13,7 @@ from faststream import FastStream
 from accelerator_autopilot.runtime.health import HealthState
 from accelerator_autopilot.runtime.service import Service
 from accelerator_autopilot.runtime.settings import load
-from accelerator_autopilot.telemetry.device_metrics.export import tell_devices
+from accelerator_autopilot.telemetry.device_metrics.export import start_device_export
 from accelerator_autopilot.telemetry.device_metrics.latest_samples import LatestSamples
 from accelerator_autopilot.telemetry.recorder.adapters.database_probe import DatabaseProbe
 from accelerator_autopilot.telemetry.recorder.adapters.fleet_rows import FleetRows
@@ -35,7 +35,7 @@ def create_recorder(settings: RecorderSettings | None = None) -> FastStream:
     settings = settings or load(RecorderSettings)
     service = Service("recorder", settings)
     # Whoever scrapes agents and recorder has each device once.
-    latest = tell_devices(service, settings) if settings.recorder_device_metrics else LatestSamples(0)
+    latest = start_device_export(service, settings) if settings.recorder_device_metrics else LatestSamples(0)
     recorder = Recorder(settings, service, latest, TABLES, partial(make_storage, settings, service.health))
 
     @asynccontextmanager

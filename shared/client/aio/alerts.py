@@ -5,20 +5,20 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Collection
 from datetime import time
 
+from accelerator_autopilot.client.autopilot_client import AutopilotClient
 from accelerator_autopilot.client.call_errors import call, translated
-from accelerator_autopilot.client.connection import AutopilotClient
 from accelerator_autopilot.client.submit_options import When, moment
+from accelerator_autopilot.contracts.failure_risk import Risk
 from accelerator_autopilot.contracts.messages.alerts import Alert, AlertState, Severity
 from accelerator_autopilot.contracts.messages.audit import AuditRecord
-from accelerator_autopilot.contracts.messages.notices import (
+from accelerator_autopilot.contracts.messages.notifications import (
     Acknowledgement,
     Channel,
     DeliveryReply,
     Silence,
     Subscription,
 )
-from accelerator_autopilot.contracts.risk import Risk
-from accelerator_autopilot.contracts.tables import Rows
+from accelerator_autopilot.contracts.row_tables import Rows
 from accelerator_autopilot.transport.clock import utc_now
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from accelerator_autopilot.client.connection import AutopilotClient
+from accelerator_autopilot.client.autopilot_client import AutopilotClient
 from accelerator_autopilot.client.result_watcher import ResultWatcher
 from accelerator_autopilot.contracts.errors import UnavailableError
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from typing import Generic, TypeVar, cast
 
+from accelerator_autopilot.client.autopilot_client import AutopilotClient
 from accelerator_autopilot.client.batches import BatchView
 from accelerator_autopilot.client.call_errors import call, translated
-from accelerator_autopilot.client.connection import AutopilotClient
-from accelerator_autopilot.client.job_outputs import parse_output
+from accelerator_autopilot.client.output_parsing import parse_output
 from accelerator_autopilot.contracts.errors import JobFailedError
 from accelerator_autopilot.contracts.kinds.base import Result
 from accelerator_autopilot.contracts.messages.jobs import JobResult

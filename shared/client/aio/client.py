@@ -11,8 +11,8 @@ from accelerator_autopilot.client.aio.alerts import AsyncAlerts
 from accelerator_autopilot.client.aio.fleet import AsyncFleetMethods
 from accelerator_autopilot.client.aio.jobs import AsyncJobMethods
 from accelerator_autopilot.client.aio.kinds import AsyncKindMethods
+from accelerator_autopilot.client.autopilot_client import AutopilotClient
 from accelerator_autopilot.client.connect_settings import connect_settings, default_actor
-from accelerator_autopilot.client.connection import AutopilotClient
 from accelerator_autopilot.client.result_watcher import ResultWatcher
 from accelerator_autopilot.transport.settings import NatsSettings
 

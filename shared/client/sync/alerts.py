@@ -8,17 +8,17 @@ from datetime import time
 
 from accelerator_autopilot.client.submit_options import When
 from accelerator_autopilot.client.sync.base import Blocking
+from accelerator_autopilot.contracts.failure_risk import Risk
 from accelerator_autopilot.contracts.messages.alerts import Alert, AlertState, Severity
 from accelerator_autopilot.contracts.messages.audit import AuditRecord
-from accelerator_autopilot.contracts.messages.notices import (
+from accelerator_autopilot.contracts.messages.notifications import (
     Acknowledgement,
     Channel,
     DeliveryReply,
     Silence,
     Subscription,
 )
-from accelerator_autopilot.contracts.risk import Risk
-from accelerator_autopilot.contracts.tables import Rows
+from accelerator_autopilot.contracts.row_tables import Rows
 
 
 class Alerts(Blocking):

@@ -19,7 +19,7 @@ from accelerator_autopilot.contracts.messages.commands import (
 )
 from accelerator_autopilot.contracts.messages.jobs import PoolStatus
 from accelerator_autopilot.contracts.messages.telemetry import NodeInventory
-from accelerator_autopilot.contracts.tables import Rows
+from accelerator_autopilot.contracts.row_tables import Rows
 
 
 class FleetMethods(Blocking):

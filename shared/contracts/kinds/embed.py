@@ -9,7 +9,7 @@ import numpy.typing as npt
 from pydantic import Field
 
 from accelerator_autopilot.contracts.kinds.base import Payload, Result, examples
-from accelerator_autopilot.contracts.tables import Tabular
+from accelerator_autopilot.contracts.row_tables import Tabular
 
 
 class EmbedResult(Result, Tabular):

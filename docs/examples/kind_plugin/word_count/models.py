@@ -7,7 +7,7 @@ from typing import Any
 from pydantic import Field
 
 from accelerator_autopilot.contracts.kinds.base import Payload, Result, examples
-from accelerator_autopilot.contracts.tables import Tabular
+from accelerator_autopilot.contracts.row_tables import Tabular
 
 
 class WordCountResult(Result, Tabular):

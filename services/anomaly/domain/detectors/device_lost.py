@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from accelerator_autopilot.anomaly.domain.findings import Finding, QuietDetector
+from accelerator_autopilot.anomaly.domain.findings import Finding, NullDetector
 from accelerator_autopilot.anomaly.domain.source_topology import SourceTopology
 from accelerator_autopilot.contracts.messages.alerts import Alert, Evidence, Severity
 from accelerator_autopilot.contracts.messages.telemetry import DeviceEvent
@@ -53,7 +53,7 @@ class _Absence:
     severity: Severity = "warning"
 
 
-class DeviceLostDetector(QuietDetector):
+class DeviceLostDetector(NullDetector):
     """Follows the agent's events: a warning at once, critical if only this device is affected and it lasts."""
 
     name = "device_lost"

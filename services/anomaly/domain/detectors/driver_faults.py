@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from accelerator_autopilot.anomaly.domain.findings import Finding, QuietDetector
+from accelerator_autopilot.anomaly.domain.findings import Finding, NullDetector
 from accelerator_autopilot.anomaly.domain.source_topology import SourceTopology
 from accelerator_autopilot.contracts.messages.alerts import Alert, Evidence, Severity
 from accelerator_autopilot.contracts.messages.telemetry import DeviceEvent
@@ -45,7 +45,7 @@ _BY_ALERT = {fault.kind: fault for fault in FAULTS.values()}
 _SXID_FATAL = "drain the node; reset its GPUs and NVSwitches together, or reboot it; check the fabric manager's log"
 
 
-class DriverFaultDetector(QuietDetector):
+class DriverFaultDetector(NullDetector):
     """Resolves a fault some time after its last occurrence; one that needs a reset is held until a reset is seen."""
 
     name = "driver_faults"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from accelerator_autopilot.anomaly.domain.findings import Finding, QuietDetector
+from accelerator_autopilot.anomaly.domain.findings import Finding, NullDetector
 from accelerator_autopilot.anomaly.domain.source_topology import SourceTopology
 from accelerator_autopilot.contracts.messages.alerts import Evidence
 from accelerator_autopilot.contracts.messages.telemetry import DeviceEvent
@@ -10,7 +10,7 @@ from accelerator_autopilot.contracts.messages.telemetry import DeviceEvent
 KIND = "source_failed"
 
 
-class SourceFailedDetector(QuietDetector):
+class SourceFailedDetector(NullDetector):
     """Follows the agent's events. The alert is about the source, never about a device."""
 
     name = KIND

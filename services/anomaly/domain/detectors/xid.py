@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
 from accelerator_autopilot.anomaly.domain.device_resets import RECOVERY_CHANGED, asks_for_nothing
-from accelerator_autopilot.anomaly.domain.findings import Finding, QuietDetector
+from accelerator_autopilot.anomaly.domain.findings import Finding, NullDetector
 from accelerator_autopilot.anomaly.domain.source_topology import SourceTopology
 from accelerator_autopilot.anomaly.domain.xid_catalogue import ADVICE, look_up
 from accelerator_autopilot.contracts.messages.alerts import Alert, Evidence, Severity
@@ -38,7 +38,7 @@ class _Seen:
     lately: deque[tuple[datetime, str, str]] = field(default_factory=lambda: deque(maxlen=MOST_REMEMBERED))
 
 
-class XidDetector(QuietDetector):
+class XidDetector(NullDetector):
     """Resolves an XID some time after its last occurrence, unless the fault is held."""
 
     name = "xid"

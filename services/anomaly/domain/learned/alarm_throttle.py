@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from accelerator_autopilot.anomaly.domain.device_history import Slots as Indices
+from accelerator_autopilot.anomaly.domain.last_values import Slots as Indices
 from accelerator_autopilot.anomaly.domain.learned.slot_tensors import Floats, Slots
 
 LEAST_SURPRISE = 4.0

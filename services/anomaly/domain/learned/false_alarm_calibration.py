@@ -13,8 +13,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from accelerator_autopilot.anomaly.domain.device_history import Bools
-from accelerator_autopilot.anomaly.domain.device_history import Slots as Indices
+from accelerator_autopilot.anomaly.domain.last_values import Bools
+from accelerator_autopilot.anomaly.domain.last_values import Slots as Indices
 from accelerator_autopilot.anomaly.domain.learned.slot_tensors import Floats, Slots, quietly
 
 BLOCK_S = 6 * 3600.0

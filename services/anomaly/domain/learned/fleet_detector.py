@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from accelerator_autopilot.anomaly.domain.device_history import Bools, Doubles, Slots
-from accelerator_autopilot.anomaly.domain.learned.anomaly_score import LearnedDetector
+from accelerator_autopilot.anomaly.domain.last_values import Bools, Doubles, Slots
 from accelerator_autopilot.anomaly.domain.learned.false_alarm_calibration import FalseAlarmCalibration
 from accelerator_autopilot.anomaly.domain.learned.input_channels import NAMES
+from accelerator_autopilot.anomaly.domain.learned.learned_detector import LearnedDetector
 from accelerator_autopilot.anomaly.domain.learned.physics_model import EFFECTS, TARGETS, PhysicsModel
 from accelerator_autopilot.anomaly.domain.learned.slot_tensors import Floats, Saved, quietly
 from accelerator_autopilot.anomaly.domain.learned.slot_tensors import Slots as SlotArrays

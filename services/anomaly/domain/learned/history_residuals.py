@@ -12,8 +12,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from accelerator_autopilot.anomaly.domain.device_history import Bools
-from accelerator_autopilot.anomaly.domain.device_history import Slots as Indices
+from accelerator_autopilot.anomaly.domain.last_values import Bools
+from accelerator_autopilot.anomaly.domain.last_values import Slots as Indices
 from accelerator_autopilot.anomaly.domain.learned.slot_tensors import Floats, Slots, quietly
 
 LONG_SPAN, SHORT_SPAN, LOCAL_SPAN = 20_000, 3, 200

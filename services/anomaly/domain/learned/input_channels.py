@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from accelerator_autopilot.anomaly.domain.decaying_sums import fading
-from accelerator_autopilot.anomaly.domain.device_history import Bools, Doubles, Floats, Slots, View
+from accelerator_autopilot.anomaly.domain.last_values import Bools, Doubles, Floats, Slots, View
 from accelerator_autopilot.anomaly.domain.metric_columns import COLUMN
 from accelerator_autopilot.anomaly.domain.peer_groups import median_of_others
 

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from accelerator_autopilot.anomaly.domain.device_history import Bools
-from accelerator_autopilot.anomaly.domain.device_history import Slots as Indices
+from accelerator_autopilot.anomaly.domain.last_values import Bools
+from accelerator_autopilot.anomaly.domain.last_values import Slots as Indices
 from accelerator_autopilot.anomaly.domain.learned.slot_tensors import Floats, Slots, quietly
 
 # A day and a week of hours, halves, quarters and tenths of hours, minutes by five.

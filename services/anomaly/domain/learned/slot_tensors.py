@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from accelerator_autopilot.anomaly.domain.device_history import Slots as Indices
+from accelerator_autopilot.anomaly.domain.last_values import Slots as Indices
 from accelerator_autopilot.contracts.errors import InvalidInputError
 
 # float32; what numpy's types make of one beside a plain number is wider than what numpy does.

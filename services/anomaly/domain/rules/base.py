@@ -9,7 +9,7 @@ from typing import Protocol
 import numpy as np
 
 from accelerator_autopilot.anomaly.domain.decaying_sums import fading
-from accelerator_autopilot.anomaly.domain.device_history import Bools, Doubles, Floats, Slots, View, all_of, any_of
+from accelerator_autopilot.anomaly.domain.last_values import Bools, Doubles, Floats, Slots, View, all_of, any_of
 from accelerator_autopilot.anomaly.domain.metric_columns import COLUMN
 from accelerator_autopilot.contracts.messages.alerts import Severity
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from accelerator_autopilot.anomaly.domain.device_history import Bools, Doubles, Slots, View
+from accelerator_autopilot.anomaly.domain.last_values import Bools, Doubles, Slots, View
 from accelerator_autopilot.anomaly.domain.peer_groups import median_of_others
 from accelerator_autopilot.anomaly.domain.rules.base import Kind, Rule, Tested, filled
 

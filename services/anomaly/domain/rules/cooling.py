@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from accelerator_autopilot.anomaly.domain.device_history import Bools, View
+from accelerator_autopilot.anomaly.domain.last_values import Bools, View
 from accelerator_autopilot.anomaly.domain.rules.base import Kind, Rule, Simple, Stateless, Tested
 
 MARGIN_C = 5.0

@@ -5,7 +5,7 @@ Actions follow NVIDIA's GPU memory error management guide (docs.nvidia.com/deplo
 
 from __future__ import annotations
 
-from accelerator_autopilot.anomaly.domain.device_history import Bools, View
+from accelerator_autopilot.anomaly.domain.last_values import Bools, View
 from accelerator_autopilot.anomaly.domain.rules.base import ANY_GROWTH, Growth, Kind, Rule, Simple
 from accelerator_autopilot.contracts.messages.alerts import Severity
 

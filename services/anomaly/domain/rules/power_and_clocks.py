@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from accelerator_autopilot.anomaly.domain.decaying_sums import CHUNK, fading
-from accelerator_autopilot.anomaly.domain.device_history import Bools, Doubles, Floats, Slots, View
+from accelerator_autopilot.anomaly.domain.last_values import Bools, Doubles, Floats, Slots, View
 from accelerator_autopilot.anomaly.domain.rules.base import Kind, Rule, Stateless, Tested, filled
 from accelerator_autopilot.anomaly.domain.rules.cooling import reasons
 

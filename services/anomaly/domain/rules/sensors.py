@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from accelerator_autopilot.anomaly.domain.decaying_sums import fading, running_extremes
-from accelerator_autopilot.anomaly.domain.device_history import Bools, Doubles, Floats, View, all_of, any_of
+from accelerator_autopilot.anomaly.domain.last_values import Bools, Doubles, Floats, View, all_of, any_of
 from accelerator_autopilot.anomaly.domain.metric_columns import COLUMN
 from accelerator_autopilot.anomaly.domain.rules.base import Kind, Rule, Stateless, Tested, filled
 

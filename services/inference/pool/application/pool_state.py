@@ -18,7 +18,7 @@ from accelerator_autopilot.inference.pool.application.pool_alerts import PoolAle
 from accelerator_autopilot.inference.pool.application.worker_supervisor import PoolSupervisor
 from accelerator_autopilot.runtime.bus import BUS_ERRORS, Bus
 from accelerator_autopilot.runtime.health import HealthState
-from accelerator_autopilot.transport.snapshots import bucket_items
+from accelerator_autopilot.transport.direct_reads import bucket_items
 
 log = logging.getLogger(__name__)
 

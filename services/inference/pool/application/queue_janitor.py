@@ -17,15 +17,15 @@ from pydantic import ValidationError
 
 from accelerator_autopilot.contracts import subjects
 from accelerator_autopilot.contracts.errors import UnavailableError
-from accelerator_autopilot.contracts.job_requests import MESSAGE_ID, address
+from accelerator_autopilot.contracts.job_building import MESSAGE_ID, address
 from accelerator_autopilot.contracts.messages.jobs import DeadReason, Job, JobResult
 from accelerator_autopilot.contracts.streams import due_durable, waiting_durable
 from accelerator_autopilot.inference.jobs.dead_lettering import DeadLettering
 from accelerator_autopilot.inference.jobs.retry_policy import expired_text, expires_at
 from accelerator_autopilot.inference.jobs.stored_results import read_result
-from accelerator_autopilot.inference.pool.application.stage_transfer import pass_on
-from accelerator_autopilot.inference.pool.application.undeliverable_jobs import UndeliverableJobs
-from accelerator_autopilot.inference.pool.domain.job_dependencies import Waiting
+from accelerator_autopilot.inference.pool.application.job_forwarding import forward_job
+from accelerator_autopilot.inference.pool.application.unschedulable_jobs import UnschedulableJobs
+from accelerator_autopilot.inference.pool.domain.job_dependencies import DependencyIndex
 from accelerator_autopilot.runtime.bus import BUS_ERRORS
 from accelerator_autopilot.runtime.consumers import pull_batches, some_at_once
 from accelerator_autopilot.runtime.leader_election import LeaderElection
@@ -58,8 +58,8 @@ class QueueJanitor:
     ) -> None:
         self._nc, self._js, self._leadership, self._poison = nc, js, leadership, poison
         self._dead = DeadLettering(js, "keeper")
-        self._undeliverable = UndeliverableJobs(js, self._dead, poison, unrunnable_after_s)
-        self._waiting: Waiting[Msg] = Waiting()
+        self._undeliverable = UnschedulableJobs(js, self._dead, poison, unrunnable_after_s)
+        self._waiting: DependencyIndex[Msg] = DependencyIndex()
         self._told: asyncio.Queue[Msg] = asyncio.Queue()
 
     async def run(self) -> None:
@@ -126,7 +126,7 @@ class QueueJanitor:
                 return
         self._waiting.forget(job.id)
         target = address(job.model_copy(update={"after": []}), utc_now())
-        await pass_on(self._js, message, job.id, target, job.model_dump_json(exclude_none=True).encode())
+        await forward_job(self._js, message, job.id, target, job.model_dump_json(exclude_none=True).encode())
 
     async def _keep_due(self) -> None:
         """Jobs whose time has come, and those that come again and again."""
@@ -153,7 +153,7 @@ class QueueJanitor:
             await message.ack()
             return
         target = "JOBS", subjects.job(job.kind, job.priority, job.id), {MESSAGE_ID: job.id}
-        await pass_on(self._js, message, job.id, target, job.model_dump_json(exclude_none=True).encode())
+        await forward_job(self._js, message, job.id, target, job.model_dump_json(exclude_none=True).encode())
 
     async def _keep_runnable(self) -> None:
         while True:

@@ -15,7 +15,7 @@ from accelerator_autopilot.inference.jobs.run_journal import JournalEntry
 from accelerator_autopilot.inference.pool.application.device_group import DeviceGroup, group
 from accelerator_autopilot.inference.pool.application.worker_process import LOADING_SILENT_S, WorkerProcess
 from accelerator_autopilot.inference.pool.domain.device_trust import DeviceTrust
-from accelerator_autopilot.inference.pool.domain.placement import left_alone, plan
+from accelerator_autopilot.inference.pool.domain.placement import idle_devices, plan
 from accelerator_autopilot.inference.settings import PoolSettings
 from accelerator_autopilot.inference.worker.application.worker_state import BEGIN_ANEW, DEVICE_SUSPECTED
 from accelerator_autopilot.transport.clock import utc_now
@@ -82,7 +82,7 @@ class PoolSupervisor:
         groups = {g.name: g for g in group(self.devices, self.settings.devices_per_worker)}
         closed = {name for name, g in groups.items() if self.cordoned & {d.device for d in g.devices}}
         resting = self._resting(groups, now)
-        closed |= left_alone(list(groups), closed, resting, active.values())
+        closed |= idle_devices(list(groups), closed, resting, active.values())
         states = {name: self._workers[name].status for name in active}
         busy = {name for name, status in states.items() if status.running}
         starting = {name for name, status in states.items() if status.state == "starting"}

@@ -7,7 +7,7 @@ from typing import Generic, TypeVar
 M = TypeVar("M")
 
 
-class Waiting(Generic[M]):
+class DependencyIndex(Generic[M]):
     """Each waiting job under the one that it waits for next."""
 
     def __init__(self) -> None:

@@ -16,7 +16,7 @@ class Changes:
     start: list[str] = field(default_factory=list)
 
 
-def left_alone(
+def idle_devices(
     devices: Sequence[str], cordoned: AbstractSet[str], resting: AbstractSet[str], used: Iterable[str]
 ) -> set[str]:
     """Devices whose workers go elsewhere, as these devices are to rest: one for each healthy one that nobody uses."""

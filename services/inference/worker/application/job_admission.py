@@ -11,7 +11,7 @@ from nats.aio.msg import Msg
 from pydantic import ValidationError
 
 from accelerator_autopilot.contracts.errors import AutopilotError, InvalidInputError, UnavailableError
-from accelerator_autopilot.contracts.job_requests import MESSAGE_ID, address
+from accelerator_autopilot.contracts.job_building import MESSAGE_ID, address
 from accelerator_autopilot.contracts.kinds.base import Input
 from accelerator_autopilot.contracts.messages.jobs import Job, PoolStatus
 from accelerator_autopilot.inference.errors import CannotRunError

@@ -24,7 +24,7 @@ from accelerator_autopilot.inference.worker.application.worker_state import Work
 from accelerator_autopilot.runtime.poison_messages import PoisonRule
 from accelerator_autopilot.runtime.pull_subscription import PullSubscription
 from accelerator_autopilot.transport import stream_setup
-from accelerator_autopilot.transport.snapshots import bucket_items
+from accelerator_autopilot.transport.direct_reads import bucket_items
 
 log = logging.getLogger(__name__)
 

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 from nats.aio.msg import Msg
 
 from accelerator_autopilot.inference.jobs.retry_records import CLOCKS_DIFFER
-from accelerator_autopilot.inference.worker.application.batch_isolation import BatchIsolation
 from accelerator_autopilot.inference.worker.application.device_turns import DeviceTurns
+from accelerator_autopilot.inference.worker.application.suspect_isolation import SuspectIsolation
 
 if TYPE_CHECKING:
     from accelerator_autopilot.inference.jobs.completion import ClaimedJob
@@ -42,7 +42,7 @@ class WorkerState:
 
     runs: RunTimeLimit
     stop: asyncio.Event = field(default_factory=asyncio.Event)
-    company: BatchIsolation = field(default_factory=BatchIsolation)
+    company: SuspectIsolation = field(default_factory=SuspectIsolation)
 
     turns: DeviceTurns = field(default_factory=lambda: DeviceTurns(TURN_S))
     held: dict[str, Msg] = field(default_factory=dict)

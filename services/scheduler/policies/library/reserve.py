@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 from accelerator_autopilot.scheduler.domain.pool_arrays import Action, PoolFacts, PoolObservations
-from accelerator_autopilot.scheduler.policies.gains import action, proposed
+from accelerator_autopilot.scheduler.policies.action_mapping import action, proposed
+from accelerator_autopilot.scheduler.policies.demand_sharing import ObservedDemand
 from accelerator_autopilot.scheduler.policies.lateness_controller import LatenessController
-from accelerator_autopilot.scheduler.policies.shared_demand import ObservedDemand
-from accelerator_autopilot.scheduler.policies.tuned_rule import ReserveParameters, gains, history, shipped_numbers
+from accelerator_autopilot.scheduler.policies.reserve_parameters import (
+    ReserveParameters,
+    gains,
+    history,
+    shipped_numbers,
+)
 
 
 class Reserve:

@@ -15,7 +15,7 @@ from accelerator_autopilot.contracts.errors import AutopilotError
 from accelerator_autopilot.contracts.messages.commands import CommandOutcome, FleetPolicy, PowerCommand
 from accelerator_autopilot.telemetry.agent.application.device_power import Find, PowerDriver, close_to
 from accelerator_autopilot.telemetry.agent.application.power_outcomes import lease_ended, outcome_of
-from accelerator_autopilot.telemetry.agent.domain.power_lease import ANY, Grant, Lease, LeaseBook, Moment, Refusal
+from accelerator_autopilot.telemetry.agent.domain.power_lease import ANY, Lease, LeaseBook, LeaseGrant, Moment, Refusal
 from accelerator_autopilot.telemetry.agent.ports import CapStore
 from accelerator_autopilot.telemetry.errors import PowerControlError, SourceBusyError, SourceHungError
 from accelerator_autopilot.transport.clock import utc_now
@@ -81,7 +81,7 @@ class PowerControl:
                 return await self._lift(command)
             return await self._grant(command, verdict)
 
-    async def _grant(self, command: PowerCommand, grant: Grant) -> CommandOutcome:
+    async def _grant(self, command: PowerCommand, grant: LeaseGrant) -> CommandOutcome:
         device = command.device
         before, was_owed = self._book.leases.get(device), device in self._book.owed
         self._book.begin(device, grant)

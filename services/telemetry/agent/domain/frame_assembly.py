@@ -8,7 +8,7 @@ from array import array
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 
-from accelerator_autopilot.contracts.frame_encoding import pack_frame
+from accelerator_autopilot.contracts.frame_packing import pack_frame
 from accelerator_autopilot.contracts.metric_catalogue import METRICS, NAMES, clock_event_names
 from accelerator_autopilot.telemetry.agent.domain.energy import CounterBase
 from accelerator_autopilot.telemetry.samples import Sample, SourceEvent

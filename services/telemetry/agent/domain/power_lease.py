@@ -29,7 +29,7 @@ class Refusal:
 
 
 @dataclass(frozen=True)
-class Grant:
+class LeaseGrant:
     """The cap to apply, and the clock to hold if any."""
 
     cap_w: float
@@ -82,7 +82,7 @@ class LeaseBook:
 
     def judge(
         self, command: PowerCommand, device: DeviceInfo | None, policy: FleetPolicy, now: datetime
-    ) -> Grant | Refusal:
+    ) -> LeaseGrant | Refusal:
         """Decide what a command may do; the device's own limits clamp it, the operator's policy forbids."""
         restores = command.cap_w is None and command.clock_mhz is None
         # A policy that allows no more caps lets those that there are be given back; others are never touched.
@@ -93,7 +93,7 @@ class LeaseBook:
         assert device is not None  # noqa: S101  _forbidden looked
         low, high, default = device.power_min_w or 0.0, device.power_max_w or 0.0, device.power_default_w or 0.0
         if restores:
-            return Grant(default, clamped=False, restores=True)
+            return LeaseGrant(default, clamped=False, restores=True)
         asked = command.cap_w if command.cap_w is not None else default
         floor = policy.power_floor_fraction * default
         if asked < floor:
@@ -102,15 +102,15 @@ class LeaseBook:
         if isinstance(clock, Refusal):
             return clock
         cap = min(max(asked, low), high)
-        return Grant(cap, clamped=cap != asked or clock != command.clock_mhz, restores=False, clock_mhz=clock)
+        return LeaseGrant(cap, clamped=cap != asked or clock != command.clock_mhz, restores=False, clock_mhz=clock)
 
-    def begin(self, device: str, grant: Grant) -> None:
+    def begin(self, device: str, grant: LeaseGrant) -> None:
         """Note what is about to be applied, before it is: whatever comes between, the default is owed."""
         self.owed.setdefault(device, None)
         if grant.clock_mhz is not None:
             self.clocks.add(device)
 
-    def record(self, command: PowerCommand, grant: Grant, now: Moment) -> None:
+    def record(self, command: PowerCommand, grant: LeaseGrant, now: Moment) -> None:
         """Remember an applied grant."""
         if grant.restores:
             self.drop(command.device)

@@ -8,7 +8,7 @@ from accelerator_autopilot.contracts.metric_catalogue import PERIODS_S, Rate
 
 
 @dataclass
-class Due:
+class SamplingSchedule:
     """When each rate was last served."""
 
     _served: dict[Rate, float] = field(default_factory=dict)

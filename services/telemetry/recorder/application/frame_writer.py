@@ -11,7 +11,7 @@ from nats.aio.client import Client
 from nats.aio.msg import Msg
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
-from accelerator_autopilot.contracts.frame_layout import FrameDecoder
+from accelerator_autopilot.contracts.frame_decoder import FrameDecoder
 from accelerator_autopilot.contracts.frames import TelemetryFrame
 from accelerator_autopilot.contracts.streams import durable
 from accelerator_autopilot.runtime.consumers import Watched, give_back

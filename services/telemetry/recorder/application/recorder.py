@@ -40,7 +40,7 @@ from accelerator_autopilot.telemetry.recorder.ports import (
 )
 from accelerator_autopilot.telemetry.settings import RecorderSettings
 from accelerator_autopilot.transport.clock import utc_now
-from accelerator_autopilot.transport.snapshots import bucket_items
+from accelerator_autopilot.transport.direct_reads import bucket_items
 
 log = logging.getLogger(__name__)
 

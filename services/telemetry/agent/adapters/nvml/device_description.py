@@ -9,7 +9,7 @@ import pynvml
 
 from accelerator_autopilot.contracts.messages.telemetry import DeviceInfo
 from accelerator_autopilot.telemetry.agent.adapters.boot_identity import driver_epoch
-from accelerator_autopilot.telemetry.agent.adapters.nvml.call_gate import text
+from accelerator_autopilot.telemetry.agent.adapters.nvml.call_wrapper import text
 from accelerator_autopilot.telemetry.agent.adapters.nvml.unified_memory import is_unified, system_memory
 
 _COMPUTE_MODES = {0: "default", 1: "exclusive_thread", 2: "prohibited", 3: "exclusive_process"}

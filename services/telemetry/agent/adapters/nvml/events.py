@@ -8,7 +8,7 @@ from typing import Any
 
 import pynvml
 
-from accelerator_autopilot.telemetry.agent.adapters.nvml.call_gate import text
+from accelerator_autopilot.telemetry.agent.adapters.nvml.call_wrapper import text
 from accelerator_autopilot.telemetry.samples import SourceEvent
 
 log = logging.getLogger(__name__)

@@ -8,7 +8,7 @@ from typing import Any
 import pynvml
 
 from accelerator_autopilot.contracts.messages.telemetry import LinkInfo
-from accelerator_autopilot.telemetry.agent.adapters.nvml.call_gate import text
+from accelerator_autopilot.telemetry.agent.adapters.nvml.call_wrapper import text
 from accelerator_autopilot.telemetry.agent.adapters.nvml.readings import number
 
 ERRORS: dict[str, int] = {

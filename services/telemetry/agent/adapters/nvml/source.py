@@ -15,11 +15,11 @@ from accelerator_autopilot.contracts.errors import UnavailableError
 from accelerator_autopilot.contracts.messages.telemetry import DeviceInfo
 from accelerator_autopilot.telemetry.agent.adapters.device_processes import describe_process
 from accelerator_autopilot.telemetry.agent.adapters.nvml import nvlinks as nvlink
-from accelerator_autopilot.telemetry.agent.adapters.nvml.call_gate import (
+from accelerator_autopilot.telemetry.agent.adapters.nvml.call_wrapper import (
     RELOADED,
-    CallGate,
     DeviceGoneError,
     DriverReloadedError,
+    NvmlCaller,
     text,
 )
 from accelerator_autopilot.telemetry.agent.adapters.nvml.device_description import describe_gpu, describe_instance
@@ -29,7 +29,7 @@ from accelerator_autopilot.telemetry.agent.adapters.nvml.readings import CALLS, 
 from accelerator_autopilot.telemetry.agent.adapters.nvml.unified_memory import is_unified, system_memory
 from accelerator_autopilot.telemetry.agent.adapters.runtime_suspend import ASLEEP, sleeps_at
 from accelerator_autopilot.telemetry.agent.domain.energy import EnergyCheck, EnergyIntegral
-from accelerator_autopilot.telemetry.agent.domain.sampling_periods import Due
+from accelerator_autopilot.telemetry.agent.domain.sampling_periods import SamplingSchedule
 from accelerator_autopilot.telemetry.errors import PowerControlError
 from accelerator_autopilot.telemetry.samples import Sample, SourceEvent
 
@@ -50,7 +50,7 @@ class _Device:
 
     info: DeviceInfo
     handle: Any
-    due: Due = field(default_factory=Due)
+    due: SamplingSchedule = field(default_factory=SamplingSchedule)
     links: list[int] = field(default_factory=list)
     gpm: GpmReader | None = None
     integral: EnergyIntegral = field(default_factory=EnergyIntegral)
@@ -68,7 +68,7 @@ class NvmlSource:
     name = "nvml"
 
     def __init__(self) -> None:
-        self._gate = CallGate()
+        self._gate = NvmlCaller()
         self._devices: dict[str, _Device] = {}
         self._events: EventReader | None = None
         self._resets: list[SourceEvent] = []

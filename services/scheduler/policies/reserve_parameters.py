@@ -14,8 +14,8 @@ from importlib import resources
 import numpy as np
 
 from accelerator_autopilot.scheduler.domain.pool_arrays import Doubles, PoolFacts
+from accelerator_autopilot.scheduler.policies.action_mapping import OUTPUTS, patience_s, reaction, shortness, slowness
 from accelerator_autopilot.scheduler.policies.demand import DemandHistory
-from accelerator_autopilot.scheduler.policies.gains import OUTPUTS, patience_s, reaction, shortness, slowness
 from accelerator_autopilot.scheduler.policies.whatif_sizing import WhatIfParameters, WhatIfSizing
 
 PAST = ("margin", "doubt", "doubt_s", "late_goal", "memory_s")

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 
-class BatchIsolation:
+class SuspectIsolation:
     """Lets runs go side by side, and those that are to be alone one at a time with nothing beside them."""
 
     def __init__(self) -> None:

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from accelerator_autopilot.anomaly.domain.device_history import Bools
-from accelerator_autopilot.anomaly.domain.device_history import Slots as Indices
+from accelerator_autopilot.anomaly.domain.last_values import Bools
+from accelerator_autopilot.anomaly.domain.last_values import Slots as Indices
 from accelerator_autopilot.anomaly.domain.learned.density_score import DensityScore
 from accelerator_autopilot.anomaly.domain.learned.history_residuals import HistoryResiduals, Residual
 from accelerator_autopilot.anomaly.domain.learned.metric_relations import MetricRelations

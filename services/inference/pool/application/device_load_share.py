@@ -22,7 +22,7 @@ RANK: dict[Severity, int] = {"info": 0, "warning": 1, "critical": 2}
 
 
 @dataclass
-class DeviceHealth:
+class DeviceLoadShare:
     """Keeps the supervisor's shares and speeds."""
 
     supervisor: PoolSupervisor

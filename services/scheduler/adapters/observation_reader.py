@@ -20,7 +20,7 @@ from accelerator_autopilot.contracts.messages.jobs import PoolStatus
 from accelerator_autopilot.contracts.messages.telemetry import NodeInventory
 from accelerator_autopilot.runtime.cooperative_loops import CooperativeLoop
 from accelerator_autopilot.scheduler.adapters.latest_frames import LatestFrames
-from accelerator_autopilot.scheduler.adapters.pool_history import PoolHistory
+from accelerator_autopilot.scheduler.adapters.pool_rates import PoolRates
 from accelerator_autopilot.scheduler.adapters.pool_workers import PoolWorkers
 from accelerator_autopilot.scheduler.adapters.queue_counts import Queues, queue_counts
 from accelerator_autopilot.scheduler.domain.device_columns import Readings
@@ -50,7 +50,7 @@ class FleetReader:
     _texts: dict[str, tuple[bytes, bytes]] = field(default_factory=dict)
     _alerts: dict[str, Alert | None] = field(default_factory=dict)  # None: it cannot be read
     _queues: Queues = field(default_factory=lambda: Queues({}))
-    _tracks: dict[str, PoolHistory] = field(default_factory=dict)
+    _tracks: dict[str, PoolRates] = field(default_factory=dict)
     _crews: dict[str, PoolWorkers] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -157,7 +157,7 @@ class FleetReader:
             return None
         track = self._tracks.get(pool)
         if track is None:
-            track = self._tracks[pool] = PoolHistory()
+            track = self._tracks[pool] = PoolRates()
         progress = track.look(queue, parts, now)
         crew = self._crews.get(pool)
         if crew is None or not crew.is_of(parts, devices):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from accelerator_autopilot.anomaly.domain.device_history import Doubles, Slots
+from accelerator_autopilot.anomaly.domain.last_values import Doubles, Slots
 from accelerator_autopilot.anomaly.domain.rules.base import Kind, filled
 
 PERIODS = 5.0
@@ -27,7 +27,7 @@ DEVICE = Kind(
 )
 
 
-class Silence:
+class StalenessTracker:
     """Keeps when each device and node was last heard, on the clock of whoever listens."""
 
     def __init__(self, after_s: float) -> None:

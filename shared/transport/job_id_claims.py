@@ -23,8 +23,8 @@ from pydantic import AwareDatetime, BaseModel, ValidationError
 from accelerator_autopilot.contracts import subjects
 from accelerator_autopilot.contracts.errors import ConflictError, UnavailableError
 from accelerator_autopilot.transport.clock import utc_now
-from accelerator_autopilot.transport.snapshots import subjects_of
-from accelerator_autopilot.transport.stream_writes import BUS_ERRORS, not_stored
+from accelerator_autopilot.transport.direct_reads import subjects_of
+from accelerator_autopilot.transport.result_publishing import BUS_ERRORS, not_stored
 
 BUCKET = "claims"
 # Whoever made a claim has published by then, or has died; until then others wait.

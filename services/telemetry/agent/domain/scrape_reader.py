@@ -19,7 +19,7 @@ from accelerator_autopilot.telemetry.agent.domain.exporter_names import (
     is_blank,
     meaning_of,
 )
-from accelerator_autopilot.telemetry.agent.domain.page_devices import Owner, describe, fits, owner_of
+from accelerator_autopilot.telemetry.agent.domain.scrape_devices import Owner, describe, fits, owner_of
 from accelerator_autopilot.telemetry.samples import Sample
 
 MOST_DEVICES = 1024

@@ -22,7 +22,7 @@ DOUBTFUL_AFTER_S = 60.0
 View = Callable[[str], Awaitable[JobView]]
 
 
-async def look_for_missed(admission: Admission, view: View, now_s: float) -> None:
+async def reconcile(admission: Admission, view: View, now_s: float) -> None:
     """Take off some of those that have ended. Raises UnavailableError and the errors of nats-py."""
     missed = 0
     for job_id in admission.doubtful(now_s - DOUBTFUL_AFTER_S, LOOKED_AT_ONCE):
@@ -38,13 +38,13 @@ async def look_for_missed(admission: Admission, view: View, now_s: float) -> Non
         log.info("ends of jobs were missed", extra={"jobs": missed})
 
 
-async def keep_looking(admission: Admission, view: View) -> None:
+async def reconcile_loop(admission: Admission, view: View) -> None:
     """Look now and then, until cancelled."""
     loop = asyncio.get_running_loop()
     while True:
         beat()
         await asyncio.sleep(LOOKED_EVERY_S)
         try:
-            await look_for_missed(admission, view, loop.time())
+            await reconcile(admission, view, loop.time())
         except (UnavailableError, nats.errors.Error, OSError) as error:
             log.info("unfinished jobs not looked at", extra={"error": type(error).__name__})

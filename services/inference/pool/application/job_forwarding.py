@@ -9,11 +9,11 @@ from nats.js import JetStreamContext
 from nats.js.errors import APIError, NotFoundError
 
 from accelerator_autopilot.contracts import subjects
-from accelerator_autopilot.contracts.job_requests import MESSAGE_ID
-from accelerator_autopilot.transport.job_claims import WRONG_SEQUENCE, first
+from accelerator_autopilot.contracts.job_building import MESSAGE_ID
+from accelerator_autopilot.transport.job_id_claims import WRONG_SEQUENCE, first
 
 
-async def pass_on(
+async def forward_job(
     js: JetStreamContext, message: Msg, job_id: str, target: tuple[str, str, dict[str, str]], body: bytes
 ) -> bool:
     """Publish to a stream, subject and headers, then acknowledge; False when a job of this id is there already.

@@ -45,7 +45,7 @@ class _Block:
         self.count[place], self._next[place] = len(rows), len(rows) % self._most
 
 
-class ObservationLog:
+class PolicyWarmup:
     """Rows of `pool_rows.COLUMNS` for each pool, the oldest first. One thread may add while another copies."""
 
     def __init__(self, interval_s: float) -> None:

@@ -13,7 +13,7 @@ SLACK_USED = 0.42  # share of the slack within which waiting work is to be done;
 
 
 @dataclass(frozen=True)
-class Reaction:
+class ScaleUpRule:
     """[P] each."""
 
     grow: Doubles  # arriving work is taken to go on at so many times its rate

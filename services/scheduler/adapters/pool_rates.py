@@ -41,7 +41,7 @@ class Progress:
 
 
 @dataclass
-class PoolHistory:
+class PoolRates:
     """One pool, over all its nodes."""
 
     _came: int = 0

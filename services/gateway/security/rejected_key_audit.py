@@ -17,7 +17,7 @@ MOST_ADDRESSES = 1_000
 MOST_TOLD = 10
 
 
-class RefusedKeys:
+class RejectedKeyAudit:
     """Collects refused keys by the address that they came from."""
 
     def __init__(self, put: Callable[[AuditRecord], None], registry: prometheus_client.CollectorRegistry) -> None:

@@ -23,7 +23,7 @@ from accelerator_autopilot.inference.jobs.dead_lettering import DeadLettering
 from accelerator_autopilot.inference.jobs.decoding import read_job
 from accelerator_autopilot.inference.jobs.retry_policy import expired_text, expires_at
 from accelerator_autopilot.runtime.poison_messages import PoisonRule, may_pass
-from accelerator_autopilot.transport.snapshots import bucket_items, subjects_of
+from accelerator_autopilot.transport.direct_reads import bucket_items, subjects_of
 
 POOL_GONE_S = 15.0
 # At most so many are ended, and so many looked at for their time, in one sweep.
@@ -33,7 +33,7 @@ LOOKED_AT = 300
 LATEST_S = JOB_AGE_S + DAY_S / 2
 
 
-class UndeliverableJobs:
+class UnschedulableJobs:
     """Looks through JOBS, a part at a time. Every method raises the errors of nats-py and UnavailableError."""
 
     def __init__(

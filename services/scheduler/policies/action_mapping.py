@@ -19,8 +19,8 @@ from accelerator_autopilot.scheduler.domain.pool_arrays import (
     PoolObservations,
     relative_time,
 )
-from accelerator_autopilot.scheduler.policies.cold_start_rule import Reaction
 from accelerator_autopilot.scheduler.policies.demand import Demand
+from accelerator_autopilot.scheduler.policies.scale_up_rule import ScaleUpRule
 
 OUTPUTS = ("hold", "react", "drain", "power", "patience", "spare", "base", "company")
 HOLD, REACT, DRAIN = 0.5, 1.0, 1.0
@@ -33,7 +33,7 @@ FULL_POWER_WAIT, FULL_POWER_DRAIN = 0.5, 0.7  # of the slack
 
 
 @dataclass(frozen=True)
-class Proposed:
+class PolicyParameters:
     """What a rule with its gains asks for, [P] each."""
 
     replicas: Doubles  # not yet whole
@@ -41,14 +41,16 @@ class Proposed:
     batch_delay_s: Doubles
 
 
-def proposed(facts: PoolFacts, seen: PoolObservations, demand: Demand, output: NDArray[np.floating]) -> Proposed:
+def proposed(
+    facts: PoolFacts, seen: PoolObservations, demand: Demand, output: NDArray[np.floating]
+) -> PolicyParameters:
     """What the rule asks for with `output` [P, len(OUTPUTS)], each between -3 and 3."""
     out = np.clip(output.astype(float), -3.0, 3.0)
     short = shortness(facts)
     wanted = (1.0 - short) * _long_slack(facts, seen, demand, out) + short * _short_slack(facts, seen, demand, out)
     late = urgency(facts, seen, demand)
     company = np.minimum(COMPANY * np.exp(out[:, 7]), MOST_COMPANY) * facts.slack_s
-    return Proposed(
+    return PolicyParameters(
         replicas=wanted,
         power=np.clip(late + out[:, 3], 0.0, 1.0),
         batch_delay_s=np.where((facts.slots > 1) & (late == 0), company, 0.0),
@@ -76,9 +78,9 @@ def patience_s(facts: PoolFacts, gain: Doubles) -> Doubles:
     return patience
 
 
-def reaction(out: Doubles) -> Reaction:
+def reaction(out: Doubles) -> ScaleUpRule:
     """How gains [P, len(OUTPUTS)] answer work where slack is short."""
-    return Reaction(grow=np.exp(out[:, 1]), drain=np.exp(out[:, 2]), spare=out[:, 5])
+    return ScaleUpRule(grow=np.exp(out[:, 1]), drain=np.exp(out[:, 2]), spare=out[:, 5])
 
 
 def _long_slack(facts: PoolFacts, seen: PoolObservations, demand: Demand, out: Doubles) -> Doubles:
@@ -113,7 +115,7 @@ def urgency(facts: PoolFacts, seen: PoolObservations, demand: Demand) -> Doubles
     return late
 
 
-def action(facts: PoolFacts, asked: Proposed) -> Action:
+def action(facts: PoolFacts, asked: PolicyParameters) -> Action:
     """Whole replicas, and watts between the cheapest cap and full power."""
     replicas = np.clip(np.ceil(asked.replicas - 1e-6), 0, facts.max_replicas).astype(np.int64)
     return Action(replicas, cap_at(facts, asked.power), asked.batch_delay_s)

@@ -11,9 +11,9 @@ from accelerator_autopilot.scheduler.domain.observation import PoolObservation, 
 from accelerator_autopilot.scheduler.domain.observation_arrays import columns_of, facts_of, power_levels, seen_from
 from accelerator_autopilot.scheduler.domain.pool_arrays import Action, PoolFacts
 from accelerator_autopilot.scheduler.policies.contract import PoolPolicy, PoolPolicyMaker
+from accelerator_autopilot.scheduler.policies.demand_sharing import share_histories
 from accelerator_autopilot.scheduler.policies.forecasting import HORIZONS_MIN, Forecast, MinuteForecasts
-from accelerator_autopilot.scheduler.policies.observation_log import ObservationLog, Rows
-from accelerator_autopilot.scheduler.policies.shared_demand import share_histories
+from accelerator_autopilot.scheduler.policies.policy_warmup import PolicyWarmup, Rows
 
 MOST_COHORTS = 20
 MOST_ABSENT = 60  # looks without a pool before its memory is dropped
@@ -94,7 +94,7 @@ class PolicyProposals:
 
 
 @dataclass
-class PolicyEnsemble:
+class PolicyRunner:
     """Opinions of several policies on every pool.
 
     A pool whose facts change, or that is seen for the first time since a restart, is another pool to the policies:
@@ -103,11 +103,11 @@ class PolicyEnsemble:
 
     makers: Mapping[str, PoolPolicyMaker]
     interval_s: float
-    looks: ObservationLog = field(init=False)
+    looks: PolicyWarmup = field(init=False)
     _cohorts: list[_Cohort] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self.looks = ObservationLog(self.interval_s)
+        self.looks = PolicyWarmup(self.interval_s)
 
     def recall(self, kept: Mapping[str, Rows]) -> None:
         """Go on from the looks of a process that led before. Raises ValueError."""

@@ -12,13 +12,13 @@ from nats.js import JetStreamContext
 from nats.js.errors import KeyNotFoundError, KeyWrongLastSequenceError
 
 from accelerator_autopilot.contracts.ids import new_id
-from accelerator_autopilot.transport.job_claims import BUCKET
-from accelerator_autopilot.transport.stream_writes import BUS_ERRORS, not_stored
+from accelerator_autopilot.transport.job_id_claims import BUCKET
+from accelerator_autopilot.transport.result_publishing import BUS_ERRORS, not_stored
 
 KEPT_S = 600.0
 
 
-class Retries:
+class BatchDeduplicator:
     """Which id a batch has that is under way. The store is that of all gateways."""
 
     def __init__(self, js: JetStreamContext) -> None:

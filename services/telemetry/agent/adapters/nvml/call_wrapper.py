@@ -39,7 +39,7 @@ class DriverReloadedError(Exception):
 
 
 @dataclass
-class CallGate:
+class NvmlCaller:
     """Remembers per device what it does not support, and counts the errors of the others."""
 
     unsupported: dict[str, set[str]] = field(default_factory=dict)

@@ -17,8 +17,8 @@ from nats.aio.client import Client
 
 from accelerator_autopilot.contracts.errors import UnavailableError
 from accelerator_autopilot.contracts.messages.alerts import DISK_FULL, Evidence, Severity
-from accelerator_autopilot.deploy.local.disk_space import MIB, DiskLimits, RestartRule, severity_of
-from accelerator_autopilot.deploy.local.write_errors import WriteErrors, jetstream_is_off
+from accelerator_autopilot.deploy.local.disk_limits import MIB, DiskLimits, RestartRule, severity_of
+from accelerator_autopilot.deploy.local.nats_write_errors import WriteErrors, jetstream_is_off
 from accelerator_autopilot.runtime.bus import BUS_ERRORS, Bus
 from accelerator_autopilot.runtime.condition_alerts import Condition, ConditionAlerts
 from accelerator_autopilot.runtime.failure_description import failure_fields

@@ -17,11 +17,11 @@ from nats.js import JetStreamContext
 
 from accelerator_autopilot.contracts.errors import UnavailableError
 from accelerator_autopilot.contracts.messages.alerts import RENEWED_KINDS, Alert
+from accelerator_autopilot.runtime.alert_publishing import BUCKET, tell
 from accelerator_autopilot.runtime.bus import BUS_ERRORS, Bus
-from accelerator_autopilot.runtime.open_alerts import BUCKET, tell
 from accelerator_autopilot.runtime.supervision import beat
 from accelerator_autopilot.transport.clock import Clock, utc_now
-from accelerator_autopilot.transport.snapshots import bucket_items
+from accelerator_autopilot.transport.direct_reads import bucket_items
 
 log = logging.getLogger(__name__)
 
@@ -31,7 +31,7 @@ REASON = "not renewed for an hour: whoever told of it is gone"
 
 
 @dataclass
-class GonePublishers:
+class OrphanedAlerts:
     """Goes by how long it has seen an alert unchanged, so that no publisher's clock matters."""
 
     js: JetStreamContext
