@@ -98,7 +98,7 @@ _MODULES = {
     "contracts.messages.alerts": ("Alert",),
     "contracts.messages.commands": ("CommandOutcome", "FleetPolicy", "PoolPolicy"),
     "contracts.messages.jobs": ("JobNeeds", "JobProgress", "JobResult", "PoolStatus"),
-    "contracts.tables": ("Rows",),
+    "contracts.row_tables": ("Rows",),
 }
 _MODULE_OF = {name: module for module, names in _MODULES.items() for name in names}
 

@@ -167,7 +167,7 @@ async def record_operator_drain(bus: Bus, command: DrainCommand) -> None:
     """Keep an operator's last word on a device: it goes before what alerts say."""
     if command.issuer == "scheduler":
         return
-    key = subjects.operators_word(command.node, command.device)
+    key = subjects.operator_drain_key(command.node, command.device)
     try:
         before = await bus.read("scheduler", key, DrainCommand)
     except ValidationError:

@@ -236,7 +236,7 @@ class TestCheckpoint:
         path = tmp_path / "policy.npz"
         shipped_checkpoint().save(path)
         monkeypatch.setattr("accelerator_autopilot.scheduler.policies.network.FEATURES", ("something", "else"))
-        with pytest.raises(SettingsError, match="features is of another version"):
+        with pytest.raises(SettingsError, match="features belongs to another version"):
             load_checkpoint(path)
 
     def test_numbers_that_are_none_are_refused(self, tmp_path: Path) -> None:

@@ -194,7 +194,7 @@ class DeviceController:
 
         async def read(device: Device) -> None:
             try:
-                word = await self.actor.bus.read("scheduler", subjects.operators_word(*device), DrainCommand)
+                word = await self.actor.bus.read("scheduler", subjects.operator_drain_key(*device), DrainCommand)
             except ValidationError:
                 return
             if word is not None:
