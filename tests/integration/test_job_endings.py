@@ -119,5 +119,5 @@ async def test_an_input_too_large_to_be_read_is_refused(
     job = await client.jobs.submit("echo", {"text": "x" * 280_000})
     message = await client.js.get_last_msg("JOBS", subjects.any_job(job.id))
     reference = (message.data or b"").decode().split('"payload_ref":"')[1].split('"')[0]
-    with pytest.raises(InvalidInputError, match="may have 1000 bytes"):
+    with pytest.raises(InvalidInputError, match="may have at most 1000 bytes"):
         await load_payload(client.js, reference, 1000)

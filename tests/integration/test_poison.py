@@ -93,7 +93,7 @@ class TestKeeper:
                 raise RuntimeError("SECRET")
             return await pass_on(js, message, job_id, *rest)
 
-        monkeypatch.setattr(keeper_module, "pass_on", fails)
+        monkeypatch.setattr(keeper_module, "forward_job", fails)
         await client.js.publish("results.first", succeeded("first"))
         registry = CollectorRegistry()
         for number, body in enumerate(RUBBISH):

@@ -83,7 +83,7 @@ async def test_a_repeated_batch_publishes_what_is_missing_alone(client: Autopilo
     await client.js.purge_stream("JOBS", subject="jobs.*.*.b.7")
     await client.batches.map("echo", inputs, batch_id="b")
     assert await messages(client.js, "JOBS") == 1500
-    with pytest.raises(ConflictError, match="batch b is another batch"):
+    with pytest.raises(ConflictError, match="batch b already exists with other inputs"):
         await client.batches.map("echo", inputs[:-1], batch_id="b")
 
 
