@@ -21,11 +21,11 @@ import pytest
 from nats.aio.client import Client
 from pydantic import SecretStr
 
-from deploy.embedded.instance import take_port
-from deploy.embedded.servers import EmbeddedPostgres, nats_binary, wait_for_port
-from shared import streams
-from shared.client import AutopilotClient
-from shared.settings import NatsSettings
+from accelerator_autopilot.client import AutopilotClient
+from accelerator_autopilot.deploy.local.instance import take_port
+from accelerator_autopilot.deploy.local.servers import EmbeddedPostgres, nats_binary, wait_for_port
+from accelerator_autopilot.transport import stream_setup
+from accelerator_autopilot.transport.settings import NatsSettings
 from tests.support import skips
 
 
@@ -77,6 +77,8 @@ class NatsServer:
         """Stop it without ending it: connections stay open and nothing is answered."""
         if self._process is not None:
             self._process.send_signal(signal.SIGSTOP)
+            # The signal is sent before it is obeyed: on a busy machine the server would answer a little longer.
+            os.waitid(os.P_PID, self._process.pid, os.WSTOPPED)
 
     def thaw(self) -> None:
         if self._process is not None:
@@ -101,7 +103,7 @@ async def nats_server(tmp_path: Path) -> AsyncIterator[NatsServer]:
 async def nc(nats_server: NatsServer) -> AsyncIterator[Client]:
     """A connection to a server with our streams."""
     connection = await nats.connect(nats_server.url, max_reconnect_attempts=-1, reconnect_time_wait=0.1)
-    await streams.ensure(connection.jetstream())
+    await stream_setup.ensure(connection.jetstream())
     yield connection
     await connection.close()
 

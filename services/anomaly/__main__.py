@@ -1,14 +1,14 @@
-"""`python -m services.anomaly`."""
+"""`python -m accelerator_autopilot.anomaly`."""
 
 from __future__ import annotations
 
 import asyncio
 
-from services.anomaly.settings import AnomalySettings
-from shared.lean_imports import leave_out_http_server, leave_out_websockets
-from shared.logs import setup_logging
-from shared.privileges import Needs, drop_privileges
-from shared.settings import load
+from accelerator_autopilot.anomaly.settings import AnomalySettings
+from accelerator_autopilot.runtime.import_exclusions import leave_out_http_server, leave_out_websockets
+from accelerator_autopilot.runtime.json_logs import setup_logging
+from accelerator_autopilot.runtime.privilege_drop import Needs, drop_privileges
+from accelerator_autopilot.runtime.settings import load
 
 
 def main() -> None:
@@ -18,7 +18,7 @@ def main() -> None:
     drop_privileges(settings, Needs(own=(settings.data_dir.absolute() / "anomaly",)))
     leave_out_websockets(settings.nats_url)
     leave_out_http_server()
-    from services.anomaly.app import create_app  # noqa: PLC0415  what it imports depends on the settings
+    from accelerator_autopilot.anomaly.app import create_app  # noqa: PLC0415  what it imports depends on the settings
 
     asyncio.run(create_app(settings).run())
 

@@ -1,4 +1,4 @@
-"""The anomaly detector: which subject goes to which function."""
+"""The anomaly detector's application: maps subjects to handlers and starts background tasks."""
 
 from __future__ import annotations
 
@@ -13,35 +13,41 @@ from faststream import FastStream
 from faststream.nats import KvWatch
 from nats.js import JetStreamContext
 
-from services.anomaly.adapters.snapshot_file import Snapshot
-from services.anomaly.adapters.snapshot_file import load as load_snapshot
-from services.anomaly.background import keep_inventories, keep_snapshot, keep_snapshots, watch_time
-from services.anomaly.domain.alert_book import AlertBook
-from services.anomaly.domain.detectors import all_detectors
-from services.anomaly.domain.fleet_map import FleetMap
-from services.anomaly.domain.roster import Roster
-from services.anomaly.domain.watch import Watch
-from services.anomaly.gone_publishers import GonePublishers
-from services.anomaly.handlers import Detection
-from services.anomaly.intake import Intake
-from services.anomaly.outbox import AlertOutbox, fits
-from services.anomaly.settings import AnomalySettings
-from services.anomaly.stored_alerts import StoredAlerts
-from shared import subjects
-from shared.broker import client_of
-from shared.bus import BUS_ERRORS
-from shared.client.reading import bucket_items
-from shared.clock import utc_now
-from shared.consuming import Watched, consume
-from shared.errors import InvalidInputError
-from shared.messages.alerts import Alert
-from shared.messages.commands import DrainCommand
-from shared.messages.jobs import PoolStatus
-from shared.messages.telemetry import DeviceEvent, NodeInventory
-from shared.service import Service
-from shared.settings import load
-from shared.streams import durable
-from shared.supervision import beat
+from accelerator_autopilot.anomaly.adapters.model_snapshot import load as load_snapshot
+from accelerator_autopilot.anomaly.adapters.model_snapshot import save as save_snapshot
+from accelerator_autopilot.anomaly.application.alert_outbox import AlertOutbox, fits
+from accelerator_autopilot.anomaly.application.frame_receiver import FrameReceiver
+from accelerator_autopilot.anomaly.application.handlers import Detection
+from accelerator_autopilot.anomaly.application.open_alert_bucket import OpenAlertBucket
+from accelerator_autopilot.anomaly.application.orphaned_alerts import OrphanedAlerts
+from accelerator_autopilot.anomaly.application.periodic_tasks import (
+    keep_inventories,
+    keep_snapshot,
+    keep_snapshots,
+    watch_time,
+)
+from accelerator_autopilot.anomaly.domain.alert_lifecycle import AlertLifecycle
+from accelerator_autopilot.anomaly.domain.detection_engine import DetectionEngine
+from accelerator_autopilot.anomaly.domain.detectors import all_detectors
+from accelerator_autopilot.anomaly.domain.device_slots import DeviceSlots
+from accelerator_autopilot.anomaly.domain.learned.snapshot import Snapshot
+from accelerator_autopilot.anomaly.domain.source_topology import SourceTopology
+from accelerator_autopilot.anomaly.settings import AnomalySettings
+from accelerator_autopilot.contracts import subjects
+from accelerator_autopilot.contracts.errors import InvalidInputError
+from accelerator_autopilot.contracts.messages.alerts import Alert
+from accelerator_autopilot.contracts.messages.commands import DrainCommand
+from accelerator_autopilot.contracts.messages.jobs import PoolStatus
+from accelerator_autopilot.contracts.messages.telemetry import DeviceEvent, NodeInventory
+from accelerator_autopilot.contracts.streams import durable
+from accelerator_autopilot.runtime.broker import client_of
+from accelerator_autopilot.runtime.bus import BUS_ERRORS
+from accelerator_autopilot.runtime.consumers import Watched, consume
+from accelerator_autopilot.runtime.service import Service
+from accelerator_autopilot.runtime.settings import load
+from accelerator_autopilot.runtime.supervision import beat
+from accelerator_autopilot.transport.clock import utc_now
+from accelerator_autopilot.transport.direct_reads import bucket_items
 
 log = logging.getLogger(__name__)
 
@@ -61,13 +67,13 @@ def create_app(settings: AnomalySettings | None = None) -> FastStream:
     async def publish(alert: Alert) -> None:
         outbox.put(alert)
 
-    fleet = FleetMap()
+    fleet = SourceTopology()
     detectors = all_detectors(settings.xid_hold_s, fleet)
     detection = Detection(
-        make_watch(settings), detectors, AlertBook(), publish, utc_now, settings.shadow_kinds, fleet, outbox.keep,
+        make_engine(settings), detectors, AlertLifecycle(), publish, utc_now, settings.shadow_kinds, fleet, outbox.keep,
         timedelta(seconds=settings.node_gone_after_s),
     )  # fmt: skip
-    intake = Intake(detection.on_frames, service.registry, service.poison)
+    intake = FrameReceiver(detection.on_frames, service.registry, service.poison)
     watched = subscribe(service, detection, outbox)
 
     @asynccontextmanager
@@ -76,18 +82,18 @@ def create_app(settings: AnomalySettings | None = None) -> FastStream:
         async with service.running(watched) as js:
             kept = (await bucket_items(js, "open_alerts", Alert)).values()
             detection.restore([alert for alert in kept if alert.node != subjects.CLUSTER])
-            stored = StoredAlerts(js, service.bus, outbox, lambda: detection.told, detection.adopt)
+            stored = OpenAlertBucket(js, service.bus, outbox, lambda: detection.told, detection.adopt)
             await client_of(service.broker).subscribe(subjects.FRAMES, cb=intake.take)
             service.supervise("alerts", outbox.run, standstill_s=60.0)
             service.supervise("frames", intake.run, standstill_s=60.0)
             service.supervise("time", partial(watch_time, detection), standstill_s=60.0)
             service.supervise("stored alerts", stored.run, standstill_s=120.0)
-            service.supervise("gone publishers", GonePublishers(js, service.bus).run, standstill_s=180.0)
+            service.supervise("gone publishers", OrphanedAlerts(js, service.bus).run, standstill_s=180.0)
             service.supervise("inventories", partial(keep_inventories, js, detection), standstill_s=300.0)
-            service.supervise("snapshots", partial(keep_snapshots, snapshot_path, detection))
-            service.supervise("gangs", partial(keep_gangs, js, detection), standstill_s=180.0)
+            service.supervise("snapshots", partial(keep_snapshots, partial(save_snapshot, snapshot_path), detection))
+            service.supervise("gangs", partial(follow_job_groups, js, detection), standstill_s=180.0)
             yield
-            keep_snapshot(snapshot_path, detection)
+            keep_snapshot(partial(save_snapshot, snapshot_path), detection)
 
     return service.app(lifespan)
 
@@ -128,7 +134,7 @@ def check_event(event: DeviceEvent) -> None:
         raise InvalidInputError("device", event.device[:100], "is too long for the subject of an alert")
 
 
-async def keep_gangs(js: JetStreamContext, detection: Detection) -> None:
+async def follow_job_groups(js: JetStreamContext, detection: Detection) -> None:
     """Follow which devices work together; workers stay for long, so now and then is enough."""
     while True:
         beat()
@@ -141,16 +147,16 @@ async def keep_gangs(js: JetStreamContext, detection: Detection) -> None:
         await asyncio.sleep(GANGS_EVERY_S)
 
 
-def make_watch(settings: AnomalySettings, roster: Roster | None = None) -> Watch:
+def make_engine(settings: AnomalySettings, roster: DeviceSlots | None = None) -> DetectionEngine:
     """The watch that the settings ask for."""
-    return Watch(settings.false_alarms_per_week, settings.silent_after_s, roster=roster or Roster())
+    return DetectionEngine(settings.false_alarms_per_week, settings.node_timeout_s, roster=roster or DeviceSlots())
 
 
 def restore_learned(detection: Detection, settings: AnomalySettings, snapshot: Snapshot | None) -> None:
     """Go on from what was learnt before a restart."""
     if snapshot is None:
         return
-    watch = make_watch(settings, Roster.restore(snapshot.roster))
+    watch = make_engine(settings, DeviceSlots.restore(snapshot.roster))
     try:
         watch.load(snapshot.arrays)
     except (InvalidInputError, KeyError, ValueError, TypeError, AttributeError, RuntimeError) as error:

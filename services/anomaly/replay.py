@@ -1,4 +1,7 @@
-"""Run the detectors over a past span, of a file or of the database: python -m services.anomaly.replay --help."""
+"""Run the detectors over a past span, of a file or of the database.
+
+`python -m accelerator_autopilot.anomaly.replay --help`
+"""
 
 from __future__ import annotations
 
@@ -12,25 +15,26 @@ from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from services.anomaly.adapters.past import past_ticks
-from services.anomaly.adapters.tables import Table, read_table
-from services.anomaly.domain.history import Slots
-from services.anomaly.domain.learned.channels import LEARN_S
-from services.anomaly.domain.rerun import Moment, Rerun, Told
-from services.anomaly.domain.watch import Watch
-from services.anomaly.settings import AnomalySettings
-from shared.errors import AutopilotError, InvalidInputError
-from shared.settings import DatabaseSettings, load
+from accelerator_autopilot.anomaly.adapters.database_history import past_ticks
+from accelerator_autopilot.anomaly.adapters.telemetry_tables import Table, read_table
+from accelerator_autopilot.anomaly.domain.detection_engine import DetectionEngine
+from accelerator_autopilot.anomaly.domain.last_values import Slots
+from accelerator_autopilot.anomaly.domain.learned.input_channels import LEARN_S
+from accelerator_autopilot.anomaly.domain.replay import DetectorReplay, Moment, ReplayedAlert
+from accelerator_autopilot.anomaly.settings import AnomalySettings
+from accelerator_autopilot.contracts.errors import AutopilotError, InvalidInputError
+from accelerator_autopilot.contracts.exit_codes import exit_code
+from accelerator_autopilot.runtime.settings import DatabaseSettings, load
 
 if TYPE_CHECKING:
-    from services.anomaly.adapters.plot import Recording
+    from accelerator_autopilot.anomaly.adapters.replay_plot import Recording
 
 PROGRESS_EVERY_S = 5.0
 # A step of learning takes a few milliseconds, however few devices there are.
 MOST_LEARNT, LONGEST_LEARN_S = 6_000, 300.0
 
 
-def line(told: Told) -> dict[str, object]:
+def line(told: ReplayedAlert) -> dict[str, object]:
     """An alert as a line of the output."""
     alert = told.alert
     return {
@@ -80,7 +84,7 @@ def learning_period_s(table: Table) -> float:
     return usual_s if span_s / usual_s <= MOST_LEARNT else min(LONGEST_LEARN_S, span_s / MOST_LEARNT)
 
 
-def rerun_table(again: Rerun, table: Table, slots: Slots, recording: Recording | None) -> None:
+def rerun_table(again: DetectorReplay, table: Table, slots: Slots, recording: Recording | None) -> None:
     """Show a table to the watch; how far it is is told every few seconds."""
     total, done, began = len(table.at_s), 0, time.monotonic()
     told_at = began
@@ -96,18 +100,18 @@ def rerun_table(again: Rerun, table: Table, slots: Slots, recording: Recording |
             say(f"{done / total:.0%} of {total} rows, about {left_s:.0f} s to go")
 
 
-def run(arguments: argparse.Namespace) -> list[Told]:
+def run(arguments: argparse.Namespace) -> list[ReplayedAlert]:
     """Read, detect, draw. Raises AutopilotError."""
     settings = load(AnomalySettings)
     only = frozenset(arguments.detector) if arguments.detector else None
     recording = None
     if arguments.plot:
-        from services.anomaly.adapters.plot import Recording  # noqa: PLC0415  takes a second, and few want a picture
+        from accelerator_autopilot.anomaly.adapters.replay_plot import Recording  # noqa: PLC0415  takes a second, and few want a picture
 
         recording = Recording()
 
-    def made(learn_s: float) -> Watch:
-        return Watch(settings.false_alarms_per_week, settings.silent_after_s, only, learn_s)
+    def made(learn_s: float) -> DetectionEngine:
+        return DetectionEngine(settings.false_alarms_per_week, settings.node_timeout_s, only, learn_s)
 
     if arguments.input is not None:
         table = read_table(arguments.input)
@@ -118,11 +122,11 @@ def run(arguments: argparse.Namespace) -> list[Told]:
         if learn_s > max(LEARN_S, table.period_s):
             say(f"so long a past is learnt from every {learn_s:.0f} s, not each {LEARN_S:.0f} s; rules see each row")
         watch = made(learn_s)
-        again = Rerun(watch, table.node, table.period_s)
+        again = DetectorReplay(watch, table.node, table.period_s)
         rerun_table(again, table, watch.slots(table.node, table.names), recording)
     elif arguments.since and arguments.until:
         moments = collect(arguments.since, arguments.until)
-        again = Rerun(made(LEARN_S), "past", usual_period_s(moments))
+        again = DetectorReplay(made(LEARN_S), "past", usual_period_s(moments))
         for moment in recording.keep(moments) if recording else moments:
             again.take(moment)
     else:
@@ -136,7 +140,7 @@ def main() -> None:
     """Replay and write one line of JSON an alert."""
     parser = argparse.ArgumentParser(prog="replay", description=__doc__)
     parser.add_argument(
-        "--input", type=Path, help="CSV of any dialect (nvidia-smi's too), Parquet, Arrow or JSON lines; docs/alerts.md"
+        "--input", type=Path, help="CSV of any dialect, Parquet, Arrow or JSON lines; docs/how-to/replay-telemetry.md"
     )
     parser.add_argument("--from", dest="since", type=moment_of, help="start of a span of the database, ISO 8601")
     parser.add_argument("--to", dest="until", type=moment_of, help="its end")
@@ -147,7 +151,8 @@ def main() -> None:
     try:
         alerts = run(arguments)
     except AutopilotError as error:
-        sys.exit(str(error))
+        say(f"error: {error}")
+        sys.exit(exit_code(error))
     text = "".join(json.dumps(line(told)) + "\n" for told in alerts)
     if arguments.out:
         arguments.out.write_text(text, encoding="utf-8")

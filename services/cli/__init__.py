@@ -1,8 +1,1 @@
 """The command line."""
-
-import os
-
-from shared.lean_imports import leave_out_websockets
-
-# `autopilot up` stays for as long as the product does.
-leave_out_websockets(os.environ.get("AUTOPILOT_NATS_URL", ""))

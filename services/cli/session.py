@@ -1,4 +1,7 @@
-"""How commands find the running product and say what went wrong."""
+"""How commands reach the running product, and how they end when something goes wrong.
+
+What connects is imported when it does: a shell that completes options must not wait for it.
+"""
 
 from __future__ import annotations
 
@@ -6,59 +9,57 @@ import asyncio
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from datetime import datetime
 from pathlib import Path
-from typing import Annotated, Any, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
-from pydantic import SecretStr
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
 
-from deploy.embedded.instance import Instance
-from shared.client import AutopilotClient
-from shared.errors import AutopilotError, UnavailableError
-from shared.settings import NatsSettings
+from accelerator_autopilot.cli.output import fail
+from accelerator_autopilot.contracts.data_folder import DEFAULT_DATA_DIR
+from accelerator_autopilot.contracts.errors import AutopilotError
+from accelerator_autopilot.contracts.exit_codes import ExitCode, exit_code
+
+if TYPE_CHECKING:
+    from accelerator_autopilot.client import AutopilotClient
+    from accelerator_autopilot.contracts.messages.base import Message
+    from accelerator_autopilot.transport.settings import NatsSettings
 
 T = TypeVar("T")
 
-
-TYPED_AGAIN = frozenset({"id", "alert", "subscription", "device", "node"})
-
-
-class PlainConsole(Console):
-    """Shows text as it is: what jobs and messages hold is neither markup of ours nor commands to the terminal."""
-
-    def __init__(self, *, stderr: bool = False) -> None:
-        super().__init__(stderr=stderr, markup=False)
-
-    def print(self, *objects: Any, **more: Any) -> None:
-        """As rich does, but names that other commands take are never cut to the terminal's width."""
-        for table in objects:
-            if isinstance(table, Table):
-                for column in table.columns:
-                    column.no_wrap = column.no_wrap or str(column.header) in TYPED_AGAIN
-        super().print(*objects, **more)
-
-    def render_str(self, text: str, **more: Any) -> Text:
-        """As rich does, with what no terminal should carry out made visible."""
-        shown = "".join(c if c.isprintable() or c in "\n\t" else "\N{REPLACEMENT CHARACTER}" for c in text)
-        return super().render_str(shown, **more)
-
-
-console = PlainConsole()
-errors = PlainConsole(stderr=True)
-
-DEFAULT_FOLDER = Path.home() / ".local" / "share" / "accelerator-autopilot"
+DEFAULT_FOLDER = DEFAULT_DATA_DIR
 DataDir = Annotated[
-    Path, typer.Option("--data-dir", envvar="AUTOPILOT_DATA_DIR", help="folder of the embedded product")
+    Path,
+    typer.Option(
+        "--data-dir",
+        envvar="AUTOPILOT_DATA_DIR",
+        help="Data folder of the instance that runs on this machine.",
+        show_default=False,
+    ),
 ]
 
 
+def moment(text: str) -> str:
+    """A time in ISO 8601, as it was given. Raises typer.BadParameter."""
+    try:
+        datetime.fromisoformat(text)
+    except ValueError:
+        raise typer.BadParameter(
+            f"{text!r} is not a time in ISO 8601, such as 2026-11-20 or 2026-11-20T12:00"
+        ) from None
+    return text
+
+
 def nats_settings(data_dir: Path) -> NatsSettings:
-    """Settings from the environment, else those of the instance on this folder."""
+    """Settings from the environment, else those of the instance on this folder. Raises UnavailableError."""
+    from pydantic import SecretStr  # noqa: PLC0415
+
+    from accelerator_autopilot.deploy.local.instance import Instance  # noqa: PLC0415
+    from accelerator_autopilot.runtime.settings import load  # noqa: PLC0415
+    from accelerator_autopilot.transport.settings import NatsSettings  # noqa: PLC0415
+
     if os.environ.get("AUTOPILOT_NATS_URL"):
-        return NatsSettings()
+        return load(NatsSettings)
     runtime = Instance(data_dir).load()
     return NatsSettings(
         nats_url=runtime.nats_url, nats_user=runtime.nats_user, nats_password=SecretStr(runtime.nats_password)
@@ -67,29 +68,51 @@ def nats_settings(data_dir: Path) -> NatsSettings:
 
 @asynccontextmanager
 async def connected(data_dir: Path) -> AsyncIterator[AutopilotClient]:
-    """A client of the running product."""
+    """A client of the running product. Raises UnavailableError."""
+    from accelerator_autopilot.client import AutopilotClient  # noqa: PLC0415
+
     async with AutopilotClient(nats_settings(data_dir), name="cli") as client:
         yield client
 
 
 def run(work: Callable[[], Awaitable[T]]) -> T:
-    """Run a command; an error of ours is one line and exit code 1."""
+    """Run a command; an error of ours is one line, with the exit code of its kind."""
+    from accelerator_autopilot.client.call_errors import translated  # noqa: PLC0415
 
     async def guarded() -> T:
-        return await work()
+        with translated("the request failed"):
+            return await work()
 
     try:
         return asyncio.run(guarded())
     except AutopilotError as error:
-        fail(str(error))
+        fail(str(error), exit_code(error))
     except TimeoutError:
-        fail(str(UnavailableError("no answer in time")))
+        fail("timed out waiting for an answer; the operation may still complete", ExitCode.TIMED_OUT)
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        fail(f"{error.filename or 'system'}: {error.strerror or error}")
     except KeyboardInterrupt:
-        raise typer.Exit(130) from None
+        raise typer.Exit(int(ExitCode.INTERRUPTED)) from None
 
 
-def fail(text: str) -> NoReturn:
-    """Say what is wrong and end."""
-    errors.print("error:", style="red", end=" ")
-    errors.print(text, highlight=False, soft_wrap=True)
-    raise typer.Exit(1)
+def facts(message: Message, *without: str) -> dict[str, Any]:
+    """A message as a JSON document has it: its fields, without the version of its form on the bus."""
+    return {name: _plain(value) for name, value in message if name not in {*without, "schema_version"}}
+
+
+def _plain(value: object) -> object:
+    if isinstance(value, list):
+        return [_plain(part) for part in value]
+    return facts(value) if hasattr(value, "schema_version") else value  # type: ignore[arg-type]
+
+
+def ask(data_dir: Path, question: Callable[[AutopilotClient], Awaitable[T]]) -> T:
+    """Run a command that needs one connection."""
+
+    async def work() -> T:
+        async with connected(data_dir) as autopilot:
+            return await question(autopilot)
+
+    return run(work)

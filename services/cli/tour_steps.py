@@ -13,12 +13,12 @@ from typing import TypeVar
 
 import asyncpg
 
-from deploy.embedded.instance import Runtime
-from services.cli.webhook_catcher import WebhookCatcher
-from shared.client import AutopilotClient
-from shared.messages.alerts import Alert
-from shared.messages.commands import FleetPolicy, PoolPolicy
-from shared.messages.telemetry import SimulationRequest
+from accelerator_autopilot.cli.webhook_receiver import WebhookCatcher
+from accelerator_autopilot.client import AutopilotClient
+from accelerator_autopilot.contracts.messages.alerts import Alert
+from accelerator_autopilot.contracts.messages.commands import FleetPolicy, PoolPolicy
+from accelerator_autopilot.contracts.messages.telemetry import SimulationRequest
+from accelerator_autopilot.deploy.local.instance import Runtime
 
 T = TypeVar("T")
 BURST = 300

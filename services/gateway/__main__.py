@@ -1,4 +1,4 @@
-"""`python -m services.gateway`."""
+"""`python -m accelerator_autopilot.gateway`."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from typing import Any
 
 import uvicorn
 
-from services.gateway.settings import GatewaySettings
-from shared.errors import SettingsError
-from shared.lean_imports import leave_out_websockets
-from shared.logs import setup_logging
-from shared.privileges import Needs, drop_privileges
-from shared.settings import load
-from shared.stopping import GRACE_S, Ending, end_asked
+from accelerator_autopilot.contracts.errors import SettingsError
+from accelerator_autopilot.gateway.settings import GatewaySettings
+from accelerator_autopilot.runtime.import_exclusions import leave_out_websockets
+from accelerator_autopilot.runtime.json_logs import setup_logging
+from accelerator_autopilot.runtime.privilege_drop import Needs, drop_privileges
+from accelerator_autopilot.runtime.settings import load
+from accelerator_autopilot.runtime.shutdown import GRACE_S, Ending, end_asked
 
 EXIT_NOT_STARTED = 1
 
@@ -39,7 +39,7 @@ class GatewayServer(uvicorn.Server):
 
 def server_options(settings: GatewaySettings) -> dict[str, Any]:
     """How uvicorn serves: no connection waits for ever, and there are only so many."""
-    from services.gateway.protocol import TimedProtocol  # noqa: PLC0415  as the app
+    from accelerator_autopilot.gateway.http.server_protocol import TimedProtocol  # noqa: PLC0415  as the app
 
     return {
         "host": settings.gateway_host,
@@ -61,7 +61,7 @@ def main() -> None:
     setup_logging("gateway", settings.log_level)
     drop_privileges(settings, Needs(read=(settings.api_keys_file.absolute(),)))
     leave_out_websockets(settings.nats_url)
-    from services.gateway.app import create_app  # noqa: PLC0415  what it imports depends on the settings
+    from accelerator_autopilot.gateway.app import create_app  # noqa: PLC0415  what it imports depends on the settings
 
     try:
         app = create_app(settings)

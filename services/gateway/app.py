@@ -1,4 +1,4 @@
-"""The HTTP door: which path goes to which function."""
+"""The HTTP gateway's application: routes, middleware and background tasks."""
 
 from __future__ import annotations
 
@@ -11,39 +11,40 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from fastapi import FastAPI
-from fastapi.responses import HTMLResponse
 from nats.aio.msg import Msg
 from prometheus_client import CollectorRegistry
 
-from services.gateway import problems, reference
-from services.gateway.access import AccessTable
-from services.gateway.admission import Admission, Quota
-from services.gateway.bodies import MemoryBudget
-from services.gateway.connecting import Connection
-from services.gateway.fanout import Fanout, StreamLimit
-from services.gateway.guard import Guard
-from services.gateway.keys import KeyRing
-from services.gateway.refusals import Refusals
-from services.gateway.remembered import Remembered
-from services.gateway.routes import alerts, batches, dead, fleet, jobs, openai
-from services.gateway.settings import GatewaySettings
-from services.gateway.unfinished import keep_looking
-from shared import audit, subjects
-from shared.client import AutopilotClient
-from shared.health import HealthServer, HealthState
-from shared.messages.alerts import Alert
-from shared.messages.audit import AuditRecord
-from shared.poison import PoisonRule
-from shared.risk import Risk
-from shared.settings import load
-from shared.streams import ensure
-from shared.supervision import TaskSupervisor, beat, cancel_all
+from accelerator_autopilot.client import AutopilotClient
+from accelerator_autopilot.contracts import subjects
+from accelerator_autopilot.contracts.failure_risk import Risk
+from accelerator_autopilot.contracts.messages.alerts import Alert
+from accelerator_autopilot.contracts.messages.audit import AuditRecord
+from accelerator_autopilot.gateway.adapters.nats_connection import NatsConnection
+from accelerator_autopilot.gateway.application.admission import Admission, Quota
+from accelerator_autopilot.gateway.application.event_fanout import EventFanout, StreamLimit
+from accelerator_autopilot.gateway.application.quota_reconciliation import reconcile_loop
+from accelerator_autopilot.gateway.application.response_cache import CachedResponse
+from accelerator_autopilot.gateway.http import documentation, problem_details
+from accelerator_autopilot.gateway.http.request_bodies import MemoryBudget
+from accelerator_autopilot.gateway.routes import alerts, batches, dead_letters, fleet, jobs, openai
+from accelerator_autopilot.gateway.security.key_file import KeyRing
+from accelerator_autopilot.gateway.security.rejected_key_audit import RejectedKeyAudit
+from accelerator_autopilot.gateway.security.request_guard import RequestGuard
+from accelerator_autopilot.gateway.security.route_access import AccessTable
+from accelerator_autopilot.gateway.settings import GatewaySettings
+from accelerator_autopilot.runtime import audit_log
+from accelerator_autopilot.runtime.health import HealthServer, HealthState
+from accelerator_autopilot.runtime.poison_messages import PoisonRule
+from accelerator_autopilot.runtime.settings import load
+from accelerator_autopilot.runtime.supervision import TaskSupervisor, beat, cancel_all
+from accelerator_autopilot.transport import audit_records
+from accelerator_autopilot.transport.stream_setup import ensure
 
 if TYPE_CHECKING:
-    from shared.frames import TelemetryFrame
+    from accelerator_autopilot.contracts.frames import TelemetryFrame
 
 TITLE = "Accelerator Autopilot"
-ROUTERS = [module.router for module in (jobs, batches, dead, openai, fleet, alerts)]
+ROUTERS = [module.router for module in (jobs, batches, dead_letters, openai, fleet, alerts)]
 KEYS_EVERY_S = 1.0
 STANDSTILL_S = 30.0
 UNFINISHED_STANDSTILL_S = 120.0
@@ -58,15 +59,15 @@ def create_app(settings: GatewaySettings | None = None) -> FastAPI:
     settings = settings or load(GatewaySettings)
     health, registry = HealthState("gateway"), CollectorRegistry()
     keys = KeyRing(settings.api_keys_file)
-    connection = Connection(settings, health)
+    connection = NatsConnection(settings, health)
     quota = Quota(settings.jobs_per_minute, settings.unfinished_jobs, settings.fair_share_jobs)
     admission = Admission(quota, settings.queue_limit)
 
     async def write(entry: AuditRecord) -> None:
-        await audit.write(connection.client.js, entry)
+        await audit_records.write(connection.client.js, entry)
 
-    outbox = audit.AuditOutbox(write, registry)
-    refusals = Refusals(outbox.put, registry)
+    outbox = audit_log.AuditOutbox(write, registry)
+    refusals = RejectedKeyAudit(outbox.put, registry)
     supervisor = TaskSupervisor(health, registry)
     poison = PoisonRule(registry, lambda: connection.client.js)
 
@@ -100,7 +101,9 @@ def create_app(settings: GatewaySettings | None = None) -> FastAPI:
         ):
             supervisor.start(name, work, standstill_s=STANDSTILL_S)
         supervisor.start(
-            "unfinished jobs", partial(keep_looking, admission, client.jobs.view), standstill_s=UNFINISHED_STANDSTILL_S
+            "unfinished jobs",
+            partial(reconcile_loop, admission, client.jobs.view),
+            standstill_s=UNFINISHED_STANDSTILL_S,
         )
         supervisor.start("live samples", app.state.frames.run)
         supervisor.start("live alerts", app.state.alerts.run)
@@ -119,20 +122,15 @@ def create_app(settings: GatewaySettings | None = None) -> FastAPI:
         description="Submit jobs, follow them, read the fleet and steer it.",
     )
     app.state.admission = admission
-    app.state.risks = Remembered[list[Risk]](RISKS_FRESH_S)
+    app.state.risks = CachedResponse[list[Risk]](RISKS_FRESH_S)
     app.state.streams = StreamLimit(settings.streams_per_key)
-    problems.install(app)
-    page = reference.reference_page(TITLE, app.version, ROUTERS)
-
-    @app.get("/docs", include_in_schema=False)
-    async def docs() -> HTMLResponse:
-        return HTMLResponse(page, headers={"Content-Security-Policy": reference.CSP})
-
+    problem_details.install(app)
     for router in ROUTERS:
         app.include_router(router)
+    public = documentation.install(app)
     app.add_middleware(
-        Guard,
-        table=AccessTable(ROUTERS, most_bytes=settings.max_body_bytes, public=frozenset({"/docs"})),
+        RequestGuard,
+        table=AccessTable(ROUTERS, most_bytes=settings.max_body_bytes, public=public),
         keys=keys,
         budget=MemoryBudget(settings.request_memory_bytes),
         registry=registry,
@@ -142,11 +140,11 @@ def create_app(settings: GatewaySettings | None = None) -> FastAPI:
     return app
 
 
-def make_fanouts(client: AutopilotClient, poison: PoisonRule) -> tuple[Fanout[TelemetryFrame], Fanout[Alert]]:
+def make_fanouts(client: AutopilotClient, poison: PoisonRule) -> tuple[EventFanout[TelemetryFrame], EventFanout[Alert]]:
     """What is followed over HTTP: samples and alerts."""
     odd_frame, odd_alert = partial(poison.drop, "live samples"), partial(poison.drop, "live alerts")
-    frames = Fanout(partial(client.fleet.live, odd_frame), _words, depth=FRAMES_WAITING, failed=odd_frame)
-    alerts = Fanout(partial(client.alerts.follow, odd_alert), _alert_words, depth=ALERTS_WAITING, failed=odd_alert)
+    frames = EventFanout(partial(client.fleet.live, odd_frame), _words, depth=FRAMES_WAITING, failed=odd_frame)
+    alerts = EventFanout(partial(client.alerts.follow, odd_alert), _alert_words, depth=ALERTS_WAITING, failed=odd_alert)
     return frames, alerts
 
 

@@ -1,4 +1,4 @@
-"""`python -m services.inference pool|worker|sandbox`."""
+"""`python -m accelerator_autopilot.inference pool|worker|sandbox`."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from collections.abc import Coroutine
 from pathlib import Path
 from typing import Any
 
-from services.inference.errors import NotConfiguredError
-from services.inference.settings import ModelSettings, PoolSettings, WorkerSettings
-from shared.errors import SettingsError
-from shared.lean_imports import leave_out_http_server, leave_out_websockets
-from shared.logs import setup_logging
-from shared.privileges import Needs, drop_privileges
-from shared.settings import ServiceSettings, load
+from accelerator_autopilot.contracts.errors import SettingsError
+from accelerator_autopilot.inference.errors import NotConfiguredError
+from accelerator_autopilot.inference.settings import ModelSettings, PoolSettings, WorkerSettings
+from accelerator_autopilot.runtime.import_exclusions import leave_out_http_server, leave_out_websockets
+from accelerator_autopilot.runtime.json_logs import setup_logging
+from accelerator_autopilot.runtime.privilege_drop import Needs, drop_privileges
+from accelerator_autopilot.runtime.settings import ServiceSettings, load
 
 LAST_RESORT_S = 5.0
 
@@ -28,7 +28,7 @@ def main() -> None:
         settings = load(PoolSettings)
         leave_out_websockets(settings.nats_url)
         leave_out_http_server()
-        from services.inference.app import create_app  # noqa: PLC0415  a worker starts faster without
+        from accelerator_autopilot.inference.pool.app import create_app  # noqa: PLC0415  a worker starts faster without
 
         setup_logging("pool", settings.log_level)
         drop_privileges(settings, _needs(settings))
@@ -36,7 +36,7 @@ def main() -> None:
     elif role == "worker":
         worker = load(WorkerSettings)
         leave_out_websockets(worker.nats_url)
-        from services.inference.worker import run_worker  # noqa: PLC0415  the pool needs none of it
+        from accelerator_autopilot.inference.worker.app import run_worker  # noqa: PLC0415  the pool needs none of it
 
         setup_logging(f"worker {worker.worker}", worker.log_level)
         drop_privileges(worker, _needs(worker, worker.scratch_dir))
@@ -45,7 +45,7 @@ def main() -> None:
         except SettingsError as error:
             sys.exit(str(error))
     elif role == "sandbox":
-        from services.inference.adapters.sandbox import Sandbox  # noqa: PLC0415  neither of the others needs it here
+        from accelerator_autopilot.inference.adapters.sandbox import Sandbox  # noqa: PLC0415  neither of the others needs it here
 
         models = load(ModelSettings)
         drop_privileges(load(ServiceSettings), home=False)
@@ -54,7 +54,7 @@ def main() -> None:
         except NotConfiguredError as error:
             sys.exit(str(error))
     else:
-        sys.exit("usage: python -m services.inference pool|worker|sandbox")
+        sys.exit("usage: python -m accelerator_autopilot.inference pool|worker|sandbox")
 
 
 async def _work(work: Coroutine[Any, Any, int]) -> int:

@@ -12,7 +12,7 @@ AutopilotError
 
 from __future__ import annotations
 
-from shared.errors import AutopilotError
+from accelerator_autopilot.contracts.errors import AutopilotError
 
 
 class RetryableJobError(AutopilotError):

@@ -1,4 +1,4 @@
-"""What kinds need of models, whatever library runs them."""
+"""Ports of the job kinds: models, independent of the library that runs them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The notifier: subscriptions in, signed webhooks out."""
+"""The notifier's application: delivers alerts to subscriptions as signed webhooks."""
 
 from __future__ import annotations
 
@@ -13,24 +13,30 @@ from faststream import FastStream
 from faststream.nats import KvWatch
 from nats.js import JetStreamContext
 
-from services.notifier.adapters.notice_store import NoticeStore
-from services.notifier.adapters.receiver import WebhookReceiver
-from services.notifier.dispatch import Dispatcher
-from services.notifier.settings import NotifierSettings
-from services.notifier.surroundings import Surroundings
-from shared import subjects
-from shared.audit import AuditOutbox
-from shared.broker import client_of
-from shared.bus import BUS_ERRORS, Bus
-from shared.client.reading import bucket_items, bucket_values
-from shared.errors import UnavailableError
-from shared.messages.alerts import Alert
-from shared.messages.audit import AuditRecord
-from shared.messages.notices import Acknowledgement, DeliveryReply, DeliveryRequest, Silence, Subscription
-from shared.service import Service
-from shared.settings import load
-from shared.supervision import beat
-from shared.unreadable import parse_value
+from accelerator_autopilot.contracts import subjects
+from accelerator_autopilot.contracts.errors import UnavailableError
+from accelerator_autopilot.contracts.messages.alerts import Alert
+from accelerator_autopilot.contracts.messages.audit import AuditRecord
+from accelerator_autopilot.contracts.messages.notifications import (
+    Acknowledgement,
+    DeliveryReply,
+    DeliveryRequest,
+    Silence,
+    Subscription,
+)
+from accelerator_autopilot.notifier.adapters.ledger_store import NatsLedgerStore
+from accelerator_autopilot.notifier.adapters.webhook_sender import AiohttpWebhookSender
+from accelerator_autopilot.notifier.application.delivery_context import DeliveryContext
+from accelerator_autopilot.notifier.application.dispatcher import Dispatcher
+from accelerator_autopilot.notifier.settings import NotifierSettings
+from accelerator_autopilot.runtime.audit_log import AuditOutbox
+from accelerator_autopilot.runtime.broker import client_of
+from accelerator_autopilot.runtime.bus import BUS_ERRORS, Bus
+from accelerator_autopilot.runtime.service import Service
+from accelerator_autopilot.runtime.settings import load
+from accelerator_autopilot.runtime.supervision import beat
+from accelerator_autopilot.transport.direct_reads import bucket_items, bucket_values
+from accelerator_autopilot.transport.unreadable_values import parse_value
 
 log = logging.getLogger(__name__)
 
@@ -63,12 +69,14 @@ def create_app(settings: NotifierSettings | None = None) -> FastStream:
     @asynccontextmanager
     async def lifespan() -> AsyncIterator[None]:
         async with service.running() as js:
-            receiver = WebhookReceiver(settings.webhook_timeout_s, private_targets=settings.webhook_private_targets)
+            receiver = AiohttpWebhookSender(
+                settings.webhook_timeout_s, private_targets=settings.webhook_private_targets
+            )
             outbox = AuditOutbox(partial(write_audit, service.bus), service.registry)
-            unattended = partial(needs_somebody, service.bus)
-            store = NoticeStore(js)
+            unattended = partial(needs_escalation, service.bus)
+            store = NatsLedgerStore(js)
             known = partial(open_alerts, js)
-            around = Surroundings(
+            around = DeliveryContext(
                 client_of(broker), js, settings, receiver, store, outbox.put, unattended, known, service.poison
             )
             dispatcher = Dispatcher(around, service.supervisor)
@@ -92,7 +100,7 @@ async def write_audit(bus: Bus, record: AuditRecord) -> None:
     await bus.publish(subjects.audit(record.actor), record, record.id)
 
 
-async def needs_somebody(bus: Bus, alert: Alert) -> bool:
+async def needs_escalation(bus: Bus, alert: Alert) -> bool:
     """Whether an alert is still open and nobody has taken it on. Raises UnavailableError while that is not known.
 
     An alert that the bucket lacks has ended, which will be told soon, or it was lost there and is as open as before.
@@ -101,7 +109,7 @@ async def needs_somebody(bus: Bus, alert: Alert) -> bool:
         return False
     key = subjects.alert_key(alert.node, alert.device, alert.kind)
     if await bus.read("open_alerts", key, Alert) is None:
-        raise UnavailableError(f"alert {alert.id} is not among the open ones")
+        raise UnavailableError(f"alert {alert.id} is not open")
     return True
 
 
@@ -110,7 +118,7 @@ async def open_alerts(js: JetStreamContext) -> list[Alert]:
     try:
         return list((await bucket_items(js, "open_alerts", Alert)).values())
     except BUS_ERRORS as error:
-        raise UnavailableError(f"open alerts not read: {type(error).__name__}") from error
+        raise UnavailableError(f"open alerts could not be read: {type(error).__name__}") from error
 
 
 async def keep_synced(service: Service, dispatcher: Dispatcher, changed: asyncio.Event) -> None:

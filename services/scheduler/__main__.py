@@ -1,4 +1,4 @@
-"""`python -m services.scheduler [hands|keda]`."""
+"""`python -m accelerator_autopilot.scheduler [executor|keda]`."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ import os
 import sys
 from pathlib import Path
 
-from services.scheduler.settings import HandsSettings, KedaSettings, SchedulerSettings
-from shared.errors import SettingsError
-from shared.lean_imports import leave_out_http_server, leave_out_websockets
-from shared.logs import setup_logging
-from shared.privileges import Needs, drop_privileges, socket_folders
-from shared.settings import load
+from accelerator_autopilot.contracts.errors import SettingsError
+from accelerator_autopilot.runtime.import_exclusions import leave_out_http_server, leave_out_websockets
+from accelerator_autopilot.runtime.json_logs import setup_logging
+from accelerator_autopilot.runtime.privilege_drop import Needs, drop_privileges, socket_folders
+from accelerator_autopilot.runtime.settings import load
+from accelerator_autopilot.scheduler.settings import ExecutorSettings, KedaSettings, SchedulerSettings
 
 
 def main() -> None:
@@ -24,7 +24,7 @@ def main() -> None:
         settings = load(SchedulerSettings)
         leave_out_websockets(settings.nats_url)
         leave_out_http_server()
-        from services.scheduler.app import create_app  # noqa: PLC0415  each role needs its own libraries
+        from accelerator_autopilot.scheduler.app import create_app  # noqa: PLC0415  each role needs its own libraries
 
         setup_logging("scheduler", settings.log_level)
         files = (settings.policy_file.absolute(),) if settings.policy_file else ()
@@ -34,30 +34,30 @@ def main() -> None:
             app = create_app(settings)
         except SettingsError as error:
             sys.exit(str(error))
-    elif role == "hands":
-        hands = load(HandsSettings)
+    elif role == "executor":
+        hands = load(ExecutorSettings)
         leave_out_websockets(hands.nats_url)
         leave_out_http_server()
-        from services.scheduler.hands.app import create_hands  # noqa: PLC0415
+        from accelerator_autopilot.scheduler.executors.app import create_executor  # noqa: PLC0415
 
-        setup_logging("hands", hands.log_level)
-        drop_privileges(hands, _hands_need(hands))
-        app = create_hands(hands)
+        setup_logging("executor", hands.log_level)
+        drop_privileges(hands, _executor_needs(hands))
+        app = create_executor(hands)
     elif role == "keda":
         keda = load(KedaSettings)
         leave_out_websockets(keda.nats_url)
         leave_out_http_server()
-        from services.scheduler.hands.keda_app import create_keda  # noqa: PLC0415
+        from accelerator_autopilot.scheduler.executors.keda_app import create_keda  # noqa: PLC0415
 
         setup_logging("keda", keda.log_level)
         drop_privileges(keda)
         app = create_keda(keda)
     else:
-        sys.exit("usage: python -m services.scheduler [hands|keda]")
+        sys.exit("usage: python -m accelerator_autopilot.scheduler [executor|keda]")
     asyncio.run(app.run())
 
 
-def _hands_need(hands: HandsSettings) -> Needs:
+def _executor_needs(hands: ExecutorSettings) -> Needs:
     if hands.orchestrator == "docker":
         host = os.environ.get("DOCKER_HOST", "unix:///var/run/docker.sock")
         return Needs(join=(Path(host.removeprefix("unix://")),)) if host.startswith("unix://") else Needs()

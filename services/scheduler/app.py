@@ -1,4 +1,4 @@
-"""The scheduler: which subject goes to which function."""
+"""The scheduler's application: maps subjects to handlers and starts background tasks."""
 
 from __future__ import annotations
 
@@ -17,41 +17,42 @@ from nats.js import JetStreamContext
 from prometheus_client import Counter, Gauge
 from pydantic import ValidationError
 
-from services.scheduler.acting import Actor
-from services.scheduler.adapters.fleet_reader import READ_METRICS, FleetReader
-from services.scheduler.adapters.newest_frames import NewestFrames
-from services.scheduler.crowning import Crowning
-from services.scheduler.deciding import Decider
-from services.scheduler.device_deciding import DeviceDecider
-from services.scheduler.domain.champion import Championship
-from services.scheduler.domain.device_columns import DeviceColumns
-from services.scheduler.domain.governor import Governor
-from services.scheduler.domain.network import load_checkpoint
-from services.scheduler.domain.panel import Panel
-from services.scheduler.domain.policies import policy_maker
-from services.scheduler.domain.policies.learned import Learned
-from services.scheduler.domain.policy import PoolPolicyMaker
-from services.scheduler.pool_deciding import PoolDecider
-from services.scheduler.remembering import Remembering
-from services.scheduler.reporting import Reporting
-from services.scheduler.settings import SchedulerSettings
-from shared import subjects
-from shared.addressing import check_address
-from shared.broker import client_of
-from shared.bus import BUS_ERRORS, Bus
-from shared.client.reading import last_messages
-from shared.clock import utc_now
-from shared.consuming import Watched, consume
-from shared.errors import AutopilotError, MalformedMessageError, SettingsError
-from shared.health import HealthState
-from shared.ids import new_id
-from shared.leader import Leadership
-from shared.messages.alerts import Alert
-from shared.messages.commands import DrainCommand, ScaleCommand
-from shared.service import Service
-from shared.settings import load
-from shared.streams import durable
-from shared.supervision import beat
+from accelerator_autopilot.contracts import subjects
+from accelerator_autopilot.contracts.errors import AutopilotError, MalformedMessageError, SettingsError
+from accelerator_autopilot.contracts.ids import new_id
+from accelerator_autopilot.contracts.messages.alerts import Alert
+from accelerator_autopilot.contracts.messages.commands import DrainCommand, ScaleCommand
+from accelerator_autopilot.contracts.streams import durable
+from accelerator_autopilot.contracts.subject_checks import check_address
+from accelerator_autopilot.runtime.broker import client_of
+from accelerator_autopilot.runtime.bus import BUS_ERRORS, Bus
+from accelerator_autopilot.runtime.consumers import Watched, consume
+from accelerator_autopilot.runtime.health import HealthState
+from accelerator_autopilot.runtime.leader_election import LeaderElection
+from accelerator_autopilot.runtime.service import Service
+from accelerator_autopilot.runtime.settings import load
+from accelerator_autopilot.runtime.supervision import beat
+from accelerator_autopilot.scheduler.adapters.database_history import DatabaseHistory
+from accelerator_autopilot.scheduler.adapters.latest_frames import LatestFrames
+from accelerator_autopilot.scheduler.adapters.observation_reader import READ_METRICS, FleetReader
+from accelerator_autopilot.scheduler.application.actuator import Actuator
+from accelerator_autopilot.scheduler.application.control_loop import ControlLoop
+from accelerator_autopilot.scheduler.application.device_controller import DeviceController
+from accelerator_autopilot.scheduler.application.observation_store import ObservationStore
+from accelerator_autopilot.scheduler.application.policy_evaluation import PolicyEvaluator
+from accelerator_autopilot.scheduler.application.pool_controller import PoolController
+from accelerator_autopilot.scheduler.application.weekly_report import WeeklyReports
+from accelerator_autopilot.scheduler.domain.champion_challenger import ChampionChallenger
+from accelerator_autopilot.scheduler.domain.device_columns import DeviceColumns
+from accelerator_autopilot.scheduler.domain.governor import Governor
+from accelerator_autopilot.scheduler.policies.contract import PoolPolicyMaker
+from accelerator_autopilot.scheduler.policies.library import policy_maker
+from accelerator_autopilot.scheduler.policies.library.learned import Learned
+from accelerator_autopilot.scheduler.policies.network import load_checkpoint
+from accelerator_autopilot.scheduler.policies.policy_runner import PolicyRunner
+from accelerator_autopilot.scheduler.settings import SchedulerSettings
+from accelerator_autopilot.transport.clock import utc_now
+from accelerator_autopilot.transport.direct_reads import last_messages
 
 log = logging.getLogger(__name__)
 
@@ -65,18 +66,16 @@ def create_app(settings: SchedulerSettings | None = None) -> FastStream:
     settings = settings or load(SchedulerSettings)
     service = Service("scheduler", settings)
     makers = usable_policies(settings)
-    panel = Panel(makers, settings.decide_period_s)
+    panel = PolicyRunner(makers, settings.decision_interval_s)
     governor = Governor()
     first = settings.policy_name if settings.policy_name in makers else settings.fallback_policy
-    championship = Championship(first, settings.fallback_policy)
+    championship = ChampionChallenger(first, settings.fallback_policy)
     wake = asyncio.Event()
-    leading = Gauge("autopilot_scheduler_leading", "1 while this process leads", registry=service.registry)
-    deciding = Gauge(
-        "autopilot_scheduler_policy", "1 for the policy that decides", ["policy"], registry=service.registry
-    )
+    leading = Gauge("autopilot_scheduler_leading", "1 while this process is the leader", registry=service.registry)
+    deciding = Gauge("autopilot_scheduler_policy", "1 for the active policy", ["policy"], registry=service.registry)
     counter = Counter("autopilot_decisions", "decisions by reason", ["reason"], registry=service.registry)
     columns = DeviceColumns(READ_METRICS)
-    frames = NewestFrames(columns, lambda: utc_now().timestamp(), settings.stale_after_s, service.registry)
+    frames = LatestFrames(columns, lambda: utc_now().timestamp(), settings.stale_after_s, service.registry)
     watched = subscribe(service, wake)
 
     @asynccontextmanager
@@ -86,30 +85,30 @@ def create_app(settings: SchedulerSettings | None = None) -> FastStream:
             nc = client_of(service.broker)
             # Raw subscriptions: a framework's work on each message would cost more than the decisions.
             await nc.subscribe(subjects.FRAMES, cb=frames.take)
-            await nc.subscribe(subjects.SCALE_COMMANDS, cb=partial(note_size, governor))
-            leadership = Leadership(js, f"{settings.node}-{new_id()[:8]}", "scheduler")
+            await nc.subscribe(subjects.SCALE_COMMANDS, cb=partial(record_operator_size, governor))
+            leadership = LeaderElection(js, f"{settings.node}-{new_id()[:8]}", "scheduler")
             service.supervise("leadership", leadership.run, standstill_s=30.0)
-            actor = Actor(Bus(service.broker, pipelined=True), utc_now, counter)
-            decider = Decider(
+            actor = Actuator(Bus(service.broker, pipelined=True), utc_now, counter)
+            decider = ControlLoop(
                 reader,
-                PoolDecider(actor, panel, governor, championship),
-                DeviceDecider(actor, settings.cap_lease_s),
+                PoolController(actor, panel, governor, championship),
+                DeviceController(actor, settings.cap_lease_s),
             )
-            crowning: Crowning | None = None
+            crowning: PolicyEvaluator | None = None
             if settings.database_url is not None:
-                crowning = Crowning(
-                    settings.database_url.get_secret_value(),
+                crowning = PolicyEvaluator(
+                    DatabaseHistory(settings.database_url.get_secret_value()),
                     service.bus,
                     championship,
                     list(makers),
                     utc_now,
                     lambda: leadership.token is not None,
                     deciding,
-                    timedelta(hours=settings.replay_every_h),
+                    timedelta(hours=settings.policy_evaluation_interval_h),
                 )
                 await recall(crowning)
                 service.supervise("replays", crowning.run)
-                reporting = Reporting(
+                reporting = WeeklyReports(
                     settings.database_url.get_secret_value(),
                     service.bus,
                     js,
@@ -117,15 +116,15 @@ def create_app(settings: SchedulerSettings | None = None) -> FastStream:
                     lambda: leadership.token is not None,
                 )
                 service.supervise("reports", reporting.run)
-            remembering = Remembering(js, panel, leadership.name)
+            remembering = ObservationStore(js, panel, leadership.name)
             service.supervise("looks", partial(remembering.run, lambda: leadership.token is not None))
             deciding_for_ever = partial(
-                decide_for_ever,
+                run_decision_loop,
                 decider, leadership, partial(recall_all, js, remembering, governor, crowning), service.health, wake,
-                settings.decide_period_s, leading,
+                settings.decision_interval_s, leading,
             )  # fmt: skip
             # Before the first round too, which a collector at its defaults would stop again and again.
-            settle_memory()
+            freeze_gc()
             service.supervise("decisions", deciding_for_ever, standstill_s=STANDSTILL_S)
             yield
             if leadership.token is not None:
@@ -142,7 +141,7 @@ def subscribe(service: Service, wake: asyncio.Event) -> list[Watched]:
             wake.set()
 
     async def on_drain(command: DrainCommand) -> None:
-        await note_word(service.bus, command)
+        await record_operator_drain(service.bus, command)
 
     alerts = durable("scheduler-alerts", subjects.ALERTS)
     drains = durable("scheduler-drains", subjects.DRAIN_COMMANDS)
@@ -152,7 +151,7 @@ def subscribe(service: Service, wake: asyncio.Event) -> list[Watched]:
     ]
 
 
-async def note_size(governor: Governor, message: Msg) -> None:
+async def record_operator_size(governor: Governor, message: Msg) -> None:
     """An operator set the size of a pool; one of our own commands, of which there are many, says nothing new."""
     try:
         command = ScaleCommand.model_validate_json(message.data)
@@ -164,11 +163,11 @@ async def note_size(governor: Governor, message: Msg) -> None:
         governor.manual(command.pool, command.at)
 
 
-async def note_word(bus: Bus, command: DrainCommand) -> None:
+async def record_operator_drain(bus: Bus, command: DrainCommand) -> None:
     """Keep an operator's last word on a device: it goes before what alerts say."""
     if command.issuer == "scheduler":
         return
-    key = subjects.operators_word(command.node, command.device)
+    key = subjects.operator_drain_key(command.node, command.device)
     try:
         before = await bus.read("scheduler", key, DrainCommand)
     except ValidationError:
@@ -195,13 +194,13 @@ def usable_policies(settings: SchedulerSettings) -> dict[str, PoolPolicyMaker]:
     return usable
 
 
-def settle_memory() -> None:
+def freeze_gc() -> None:
     """What there is stays for long: the collector need not look through all code and a large fleet ever again."""
     gc.freeze()
     gc.set_threshold(50_000, 20, 100)
 
 
-async def recall(crowning: Crowning) -> None:
+async def recall(crowning: PolicyEvaluator) -> None:
     """The champion of before; one that cannot be read or is unknown gives way to the first."""
     try:
         await crowning.recall()
@@ -210,7 +209,7 @@ async def recall(crowning: Crowning) -> None:
 
 
 async def recall_all(
-    js: JetStreamContext, remembering: Remembering, governor: Governor, crowning: Crowning | None = None
+    js: JetStreamContext, remembering: ObservationStore, governor: Governor, crowning: PolicyEvaluator | None = None
 ) -> None:
     """What a process that begins to lead has not seen: the last looks, the champion, the sizes set by operators."""
     await remembering.recall()
@@ -221,9 +220,9 @@ async def recall_all(
             governor.manual(command.pool, command.at)
 
 
-async def decide_for_ever(
-    decider: Decider,
-    leadership: Leadership,
+async def run_decision_loop(
+    decider: ControlLoop,
+    leadership: LeaderElection,
     recall_past: Callable[[], Awaitable[None]],
     health: HealthState,
     wake: asyncio.Event,
@@ -244,7 +243,7 @@ async def decide_for_ever(
                     led_with = token
                 await decider.decide(token)
                 if not settled:
-                    settle_memory()
+                    freeze_gc()
                     settled = True
                 health.report("deciding", ok=True)
             except Exception as error:

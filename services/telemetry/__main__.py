@@ -1,4 +1,4 @@
-"""`python -m services.telemetry agent|recorder`."""
+"""`python -m accelerator_autopilot.telemetry agent|recorder`."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ import asyncio
 import gc
 import sys
 
-from services.telemetry.settings import AgentSettings, RecorderSettings
-from shared.lean_imports import leave_out_http_server, leave_out_websockets
-from shared.logs import setup_logging
-from shared.privileges import Needs, drop_privileges, socket_folders
-from shared.settings import load
+from accelerator_autopilot.runtime.import_exclusions import leave_out_http_server, leave_out_websockets
+from accelerator_autopilot.runtime.json_logs import setup_logging
+from accelerator_autopilot.runtime.privilege_drop import Needs, drop_privileges, socket_folders
+from accelerator_autopilot.runtime.settings import load
+from accelerator_autopilot.telemetry.settings import AgentSettings, RecorderSettings
 
 
 def main() -> None:
@@ -21,7 +21,7 @@ def main() -> None:
         setup_logging("agent", agent.log_level)
         leave_out_websockets(agent.nats_url)
         leave_out_http_server()
-        from services.telemetry.agent_app import create_agent  # noqa: PLC0415  an agent needs no database
+        from accelerator_autopilot.telemetry.agent.app import create_agent  # noqa: PLC0415  an agent needs no database
 
         app = create_agent(agent)
     elif role == "recorder":
@@ -30,7 +30,7 @@ def main() -> None:
         leave_out_websockets(recorder.nats_url)
         leave_out_http_server()
         drop_privileges(recorder, Needs(join=socket_folders(recorder.database_url.get_secret_value())))
-        from services.telemetry.recorder_app import create_recorder  # noqa: PLC0415  a recorder needs no driver
+        from accelerator_autopilot.telemetry.recorder.app import create_recorder  # noqa: PLC0415  a recorder needs no driver
 
         app = create_recorder(recorder)
         # A batch is tens of thousands of objects that reference counting frees: looking for cycles among
@@ -38,7 +38,7 @@ def main() -> None:
         gc.freeze()
         gc.set_threshold(100_000, 20, 100)
     else:
-        sys.exit("usage: python -m services.telemetry agent|recorder")
+        sys.exit("usage: python -m accelerator_autopilot.telemetry agent|recorder")
     asyncio.run(app.run())
 
 

@@ -1,6 +1,9 @@
-"""The client library: submit jobs, follow them, read the fleet and steer it, all over NATS."""
+"""The client: submit jobs, follow them, read the fleet and steer it, all over NATS.
 
-from shared.client.connection import AutopilotClient
-from shared.client.sync import SyncAutopilot
+Programs use `accelerator_autopilot.connect` or `connect_async`. `AutopilotClient` is the layer below, which the
+services use themselves.
+"""
 
-__all__ = ["AutopilotClient", "SyncAutopilot"]
+from accelerator_autopilot.client.autopilot_client import AutopilotClient
+
+__all__ = ["AutopilotClient"]

@@ -15,17 +15,30 @@ from nats.js.errors import KeyNotFoundError
 from nats.js.kv import KeyValue
 from pydantic import ValidationError
 
-from shared import audit, subjects
-from shared.addressing import check_address
-from shared.client.reading import bucket_items, last_messages
-from shared.clock import utc_now
-from shared.errors import ConflictError, InvalidInputError, MalformedMessageError, NotFoundError, UnavailableError
-from shared.ids import new_id
-from shared.messages.alerts import Alert
-from shared.messages.audit import AuditRecord
-from shared.messages.base import Message
-from shared.messages.notices import Acknowledgement, DeliveryReply, DeliveryRequest, Silence, Subscription
-from shared.risk import Risk, risks
+from accelerator_autopilot.contracts import subjects
+from accelerator_autopilot.contracts.errors import (
+    ConflictError,
+    InvalidInputError,
+    MalformedMessageError,
+    NotFoundError,
+    UnavailableError,
+)
+from accelerator_autopilot.contracts.failure_risk import Risk, risks
+from accelerator_autopilot.contracts.ids import new_id
+from accelerator_autopilot.contracts.messages.alerts import Alert
+from accelerator_autopilot.contracts.messages.audit import AuditRecord
+from accelerator_autopilot.contracts.messages.base import Message
+from accelerator_autopilot.contracts.messages.notifications import (
+    Acknowledgement,
+    DeliveryReply,
+    DeliveryRequest,
+    Silence,
+    Subscription,
+)
+from accelerator_autopilot.contracts.subject_checks import check_address
+from accelerator_autopilot.transport import audit_records
+from accelerator_autopilot.transport.clock import utc_now
+from accelerator_autopilot.transport.direct_reads import bucket_items, last_messages
 
 M = TypeVar("M", bound=Message)
 DELIVER_S = 15.0
@@ -78,7 +91,7 @@ class Alerts:
         made = {"id": new_id()[:12], "url": url, "secret": secret, "created_at": utc_now()}
         subscription = _checked(Subscription, made | {name: value for name, value in more.items() if value is not None})
         if len(await self.subscriptions()) >= MOST_SUBSCRIPTIONS:
-            raise ConflictError(f"there are {MOST_SUBSCRIPTIONS} subscriptions, which is the most: remove some")
+            raise ConflictError(f"there are {MOST_SUBSCRIPTIONS} subscriptions, the maximum: remove some")
         await self._audit("subscription.created", subscription.id)
         await self._put("subscriptions", subscription.id, subscription)
         return subscription
@@ -97,7 +110,7 @@ class Alerts:
         try:
             reply = await self._nc.request(subjects.DELIVER, request.model_dump_json().encode(), timeout=DELIVER_S)
         except (nats.errors.Error, TimeoutError) as error:
-            raise UnavailableError(f"no notifier answers: {type(error).__name__}") from error
+            raise UnavailableError(f"the notifier does not respond: {type(error).__name__}") from error
         return DeliveryReply.model_validate_json(reply.data)
 
     async def deliveries(self, limit: int = 50) -> list[AuditRecord]:
@@ -137,7 +150,7 @@ class Alerts:
         for key in [key for key, known in found.items() if now - known.ends_at > FORGOTTEN_AFTER]:
             await kv.delete(key)
         if sum(known.ends_at > now for known in found.values()) >= MOST_SILENCES:
-            raise ConflictError(f"there are {MOST_SILENCES} silences, which is the most: end some, or use patterns")
+            raise ConflictError(f"there are {MOST_SILENCES} silences, the maximum: end some, or use patterns")
 
     async def silences(self) -> list[Silence]:
         """Silences that are not over, the first to end first."""
@@ -177,7 +190,7 @@ class Alerts:
         return kv
 
     async def _audit(self, action: str, target: str, **detail: str) -> None:
-        await audit.write(self._js, audit.record(self._actor, action, target, **detail))
+        await audit_records.write(self._js, audit_records.record(self._actor, action, target, **detail))
 
 
 def _checked(model: type[M], fields: dict[str, object]) -> M:

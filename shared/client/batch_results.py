@@ -11,12 +11,12 @@ from nats.aio.msg import Msg
 from nats.js import JetStreamContext
 from nats.js.api import ConsumerConfig, DeliverPolicy
 
-from shared import subjects
-from shared.client.following import look_again, patient
-from shared.errors import UnavailableError
-from shared.messages.jobs import JobResult
-from shared.storing import BUS_ERRORS
-from shared.stream_reading import reading
+from accelerator_autopilot.client.job_following import look_again, patient
+from accelerator_autopilot.contracts import subjects
+from accelerator_autopilot.contracts.errors import UnavailableError
+from accelerator_autopilot.contracts.messages.jobs import JobResult
+from accelerator_autopilot.transport.result_publishing import BUS_ERRORS
+from accelerator_autopilot.transport.stream_reader import reading
 
 # Another reading costs as much as a few looks at single results.
 WORTH_READING = 16
@@ -53,7 +53,7 @@ class BatchResults:
         self._held_bytes, self._next_sequence = 0, 1
         self._news, self._arrived = asyncio.Event(), WORTH_READING
 
-    async def in_order(self, count: int, timeout_s: float) -> AsyncGenerator[JobResult, None]:
+    async def in_order(self, count: int, timeout_s: float | None) -> AsyncGenerator[JobResult, None]:
         """The results of the first `count` jobs. Raises TimeoutError when the next takes longer than `timeout_s`."""
 
         async def on_result(_: Msg) -> None:

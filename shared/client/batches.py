@@ -10,22 +10,24 @@ from functools import partial
 from typing import Any, TypeVar
 
 from nats.aio.client import Client
+from nats.aio.msg import Msg
 from nats.js import JetStreamContext
 from nats.js.errors import KeyNotFoundError, KeyWrongLastSequenceError
 from pydantic import BaseModel
 
-from shared import subjects
-from shared.client.batch_results import BatchResults
-from shared.client.claims import Claims, fingerprint, tokens_of_batch
-from shared.client.jobs import Jobs, message_of
-from shared.client.reading import count_messages, subjects_of
-from shared.clock import utc_now
-from shared.errors import AutopilotError, ConflictError, InvalidInputError, NotFoundError
-from shared.ids import new_id
-from shared.jobs import Options, check_id, make_options
-from shared.messages.jobs import Batch, Job, JobError, JobResult
-from shared.publishing import Outgoing, publish_together
-from shared.storing import BUS_ERRORS, not_stored
+from accelerator_autopilot.client.batch_results import BatchResults
+from accelerator_autopilot.client.job_following import Find, look_again, patient
+from accelerator_autopilot.client.jobs import Jobs, message_of
+from accelerator_autopilot.contracts import subjects
+from accelerator_autopilot.contracts.errors import AutopilotError, ConflictError, InvalidInputError, NotFoundError
+from accelerator_autopilot.contracts.ids import new_id
+from accelerator_autopilot.contracts.job_building import Options, check_id, make_options
+from accelerator_autopilot.contracts.messages.jobs import Batch, Job, JobError, JobResult
+from accelerator_autopilot.transport.clock import utc_now
+from accelerator_autopilot.transport.direct_reads import count_messages, subjects_of
+from accelerator_autopilot.transport.job_id_claims import Claims, fingerprint, tokens_of_batch
+from accelerator_autopilot.transport.publish_retries import Outgoing, publish_together
+from accelerator_autopilot.transport.result_publishing import BUS_ERRORS, not_stored
 
 T = TypeVar("T")
 QUEUE = "JOBS"
@@ -166,7 +168,9 @@ class Batches:
                 there = frozenset(int(t) for t in await tokens_of_batch(self._js, record.id) if t.isdecimal())
                 known = Batch.model_validate_json((await kv.get(key)).value or b"")
                 if there and known.fingerprint not in {"", record.fingerprint}:
-                    raise ConflictError(f"batch {record.id} is another batch: it has other inputs") from None
+                    raise ConflictError(
+                        f"batch {record.id} already exists with other inputs: use another id or Idempotency-Key"
+                    ) from None
                 await kv.put(key, body)
                 return there
         except BUS_ERRORS as error:
@@ -182,7 +186,7 @@ class Batches:
             expired = record.count - len(await tokens_of_batch(self._js, batch_id))
         return BatchView(id=batch_id, kind=record.kind, count=record.count, done=done, expired=max(0, expired))
 
-    async def results(self, batch_id: str, timeout_s: float = 3600.0) -> AsyncIterator[JobResult]:
+    async def results(self, batch_id: str, timeout_s: float | None = 3600.0) -> AsyncIterator[JobResult]:
         """Results in the order of the inputs. Raises TimeoutError when the next takes longer than `timeout_s`."""
         record = await self._record(batch_id)
         reader = BatchResults(
@@ -208,6 +212,49 @@ class Batches:
         except (AutopilotError, *BUS_ERRORS):
             return None
         return None if str(index) in there else there
+
+    async def completed(self, batch_id: str, timeout_s: float | None = 3600.0) -> AsyncIterator[tuple[int, JobResult]]:
+        """Results as they come, each with its job's number. Raises TimeoutError as `results` does."""
+        record = await self._record(batch_id)
+        told: asyncio.Queue[str] = asyncio.Queue()
+        find = patient(self._nc, self._jobs.find_result)
+
+        async def on_result(message: Msg) -> None:
+            told.put_nowait(message.subject)
+
+        subscription = await self._nc.subscribe(subjects.results_of(batch_id), cb=on_result)
+        left = {subjects.result(f"{batch_id}.{number}"): number for number in range(record.count)}
+        try:
+            while left:
+                found: list[tuple[str, JobResult]] = []
+                async with asyncio.timeout(timeout_s):
+                    for pause_s in look_again():
+                        found = await self._ended(batch_id, left, told, find)
+                        if found:
+                            break
+                        with suppress(TimeoutError):
+                            told.put_nowait(await asyncio.wait_for(told.get(), pause_s))
+                for subject, result in found:
+                    yield left.pop(subject), result
+        finally:
+            await subscription.unsubscribe()
+
+    async def _ended(
+        self, batch_id: str, left: Mapping[str, int], told: asyncio.Queue[str], find: Find
+    ) -> list[tuple[str, JobResult]]:
+        """Results that are there, of the jobs that were told of; else of all, for news get lost."""
+        candidates = []
+        while not told.empty():
+            candidates.append(told.get_nowait())
+        if not candidates:
+            with suppress(*BUS_ERRORS):
+                candidates = list(await subjects_of(self._js, "RESULTS", subjects.results_of(batch_id)))
+        found = []
+        for subject in dict.fromkeys(c for c in candidates if c in left):
+            result = await find(f"{batch_id}.{left[subject]}")
+            if result is not None:
+                found.append((subject, result))
+        return found
 
     async def cancel(self, batch_id: str) -> int:
         """End what has no result yet; returns how many jobs.
@@ -235,7 +282,7 @@ class Batches:
             kv = await self._js.key_value("batches")
             return Batch.model_validate_json((await kv.get(subjects.token(batch_id))).value or b"")
         except (KeyNotFoundError, ValueError):
-            raise NotFoundError(f"batch {batch_id} is not known") from None
+            raise NotFoundError(f"batch {batch_id} does not exist") from None
 
 
 def _expired(record: Batch, index: int) -> JobResult:

@@ -4,32 +4,32 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Callable
 from contextlib import suppress
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from nats.aio.client import Client
 from nats.js import JetStreamContext
 from nats.js.errors import NotFoundError
 from pydantic import BaseModel, ValidationError
 
-from shared import subjects
-from shared.client.reading import bucket_items, last_messages
-from shared.errors import InvalidInputError
-from shared.errors import NotFoundError as Missing
-from shared.messages.commands import (
+from accelerator_autopilot.contracts import subjects
+from accelerator_autopilot.contracts.errors import InvalidInputError
+from accelerator_autopilot.contracts.errors import NotFoundError as Missing
+from accelerator_autopilot.contracts.messages.commands import (
     COMMAND_KINDS,
     AnyCommand,
     CommandOutcome,
     DecisionRecord,
     Recommendation,
 )
-from shared.messages.jobs import PoolStatus
-from shared.messages.telemetry import DeviceInfo, NodeInventory
-from shared.objects import read_object
-from shared.reports import PREFIX as REPORT_PREFIX
-from shared.reports import name_of_week
+from accelerator_autopilot.contracts.messages.jobs import PoolStatus
+from accelerator_autopilot.contracts.messages.telemetry import DeviceInfo, NodeInventory
+from accelerator_autopilot.contracts.report_names import PREFIX as REPORT_PREFIX
+from accelerator_autopilot.contracts.report_names import name_of_week
+from accelerator_autopilot.transport.direct_reads import bucket_items, last_messages
+from accelerator_autopilot.transport.object_store import read_object
 
 if TYPE_CHECKING:
-    from shared.frames import TelemetryFrame
+    from accelerator_autopilot.contracts.frames import TelemetryFrame
 
 
 class DeviceView(BaseModel):
@@ -38,6 +38,11 @@ class DeviceView(BaseModel):
     node: str
     info: DeviceInfo
     sample: dict[str, float] = {}
+
+    def row(self) -> dict[str, Any]:
+        """The device as one row of a table, its newest sample in a column a metric."""
+        told = self.info.model_dump(include={"device", "index", "model", "vendor", "simulated", "memory_bytes"})
+        return {"node": self.node} | told | self.sample
 
 
 class Decision(BaseModel):
@@ -68,7 +73,7 @@ class Fleet:
 
     async def frame(self, node: str) -> TelemetryFrame | None:
         """The newest frame of a node, if the stream still holds one."""
-        from shared.frames import decode  # noqa: PLC0415  numpy's 10 MB are only for who looks at frames
+        from accelerator_autopilot.contracts.frames import decode  # noqa: PLC0415  numpy's 10 MB are only for who looks at frames
 
         try:
             message = await self._js.get_last_msg("TELEMETRY", subjects.frames(node), direct=True)
@@ -97,7 +102,7 @@ class Fleet:
 
     async def live(self, unreadable: Callable[[Exception], None] | None = None) -> AsyncGenerator[TelemetryFrame, None]:
         """Frames as they are published; `unreadable` is told of what is left out."""
-        from shared.frames import decode  # noqa: PLC0415  as above
+        from accelerator_autopilot.contracts.frames import decode  # noqa: PLC0415  as above
 
         subscription = await self._nc.subscribe(subjects.FRAMES)
         try:

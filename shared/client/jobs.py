@@ -16,27 +16,34 @@ from nats.js import JetStreamContext
 from nats.js.errors import APIError, NotFoundError
 from pydantic import BaseModel, ValidationError
 
-from shared import subjects
-from shared.client import claims
-from shared.client.claims import Claims, fingerprint
-from shared.client.following import follow, look_again, patient
-from shared.clock import utc_now
-from shared.errors import (
+from accelerator_autopilot.client.job_following import follow, look_again, patient
+from accelerator_autopilot.contracts import subjects
+from accelerator_autopilot.contracts.errors import (
     AutopilotError,
     BusyError,
     ConflictError,
     InvalidInputError,
+    JobCancelledError,
     JobFailedError,
-    UnavailableError,
 )
-from shared.errors import NotFoundError as Missing
-from shared.ids import derived_id, new_id
-from shared.jobs import MESSAGE_ID, Options, address, first_problem, make_job, make_options
-from shared.messages.jobs import Job, JobProgress, JobResult, JobState
-from shared.payloads import MOST_PAYLOAD_BYTES, load_payload, store_encoded
-from shared.publishing import Outgoing, publish_patiently
-from shared.storing import BUS_ERRORS, not_stored, publish_result
-from shared.streams import DAY_S, PAYLOAD_INLINE_LIMIT
+from accelerator_autopilot.contracts.errors import NotFoundError as Missing
+from accelerator_autopilot.contracts.ids import derived_id, new_id
+from accelerator_autopilot.contracts.job_building import (
+    MESSAGE_ID,
+    Options,
+    address,
+    first_problem,
+    make_job,
+    make_options,
+)
+from accelerator_autopilot.contracts.messages.jobs import Job, JobProgress, JobResult, JobState
+from accelerator_autopilot.contracts.streams import DAY_S, PAYLOAD_INLINE_LIMIT
+from accelerator_autopilot.transport import job_id_claims
+from accelerator_autopilot.transport.clock import utc_now
+from accelerator_autopilot.transport.job_id_claims import Claims, fingerprint
+from accelerator_autopilot.transport.payload_store import MOST_PAYLOAD_BYTES, load_payload, store_encoded
+from accelerator_autopilot.transport.publish_retries import Outgoing, publish_patiently
+from accelerator_autopilot.transport.result_publishing import BUS_ERRORS, not_stored, publish_result
 
 
 class JobView(BaseModel):
@@ -145,7 +152,9 @@ class Jobs:
         if size <= PAYLOAD_INLINE_LIMIT:
             return job
         if size > MOST_PAYLOAD_BYTES:
-            raise InvalidInputError("payload", f"{size} bytes", f"may have {MOST_PAYLOAD_BYTES} bytes: split it")
+            raise InvalidInputError(
+                "payload", f"{size} bytes", f"may have at most {MOST_PAYLOAD_BYTES} bytes: split it"
+            )
         # Its time to live begins when it may.
         expires_at = max(job.submitted_at, job.not_before or job.submitted_at) + timedelta(seconds=job.ttl_s)
         reference = await store_encoded(self._js, f"job-{job_id}", encoded, expires_at)
@@ -158,13 +167,13 @@ class Jobs:
         if message_id is not None:
             headers[MESSAGE_ID] = message_id
         if first and message.stream == "JOBS":
-            headers |= claims.first(job.id)
+            headers |= job_id_claims.first(job.id)
         elif first and await self._claims.exists(job.id):
             return True
         try:
             ack = await publish_patiently(self._js, message.subject, message.body, headers, stream=message.stream)
         except BUS_ERRORS as error:
-            if first and isinstance(error, APIError) and error.err_code in claims.WRONG_SEQUENCE:
+            if first and isinstance(error, APIError) and error.err_code in job_id_claims.WRONG_SEQUENCE:
                 return True
             raise not_stored(f"job {job.id}", error) from error
         return bool(ack.duplicate)
@@ -198,14 +207,15 @@ class Jobs:
         subscription = await self._nc.subscribe(subjects.result(job_id))
         try:
             async with asyncio.timeout(timeout_s):
-                look = patient(self._nc, self.find_result)
-                for pause_s in look_again():
+                look, pauses = patient(self._nc, self.find_result), look_again()
+                while True:
                     found = await look(job_id)
                     if found is not None:
                         return found
                     with suppress(nats.errors.TimeoutError):
-                        await subscription.next_msg(timeout=pause_s)
-            raise UnavailableError(f"job {job_id} has no result")
+                        await subscription.next_msg(timeout=next(pauses))
+                        # It is stored any moment, and may not be kept for long.
+                        pauses = look_again()
         finally:
             await subscription.unsubscribe()
 
@@ -259,7 +269,7 @@ class Jobs:
         if view.result is not None:
             raise ConflictError(f"job {job_id} already {view.state}")
         if not await self.end_cancelled(job_id, view.kind):
-            raise ConflictError(f"job {job_id} ended meanwhile")
+            raise ConflictError(f"job {job_id} finished in the meantime")
         for stream, subject in subjects.stages_of_job(job_id):
             await self._js.purge_stream(stream, subject=subject)
         return JobResult(
@@ -322,7 +332,9 @@ _STATES = {"waiting": "waiting", "later": "scheduled", "due": "scheduled"}
 
 
 def output_of(result: JobResult) -> Any:
-    """The output of a finished job. Raises JobFailedError when it ended without one."""
+    """The output of a finished job. Raises JobFailedError, or JobCancelledError, when it ended without one."""
+    if result.status == "cancelled":
+        raise JobCancelledError(f"job {result.job_id} was cancelled")
     if result.status != "succeeded":
         last = result.errors[-1] if result.errors else None
         reason = (last.message or last.type) if last else "no reason is on record"

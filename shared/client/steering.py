@@ -12,13 +12,11 @@ from nats.js import JetStreamContext
 from nats.js.errors import KeyNotFoundError, NotFoundError
 from pydantic import ValidationError
 
-from shared import audit, subjects
-from shared.client.reading import bucket_items
-from shared.clock import utc_now
-from shared.errors import ConflictError, InvalidInputError, UnavailableError
-from shared.ids import new_id
-from shared.messages.base import Message
-from shared.messages.commands import (
+from accelerator_autopilot.contracts import subjects
+from accelerator_autopilot.contracts.errors import ConflictError, InvalidInputError, UnavailableError
+from accelerator_autopilot.contracts.ids import new_id
+from accelerator_autopilot.contracts.messages.base import Message
+from accelerator_autopilot.contracts.messages.commands import (
     COMMAND_KINDS,
     AnyCommand,
     Command,
@@ -29,10 +27,13 @@ from shared.messages.commands import (
     Recommendation,
     ScaleCommand,
 )
-from shared.messages.jobs import PoolStatus
-from shared.messages.telemetry import SimulationReply, SimulationRequest
-from shared.publishing import publish_patiently
-from shared.unreadable import parse_value
+from accelerator_autopilot.contracts.messages.jobs import PoolStatus
+from accelerator_autopilot.contracts.messages.telemetry import SimulationReply, SimulationRequest
+from accelerator_autopilot.transport import audit_records
+from accelerator_autopilot.transport.clock import utc_now
+from accelerator_autopilot.transport.direct_reads import bucket_items
+from accelerator_autopilot.transport.publish_retries import publish_patiently
+from accelerator_autopilot.transport.unreadable_values import parse_value
 
 COMMAND_TTL_S = 30.0
 # Of a recommendation that does not say itself until when it holds.
@@ -99,8 +100,8 @@ class Steering:
         until = recommendation.expires_at or recommendation.at + ADVICE_VALID
         if utc_now() > until:
             raise ConflictError(
-                f"recommendation {recommendation.id} could be approved until {until:%Y-%m-%d %H:%M:%S} UTC: what it "
-                "was made from may be otherwise by now; where it still holds it is made again"
+                f"recommendation {recommendation.id} expired at {until:%Y-%m-%d %H:%M:%S} UTC; the scheduler "
+                "makes it again if it still applies"
             )
         fields = {name: value for name, value in recommendation.command.items() if name not in _BASE}
         command = self._build(model, f"approved-{recommendation.id}", **fields)
@@ -126,7 +127,7 @@ class Steering:
         try:
             reply = await self._nc.request(subjects.simulate(node), request.model_dump_json().encode(), timeout=3)
         except (nats.errors.Error, TimeoutError) as error:
-            raise UnavailableError(f"node {node!r} simulates no devices: {type(error).__name__}") from error
+            raise UnavailableError(f"node {node!r} has no simulated devices: {type(error).__name__}") from error
         answer = SimulationReply.model_validate_json(reply.data)
         if not answer.ok:
             raise InvalidInputError("device", request.device, answer.error)
@@ -142,8 +143,8 @@ class Steering:
 
     async def set_policy(self, policy: FleetPolicy) -> None:
         """Replace the policy."""
-        entry = audit.record(self._actor, "policy.set", POLICY_KEY, mode=policy.mode, power=policy.power)
-        await audit.write(self._js, entry)
+        entry = audit_records.record(self._actor, "policy.set", POLICY_KEY, mode=policy.mode, power=policy.power)
+        await audit_records.write(self._js, entry)
         kv = await self._js.key_value("policy")
         await kv.put(POLICY_KEY, policy.model_dump_json().encode())
 
@@ -159,11 +160,11 @@ class Steering:
     async def _command(self, kind: str, subject: str, command: AnyCommand) -> None:
         """No command without its record: the audit comes first."""
         wanted = command.model_dump(mode="json", exclude_none=True, exclude={*_BASE, "decision"})
-        detail = {name: str(value)[: audit.SHORT] for name, value in wanted.items()}
-        entry = audit.record(
+        detail = {name: str(value)[: audit_records.SHORT] for name, value in wanted.items()}
+        entry = audit_records.record(
             self._actor, f"command.{kind}", command.target, command=command.id, reason=command.reason, **detail
         )
-        await audit.write(self._js, entry)
+        await audit_records.write(self._js, entry)
         await self._send(subject, command)
 
     async def _send(self, subject: str, message: Message) -> None:

@@ -17,15 +17,16 @@ from pathlib import Path
 
 import nats
 
-from deploy.embedded.instance import take_port
-from deploy.embedded.servers import nats_binary, wait_for_port
-from shared import streams, subjects
+from accelerator_autopilot.contracts import subjects
+from accelerator_autopilot.deploy.local.instance import take_port
+from accelerator_autopilot.deploy.local.servers import nats_binary, wait_for_port
+from accelerator_autopilot.transport import stream_setup
 from tests.benchmarks.agent_process import GPUS
 
 
 async def measure(url: str, period_s: float, seconds: float) -> dict[str, float]:
     """One agent at one rate, and the punctuality of its frames."""
-    from shared.frames import decode  # numpy, which the agent's process must not get from here
+    from accelerator_autopilot.contracts.frames import decode  # numpy, which the agent's process must not get from here
 
     command = [sys.executable, "-m", "tests.benchmarks.agent_process", "--url", url, "--period", str(period_s)]
     process = await asyncio.create_subprocess_exec(*command, "--seconds", str(seconds), stdout=subprocess.PIPE)
@@ -55,7 +56,7 @@ async def run(seconds: float) -> None:
         await wait_for_port(port)
         url = f"nats://127.0.0.1:{port}"
         connection = await nats.connect(url)
-        await streams.ensure(connection.jetstream())
+        await stream_setup.ensure(connection.jetstream())
         await connection.close()
         slow, fast = await measure(url, 1.0, seconds), await measure(url, 0.1, seconds)
     finally:

@@ -80,11 +80,11 @@ def install_driver() -> list[float]:
 async def agent(url: str, period_s: float, seconds: float) -> None:
     """The agent's process."""
     spent = install_driver()
-    from shared.lean_imports import leave_out_websockets
+    from accelerator_autopilot.runtime.import_exclusions import leave_out_websockets
 
     leave_out_websockets("nats://")
-    from services.telemetry.agent_app import create_agent
-    from services.telemetry.settings import AgentSettings
+    from accelerator_autopilot.telemetry.agent.app import create_agent
+    from accelerator_autopilot.telemetry.settings import AgentSettings
 
     settings = AgentSettings(
         nats_url=url, node=f"n{period_s}", period_s=period_s, other_accelerators=False, cpu="never",

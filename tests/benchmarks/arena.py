@@ -14,12 +14,12 @@ from typing import Any
 
 import numpy as np
 
-from services.scheduler.domain.policies import policy_maker, policy_names
-from services.scheduler.domain.policy import PoolPolicy
-from services.scheduler.domain.pool import PoolFacts, Seen
-from services.scheduler.settings import SchedulerSettings
-from services.scheduler.twin.play import play
-from services.scheduler.twin.workloads import random_pools
+from accelerator_autopilot.scheduler.domain.pool_arrays import PoolFacts, PoolObservations
+from accelerator_autopilot.scheduler.policies.contract import PoolPolicy
+from accelerator_autopilot.scheduler.policies.library import policy_maker, policy_names
+from accelerator_autopilot.scheduler.settings import SchedulerSettings
+from accelerator_autopilot.scheduler.twin.rollout import play
+from accelerator_autopilot.scheduler.twin.workloads import random_pools
 
 UNSEEN_SEED = 77_000_001
 STEADY = 0.25  # share of the pools whose work comes without bursts
@@ -50,7 +50,7 @@ class _OnePool:
     def decide(self, seen: dict[str, Any]) -> dict[str, Any]:
         service_s = seen["mean_service_s"]
         action = self.policy.decide(
-            Seen(
+            PoolObservations(
                 time_s=np.array([seen["time_s"]], float),
                 queue_depth=np.array([seen["queue_depth"]], np.int64),
                 oldest_wait_s=np.array([seen["oldest_wait_s"]], float),

@@ -21,14 +21,15 @@ from pathlib import Path
 import nats
 from nats.aio.msg import Msg
 
-from deploy.embedded.instance import take_port
-from deploy.embedded.servers import nats_binary, wait_for_port
-from services.inference.models import encoder
-from services.inference.settings import ModelSettings
-from shared import streams, subjects
-from shared.client import AutopilotClient
-from shared.ids import new_id
-from shared.settings import NatsSettings
+from accelerator_autopilot.client import AutopilotClient
+from accelerator_autopilot.contracts import subjects
+from accelerator_autopilot.contracts.ids import new_id
+from accelerator_autopilot.deploy.local.instance import take_port
+from accelerator_autopilot.deploy.local.servers import nats_binary, wait_for_port
+from accelerator_autopilot.inference.model_loading import encoder
+from accelerator_autopilot.inference.settings import ModelSettings
+from accelerator_autopilot.transport import stream_setup
+from accelerator_autopilot.transport.settings import NatsSettings
 from tests.support.worker import worker_process
 
 BUDGET_S = 0.25
@@ -71,11 +72,11 @@ async def run(count: int, threads: int, workers: int) -> dict[str, object]:
     try:
         await wait_for_port(port)
         connection = await nats.connect(url)
-        await streams.ensure(connection.jetstream())
+        await stream_setup.ensure(connection.jetstream())
         await connection.close()
         settings = {
             "AUTOPILOT_POOL_KINDS": '["embed"]', "AUTOPILOT_TORCH_THREADS": str(threads),
-            "AUTOPILOT_BATCH_BUDGET_S": str(BUDGET_S), "AUTOPILOT_MODELS_WARM": '["embed"]',
+            "AUTOPILOT_BATCH_BUDGET_S": str(BUDGET_S), "AUTOPILOT_PRELOAD_KINDS": '["embed"]',
         }  # fmt: skip
         async with AsyncExitStack() as stack:
             for i in range(workers):

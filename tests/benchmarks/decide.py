@@ -33,25 +33,25 @@ from nats.aio.client import Client
 from nats.aio.msg import Msg
 from prometheus_client import CollectorRegistry, Counter
 
-from services.scheduler.acting import Actor
-from services.scheduler.adapters.fleet_reader import READ_METRICS, FleetReader
-from services.scheduler.adapters.newest_frames import NewestFrames
-from services.scheduler.app import settle_memory
-from services.scheduler.deciding import Decider
-from services.scheduler.device_deciding import DeviceDecider
-from services.scheduler.domain.champion import Championship
-from services.scheduler.domain.device_columns import DeviceColumns
-from services.scheduler.domain.governor import Governor
-from services.scheduler.domain.panel import Panel
-from services.scheduler.domain.policies import policy_maker
-from services.scheduler.pool_deciding import PoolDecider
-from services.scheduler.settings import SchedulerSettings
-from shared import subjects
-from shared.broker import client_of, expect_close, make_broker
-from shared.bus import Bus
-from shared.clock import utc_now
-from shared.frames import decode
-from shared.messages.commands import FleetPolicy, PowerBudget
+from accelerator_autopilot.contracts import subjects
+from accelerator_autopilot.contracts.frames import decode
+from accelerator_autopilot.contracts.messages.commands import FleetPolicy, PowerBudget
+from accelerator_autopilot.runtime.broker import client_of, expect_close, make_broker
+from accelerator_autopilot.runtime.bus import Bus
+from accelerator_autopilot.scheduler.adapters.latest_frames import LatestFrames
+from accelerator_autopilot.scheduler.adapters.observation_reader import READ_METRICS, FleetReader
+from accelerator_autopilot.scheduler.app import freeze_gc
+from accelerator_autopilot.scheduler.application.actuator import Actuator
+from accelerator_autopilot.scheduler.application.control_loop import ControlLoop
+from accelerator_autopilot.scheduler.application.device_controller import DeviceController
+from accelerator_autopilot.scheduler.application.pool_controller import PoolController
+from accelerator_autopilot.scheduler.domain.champion_challenger import ChampionChallenger
+from accelerator_autopilot.scheduler.domain.device_columns import DeviceColumns
+from accelerator_autopilot.scheduler.domain.governor import Governor
+from accelerator_autopilot.scheduler.policies.library import policy_maker
+from accelerator_autopilot.scheduler.policies.policy_runner import PolicyRunner
+from accelerator_autopilot.scheduler.settings import SchedulerSettings
+from accelerator_autopilot.transport.clock import utc_now
 from tests.benchmarks.decide_fleet import BOUNDS, POOL_DEVICES, ROUND, Fleet, be_fleet
 from tests.support.broker import bench_broker
 
@@ -126,15 +126,15 @@ class Phases:
         return took
 
 
-def make_decider(bus: Bus, reader: FleetReader, phases: Phases) -> Decider:
+def make_decider(bus: Bus, reader: FleetReader, phases: Phases) -> ControlLoop:
     """As the service makes it."""
     counter = Counter("decisions", "by reason", ["reason"], registry=CollectorRegistry())
-    actor = Actor(bus, utc_now, counter)
+    actor = Actuator(bus, utc_now, counter)
     settings = SchedulerSettings()
-    panel = Panel({name: policy_maker(name) for name in settings.panel}, settings.decide_period_s)
-    championship = Championship(settings.policy_name, settings.fallback_policy)
-    pools, devices = PoolDecider(actor, panel, Governor(), championship), DeviceDecider(actor, 60.0)
-    decider = Decider(reader, pools, devices)
+    panel = PolicyRunner({name: policy_maker(name) for name in settings.panel}, settings.decision_interval_s)
+    championship = ChampionChallenger(settings.policy_name, settings.fallback_policy)
+    pools, devices = PoolController(actor, panel, Governor(), championship), DeviceController(actor, 60.0)
+    decider = ControlLoop(reader, pools, devices)
     for owner, method, name in (
         (bus, "policy", "policy"), (reader, "devices", "inventory"), (reader, "look", "look"),
         (reader.frames, "read", "frames"), (reader, "pools", "statuses"), (decider, "_observe", "observed"),
@@ -167,7 +167,7 @@ async def measure(pools: int, rounds: int, environment: Mapping[str, str], nc: C
     broker = make_broker(settings, "bench", CollectorRegistry())
     await broker.start()
     bus = Bus(broker, pipelined=True)
-    frames = NewestFrames(
+    frames = LatestFrames(
         DeviceColumns(READ_METRICS), lambda: utc_now().timestamp(), settings.stale_after_s, CollectorRegistry()
     )
     phases, watch, received, scaled = Phases(), LoopWatch(), [0], [0]
@@ -188,7 +188,7 @@ async def measure(pools: int, rounds: int, environment: Mapping[str, str], nc: C
     await bus.write(
         "policy", "fleet", FleetPolicy(power="all", budgets=[budget], pools={f"p{i}": BOUNDS for i in range(pools)})
     )
-    settle_memory()
+    freeze_gc()
     told: list[dict[str, Any]] = []
     for number in range(WARM_UP + rounds):
         received[0], scaled[0], before = 0, 0, (await bus.js.stream_info("COMMANDS")).state.last_seq
@@ -212,7 +212,7 @@ async def measure(pools: int, rounds: int, environment: Mapping[str, str], nc: C
             "blocked_cpu_ms": 1e3 * watch.longest_cpu_s,
         }
         if number == 0:
-            settle_memory()
+            freeze_gc()
         took["commands"] = (await bus.js.stream_info("COMMANDS")).state.last_seq - before
         took["scale_commands"] = scaled[0]
         told.append(took | {"phases": phases.of_round()})

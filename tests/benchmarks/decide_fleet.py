@@ -17,14 +17,14 @@ from nats.aio.client import Client
 from nats.aio.msg import Msg
 from nats.js import JetStreamContext
 
-from services.scheduler.adapters.fleet_reader import READ_METRICS
-from shared import streams, subjects
-from shared.clock import utc_now
-from shared.frames import TelemetryFrame, encode
-from shared.messages.commands import PoolPolicy, PowerCommand, ScaleCommand
-from shared.messages.jobs import PRIORITIES, PoolStatus, WorkerStatus
-from shared.messages.telemetry import NodeInventory
-from shared.metrics_catalogue import NAMES
+from accelerator_autopilot.contracts import streams, subjects
+from accelerator_autopilot.contracts.frames import TelemetryFrame, encode
+from accelerator_autopilot.contracts.messages.commands import PoolPolicy, PowerCommand, ScaleCommand
+from accelerator_autopilot.contracts.messages.jobs import PRIORITIES, PoolStatus, WorkerStatus
+from accelerator_autopilot.contracts.messages.telemetry import NodeInventory
+from accelerator_autopilot.contracts.metric_catalogue import NAMES
+from accelerator_autopilot.scheduler.adapters.observation_reader import READ_METRICS
+from accelerator_autopilot.transport.clock import utc_now
 from tests.support.builders import device
 
 NODE_DEVICES, POOL_DEVICES, POOL_WORKERS = 8, 100, 4

@@ -15,13 +15,13 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from services.anomaly.domain.alert_book import AlertBook
-from services.anomaly.domain.detectors import all_detectors
-from services.anomaly.domain.watch import Watch
-from services.anomaly.handlers import Detection
-from shared.clock import utc_now
-from shared.frames import TelemetryFrame, decode, encode
-from shared.messages.alerts import Alert
+from accelerator_autopilot.anomaly.application.handlers import Detection
+from accelerator_autopilot.anomaly.domain.alert_lifecycle import AlertLifecycle
+from accelerator_autopilot.anomaly.domain.detection_engine import DetectionEngine
+from accelerator_autopilot.anomaly.domain.detectors import all_detectors
+from accelerator_autopilot.contracts.frames import TelemetryFrame, decode, encode
+from accelerator_autopilot.contracts.messages.alerts import Alert
+from accelerator_autopilot.transport.clock import utc_now
 
 METRICS = (
     "gpu_util_pct", "mem_util_pct", "power_w", "temp_c", "temp_mem_c", "fan_pct", "clock_sm_mhz", "clock_mem_mhz",
@@ -50,7 +50,7 @@ def second(rng: np.random.Generator, nodes: int, at_s: int) -> list[bytes]:
     ]
 
 
-async def run(nodes: int, seconds: Sequence[list[bytes]]) -> tuple[list[float], int, Watch]:
+async def run(nodes: int, seconds: Sequence[list[bytes]]) -> tuple[list[float], int, DetectionEngine]:
     """Processor seconds of each fleet second, the alerts told, and the watch."""
     told = 0
 
@@ -58,8 +58,8 @@ async def run(nodes: int, seconds: Sequence[list[bytes]]) -> tuple[list[float], 
         nonlocal told
         told += 1
 
-    watch = Watch()
-    detection = Detection(watch, all_detectors(), AlertBook(), publish, utc_now)
+    watch = DetectionEngine()
+    detection = Detection(watch, all_detectors(), AlertLifecycle(), publish, utc_now)
     spent = []
     for frames in seconds:
         began = time.process_time()

@@ -18,11 +18,11 @@ import numpy as np
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 
-from deploy.embedded.process import ManagedProcess
-from shared import subjects
-from shared.clock import utc_now
-from shared.frames import TelemetryFrame, decode, encode
-from shared.messages.alerts import Alert
+from accelerator_autopilot.contracts import subjects
+from accelerator_autopilot.contracts.frames import TelemetryFrame, decode, encode
+from accelerator_autopilot.contracts.messages.alerts import Alert
+from accelerator_autopilot.deploy.local.supervised_process import ManagedProcess
+from accelerator_autopilot.transport.clock import utc_now
 from tests.benchmarks.detect import DEVICES_A_NODE, METRICS, second
 from tests.support.broker import bench_broker
 from tests.support.waiting import eventually
@@ -86,7 +86,7 @@ async def run(nodes: int, seconds: int) -> dict[str, object]:
         async with bench_broker(folder) as broker:
             nc, js = broker.nc, broker.nc.jetstream()
             environment = dict(broker.environment) | {"AUTOPILOT_DATA_DIR": str(folder / "data")}
-            command = [sys.executable, "-m", "services.anomaly"]
+            command = [sys.executable, "-m", "accelerator_autopilot.anomaly"]
             service = ManagedProcess("anomaly", command, environment, folder / "anomaly.log")
             await service.start()
 

@@ -15,9 +15,9 @@ from pathlib import Path
 
 import numpy as np
 
-from services.anomaly.domain.columns import COLUMN, COLUMNS
-from services.anomaly.domain.rerun import Moment, Told, rerun
-from services.anomaly.domain.watch import Watch
+from accelerator_autopilot.anomaly.domain.detection_engine import DetectionEngine
+from accelerator_autopilot.anomaly.domain.metric_columns import COLUMN, COLUMNS
+from accelerator_autopilot.anomaly.domain.replay import Moment, ReplayedAlert, rerun
 from tests.benchmarks.drill_runs import CALM_DAYS, DEVICES, GRACE_S, PERIOD_S, drill_runs, load_of
 from tests.support.drill import Columns, Node, all_faults
 
@@ -60,9 +60,9 @@ def fixed_thresholds(columns: Columns) -> list[tuple[str, float]]:
     return told
 
 
-def ours(columns: Columns) -> list[Told]:
+def ours(columns: Columns) -> list[ReplayedAlert]:
     """The product's own."""
-    return rerun(Watch(), "node", ticks_of(columns), PERIOD_S)
+    return rerun(DetectionEngine(), "node", ticks_of(columns), PERIOD_S)
 
 
 def main() -> None:
@@ -77,7 +77,7 @@ def main() -> None:
     found: dict[str, list[float | None]] = defaultdict(list)
     fixed: dict[str, list[float | None]] = defaultdict(list)
     seen_kinds: dict[str, set[str]] = defaultdict(set)
-    false_ours: list[Told] = []
+    false_ours: list[ReplayedAlert] = []
     false_fixed = 0
     device_s = 0.0
     for run in drill_runs(arguments.traces, calm_days, every):

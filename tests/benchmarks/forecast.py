@@ -16,9 +16,9 @@ from pathlib import Path
 
 import numpy as np
 
-from services.scheduler.domain.forecasting import Forecaster
-from services.scheduler.domain.pool import Doubles
-from services.scheduler.twin.workloads import random_arrivals, random_shape
+from accelerator_autopilot.scheduler.domain.pool_arrays import Doubles
+from accelerator_autopilot.scheduler.policies.forecasting import Forecaster
+from accelerator_autopilot.scheduler.twin.workloads import random_arrivals, random_shape
 
 HORIZONS = (1, 5)
 LEARN_SHARE = 0.3

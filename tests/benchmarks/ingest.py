@@ -26,14 +26,14 @@ import httpx
 import nats
 import numpy as np
 
-from deploy.embedded.instance import take_port
-from deploy.embedded.servers import EmbeddedPostgres, nats_binary, wait_for_port, write_nats_config
-from services.telemetry.adapters.copy_format import copy_binary
-from services.telemetry.domain.blocks import SampleBlock
-from shared import streams
-from shared.database import migrate
-from shared.frames import TelemetryFrame, encode
-from shared.metrics_catalogue import NAMES
+from accelerator_autopilot.contracts.frames import TelemetryFrame, encode
+from accelerator_autopilot.contracts.metric_catalogue import NAMES
+from accelerator_autopilot.deploy.local.instance import take_port
+from accelerator_autopilot.deploy.local.servers import EmbeddedPostgres, nats_binary, wait_for_port, write_nats_config
+from accelerator_autopilot.runtime.database import migrate
+from accelerator_autopilot.telemetry.recorder.adapters.copy_format import copy_binary
+from accelerator_autopilot.telemetry.recorder.domain.frame_blocks import SampleBlock
+from accelerator_autopilot.transport import stream_setup
 
 DEVICES, METRICS = 8, NAMES[:24]
 WINDOW = 4_000
@@ -262,7 +262,7 @@ async def run(args: argparse.Namespace) -> None:  # noqa: PLR0915  one measureme
         await migrate(dsn)
         baseline = await bare_copy(dsn, args.bare_rows)
         nc = await nats.connect(url)
-        await streams.ensure(nc.jetstream())
+        await stream_setup.ensure(nc.jetstream())
         await nc.close()
         env = os.environ | {
             "AUTOPILOT_NATS_URL": f"nats://127.0.0.1:{port}",
@@ -274,7 +274,7 @@ async def run(args: argparse.Namespace) -> None:  # noqa: PLR0915  one measureme
             # This program asks for the recorder's counters all the time, as no Prometheus would.
             "AUTOPILOT_DEVICE_METRICS_LIMIT": "0",
         }
-        command = [sys.executable, "-m", "services.telemetry", "recorder"]
+        command = [sys.executable, "-m", "accelerator_autopilot.telemetry", "recorder"]
         profile = ["-m", "cProfile", "-o", args.profile] if args.profile else []
         recorder = subprocess.Popen([*command[:1], *profile, *command[1:]], env=env)
         await wait_for_port(health, deadline_s=30)

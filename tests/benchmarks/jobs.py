@@ -21,13 +21,14 @@ import nats
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 
-from deploy.embedded.instance import take_port
-from deploy.embedded.process import ManagedProcess
-from deploy.embedded.servers import nats_binary, wait_for_port, write_nats_config
-from shared import streams, subjects
-from shared.clock import utc_now
-from shared.ids import new_id
-from shared.messages.jobs import Job
+from accelerator_autopilot.contracts import streams, subjects
+from accelerator_autopilot.contracts.ids import new_id
+from accelerator_autopilot.contracts.messages.jobs import Job
+from accelerator_autopilot.deploy.local.instance import take_port
+from accelerator_autopilot.deploy.local.servers import nats_binary, wait_for_port, write_nats_config
+from accelerator_autopilot.deploy.local.supervised_process import ManagedProcess
+from accelerator_autopilot.transport import stream_setup
+from accelerator_autopilot.transport.clock import utc_now
 from tests.support.worker import worker_process
 
 PAYLOAD = "x" * 900
@@ -118,8 +119,8 @@ async def run(jobs: int, singles: int, sync: str) -> dict[str, object]:
         url = f"nats://bench:bench@127.0.0.1:{port}"
         nc = await nats.connect(url)
         js = nc.jetstream()
-        await streams.ensure(js)
-        await streams.ensure_consumer(js, "JOBS", streams.job_durable("echo", "normal"))
+        await stream_setup.ensure(js)
+        await stream_setup.ensure_consumer(js, "JOBS", streams.job_durable("echo", "normal"))
         bare = await asyncio.create_subprocess_exec(sys.executable, "-m", "tests.benchmarks.jobs", "--bare", url)
         try:
             bare_rate, bare_latencies = await measure(nc, jobs, singles)

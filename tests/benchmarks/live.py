@@ -23,17 +23,18 @@ from pathlib import Path
 
 import numpy as np
 
-from deploy.embedded.product import EmbeddedProduct
-from services.scheduler.adapters.past import Past, read_past
-from services.scheduler.domain.policies import policy_maker
-from services.scheduler.looking_back import past_pools
-from services.scheduler.twin.play import play
-from services.scheduler.twin.twin import Trace
-from services.scheduler.twin.workloads import Shape, random_arrivals
-from shared.client import AutopilotClient
-from shared.clock import utc_now
-from shared.messages.commands import FleetPolicy, PoolPolicy
-from shared.messages.telemetry import SimulationRequest
+from accelerator_autopilot.client import AutopilotClient
+from accelerator_autopilot.contracts.messages.commands import FleetPolicy, PoolPolicy
+from accelerator_autopilot.contracts.messages.telemetry import SimulationRequest
+from accelerator_autopilot.deploy.local.product import EmbeddedProduct
+from accelerator_autopilot.scheduler.adapters.database_history import read_past
+from accelerator_autopilot.scheduler.application.offline_replay import past_pools
+from accelerator_autopilot.scheduler.domain.fleet_history import FleetHistory
+from accelerator_autopilot.scheduler.policies.library import policy_maker
+from accelerator_autopilot.scheduler.twin.rollout import play
+from accelerator_autopilot.scheduler.twin.simulation import Trace
+from accelerator_autopilot.scheduler.twin.workloads import Shape, random_arrivals
+from accelerator_autopilot.transport.clock import utc_now
 from tests.support.product import running_product
 
 DEVICES, PERIOD_S = 8, 2.0
@@ -72,7 +73,8 @@ def read(path: Path, start_s: float, speedup: float, length_s: float) -> Trace:
 async def both(trace: Trace, slack_s: float, length_s: float) -> dict[str, Run]:
     """Learned, and the rule of most peers."""
     environment = {
-        "AUTOPILOT_DECIDE_PERIOD_S": str(PERIOD_S), "AUTOPILOT_POOL_KINDS": '["echo"]', "AUTOPILOT_POOL_INITIAL": "1",
+        "AUTOPILOT_DECISION_INTERVAL_S": str(PERIOD_S),
+        "AUTOPILOT_POOL_KINDS": '["echo"]', "AUTOPILOT_INITIAL_WORKERS": "1",
         "AUTOPILOT_CPU": "never",
     }  # fmt: skip
     names = ("learned", "queue_lag")
@@ -153,7 +155,7 @@ async def watch(client: AutopilotClient, run: Run) -> None:
 
 
 def foretold(
-    policy: str, first_half: Past, fleet: FleetPolicy, run: Run, trace: Trace, length_s: float
+    policy: str, first_half: FleetHistory, fleet: FleetPolicy, run: Run, trace: Trace, length_s: float
 ) -> float | None:
     """The twin's joules of the second half against what was measured there, as a share above or below.
 

@@ -20,13 +20,13 @@ from pathlib import Path
 import httpx
 from nats.aio.client import Client
 
-from deploy.embedded.process import ManagedProcess
-from shared import subjects
-from shared.client.reading import last_messages
-from shared.clock import utc_now
-from shared.messages.alerts import Alert
-from shared.messages.audit import AuditRecord
-from shared.messages.notices import Subscription
+from accelerator_autopilot.contracts import subjects
+from accelerator_autopilot.contracts.messages.alerts import Alert
+from accelerator_autopilot.contracts.messages.audit import AuditRecord
+from accelerator_autopilot.contracts.messages.notifications import Subscription
+from accelerator_autopilot.deploy.local.supervised_process import ManagedProcess
+from accelerator_autopilot.transport.clock import utc_now
+from accelerator_autopilot.transport.direct_reads import last_messages
 from tests.support.broker import bench_broker
 from tests.support.waiting import eventually
 
@@ -131,7 +131,7 @@ async def run(nodes: int, each: int) -> dict[str, object]:
                 )  # fmt: skip
                 await kv.put(subscription.id, subscription.model_dump_json().encode())
             environment = dict(broker.environment) | {"AUTOPILOT_WEBHOOK_PRIVATE_TARGETS": "true"}
-            command = [sys.executable, "-m", "services.notifier"]
+            command = [sys.executable, "-m", "accelerator_autopilot.notifier"]
             notifier = ManagedProcess("notifier", command, environment, Path(name) / "notifier.log")
             await notifier.start()
 

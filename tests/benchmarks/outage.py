@@ -21,10 +21,10 @@ from pathlib import Path
 import asyncpg
 import nats
 
-from deploy.embedded.instance import take_port
-from deploy.embedded.servers import EmbeddedPostgres, nats_binary, wait_for_port
-from shared import streams
-from shared.database import migrate
+from accelerator_autopilot.deploy.local.instance import take_port
+from accelerator_autopilot.deploy.local.servers import EmbeddedPostgres, nats_binary, wait_for_port
+from accelerator_autopilot.runtime.database import migrate
+from accelerator_autopilot.transport import stream_setup
 from tests.benchmarks.ingest import DEVICES, count_rows, recorded, run_publisher
 
 NODES = 2500
@@ -47,12 +47,12 @@ async def run(outage_s: int, tail_s: int) -> None:  # noqa: PLR0915  one measure
         await wait_for_port(port)
         await migrate(dsn)
         connection = await nats.connect(url)
-        await streams.ensure(connection.jetstream())
+        await stream_setup.ensure(connection.jetstream())
         env = os.environ | {
             "AUTOPILOT_NATS_URL": url, "AUTOPILOT_DATABASE_URL": dsn, "AUTOPILOT_HEALTH_PORT": str(health),
             "AUTOPILOT_LOG_LEVEL": "ERROR", "AUTOPILOT_DEVICE_METRICS_LIMIT": "0",
         }  # fmt: skip
-        recorder = subprocess.Popen([sys.executable, "-m", "services.telemetry", "recorder"], env=env)
+        recorder = subprocess.Popen([sys.executable, "-m", "accelerator_autopilot.telemetry", "recorder"], env=env)
         await wait_for_port(health, deadline_s=30)
         publishing = asyncio.create_task(run_publisher(url, NODES, seconds=10 + outage_s + tail_s, name="o"))
         await asyncio.sleep(10)

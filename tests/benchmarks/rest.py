@@ -21,7 +21,7 @@ from pathlib import Path
 
 import psutil
 
-from deploy.embedded.instance import take_port
+from accelerator_autopilot.deploy.local.instance import take_port
 
 TICK_S = 1 / os.sysconf("SC_CLK_TCK")
 LIMIT_CORE, LIMIT_MB = 0.05, 500
@@ -89,7 +89,15 @@ def main() -> None:
     settle_s, seconds = (15.0, 20.0) if arguments.short else (30.0, 60.0)
     folder = Path(tempfile.mkdtemp(prefix="autopilot-rest-"))
     ports = [f"--nats-port={take_port(0, 'nats')}", f"--gateway-port={take_port(0, 'gateway')}"]
-    command = [sys.executable, "-m", "services.cli.app", "up", f"--data-dir={folder}", "--simulate=4", *ports]
+    command = [
+        sys.executable,
+        "-m",
+        "accelerator_autopilot.cli.app",
+        "up",
+        f"--data-dir={folder}",
+        "--simulate=4",
+        *ports,
+    ]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     try:
         assert process.stdout is not None

@@ -19,9 +19,9 @@ from typing import Any
 import nats.errors
 import psutil
 
-from deploy.embedded.product import EmbeddedProduct
-from shared.client import AutopilotClient
-from shared.errors import AutopilotError
+from accelerator_autopilot.client import AutopilotClient
+from accelerator_autopilot.contracts.errors import AutopilotError
+from accelerator_autopilot.deploy.local.product import EmbeddedProduct
 from tests.support.product import query, running_product
 
 VICTIMS = ("worker", "worker", "nats", "postgres", "pool", "recorder")
@@ -72,7 +72,7 @@ async def kill(product: EmbeddedProduct, times: int, seconds: float, dice: rando
 async def run(jobs: int, seconds: float, kills: int, seed: int) -> dict[str, Any]:
     dice = random.Random(seed)
     with tempfile.TemporaryDirectory(prefix="autopilot-soak-") as folder:
-        async with running_product(Path(folder), {"AUTOPILOT_POOL_INITIAL": "2"}) as (product, client):
+        async with running_product(Path(folder), {"AUTOPILOT_INITIAL_WORKERS": "2"}) as (product, client):
             await client.jobs.submit("echo", {}, job_id="first")
             await client.jobs.wait("first", 60)
             killing = asyncio.create_task(kill(product, kills, seconds, dice))

@@ -17,9 +17,9 @@ from pathlib import Path
 
 import asyncpg
 
-from deploy.embedded.servers import EmbeddedPostgres
-from shared.clock import utc_now
-from shared.database import connect_pool, migrate
+from accelerator_autopilot.deploy.local.servers import EmbeddedPostgres
+from accelerator_autopilot.runtime.database import connect_pool, migrate
+from accelerator_autopilot.transport.clock import utc_now
 from tests.support.day_of_data import DEVICES_A_NODE, VALUES, fill_day
 from tests.support.grafana import as_sent, panel_queries
 

@@ -24,14 +24,14 @@ from typing import Any
 
 import asyncpg
 
-from deploy.embedded.servers import EmbeddedPostgres
-from services.anomaly.adapters.past import past_ticks
-from services.scheduler.adapters.past import read_block, read_past
-from services.telemetry.adapters.partitions import Partitions
-from services.telemetry.adapters.retention import PARTITIONED, TABLES, Retention
-from services.telemetry.adapters.rollups import Rollups
-from shared.clock import utc_now
-from shared.database import connect_pool, migrate
+from accelerator_autopilot.anomaly.adapters.database_history import past_ticks
+from accelerator_autopilot.deploy.local.servers import EmbeddedPostgres
+from accelerator_autopilot.runtime.database import connect_pool, migrate
+from accelerator_autopilot.scheduler.adapters.database_history import read_block, read_past
+from accelerator_autopilot.telemetry.recorder.adapters.partitions import Partitions
+from accelerator_autopilot.telemetry.recorder.adapters.retention import PARTITIONED, TABLES, Retention
+from accelerator_autopilot.telemetry.recorder.adapters.rollups import Rollups
+from accelerator_autopilot.transport.clock import utc_now
 from tests.benchmarks.storage_routes import routes
 from tests.support import day_of_data
 from tests.support.grafana import as_sent, panel_queries

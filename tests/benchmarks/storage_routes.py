@@ -16,13 +16,14 @@ import httpx
 import nats
 from nats.js import JetStreamContext
 
-from deploy.embedded.instance import take_port
-from deploy.embedded.process import ManagedProcess
-from deploy.embedded.servers import nats_binary, wait_for_port, write_nats_config
-from shared import streams, subjects
-from shared.clock import utc_now
-from shared.frames import encode
-from shared.metrics_catalogue import METRICS
+from accelerator_autopilot.contracts import subjects
+from accelerator_autopilot.contracts.frames import encode
+from accelerator_autopilot.contracts.metric_catalogue import METRICS
+from accelerator_autopilot.deploy.local.instance import take_port
+from accelerator_autopilot.deploy.local.servers import nats_binary, wait_for_port, write_nats_config
+from accelerator_autopilot.deploy.local.supervised_process import ManagedProcess
+from accelerator_autopilot.transport import stream_setup
+from accelerator_autopilot.transport.clock import utc_now
 from tests.contract.examples import EXAMPLES, models
 from tests.support.builders import device, frame
 from tests.support.gateway import gateway_http
@@ -131,7 +132,7 @@ async def routes(nodes: int) -> tuple[dict[str, float], int, float]:
             url = f"nats://bench:bench@127.0.0.1:{port}"
             nc = await nats.connect(url)
             js = nc.jetstream()
-            await streams.ensure(js)
+            await stream_setup.ensure(js)
             began = time.perf_counter()
             messages = await fill(js, nodes)
             filled_s = time.perf_counter() - began

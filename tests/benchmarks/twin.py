@@ -14,11 +14,11 @@ import time
 
 import numpy as np
 
-from services.scheduler.domain.gains import OUTPUTS
-from services.scheduler.domain.pool import Action
-from services.scheduler.twin.environment import TwinEnv
-from services.scheduler.twin.twin import Twin
-from services.scheduler.twin.workloads import random_pools
+from accelerator_autopilot.scheduler.domain.pool_arrays import Action
+from accelerator_autopilot.scheduler.policies.action_mapping import OUTPUTS
+from accelerator_autopilot.scheduler.twin.environment import TwinEnv
+from accelerator_autopilot.scheduler.twin.simulation import Twin
+from accelerator_autopilot.scheduler.twin.workloads import random_pools
 
 
 def main() -> None:

@@ -20,15 +20,15 @@ from nats.js.api import KeyValueConfig, StreamConfig
 from nats.js.errors import APIError
 from pydantic import SecretStr
 
-from deploy.embedded.disk_room import MIB, DiskLimits
-from deploy.embedded.disk_watch import DiskWatch
-from deploy.embedded.instance import take_port
-from deploy.embedded.process import ManagedProcess
-from deploy.embedded.servers import nats_binary, wait_for_port, write_nats_config
-from shared import subjects
-from shared.client.reading import last_messages
-from shared.messages.alerts import Alert
-from shared.settings import NatsSettings
+from accelerator_autopilot.contracts import subjects
+from accelerator_autopilot.contracts.messages.alerts import Alert
+from accelerator_autopilot.deploy.local.disk_limits import MIB, DiskLimits
+from accelerator_autopilot.deploy.local.instance import take_port
+from accelerator_autopilot.deploy.local.nats_disk_monitor import DiskWatch
+from accelerator_autopilot.deploy.local.servers import nats_binary, wait_for_port, write_nats_config
+from accelerator_autopilot.deploy.local.supervised_process import ManagedProcess
+from accelerator_autopilot.transport.direct_reads import last_messages
+from accelerator_autopilot.transport.settings import NatsSettings
 from tests.support.waiting import eventually
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from shared import streams
+from accelerator_autopilot.contracts import streams
 from tests.chaos.fuzz.aftermath import SIMPLE_JOBS, WITH_A_MODEL, Aftermath
 from tests.chaos.fuzz.targets import BUCKETS, all_targets
 from tests.chaos.fuzz.throwing import Thrower, asked_seconds, asked_seed

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from shared.client import AutopilotClient
-from shared.errors import AutopilotError
+from accelerator_autopilot.client import AutopilotClient
+from accelerator_autopilot.contracts.errors import AutopilotError
 from tests.support.product import query, running_product
 from tests.support.waiting import eventually
 

@@ -18,17 +18,18 @@ from nats.aio.client import Client
 from prometheus_client import CollectorRegistry
 from pydantic import SecretStr
 
-from deploy.embedded.instance import take_port
-from services.telemetry.agent_app import create_agent
-from services.telemetry.frame_recording import DURABLE, FRAMES
-from services.telemetry.headroom import Headroom
-from services.telemetry.recorder_app import create_recorder
-from services.telemetry.settings import AgentSettings, RecorderSettings
-from shared import streams, subjects
-from shared.clock import utc_now
-from shared.frames import TelemetryFrame, encode
-from shared.health import HealthState
-from shared.metrics_catalogue import NAMES
+from accelerator_autopilot.contracts import subjects
+from accelerator_autopilot.contracts.frames import TelemetryFrame, encode
+from accelerator_autopilot.contracts.metric_catalogue import NAMES
+from accelerator_autopilot.deploy.local.instance import take_port
+from accelerator_autopilot.runtime.health import HealthState
+from accelerator_autopilot.telemetry.agent.app import create_agent
+from accelerator_autopilot.telemetry.recorder.app import create_recorder
+from accelerator_autopilot.telemetry.recorder.application.frame_writer import DURABLE, FRAMES
+from accelerator_autopilot.telemetry.recorder.application.stream_backlog import StreamBacklog
+from accelerator_autopilot.telemetry.settings import AgentSettings, RecorderSettings
+from accelerator_autopilot.transport import stream_setup
+from accelerator_autopilot.transport.clock import utc_now
 from tests.conftest import NatsServer
 from tests.support.apps import running
 from tests.support.builders import frame
@@ -205,7 +206,7 @@ async def test_a_wrong_clock_is_told_and_its_rows_are_kept(
         await eventually(both, 30)
 
         async def told() -> bool:
-            return await metric(port, "autopilot_nodes_clock_off") == 1
+            return await metric(port, "autopilot_nodes_clock_skewed") == 1
 
         await eventually(told, 5)
         assert await metric(port, "autopilot_frame_age_seconds_count") == 1
@@ -233,8 +234,8 @@ async def test_the_stream_says_so_before_it_drops_frames_and_counts_what_it_drop
     js = nc.jetstream()
     registry = CollectorRegistry()
     health = HealthState("recorder")
-    headroom = Headroom("TELEMETRY", DURABLE, health, registry)
-    await streams.ensure_consumer(js, "TELEMETRY", FRAMES.config)
+    headroom = StreamBacklog("TELEMETRY", DURABLE, health, registry)
+    await stream_setup.ensure_consumer(js, "TELEMETRY", FRAMES.config)
     subscription = await js.pull_subscribe_bind(DURABLE, stream="TELEMETRY")
     config = (await js.stream_info("TELEMETRY")).config
     body = b"x" * 1000

@@ -7,9 +7,9 @@ import pkgutil
 from datetime import timedelta
 from typing import Any
 
-import shared.messages
-from shared.messages.base import Message
-from shared.messages.commands import Command, DeviceCommand, PoolCommand
+import accelerator_autopilot.contracts.messages
+from accelerator_autopilot.contracts.messages.base import Message
+from accelerator_autopilot.contracts.messages.commands import Command, DeviceCommand, PoolCommand
 from tests.support.builders import T0, alert, device, event, power_command
 
 EXPIRES = T0 + timedelta(seconds=30)
@@ -103,10 +103,10 @@ ABSTRACT = (Message, Command, DeviceCommand, PoolCommand)
 
 
 def models() -> dict[str, type[Message]]:
-    """Every concrete message of shared.messages."""
+    """Every concrete message of accelerator_autopilot.contracts.messages."""
     found: dict[str, type[Message]] = {}
-    for info in pkgutil.iter_modules(shared.messages.__path__):
-        module = importlib.import_module(f"shared.messages.{info.name}")
+    for info in pkgutil.iter_modules(accelerator_autopilot.contracts.messages.__path__):
+        module = importlib.import_module(f"accelerator_autopilot.contracts.messages.{info.name}")
         found |= {
             name: value
             for name, value in vars(module).items()

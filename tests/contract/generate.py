@@ -1,4 +1,4 @@
-"""Write what is generated: the API documents, and golden files of messages that have none yet.
+"""Write the generated documentation: API documents, reference pages, and golden files of messages that have none yet.
 
 A golden file that exists is never written again: it is what some version once sent.
 """
@@ -14,30 +14,32 @@ from typing import Any
 from faststream.specification import AsyncAPI
 from pydantic_settings import BaseSettings
 
-from services.anomaly.app import create_app as create_anomaly
-from services.anomaly.domain.detectors.driver_faults import FAULTS
-from services.anomaly.domain.detectors.xid_catalogue import ADVICE, CATALOGUE
-from services.anomaly.domain.missing_devices import KIND as MISSING
-from services.anomaly.domain.missing_devices import OPEN_AFTER_S
-from services.anomaly.domain.rules import all_rules
-from services.anomaly.domain.silence import AGENT, DEVICE
-from services.anomaly.domain.trends import make as all_trends
-from services.anomaly.domain.watch import UNUSUAL
-from services.anomaly.domain.wear import make as all_wear
-from services.anomaly.settings import AnomalySettings
-from services.gateway.app import create_app as create_gateway
-from services.gateway.settings import GatewaySettings
-from services.inference.app import create_app as create_pool
-from services.inference.settings import PoolSettings, WorkerSettings
-from services.notifier.app import create_app as create_notifier
-from services.notifier.settings import NotifierSettings
-from services.scheduler.app import create_app as create_scheduler
-from services.scheduler.settings import SchedulerSettings
-from services.telemetry.agent_app import create_agent
-from services.telemetry.settings import AgentSettings, RecorderSettings
-from shared.frames import encode
-from shared.metrics_catalogue import METRICS
-from shared.settings import ServiceSettings
+from accelerator_autopilot.anomaly.app import create_app as create_anomaly
+from accelerator_autopilot.anomaly.domain.detection_engine import UNUSUAL
+from accelerator_autopilot.anomaly.domain.detectors.driver_faults import FAULTS
+from accelerator_autopilot.anomaly.domain.missing_devices import KIND as MISSING
+from accelerator_autopilot.anomaly.domain.missing_devices import OPEN_AFTER_S
+from accelerator_autopilot.anomaly.domain.rules import all_rules
+from accelerator_autopilot.anomaly.domain.staleness import AGENT, DEVICE
+from accelerator_autopilot.anomaly.domain.trend_forecast import make as all_trends
+from accelerator_autopilot.anomaly.domain.wear_forecast import make as all_wear
+from accelerator_autopilot.anomaly.domain.xid_catalogue import ADVICE, CATALOGUE
+from accelerator_autopilot.anomaly.settings import AnomalySettings
+from accelerator_autopilot.contracts.frames import encode
+from accelerator_autopilot.contracts.metric_catalogue import METRICS
+from accelerator_autopilot.gateway.app import create_app as create_gateway
+from accelerator_autopilot.gateway.settings import GatewaySettings
+from accelerator_autopilot.inference.pool.app import create_app as create_pool
+from accelerator_autopilot.inference.settings import PoolSettings, WorkerSettings
+from accelerator_autopilot.notifier.app import create_app as create_notifier
+from accelerator_autopilot.notifier.settings import NotifierSettings
+from accelerator_autopilot.runtime.settings import ServiceSettings
+from accelerator_autopilot.scheduler.app import create_app as create_scheduler
+from accelerator_autopilot.scheduler.settings import SchedulerSettings
+from accelerator_autopilot.telemetry.agent.app import create_agent
+from accelerator_autopilot.telemetry.settings import AgentSettings, RecorderSettings
+from tests.contract import client_source
+from tests.contract.command_line_page import command_sections
 from tests.contract.examples import EXAMPLES, models
 from tests.support.builders import frame
 
@@ -53,8 +55,10 @@ SETTINGS: dict[str, type[BaseSettings]] = {
     "Gateway": GatewaySettings,
 }
 GOLDEN = Path(__file__).parent / "golden"
-DO = "**Do:** look for XIDs and at the bus; reseat the missing GPU, reboot the node."
+DO = "**Do:** check for XIDs and bus errors; reseat the missing GPU; reboot the node."
 DOCS = Path(__file__).resolve().parents[2] / "docs"
+REFERENCE = DOCS / "reference"
+GENERATED_BELOW = "<!-- Everything below is written by make docs-generate. -->\n"
 
 
 def documents() -> dict[str, Any]:
@@ -83,7 +87,7 @@ def settings_page() -> str:
     lines = [
         "# Settings",
         "",
-        "Environment variables, read once at start. A bad value stops the process with one line.",
+        "Environment variables, read once at start. An invalid value stops the process with one line that names it.",
         "",
     ]
     seen: set[str] = set()
@@ -104,6 +108,8 @@ def metrics_page() -> str:
     lines = [
         "# Metrics",
         "",
+        "Metrics of devices, with their source in NVML and their name in dcgm-exporter. *Read* is the sampling rate.",
+        "",
         "| metric | unit | kind | read | meaning | NVML | DCGM |",
         "| --- | --- | --- | --- | --- | --- | --- |",
     ]
@@ -111,26 +117,37 @@ def metrics_page() -> str:
     return "\n".join([*lines, ""])
 
 
+def by_hand(page: str) -> str:
+    """The part of a page that is not generated, with the mark that ends it."""
+    kept, mark, _ = (REFERENCE / page).read_text(encoding="utf-8").partition(GENERATED_BELOW)
+    return kept + mark
+
+
+def command_line_page() -> str:
+    """Every command with its options."""
+    return "\n".join([by_hand("command-line.md"), *command_sections()]).rstrip() + "\n"
+
+
 def alerts_page() -> str:
     """Every kind of alert: what it means, what shows it, what to do."""
-    lines = [(DOCS / "source" / "alerts.md").read_text(encoding="utf-8").rstrip(), "", "## Kinds", ""]
+    lines = [by_hand("alerts.md"), "## Kinds", ""]
     kinds = [rule.kind for rule in all_rules()] + [trend.kind for trend in [*all_trends(), *all_wear()]]
     kinds += [UNUSUAL, AGENT, DEVICE]
     for kind in kinds:
-        text = re.sub(r"\{(\w+)[^}]*\}", r"*\1*", kind.summary) or "unlike its past for its load"
-        shown = ", ".join(f"`{name}`" for name in kind.metrics) or "none"
-        after = f"opens after {kind.open_after_s:g} s, " if kind.open_after_s else ""
-        ends = f"{after}ends {kind.clear_after_s:g} s after it is gone"
+        text = re.sub(r"\{(\w+)[^}]*\}", r"*\1*", kind.summary) or "unusual for this device under its load"
+        evidence = f" Evidence: {', '.join(f'`{name}`' for name in kind.metrics)}." if kind.metrics else ""
+        opens = f"Opens after {kind.open_after_s:g} s and resolves" if kind.open_after_s else "Resolves"
+        resolves = f"{kind.clear_after_s:g} s after it clears" if kind.clear_after_s else "when it clears"
         lines += [
             f"### {kind.name}",
             "",
-            f"{kind.severity}: {text}. Shown by {shown}; {ends}. **Do:** {kind.action}.",
+            f"{kind.severity}: {text}.{evidence} {opens} {resolves}. **Do:** {kind.action}.",
             "",
         ]
     lines += [
         f"### {MISSING}",
         "",
-        f"critical: fewer GPUs are there than `AUTOPILOT_EXPECTED_DEVICES` says; opens after {OPEN_AFTER_S:g} s. {DO}",
+        f"critical: fewer GPUs than `AUTOPILOT_EXPECTED_DEVICES` requires. Opens after {OPEN_AFTER_S:g} s. {DO}",
         "",
     ]
     lines += ["## XIDs", "", "| code | meaning | severity | fault of | do |", "| --- | --- | --- | --- | --- |"]
@@ -144,12 +161,15 @@ def alerts_page() -> str:
 
 
 def main() -> None:
-    DOCS.mkdir(exist_ok=True)
-    (DOCS / "settings.md").write_text(settings_page())
-    (DOCS / "metrics.md").write_text(metrics_page())
-    (DOCS / "alerts.md").write_text(alerts_page())
+    for path, text in client_source.sources().items():
+        path.write_text(text)
+    REFERENCE.mkdir(exist_ok=True)
+    (REFERENCE / "settings.md").write_text(settings_page())
+    (REFERENCE / "metrics.md").write_text(metrics_page())
+    (REFERENCE / "alerts.md").write_text(alerts_page())
+    (REFERENCE / "command-line.md").write_text(command_line_page())
     for name, document in documents().items():
-        (DOCS / f"{name}.json").write_text(json.dumps(document, indent=1, sort_keys=True) + "\n")
+        (REFERENCE / f"{name}.json").write_text(json.dumps(document, indent=1, sort_keys=True) + "\n")
     GOLDEN.mkdir(exist_ok=True)
     for name, model in models().items():
         path = GOLDEN / f"{name}.v1.json"

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import yaml
 
-from deploy.embedded.product import SERVICES, stop_limit_s
-from services.inference.settings import PoolSettings
-from shared.stopping import GRACE_S
+from accelerator_autopilot.deploy.local.product import SERVICES, stop_limit_s
+from accelerator_autopilot.inference.settings import PoolSettings
+from accelerator_autopilot.runtime.shutdown import GRACE_S
 
 ROOT = Path(__file__).resolve().parents[2]
 COMPOSE = yaml.safe_load((ROOT / "compose.yaml").read_text())["services"]

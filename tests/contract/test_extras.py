@@ -14,26 +14,28 @@ from packaging.requirements import Requirement
 
 ROOT = Path(__file__).resolve().parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-OWN = {"services", "shared", "deploy", "tests"}
+OWN = {"accelerator_autopilot", "tests"}
 
 # Installs that are no stage of the Dockerfile: what is imported, with which extras.
 OTHERS = {
-    "worker": ("services.inference.worker", ["inference"]),
-    "kubernetes hands": ("services.scheduler.hands.kubernetes", ["kubernetes"]),
-    "docker hands": ("services.scheduler.hands.docker", ["docker"]),
-    "keda": ("services.scheduler.hands.keda_app", ["keda"]),
-    "client": ("shared.client", []),
-    "command line": ("services.cli.app", ["cli", "embedded"]),
-    "replay": ("services.anomaly.replay", ["anomaly", "recorder"]),
+    "worker": ("accelerator_autopilot.inference.worker.app", ["inference"]),
+    "kubernetes hands": ("accelerator_autopilot.scheduler.executors.kubernetes", ["kubernetes"]),
+    "docker hands": ("accelerator_autopilot.scheduler.executors.docker", ["docker"]),
+    "keda": ("accelerator_autopilot.scheduler.executors.keda_app", ["keda"]),
+    "client": ("accelerator_autopilot.client.sync.client", []),
+    "public names": ("accelerator_autopilot as ap; [getattr(ap, name) for name in ap.__all__]", []),
+    "messages": ("accelerator_autopilot.contracts.messages.jobs", []),
+    "command line": ("accelerator_autopilot.cli.app", ["cli", "embedded"]),
+    "replay": ("accelerator_autopilot.anomaly.replay", ["anomaly", "recorder"]),
 }
 APPS = {
-    "agent": "services.telemetry.agent_app",
-    "recorder": "services.telemetry.recorder_app",
-    "anomaly": "services.anomaly.app",
-    "scheduler": "services.scheduler.app",
-    "notifier": "services.notifier.app",
-    "gateway": "services.gateway.app",
-    "pool": "services.inference.app",
+    "agent": "accelerator_autopilot.telemetry.agent.app",
+    "recorder": "accelerator_autopilot.telemetry.recorder.app",
+    "anomaly": "accelerator_autopilot.anomaly.app",
+    "scheduler": "accelerator_autopilot.scheduler.app",
+    "notifier": "accelerator_autopilot.notifier.app",
+    "gateway": "accelerator_autopilot.gateway.app",
+    "pool": "accelerator_autopilot.inference.pool.app",
 }
 
 
@@ -55,8 +57,7 @@ def stage_extras() -> dict[str, list[str]]:
 
 def closure(extras: list[str]) -> set[str]:
     """Every distribution that the base and these extras bring, by the metadata of what is installed."""
-    todo = [Requirement(r) for r in PROJECT["dependencies"]]
-    todo += [Requirement(r) for extra in extras for r in PROJECT["optional-dependencies"][extra]]
+    todo = [Requirement(f"{PROJECT['name']}[{','.join(extras)}]" if extras else PROJECT["name"])]
     seen: set[tuple[str, tuple[str, ...]]] = set()
     while todo:
         requirement = todo.pop()
@@ -64,6 +65,10 @@ def closure(extras: list[str]) -> set[str]:
         if key in seen:
             continue
         seen.add(key)
+        if normal(requirement.name) == PROJECT["name"]:
+            own = [PROJECT["dependencies"], *(PROJECT["optional-dependencies"][extra] for extra in requirement.extras)]
+            todo += [Requirement(needed) for part in own for needed in part]
+            continue
         try:
             requires = importlib.metadata.requires(requirement.name) or []
         except importlib.metadata.PackageNotFoundError:
@@ -89,6 +94,17 @@ def test_what_starts_needs_no_more_than_its_extras(name: str) -> None:
     code = f"import sys\nfor name in {foreign!r}: sys.modules[name] = None\nimport {module}"
     ran = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
     assert ran.returncode == 0, ran.stderr.strip().splitlines()[-1]
+
+
+def test_the_client_needs_a_handful_of_distributions() -> None:
+    direct = {normal(Requirement(r).name) for r in PROJECT["dependencies"]}
+    assert direct == {"nats-py", "pydantic", "pydantic-settings", "numpy", "msgpack"}
+    assert not closure([]) & {"faststream", "prometheus-client", "opentelemetry-sdk", "anyio", "torch"}
+
+
+@pytest.mark.parametrize("extra", ["agent", "recorder", "anomaly", "inference", "scheduler", "notifier", "gateway"])
+def test_every_server_has_the_runtime(extra: str) -> None:
+    assert "faststream" in closure([extra])
 
 
 def test_every_stage_is_tried() -> None:

@@ -9,11 +9,19 @@ from typing import Any
 import pytest
 from pydantic import ConfigDict
 
-from shared.frames import decode
-from shared.messages.telemetry import DeviceEvent
-from shared.metrics_catalogue import METRICS, NAMES
+from accelerator_autopilot.contracts.frames import decode
+from accelerator_autopilot.contracts.messages.telemetry import DeviceEvent
+from accelerator_autopilot.contracts.metric_catalogue import METRICS, NAMES
 from tests.contract.examples import EXAMPLES, models
-from tests.contract.generate import DOCS, GOLDEN, documents, metrics_page, settings_page
+from tests.contract.generate import (
+    GOLDEN,
+    REFERENCE,
+    alerts_page,
+    command_line_page,
+    documents,
+    metrics_page,
+    settings_page,
+)
 
 
 def test_every_message_has_an_example_and_a_golden_file() -> None:
@@ -64,10 +72,12 @@ def test_nan_and_naive_times_are_refused() -> None:
 
 def test_generated_documents_match_the_code() -> None:
     for name, document in documents().items():
-        kept = json.loads((DOCS / f"{name}.json").read_text())
-        assert kept == json.loads(json.dumps(document)), f"docs/{name}.json is out of date: run 'make docs'"
-    assert (DOCS / "settings.md").read_text() == settings_page()
-    assert (DOCS / "metrics.md").read_text() == metrics_page()
+        kept = json.loads((REFERENCE / f"{name}.json").read_text())
+        assert kept == json.loads(json.dumps(document)), f"{name}.json is out of date: run 'make docs-generate'"
+    assert (REFERENCE / "settings.md").read_text() == settings_page()
+    assert (REFERENCE / "metrics.md").read_text() == metrics_page()
+    assert (REFERENCE / "alerts.md").read_text() == alerts_page()
+    assert (REFERENCE / "command-line.md").read_text() == command_line_page()
 
 
 def test_every_setting_is_described() -> None:
@@ -77,8 +87,8 @@ def test_every_setting_is_described() -> None:
 
 
 def test_the_schema_has_every_metric_and_rollup() -> None:
-    first = importlib.import_module("shared.migrations.versions.0001_initial")
-    second = importlib.import_module("shared.migrations.versions.0002_rollups")
+    first = importlib.import_module("accelerator_autopilot.runtime.migrations.versions.0001_initial")
+    second = importlib.import_module("accelerator_autopilot.runtime.migrations.versions.0002_rollups")
     assert set(NAMES) == set(first.COLUMNS) | set(second.ADDED)
     assert {m.name for m in METRICS if len(m.rollups) == 4} == set(second.SPREAD)
     assert {m.name for m in METRICS if len(m.rollups) == 2} == set(second.LATEST)

@@ -115,9 +115,9 @@ class Check:
     async def start_pool(self, running: Any, settings: dict[str, str]) -> dict[str, Any]:
         """The agent that tells of the card, and one worker on it; simulated in a rehearsal."""
         own = {"AUTOPILOT_NVML": "false", "AUTOPILOT_SIMULATE": "1"} if self.recording else {}
-        await running.start("agent", ("services.telemetry", "agent"), **own)
+        await running.start("agent", ("accelerator_autopilot.telemetry", "agent"), **own)
         await running.start(
-            "pool", ("services.inference", "pool"), **settings,
+            "pool", ("accelerator_autopilot.inference", "pool"), **settings,
             AUTOPILOT_POOL_KINDS='["embed", "classify", "classify-image", "generate"]',
         )  # fmt: skip
         waited = await running.workers_ready(1, 80)

@@ -9,8 +9,8 @@ from typing import Any
 
 import psutil
 
-from shared import subjects
-from shared.frames import decode
+from accelerator_autopilot.contracts import subjects
+from accelerator_autopilot.contracts.frames import decode
 from tests.gpu_check.stack import Stack
 
 PERIODS_S = (1.0, 0.1)

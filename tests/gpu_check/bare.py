@@ -10,9 +10,9 @@ from typing import Any
 
 import torch
 
-from services.inference.adapters.energy_meter import energy_j
-from services.inference.models import encoder, image_classifier, text_classifier
-from services.inference.settings import ModelSettings
+from accelerator_autopilot.inference.adapters.energy_meter import energy_j
+from accelerator_autopilot.inference.model_loading import encoder, image_classifier, text_classifier
+from accelerator_autopilot.inference.settings import ModelSettings
 from tests.gpu_check import models
 
 SIZES = {"embed": (1, 64, 256), "classify": (1, 32, 128), "classify-image": (8, 32), "generate": (1, 16, 32)}

@@ -16,8 +16,8 @@ from typing import Any
 
 import pynvml
 
-from services.telemetry.adapters.nvml.readings import CALLS, FIELDS, number
-from services.telemetry.adapters.nvml.source import NvmlSource
+from accelerator_autopilot.telemetry.agent.adapters.nvml.readings import CALLS, FIELDS, number
+from accelerator_autopilot.telemetry.agent.adapters.nvml.source import NvmlSource
 from tests.gpu_check.nvml_recording import Recording
 
 REPEATS = 30

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any
 
-from services.telemetry.adapters.nvml.source import NvmlSource
+from accelerator_autopilot.telemetry.agent.adapters.nvml.source import NvmlSource
 from tests.gpu_check.children import load
 
 SETTLE_S = 3.0

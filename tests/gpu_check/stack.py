@@ -14,12 +14,12 @@ from typing import Any
 
 import nats
 
-from deploy.embedded.instance import take_port
-from deploy.embedded.process import ManagedProcess
-from deploy.embedded.servers import EmbeddedPostgres, nats_binary, wait_for_port, write_nats_config
-from shared import streams
-from shared.client import AutopilotClient
-from shared.settings import NatsSettings
+from accelerator_autopilot.client import AutopilotClient
+from accelerator_autopilot.deploy.local.instance import take_port
+from accelerator_autopilot.deploy.local.servers import EmbeddedPostgres, nats_binary, wait_for_port, write_nats_config
+from accelerator_autopilot.deploy.local.supervised_process import ManagedProcess
+from accelerator_autopilot.transport import stream_setup
+from accelerator_autopilot.transport.settings import NatsSettings
 
 NODE = "gpu-check"
 USER = PASSWORD = "check"
@@ -47,7 +47,7 @@ class Stack:
 
     async def start_agent(self, name: str, **environment: str) -> int:
         """The agent, with the recorded driver in a rehearsal."""
-        module: tuple[str, ...] = ("services.telemetry", "agent")
+        module: tuple[str, ...] = ("accelerator_autopilot.telemetry", "agent")
         if self.recording is not None:
             module = ("tests.gpu_check.nvml_playback", str(self.recording), *module)
         return await self.start(name, module, **environment)
@@ -86,7 +86,7 @@ async def running_stack(folder: Path, *, recording: Path | None = None) -> Async
     await wait_for_port(port)
     url = f"nats://127.0.0.1:{port}"
     connection = await nats.connect(url, user=USER, password=PASSWORD)
-    await streams.ensure(connection.jetstream(timeout=60))
+    await stream_setup.ensure(connection.jetstream(timeout=60))
     await connection.close()
     environment = dict(os.environ) | {
         "AUTOPILOT_NATS_URL": url, "AUTOPILOT_NATS_USER": USER, "AUTOPILOT_NATS_PASSWORD": PASSWORD,
@@ -115,7 +115,9 @@ async def recorded_rows(stack: Stack, seconds: float) -> dict[str, Any]:
     database = EmbeddedPostgres(stack.folder / "postgres")
     await database.start()
     try:
-        await stack.start("recorder", ("services.telemetry", "recorder"), AUTOPILOT_DATABASE_URL=database.url)
+        await stack.start(
+            "recorder", ("accelerator_autopilot.telemetry", "recorder"), AUTOPILOT_DATABASE_URL=database.url
+        )
         until = time.monotonic() + seconds
         rows: dict[str, Any] = {}
         while time.monotonic() < until and not rows.get("samples"):

@@ -11,9 +11,9 @@ from typing import Any
 
 from nats.aio.msg import Msg
 
-from shared import subjects
-from shared.ids import new_id
-from shared.messages.jobs import JobResult
+from accelerator_autopilot.contracts import subjects
+from accelerator_autopilot.contracts.ids import new_id
+from accelerator_autopilot.contracts.messages.jobs import JobResult
 from tests.gpu_check import models
 from tests.gpu_check.children import ROOT, load
 from tests.gpu_check.stack import Stack

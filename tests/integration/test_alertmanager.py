@@ -12,13 +12,13 @@ from typing import Any
 import pytest
 from faststream import FastStream
 
-from services.notifier import renewal
-from services.notifier.app import create_app
-from services.notifier.domain import formats
-from services.notifier.settings import NotifierSettings
-from shared import subjects
-from shared.client import AutopilotClient
-from shared.clock import utc_now
+from accelerator_autopilot.client import AutopilotClient
+from accelerator_autopilot.contracts import subjects
+from accelerator_autopilot.notifier.app import create_app
+from accelerator_autopilot.notifier.application import alertmanager_renewal
+from accelerator_autopilot.notifier.domain import message_formats
+from accelerator_autopilot.notifier.settings import NotifierSettings
+from accelerator_autopilot.transport.clock import utc_now
 from tests.conftest import NatsServer
 from tests.support.alertmanager import BINARY, Alertmanager, RealAlertmanager, SmallAlertmanager
 from tests.support.apps import running
@@ -41,10 +41,10 @@ async def manager(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterat
 @pytest.fixture(autouse=True)
 def short_times(monkeypatch: pytest.MonkeyPatch) -> None:
     """Minutes as seconds: what is renewed each half second ends two seconds after the last renewal."""
-    monkeypatch.setattr(formats, "ALERTMANAGER_AHEAD", timedelta(seconds=AHEAD_S))
-    monkeypatch.setattr(renewal, "RENEW_S", 0.5)
-    monkeypatch.setattr(renewal, "RENEW_AGAIN_S", 0.5)
-    monkeypatch.setattr(renewal, "CAUGHT_UP_S", 0.5)
+    monkeypatch.setattr(message_formats, "ALERTMANAGER_AHEAD", timedelta(seconds=AHEAD_S))
+    monkeypatch.setattr(alertmanager_renewal, "RENEW_S", 0.5)
+    monkeypatch.setattr(alertmanager_renewal, "RENEW_AGAIN_S", 0.5)
+    monkeypatch.setattr(alertmanager_renewal, "CAUGHT_UP_S", 0.5)
 
 
 def notifier(server: NatsServer) -> AbstractAsyncContextManager[FastStream]:

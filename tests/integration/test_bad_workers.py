@@ -11,13 +11,13 @@ from pathlib import Path
 import pytest
 from nats.aio.client import Client
 
-from services.inference.pool_memory import killed
-from services.inference.retry_records import RetryRecords
-from shared.client import AutopilotClient
-from shared.messages.alerts import Alert
-from shared.messages.jobs import JobResult
+from accelerator_autopilot.client import AutopilotClient
+from accelerator_autopilot.contracts.messages.alerts import Alert
+from accelerator_autopilot.contracts.messages.jobs import JobResult
+from accelerator_autopilot.inference.jobs.retry_records import RetryRecords
+from accelerator_autopilot.inference.pool.application.pool_state import killed
 from tests.conftest import NatsServer
-from tests.support.pools import EXTRA_KINDS, ROOT, pool_status, ready, running_pool
+from tests.support.pools import EXTRA_KINDS_PATH, pool_status, ready, running_pool
 from tests.support.waiting import eventually
 from tests.support.worker import worker_process
 
@@ -43,7 +43,7 @@ async def test_a_run_that_does_not_end_fails_its_attempt_and_a_new_worker_goes_o
         endless = await client.jobs.submit("misbehave", {"do": "hang"}, timeout_s=1, max_attempts=1)
         after, dead = await results(client, [slow.id, endless.id], 60)
         assert (after.status, after.attempt) == ("succeeded", 2)
-        assert [(e.type, e.message) for e in after.errors] == [("timeout", "did not end within 1 s")]
+        assert [(e.type, e.message) for e in after.errors] == [("timeout", "did not finish within 1 s")]
         assert (dead.status, [e.type for e in dead.errors]) == ("failed", ["timeout"])
         status = await pool_status(client)
         assert (status.suspected, status.cordoned) == ([], [])
@@ -63,7 +63,7 @@ async def test_of_a_batch_that_does_not_end_only_the_job_that_hangs_is_counted(
 async def test_a_worker_that_stands_still_is_killed_and_told_and_its_job_ends_elsewhere(
     nc: Client, client: AutopilotClient, nats_server: NatsServer, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    async with running_pool(nc, nats_server.url, monkeypatch, devices=2, AUTOPILOT_WORKER_SILENT_S=FAST):
+    async with running_pool(nc, nats_server.url, monkeypatch, devices=2, AUTOPILOT_WORKER_TIMEOUT_S=FAST):
         await ready(client, 2)
         frozen = await client.jobs.submit("misbehave", {"do": "freeze_once", "marker": str(tmp_path / "froze")})
         told = await eventually(lambda: alerts(client), 20)
@@ -85,7 +85,7 @@ async def test_a_worker_that_stands_still_is_killed_and_told_and_its_job_ends_el
 async def test_a_job_that_kills_its_workers_is_buried_after_three(
     nc: Client, client: AutopilotClient, nats_server: NatsServer, monkeypatch: pytest.MonkeyPatch, how: str
 ) -> None:
-    async with running_pool(nc, nats_server.url, monkeypatch, AUTOPILOT_WORKER_SILENT_S=FAST):
+    async with running_pool(nc, nats_server.url, monkeypatch, AUTOPILOT_WORKER_TIMEOUT_S=FAST):
         await ready(client, 1)
         deadly = await client.jobs.submit("misbehave", {"do": how}, max_attempts=20)
         (dead,) = await results(client, [deadly.id], 100)
@@ -153,7 +153,7 @@ async def test_jobs_that_fail_by_themselves_make_no_device_suspected_however_man
         ended = await results(client, [*failing, *(job.id for job in odd)], 60)
         assert {(r.status, len(r.errors)) for r in ended} == {("failed", 2)}
         assert {e.type for e in ended[-1].errors} == {"ValueError"}
-        assert ended[-2].errors[-1].message == "misbehave failed: it gave 2 outputs for 1 inputs"
+        assert ended[-2].errors[-1].message == "misbehave failed: it returned 2 outputs for 1 inputs"
         status = await pool_status(client)
         assert (status.suspected, status.set_aside, status.restarts) == ([], {}, 0)
         assert [w.worker for w in status.workers] == [worker.worker]
@@ -171,7 +171,7 @@ async def test_a_worker_whose_pool_is_gone_ends_although_its_thread_hangs(
     client: AutopilotClient, nats_server: NatsServer
 ) -> None:
     environment = {
-        "PYTHONPATH": f"{EXTRA_KINDS}:{ROOT}", "AUTOPILOT_POOL_KINDS": '["misbehave"]', "AUTOPILOT_STOP_TIMEOUT_S": "1",
+        "PYTHONPATH": EXTRA_KINDS_PATH, "AUTOPILOT_POOL_KINDS": '["misbehave"]', "AUTOPILOT_STOP_TIMEOUT_S": "1",
     }  # fmt: skip
     async with worker_process(nats_server.url, "w1", **environment) as process:
         await client.jobs.submit("misbehave", {"do": "hang"})

@@ -1,4 +1,4 @@
-"""Jobs over bare NATS as docs/jobs.md tells it, in the languages of docs/examples, where their runtimes are there."""
+"""The programs of docs/examples, which follow docs/reference/nats-protocol.md, where their runtimes are installed."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from shared.client import AutopilotClient
+from accelerator_autopilot.client import AutopilotClient
 from tests.conftest import NatsServer
 from tests.support.worker import worker_process
 

@@ -6,9 +6,8 @@ import asyncio
 
 import pytest
 
-from shared.client import AutopilotClient, SyncAutopilot
-from shared.messages.jobs import Batch, JobProgress, JobResult
-from shared.settings import NatsSettings
+from accelerator_autopilot.client import AutopilotClient
+from accelerator_autopilot.contracts.messages.jobs import Batch
 from tests.conftest import NatsServer
 from tests.support.waiting import eventually
 from tests.support.worker import worker_process
@@ -43,22 +42,6 @@ class TestBatches:
             return (await client.js.stream_info("JOBS")).state.messages == 0
 
         await eventually(empty, what="no job left in JOBS")
-
-    async def test_a_program_without_an_event_loop_has_the_same(
-        self, client: AutopilotClient, nats_server: NatsServer
-    ) -> None:
-        def program() -> tuple[object, list[object]]:
-            with SyncAutopilot(NatsSettings(nats_url=nats_server.url)) as autopilot:
-                one = autopilot.run("echo", {"text": "x"}, timeout_s=20)
-                told = list(autopilot.stream("echo", {"text": "y", "work_s": 1.0}))
-                assert isinstance(told[0], JobProgress)
-                assert isinstance(told[-1], JobResult)
-                return one, [r.output for r in autopilot.map("echo", [{"text": "1"}, {"text": "2"}], timeout_s=20)]
-
-        async with worker_process(nats_server.url, **ECHO):
-            one, many = await asyncio.to_thread(program)
-        assert one == {"text": "x"}
-        assert many == [{"text": "1"}, {"text": "2"}]
 
     async def test_results_that_have_expired_are_told_at_once(
         self, client: AutopilotClient, nats_server: NatsServer

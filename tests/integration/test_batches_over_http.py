@@ -11,10 +11,10 @@ from typing import Any
 import httpx
 import pytest
 
-from shared.client import AutopilotClient, batch_results, batches
-from shared.errors import UnavailableError
-from shared.publishing import publish_together
-from shared.storing import publish_result
+from accelerator_autopilot.client import AutopilotClient, batch_results, batches
+from accelerator_autopilot.contracts.errors import UnavailableError
+from accelerator_autopilot.transport.publish_retries import publish_together
+from accelerator_autopilot.transport.result_publishing import publish_result
 from tests.conftest import NatsServer
 from tests.integration.test_queue_limits import a_result, messages
 from tests.support.gateway import gateway_http, gateway_on_a_port
@@ -73,7 +73,7 @@ class TestRetries:
             assert (await submitted(http, "k2")).json()["id"] != first.json()["id"]
         assert (first.json()["duplicate"], again.json()["duplicate"]) == (False, True)
         assert again.json()["id"] == first.json()["id"]
-        assert (other.status_code, "another batch" in other.text) == (409, True)
+        assert (other.status_code, "already exists with other inputs" in other.text) == (409, True)
         assert await messages(client.js, "JOBS") == 600
 
     async def test_without_a_key_each_request_that_was_answered_is_a_batch(

@@ -11,11 +11,11 @@ from typing import Any
 import pytest
 from nats.aio.client import Client
 
-from services.inference import cancellations
-from services.inference.cancellations import Cancellations
-from shared import subjects
-from shared.clock import utc_now
-from shared.messages.jobs import JobState
+from accelerator_autopilot.contracts import subjects
+from accelerator_autopilot.contracts.messages.jobs import JobState
+from accelerator_autopilot.inference.worker.application import cancellations
+from accelerator_autopilot.inference.worker.application.cancellations import Cancellations
+from accelerator_autopilot.transport.clock import utc_now
 from tests.support.poison import poison_rule
 from tests.support.waiting import eventually
 

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from deploy.grafana.source.__main__ import dashboards
-from shared.clock import utc_now
-from shared.database import connect_pool, migrate
+from accelerator_autopilot.deploy.grafana.generator.__main__ import dashboards
+from accelerator_autopilot.runtime.database import connect_pool, migrate
+from accelerator_autopilot.transport.clock import utc_now
 from tests.support.day_of_data import DEVICES_A_NODE, fill_day
 from tests.support.grafana import FOLDER, as_sent, panel_queries
 
@@ -24,7 +24,7 @@ def test_what_is_committed_is_what_the_code_makes() -> None:
     assert {path.stem for path in FOLDER.glob("*.json")} == set(made)
     for name, model in made.items():
         kept = json.loads(Path(FOLDER / f"{name}.json").read_text())
-        assert kept == json.loads(json.dumps(model)), f"{name}.json is out of date: run 'make docs'"
+        assert kept == json.loads(json.dumps(model)), f"{name}.json is out of date: run 'make docs-generate'"
 
 
 def test_every_dashboard_leads_to_the_others_and_marks_alerts_and_decisions() -> None:

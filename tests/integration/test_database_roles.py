@@ -9,8 +9,8 @@ from urllib.parse import urlsplit, urlunsplit
 import asyncpg
 import pytest
 
-from shared.clock import utc_now
-from shared.database import migrate
+from accelerator_autopilot.runtime.database import migrate
+from accelerator_autopilot.transport.clock import utc_now
 from tests.support.grafana import as_sent, panel_queries
 
 ROLES = (Path(__file__).resolve().parents[2] / "deploy" / "postgres" / "roles.sql").read_text()

@@ -12,9 +12,9 @@ from pathlib import Path
 import psutil
 import pytest
 
-from deploy.embedded import servers
-from deploy.embedded.probes import postgres_lives
-from deploy.embedded.servers import EmbeddedPostgres
+from accelerator_autopilot.deploy.local import servers
+from accelerator_autopilot.deploy.local.probes import postgres_lives
+from accelerator_autopilot.deploy.local.servers import EmbeddedPostgres
 from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.timeout(90)
@@ -71,7 +71,7 @@ async def test_one_that_is_stopped_in_the_midst_of_its_start_is_not_left_over(fo
 async def test_one_that_stood_still_is_given_its_time_and_one_that_does_not_come_back_is_restarted_once(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("deploy.embedded.probes.TIMEOUT_S", 0.3)
+    monkeypatch.setattr("accelerator_autopilot.deploy.local.probes.TIMEOUT_S", 0.3)
     monkeypatch.setattr(servers, "POSTGRES_DEAD_AFTER_S", 4.0)
     server = EmbeddedPostgres(folder)
     await server.start()

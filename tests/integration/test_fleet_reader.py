@@ -10,19 +10,20 @@ from nats.aio.client import Client
 from nats.js.api import KeyValueConfig
 from prometheus_client import CollectorRegistry
 
-from services.scheduler.adapters.fleet_reader import READ_METRICS, FleetReader
-from services.scheduler.adapters.newest_frames import NewestFrames
-from services.scheduler.adapters.queue_counts import Queues, queue_counts
-from services.scheduler.domain.device_columns import DeviceColumns
-from services.telemetry.adapters.queue_rows import write_queue
-from shared import bucket_follower, subjects
-from shared.bucket_follower import BucketFollower
-from shared.clock import utc_now
-from shared.consumer_listing import all_consumers
-from shared.errors import UnavailableError
-from shared.messages.jobs import PoolStatus, WorkerStatus
-from shared.messages.telemetry import NodeInventory
-from shared.streams import job_durable
+from accelerator_autopilot.contracts import subjects
+from accelerator_autopilot.contracts.errors import UnavailableError
+from accelerator_autopilot.contracts.messages.jobs import PoolStatus, WorkerStatus
+from accelerator_autopilot.contracts.messages.telemetry import NodeInventory
+from accelerator_autopilot.contracts.streams import job_durable
+from accelerator_autopilot.scheduler.adapters.latest_frames import LatestFrames
+from accelerator_autopilot.scheduler.adapters.observation_reader import READ_METRICS, FleetReader
+from accelerator_autopilot.scheduler.adapters.queue_counts import Queues, queue_counts
+from accelerator_autopilot.scheduler.domain.device_columns import DeviceColumns
+from accelerator_autopilot.telemetry.recorder.adapters.queue_rows import write_queue
+from accelerator_autopilot.transport import bucket_changes
+from accelerator_autopilot.transport.bucket_changes import BucketChanges
+from accelerator_autopilot.transport.clock import utc_now
+from accelerator_autopilot.transport.consumer_listing import all_consumers
 from tests.support.builders import device
 
 pytestmark = [pytest.mark.nats, pytest.mark.timeout(60)]
@@ -31,7 +32,7 @@ pytestmark = [pytest.mark.nats, pytest.mark.timeout(60)]
 async def test_a_follower_tells_what_changed_and_what_is_gone(nc: Client, monkeypatch: pytest.MonkeyPatch) -> None:
     js = nc.jetstream()
     kv = await js.key_value("pools")
-    follower = BucketFollower(js, "pools")
+    follower = BucketChanges(js, "pools")
     assert await follower.changes() == {}
     await asyncio.gather(*(kv.put(f"p{i}", b"1") for i in range(50)))
     assert len(await follower.changes()) == 50
@@ -42,7 +43,7 @@ async def test_a_follower_tells_what_changed_and_what_is_gone(nc: Client, monkey
     assert await follower.changes() == {"p1": b"3", "p2": None}
     # Taken out of the stream without a mark.
     await js.purge_stream("KV_pools", subject="$KV.pools.p3")
-    monkeypatch.setattr(bucket_follower, "CHECKED_EVERY_S", 0.0)
+    monkeypatch.setattr(bucket_changes, "CHECKED_EVERY_S", 0.0)
     found = await follower.changes()
     assert (found["p3"], found["p1"], len(found)) == (None, b"3", 50)
     # The server loses the consumer, as it does when it is quiet for long or restarts.
@@ -112,7 +113,7 @@ async def test_queues_of_all_kinds_are_counted_in_one_look(nc: Client) -> None:
 
 async def test_pools_and_devices_are_those_that_were_written_last(nc: Client) -> None:
     js = nc.jetstream()
-    frames = NewestFrames(DeviceColumns(READ_METRICS), lambda: utc_now().timestamp(), 10.0, CollectorRegistry())
+    frames = LatestFrames(DeviceColumns(READ_METRICS), lambda: utc_now().timestamp(), 10.0, CollectorRegistry())
     reader = FleetReader(js, 10.0, frames)
     worker = WorkerStatus(worker="w", device="g", pid=1, state="ready", started_at=utc_now())
 

@@ -12,14 +12,14 @@ import pytest
 from nats.aio.client import Client
 from prometheus_client import CollectorRegistry
 
-from services.scheduler.adapters.fleet_reader import READ_METRICS, FleetReader
-from services.scheduler.adapters.newest_frames import NewestFrames
-from services.scheduler.domain.device_columns import DeviceColumns
-from shared.clock import utc_now
-from shared.errors import InvalidInputError, NotFoundError
-from shared.leader import leading_token
-from shared.objects import object_names, write_object
-from shared.payloads import drop_payload, load_payload, store_payload, sweep_payloads
+from accelerator_autopilot.contracts.errors import InvalidInputError, NotFoundError
+from accelerator_autopilot.runtime.leader_election import leading_token
+from accelerator_autopilot.scheduler.adapters.latest_frames import LatestFrames
+from accelerator_autopilot.scheduler.adapters.observation_reader import READ_METRICS, FleetReader
+from accelerator_autopilot.scheduler.domain.device_columns import DeviceColumns
+from accelerator_autopilot.transport.clock import utc_now
+from accelerator_autopilot.transport.object_store import object_names, write_object
+from accelerator_autopilot.transport.payload_store import drop_payload, load_payload, store_payload, sweep_payloads
 from tests.support.builders import alert
 
 pytestmark = pytest.mark.nats
@@ -73,7 +73,7 @@ async def test_a_payload_that_nothing_describes_is_not_there(nc: Client, descrip
 @pytest.mark.parametrize("content", [b"no json", b"\xff", b"[" * 100_000])
 async def test_a_payload_that_is_no_json_is_a_wrong_input(nc: Client, content: bytes) -> None:
     await write_object(nc.jetstream(), "payloads", "9999999999-x", content)
-    with pytest.raises(InvalidInputError, match="holds no JSON"):
+    with pytest.raises(InvalidInputError, match="is not valid JSON"):
         await load_payload(nc.jetstream(), "9999999999-x")
 
 
@@ -82,7 +82,7 @@ async def test_a_key_that_no_client_can_ask_for_hides_no_alert(nc: Client) -> No
     for key in ("ü", "~", "$.x", "a.b.c.d"):
         await js.publish(f"$KV.open_alerts.{key}", b"rubbish")
     await js.publish(f"$KV.open_alerts.{hot.node}.{hot.device}.{hot.kind}", hot.model_dump_json().encode())
-    frames = NewestFrames(DeviceColumns(READ_METRICS), lambda: utc_now().timestamp(), 10.0, CollectorRegistry())
+    frames = LatestFrames(DeviceColumns(READ_METRICS), lambda: utc_now().timestamp(), 10.0, CollectorRegistry())
     sight = await FleetReader(js, 10.0, frames).critical()
     assert set(sight.critical) == {(hot.node, hot.device)}
 

@@ -12,18 +12,19 @@ import pytest
 from nats.js.api import DiscardPolicy
 from prometheus_client import CollectorRegistry, Gauge
 
-from deploy.embedded.servers import EmbeddedPostgres
-from services.anomaly.app import create_app
-from services.anomaly.settings import AnomalySettings
-from services.scheduler.crowning import Crowning
-from services.scheduler.domain.champion import Championship
-from shared import subjects
-from shared.bus import Bus
-from shared.client import AutopilotClient
-from shared.clock import utc_now
-from shared.database import wait_until_migrated
-from shared.errors import UnavailableError
-from shared.messages.alerts import Alert
+from accelerator_autopilot.anomaly.app import create_app
+from accelerator_autopilot.anomaly.settings import AnomalySettings
+from accelerator_autopilot.client import AutopilotClient
+from accelerator_autopilot.contracts import subjects
+from accelerator_autopilot.contracts.errors import UnavailableError
+from accelerator_autopilot.contracts.messages.alerts import Alert
+from accelerator_autopilot.deploy.local.servers import EmbeddedPostgres
+from accelerator_autopilot.runtime.bus import Bus
+from accelerator_autopilot.runtime.database import wait_until_migrated
+from accelerator_autopilot.scheduler.adapters.database_history import DatabaseHistory
+from accelerator_autopilot.scheduler.application.policy_evaluation import PolicyEvaluator
+from accelerator_autopilot.scheduler.domain.champion_challenger import ChampionChallenger
+from accelerator_autopilot.transport.clock import utc_now
 from tests.conftest import NatsServer
 from tests.support.apps import running
 from tests.support.builders import event
@@ -73,9 +74,9 @@ async def test_a_database_that_stands_still_ends_no_look_into_the_past(client: A
         bus = Bus(None)  # type: ignore[arg-type]
         bus._js = client.js
         gauge = Gauge("deciding", "x", ["policy"], registry=CollectorRegistry())
-        crowning = Crowning(
-            postgres.url, bus, Championship("static", "static"), ["static"], utc_now, lambda: True, gauge,
-            timedelta(hours=1),
+        crowning = PolicyEvaluator(
+            DatabaseHistory(postgres.url), bus, ChampionChallenger("static", "static"), ["static"], utc_now,
+            lambda: True, gauge, timedelta(hours=1),
         )  # fmt: skip
         await crowning.watch(utc_now())
         assert postgres.pid is not None

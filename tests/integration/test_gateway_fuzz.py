@@ -16,10 +16,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from nats.aio.client import Client
 
-from shared.client import AutopilotClient
-from shared.clock import utc_now
-from shared.errors import AutopilotError
-from shared.messages.jobs import PoolStatus
+from accelerator_autopilot.client import AutopilotClient
+from accelerator_autopilot.contracts.errors import AutopilotError
+from accelerator_autopilot.contracts.messages.jobs import PoolStatus
+from accelerator_autopilot.transport.clock import utc_now
 from tests.conftest import NatsServer
 from tests.support.gateway import gateway_app
 

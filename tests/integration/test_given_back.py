@@ -13,12 +13,12 @@ from nats.errors import Error
 from nats.js.api import ConsumerConfig
 from prometheus_client import CollectorRegistry
 
-from shared import subjects
-from shared.broker import client_of, make_broker
-from shared.connection import can_come_back, keep_trying
-from shared.consuming import pull_batches
-from shared.settings import ServiceSettings
-from shared.streams import durable
+from accelerator_autopilot.contracts import subjects
+from accelerator_autopilot.contracts.streams import durable
+from accelerator_autopilot.runtime.broker import client_of, make_broker
+from accelerator_autopilot.runtime.consumers import pull_batches
+from accelerator_autopilot.runtime.settings import ServiceSettings
+from accelerator_autopilot.transport.connection import can_come_back, keep_trying
 from tests.conftest import NatsServer
 from tests.support.waiting import eventually
 
@@ -31,7 +31,7 @@ CONFIG = durable(NAME, subjects.OUTCOMES, ack_wait_s=30.0)
 @pytest.fixture(autouse=True)
 def brokers_may_close(monkeypatch: pytest.MonkeyPatch) -> None:
     """One that closes unasked ends its process."""
-    monkeypatch.setattr("shared.broker.stopping", True)
+    monkeypatch.setattr("accelerator_autopilot.runtime.broker.stopping", True)
 
 
 async def comes_again(nc: Client, count: int) -> list[bytes]:

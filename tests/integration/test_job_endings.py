@@ -9,13 +9,15 @@ from datetime import timedelta
 
 import pytest
 
-from shared import subjects
-from shared.client import AutopilotClient
-from shared.clock import utc_now
-from shared.errors import BusyError, InvalidInputError
-from shared.messages.jobs import JobState
-from shared.payloads import load_payload
-from shared.streams import ensure_consumer, job_durable
+from accelerator_autopilot.client import AutopilotClient
+from accelerator_autopilot.contracts import subjects
+from accelerator_autopilot.contracts.errors import BusyError, InvalidInputError
+from accelerator_autopilot.contracts.exit_codes import ExitCode
+from accelerator_autopilot.contracts.messages.jobs import JobState
+from accelerator_autopilot.contracts.streams import job_durable
+from accelerator_autopilot.transport.clock import utc_now
+from accelerator_autopilot.transport.payload_store import load_payload
+from accelerator_autopilot.transport.stream_setup import ensure_consumer
 from tests.conftest import NatsServer
 from tests.integration import test_queue_limits as limits
 from tests.integration.test_job_stages import fill
@@ -29,7 +31,7 @@ pytestmark = [pytest.mark.nats, pytest.mark.timeout(90)]
 async def run_cli(url: str, *arguments: str) -> tuple[int | None, str]:
     environment = os.environ | {"AUTOPILOT_NATS_URL": url, "COLUMNS": "300"}
     process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "services.cli.app", *arguments, env=environment,
+        sys.executable, "-m", "accelerator_autopilot.cli.app", *arguments, env=environment,
         stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
     )  # fmt: skip
     output, _ = await process.communicate()
@@ -92,7 +94,7 @@ async def test_a_job_that_its_workers_never_end_is_buried_and_the_command_line_s
     (code, told), (_, listed) = await asyncio.gather(
         run_cli(nats_server.url, "result", "killer"), run_cli(nats_server.url, "dead")
     )
-    assert (code, told.strip()) == (1, f"error: job killer failed: {why}")
+    assert (code, told.strip()) == (ExitCode.FAILED, f"error: job killer failed: {why}")
     assert why in listed
 
 
@@ -111,11 +113,11 @@ async def test_the_command_line_shows_rubbish_as_it_is(client: AutopilotClient, 
 async def test_an_input_too_large_to_be_read_is_refused(
     client: AutopilotClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("shared.client.jobs.MOST_PAYLOAD_BYTES", 300_000)
-    with pytest.raises(InvalidInputError, match="may have 300000 bytes"):
+    monkeypatch.setattr("accelerator_autopilot.client.jobs.MOST_PAYLOAD_BYTES", 300_000)
+    with pytest.raises(InvalidInputError, match="may have at most 300000 bytes"):
         await client.jobs.submit("echo", {"text": "x" * 400_000})
     job = await client.jobs.submit("echo", {"text": "x" * 280_000})
     message = await client.js.get_last_msg("JOBS", subjects.any_job(job.id))
     reference = (message.data or b"").decode().split('"payload_ref":"')[1].split('"')[0]
-    with pytest.raises(InvalidInputError, match="may have 1000 bytes"):
+    with pytest.raises(InvalidInputError, match="may have at most 1000 bytes"):
         await load_payload(client.js, reference, 1000)

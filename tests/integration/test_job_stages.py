@@ -10,12 +10,12 @@ import pytest
 from nats.aio.client import Client
 from nats.js import JetStreamContext
 
-from shared import subjects
-from shared.client import AutopilotClient
-from shared.clock import utc_now
-from shared.errors import BusyError
-from shared.jobs import make_job, make_options
-from shared.payloads import sweep_payloads
+from accelerator_autopilot.client import AutopilotClient
+from accelerator_autopilot.contracts import subjects
+from accelerator_autopilot.contracts.errors import BusyError
+from accelerator_autopilot.contracts.job_building import make_job, make_options
+from accelerator_autopilot.transport.clock import utc_now
+from accelerator_autopilot.transport.payload_store import sweep_payloads
 from tests.conftest import NatsServer
 from tests.integration.test_queue import keeper
 from tests.integration.test_queue_limits import ECHO, messages, resize

@@ -11,10 +11,10 @@ import pytest
 from nats.aio.client import Client
 from nats.js.errors import NotFoundError
 
-from shared.client import AutopilotClient
-from shared.errors import ConflictError, InvalidInputError, JobFailedError
-from shared.errors import NotFoundError as Missing
-from shared.messages.jobs import DeadJob, JobResult
+from accelerator_autopilot.client import AutopilotClient
+from accelerator_autopilot.contracts.errors import ConflictError, InvalidInputError, JobFailedError
+from accelerator_autopilot.contracts.errors import NotFoundError as Missing
+from accelerator_autopilot.contracts.messages.jobs import DeadJob, JobResult
 from tests.conftest import NatsServer
 from tests.support.waiting import eventually
 from tests.support.worker import worker_process

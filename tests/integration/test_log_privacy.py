@@ -14,14 +14,14 @@ import httpx
 import pytest
 from nats.aio.client import Client
 
-from deploy.embedded.instance import take_port
-from shared import subjects
-from shared.api_keys import digest
-from shared.client import AutopilotClient
-from shared.messages.telemetry import NodeInventory
+from accelerator_autopilot.client import AutopilotClient
+from accelerator_autopilot.contracts import subjects
+from accelerator_autopilot.contracts.messages.telemetry import NodeInventory
+from accelerator_autopilot.deploy.local.instance import take_port
+from accelerator_autopilot.runtime.api_keys import digest
 from tests.conftest import NatsServer
 from tests.support.builders import T0, device
-from tests.support.pools import EXTRA_KINDS, ROOT, ready
+from tests.support.pools import EXTRA_KINDS_PATH, ready
 from tests.support.waiting import eventually
 
 pytestmark = [pytest.mark.nats, pytest.mark.timeout(120)]
@@ -38,7 +38,7 @@ async def logged(folder: Path, environment: dict[str, str]) -> AsyncIterator[Pat
             await asyncio.create_subprocess_exec(
                 sys.executable, "-m", *command, env=os.environ | environment, stdout=file, stderr=file
             )
-            for command in (("services.inference", "pool"), ("services.gateway",))
+            for command in (("accelerator_autopilot.inference", "pool"), ("accelerator_autopilot.gateway",))
         ]
     try:
         yield path
@@ -56,10 +56,10 @@ async def test_no_log_line_quotes_a_job(
     port = take_port(0, "gateway")
     environment = {
         "AUTOPILOT_NATS_URL": nats_server.url, "AUTOPILOT_NODE": "n1", "AUTOPILOT_HEALTH_PORT": "0",
-        "AUTOPILOT_POOL_KINDS": json.dumps(["misbehave"]), "AUTOPILOT_POOL_INITIAL": "1",
+        "AUTOPILOT_POOL_KINDS": json.dumps(["misbehave"]), "AUTOPILOT_INITIAL_WORKERS": "1",
         "AUTOPILOT_STOP_TIMEOUT_S": "3", "AUTOPILOT_RUN_TIMEOUT_S": "1", "AUTOPILOT_LOG_LEVEL": "DEBUG",
         "AUTOPILOT_GATEWAY_PORT": str(port), "AUTOPILOT_API_KEYS_FILE": str(keys),
-        "PYTHONPATH": f"{EXTRA_KINDS}:{ROOT}",
+        "PYTHONPATH": EXTRA_KINDS_PATH,
     }  # fmt: skip
     inventory = NodeInventory(node="n1", at=T0, period_s=1, devices=[device(device="gpu-0")])
     await (await nc.jetstream().key_value("inventory")).put(subjects.token("n1"), inventory.model_dump_json().encode())

@@ -8,13 +8,15 @@ import pytest
 from nats.js import api
 from prometheus_client import CollectorRegistry
 
-from services.anomaly.app import create_app as create_anomaly
-from services.anomaly.settings import AnomalySettings
-from shared import consuming, streams, subjects
-from shared.client import AutopilotClient
-from shared.clock import utc_now
-from shared.health import HealthState
-from shared.leader import Leadership, leading_token
+from accelerator_autopilot.anomaly.app import create_app as create_anomaly
+from accelerator_autopilot.anomaly.settings import AnomalySettings
+from accelerator_autopilot.client import AutopilotClient
+from accelerator_autopilot.contracts import subjects
+from accelerator_autopilot.runtime import consumers
+from accelerator_autopilot.runtime.health import HealthState
+from accelerator_autopilot.runtime.leader_election import LeaderElection, leading_token
+from accelerator_autopilot.transport import stream_setup
+from accelerator_autopilot.transport.clock import utc_now
 from tests.conftest import NatsServer
 from tests.support.apps import running
 from tests.support.builders import event
@@ -24,8 +26,8 @@ pytestmark = [pytest.mark.nats, pytest.mark.timeout(120)]
 
 
 async def test_a_leader_leads_again_when_its_bucket_is_made_anew(client: AutopilotClient) -> None:
-    await streams.ensure(client.js)
-    leads = Leadership(client.js, "a", "scheduler")
+    await stream_setup.ensure(client.js)
+    leads = LeaderElection(client.js, "a", "scheduler")
     leading = asyncio.create_task(leads.run())
     try:
         await eventually(lambda: leads.token)
@@ -104,9 +106,9 @@ async def test_an_alert_that_is_over_is_removed_once(nats_server: NatsServer, cl
 async def test_a_bucket_that_is_lost_is_made_again_while_services_run(
     nats_server: NatsServer, client: AutopilotClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(consuming, "COUNTED_EVERY_S", 0.5)
-    monkeypatch.setattr(consuming, "WATCH_PERIOD_S", 0.1)
-    watchdog = consuming.ConsumerWatchdog(client.js, [], HealthState("x"), CollectorRegistry())
+    monkeypatch.setattr(consumers, "COUNTED_EVERY_S", 0.5)
+    monkeypatch.setattr(consumers, "WATCH_PERIOD_S", 0.1)
+    watchdog = consumers.ConsumerWatchdog(client.js, [], HealthState("x"), CollectorRegistry())
     watching = asyncio.create_task(watchdog.run())
     try:
         await eventually(lambda: watchdog._streams)

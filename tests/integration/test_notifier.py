@@ -14,15 +14,17 @@ from typing import Any
 import pytest
 from prometheus_client import CollectorRegistry
 
-from services.notifier.app import create_app
-from services.notifier.settings import NotifierSettings
-from shared import consuming, subjects
-from shared.audit import AuditOutbox, record
-from shared.client import AutopilotClient
-from shared.clock import utc_now
-from shared.errors import UnavailableError
-from shared.health import HealthState
-from shared.messages.audit import AuditRecord
+from accelerator_autopilot.client import AutopilotClient
+from accelerator_autopilot.contracts import subjects
+from accelerator_autopilot.contracts.errors import UnavailableError
+from accelerator_autopilot.contracts.messages.audit import AuditRecord
+from accelerator_autopilot.notifier.app import create_app
+from accelerator_autopilot.notifier.settings import NotifierSettings
+from accelerator_autopilot.runtime import consumers
+from accelerator_autopilot.runtime.audit_log import AuditOutbox
+from accelerator_autopilot.runtime.health import HealthState
+from accelerator_autopilot.transport.audit_records import record
+from accelerator_autopilot.transport.clock import utc_now
 from tests.conftest import NatsServer
 from tests.support.apps import running
 from tests.support.builders import alert
@@ -223,8 +225,8 @@ async def test_the_audit_keeps_nobody_waiting_and_loses_only_past_its_bound() ->
 
 async def test_a_watchdog_with_nothing_to_watch_does_not_stand_still(monkeypatch: pytest.MonkeyPatch) -> None:
     beats: list[bool] = []
-    monkeypatch.setattr(consuming, "beat", lambda: beats.append(True))
-    watchdog = consuming.ConsumerWatchdog(None, [], HealthState("x"), CollectorRegistry())  # type: ignore[arg-type]
+    monkeypatch.setattr(consumers, "beat", lambda: beats.append(True))
+    watchdog = consumers.ConsumerWatchdog(None, [], HealthState("x"), CollectorRegistry())  # type: ignore[arg-type]
     task = asyncio.create_task(watchdog.run())
     await eventually(lambda: beats)
     task.cancel()

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from services.notifier import app as notifier_app
-from services.notifier.app import create_app
-from shared import streams
-from shared.client import AutopilotClient
-from shared.messages.notices import Subscription
+from accelerator_autopilot.client import AutopilotClient
+from accelerator_autopilot.contracts.messages.notifications import Subscription
+from accelerator_autopilot.notifier import app as notifier_app
+from accelerator_autopilot.notifier.app import create_app
+from accelerator_autopilot.transport import stream_setup
 from tests.conftest import NatsServer
 from tests.integration.test_notifier import Receiver, publish, settings
 from tests.support.apps import running
@@ -54,7 +54,7 @@ async def test_a_stream_that_is_made_anew_still_ends_what_was_told(
             await publish(client, name)
         await eventually(lambda: len(receiver.of("/ok")) == 3, 20)
         await client.js.delete_stream("ALERTS")
-        await streams.ensure(client.js)
+        await stream_setup.ensure(client.js)
         await publish(client, "a", state="resolved")
         await eventually(lambda: "a resolved" in receiver.of("/ok"), 30)
 

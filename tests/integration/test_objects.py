@@ -11,9 +11,9 @@ import pytest
 from nats.aio.client import Client
 from nats.js.api import PubAck
 
-from shared.client import AutopilotClient
-from shared.errors import NotFoundError, UnavailableError
-from shared.objects import CHUNK_BYTES, read_object, write_object
+from accelerator_autopilot.client import AutopilotClient
+from accelerator_autopilot.contracts.errors import NotFoundError, UnavailableError
+from accelerator_autopilot.transport.object_store import CHUNK_BYTES, read_object, write_object
 from tests.conftest import NatsServer
 from tests.support.waiting import eventually
 from tests.support.worker import worker_process

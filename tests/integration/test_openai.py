@@ -13,12 +13,12 @@ import openai
 import pytest
 from nats.aio.client import Client
 
-from services.gateway.app import create_app as create_gateway
-from services.gateway.settings import GatewaySettings
-from shared.api_keys import digest
-from shared.client import AutopilotClient
-from shared.clock import utc_now
-from shared.messages.jobs import PoolStatus
+from accelerator_autopilot.client import AutopilotClient
+from accelerator_autopilot.contracts.messages.jobs import PoolStatus
+from accelerator_autopilot.gateway.app import create_app as create_gateway
+from accelerator_autopilot.gateway.settings import GatewaySettings
+from accelerator_autopilot.runtime.api_keys import digest
+from accelerator_autopilot.transport.clock import utc_now
 from tests.conftest import NatsServer
 from tests.support.tiny_models import save_tiny_causal
 from tests.support.waiting import eventually
@@ -131,7 +131,7 @@ class TestOpenAI:
             await api.with_options(api_key="v").embeddings.create(model=EMBED, input="x")
         with pytest.raises(openai.BadRequestError, match="must be shorter than 256 tokens"):
             await api.completions.create(model=model, prompt="one " * 400)
-        with pytest.raises(openai.BadRequestError, match="generates no text here"):
+        with pytest.raises(openai.BadRequestError, match="is not a text generation model"):
             await api.completions.create(model=EMBED, prompt="one")
 
     async def test_a_reader_who_leaves_ends_the_job(self, api: openai.AsyncOpenAI, client: AutopilotClient) -> None:

@@ -15,17 +15,19 @@ from nats.aio.client import Client
 from nats.js import JetStreamContext
 from prometheus_client import CollectorRegistry
 
-from services.cli.commands.jobs import _aside_table
-from services.inference import keeper as keeper_module
-from services.inference.keeper import WAITING, QueueKeeper
-from services.notifier.app import create_app as create_notifier
-from services.notifier.intake import durable_name
-from services.notifier.settings import NotifierSettings
-from shared import poison, streams, subjects
-from shared.client import AutopilotClient
-from shared.clock import utc_now
-from shared.leader import Leadership
-from shared.messages.jobs import JobResult
+from accelerator_autopilot.cli.commands.jobs import set_aside_rows
+from accelerator_autopilot.client import AutopilotClient
+from accelerator_autopilot.contracts import streams, subjects
+from accelerator_autopilot.contracts.messages.jobs import JobResult
+from accelerator_autopilot.inference.pool.application import queue_janitor as keeper_module
+from accelerator_autopilot.inference.pool.application.queue_janitor import WAITING, QueueJanitor
+from accelerator_autopilot.notifier.app import create_app as create_notifier
+from accelerator_autopilot.notifier.application.alert_consumer import durable_name
+from accelerator_autopilot.notifier.settings import NotifierSettings
+from accelerator_autopilot.runtime import poison_messages
+from accelerator_autopilot.runtime.leader_election import LeaderElection
+from accelerator_autopilot.transport import stream_setup
+from accelerator_autopilot.transport.clock import utc_now
 from tests.conftest import NatsServer
 from tests.support.apps import running
 from tests.support.builders import alert
@@ -41,16 +43,16 @@ RUBBISH = (b"", b"\xff\xfe", b"[1]", b'{"id": 7}', b"{" * 3000)
 
 @pytest.fixture(autouse=True)
 def soon(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(poison, "BACKOFF_S", (0.1,))
+    monkeypatch.setattr(poison_messages, "BACKOFF_S", (0.1,))
     monkeypatch.setattr(keeper_module, "PAYLOADS_PERIOD_S", 0.2)
 
 
 @asynccontextmanager
-async def keeper(nc: Client, registry: CollectorRegistry) -> AsyncIterator[QueueKeeper]:
+async def keeper(nc: Client, registry: CollectorRegistry) -> AsyncIterator[QueueJanitor]:
     js = nc.jetstream(timeout=5.0)
     for stream, config in (("JOBS", streams.waiting_durable()), ("LATER", streams.due_durable())):
-        await streams.ensure_consumer(js, stream, config)
-    made = QueueKeeper(nc, js, Leadership(js, "test", "queue"), poison_rule(js, registry), 60.0)
+        await stream_setup.ensure_consumer(js, stream, config)
+    made = QueueJanitor(nc, js, LeaderElection(js, "test", "queue"), poison_rule(js, registry), 60.0)
     task = asyncio.create_task(made.run())
     try:
         yield made
@@ -91,7 +93,7 @@ class TestKeeper:
                 raise RuntimeError("SECRET")
             return await pass_on(js, message, job_id, *rest)
 
-        monkeypatch.setattr(keeper_module, "pass_on", fails)
+        monkeypatch.setattr(keeper_module, "forward_job", fails)
         await client.js.publish("results.first", succeeded("first"))
         registry = CollectorRegistry()
         for number, body in enumerate(RUBBISH):
@@ -101,7 +103,7 @@ class TestKeeper:
         await client.jobs.submit("echo", {"text": "x"}, job_id="good", after=["first"])
         async with keeper(nc, registry):
             assert (await result(client, "evil")).errors[-1].message == "could not be handled: RuntimeError"
-            assert count(registry, WAITING, "RuntimeError") == poison.ATTEMPTS
+            assert count(registry, WAITING, "RuntimeError") == poison_messages.ATTEMPTS
             for number in range(len(RUBBISH)):
                 assert (await result(client, f"rubbish-{number}")).status == "failed"
                 assert (await result(client, f"rubbish-{number}-due")).status == "failed"
@@ -192,8 +194,9 @@ async def test_a_notifier_puts_aside_what_is_no_alert(nats_server: NatsServer, c
             return not info.num_pending and not info.num_ack_pending
 
         await eventually(moves, 20, what="nothing left in the consumer")
-    table = _aside_table(letters)
-    assert table.row_count == len(letters)
+    rows = set_aside_rows(letters)
+    assert [row["subject"] for row in rows] == [letter.subject for letter in letters]
+    assert "not json" not in str(rows), "what a message said is nobody's business"
 
 
 class TestGateway:

@@ -17,17 +17,18 @@ import pytest
 from nats.aio.client import Client
 from nats.js.errors import NotFoundError
 
-from deploy.embedded.instance import take_port
-from deploy.embedded.servers import nats_binary, wait_for_port, write_nats_config
-from services.inference.keeper import QueueKeeper
-from services.inference.worker_state import BEGIN_ANEW
-from shared import streams, subjects
-from shared.client import AutopilotClient
-from shared.clock import utc_now
-from shared.errors import ConflictError, InvalidInputError, JobFailedError
-from shared.leader import Leadership
-from shared.messages.jobs import JobResult, PoolStatus, WorkerStatus
-from shared.payloads import sweep_payloads
+from accelerator_autopilot.client import AutopilotClient
+from accelerator_autopilot.contracts import streams, subjects
+from accelerator_autopilot.contracts.errors import ConflictError, InvalidInputError, JobFailedError
+from accelerator_autopilot.contracts.messages.jobs import JobResult, PoolStatus, WorkerStatus
+from accelerator_autopilot.deploy.local.instance import take_port
+from accelerator_autopilot.deploy.local.servers import nats_binary, wait_for_port, write_nats_config
+from accelerator_autopilot.inference.pool.application.queue_janitor import QueueJanitor
+from accelerator_autopilot.inference.worker.application.worker_state import BEGIN_ANEW
+from accelerator_autopilot.runtime.leader_election import LeaderElection
+from accelerator_autopilot.transport import stream_setup
+from accelerator_autopilot.transport.clock import utc_now
+from accelerator_autopilot.transport.payload_store import sweep_payloads
 from tests.chaos.soak.proxy import LinkProxy, tcp_target
 from tests.conftest import NatsServer
 from tests.support.poison import poison_rule
@@ -40,12 +41,12 @@ ECHO = {"AUTOPILOT_POOL_KINDS": '["echo"]'}
 
 
 @asynccontextmanager
-async def keeper(nc: Client, unrunnable_after_s: float = 60.0) -> AsyncIterator[QueueKeeper]:
+async def keeper(nc: Client, unrunnable_after_s: float = 60.0) -> AsyncIterator[QueueJanitor]:
     """The queue's keeper, as a pool runs it."""
     js = nc.jetstream()
-    await streams.ensure_consumer(js, "JOBS", streams.waiting_durable())
-    await streams.ensure_consumer(js, "LATER", streams.due_durable())
-    keeping = QueueKeeper(nc, js, Leadership(js, "test", "queue"), poison_rule(js), unrunnable_after_s)
+    await stream_setup.ensure_consumer(js, "JOBS", streams.waiting_durable())
+    await stream_setup.ensure_consumer(js, "LATER", streams.due_durable())
+    keeping = QueueJanitor(nc, js, LeaderElection(js, "test", "queue"), poison_rule(js), unrunnable_after_s)
     task = asyncio.create_task(keeping.run())
     try:
         yield keeping
@@ -280,7 +281,7 @@ class TestPrivacy:
 
     async def test_logs_hold_nothing_of_a_job(self, client: AutopilotClient, nats_server: NatsServer) -> None:
         process = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "services.inference", "worker",
+            sys.executable, "-m", "accelerator_autopilot.inference", "worker",
             env=os.environ | ECHO | {"AUTOPILOT_NATS_URL": nats_server.url, "AUTOPILOT_LOG_LEVEL": "DEBUG"},
             stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE, stdin=asyncio.subprocess.DEVNULL,
         )  # fmt: skip
@@ -301,7 +302,7 @@ class TestModels:
     @asynccontextmanager
     async def worker(self, nats_server: NatsServer, **settings: str) -> AsyncIterator[asyncio.subprocess.Process]:
         process = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "services.inference", "worker",
+            sys.executable, "-m", "accelerator_autopilot.inference", "worker",
             env=os.environ | settings | {
                 "AUTOPILOT_NATS_URL": nats_server.url, "AUTOPILOT_POOL_KINDS": '["embed"]',
                 "AUTOPILOT_MODEL_IDLE_S": "0.2",
@@ -324,7 +325,7 @@ class TestModels:
             assert await asyncio.wait_for(process.wait(), 20) == BEGIN_ANEW
 
     async def test_models_that_are_kept_warm_stay(self, client: AutopilotClient, nats_server: NatsServer) -> None:
-        async with self.worker(nats_server, AUTOPILOT_MODELS_WARM='["embed"]') as process:
+        async with self.worker(nats_server, AUTOPILOT_PRELOAD_KINDS='["embed"]') as process:
             assert process.stdout is not None
             # A report every half second: ten times the idle time is over after these.
             reports = [json.loads(await asyncio.wait_for(process.stdout.readline(), 30)) for _ in range(5)]
@@ -338,7 +339,7 @@ class TestRawContract:
     async def test_a_publisher_that_imports_nothing_of_ours(
         self, client: AutopilotClient, nats_server: NatsServer
     ) -> None:
-        """The contract of docs/jobs.md, over a bare socket in NATS' own text protocol."""
+        """The contract of docs/reference/nats-protocol.md, over a bare socket in NATS' own text protocol."""
         async with worker_process(nats_server.url, **ECHO):
             reader, writer = await asyncio.open_connection("127.0.0.1", nats_server.port)
             assert (await reader.readline()).startswith(b"INFO")
@@ -379,7 +380,7 @@ async def test_with_a_key_the_brokers_disk_holds_nothing_readable(
         try:
             await wait_for_port(port)
             connection = await nats.connect(f"nats://u:p@127.0.0.1:{port}")
-            await streams.ensure(connection.jetstream())
+            await stream_setup.ensure(connection.jetstream())
             await connection.jetstream().publish(
                 "jobs.echo.normal.x", json.dumps({"payload": {"text": secret}}).encode()
             )

@@ -12,17 +12,17 @@ import pytest
 from nats.js import JetStreamContext
 from prometheus_client import CollectorRegistry
 
-from services.inference.dead_lettering import DeadLettering
-from services.inference.stream_watch import StreamWatch
-from services.inference.undeliverable import Undeliverable
-from shared import subjects
-from shared.bus import Bus
-from shared.client import AutopilotClient
-from shared.clock import utc_now
-from shared.errors import BusyError, UnavailableError
-from shared.messages.jobs import Job, JobResult, PoolStatus, WorkerStatus
-from shared.payloads import load_payload
-from shared.storing import publish_result
+from accelerator_autopilot.client import AutopilotClient
+from accelerator_autopilot.contracts import subjects
+from accelerator_autopilot.contracts.errors import BusyError, UnavailableError
+from accelerator_autopilot.contracts.messages.jobs import Job, JobResult, PoolStatus, WorkerStatus
+from accelerator_autopilot.inference.jobs.dead_lettering import DeadLettering
+from accelerator_autopilot.inference.pool.application.stream_usage import StreamUsage
+from accelerator_autopilot.inference.pool.application.unschedulable_jobs import UnschedulableJobs
+from accelerator_autopilot.runtime.bus import Bus
+from accelerator_autopilot.transport.clock import utc_now
+from accelerator_autopilot.transport.payload_store import load_payload
+from accelerator_autopilot.transport.result_publishing import publish_result
 from tests.conftest import NatsServer
 from tests.support.poison import poison_rule
 from tests.support.waiting import eventually
@@ -59,7 +59,7 @@ class TestFull:
         first, body = a_result("first")
         assert await publish_result(client.js, first, body, 3600)
         assert not await publish_result(client.js, first, body, 3600), "it has one"
-        with pytest.raises(BusyError, match="the result of job large was not stored, the stream is full"):
+        with pytest.raises(BusyError, match="the result of job large was not stored because the stream is full"):
             await publish_result(client.js, a_result("large")[0], b"x" * 5000, 3600)
         assert not await publish_result(client.js, first, body, 3600), "also while the stream is full"
 
@@ -97,7 +97,7 @@ class TestFull:
 
     async def test_payloads_without_room_are_refused_in_the_same_way(self, client: AutopilotClient) -> None:
         await resize(client.js, "OBJ_payloads", 2**19)
-        with pytest.raises(BusyError, match=r"payloads/.* was not stored, the stream is full"):
+        with pytest.raises(BusyError, match=r"payloads/.* was not stored because the stream is full"):
             await client.jobs.submit("echo", {"text": "x" * 2**20})
         assert await messages(client.js, "JOBS") == 0
 
@@ -136,8 +136,8 @@ class TestEverythingEnds:
         await dead.bury(job, "invalid", [dead.reason("InvalidInputError", "no")], "jobs.echo.normal.j1")
         assert await messages(js, "DEAD") == await messages(js, "RESULTS") == 1
 
-    async def sweep(self, js: JetStreamContext, undeliverable: Undeliverable | None = None) -> None:
-        undeliverable = undeliverable or Undeliverable(js, DeadLettering(js, "keeper"), poison_rule(js), 0.0)
+    async def sweep(self, js: JetStreamContext, undeliverable: UnschedulableJobs | None = None) -> None:
+        undeliverable = undeliverable or UnschedulableJobs(js, DeadLettering(js, "keeper"), poison_rule(js), 0.0)
         await undeliverable.sweep(utc_now() + timedelta(seconds=1))
 
     async def test_a_bare_job_of_an_unknown_kind_keeps_its_input(self, client: AutopilotClient) -> None:
@@ -179,7 +179,7 @@ class TestEverythingEnds:
     async def test_a_pool_that_is_away_for_a_moment_loses_no_job(self, client: AutopilotClient) -> None:
         await tell_pool(client.js, "other")
         await client.jobs.submit("echo", {}, job_id="waits")
-        patient = Undeliverable(client.js, DeadLettering(client.js, "keeper"), poison_rule(client.js), 60.0)
+        patient = UnschedulableJobs(client.js, DeadLettering(client.js, "keeper"), poison_rule(client.js), 60.0)
         await patient.sweep(utc_now() + timedelta(hours=1))
         assert await messages(client.js, "JOBS") == 1, "it is old, but its pool has only just gone"
 
@@ -196,7 +196,7 @@ class TestEverythingEnds:
         assert "ttl_s" in late.errors[-1].message
         assert "no worker came to it" in late.errors[-1].message
         assert await client.jobs.find_result("early") is None
-        await Undeliverable(js, DeadLettering(js, "keeper"), poison_rule(js), 0.0).sweep(
+        await UnschedulableJobs(js, DeadLettering(js, "keeper"), poison_rule(js), 0.0).sweep(
             utc_now() + timedelta(days=7, hours=13)
         )
         for name in ("early", "rubbish"):
@@ -245,7 +245,7 @@ class TestStreamWatch:
     async def test_a_stream_that_fills_is_an_alert_until_there_is_room_again(self, client: AutopilotClient) -> None:
         bus = Bus(client.js)
         registry = CollectorRegistry()
-        watch = StreamWatch(client.js, bus, registry, lambda: True)
+        watch = StreamUsage(client.js, bus, registry, lambda: True)
         await resize(client.js, "RESULTS", 10_000)
         await watch.look()
         assert await client.alerts.open() == []

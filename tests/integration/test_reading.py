@@ -11,11 +11,11 @@ from nats.aio.client import Client
 from nats.js import JetStreamContext
 from nats.js.errors import NotFoundError
 
-from shared.client.reading import bucket_items, bucket_values, last_messages
-from shared.clock import utc_now
-from shared.messages.audit import AuditRecord
-from shared.messages.commands import PowerCommand, ScaleCommand
-from shared.messages.telemetry import NodeInventory
+from accelerator_autopilot.contracts.messages.audit import AuditRecord
+from accelerator_autopilot.contracts.messages.commands import PowerCommand, ScaleCommand
+from accelerator_autopilot.contracts.messages.telemetry import NodeInventory
+from accelerator_autopilot.transport.clock import utc_now
+from accelerator_autopilot.transport.direct_reads import bucket_items, bucket_values, last_messages
 from tests.support.builders import device
 
 pytestmark = [pytest.mark.nats, pytest.mark.timeout(60)]

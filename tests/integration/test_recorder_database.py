@@ -14,14 +14,15 @@ from nats.aio.client import Client
 from nats.js import JetStreamContext
 from pydantic import SecretStr
 
-from deploy.embedded.instance import take_port
-from services.telemetry import recorder as recorder_module
-from services.telemetry.frame_recording import FrameRecorder
-from services.telemetry.recorder_app import create_recorder
-from services.telemetry.settings import RecorderSettings
-from shared import subjects
-from shared.clock import utc_now
-from shared.frames import encode
+from accelerator_autopilot.contracts import subjects
+from accelerator_autopilot.contracts.frames import encode
+from accelerator_autopilot.deploy.local.instance import take_port
+from accelerator_autopilot.telemetry.recorder import app as app_module
+from accelerator_autopilot.telemetry.recorder.app import create_recorder
+from accelerator_autopilot.telemetry.recorder.application import recorder as recorder_module
+from accelerator_autopilot.telemetry.recorder.application.frame_writer import FrameWriter
+from accelerator_autopilot.telemetry.settings import RecorderSettings
+from accelerator_autopilot.transport.clock import utc_now
 from tests.chaos.soak.proxy import LinkProxy, socket_target, tcp_target
 from tests.conftest import NatsServer
 from tests.support.apps import running
@@ -165,14 +166,14 @@ async def test_a_frame_recorder_that_stands_still_starts_again(
     nats_server: NatsServer, nc: Client, database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(recorder_module, "STANDSTILL_S", 3.0)
-    run, runs = FrameRecorder.run, 0
+    run, runs = FrameWriter.run, 0
 
     async def stuck_once(*arguments: object) -> None:
         nonlocal runs
         runs += 1
         await (asyncio.Event().wait() if runs == 1 else run(*arguments))  # type: ignore[arg-type]
 
-    monkeypatch.setattr(FrameRecorder, "run", stuck_once)
+    monkeypatch.setattr(FrameWriter, "run", stuck_once)
     async with recording(nats_server, database_url) as recorder:
         await publish(nc.jetstream(), 1, 20)
 
@@ -196,14 +197,14 @@ async def test_a_recorder_that_starts_again_leaves_no_connection_behind(
         opened.append(await connect(dsn, **more))  # type: ignore[arg-type]
         return opened[-1]
 
-    class FailsOnce(recorder_module.Partitions):
+    class FailsOnce(app_module.Partitions):
         def __init__(self, *arguments: object, **more: object) -> None:
             if len(opened) == 1:
                 raise RuntimeError("once")
             super().__init__(*arguments, **more)  # type: ignore[arg-type]
 
     monkeypatch.setattr(recorder_module, "connect_pool", remembered)
-    monkeypatch.setattr(recorder_module, "Partitions", FailsOnce)
+    monkeypatch.setattr(app_module, "Partitions", FailsOnce)
     async with recording(nats_server, database_url) as recorder:
         await publish(nc.jetstream(), 1, 20)
 

@@ -12,9 +12,10 @@ from nats.errors import Error
 from nats.js import JetStreamContext
 from nats.js.errors import APIError
 
-from deploy.embedded.instance import take_port
-from deploy.embedded.servers import nats_binary
-from shared import streams
+from accelerator_autopilot.contracts import streams
+from accelerator_autopilot.deploy.local.instance import take_port
+from accelerator_autopilot.deploy.local.servers import nats_binary
+from accelerator_autopilot.transport import stream_setup
 from tests.support.waiting import eventually
 
 pytestmark = [pytest.mark.nats, pytest.mark.timeout(90)]
@@ -69,13 +70,13 @@ async def test_copies_of_everything_grow_and_never_shrink(
     # A few of each kind: to make them all takes a minute on a small machine.
     monkeypatch.setattr(streams, "STREAMS", [s for s in streams.STREAMS if s.name in NAMES])
     monkeypatch.setattr(streams, "BUCKETS", [b for b in streams.BUCKETS if f"KV_{b.bucket}" in NAMES])
-    await streams.ensure(cluster, 1)
+    await stream_setup.ensure(cluster, 1)
     assert await copies(cluster) == [1] * len(NAMES)
     policy = await cluster.key_value("policy")
     await policy.put("fleet", b"{}")
-    await streams.ensure(cluster, 3)
+    await stream_setup.ensure(cluster, 3)
     assert await copies(cluster) == [3] * len(NAMES)
-    await streams.ensure(cluster, 1)
+    await stream_setup.ensure(cluster, 1)
     assert await copies(cluster) == [3] * len(NAMES)
 
     async def kept() -> bool:

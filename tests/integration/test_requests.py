@@ -11,13 +11,13 @@ import pytest
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 
-from services.notifier.app import create_app as create_notifier
-from services.notifier.settings import NotifierSettings
-from services.telemetry.agent_app import create_agent
-from services.telemetry.settings import AgentSettings
-from shared import subjects
-from shared.messages.notices import DeliveryReply
-from shared.messages.telemetry import SimulationReply
+from accelerator_autopilot.contracts import subjects
+from accelerator_autopilot.contracts.messages.notifications import DeliveryReply
+from accelerator_autopilot.contracts.messages.telemetry import SimulationReply
+from accelerator_autopilot.notifier.app import create_app as create_notifier
+from accelerator_autopilot.notifier.settings import NotifierSettings
+from accelerator_autopilot.telemetry.agent.app import create_agent
+from accelerator_autopilot.telemetry.settings import AgentSettings
 from tests.conftest import NatsServer
 from tests.support.apps import running
 from tests.support.waiting import eventually

@@ -8,9 +8,9 @@ from dataclasses import replace
 import pytest
 from nats.js import JetStreamContext
 
-from shared.client import AutopilotClient
-from shared.errors import ConflictError, InvalidInputError
-from shared.storing import publish_result
+from accelerator_autopilot.client import AutopilotClient
+from accelerator_autopilot.contracts.errors import ConflictError, InvalidInputError
+from accelerator_autopilot.transport.result_publishing import publish_result
 from tests.conftest import NatsServer
 from tests.integration.test_queue_limits import a_result, messages
 from tests.support.worker import worker_process
@@ -40,7 +40,7 @@ async def test_a_queued_job_is_not_queued_again_however_long_it_waits(
 
 async def test_another_payload_under_the_same_key_is_refused(client: AutopilotClient, nats_server: NatsServer) -> None:
     first = await client.jobs.submit("echo", {"text": "x"}, idempotency_key="k")
-    with pytest.raises(ConflictError, match=f"job {first.id} is another job"):
+    with pytest.raises(ConflictError, match=f"job {first.id} already exists with another"):
         await client.jobs.submit("echo", {"text": "y"}, idempotency_key="k")
     async with worker_process(nats_server.url, **ECHO):
         await first.wait(20)
@@ -83,7 +83,7 @@ async def test_a_repeated_batch_publishes_what_is_missing_alone(client: Autopilo
     await client.js.purge_stream("JOBS", subject="jobs.*.*.b.7")
     await client.batches.map("echo", inputs, batch_id="b")
     assert await messages(client.js, "JOBS") == 1500
-    with pytest.raises(ConflictError, match="batch b is another batch"):
+    with pytest.raises(ConflictError, match="batch b already exists with other inputs"):
         await client.batches.map("echo", inputs[:-1], batch_id="b")
 
 

@@ -15,28 +15,29 @@ import pytest
 from nats.aio.client import Client
 from prometheus_client import CollectorRegistry, Gauge
 
-from deploy.embedded.instance import take_port
-from services.scheduler.adapters.past import read_block, read_past
-from services.scheduler.analyse import advise
-from services.scheduler.app import create_app
-from services.scheduler.crowning import Crowning
-from services.scheduler.domain.champion import Championship
-from services.scheduler.domain.panel import Panel
-from services.scheduler.domain.policies import policy_maker
-from services.scheduler.looking_back import past_pools
-from services.scheduler.remembering import OBJECT, Remembering
-from services.scheduler.report import page
-from services.scheduler.reporting import Reporting, last_week
-from services.scheduler.settings import SchedulerSettings
-from services.scheduler.training.train import own_pools
-from shared import subjects
-from shared.client import AutopilotClient
-from shared.clock import utc_now
-from shared.database import migrate
-from shared.errors import InvalidInputError, NotFoundError
-from shared.messages.commands import ChampionStatus, FleetPolicy, PoolPolicy, ScaleCommand
-from shared.messages.jobs import PoolStatus
-from shared.streams import ensure, job_durable
+from accelerator_autopilot.client import AutopilotClient
+from accelerator_autopilot.contracts import subjects
+from accelerator_autopilot.contracts.errors import InvalidInputError, NotFoundError
+from accelerator_autopilot.contracts.messages.commands import ChampionStatus, FleetPolicy, PoolPolicy, ScaleCommand
+from accelerator_autopilot.contracts.messages.jobs import PoolStatus
+from accelerator_autopilot.contracts.streams import job_durable
+from accelerator_autopilot.deploy.local.instance import take_port
+from accelerator_autopilot.runtime.database import migrate
+from accelerator_autopilot.scheduler.adapters.database_history import DatabaseHistory, read_block, read_past
+from accelerator_autopilot.scheduler.app import create_app
+from accelerator_autopilot.scheduler.application.observation_store import OBJECT, ObservationStore
+from accelerator_autopilot.scheduler.application.offline_replay import past_pools
+from accelerator_autopilot.scheduler.application.policy_evaluation import PolicyEvaluator
+from accelerator_autopilot.scheduler.application.weekly_report import WeeklyReports, last_week
+from accelerator_autopilot.scheduler.commands.advisor import advise
+from accelerator_autopilot.scheduler.commands.report_page import page
+from accelerator_autopilot.scheduler.domain.champion_challenger import ChampionChallenger
+from accelerator_autopilot.scheduler.policies.library import policy_maker
+from accelerator_autopilot.scheduler.policies.policy_runner import PolicyRunner
+from accelerator_autopilot.scheduler.settings import SchedulerSettings
+from accelerator_autopilot.scheduler.training.train import own_pools
+from accelerator_autopilot.transport.clock import utc_now
+from accelerator_autopilot.transport.stream_setup import ensure
 from tests.conftest import NatsServer
 from tests.support.apps import running
 from tests.support.waiting import eventually
@@ -82,7 +83,11 @@ async def pool_on(nc: Client) -> AsyncIterator[FakePool]:
 
 def settings(server: NatsServer, **more: Any) -> SchedulerSettings:
     return SchedulerSettings(
-        nats_url=server.url, health_port=take_port(0, "scheduler"), decide_period_s=0.3, policy_name="queue_lag", **more
+        nats_url=server.url,
+        health_port=take_port(0, "scheduler"),
+        decision_interval_s=0.3,
+        policy_name="queue_lag",
+        **more,
     )
 
 
@@ -130,15 +135,15 @@ async def test_what_policies_saw_outlives_the_process(nats_server: NatsServer, n
     js = nc.jetstream()
     await ensure(js, 1)
     makers = {"queue_lag": policy_maker("queue_lag")}
-    panels = [Panel(makers, 10.0) for _ in range(3)]
+    panels = [PolicyRunner(makers, 10.0) for _ in range(3)]
     panels[0].propose([seen(pool="p", waiting=9)])
-    await Remembering(js, panels[0], "first").keep()
-    await Remembering(js, panels[1], "second").recall()
+    await ObservationStore(js, panels[0], "first").keep()
+    await ObservationStore(js, panels[1], "second").recall()
     held = panels[1].propose([seen(pool="p")])["p"].by("queue_lag")
     assert held is not None
     assert held.replicas == 4, "the cooldown of what another process saw"
     await (await js.object_store("artifacts")).put(OBJECT, b"rubbish")
-    await Remembering(js, panels[2], "third").recall()
+    await ObservationStore(js, panels[2], "third").recall()
     forgotten = panels[2].propose([seen(pool="p")])["p"].by("queue_lag")
     assert forgotten is not None
     assert forgotten.replicas == 1, "what cannot be read is a past that is not known"
@@ -228,11 +233,11 @@ async def test_the_past_of_a_database_is_read_replayed_and_reported(
     (own,) = await asyncio.to_thread(own_pools, database_url, 0.25)
     assert len(own.trace.arrival_s) == 600, "training begins from the same past"
     bus = BusOf(client)
-    championship = Championship("static", "reserve")
+    championship = ChampionChallenger("static", "reserve")
     gauge = Gauge("deciding", "who", ["policy"], registry=CollectorRegistry())
-    crowning = Crowning(
-        database_url, bus, championship, ["static", "queue_lag", "reserve"], utc_now, lambda: True, gauge,
-        timedelta(hours=1),
+    crowning = PolicyEvaluator(
+        DatabaseHistory(database_url), bus, championship, ["static", "queue_lag", "reserve"], utc_now, lambda: True,
+        gauge, timedelta(hours=1),
     )  # type: ignore[arg-type]  # fmt: skip
     choice = await crowning.replay(now)
     assert choice.champion == championship.champion
@@ -252,7 +257,7 @@ async def test_a_week_that_has_ended_gets_its_report_once(
     since, until = last_week(now)
     assert (since.weekday(), until - since) == (0, timedelta(days=7))
     assert until <= now
-    reporting = Reporting(database_url, BusOf(client), client.js, lambda: now, lambda: True)  # type: ignore[arg-type]
+    reporting = WeeklyReports(database_url, BusOf(client), client.js, lambda: now, lambda: True)  # type: ignore[arg-type]
     assert await reporting.make() is None, "nothing was measured"
     assert await client.fleet.reports() == []
     await fill(database_url, since + timedelta(days=1), hours=2)

@@ -7,9 +7,9 @@ import asyncio
 import pytest
 from nats.aio.client import Client
 
-from shared import streams
-from shared.consuming import pull_batches
-from shared.puller import Puller
+from accelerator_autopilot.contracts import streams
+from accelerator_autopilot.runtime.consumers import pull_batches
+from accelerator_autopilot.runtime.pull_subscription import PullSubscription
 
 CLAIMS = ({"Status": "409", "Description": "Consumer Deleted"}, {"Status": "404"}, {"Status": "100"}, {"Status": "x"})
 
@@ -37,7 +37,7 @@ async def test_a_worker_takes_jobs_that_claim_a_status(nc: Client) -> None:
     await js.add_consumer("JOBS", streams.job_durable("echo", "normal"))
     for claim in CLAIMS:
         await js.publish("jobs.echo.normal.j1", b"", headers=dict(claim))
-    puller = Puller(nc, "JOBS", streams.job_durable("echo", "normal").durable_name or "", arrived)
+    puller = PullSubscription(nc, "JOBS", streams.job_durable("echo", "normal").durable_name or "", arrived)
     await puller.start()
     async with asyncio.timeout(10):
         while len(puller.ready) < len(CLAIMS):

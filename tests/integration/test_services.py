@@ -22,26 +22,27 @@ from nats.aio.client import Client
 from nats.js.api import StreamConfig
 from pydantic import SecretStr
 
-from deploy.embedded.instance import take_port
-from deploy.embedded.servers import nats_binary, wait_for_port
-from services.anomaly.app import create_app as create_anomaly
-from services.anomaly.settings import AnomalySettings
-from services.cli.webhook_catcher import WebhookCatcher
-from services.gateway.app import create_app as create_gateway
-from services.gateway.settings import GatewaySettings
-from services.notifier.app import create_app as create_notifier
-from services.notifier.settings import NotifierSettings
-from services.telemetry.adapters.frame_store import PostgresFrameStore
-from services.telemetry.recorder_app import create_recorder
-from services.telemetry.settings import RecorderSettings
-from shared import streams, subjects
-from shared.api_keys import digest
-from shared.client import AutopilotClient
-from shared.clock import utc_now
-from shared.database import connect_pool, migrate
-from shared.errors import NotFoundError
-from shared.frames import encode
-from shared.messages.notices import Subscription
+from accelerator_autopilot.anomaly.app import create_app as create_anomaly
+from accelerator_autopilot.anomaly.settings import AnomalySettings
+from accelerator_autopilot.cli.webhook_receiver import WebhookCatcher
+from accelerator_autopilot.client import AutopilotClient
+from accelerator_autopilot.contracts import streams, subjects
+from accelerator_autopilot.contracts.errors import NotFoundError
+from accelerator_autopilot.contracts.frames import encode
+from accelerator_autopilot.contracts.messages.notifications import Subscription
+from accelerator_autopilot.deploy.local.instance import take_port
+from accelerator_autopilot.deploy.local.servers import nats_binary, wait_for_port
+from accelerator_autopilot.gateway.app import create_app as create_gateway
+from accelerator_autopilot.gateway.settings import GatewaySettings
+from accelerator_autopilot.notifier.app import create_app as create_notifier
+from accelerator_autopilot.notifier.settings import NotifierSettings
+from accelerator_autopilot.runtime.api_keys import digest
+from accelerator_autopilot.runtime.database import connect_pool, migrate
+from accelerator_autopilot.telemetry.recorder.adapters.sample_store import PostgresFrameStore
+from accelerator_autopilot.telemetry.recorder.app import create_recorder
+from accelerator_autopilot.telemetry.settings import RecorderSettings
+from accelerator_autopilot.transport import stream_setup
+from accelerator_autopilot.transport.clock import utc_now
 from tests.conftest import NatsServer
 from tests.support.apps import running
 from tests.support.builders import alert, event, frame
@@ -52,7 +53,7 @@ pytestmark = [pytest.mark.nats, pytest.mark.timeout(90)]
 
 
 def free_port() -> int:
-    from deploy.embedded.instance import take_port
+    from accelerator_autopilot.deploy.local.instance import take_port
 
     return take_port(0, "test")
 
@@ -70,7 +71,7 @@ class TestStreams:
         js = nc.jetstream()
         before = (await js.stream_info("RESULTS")).config
         await js.update_stream(StreamConfig(**{**before.__dict__, "max_age": 600.0}))
-        await streams.ensure(js)
+        await stream_setup.ensure(js)
         after = (await js.stream_info("RESULTS")).config
         assert after.max_age == 7 * streams.DAY_S
         assert after.max_msgs_per_subject == 1
@@ -93,7 +94,7 @@ class TestStreams:
                 return {name: info.config.max_bytes or 0 for name, info in found}
 
             for _ in range(2):  # what object stores did not get is left over for streams
-                await streams.ensure(js, results_mib=16_384)
+                await stream_setup.ensure(js, results_mib=16_384)
             first = await sizes()
             assert 0 < sum(first.values()) < 2e9
             changed: list[str] = []
@@ -105,14 +106,14 @@ class TestStreams:
                 return info
 
             monkeypatch.setattr(js, "update_stream", noted)
-            await streams.ensure(js, results_mib=16_384)
+            await stream_setup.ensure(js, results_mib=16_384)
             assert (changed, await sizes()) == ([], first), "a start changes nothing where there is no more room"
             config.write_text(config.read_text().replace("2GB", "9GB"))
             server.kill()
             server.wait()
             server = subprocess.Popen([nats_binary(), "-c", str(config)], stderr=subprocess.DEVNULL)
             await eventually(lambda: connection.is_connected, 20)
-            await streams.ensure(js, results_mib=16_384)
+            await stream_setup.ensure(js, results_mib=16_384)
             assert (await sizes())["JOBS"] >= 2 * first["JOBS"]
             await connection.close()
         finally:
@@ -223,7 +224,7 @@ class TestRecorder:
         await pool.close()
         span = ["--from", began.isoformat(), "--to", (began + timedelta(seconds=60)).isoformat()]
         environment = os.environ | {"AUTOPILOT_DATABASE_URL": database_url}
-        command = [sys.executable, "-m", "services.anomaly.replay", *span]
+        command = [sys.executable, "-m", "accelerator_autopilot.anomaly.replay", *span]
         process = await asyncio.create_subprocess_exec(*command, env=environment, stdout=asyncio.subprocess.PIPE)
         out, _ = await process.communicate()
         (told,) = [json.loads(line) for line in out.splitlines()]
@@ -414,8 +415,8 @@ class TestGateway:
 
 
 async def test_a_broker_that_is_down_is_said_at_once() -> None:
-    from shared.errors import UnavailableError
-    from shared.settings import NatsSettings
+    from accelerator_autopilot.contracts.errors import UnavailableError
+    from accelerator_autopilot.transport.settings import NatsSettings
 
     with pytest.raises(UnavailableError, match=r"127\.0\.0\.1:1"):
         async with asyncio.timeout(10), AutopilotClient(NatsSettings(nats_url="nats://127.0.0.1:1")):

@@ -13,11 +13,12 @@ from faststream.nats import JStream, NatsMessage, PullSub
 from nats.aio.client import Client
 from nats.js import JetStreamContext
 
-from shared import stalled_consumers, subjects
-from shared.consuming import Watched
-from shared.service import Service
-from shared.settings import ServiceSettings
-from shared.streams import durable
+from accelerator_autopilot.contracts import subjects
+from accelerator_autopilot.contracts.streams import durable
+from accelerator_autopilot.runtime import stalled_consumers
+from accelerator_autopilot.runtime.consumers import Watched
+from accelerator_autopilot.runtime.service import Service
+from accelerator_autopilot.runtime.settings import ServiceSettings
 from tests.conftest import NatsServer
 from tests.support.apps import running
 from tests.support.waiting import eventually

@@ -16,11 +16,11 @@ import httpx
 import nats
 import pytest
 
-from deploy.embedded.instance import take_port
-from shared import streams
-from shared.client import AutopilotClient
-from shared.settings import NatsSettings
-from shared.stopping import EXIT_STUCK
+from accelerator_autopilot.client import AutopilotClient
+from accelerator_autopilot.deploy.local.instance import take_port
+from accelerator_autopilot.runtime.shutdown import EXIT_STUCK
+from accelerator_autopilot.transport import stream_setup
+from accelerator_autopilot.transport.settings import NatsSettings
 from tests.conftest import NatsServer
 from tests.support.waiting import eventually
 
@@ -53,7 +53,7 @@ async def services(url: str, folder: Path) -> AsyncIterator[dict[str, tuple[asyn
                 "AUTOPILOT_STOP_TIMEOUT_S": "5",
             }
             process = await asyncio.create_subprocess_exec(
-                sys.executable, "-m", f"services.{module}", *role, env=environment,
+                sys.executable, "-m", f"accelerator_autopilot.{module}", *role, env=environment,
                 stdout=asyncio.subprocess.DEVNULL, stderr=(folder / f"{name.replace(' ', '-')}.log").open("wb"),
             )  # fmt: skip
             started[name] = process, health
@@ -129,7 +129,7 @@ async def test_services_end_that_lost_their_broker_and_no_job_is_lost(
     fault: str, server: NatsServer, tmp_path: Path
 ) -> None:
     connection = await nats.connect(server.url)
-    await streams.ensure(connection.jetstream())
+    await stream_setup.ensure(connection.jetstream())
     await connection.close()
     async with services(server.url, tmp_path) as started:
         await all_tell(started, connected=True)
@@ -152,9 +152,9 @@ async def test_services_end_that_lost_their_broker_and_no_job_is_lost(
 STUCK = """
 import asyncio, sys, time
 from contextlib import asynccontextmanager
-from shared import health
-from shared.service import Service
-from shared.settings import ServiceSettings
+from accelerator_autopilot.runtime import health
+from accelerator_autopilot.runtime.service import Service
+from accelerator_autopilot.runtime.settings import ServiceSettings
 
 health.LOOP_DEAD_S, health.LOOK_EVERY_S = 2.0, 0.2
 service = Service("stuck", ServiceSettings(nats_url=sys.argv[1]))
@@ -183,7 +183,7 @@ asyncio.run(service.app(lifespan).run())
 async def stuck(how: str, server: NatsServer) -> AsyncIterator[asyncio.subprocess.Process]:
     """A service that stands still `at once`, or `when asked` to end."""
     process = await asyncio.create_subprocess_exec(
-        sys.executable, "-c", STUCK, server.url, how, env=os.environ | {"PYTHONPATH": str(Path.cwd())},
+        sys.executable, "-c", STUCK, server.url, how,
         stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.DEVNULL,
     )  # fmt: skip
     try:

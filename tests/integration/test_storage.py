@@ -12,25 +12,20 @@ import numpy as np
 import pytest
 from nats.aio.client import Client
 
-from services.telemetry.adapters.fleet_rows import (
-    last_counted,
-    missing_frames,
-    prune_runs,
-    write_pipeline,
-    write_runs,
-)
-from services.telemetry.adapters.frame_store import PostgresFrameStore
-from services.telemetry.adapters.partitions import Partitions
-from services.telemetry.adapters.retention import PARTITIONED, TABLES, Retention
-from services.telemetry.adapters.rollups import Rollups
-from services.telemetry.domain.runs import RunTally, Totals
-from services.telemetry.frame_recording import DURABLE, FRAMES
-from services.telemetry.recounting import recount
-from services.telemetry.settings import RecorderSettings
-from shared import streams, subjects
-from shared.clock import utc_now
-from shared.database import connect_pool, migrate
-from shared.frames import TelemetryFrame, encode
+from accelerator_autopilot.contracts import subjects
+from accelerator_autopilot.contracts.frames import TelemetryFrame, encode
+from accelerator_autopilot.runtime.database import connect_pool, migrate
+from accelerator_autopilot.telemetry.recorder.adapters.fleet_rows import FleetRows
+from accelerator_autopilot.telemetry.recorder.adapters.partitions import Partitions
+from accelerator_autopilot.telemetry.recorder.adapters.retention import PARTITIONED, TABLES, Retention
+from accelerator_autopilot.telemetry.recorder.adapters.rollups import Rollups
+from accelerator_autopilot.telemetry.recorder.adapters.sample_store import PostgresFrameStore
+from accelerator_autopilot.telemetry.recorder.application.frame_recount import recount
+from accelerator_autopilot.telemetry.recorder.application.frame_writer import DURABLE, FRAMES
+from accelerator_autopilot.telemetry.recorder.domain.frame_sequence import FrameSequence, Totals
+from accelerator_autopilot.telemetry.settings import RecorderSettings
+from accelerator_autopilot.transport import stream_setup
+from accelerator_autopilot.transport.clock import utc_now
 from tests.support.builders import frame
 
 pytestmark = [pytest.mark.db, pytest.mark.timeout(120)]
@@ -205,73 +200,73 @@ class TestFrames:
         assert [r["node"] for r in rows] == ["n1", "n2"]
 
     async def test_numbers_that_no_recorder_saw_are_missing(self, pool: asyncpg.Pool[Any]) -> None:
-        recorders = [RunTally(), RunTally()]
+        recorders = [FrameSequence(), FrameSequence()]
         for number in (1, 2, 3, 4, 6, 7, 9, 10):
             recorders[number % 2].add([frame(sequence=number, start=utc_now())])
         for tally in recorders:
-            await write_runs(pool, tally.drain())
-        assert await missing_frames(pool) == {"n1": 2}
+            await FleetRows(pool).write_runs(tally.drain())
+        assert await FleetRows(pool).missing_frames() == {"n1": 2}
 
     async def test_what_a_killed_recorder_had_not_counted_is_no_gap(self, pool: asyncpg.Pool[Any], nc: Client) -> None:
         js, now = nc.jetstream(), utc_now()
-        await streams.ensure_consumer(js, FRAMES.stream, FRAMES.config)
+        await stream_setup.ensure_consumer(js, FRAMES.stream, FRAMES.config)
         taken = await js.pull_subscribe_bind(DURABLE, stream=FRAMES.stream)
         for number in range(1, 8):
             body = encode(frame(sequence=number, start=now))
             await js.publish(subjects.frames("n1"), body, headers={"Nats-Msg-Id": f"n1:{frame().epoch_us}:{number}"})
         for message in await taken.fetch(6, timeout=5):
             await message.ack()
-        counted, uncounted = RunTally(), RunTally()
+        counted, uncounted = FrameSequence(), FrameSequence()
         counted.add([frame(sequence=number, start=now) for number in (1, 2)])
-        await write_runs(pool, counted.drain())
-        await write_pipeline(pool, "n1/1", Totals(), 0, 10.0)
+        await FleetRows(pool).write_runs(counted.drain())
+        await FleetRows(pool).write_pipeline("n1/1", Totals(), 0, 10.0)
         uncounted.add([frame(sequence=7, start=now)])
-        await write_runs(pool, uncounted.drain())
-        assert await missing_frames(pool) == {"n1": 4}
-        since = await last_counted(pool)
+        await FleetRows(pool).write_runs(uncounted.drain())
+        assert await FleetRows(pool).missing_frames() == {"n1": 4}
+        since = await FleetRows(pool).last_counted()
         assert since is not None
         assert await recount(js, FRAMES.stream, DURABLE, since, uncounted) == 6, "the seventh nobody has taken yet"
-        await write_runs(pool, uncounted.drain())
-        assert await missing_frames(pool) == {}
+        await FleetRows(pool).write_runs(uncounted.drain())
+        assert await FleetRows(pool).missing_frames() == {}
 
     async def test_runs_that_ended_long_ago_are_forgotten_but_for_each_nodes_last(
         self, pool: asyncpg.Pool[Any]
     ) -> None:
-        tally, now = RunTally(), utc_now()
+        tally, now = FrameSequence(), utc_now()
         ended = (("n1", 1, 30), ("n1", 2, 20), ("n1", 3, 0), ("n2", 1, 40), ("n2", 2, 30), ("n3", 1, 99))
         for node, epoch, days in ended:
             at_us = int((now - timedelta(days=days)).timestamp() * 1e6)
             tally.note(node, epoch, 1, at_us)
-        await write_runs(pool, tally.drain())
-        assert await prune_runs(pool) == 4
+        await FleetRows(pool).write_runs(tally.drain())
+        assert await FleetRows(pool).prune_runs() == 4
         left = await pool.fetch("SELECT node, epoch_us FROM frame_runs ORDER BY 1, 2")
         assert [tuple(row) for row in left] == [("n1", 3), ("n2", 2)]
 
     async def test_a_frame_that_comes_again_hides_none_that_is_missing(self, pool: asyncpg.Pool[Any]) -> None:
-        tally, now = RunTally(), utc_now()
+        tally, now = FrameSequence(), utc_now()
         for number in (5, 1, 2, 2, 3, 1, 5):
             tally.add([frame(sequence=number, start=now)])
         counted = tally.drain()
-        await write_runs(pool, counted)
+        await FleetRows(pool).write_runs(counted)
         # Another recorder gets the same frames again, and the first cannot know that its write arrived.
         tally.give_back(counted)
         tally.add([frame(sequence=number, start=now) for number in (3, 8, 2)])
-        await write_runs(pool, tally.drain())
-        assert await missing_frames(pool) == {"n1": 3}
+        await FleetRows(pool).write_runs(tally.drain())
+        assert await FleetRows(pool).missing_frames() == {"n1": 3}
         run = await pool.fetchrow("SELECT frames, lowest, highest FROM frame_runs")
         assert tuple(run) == (5, 1, 8)
 
     async def test_a_run_full_of_gaps_stays_small_and_its_count_right(self, pool: asyncpg.Pool[Any]) -> None:
-        tally = RunTally()
+        tally = FrameSequence()
         for start in range(0, 1200, 300):
             tally.add([frame(sequence=2 * number, start=utc_now()) for number in range(start, start + 300)])
-            await write_runs(pool, tally.drain())
-        assert await missing_frames(pool) == {"n1": 1199}
+            await FleetRows(pool).write_runs(tally.drain())
+        assert await FleetRows(pool).missing_frames() == {"n1": 1199}
         ranges = await pool.fetchval("SELECT count(*) FROM (SELECT unnest(seen) FROM frame_runs) r")
         assert ranges <= 201
         tally.add([frame(sequence=2 * 1199 - 1, start=utc_now())])
-        await write_runs(pool, tally.drain())
-        assert await missing_frames(pool) == {"n1": 1198}
+        await FleetRows(pool).write_runs(tally.drain())
+        assert await FleetRows(pool).missing_frames() == {"n1": 1198}
 
 
 class TestRetention:

@@ -10,14 +10,14 @@ from typing import Any
 import pytest
 from nats.aio.client import Client
 
-from services.gateway.routes import fleet
-from shared import subjects
-from shared.client import AutopilotClient
-from shared.clock import utc_now
-from shared.errors import ConflictError
-from shared.messages.commands import Recommendation
-from shared.messages.jobs import PoolStatus
-from shared.messages.telemetry import DeviceInfo, NodeInventory
+from accelerator_autopilot.client import AutopilotClient
+from accelerator_autopilot.contracts import subjects
+from accelerator_autopilot.contracts.errors import ConflictError
+from accelerator_autopilot.contracts.messages.commands import Recommendation
+from accelerator_autopilot.contracts.messages.jobs import PoolStatus
+from accelerator_autopilot.contracts.messages.telemetry import DeviceInfo, NodeInventory
+from accelerator_autopilot.gateway.routes import fleet
+from accelerator_autopilot.transport.clock import utc_now
 from tests.conftest import NatsServer
 from tests.support.builders import alert
 from tests.support.gateway import gateway_app, gateway_http
@@ -106,7 +106,7 @@ async def test_a_recommendation_is_approved_while_it_holds_and_refused_afterward
             *(http.post(f"/v1/recommendations/{name}/approve", headers=ADMIN) for name in ("new", "over", "old"))
         )
     assert [a.status_code for a in answers] == [202, 409, 409]
-    assert all("could be approved until" in a.text for a in answers[1:])
+    assert all("expired at" in a.text for a in answers[1:])
     commands = await client.fleet.decisions()
     assert [c.command.reason for c in commands] == ["approved-new"]
     with pytest.raises(ConflictError, match="recommendation over"):

@@ -18,7 +18,7 @@ from typing import Any, Protocol
 
 import httpx
 
-from shared.clock import utc_now
+from accelerator_autopilot.transport.clock import utc_now
 from tests.support.waiting import eventually
 
 BINARY = shutil.which("prometheus-alertmanager") or shutil.which("alertmanager")

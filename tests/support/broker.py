@@ -11,10 +11,10 @@ from pathlib import Path
 import nats
 from nats.aio.client import Client
 
-from deploy.embedded.instance import take_port
-from deploy.embedded.process import ManagedProcess
-from deploy.embedded.servers import nats_binary, wait_for_port, write_nats_config
-from shared import streams
+from accelerator_autopilot.deploy.local.instance import take_port
+from accelerator_autopilot.deploy.local.servers import nats_binary, wait_for_port, write_nats_config
+from accelerator_autopilot.deploy.local.supervised_process import ManagedProcess
+from accelerator_autopilot.transport import stream_setup
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ async def bench_broker(folder: Path, sync: str = "always") -> AsyncIterator[Benc
     await wait_for_port(port)
     nc = await nats.connect(f"nats://bench:bench@127.0.0.1:{port}")
     try:
-        await streams.ensure(nc.jetstream(timeout=60))
+        await stream_setup.ensure(nc.jetstream(timeout=60))
         own = {
             "AUTOPILOT_NATS_URL": f"nats://127.0.0.1:{port}",
             "AUTOPILOT_NATS_USER": "bench",

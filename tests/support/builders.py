@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from shared.frames import TelemetryFrame
-from shared.messages.alerts import Alert, Evidence
-from shared.messages.commands import PowerCommand
-from shared.messages.telemetry import DeviceEvent, DeviceInfo
+from accelerator_autopilot.contracts.frames import TelemetryFrame
+from accelerator_autopilot.contracts.messages.alerts import Alert, Evidence
+from accelerator_autopilot.contracts.messages.commands import PowerCommand
+from accelerator_autopilot.contracts.messages.telemetry import DeviceEvent, DeviceInfo
 
 T0 = datetime(2026, 1, 1, tzinfo=UTC)
 

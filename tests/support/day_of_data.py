@@ -7,8 +7,8 @@ from typing import Any
 
 import asyncpg
 
-from services.telemetry.adapters.partitions import Partitions
-from services.telemetry.adapters.rollups import Rollups
+from accelerator_autopilot.telemetry.recorder.adapters.partitions import Partitions
+from accelerator_autopilot.telemetry.recorder.adapters.rollups import Rollups
 
 KEPT = {"samples": 30, "samples_1m": 180, "samples_1h": 1825}
 DEVICES_A_NODE = 8

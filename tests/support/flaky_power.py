@@ -8,10 +8,10 @@ import math
 from collections.abc import Callable, Collection, Mapping
 from typing import Any, TypeVar
 
-from services.telemetry.adapters.cap_file import CapFile
-from services.telemetry.adapters.guarded import GuardedSource
-from services.telemetry.adapters.simulated import SimulatedSource
-from services.telemetry.errors import PowerControlError, SourceBusyError, SourceHungError
+from accelerator_autopilot.telemetry.agent.adapters.power_cap_file import PowerCapFile
+from accelerator_autopilot.telemetry.agent.adapters.simulated_source import SimulatedSource
+from accelerator_autopilot.telemetry.agent.adapters.threaded_source import ThreadedSource
+from accelerator_autopilot.telemetry.errors import PowerControlError, SourceBusyError, SourceHungError
 
 T = TypeVar("T")
 DEVICES = ("sim-n1-0", "sim-n1-1", "sim-n1-2")
@@ -55,7 +55,7 @@ class Driver(SimulatedSource):
             gpu.cap_w, gpu.clock_mhz = self.defaults[device] or 0.0, None
 
 
-class Guard(GuardedSource):
+class Guard(ThreadedSource):
     """What callers see of a guarded source, without threads and waiting."""
 
     def __init__(self, driver: Driver) -> None:
@@ -85,7 +85,7 @@ class Guard(GuardedSource):
             return  # nobody waits for it any more
 
 
-class File(CapFile):
+class File(PowerCapFile):
     """A cap file on a disk that may be full."""
 
     full = False

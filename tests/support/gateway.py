@@ -13,11 +13,11 @@ import httpx
 import uvicorn
 from fastapi import FastAPI
 
-from deploy.embedded.instance import take_port
-from services.gateway.__main__ import server_options
-from services.gateway.app import create_app
-from services.gateway.settings import GatewaySettings
-from shared.api_keys import digest
+from accelerator_autopilot.deploy.local.instance import take_port
+from accelerator_autopilot.gateway.__main__ import server_options
+from accelerator_autopilot.gateway.app import create_app
+from accelerator_autopilot.gateway.settings import GatewaySettings
+from accelerator_autopilot.runtime.api_keys import digest
 from tests.support.waiting import eventually
 
 KEYS = {

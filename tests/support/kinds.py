@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from services.inference.device_run import run_safely
-from services.inference.domain.batching import BatchSizer
-from services.inference.kinds import registry
-from services.inference.kinds.base import RunContext
-from services.inference.scratch import Scratch
-from services.inference.settings import ModelSettings
+from accelerator_autopilot.inference.kinds import registry
+from accelerator_autopilot.inference.kinds.base import RunContext
+from accelerator_autopilot.inference.settings import ModelSettings
+from accelerator_autopilot.inference.worker.application.batch_execution import run_safely
+from accelerator_autopilot.inference.worker.application.scratch_folders import ScratchFolders
+from accelerator_autopilot.inference.worker.domain.batch_sizing import BatchSizer
 
 
 class Caller:
@@ -24,7 +24,7 @@ class Caller:
     def outcome(self, kind: str, /, **payload: Any) -> Any:
         found = registry()[kind]
         item = found.input.model_validate(payload)
-        with Scratch(None) as scratch:
+        with ScratchFolders(None) as scratch:
             context = RunContext(
                 models=self.models, scratch=scratch, attempts=[1], partial=lambda _, piece: self.told.append(piece),
                 cancelled=lambda _: self.cancelled,
@@ -37,7 +37,7 @@ class Caller:
         """The outcome of each job of one batch."""
         found: Any = registry()[kind]
         items = [found.input.model_validate(p) for p in payloads]
-        with Scratch(None) as scratch:
+        with ScratchFolders(None) as scratch:
             context = RunContext(models=self.models, scratch=scratch, attempts=[1] * len(items))
             return list(run_safely(found, items, context, BatchSizer(largest=len(items))))
 

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import numpy as np
 
-from services.anomaly.domain.columns import matrix
-from services.anomaly.domain.watch import Watch
+from accelerator_autopilot.anomaly.domain.detection_engine import DetectionEngine
+from accelerator_autopilot.anomaly.domain.metric_columns import matrix
 
 
 class OneDevice:
     """A watch that is shown one device, tick after tick."""
 
     def __init__(self, *kinds: str, period_s: float = 1.0) -> None:
-        self.watch = Watch(only=frozenset(kinds) or None)
+        self.watch = DetectionEngine(only=frozenset(kinds) or None)
         self.period_s, self.now_s = period_s, 1_000_000.0
         self.open: set[str] = set()
 

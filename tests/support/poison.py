@@ -5,7 +5,7 @@ from __future__ import annotations
 from nats.js import JetStreamContext
 from prometheus_client import CollectorRegistry
 
-from shared.poison import PoisonRule
+from accelerator_autopilot.runtime.poison_messages import PoisonRule
 
 
 def poison_rule(js: JetStreamContext, registry: CollectorRegistry | None = None) -> PoisonRule:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -10,19 +11,19 @@ from pathlib import Path
 import pytest
 from nats.aio.client import Client
 
-from services.inference.app import create_app
-from services.inference.settings import PoolSettings
-from shared import subjects
-from shared.client import AutopilotClient
-from shared.messages.jobs import PoolStatus
-from shared.messages.telemetry import NodeInventory
-from shared.settings import load
+from accelerator_autopilot.client import AutopilotClient
+from accelerator_autopilot.contracts import subjects
+from accelerator_autopilot.contracts.messages.jobs import PoolStatus
+from accelerator_autopilot.contracts.messages.telemetry import NodeInventory
+from accelerator_autopilot.inference.pool.app import create_app
+from accelerator_autopilot.inference.settings import PoolSettings
+from accelerator_autopilot.runtime.settings import load
 from tests.support.apps import running
 from tests.support.builders import T0, device
 from tests.support.waiting import eventually
 
 EXTRA_KINDS = Path(__file__).parent / "extra_kinds"
-ROOT = Path(__file__).parents[2]
+EXTRA_KINDS_PATH = os.pathsep.join(filter(None, (str(EXTRA_KINDS), os.environ.get("PYTHONPATH"))))
 
 
 @asynccontextmanager
@@ -35,8 +36,8 @@ async def running_pool(
     """
     settings = {
         "AUTOPILOT_NATS_URL": url, "AUTOPILOT_NODE": "n1", "AUTOPILOT_HEALTH_PORT": "0",
-        "AUTOPILOT_POOL_KINDS": json.dumps(["misbehave", "echo"]), "AUTOPILOT_POOL_INITIAL": str(devices),
-        "AUTOPILOT_STOP_TIMEOUT_S": "3", "AUTOPILOT_RUN_AS": "root", "PYTHONPATH": f"{EXTRA_KINDS}:{ROOT}",
+        "AUTOPILOT_POOL_KINDS": json.dumps(["misbehave", "echo"]), "AUTOPILOT_INITIAL_WORKERS": str(devices),
+        "AUTOPILOT_STOP_TIMEOUT_S": "3", "AUTOPILOT_RUN_AS": "root", "PYTHONPATH": EXTRA_KINDS_PATH,
     }  # fmt: skip
     for name, value in (settings | environment).items():
         patch.setenv(name, value)

@@ -11,9 +11,9 @@ from typing import Any
 import asyncpg
 from pydantic import SecretStr
 
-from deploy.embedded.product import EmbeddedProduct, Options
-from shared.client import AutopilotClient
-from shared.settings import NatsSettings
+from accelerator_autopilot.client import AutopilotClient
+from accelerator_autopilot.deploy.local.product import EmbeddedProduct, Options
+from accelerator_autopilot.transport.settings import NatsSettings
 
 
 @asynccontextmanager

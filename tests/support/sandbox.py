@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from services.inference.adapters.sandbox import Sandbox
-from services.inference.errors import NotConfiguredError
+from accelerator_autopilot.inference.adapters.sandbox import Sandbox
+from accelerator_autopilot.inference.errors import NotConfiguredError
 
 NO_SANDBOX = "needs a sandbox: "
 

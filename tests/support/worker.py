@@ -16,7 +16,7 @@ async def worker_process(
     """A worker that is ready; killed at the end."""
     settings = {"AUTOPILOT_NATS_URL": nats_url, "AUTOPILOT_WORKER": name, "AUTOPILOT_NODE": "n1"}
     process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "services.inference", "worker", env=os.environ | settings | environment,
+        sys.executable, "-m", "accelerator_autopilot.inference", "worker", env=os.environ | settings | environment,
         stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.DEVNULL,
     )  # fmt: skip
     assert process.stdout is not None

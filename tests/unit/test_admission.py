@@ -8,13 +8,13 @@ from typing import Any
 
 import pytest
 
-from services.gateway.admission import Admission, Quota
-from services.gateway.auth import Caller, Role
-from services.gateway.submitting import SubmitFor, _Depth
-from services.inference.domain.fill_alarm import severity_of
-from shared.errors import BusyError
-from shared.ids import new_id
-from shared.messages.alerts import Severity
+from accelerator_autopilot.contracts.errors import BusyError
+from accelerator_autopilot.contracts.ids import new_id
+from accelerator_autopilot.contracts.messages.alerts import Severity
+from accelerator_autopilot.gateway.application.admission import Admission, Quota
+from accelerator_autopilot.gateway.application.job_submission import CallerSubmission, _Depth
+from accelerator_autopilot.gateway.security.roles import Caller, Role
+from accelerator_autopilot.inference.pool.domain.stream_fill_alarm import severity_of
 
 
 class TestAdmission:
@@ -32,10 +32,10 @@ class TestAdmission:
         admission.submitted("ada", ["a", "b", "c", "d"], 3.0)
         for i in "abcd":
             admission.finished(i, 4.0)
-        with pytest.raises(BusyError, match="10 jobs a minute; try again in 50 s"):
+        with pytest.raises(BusyError, match="10 jobs per minute; try again in 50 s"):
             admission.admit("ada", 1, 0, 10.0)
         admission.admit("ada", 1, 0, 61.0)
-        with pytest.raises(BusyError, match="100 jobs are queued"):
+        with pytest.raises(BusyError, match="the queue is full: 100 jobs"):
             admission.admit("bob", 1, 100, 10.0)
 
     def test_a_large_share_queues_behind_the_others(self) -> None:
@@ -99,7 +99,7 @@ class TestSubmitFor:
         admission = Admission(Quota(jobs_per_minute=1000, unfinished=6, fair_share=1), queue_limit=100)
         jobs = self.Jobs(admission, fails)
         autopilot = SimpleNamespace(jobs=jobs, batches=jobs, fleet=jobs)
-        submit = SubmitFor(autopilot, admission, Caller("ada", Role.operator), _Depth(), jobs)  # type: ignore[arg-type]
+        submit = CallerSubmission(autopilot, admission, Caller("ada", Role.operator), _Depth(), jobs)  # type: ignore[arg-type]
         for _ in range(5):
             with suppress(BusyError):
                 await submit.job("echo", {}, {})
@@ -120,7 +120,7 @@ class TestSubmitFor:
 
         jobs = Again(admission, False)
         autopilot = SimpleNamespace(jobs=jobs, batches=jobs, fleet=jobs)
-        submit = SubmitFor(autopilot, admission, Caller("ada", Role.operator), _Depth(), jobs)  # type: ignore[arg-type]
+        submit = CallerSubmission(autopilot, admission, Caller("ada", Role.operator), _Depth(), jobs)  # type: ignore[arg-type]
         first = await submit.batch("echo", [{}] * 5, {}, "key")
         assert (await submit.batch("echo", [{}] * 5, {}, "key")).id == first.id
         admission.admit("ada", 1, 0, 0.0)
@@ -137,7 +137,7 @@ class TestSubmitFor:
         jobs = self.Jobs(admission, False)
         jobs.fill = 0.99
         autopilot = SimpleNamespace(jobs=jobs, batches=jobs, fleet=jobs)
-        submit = SubmitFor(autopilot, admission, Caller("ada", Role.operator), _Depth(), jobs)  # type: ignore[arg-type]
+        submit = CallerSubmission(autopilot, admission, Caller("ada", Role.operator), _Depth(), jobs)  # type: ignore[arg-type]
         with pytest.raises(BusyError, match="the results kept take 99% of their room"):
             await submit.job("echo", {}, {})
 

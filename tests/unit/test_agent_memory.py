@@ -10,14 +10,14 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from services.telemetry import agent_app
-from services.telemetry.adapters.agent_state import AgentState, StateFile
-from services.telemetry.adapters.boot import driver_epoch
-from services.telemetry.adapters.kernel_log import KernelLog
-from services.telemetry.domain.resets import ResetWatch
-from services.telemetry.inventory_board import InventoryBoard
-from shared.health import HealthState
-from shared.messages.telemetry import NodeInventory
+from accelerator_autopilot.contracts.messages.telemetry import NodeInventory
+from accelerator_autopilot.runtime.health import HealthState
+from accelerator_autopilot.telemetry.agent import app
+from accelerator_autopilot.telemetry.agent.adapters.agent_state import AgentState, StateFile
+from accelerator_autopilot.telemetry.agent.adapters.boot_identity import driver_epoch
+from accelerator_autopilot.telemetry.agent.adapters.kernel_log import KernelLog
+from accelerator_autopilot.telemetry.agent.application.inventory_publisher import InventoryPublisher
+from accelerator_autopilot.telemetry.agent.domain.device_resets import ResetWatch
 from tests.support.builders import T0
 from tests.unit.test_power import SIM, Node
 
@@ -115,7 +115,7 @@ async def test_a_malformed_inventory_is_replaced() -> None:
     bus: Any = SimpleNamespace(read=read, write=write)
     health = HealthState("agent")
     ours = NodeInventory(node="n1", at=T0, period_s=1.0, sources={}, devices=[], agent_epoch_us=1)
-    await InventoryBoard(bus, health).put(ours)
+    await InventoryPublisher(bus, health).put(ours)
     assert written == [ours]
     assert "node name" not in health.ready()[1]
 
@@ -124,17 +124,17 @@ class TestEnd:
     async def test_caps_are_given_back_without_a_broker(self, tmp_path: Path) -> None:
         node = Node(tmp_path)
         await node.cap(clock_mhz=1000.0)
-        await agent_app.give_back(node.power)
+        await app.give_back(node.power)
         assert (node.driver.state(), node.kept()) == ((250.0, None), [])
 
     async def test_a_frozen_driver_does_not_hold_the_end_up(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(agent_app, "GIVE_BACK_S", 0.05)
+        monkeypatch.setattr(app, "GIVE_BACK_S", 0.05)
         node = Node(tmp_path)
         await node.cap()
         node.driver.slow_s = 0.5
         began = time.monotonic()
-        await agent_app.give_back(node.power)
+        await app.give_back(node.power)
         assert time.monotonic() - began < 0.4
         assert node.kept() == [SIM]

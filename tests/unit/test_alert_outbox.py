@@ -13,17 +13,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry
 
-from services.anomaly import intake as intake_module
-from services.anomaly import outbox as outbox_module
-from services.anomaly.app import check_event
-from services.anomaly.intake import Intake
-from services.anomaly.outbox import AlertOutbox, coalesced
-from shared import subjects
-from shared.errors import InvalidInputError, UnavailableError
-from shared.frame_bytes import pack_frame
-from shared.frames import encode
-from shared.messages.alerts import Alert
-from shared.poison import PoisonRule
+from accelerator_autopilot.anomaly.app import check_event
+from accelerator_autopilot.anomaly.application import alert_outbox as outbox_module
+from accelerator_autopilot.anomaly.application import frame_receiver as intake_module
+from accelerator_autopilot.anomaly.application.alert_outbox import AlertOutbox, coalesced
+from accelerator_autopilot.anomaly.application.frame_receiver import FrameReceiver
+from accelerator_autopilot.contracts import subjects
+from accelerator_autopilot.contracts.errors import InvalidInputError, UnavailableError
+from accelerator_autopilot.contracts.frame_packing import pack_frame
+from accelerator_autopilot.contracts.frames import encode
+from accelerator_autopilot.contracts.messages.alerts import Alert
+from accelerator_autopilot.runtime.poison_messages import PoisonRule
 from tests.support.builders import alert, at, event, frame
 from tests.support.waiting import eventually
 
@@ -174,14 +174,14 @@ def test_an_event_whose_alert_no_subject_could_carry_is_refused() -> None:
 
 
 class TestIntake:
-    def made(self) -> tuple[Intake, list[Any], CollectorRegistry]:
+    def made(self) -> tuple[FrameReceiver, list[Any], CollectorRegistry]:
         seen: list[Any] = []
 
         async def look(frames: list[Any]) -> None:
             seen.extend(frames)
 
         registry = CollectorRegistry()
-        return Intake(look, registry, PoisonRule(registry, Mock())), seen, registry
+        return FrameReceiver(look, registry, PoisonRule(registry, Mock())), seen, registry
 
     async def test_frames_that_are_no_ones_or_too_much_are_counted_and_the_rest_is_looked_at(self) -> None:
         made, seen, registry = self.made()
@@ -207,7 +207,7 @@ class TestIntake:
             seen.extend(one.node for one in frames)
 
         registry = CollectorRegistry()
-        made = Intake(look, registry, PoisonRule(registry, Mock()))
+        made = FrameReceiver(look, registry, PoisonRule(registry, Mock()))
         nodes = ["n1", "n2", "evil", "n3", "n4", "n5"]
         for node in nodes:
             message = SimpleNamespace(subject=subjects.frames(node), data=encode(frame(node=node)))

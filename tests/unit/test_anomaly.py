@@ -9,18 +9,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.anomaly.domain.alert_book import AlertBook
-from services.anomaly.domain.columns import COLUMNS, matrix
-from services.anomaly.domain.detectors import all_detectors, source_failed
-from services.anomaly.domain.detectors.xid import XidDetector
-from services.anomaly.domain.detectors.xid_catalogue import ADVICE, CATALOGUE, look_up
-from services.anomaly.domain.finding import Finding
-from services.anomaly.domain.rules import all_rules
-from services.anomaly.domain.watch import Watch
-from services.anomaly.handlers import Detection
-from shared.incidents import incidents
-from shared.messages.alerts import Alert
-from shared.risk import risks
+from accelerator_autopilot.anomaly.application.handlers import Detection
+from accelerator_autopilot.anomaly.domain.alert_lifecycle import AlertLifecycle
+from accelerator_autopilot.anomaly.domain.detection_engine import DetectionEngine
+from accelerator_autopilot.anomaly.domain.detectors import all_detectors, source_failed
+from accelerator_autopilot.anomaly.domain.detectors.xid import XidDetector
+from accelerator_autopilot.anomaly.domain.findings import Finding
+from accelerator_autopilot.anomaly.domain.metric_columns import COLUMNS, matrix
+from accelerator_autopilot.anomaly.domain.rules import all_rules
+from accelerator_autopilot.anomaly.domain.xid_catalogue import ADVICE, CATALOGUE, look_up
+from accelerator_autopilot.contracts.failure_risk import risks
+from accelerator_autopilot.contracts.incidents import incidents
+from accelerator_autopilot.contracts.messages.alerts import Alert
 from tests.support.builders import alert, at, event, frame
 from tests.support.one_device import OneDevice
 
@@ -42,7 +42,7 @@ class TestSourceFailed:
 
 class TestAlertBook:
     def test_opens_after_a_while_says_it_once_and_resolves_after_a_while(self) -> None:
-        book = AlertBook()
+        book = AlertLifecycle()
         rule = {"open_after_s": 2.0, "clear_after_s": 3.0}
         states = []
         for second, firing in enumerate([True] * 6 + [False] * 6):
@@ -51,19 +51,19 @@ class TestAlertBook:
         assert states == [None, None, "opened", None, None, None, None, None, None, "resolved", None, None]
 
     def test_flapping_neither_opens_nor_resolves(self) -> None:
-        book = AlertBook()
+        book = AlertLifecycle()
         changes = [book.observe(finding(s % 2 == 0, open_after_s=2.0), at(s)) for s in range(20)]
         assert changes == [None] * 20
 
     def test_getting_worse_is_told_at_once(self) -> None:
-        book = AlertBook()
+        book = AlertLifecycle()
         book.observe(finding(firing=True, severity="warning"), at(0))
         worse = book.observe(finding(firing=True, severity="critical"), at(1))
         assert worse is not None
         assert (worse.state, worse.severity) == ("updated", "critical")
 
     def test_alerts_open_before_a_restart_still_end(self) -> None:
-        book = AlertBook.restore([alert(kind="k")])
+        book = AlertLifecycle.restore([alert(kind="k")])
         book.observe(finding(firing=False, clear_after_s=1.0), at(10))
         ended = book.observe(finding(firing=False, clear_after_s=1.0), at(12))
         assert ended is not None
@@ -71,7 +71,7 @@ class TestAlertBook:
 
     @given(st.lists(st.tuples(st.booleans(), st.floats(0.1, 30)), max_size=60))
     def test_every_alert_opens_once_and_resolves_at_most_once(self, steps: list[tuple[bool, float]]) -> None:
-        book, now, seen = AlertBook(), 0.0, {}
+        book, now, seen = AlertLifecycle(), 0.0, {}
         for firing, dt in steps:
             now += dt
             change = book.observe(finding(firing, open_after_s=5.0, clear_after_s=5.0), at(now))
@@ -86,13 +86,13 @@ class TestAlertBook:
 
 
 class TestIncidents:
-    def opened(self, book: AlertBook, node: str, device: str, kind: str, second: float) -> Alert:
+    def opened(self, book: AlertLifecycle, node: str, device: str, kind: str, second: float) -> Alert:
         change = book.observe(Finding(node, device, kind, True), at(second))
         assert change is not None
         return change
 
     def test_what_one_device_shows_is_one_incident_with_its_cause_first(self) -> None:
-        book = AlertBook()
+        book = AlertLifecycle()
         kinds = ("throttle", "thermal", "fan_stopped", "unusual")
         told = [self.opened(book, "n1", "gpu-0", kind, n * 20) for n, kind in enumerate(kinds)]
         other = self.opened(book, "n2", "gpu-5", "ecc_uncorrected", 90)
@@ -102,14 +102,14 @@ class TestIncidents:
         assert {first.root.kind, second.root.kind} == {"fan_stopped", "ecc_uncorrected"}
 
     def test_the_cooling_of_a_rack_is_one_incident(self) -> None:
-        book = AlertBook()
+        book = AlertLifecycle()
         told = [self.opened(book, f"n{n // 8}", f"gpu-{n % 8}", "thermal", n / 4) for n in range(64)]
         late = [a for a in told if a.node not in {"n0", "n1"}]
         assert len({a.incident for a in late}) == 1
         assert len({a.incident for a in told}) <= 2
 
     def test_far_apart_in_time_are_two(self) -> None:
-        book = AlertBook()
+        book = AlertLifecycle()
         first = self.opened(book, "n1", "gpu-0", "thermal", 0)
         book.observe(Finding("n1", "gpu-0", "thermal", firing=False), at(60))
         again = self.opened(book, "n1", "gpu-0", "thermal", 7200)
@@ -320,7 +320,7 @@ async def test_a_fault_goes_from_frame_to_alert() -> None:
         published.append(change)
 
     now = at(0)
-    detection = Detection(Watch(), all_detectors(), AlertBook(), publish, lambda: now)
+    detection = Detection(DetectionEngine(), all_detectors(), AlertLifecycle(), publish, lambda: now)
     for second in range(4):
         now = at(second)
         hot = frame(metrics=("temp_c", "temp_slowdown_c"), start=now)
@@ -336,7 +336,7 @@ async def test_what_is_in_the_shadow_is_logged_and_not_told(caplog: pytest.LogCa
     async def publish(change: Alert) -> None:
         published.append(change)
 
-    detection = Detection(Watch(), all_detectors(), AlertBook(), publish, lambda: at(0), ["xid_*"])
+    detection = Detection(DetectionEngine(), all_detectors(), AlertLifecycle(), publish, lambda: at(0), ["xid_*"])
     with caplog.at_level("INFO"):
         await detection.on_event(event("xid", code=79))
         await detection.on_event(event("lost"))
@@ -350,7 +350,7 @@ async def test_frames_of_one_node_in_one_bunch_are_looked_at_in_order() -> None:
     async def publish(change: Alert) -> None:
         published.append(change)
 
-    detection = Detection(Watch(), all_detectors(), AlertBook(), publish, lambda: at(9))
+    detection = Detection(DetectionEngine(), all_detectors(), AlertLifecycle(), publish, lambda: at(9))
     bunch = []
     for second in range(9):
         one = frame(metrics=("ecc_dbe",), start=at(second))

@@ -11,31 +11,31 @@ from typing import Any
 
 import pytest
 
-from services.telemetry.adapters import sources as sources_module
-from services.telemetry.adapters.awaited import AwaitedSource
-from services.telemetry.adapters.cap_file import CapFile
-from services.telemetry.adapters.guarded import GuardedSource
-from services.telemetry.adapters.simulated import SimulatedSource
-from services.telemetry.adapters.sources import cpu_without, make_sources
-from services.telemetry.domain.frame_buffer import FrameBuffer
-from services.telemetry.power import PowerControl
-from services.telemetry.sampling import Sampler
-from services.telemetry.settings import AgentSettings
-from shared.errors import UnavailableError
-from shared.frames import decode
-from shared.health import HealthState
-from shared.messages.telemetry import DeviceEvent
+from accelerator_autopilot.contracts.errors import UnavailableError
+from accelerator_autopilot.contracts.frames import decode
+from accelerator_autopilot.contracts.messages.telemetry import DeviceEvent
+from accelerator_autopilot.runtime.health import HealthState
+from accelerator_autopilot.telemetry.agent.adapters import source_discovery as sources_module
+from accelerator_autopilot.telemetry.agent.adapters.late_driver import LateDriverSource
+from accelerator_autopilot.telemetry.agent.adapters.power_cap_file import PowerCapFile
+from accelerator_autopilot.telemetry.agent.adapters.simulated_source import SimulatedSource
+from accelerator_autopilot.telemetry.agent.adapters.source_discovery import cpu_without, make_sources
+from accelerator_autopilot.telemetry.agent.adapters.threaded_source import ThreadedSource
+from accelerator_autopilot.telemetry.agent.application.power_control import PowerControl
+from accelerator_autopilot.telemetry.agent.application.sampling import Sampler
+from accelerator_autopilot.telemetry.agent.domain.publish_buffer import FrameBuffer
+from accelerator_autopilot.telemetry.settings import AgentSettings
 from tests.support.waiting import eventually
 
 SIM = "sim-n1-0"
 
 
-def sampler_of(*sources: AwaitedSource, timeout_s: float = 0.05) -> Sampler:
+def sampler_of(*sources: LateDriverSource, timeout_s: float = 0.05) -> Sampler:
     async def publish(*_: Any) -> None: ...
 
     async def put(_: Any) -> None: ...
 
-    guarded = [GuardedSource(source, timeout_s) for source in sources]
+    guarded = [ThreadedSource(source, timeout_s) for source in sources]
     return Sampler("n1", 1.0, guarded, publish, put, HealthState("agent"), FrameBuffer(100), inventory_period_s=0.05)
 
 
@@ -66,9 +66,9 @@ async def test_a_cap_of_the_run_before_is_given_back_when_its_driver_appears(fro
     path.write_text(json.dumps([{"device": SIM, "clock": False, "default_w": None}]))
     if frozen:
         driver.frozen.clear()
-    sampler = sampler_of(AwaitedSource("nvml", driver.open))
+    sampler = sampler_of(LateDriverSource("nvml", driver.open))
     steady_s = 0.0
-    power = PowerControl("n1", sampler.find, CapFile(path), lambda: list(sampler.devices), lambda: steady_s)
+    power = PowerControl("n1", sampler.find, PowerCapFile(path), lambda: list(sampler.devices), lambda: steady_s)
     async with asyncio.timeout(2):
         await sampler.look_for_devices()
         await power.restore_all()
@@ -101,7 +101,7 @@ async def test_a_cap_of_the_run_before_is_given_back_when_its_driver_appears(fro
 async def test_a_driver_that_hung_and_then_is_not_there_is_no_trouble() -> None:
     driver = Driver()
     driver.frozen.clear()
-    sampler = sampler_of(AwaitedSource("nvml", driver.open))
+    sampler = sampler_of(LateDriverSource("nvml", driver.open))
     await sampler.look_for_devices()
     await sampler._tick()
     assert "no answer" in sampler._states["nvml"]
@@ -135,12 +135,12 @@ class TestSources:
 
     def test_the_cpu_is_shown_where_no_driver_is(self) -> None:
         driver = Driver()
-        awaited = AwaitedSource("nvml", driver.open)
-        cpu = AwaitedSource("cpu", cpu_without([awaited]))
+        awaited = LateDriverSource("nvml", driver.open)
+        cpu = LateDriverSource("cpu", cpu_without([awaited]))
         assert cpu.discover() == []
         awaited.discover()
         assert cpu.discover()[0].vendor == "cpu"
         driver.loaded = True
         awaited.discover()
         assert cpu.discover()[0].vendor == "cpu"
-        assert AwaitedSource("cpu", cpu_without([awaited])).discover() == []
+        assert LateDriverSource("cpu", cpu_without([awaited])).discover() == []

@@ -9,28 +9,28 @@ from typing import Any
 
 import pytest
 
-from services.inference.company import Company
-from services.inference.device_run import judged
-from services.inference.domain.device_trust import DeviceTrust
-from services.inference.domain.retry import Places, counted
-from services.inference.errors import (
+from accelerator_autopilot.contracts.errors import InvalidInputError
+from accelerator_autopilot.contracts.messages.jobs import Job, JobError, WorkerStatus
+from accelerator_autopilot.inference.errors import (
     DeviceMemoryError,
     KindFailedError,
     ModelLoadError,
     NotConfiguredError,
     RetryableJobError,
 )
-from services.inference.outcomes import Taken
-from services.inference.run_journal import RunJournal, RunningJob, open_journal, read_journal
-from services.inference.run_watch import RunWatch, limit_of
-from services.inference.settings import PoolSettings
-from services.inference.status_pipe import StatusPipe
-from services.inference.supervisor import PoolSupervisor
-from services.inference.worker_process import LONGEST_LINE, WorkerProcess
-from services.inference.worker_state import DEVICE_SUSPECTED, WorkerState
-from shared.clock import utc_now
-from shared.errors import InvalidInputError
-from shared.messages.jobs import Job, JobError, WorkerStatus
+from accelerator_autopilot.inference.jobs.completion import ClaimedJob
+from accelerator_autopilot.inference.jobs.retry_policy import Places, counted
+from accelerator_autopilot.inference.jobs.run_journal import RunJournal, RunningJob, open_journal, read_journal
+from accelerator_autopilot.inference.jobs.run_time_limit import RunTimeLimit, limit_of
+from accelerator_autopilot.inference.pool.application.worker_process import LONGEST_LINE, WorkerProcess
+from accelerator_autopilot.inference.pool.application.worker_supervisor import PoolSupervisor
+from accelerator_autopilot.inference.pool.domain.device_trust import DeviceTrust
+from accelerator_autopilot.inference.settings import PoolSettings
+from accelerator_autopilot.inference.worker.application.batch_execution import judged
+from accelerator_autopilot.inference.worker.application.status_pipe import StatusPipe
+from accelerator_autopilot.inference.worker.application.suspect_isolation import SuspectIsolation
+from accelerator_autopilot.inference.worker.application.worker_state import DEVICE_SUSPECTED, WorkerState
+from accelerator_autopilot.transport.clock import utc_now
 from tests.support.builders import T0
 
 
@@ -57,15 +57,15 @@ class TestWhatCounts:
         assert counted(failed_on(*["a"] * 15), suspected) == 3
 
 
-def taken(job_id: str, submitter: str = "me", *failed: str) -> Taken:
+def taken(job_id: str, submitter: str = "me", *failed: str) -> ClaimedJob:
     job = Job(id=job_id, kind="echo", priority="normal", submitted_at=T0, submitter=submitter)
     message: Any = None
-    return Taken(message, job, 1, failed_on(*failed))
+    return ClaimedJob(message, job, 1, failed_on(*failed))
 
 
 class TestWhatAWorkerSuspects:
     def state(self) -> WorkerState:
-        return WorkerState(RunWatch(RunJournal(None), 900), here="n1/a")
+        return WorkerState(RunTimeLimit(RunJournal(None), 900), here="n1/a")
 
     @pytest.mark.parametrize(
         "error",
@@ -74,7 +74,7 @@ class TestWhatAWorkerSuspects:
             InvalidInputError("text", "x", "is wrong"),
             NotConfiguredError("no model"),
             judged("echo", ValueError("of the input")),
-            KindFailedError("echo", "WrongOutputs", "it gave 2 outputs for 1 inputs"),
+            KindFailedError("echo", "WrongOutputs", "it returned 2 outputs for 1 inputs"),
         ],
         ids=lambda e: getattr(e, "told_as", type(e).__name__),
     )
@@ -194,7 +194,7 @@ class TestBetweenWorkerAndPool:
     async def test_what_the_pool_did_not_hear_while_it_stood_still_is_no_silence(
         self, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setenv("AUTOPILOT_WORKER_SILENT_S", "5")
+        monkeypatch.setenv("AUTOPILOT_WORKER_TIMEOUT_S", "5")
         supervisor = PoolSupervisor(PoolSettings(), 0)
         process = await asyncio.create_subprocess_exec("sleep", "60")
         status = WorkerStatus(worker="w", device="d", pid=process.pid, state="ready", started_at=utc_now())
@@ -211,7 +211,7 @@ class TestBetweenWorkerAndPool:
 
 
 async def test_a_job_that_is_to_be_alone_has_no_company() -> None:
-    company, together, most = Company(), 0, {True: 0, False: 0}
+    company, together, most = SuspectIsolation(), 0, {True: 0, False: 0}
 
     async def run(*, alone: bool) -> None:
         nonlocal together

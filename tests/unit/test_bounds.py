@@ -12,14 +12,16 @@ import pytest
 from prometheus_client import CollectorRegistry
 from pydantic import BaseModel, ValidationError
 
-from shared import subjects, unreadable
-from shared.addressing import check_address
-from shared.errors import InvalidInputError, MalformedMessageError, SubjectError
-from shared.frames import decode, encode
-from shared.messages.commands import PoolPolicy, ScaleCommand
-from shared.messages.jobs import JobBody, PoolStatus
-from shared.messages.telemetry import DeviceEvent, NodeInventory
-from shared.unreadable import UnreadableValues, parse_value
+from accelerator_autopilot.contracts import subjects
+from accelerator_autopilot.contracts.errors import InvalidInputError, MalformedMessageError, SubjectError
+from accelerator_autopilot.contracts.frames import decode, encode
+from accelerator_autopilot.contracts.messages.commands import PoolPolicy, ScaleCommand
+from accelerator_autopilot.contracts.messages.jobs import JobBody, PoolStatus
+from accelerator_autopilot.contracts.messages.telemetry import DeviceEvent, NodeInventory
+from accelerator_autopilot.contracts.subject_checks import check_address
+from accelerator_autopilot.runtime.unreadable_value_metrics import UnreadableValues
+from accelerator_autopilot.transport import unreadable_values
+from accelerator_autopilot.transport.unreadable_values import parse_value
 from tests.contract.examples import EXAMPLES
 from tests.support.builders import T0, alert, device, event, frame, power_command
 
@@ -149,7 +151,7 @@ def test_a_text_for_people_is_cut_and_not_refused() -> None:
 
 @pytest.mark.parametrize("value", [b"", b"{", b"[]", b'{"node": "n1"}', b"\xff", None])
 def test_an_unreadable_value_is_absent_and_counted(value: bytes | None) -> None:
-    before = unreadable.seen["inventory"]
+    before = unreadable_values.seen["inventory"]
     assert parse_value("inventory", "n1", value, NodeInventory) is None
     registry = CollectorRegistry()
     registry.register(UnreadableValues())

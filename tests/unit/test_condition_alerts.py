@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
-from shared import subjects
-from shared.condition_alerts import Condition, ConditionAlerts
-from shared.errors import UnavailableError
-from shared.messages.alerts import Alert, Severity
+from accelerator_autopilot.contracts import subjects
+from accelerator_autopilot.contracts.errors import UnavailableError
+from accelerator_autopilot.contracts.messages.alerts import Alert, Severity
+from accelerator_autopilot.runtime.condition_alerts import Condition, ConditionAlerts
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 
@@ -27,7 +27,7 @@ class Bench:
             self._check()
             return dict(self.stored)
 
-        monkeypatch.setattr("shared.condition_alerts.bucket_items", items)
+        monkeypatch.setattr("accelerator_autopilot.runtime.condition_alerts.bucket_items", items)
         self.start()
 
     def start(self) -> None:

@@ -6,8 +6,8 @@ import struct
 
 import pytest
 
-from services.scheduler.adapters.copied_rows import SIGNATURE, CopiedRows, Wide
-from shared.errors import UnavailableError
+from accelerator_autopilot.contracts.errors import UnavailableError
+from accelerator_autopilot.scheduler.adapters.copy_reader import SIGNATURE, CopiedRows, Wide
 
 COLUMNS: dict[str, Wide] = {"who": "int", "at": "time", "watts": "float"}
 HEAD = SIGNATURE + struct.pack(">ii", 0, 0)
@@ -47,7 +47,7 @@ async def test_none_at_all() -> None:
 async def test_rows_of_another_form_are_refused(odd: bytes) -> None:
     rows = CopiedRows(COLUMNS)
     await rows.take(HEAD + odd + row(1, 2, 3.0) + END)
-    with pytest.raises(UnavailableError, match="not all of the same form"):
+    with pytest.raises(UnavailableError, match="rows of different formats"):
         rows.made()
-    with pytest.raises(UnavailableError, match="in a form that is not understood"):
+    with pytest.raises(UnavailableError, match="in an unknown format"):
         await CopiedRows(COLUMNS).take(b"something else, longer than a header")

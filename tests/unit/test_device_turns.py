@@ -7,7 +7,7 @@ from contextlib import AsyncExitStack
 
 import pytest
 
-from services.inference.device_turns import MOST_LONG, DeviceTurns
+from accelerator_autopilot.inference.worker.application.device_turns import MOST_LONG, DeviceTurns
 from tests.support.waiting import eventually
 
 

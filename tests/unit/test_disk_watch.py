@@ -7,12 +7,12 @@ import pytest
 from nats.errors import TimeoutError as NatsTimeout
 from nats.js.errors import APIError, ServiceUnavailableError
 
-from deploy.embedded import disk_watch
-from deploy.embedded.disk_room import MIB, DiskLimits, RestartRule, severity_of
-from deploy.embedded.disk_watch import DiskWatch
-from deploy.embedded.write_errors import WriteErrors, jetstream_is_off
-from shared.messages.alerts import Alert, Severity
-from shared.settings import NatsSettings
+from accelerator_autopilot.contracts.messages.alerts import Alert, Severity
+from accelerator_autopilot.deploy.local import nats_disk_monitor
+from accelerator_autopilot.deploy.local.disk_limits import MIB, DiskLimits, RestartRule, severity_of
+from accelerator_autopilot.deploy.local.nats_disk_monitor import DiskWatch
+from accelerator_autopilot.deploy.local.nats_write_errors import WriteErrors, jetstream_is_off
+from accelerator_autopilot.transport.settings import NatsSettings
 
 REFUSED = (
     b"[427] 2026/11/27 10:14:26.523915 [ERR] JetStream failed to store a msg on stream '$G > B': "
@@ -32,7 +32,9 @@ class Bench:
         self.free, self.restarts, self.told = 500, 0, list[Alert]()
         self.log = folder / "nats.log"
         self.log.write_bytes(REFUSED)  # of before
-        monkeypatch.setattr("deploy.embedded.disk_watch.shutil.disk_usage", lambda _: Usage(self.free * MIB))
+        monkeypatch.setattr(
+            "accelerator_autopilot.deploy.local.nats_disk_monitor.shutil.disk_usage", lambda _: Usage(self.free * MIB)
+        )
 
         async def stored(*_: object) -> dict[str, Alert]:
             return {}
@@ -40,8 +42,8 @@ class Bench:
         async def tell(_: object, alert: Alert, __: str) -> None:
             self.told.append(alert)
 
-        monkeypatch.setattr("shared.condition_alerts.bucket_items", stored)
-        monkeypatch.setattr("shared.condition_alerts.tell", tell)
+        monkeypatch.setattr("accelerator_autopilot.runtime.condition_alerts.bucket_items", stored)
+        monkeypatch.setattr("accelerator_autopilot.runtime.condition_alerts.tell", tell)
         self.watch = DiskWatch(
             folder, self.log, self.restart, "n1", NatsSettings(), limits=DiskLimits(full_bytes=5 * MIB)
         )
@@ -95,7 +97,7 @@ async def test_a_write_error_counts_also_where_every_look_saw_room(bench: Bench)
 
 
 async def test_a_server_that_stays_without_jetstream_starts_anew(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(disk_watch, "OFF_FOR_S", 0.0)
+    monkeypatch.setattr(nats_disk_monitor, "OFF_FOR_S", 0.0)
     bench.watch._off_since = 0.001
     await bench.look(500)
     assert bench.restarts == 1

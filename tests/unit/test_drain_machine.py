@@ -9,15 +9,21 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from services.anomaly.domain.alert_book import AlertBook
-from services.anomaly.domain.detectors import all_detectors
-from services.anomaly.domain.fleet_map import FleetMap
-from services.anomaly.domain.watch import Watch
-from services.anomaly.handlers import Detection
-from services.scheduler.domain.drains import AlertSight, DrainMemory, drains, taken_over, vouched_for
-from shared.messages.alerts import Alert
-from shared.messages.commands import DrainCommand, FleetPolicy
-from shared.messages.telemetry import NodeInventory
+from accelerator_autopilot.anomaly.application.handlers import Detection
+from accelerator_autopilot.anomaly.domain.alert_lifecycle import AlertLifecycle
+from accelerator_autopilot.anomaly.domain.detection_engine import DetectionEngine
+from accelerator_autopilot.anomaly.domain.detectors import all_detectors
+from accelerator_autopilot.anomaly.domain.source_topology import SourceTopology
+from accelerator_autopilot.contracts.messages.alerts import Alert
+from accelerator_autopilot.contracts.messages.commands import DrainCommand, FleetPolicy
+from accelerator_autopilot.contracts.messages.telemetry import NodeInventory
+from accelerator_autopilot.scheduler.domain.draining import (
+    CriticalAlerts,
+    DrainMemory,
+    drains,
+    operator_drained,
+    operator_restored,
+)
 from tests.support.builders import at, device, event
 
 NODE = "n1"
@@ -47,7 +53,7 @@ class DrainMachine(RuleBasedStateMachine):
         self.decide()
 
     def start_detector(self) -> None:
-        fleet = FleetMap()
+        fleet = SourceTopology()
 
         async def publish(alert: Alert) -> None:
             key = (alert.device, alert.kind)
@@ -60,7 +66,14 @@ class DrainMachine(RuleBasedStateMachine):
             self.stored[alert.device, alert.kind] = alert
 
         self.detection = Detection(
-            Watch(), all_detectors(600.0, fleet), AlertBook(), publish, lambda: at(self.now), (), fleet, keep
+            DetectionEngine(),
+            all_detectors(600.0, fleet),
+            AlertLifecycle(),
+            publish,
+            lambda: at(self.now),
+            (),
+            fleet,
+            keep,
         )
         self.detection.restore(list(self.stored.values()))
 
@@ -88,15 +101,15 @@ class DrainMachine(RuleBasedStateMachine):
                 if alert.severity == "critical":
                     since = alert.worsened_at or alert.opened_at
                     critical[NODE, alert.device] = max(since, critical.get((NODE, alert.device), since))
-            sight, now = AlertSight(critical), at(self.now)
+            sight, now = CriticalAlerts(critical), at(self.now)
             self.memory.notes = dict(self.notes_stored)
             self.memory.look(sight, self.cordoned, (), fleet, [NODE], now)
             held = self.memory.held(sight, now)
-            for taken in taken_over(self.memory.notes, self.words):
+            for taken in operator_drained(self.memory.notes, self.words):
                 del self.memory.notes[taken]
             decided = drains(
                 critical, self.memory.notes, self.cordoned, fleet, POLICY,
-                vouched=vouched_for(critical, self.words), held=held,
+                vouched=operator_restored(critical, self.words), held=held,
             )  # fmt: skip
             for decision in decided:
                 if decision.action == "drain":

@@ -6,12 +6,12 @@ from typing import Any
 
 import pytest
 
-from services.scheduler.app import note_word
-from services.scheduler.pool_deciding import DecisionError
-from shared.errors import UnavailableError
-from shared.messages.commands import DrainCommand, FleetPolicy
+from accelerator_autopilot.contracts.errors import UnavailableError
+from accelerator_autopilot.contracts.messages.commands import DrainCommand, FleetPolicy
+from accelerator_autopilot.scheduler.app import record_operator_drain
+from accelerator_autopilot.scheduler.application.pool_controller import DecisionError
 from tests.support.builders import at
-from tests.unit.test_deciding import DEVICE, IDLE, NOT_CAPPING, OTHER, FakeFleet, decider
+from tests.unit.test_control_loop import DEVICE, IDLE, NOT_CAPPING, OTHER, FakeFleet, decider
 
 
 def word(action: str, second: float) -> DrainCommand:
@@ -115,7 +115,7 @@ async def test_a_bucket_that_was_made_anew_knows_nothing_of_older_faults() -> No
 async def test_an_operators_restore_goes_before_the_alert_that_is_open() -> None:
     made = Round()
     await made.at(0)
-    await note_word(made.bus, word("restore", 30))  # type: ignore[arg-type]
+    await record_operator_drain(made.bus, word("restore", 30))  # type: ignore[arg-type]
     made.fleet.cordoned = []
     for second in (31, 40, 400):
         assert await made.at(second) == []
@@ -124,8 +124,8 @@ async def test_an_operators_restore_goes_before_the_alert_that_is_open() -> None
 async def test_what_an_operator_took_out_meanwhile_is_theirs_to_restore() -> None:
     made = Round()
     await made.at(0)
-    await note_word(made.bus, word("cordon", 5))  # type: ignore[arg-type]
-    await note_word(made.bus, word("restore", 1))  # type: ignore[arg-type]
+    await record_operator_drain(made.bus, word("cordon", 5))  # type: ignore[arg-type]
+    await record_operator_drain(made.bus, word("restore", 1))  # type: ignore[arg-type]
     made.fleet.hurt = set()
     assert await made.at(30) == []
     assert await made.at(60) == []

@@ -12,24 +12,24 @@ import pynvml
 import pytest
 from typer.testing import CliRunner
 
-from services.cli.app import app
-from services.telemetry.adapters import sleeping
-from services.telemetry.adapters.awaited import AwaitedSource
-from services.telemetry.adapters.guarded import GuardedSource
-from services.telemetry.adapters.nvml import NvmlSource
-from services.telemetry.adapters.nvml import source as nvml_source
-from services.telemetry.adapters.sleeping import NVIDIA, all_sleep, sleeps_at
-from services.telemetry.adapters.sources import make_sources
-from services.telemetry.adapters.sysfs_gpu import SysfsSource
-from services.telemetry.domain.energy import EnergyWatch
-from services.telemetry.domain.frame_buffer import FrameBuffer
-from services.telemetry.errors import PowerControlError
-from services.telemetry.sampling import Sampler
-from services.telemetry.settings import AgentSettings
-from shared.driver_release import FILE, LONGEST_S, USUAL_S, release, released, take_back
-from shared.errors import UnavailableError
-from shared.health import HealthState
-from shared.messages.telemetry import DeviceEvent
+from accelerator_autopilot.cli.app import app
+from accelerator_autopilot.contracts.errors import UnavailableError
+from accelerator_autopilot.contracts.messages.telemetry import DeviceEvent
+from accelerator_autopilot.runtime.driver_unload import FILE, LONGEST_S, USUAL_S, release, released, take_back
+from accelerator_autopilot.runtime.health import HealthState
+from accelerator_autopilot.telemetry.agent.adapters import runtime_suspend
+from accelerator_autopilot.telemetry.agent.adapters.late_driver import LateDriverSource
+from accelerator_autopilot.telemetry.agent.adapters.nvml import NvmlSource
+from accelerator_autopilot.telemetry.agent.adapters.nvml import source as nvml_source
+from accelerator_autopilot.telemetry.agent.adapters.runtime_suspend import NVIDIA, all_sleep, sleeps_at
+from accelerator_autopilot.telemetry.agent.adapters.source_discovery import make_sources
+from accelerator_autopilot.telemetry.agent.adapters.sysfs_gpu import SysfsSource
+from accelerator_autopilot.telemetry.agent.adapters.threaded_source import ThreadedSource
+from accelerator_autopilot.telemetry.agent.application.sampling import Sampler
+from accelerator_autopilot.telemetry.agent.domain.energy import EnergyWatch
+from accelerator_autopilot.telemetry.agent.domain.publish_buffer import FrameBuffer
+from accelerator_autopilot.telemetry.errors import PowerControlError
+from accelerator_autopilot.telemetry.settings import AgentSettings
 from tests.support.fake_nvml import UUID, FakeNvml
 from tests.support.trees import plant
 from tests.unit.test_sysfs_sources import MI300
@@ -70,11 +70,11 @@ class TestFile:
 
 
 class TestLettingGo:
-    def agent(self, held: list[str]) -> tuple[Sampler, AwaitedSource]:
+    def agent(self, held: list[str]) -> tuple[Sampler, LateDriverSource]:
         async def publish(*_: Any) -> None: ...
 
-        source = AwaitedSource("nvml", NvmlSource, lambda: held[0])
-        guarded = GuardedSource(source, 5.0)
+        source = LateDriverSource("nvml", NvmlSource, lambda: held[0])
+        guarded = ThreadedSource(source, 5.0)
         return Sampler("n1", 1.0, [guarded], publish, publish, HealthState("a"), FrameBuffer(100)), source
 
     async def test_the_driver_is_closed_for_as_long_as_it_is_asked_and_opened_again(self, driver: FakeNvml) -> None:
@@ -112,7 +112,7 @@ class TestLettingGo:
     def test_the_agents_own_folder_is_looked_at(self, tmp_path: Path) -> None:
         sources = make_sources(AgentSettings(data_dir=tmp_path, cpu="never"))
         nvml = next(s for s in sources if s.name == "nvml")
-        assert isinstance(nvml, AwaitedSource)
+        assert isinstance(nvml, LateDriverSource)
         assert nvml.released() == ""
         (tmp_path / FILE).touch()
         assert "operator" in nvml.released()
@@ -165,9 +165,12 @@ class TestSleep:
 
     def test_nothing_is_opened_while_all_sleep(self, driver: FakeNvml, tmp_path: Path, monkeypatch: Any) -> None:
         root = plant(tmp_path / "sys", LAPTOP)
-        monkeypatch.setattr("services.telemetry.adapters.sources.all_sleep", lambda vendor: all_sleep(vendor, root))
+        monkeypatch.setattr(
+            "accelerator_autopilot.telemetry.agent.adapters.source_discovery.all_sleep",
+            lambda vendor: all_sleep(vendor, root),
+        )
         source = next(s for s in make_sources(AgentSettings(data_dir=tmp_path, cpu="never")) if s.name == "nvml")
-        assert isinstance(source, AwaitedSource)
+        assert isinstance(source, LateDriverSource)
         assert (source.discover(), source.absent, driver.calls["nvmlInit"]) == ([], True, 0)
         plant(tmp_path / "sys", {f"{CARD}/power/runtime_status": "active"})
         assert [info.device for info in source.discover()] == [UUID]
@@ -176,7 +179,7 @@ class TestSleep:
         source = SysfsSource(plant(tmp_path, MI300))
         source.discover()
         plant(tmp_path, {"class/drm/card1/device/power/runtime_status": "suspended"})
-        assert source.sample() == {"amd-gpu-b5a4": sleeping.ASLEEP}
+        assert source.sample() == {"amd-gpu-b5a4": runtime_suspend.ASLEEP}
 
 
 @pytest.mark.parametrize(("model", "shown"), [("NVIDIA GB10", True), ("NVIDIA Thor", True), ("NVIDIA T4", False)])

@@ -10,12 +10,12 @@ from typing import Any
 
 import pytest
 
-from deploy.embedded.instance import Instance, Runtime, take_port
-from deploy.embedded.product import EmbeddedProduct, Options
-from deploy.embedded.servers import write_nats_config
-from services.gateway.keys import KeyRing
-from shared.api_keys import digest
-from shared.errors import ConflictError, SettingsError, UnavailableError
+from accelerator_autopilot.contracts.errors import ConflictError, SettingsError, UnavailableError
+from accelerator_autopilot.deploy.local.instance import Instance, Runtime, take_port
+from accelerator_autopilot.deploy.local.product import EmbeddedProduct, Options
+from accelerator_autopilot.deploy.local.servers import write_nats_config
+from accelerator_autopilot.gateway.security.key_file import KeyRing
+from accelerator_autopilot.runtime.api_keys import digest
 
 
 def test_a_folder_belongs_to_one_process_until_it_lets_go(tmp_path: Path) -> None:

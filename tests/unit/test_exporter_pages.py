@@ -8,13 +8,13 @@ from collections.abc import Callable
 import pytest
 from prometheus_client import CollectorRegistry, generate_latest
 
-from services.telemetry.adapters.metrics_page import Page
-from services.telemetry.adapters.page_metrics import PageCollector
-from services.telemetry.adapters.scrape import ScrapeSource
-from services.telemetry.domain.page_memory import GONE_FOR_GOOD_S, PageDevices, PageXids
-from services.telemetry.domain.page_reading import PageReading, read_page
-from services.telemetry.domain.plausible import Plausible
-from shared.errors import UnavailableError
+from accelerator_autopilot.contracts.errors import UnavailableError
+from accelerator_autopilot.telemetry.agent.adapters.exporter_source import ExporterSource
+from accelerator_autopilot.telemetry.agent.adapters.scrape_fetch import Page
+from accelerator_autopilot.telemetry.agent.adapters.scrape_metrics import PageCollector
+from accelerator_autopilot.telemetry.agent.domain.plausibility import Plausible
+from accelerator_autopilot.telemetry.agent.domain.scrape_reader import PageReading, read_page
+from accelerator_autopilot.telemetry.agent.domain.scrape_state import GONE_FOR_GOOD_S, PageDevices, PageXids
 
 UUID = "GPU-5f1c"
 BLANKS = {
@@ -42,9 +42,9 @@ def usual(uuid: str = UUID, **labels: str) -> str:
     return "".join(line(name, value, uuid, **labels) for name, value in values.items())
 
 
-def source_of(*pages: str) -> ScrapeSource:
+def source_of(*pages: str) -> ExporterSource:
     left = list(pages)
-    return ScrapeSource("http://h/metrics", lambda _: left.pop(0) if len(left) > 1 else left[0])
+    return ExporterSource("http://h/metrics", lambda _: left.pop(0) if len(left) > 1 else left[0])
 
 
 def read(text: str) -> PageReading:
@@ -59,7 +59,7 @@ class TestIdentity:
         info = infos["GPU-a"]
         assert (info.pci_bus_id, info.driver, info.vendor) == ("00000000:5E:00.0", "580.1", "nvidia")
         assert source.hosts == {"GPU-z": "rack-1", "GPU-a": "rack-1"}
-        assert ScrapeSource("http://h/m", lambda _: usual(), take_hosts=False).hosts == {}
+        assert ExporterSource("http://h/m", lambda _: usual(), take_hosts=False).hosts == {}
 
     def test_without_a_uuid_names_are_of_their_host(self) -> None:
         page = 'dcgm_gpu_temp{gpu="0",Hostname="a"} 40\ndcgm_gpu_temp{gpu="0",Hostname="b"} 50\n'

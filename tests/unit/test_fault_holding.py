@@ -8,15 +8,15 @@ from typing import Any
 import numpy as np
 import pytest
 
-from services.anomaly.domain.alert_book import AlertBook
-from services.anomaly.domain.detectors import all_detectors
-from services.anomaly.domain.detectors.xid import needs_reset
-from services.anomaly.domain.fleet_map import FleetMap
-from services.anomaly.domain.watch import Watch
-from services.anomaly.handlers import Detection
-from shared.messages.alerts import Alert
-from shared.messages.commands import DrainCommand
-from shared.messages.telemetry import NodeInventory
+from accelerator_autopilot.anomaly.application.handlers import Detection
+from accelerator_autopilot.anomaly.domain.alert_lifecycle import AlertLifecycle
+from accelerator_autopilot.anomaly.domain.detection_engine import DetectionEngine
+from accelerator_autopilot.anomaly.domain.detectors import all_detectors
+from accelerator_autopilot.anomaly.domain.detectors.xid import needs_reset
+from accelerator_autopilot.anomaly.domain.source_topology import SourceTopology
+from accelerator_autopilot.contracts.messages.alerts import Alert
+from accelerator_autopilot.contracts.messages.commands import DrainCommand
+from accelerator_autopilot.contracts.messages.telemetry import NodeInventory
 from tests.support.builders import at, device, event, frame
 
 
@@ -25,9 +25,10 @@ class Bench:
 
     def __init__(self, stored: list[Alert] | None = None, now: float = 0.0) -> None:
         self.now, self.told, self.kept = now, [], []
-        fleet = FleetMap()
+        fleet = SourceTopology()
         self.detection = Detection(
-            Watch(), all_detectors(600.0, fleet), AlertBook(), self.publish, lambda: at(self.now), (), fleet,
+            DetectionEngine(), all_detectors(600.0, fleet),
+            AlertLifecycle(), self.publish, lambda: at(self.now), (), fleet,
             self.kept.append,
         )  # fmt: skip
         self.detection.restore(stored or [])
@@ -168,7 +169,7 @@ class TestXids:
             # Kept open meanwhile.
         opened = [a for a in bench.told if a.state != "resolved"]
         assert (opened[-1].severity, opened[-1].escalated) == ("warning", True)
-        assert opened[-1].action == "drain, run diagnostics"
+        assert opened[-1].action == "drain; run diagnostics"
         assert not opened[0].escalated
 
 

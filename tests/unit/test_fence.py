@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
-from services.telemetry.adapters.command_file import CommandFile
-from shared.audit import record
-from shared.errors import UnavailableError
-from shared.fence import Fence, Status
-from shared.messages.commands import CommandOutcome, PowerCommand
+from accelerator_autopilot.contracts.errors import UnavailableError
+from accelerator_autopilot.contracts.messages.commands import CommandOutcome, PowerCommand
+from accelerator_autopilot.runtime.command_fence import CommandFence, Status
+from accelerator_autopilot.telemetry.agent.adapters.command_file import CommandFile
+from accelerator_autopilot.transport.audit_records import record
 from tests.support.builders import at, power_command
 
 
@@ -21,7 +21,7 @@ class Executor:
     def __init__(self, leading: int | None = 5) -> None:
         self.leading, self.asked, self.fails = leading, 0, False
         self.did: list[str] = []
-        self.fence = Fence(leading=self.look)
+        self.fence = CommandFence(leading=self.look)
 
     async def look(self) -> int | None:
         self.asked += 1
@@ -130,7 +130,7 @@ async def test_who_stood_still_in_the_middle_of_a_round_leads_no_more() -> None:
     await made.take(0, device="gpu-0")
     made.leading = 9  # which has told this executor nothing yet
     late = await made.take(1, device="gpu-1", fencing_token=5)
-    assert (late.status, "not of the scheduler that leads" in late.detail) == ("refused", True)
+    assert (late.status, "does not belong to the leading scheduler" in late.detail) == ("refused", True)
     assert (await made.take(2, device="gpu-1")).status == "applied"
 
 
@@ -141,7 +141,7 @@ async def test_a_scheduler_without_a_token_is_none() -> None:
 
 
 async def test_what_is_remembered_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("shared.fence.MOST_REMEMBERED", 5)
+    monkeypatch.setattr("accelerator_autopilot.runtime.command_fence.MOST_REMEMBERED", 5)
     made = Executor()
     for second in range(20):
         await made.take(second, device=f"gpu-{second}")

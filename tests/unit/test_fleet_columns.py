@@ -11,15 +11,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry
 
-from services.scheduler.adapters.newest_frames import NewestFrames
-from services.scheduler.cap_board import CapBoard
-from services.scheduler.domain.device_book import DeviceBook
-from services.scheduler.domain.device_columns import DeviceColumns, Readings
-from services.scheduler.in_flight import in_flight
-from shared import subjects
-from shared.errors import UnavailableError
-from shared.frames import TelemetryFrame, encode
-from shared.metrics_catalogue import NAMES
+from accelerator_autopilot.contracts import subjects
+from accelerator_autopilot.contracts.errors import UnavailableError
+from accelerator_autopilot.contracts.frames import TelemetryFrame, encode
+from accelerator_autopilot.contracts.metric_catalogue import NAMES
+from accelerator_autopilot.scheduler.adapters.latest_frames import LatestFrames
+from accelerator_autopilot.scheduler.application.bounded_concurrency import in_flight
+from accelerator_autopilot.scheduler.application.power_cap_state import PowerCapState
+from accelerator_autopilot.scheduler.domain.device_columns import DeviceColumns, Readings
+from accelerator_autopilot.scheduler.domain.device_registry import DeviceRegistry
 from tests.support.builders import at, device, frame
 
 METRICS = ("power_w", "temp_c", "power_cap_w")
@@ -33,12 +33,12 @@ class Clock:
         return self.now
 
 
-def newest() -> tuple[NewestFrames, Clock]:
+def newest() -> tuple[LatestFrames, Clock]:
     clock = Clock()
-    return NewestFrames(DeviceColumns(METRICS), clock, 10.0, CollectorRegistry()), clock
+    return LatestFrames(DeviceColumns(METRICS), clock, 10.0, CollectorRegistry()), clock
 
 
-def put(frames: NewestFrames, *told: TelemetryFrame) -> None:
+def put(frames: LatestFrames, *told: TelemetryFrame) -> None:
     for each in told:
         frames.put(subjects.frames(each.node), encode(each))
 
@@ -133,7 +133,7 @@ async def test_a_large_fleet_is_read_in_a_fraction_of_the_time_between_two_round
 
 
 async def test_the_board_of_caps_follows_the_inventory_and_remembers_what_was_set() -> None:
-    book, board = DeviceBook(), CapBoard()
+    book, board = DeviceRegistry(), PowerCapState()
     infos = [device(device=f"g{i}") for i in range(3)]
     for node in range(300):
         book.take(f"n{node}", "b1", infos)

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.scheduler.domain.forecasting import Forecaster
+from accelerator_autopilot.scheduler.policies.forecasting import Forecaster
 
 
 def test_it_settles_on_a_constant_and_follows_a_ramp() -> None:

@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shared import subjects
-from shared.errors import MalformedMessageError
-from shared.frame_layout import FrameDecoder
-from shared.frames import TelemetryFrame, decode, encode
+from accelerator_autopilot.contracts import subjects
+from accelerator_autopilot.contracts.errors import MalformedMessageError
+from accelerator_autopilot.contracts.frame_decoder import FrameDecoder
+from accelerator_autopilot.contracts.frames import TelemetryFrame, decode, encode
 
 SUBJECT = subjects.frames("n")
 NUMBERS = st.one_of(st.integers(0, 300), st.integers(0, 2**62))

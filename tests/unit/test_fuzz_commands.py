@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given
 from prometheus_client import CollectorRegistry
 
-from shared.errors import MalformedMessageError
-from shared.messages.commands import CommandOutcome
-from shared.poison import PoisonRule
+from accelerator_autopilot.contracts.errors import MalformedMessageError
+from accelerator_autopilot.contracts.messages.commands import CommandOutcome
+from accelerator_autopilot.runtime.poison_messages import PoisonRule
 from tests.support.builders import power_command
 from tests.support.fuzzing import fuzzed, near, near_json
 

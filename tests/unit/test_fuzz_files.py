@@ -19,25 +19,25 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from deploy.embedded.instance import Instance, Runtime, read_keys_file, replace_text
-from services.anomaly.adapters import snapshot_file
-from services.anomaly.adapters.snapshot_file import Snapshot
-from services.anomaly.domain.learned.watcher import FleetWatcher
-from services.cli.inputs import read_lines, read_payload
-from services.gateway.keys import Caller, load_keys
-from services.inference.dead_lettering import named_by
-from services.inference.domain.job_reading import read_job
-from services.notifier.domain.formats import template
-from services.scheduler.domain import arrays
-from services.scheduler.domain.arrays import load_arrays
-from services.scheduler.domain.network import load_checkpoint
-from services.scheduler.domain.panel import Panel
-from services.scheduler.domain.pool_rows import COLUMNS
-from services.scheduler.remembering import _packed, _unpacked
-from shared.errors import InvalidInputError, SettingsError, UnavailableError
-from shared.messages.jobs import DeadJob
-from shared.messages.notices import Subscription
-from shared.subjects import untoken
+from accelerator_autopilot.anomaly.adapters import model_snapshot
+from accelerator_autopilot.anomaly.domain.learned.fleet_detector import FleetDetector
+from accelerator_autopilot.anomaly.domain.learned.snapshot import Snapshot
+from accelerator_autopilot.cli.payload_inputs import read_lines, read_payload
+from accelerator_autopilot.contracts.errors import InvalidInputError, SettingsError, UnavailableError
+from accelerator_autopilot.contracts.messages.jobs import DeadJob
+from accelerator_autopilot.contracts.messages.notifications import Subscription
+from accelerator_autopilot.contracts.subjects import untoken
+from accelerator_autopilot.deploy.local.instance import Instance, Runtime, read_keys_file, replace_text
+from accelerator_autopilot.gateway.security.key_file import Caller, load_keys
+from accelerator_autopilot.inference.jobs.dead_lettering import named_by
+from accelerator_autopilot.inference.jobs.decoding import read_job
+from accelerator_autopilot.notifier.domain.message_formats import template
+from accelerator_autopilot.scheduler.application.observation_store import _packed, _unpacked
+from accelerator_autopilot.scheduler.domain import npz_files
+from accelerator_autopilot.scheduler.domain.npz_files import load_arrays
+from accelerator_autopilot.scheduler.domain.observation_arrays import COLUMNS
+from accelerator_autopilot.scheduler.policies.network import load_checkpoint
+from accelerator_autopilot.scheduler.policies.policy_runner import PolicyRunner
 from tests.support.builders import T0, alert
 from tests.support.fuzzing import JSON, LINES, at_most, fuzzed, near, near_json
 
@@ -110,11 +110,11 @@ def test_no_group_of_processes_is_an_instance(tmp_path: Path, pid: object) -> No
 @given(st.data())
 def test_what_was_learnt(data: st.DataObject) -> None:
     with tempfile.TemporaryDirectory() as folder:
-        path, watcher = Path(folder) / "learned.npz", FleetWatcher(1.0)
+        path, watcher = Path(folder) / "learned.npz", FleetDetector(1.0)
         watcher.grow(2)
-        snapshot_file.save(path, Snapshot([("n1", "a", False)], watcher.snapshot()))
+        model_snapshot.save(path, Snapshot([("n1", "a", False)], watcher.snapshot()))
         path.write_bytes(data.draw(near(path.read_bytes())))
-        found = snapshot_file.load(path)
+        found = model_snapshot.load(path)
         assert found is None or isinstance(found, Snapshot)
 
 
@@ -125,7 +125,7 @@ def test_what_was_learnt(data: st.DataObject) -> None:
 )  # fmt: skip
 def test_another_file_of_torch_is_nothing_learnt(tmp_path: Path, saved: object) -> None:
     torch.save(saved, tmp_path / "learned.pt")
-    assert snapshot_file.load(tmp_path / "learned.npz") is None
+    assert model_snapshot.load(tmp_path / "learned.npz") is None
 
 
 @pytest.mark.parametrize("name", [p.name for p in sorted(POLICY.glob("*.npz"))])
@@ -146,7 +146,7 @@ def test_looks_at_pools(data: st.DataObject) -> None:
         {"a": np.ones((3, len(COLUMNS)), np.float32), "b": np.ones((1, len(COLUMNS)), np.float32)}, 5.0, "w"
     )
     try:
-        Panel({}, 5.0).recall(_unpacked(data.draw(near(content)), 5.0, "me"))
+        PolicyRunner({}, 5.0).recall(_unpacked(data.draw(near(content)), 5.0, "me"))
     except (ValueError, KeyError, TypeError, IndexError):
         return
 
@@ -154,7 +154,7 @@ def test_looks_at_pools(data: st.DataObject) -> None:
 def test_arrays_that_unpack_to_far_more_than_they_are_take_no_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     out = io.BytesIO()
     np.savez_compressed(out, a=np.zeros(2**21))
-    monkeypatch.setattr(arrays, "MOST_BYTES", 2**20)
+    monkeypatch.setattr(npz_files, "MOST_BYTES", 2**20)
     with at_most(5.0, mib=8), pytest.raises(ValueError, match="unpacks to"):
         load_arrays(out.getvalue())
 

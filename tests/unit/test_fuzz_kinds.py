@@ -20,20 +20,26 @@ from hypothesis import strategies as st
 from PIL import Image
 from pydantic import ValidationError
 
-from services.inference.device_run import run_to_json
-from services.inference.domain.archives import safe_path, unpack
-from services.inference.domain.batching import BatchSizer
-from services.inference.domain.extraction import Document, candidates
-from services.inference.domain.log_reading import badness, pattern_of, timestamp
-from services.inference.domain.schema_fields import fields_of
-from services.inference.domain.written_tests import characterization, check_module, function_names, told, verdicts
-from services.inference.kinds import registry
-from services.inference.kinds.base import RunContext
-from services.inference.kinds.classify_image import FORMATS, _opened
-from services.inference.kinds.files import as_text, decode_base64
-from services.inference.scratch import Scratch
-from services.inference.settings import ModelSettings
-from shared.errors import InvalidInputError
+from accelerator_autopilot.contracts.errors import InvalidInputError
+from accelerator_autopilot.inference.domain.archives import safe_path, unpack
+from accelerator_autopilot.inference.domain.field_extraction import Document, candidates
+from accelerator_autopilot.inference.domain.log_lines import badness, pattern_of, timestamp
+from accelerator_autopilot.inference.domain.schema_fields import fields_of
+from accelerator_autopilot.inference.domain.test_generation import (
+    characterization,
+    check_module,
+    function_names,
+    told,
+    verdicts,
+)
+from accelerator_autopilot.inference.kinds import registry
+from accelerator_autopilot.inference.kinds.base import RunContext
+from accelerator_autopilot.inference.kinds.classify_image import FORMATS, _opened
+from accelerator_autopilot.inference.kinds.files import as_text, decode_base64
+from accelerator_autopilot.inference.settings import ModelSettings
+from accelerator_autopilot.inference.worker.application.batch_execution import run_to_json
+from accelerator_autopilot.inference.worker.application.scratch_folders import ScratchFolders
+from accelerator_autopilot.inference.worker.domain.batch_sizing import BatchSizer
 from tests.support.fuzzing import JSON, LINES, at_most, fuzzed, near, near_json
 
 TEXTS = st.one_of(st.text(max_size=200), LINES)
@@ -101,7 +107,7 @@ def answers(kind: str, payload: Any) -> None:
         item = found.input.model_validate(payload)
     except (ValidationError, RecursionError):
         return
-    with Scratch(None) as scratch:
+    with ScratchFolders(None) as scratch:
         context = RunContext(models=ModelSettings(), scratch=scratch, attempts=[1])
         [outcome] = run_to_json(found, [item], context, BatchSizer(largest=1))
     if isinstance(outcome, BaseException):
@@ -191,7 +197,7 @@ def test_texts_of_programs(code: str, output: str) -> None:
 @pytest.mark.parametrize("code", ["-" * 190_000 + "1", "a" + ".b" * 90_000, "not " * 40_000 + "1", "(" * 100_000, "\0"])
 def test_programs_that_no_parser_holds(code: str) -> None:
     assert function_names(code) == []
-    with pytest.raises(InvalidInputError, match="no valid Python"):
+    with pytest.raises(InvalidInputError, match="not valid Python"):
         check_module("subject", code)
 
 
@@ -234,7 +240,7 @@ def test_payloads_of_any_shape(kind: str, data: st.DataObject) -> None:
 )
 def test_a_benchmark_of_nothing_or_of_too_much_is_refused(payload: dict[str, Any]) -> None:
     kind: Any = registry()["benchmark"]
-    with Scratch(None) as scratch, pytest.raises((ValidationError, InvalidInputError)):
+    with ScratchFolders(None) as scratch, pytest.raises((ValidationError, InvalidInputError)):
         context = RunContext(models=ModelSettings(), scratch=scratch, attempts=[1])
         [outcome] = kind.run([kind.input.model_validate(payload)], context)
         raise outcome

@@ -15,23 +15,23 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.telemetry.adapters.agent_state import AgentState, StateFile
-from services.telemetry.adapters.amd_smi import AmdSmiSource
-from services.telemetry.adapters.apple import AppleSource
-from services.telemetry.adapters.boot import boot_id
-from services.telemetry.adapters.cap_file import CapFile
-from services.telemetry.adapters.cpu import CpuSource
-from services.telemetry.adapters.jetson import JetsonSource
-from services.telemetry.adapters.kernel_log import KernelLog
-from services.telemetry.adapters.metrics_page import MOST_LINE, Page
-from services.telemetry.adapters.privilege import may_control_power
-from services.telemetry.adapters.processes import container_of, describe_process
-from services.telemetry.adapters.replay import ReplaySource, save
-from services.telemetry.adapters.scrape import ScrapeSource
-from services.telemetry.adapters.sysfs_gpu import SysfsSource
-from services.telemetry.ports import DeviceSource
-from shared.errors import InvalidInputError, UnavailableError
-from shared.messages.telemetry import DeviceEvent, DeviceInfo, NodeInventory
+from accelerator_autopilot.contracts.errors import InvalidInputError, UnavailableError
+from accelerator_autopilot.contracts.messages.telemetry import DeviceEvent, DeviceInfo, NodeInventory
+from accelerator_autopilot.telemetry.agent.adapters.agent_state import AgentState, StateFile
+from accelerator_autopilot.telemetry.agent.adapters.amd_smi import AmdSmiSource
+from accelerator_autopilot.telemetry.agent.adapters.apple import AppleSource
+from accelerator_autopilot.telemetry.agent.adapters.boot_identity import boot_id
+from accelerator_autopilot.telemetry.agent.adapters.cpu import CpuSource
+from accelerator_autopilot.telemetry.agent.adapters.device_processes import container_of, describe_process
+from accelerator_autopilot.telemetry.agent.adapters.exporter_source import ExporterSource
+from accelerator_autopilot.telemetry.agent.adapters.frame_replay import ReplaySource, save
+from accelerator_autopilot.telemetry.agent.adapters.jetson import JetsonSource
+from accelerator_autopilot.telemetry.agent.adapters.kernel_log import KernelLog
+from accelerator_autopilot.telemetry.agent.adapters.power_cap_file import PowerCapFile
+from accelerator_autopilot.telemetry.agent.adapters.power_privilege import may_control_power
+from accelerator_autopilot.telemetry.agent.adapters.scrape_fetch import MOST_LINE, Page
+from accelerator_autopilot.telemetry.agent.adapters.sysfs_gpu import SysfsSource
+from accelerator_autopilot.telemetry.agent.ports import DeviceSource
 from tests.support.builders import T0, frame
 from tests.support.fuzzing import JSON, LINES, at_most, fuzzed, near, near_json
 from tests.support.trees import plant
@@ -138,7 +138,7 @@ def test_amdsmi(name: str, answer: Any) -> None:
 @fuzzed(150)
 @given(st.one_of(near(DCGM.encode()).map(lambda page: page.decode(errors="replace")), st.lists(LINES).map("\n".join)))
 def test_a_page_of_metrics(page: str) -> None:
-    source = ScrapeSource("http://x/metrics", lambda _: page)
+    source = ExporterSource("http://x/metrics", lambda _: page)
     sound(source)
     assert source.bad_lines >= 0
 
@@ -175,7 +175,7 @@ def test_the_file_of_caps(content: bytes) -> None:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "caps.json"
         path.write_bytes(content)
-        kept = CapFile(path).load()
+        kept = PowerCapFile(path).load()
         assert all(0 < watts < math.inf for watts in kept.defaults_w.values())
         assert path.exists() or kept.devices == {"*"}
 

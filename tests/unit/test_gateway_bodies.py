@@ -13,14 +13,22 @@ import pytest
 from prometheus_client import CollectorRegistry
 from starlette.exceptions import HTTPException
 
-from services.gateway import bodies
-from services.gateway.bodies import BodyTooLargeError, MemoryBudget, Share, count_values, parse, read_body, weigh
-from services.gateway.fanout import Fanout
-from services.gateway.keys import KeyRing, Role
-from services.gateway.params import fits
-from services.gateway.refusals import Refusals
-from shared.api_keys import digest
-from shared.errors import BusyError, SettingsError
+from accelerator_autopilot.contracts.errors import BusyError, SettingsError
+from accelerator_autopilot.gateway.application.event_fanout import EventFanout
+from accelerator_autopilot.gateway.http import request_bodies
+from accelerator_autopilot.gateway.http.path_parameters import fits
+from accelerator_autopilot.gateway.http.request_bodies import (
+    BodyTooLargeError,
+    MemoryBudget,
+    Share,
+    count_values,
+    parse,
+    read_body,
+    weigh,
+)
+from accelerator_autopilot.gateway.security.key_file import KeyRing, Role
+from accelerator_autopilot.gateway.security.rejected_key_audit import RejectedKeyAudit
+from accelerator_autopilot.runtime.api_keys import digest
 from tests.support.waiting import eventually
 
 
@@ -54,7 +62,7 @@ class TestReading:
         assert sender.read == 0
 
     async def test_a_body_that_stands_still_is_given_up(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(bodies, "FIRST_BYTES_S", 0.1)
+        monkeypatch.setattr(request_bodies, "FIRST_BYTES_S", 0.1)
         with pytest.raises(HTTPException) as refused:
             await read_body(Sender(b"x", stalls=True), 100, 250, share())
         assert refused.value.status_code == 408
@@ -148,7 +156,7 @@ class TestKeys:
 
     def test_refused_keys_are_one_record_now_and_then(self) -> None:
         told: list[Any] = []
-        refusals = Refusals(told.append, CollectorRegistry())
+        refusals = RejectedKeyAudit(told.append, CollectorRegistry())
         for number in range(5000):
             refusals.count(f"10.0.{number // 256}.{number % 256}", 401)
         refusals.tell()
@@ -175,7 +183,7 @@ async def test_streams_share_one_reader_and_a_slow_one_misses_the_oldest() -> No
             raise ValueError("no words for it")
         return str(number)
 
-    fanout = Fanout(source, words, depth=10, failed=failures.append)
+    fanout = EventFanout(source, words, depth=10, failed=failures.append)
     listeners = [fanout.listen() for _ in range(5)]
     firsts = [asyncio.ensure_future(anext(listener)) for listener in listeners]
     await asyncio.sleep(0)

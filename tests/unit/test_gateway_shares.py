@@ -8,13 +8,17 @@ from typing import Any
 import pytest
 import uvicorn
 
-from deploy.embedded.instance import take_port
-from services.gateway.admission import Admission, Quota
-from services.gateway.protocol import TimedProtocol
-from services.gateway.unfinished import DOUBTFUL_AFTER_S, LOOKED_AT_ONCE, look_for_missed
-from shared.client.jobs import JobView
-from shared.errors import NotFoundError
-from shared.messages.jobs import JobResult
+from accelerator_autopilot.client.jobs import JobView
+from accelerator_autopilot.contracts.errors import NotFoundError
+from accelerator_autopilot.contracts.messages.jobs import JobResult
+from accelerator_autopilot.deploy.local.instance import take_port
+from accelerator_autopilot.gateway.application.admission import Admission, Quota
+from accelerator_autopilot.gateway.application.quota_reconciliation import (
+    DOUBTFUL_AFTER_S,
+    LOOKED_AT_ONCE,
+    reconcile,
+)
+from accelerator_autopilot.gateway.http.server_protocol import TimedProtocol
 from tests.support.builders import T0
 from tests.support.waiting import eventually
 
@@ -67,9 +71,9 @@ async def test_a_job_whose_end_was_missed_counts_no_more() -> None:
         done = result if job_id == "ended" else None
         return JobView(id=job_id, kind="echo", state="succeeded" if done else "queued", result=done)
 
-    await look_for_missed(admission, view, DOUBTFUL_AFTER_S - 1)
+    await reconcile(admission, view, DOUBTFUL_AFTER_S - 1)
     assert asked == [], "most end by themselves"
-    await look_for_missed(admission, view, DOUBTFUL_AFTER_S + 1)
+    await reconcile(admission, view, DOUBTFUL_AFTER_S + 1)
     assert asked == ["ended", "gone", "runs", "later"]
     assert admission._accounts["ada"].unfinished == {"runs", "later"}
 

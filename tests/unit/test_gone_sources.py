@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
-from services.anomaly import gone_publishers
-from services.anomaly.gone_publishers import GONE_AFTER_S, GonePublishers
-from services.anomaly.handlers import NODE_GONE, SOURCE_GONE, SOURCE_WELL
-from shared import subjects
-from shared.messages.alerts import Alert
+from accelerator_autopilot.anomaly.application import orphaned_alerts
+from accelerator_autopilot.anomaly.application.handlers import NODE_GONE, SOURCE_GONE, SOURCE_WELL
+from accelerator_autopilot.anomaly.application.orphaned_alerts import GONE_AFTER_S, OrphanedAlerts
+from accelerator_autopilot.contracts import subjects
+from accelerator_autopilot.contracts.messages.alerts import Alert
 from tests.support.builders import T0, alert, at
 from tests.unit.test_fault_holding import Bench
 
@@ -41,9 +41,9 @@ class TestPublishers:
         self, kind: str, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         bucket: Any = Bucket(alert(kind=kind))
-        monkeypatch.setattr(gone_publishers, "bucket_items", bucket.items)
+        monkeypatch.setattr(orphaned_alerts, "bucket_items", bucket.items)
         steady_s = 0.0
-        publishers = GonePublishers(bucket, bucket, lambda: T0, lambda: steady_s)
+        publishers = OrphanedAlerts(bucket, bucket, lambda: T0, lambda: steady_s)
         await publishers.look()
         steady_s = GONE_AFTER_S - 1
         bucket.stored = {key: a.model_copy(update={"at": at(1)}) for key, a in bucket.stored.items()}
@@ -53,14 +53,14 @@ class TestPublishers:
         assert bucket.told == [], "it was renewed within the hour"
         steady_s = 2 * GONE_AFTER_S
         await publishers.look()
-        assert [(a.state, a.end_reason) for a in bucket.told] == [("resolved", gone_publishers.REASON)]
+        assert [(a.state, a.end_reason) for a in bucket.told] == [("resolved", orphaned_alerts.REASON)]
         assert bucket.stored == {}
 
     async def test_what_detection_opened_is_its_own(self, monkeypatch: pytest.MonkeyPatch) -> None:
         bucket: Any = Bucket(alert(kind="xid_79", holds=True), alert(kind="thermal"))
-        monkeypatch.setattr(gone_publishers, "bucket_items", bucket.items)
+        monkeypatch.setattr(orphaned_alerts, "bucket_items", bucket.items)
         clock = SimpleNamespace(now=0.0)
-        publishers = GonePublishers(bucket, bucket, lambda: T0, lambda: clock.now)
+        publishers = OrphanedAlerts(bucket, bucket, lambda: T0, lambda: clock.now)
         for clock.now in (0.0, GONE_AFTER_S, 9 * GONE_AFTER_S):
             await publishers.look()
         assert bucket.told == []

@@ -7,8 +7,8 @@ import asyncio
 import pytest
 from prometheus_client import CollectorRegistry
 
-from shared import health
-from shared.health import HealthServer, HealthState
+from accelerator_autopilot.runtime import health
+from accelerator_autopilot.runtime.health import HealthServer, HealthState
 from tests.support.waiting import eventually
 
 

@@ -9,15 +9,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from services.scheduler.domain.hindsight import SMALLEST, Hindsight, HindsightNumbers
-from services.scheduler.domain.policies import policy_maker
-from services.scheduler.domain.pool import PoolFacts, Seen
-from services.scheduler.domain.promptness import FEWEST, Promptness, starts_for_one
-from services.scheduler.domain.short_slack import Reaction
-from services.scheduler.twin.play import play
-from services.scheduler.twin.twin import PoolModel, Trace
+from accelerator_autopilot.scheduler.domain.pool_arrays import PoolFacts, PoolObservations
+from accelerator_autopilot.scheduler.policies.library import policy_maker
+from accelerator_autopilot.scheduler.policies.scale_up_rule import ScaleUpRule
+from accelerator_autopilot.scheduler.policies.startup_latency import FEWEST, StartupLatency, starts_for_one
+from accelerator_autopilot.scheduler.policies.whatif_sizing import SMALLEST, WhatIfParameters, WhatIfSizing
+from accelerator_autopilot.scheduler.twin.rollout import play
+from accelerator_autopilot.scheduler.twin.simulation import PoolModel, Trace
 
-NUMBERS = HindsightNumbers(margin=1.0, doubt=0.0, doubt_s=600.0, late_goal=0.01, memory_s=3600.0)
+NUMBERS = WhatIfParameters(margin=1.0, doubt=0.0, doubt_s=600.0, late_goal=0.01, memory_s=3600.0)
 SIZE = 40
 
 
@@ -31,10 +31,10 @@ def facts(pools: int = 1, slack_s: float = 10.0) -> PoolFacts:
     )  # fmt: skip
 
 
-def looks(arrivals: list[int], **counts: int) -> list[Seen]:
+def looks(arrivals: list[int], **counts: int) -> list[PoolObservations]:
     """One pool's looks, ten seconds apart."""
     zero = np.zeros(1, np.int64)
-    empty = Seen(
+    empty = PoolObservations(
         time_s=np.zeros(1), queue_depth=zero, oldest_wait_s=np.zeros(1), arrivals=zero, completions=zero,
         mean_service_s=np.full(1, np.nan), ready=zero, busy=zero, loading=zero, power_cap_w=np.full(1, 200.0),
         power_w=np.zeros(1),
@@ -44,11 +44,11 @@ def looks(arrivals: list[int], **counts: int) -> list[Seen]:
 
 
 def enough(
-    arrivals: list[int], numbers: HindsightNumbers = NUMBERS, *, prompt: float = 0.0, reacts: float = 0.0
+    arrivals: list[int], numbers: WhatIfParameters = NUMBERS, *, prompt: float = 0.0, reacts: float = 0.0
 ) -> float:
     """After these arrivals, of two seconds of work each."""
     one = np.ones(1)
-    hindsight = Hindsight(facts(), numbers, Reaction(1.5 * reacts * one, reacts * one, one), 1e9 * one, one)
+    hindsight = WhatIfSizing(facts(), numbers, ScaleUpRule(1.5 * reacts * one, reacts * one, one), 1e9 * one, one)
     told = np.zeros(1)
     for seen in looks(arrivals):
         told = hindsight.observe(seen, 2.0 * one, prompt * one, np.zeros(1))
@@ -89,14 +89,14 @@ class TestHindsight:
 
 class TestPromptness:
     def test_it_learns_which_share_is_ready_by_the_next_look(self) -> None:
-        promptness, told = Promptness(facts()), np.zeros(1)
+        promptness, told = StartupLatency(facts()), np.zeros(1)
         for _ in range(30):
             for ready, loading in ((4, 0), (6, 8), (4, 0)):
                 told = promptness.observe(looks([0], ready=ready, loading=loading)[0])
         assert told[0] == pytest.approx(0.2, abs=0.02), "two of ten"
 
     def test_a_pool_that_is_found_warm_says_nothing_of_loads(self) -> None:
-        promptness = Promptness(facts())
+        promptness = StartupLatency(facts())
         first = promptness.observe(looks([0], ready=64)[0])
         assert promptness.observe(looks([0], ready=64)[0]) == first
 

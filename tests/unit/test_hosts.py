@@ -7,13 +7,13 @@ from typing import Any
 
 import pytest
 
-from services.telemetry.adapters.guarded import GuardedSource
-from services.telemetry.adapters.scrape import ScrapeSource
-from services.telemetry.domain.frame_buffer import FrameBuffer
-from services.telemetry.sampling import Sampler, same_host
-from shared.frames import decode
-from shared.health import HealthState
-from shared.messages.telemetry import DeviceEvent, NodeInventory
+from accelerator_autopilot.contracts.frames import decode
+from accelerator_autopilot.contracts.messages.telemetry import DeviceEvent, NodeInventory
+from accelerator_autopilot.runtime.health import HealthState
+from accelerator_autopilot.telemetry.agent.adapters.exporter_source import ExporterSource
+from accelerator_autopilot.telemetry.agent.adapters.threaded_source import ThreadedSource
+from accelerator_autopilot.telemetry.agent.application.sampling import Sampler, same_host
+from accelerator_autopilot.telemetry.agent.domain.publish_buffer import FrameBuffer
 from tests.support.builders import at, device
 from tests.unit.test_exporter_pages import instances, line, usual
 from tests.unit.test_fault_holding import Bench
@@ -29,7 +29,7 @@ class Agent:
         async def put(inventory: NodeInventory) -> None:
             self.inventories.append(inventory)
 
-        guarded = GuardedSource(ScrapeSource(url, lambda _: self.page), 5.0)
+        guarded = ThreadedSource(ExporterSource(url, lambda _: self.page), 5.0)
         self.sampler = Sampler("central", 1.0, [guarded], publish, put, HealthState("a"), FrameBuffer(100), **more)
 
     async def tick(self, page: str | None = None) -> None:

@@ -11,21 +11,22 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import BaseModel, ValidationError
 
-from services.inference.dead_lettering import explain
-from services.inference.device_run import run_safely, run_to_json
-from services.inference.domain.batching import BatchSizer
-from services.inference.domain.job_reading import read_job
-from services.inference.domain.placement import left_alone, plan
-from services.inference.domain.retry import Bury, Retry, after_error, before_attempt
-from services.inference.errors import KindFailedError, ModelLoadError, RetryableJobError
-from services.inference.kinds import registry
-from services.inference.kinds.base import RunContext
-from services.inference.kinds.echo import Echo, EchoInput, EchoOutput
-from services.inference.kinds.summarize import choose, split
-from services.inference.scratch import Scratch
-from services.inference.settings import ModelSettings
-from shared.errors import InvalidInputError
-from shared.messages.jobs import Job, JobError
+from accelerator_autopilot.contracts.errors import InvalidInputError
+from accelerator_autopilot.contracts.kinds.echo import Echo, EchoResult
+from accelerator_autopilot.contracts.messages.jobs import Job, JobError
+from accelerator_autopilot.inference.errors import KindFailedError, ModelLoadError, RetryableJobError
+from accelerator_autopilot.inference.jobs.dead_lettering import explain
+from accelerator_autopilot.inference.jobs.decoding import read_job
+from accelerator_autopilot.inference.jobs.retry_policy import EndJob, Retry, after_error, before_attempt
+from accelerator_autopilot.inference.kinds import registry
+from accelerator_autopilot.inference.kinds.base import RunContext
+from accelerator_autopilot.inference.kinds.echo import EchoKind
+from accelerator_autopilot.inference.kinds.summarize import choose, split
+from accelerator_autopilot.inference.pool.domain.placement import idle_devices, plan
+from accelerator_autopilot.inference.settings import ModelSettings
+from accelerator_autopilot.inference.worker.application.batch_execution import run_safely, run_to_json
+from accelerator_autopilot.inference.worker.application.scratch_folders import ScratchFolders
+from accelerator_autopilot.inference.worker.domain.batch_sizing import BatchSizer
 from tests.support.builders import T0, at
 
 
@@ -35,7 +36,8 @@ def job(**more: Any) -> Job:
 
 def context(count: int = 1, **more: Any) -> RunContext:
     base = {
-        "models": ModelSettings(), "scratch": Scratch(None), "attempts": [1] * count, "progress": lambda *_: None,
+        "models": ModelSettings(), "scratch": ScratchFolders(None),
+        "attempts": [1] * count, "progress": lambda *_: None,
         "cancelled": lambda _: False,
     }  # fmt: skip
     return RunContext(**(base | more))
@@ -66,19 +68,19 @@ class TestRetry:
         return [JobError(attempt=i + 1, type="E", message="m", worker="w", at=T0) for i in range(count)]
 
     def test_expired_exhausted_and_worker_killing_jobs_are_not_run(self) -> None:
-        assert before_attempt(job(ttl_s=10), 1, [], at(11)) == Bury("expired")
-        assert before_attempt(job(max_attempts=2), 3, self.errors(2), at(1)) == Bury("attempts_exhausted")
-        assert before_attempt(job(max_attempts=1), 22, [], at(1)) == Bury("attempts_exhausted")
+        assert before_attempt(job(ttl_s=10), 1, [], at(11)) == EndJob("expired")
+        assert before_attempt(job(max_attempts=2), 3, self.errors(2), at(1)) == EndJob("attempts_exhausted")
+        assert before_attempt(job(max_attempts=1), 22, [], at(1)) == EndJob("attempts_exhausted")
         assert before_attempt(job(max_attempts=1), 21, [], at(1)) is None
-        assert before_attempt(job(max_attempts=20), 4, [], at(1), kills=3) == Bury("attempts_exhausted")
+        assert before_attempt(job(max_attempts=20), 4, [], at(1), kills=3) == EndJob("attempts_exhausted")
         assert before_attempt(job(max_attempts=20), 4, [], at(1), kills=2) is None
 
     def test_what_may_pass_is_tried_again_with_growing_delays(self) -> None:
         delays = [after_error(job(max_attempts=9), RetryableJobError("x"), n) for n in range(1, 6)]
         assert all(isinstance(d, Retry) for d in delays)
         assert [d.delay_s for d in delays] == sorted(d.delay_s for d in delays)
-        assert after_error(job(max_attempts=3), RetryableJobError("x"), 3) == Bury("attempts_exhausted")
-        assert after_error(job(), InvalidInputError("f", 1, "r"), 1) == Bury("permanent_error")
+        assert after_error(job(max_attempts=3), RetryableJobError("x"), 3) == EndJob("attempts_exhausted")
+        assert after_error(job(), InvalidInputError("f", 1, "r"), 1) == EndJob("permanent_error")
 
 
 class TestPlacement:
@@ -97,12 +99,12 @@ class TestPlacement:
         assert changes.start == ["b"]
 
     def test_a_device_that_is_to_rest_gives_its_worker_to_a_healthy_one_that_nobody_uses(self) -> None:
-        assert left_alone("ab", set(), {"a"}, ["a"]) == {"a"}
-        assert left_alone("ab", set(), {"a"}, ["b"]) == set()
-        assert left_alone("ab", set(), {"a"}, ["a", "b"]) == set(), "b has a worker"
-        assert left_alone("ab", {"b"}, {"a"}, ["a"]) == set(), "b is cordoned"
-        assert left_alone("ab", set(), {"a", "b"}, ["a"]) == set(), "b is no better"
-        assert left_alone("abc", set(), {"a", "b"}, ["a", "b"]) == {"a"}, "only one can go to c"
+        assert idle_devices("ab", set(), {"a"}, ["a"]) == {"a"}
+        assert idle_devices("ab", set(), {"a"}, ["b"]) == set()
+        assert idle_devices("ab", set(), {"a"}, ["a", "b"]) == set(), "b has a worker"
+        assert idle_devices("ab", {"b"}, {"a"}, ["a"]) == set(), "b is cordoned"
+        assert idle_devices("ab", set(), {"a", "b"}, ["a"]) == set(), "b is no better"
+        assert idle_devices("abc", set(), {"a", "b"}, ["a", "b"]) == {"a"}, "only one can go to c"
 
     @given(
         desired=st.integers(0, 8), devices=st.lists(st.sampled_from("abcd"), unique=True),
@@ -139,15 +141,15 @@ class TestReadJob:
 
 class TestKinds:
     def test_one_bad_input_does_not_take_the_others_with_it(self) -> None:
-        class Fragile(Echo):
+        class Fragile(EchoKind):
             def run(self, inputs: Any, context: RunContext) -> Any:
                 if any(i.text == "bad" for i in inputs):
                     raise RuntimeError("boom")
                 return super().run(inputs, context)
 
         texts = ["a", "bad", "b"]
-        outputs = run_safely(Fragile(), [EchoInput(text=t) for t in texts], context(3), BatchSizer(largest=3))
-        assert [type(o).__name__ for o in outputs] == ["EchoOutput", "KindFailedError", "EchoOutput"]
+        outputs = run_safely(Fragile(), [Echo(text=t) for t in texts], context(3), BatchSizer(largest=3))
+        assert [type(o).__name__ for o in outputs] == ["EchoResult", "KindFailedError", "EchoResult"]
 
     @pytest.mark.parametrize(
         ("error", "of_device"),
@@ -157,53 +159,53 @@ class TestKinds:
     def test_what_is_no_error_of_ours_is_tried_again_and_never_quoted(
         self, error: BaseException, of_device: bool
     ) -> None:
-        class Fragile(Echo):
+        class Fragile(EchoKind):
             def run(self, inputs: Any, context: RunContext) -> Any:
                 raise error
 
-        (output,) = run_safely(Fragile(), [EchoInput()], context(), BatchSizer(largest=1))
+        (output,) = run_safely(Fragile(), [Echo()], context(), BatchSizer(largest=1))
         assert isinstance(output, KindFailedError)
         assert (output.told_as, output.of_device) == (type(error).__name__, of_device)
         assert explain(output).startswith(f"echo failed: {type(error).__name__} at test_inference.py:")
         assert "secret" not in explain(output)
         assert isinstance(after_error(job(), output, 1), Retry)
-        assert after_error(job(), output, job().max_attempts) == Bury("attempts_exhausted")
+        assert after_error(job(), output, job().max_attempts) == EndJob("attempts_exhausted")
         assert "secret" not in explain(error)
 
     def test_an_error_of_ours_is_the_jobs_own_for_good(self) -> None:
-        (output,) = run_safely(Echo(), [EchoInput(fail="permanently")], context(), BatchSizer(largest=1))
+        (output,) = run_safely(EchoKind(), [Echo(fail="permanently")], context(), BatchSizer(largest=1))
         assert isinstance(output, InvalidInputError)
-        assert after_error(job(), output, 1) == Bury("permanent_error")
+        assert after_error(job(), output, 1) == EndJob("permanent_error")
 
     @pytest.mark.parametrize("gives", [0, 1, 5])
     def test_a_kind_that_gives_another_number_of_outputs_ends_each_job_with_that_and_blames_no_device(
         self, gives: int
     ) -> None:
-        class Miscounts(Echo):
+        class Miscounts(EchoKind):
             def run(self, inputs: Any, context: RunContext) -> Any:
-                return (EchoOutput(text="x") for _ in range(gives if len(inputs) > 1 else 2))
+                return (EchoResult(text="x") for _ in range(gives if len(inputs) > 1 else 2))
 
-        outputs = run_to_json(Miscounts(), [EchoInput()] * 3, context(3), BatchSizer(largest=3))
+        outputs = run_to_json(Miscounts(), [Echo()] * 3, context(3), BatchSizer(largest=3))
         assert [explain(o) for o in outputs if isinstance(o, KindFailedError) and not o.of_device] == [
-            "echo failed: it gave 2 outputs for 1 inputs"
+            "echo failed: it returned 2 outputs for 1 inputs"
         ] * 3
 
     def test_an_output_that_cannot_be_told_fails_the_attempt(self) -> None:
-        class Odd(Echo):
+        class Odd(EchoKind):
             def run(self, inputs: Any, context: RunContext) -> Any:
                 return [Anything(value=object()), None]
 
         class Anything(BaseModel):
             value: Any
 
-        outputs = run_to_json(Odd(), [EchoInput()] * 2, context(2), BatchSizer(largest=2))
+        outputs = run_to_json(Odd(), [Echo()] * 2, context(2), BatchSizer(largest=2))
         assert [type(o).__name__ for o in outputs] == ["KindFailedError"] * 2
 
     def test_work_takes_longer_on_a_simulated_device_whose_cap_holds_its_clock_down(self) -> None:
-        item, took_s = EchoInput(work_s=0.2), {}
+        item, took_s = Echo(work_s=0.2), {}
         for speed in (1.0, 0.25):
             began = time.monotonic()
-            Echo().run([item], context(1, speed=lambda speed=speed: speed))
+            EchoKind().run([item], context(1, speed=lambda speed=speed: speed))
             took_s[speed] = time.monotonic() - began
         assert took_s[1.0] >= 0.2
         assert took_s[0.25] >= 0.8
@@ -230,11 +232,12 @@ class TestKinds:
 @pytest.mark.slow
 class TestRealModel:
     def test_minilm_knows_what_belongs_together(self) -> None:
-        from services.inference.kinds.embed import KIND, EmbedInput
+        from accelerator_autopilot.contracts.kinds.embed import Embed
+        from accelerator_autopilot.inference.kinds.embed import KIND
 
         batch = [
-            EmbedInput(texts=["The GPU overheated and was throttled.", "Bake the cake for forty minutes."]),
-            EmbedInput(texts=["A graphics card ran too hot."]),
+            Embed(texts=["The GPU overheated and was throttled.", "Bake the cake for forty minutes."]),
+            Embed(texts=["A graphics card ran too hot."]),
         ]
         first, second = KIND.run(batch, context(2))
         a, b, c = (np.array(v) for v in [*first.vectors, *second.vectors])
@@ -242,7 +245,7 @@ class TestRealModel:
         assert np.linalg.norm(a) == pytest.approx(1, abs=1e-4)
 
     def test_a_seq2seq_and_a_causal_model_summarise(self, tmp_path: Any) -> None:
-        from services.inference.adapters.transformers_summarizer import TransformersSummarizer
+        from accelerator_autopilot.inference.adapters.transformers_summarizer import TransformersSummarizer
         from tests.support.tiny_models import save_tiny_causal, save_tiny_seq2seq
 
         for make, name in ((save_tiny_seq2seq, "t5"), (save_tiny_causal, "gpt2")):
@@ -251,7 +254,7 @@ class TestRealModel:
             assert isinstance(summarizer.summarize("one two three " * 200), str)
 
     def test_a_model_that_does_not_exist_is_named(self) -> None:
-        from services.inference.models import encoder
+        from accelerator_autopilot.inference.model_loading import encoder
 
         with pytest.raises(ModelLoadError, match="no-such-model"):
             encoder(ModelSettings(embed_model="no-such-model"))

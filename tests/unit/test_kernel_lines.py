@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from services.anomaly.domain.detectors.xid_catalogue import ADVICE, CATALOGUE, UNKNOWN, look_up
-from services.telemetry.adapters.kernel_log import KernelLog
-from services.telemetry.domain.kernel_lines import KernelLines, normal_pci
+from accelerator_autopilot.anomaly.domain.xid_catalogue import ADVICE, CATALOGUE, UNKNOWN, look_up
+from accelerator_autopilot.telemetry.agent.adapters.kernel_log import KernelLog
+from accelerator_autopilot.telemetry.agent.domain.kernel_lines import KernelLines, normal_pci
 from tests.unit.test_fault_holding import Bench
 
 PCI = "0000:3b:00"

@@ -10,21 +10,21 @@ from typing import Any
 
 import pytest
 
-from services.inference.device_group import DeviceGroup
-from services.inference.device_watch import DeviceWatch
-from services.inference.domain.retry import before_attempt
-from services.inference.lane import Lane, _all
-from services.inference.pool_memory import PoolMemory
-from services.inference.run_journal import RunJournal, RunningJob, open_journal
-from services.inference.run_watch import RunWatch
-from services.inference.settings import PoolSettings
-from services.inference.supervisor import PoolSupervisor
-from services.inference.worker_process import WorkerProcess
-from services.inference.worker_state import WorkerState
-from shared.clock import utc_now
-from shared.errors import UnavailableError
-from shared.messages.alerts import Alert
-from shared.messages.jobs import Job, JobNeeds, WorkerStatus
+from accelerator_autopilot.contracts.errors import UnavailableError
+from accelerator_autopilot.contracts.messages.alerts import Alert
+from accelerator_autopilot.contracts.messages.jobs import Job, JobNeeds, WorkerStatus
+from accelerator_autopilot.inference.jobs.retry_policy import before_attempt
+from accelerator_autopilot.inference.jobs.run_journal import RunJournal, RunningJob, open_journal
+from accelerator_autopilot.inference.jobs.run_time_limit import RunTimeLimit
+from accelerator_autopilot.inference.pool.application.device_group import DeviceGroup
+from accelerator_autopilot.inference.pool.application.device_load_share import DeviceLoadShare
+from accelerator_autopilot.inference.pool.application.pool_state import PoolState
+from accelerator_autopilot.inference.pool.application.worker_process import WorkerProcess
+from accelerator_autopilot.inference.pool.application.worker_supervisor import PoolSupervisor
+from accelerator_autopilot.inference.settings import PoolSettings
+from accelerator_autopilot.inference.worker.application.batch_runner import JobRunner, _all
+from accelerator_autopilot.inference.worker.application.worker_state import WorkerState
+from accelerator_autopilot.transport.clock import utc_now
 from tests.support.builders import T0, alert, device
 from tests.support.waiting import eventually
 
@@ -46,12 +46,12 @@ class HoldsJobs:
 
 
 async def test_what_a_device_in_trouble_fetched_before_goes_to_other_workers(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("services.inference.lane.IDLE_S", 0.0)
+    monkeypatch.setattr("accelerator_autopilot.inference.worker.application.batch_runner.IDLE_S", 0.0)
     fetched = [GivenBack(), GivenBack()]
     pullers: Any = [HoldsJobs(fetched[0]), HoldsJobs(fetched[1]), HoldsJobs()]
-    state = WorkerState(RunWatch(RunJournal(None), 900))
+    state = WorkerState(RunTimeLimit(RunJournal(None), 900))
     none: Any = None
-    lane = Lane("echo", pullers, asyncio.Event(), none, none, none, none, state, none, none)
+    lane = JobRunner("echo", pullers, asyncio.Event(), none, none, none, none, state, none, none)
     assert await lane.take(0, prefetch=True) == []
     assert [m.count for m in fetched] == [1, 1]
     assert not any(p.ready for p in pullers)
@@ -108,8 +108,8 @@ class Bucket:
         self.kept[bucket, key] = value
 
 
-def pool(name: str, bus: Any) -> PoolMemory:
-    return PoolMemory(bus, PoolSupervisor(PoolSettings(pool=name, node="n1"), 1))
+def pool(name: str, bus: Any) -> PoolState:
+    return PoolState(bus, PoolSupervisor(PoolSettings(pool=name, node="n1"), 1))
 
 
 async def test_two_pools_of_a_node_keep_each_others_devices_out_of_use(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -118,8 +118,8 @@ async def test_two_pools_of_a_node_keep_each_others_devices_out_of_use(monkeypat
     async def items(_: object, bucket: str, __: object) -> dict[str, Any]:
         return {key: value for (of, key), value in bus.kept.items() if of == bucket}
 
-    monkeypatch.setattr("services.inference.pool_memory.bucket_items", items)
-    monkeypatch.setattr("shared.condition_alerts.bucket_items", items)
+    monkeypatch.setattr("accelerator_autopilot.inference.pool.application.pool_state.bucket_items", items)
+    monkeypatch.setattr("accelerator_autopilot.runtime.condition_alerts.bucket_items", items)
     bus.js = None  # type: ignore[attr-defined]
     first, second = pool("a", bus), pool("b", bus)
     first.supervisor.set_aside = {"gpu-1": "jobs fail on it"}
@@ -135,7 +135,7 @@ async def test_two_pools_of_a_node_keep_each_others_devices_out_of_use(monkeypat
 
 
 async def test_a_worker_leaves_a_device_that_takes_no_work_for_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("services.inference.supervisor.RESTS_AFTER_S", 0.1)
+    monkeypatch.setattr("accelerator_autopilot.inference.pool.application.worker_supervisor.RESTS_AFTER_S", 0.1)
     supervisor = PoolSupervisor(PoolSettings(node="n1"), 1, devices=[device(device="gpu-0"), device(device="gpu-1")])
     started: list[str] = []
 
@@ -160,9 +160,9 @@ async def test_a_worker_leaves_a_device_that_takes_no_work_for_a_while(monkeypat
 
 
 async def test_an_alert_whose_end_was_missed_holds_back_no_device_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("services.inference.device_watch.IN_STEP_S", 0.01)
+    monkeypatch.setattr("accelerator_autopilot.inference.pool.application.device_load_share.IN_STEP_S", 0.01)
     supervisor = PoolSupervisor(PoolSettings(node="n1"), 1, devices=[device(device="gpu-0"), device(device="gpu-1")])
-    watch = DeviceWatch(supervisor)
+    watch = DeviceLoadShare(supervisor)
     over = alert(node="n1", device="gpu-0", severity="critical")
     missed = alert(id="other", node="n1", device="gpu-1", severity="critical")
     answers: list[list[Alert] | UnavailableError] = [UnavailableError("away")]

@@ -20,19 +20,19 @@ HEAVY = {
     "transformers",
 }
 ALLOWED = {
-    "services.telemetry.agent_app": {"faststream"},
-    "services.telemetry.recorder_app": {"faststream", "numpy"},
-    "services.anomaly.app": {"faststream", "numpy"},
-    "services.scheduler.app": {"faststream", "numpy"},
-    "services.notifier.app": {"faststream"},
-    "services.gateway.app": set(),
-    "services.inference.app": {"faststream", "numpy"},
-    "services.inference.worker": set(),
-    "services.cli.app": set(),
+    "accelerator_autopilot.telemetry.agent.app": {"faststream"},
+    "accelerator_autopilot.telemetry.recorder.app": {"faststream", "numpy"},
+    "accelerator_autopilot.anomaly.app": {"faststream", "numpy"},
+    "accelerator_autopilot.scheduler.app": {"faststream", "numpy"},
+    "accelerator_autopilot.notifier.app": {"faststream"},
+    "accelerator_autopilot.gateway.app": set(),
+    "accelerator_autopilot.inference.pool.app": {"faststream", "numpy"},
+    "accelerator_autopilot.inference.worker.app": set(),
+    "accelerator_autopilot.cli.app": set(),
 }
 LOAD = """
 import importlib, sys
-from shared.lean_imports import leave_out_websockets
+from accelerator_autopilot.runtime.import_exclusions import leave_out_websockets
 leave_out_websockets("nats://127.0.0.1:4222")
 importlib.import_module(sys.argv[1])
 print(*sorted(name for name in sys.argv[2:] if sys.modules.get(name) is not None))

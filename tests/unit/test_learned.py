@@ -13,17 +13,17 @@ import polars as pl
 import pytest
 import torch
 
-from services.anomaly.adapters import snapshot_file
-from services.anomaly.adapters.snapshot_file import Snapshot
-from services.anomaly.adapters.tables import read_table
-from services.anomaly.domain.columns import COLUMNS
-from services.anomaly.domain.learned.alarms import Alarms
-from services.anomaly.domain.learned.detector import LearnedDetector
-from services.anomaly.domain.learned.tail import Tail
-from services.anomaly.domain.rerun import rerun
-from services.anomaly.domain.roster import Roster
-from services.anomaly.domain.watch import Watch
-from shared.errors import InvalidInputError
+from accelerator_autopilot.anomaly.adapters import model_snapshot
+from accelerator_autopilot.anomaly.adapters.telemetry_tables import read_table
+from accelerator_autopilot.anomaly.domain.detection_engine import DetectionEngine
+from accelerator_autopilot.anomaly.domain.device_slots import DeviceSlots
+from accelerator_autopilot.anomaly.domain.learned.alarm_throttle import AlarmThrottle
+from accelerator_autopilot.anomaly.domain.learned.false_alarm_calibration import FalseAlarmCalibration
+from accelerator_autopilot.anomaly.domain.learned.learned_detector import LearnedDetector
+from accelerator_autopilot.anomaly.domain.learned.snapshot import Snapshot
+from accelerator_autopilot.anomaly.domain.metric_columns import COLUMNS
+from accelerator_autopilot.anomaly.domain.replay import rerun
+from accelerator_autopilot.contracts.errors import InvalidInputError
 from tests.benchmarks.faults import ticks_of
 from tests.support.drill import Fault, made_up_load, with_fault
 
@@ -90,7 +90,7 @@ class TestLearnedDetector:
         assert float(many) == pytest.approx(float(single), rel=1e-4)
 
     def test_alarms_are_sparing(self) -> None:
-        alarms = Alarms()
+        alarms = AlarmThrottle()
         alarms.grow(1)
         slot = ONE
         fired = [alarms.step(slot, np.array([5.0], np.float32)).item() for _ in range(90)]
@@ -102,7 +102,7 @@ class TestTail:
     def test_a_stricter_rate_asks_for_a_higher_score(self) -> None:
         shares = []
         for rate in (1.0, 0.01):
-            tail = Tail(rate, [2.0], [0.5])
+            tail = FalseAlarmCalibration(rate, [2.0], [0.5])
             tail.slots.grow(1)
             score, minute = np.array([[5.0]], np.float32), np.array([60.0], np.float32)
             shares.append(tail.step(ONE, score, minute, ALL).item())
@@ -110,7 +110,7 @@ class TestTail:
 
     def test_the_rate_of_false_alarms_is_about_what_was_asked_for(self) -> None:
         devices, weeks, rate = 200, 6, 0.5
-        tail = Tail(rate, [3.0], [1.0])
+        tail = FalseAlarmCalibration(rate, [3.0], [1.0])
         tail.slots.grow(devices)
         slots, learn = np.arange(devices), np.ones(devices, bool)
         period = np.full(devices, 3600.0, np.float32)
@@ -126,7 +126,7 @@ class TestWatching:
         rng = np.random.default_rng(3)
         load = made_up_load(rng, first + 60, 8, period_s)
         columns = with_fault(rng, load, period_s, Fault("cooling loss", "x1.6", resistance=1.6), 1, first, first + 59)
-        told = rerun(Watch(), "n1", ticks_of(columns), period_s)
+        told = rerun(DetectionEngine(), "n1", ticks_of(columns), period_s)
         assert {t.alert.device for t in told} == {"gpu-1"}
         assert told[0].opened_s >= first * period_s
         assert any("temp" in e.metric for t in told for e in t.alert.evidence)
@@ -135,24 +135,24 @@ class TestWatching:
         rng = np.random.default_rng(5)
         columns = with_fault(rng, made_up_load(rng, 300, 2, 60.0), 60.0, Fault("none", ""), 0, 0, 0)
         moments = list(ticks_of(columns))
-        watch = Watch()
+        watch = DetectionEngine()
         rerun(watch, "n1", moments, 60.0)
         path = tmp_path / "anomaly" / "learned.npz"
-        snapshot_file.save(path, Snapshot(watch.roster.snapshot(), watch.snapshot()))
-        saved = snapshot_file.load(path)
+        model_snapshot.save(path, Snapshot(watch.roster.snapshot(), watch.snapshot()))
+        saved = model_snapshot.load(path)
         assert saved is not None
-        again = Watch(roster=Roster.restore(saved.roster))
+        again = DetectionEngine(roster=DeviceSlots.restore(saved.roster))
         again.load(saved.arrays)
         for name, array in watch.snapshot().items():
             assert np.array_equal(again.snapshot()[name][: len(array)], array)
         path.write_bytes(path.read_bytes()[:1000])
-        assert snapshot_file.load(path) is None
-        assert snapshot_file.load(tmp_path / "none.npz") is None
+        assert model_snapshot.load(path) is None
+        assert model_snapshot.load(tmp_path / "none.npz") is None
         with pytest.raises(InvalidInputError, match=r"snapshot\."):
-            Watch().load({"detector.residuals.count": np.zeros((3, 1))})
+            DetectionEngine().load({"detector.residuals.count": np.zeros((3, 1))})
 
     def test_what_an_earlier_version_learnt_with_torch_is_read_without_it(self, tmp_path: Path) -> None:
-        watch = Watch()
+        watch = DetectionEngine()
         one = np.array([1.0])
         watch.rows(watch.slots("n1", ["a"]), one, np.full((1, len(COLUMNS)), 5.0, np.float32), one, one)
         arrays = watch.snapshot()
@@ -160,16 +160,16 @@ class TestWatching:
         tensors = {name: torch.from_numpy(array) for name, array in arrays.items()}
         torch.save({"version": 1, "roster": roster, "tensors": tensors}, tmp_path / "learned.pt")
         path = tmp_path / "learned.npz"
-        saved = snapshot_file.load(path)
+        saved = model_snapshot.load(path)
         assert saved is not None
         assert saved.roster == watch.roster.snapshot()
         assert saved.arrays.keys() == arrays.keys()
         assert all(np.array_equal(saved.arrays[name], array) for name, array in arrays.items())
-        snapshot_file.save(path, saved)
+        model_snapshot.save(path, saved)
         assert [file.name for file in tmp_path.iterdir()] == ["learned.npz"]
 
     def test_a_new_driver_is_learnt_anew(self) -> None:
-        watch = Watch()
+        watch = DetectionEngine()
         slots = watch.slots("n1", ["a"])
         one = np.array([1.0])
         watch.rows(slots, one, np.full((1, len(COLUMNS)), 5.0, np.float32), np.array([1.0]), one)
@@ -193,7 +193,15 @@ class TestReplay:
             self.rows().write_csv(path)
         else:
             path.write_bytes(gzip.compress(self.rows().write_csv().encode()))
-        command = [sys.executable, "-m", "services.anomaly.replay", "--input", str(path), "--out", str(out)]
+        command = [
+            sys.executable,
+            "-m",
+            "accelerator_autopilot.anomaly.replay",
+            "--input",
+            str(path),
+            "--out",
+            str(out),
+        ]
         subprocess.run([*command, "--plot", str(tmp_path / "p.png")], check=True, timeout=60)
         (told,) = [json.loads(line) for line in out.read_text().splitlines()]
         assert (told["device"], told["kind"], told["severity"]) == ("b", "thermal", "critical")
@@ -204,8 +212,8 @@ class TestReplay:
     @pytest.mark.parametrize(
         ("text", "message"),
         [
-            ("device,temp_c\na,1\n", "no column of times"),
-            ("t_s,device,nothing\n1,a,2\n", "no metric of the catalogue"),
+            ("device,temp_c\na,1\n", "no time column"),
+            ("t_s,device,nothing\n1,a,2\n", "no values of a known metric"),
             ("", "cannot be read"),
         ],
     )

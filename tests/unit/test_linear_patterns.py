@@ -10,14 +10,14 @@ from typing import Any
 
 import pytest
 
-from services.inference.domain import extraction, log_reading
-from services.inference.domain.extraction import Document, candidates, sentences
-from services.inference.domain.schema_fields import fields_of
-from services.inference.domain.user_patterns import UserPattern
-from services.inference.kinds import analyze_logs, summarize
-from shared.errors import InvalidInputError
+from accelerator_autopilot.contracts.errors import InvalidInputError
+from accelerator_autopilot.inference.domain import field_extraction, log_lines
+from accelerator_autopilot.inference.domain.field_extraction import Document, candidates, sentences
+from accelerator_autopilot.inference.domain.linear_time_patterns import UserPattern
+from accelerator_autopilot.inference.domain.schema_fields import fields_of
+from accelerator_autopilot.inference.kinds import analyze_logs, summarize
 
-MODULES = ("domain.extraction", "domain.log_reading", "kinds.summarize", "kinds.analyze_logs")
+MODULES = ("domain.field_extraction", "domain.log_lines", "kinds.summarize", "kinds.analyze_logs")
 # Each is repeated; together they hit what the rules begin with, repeat and look ahead for.
 PIECES = (
     "a", "1", " ", "\n", "\n ", ".", "a.", "1.", "1,", "111 ", "1 234 ", "a@", "a@b.", "@", "ab: x.", "ab:", "ab: x;",
@@ -33,13 +33,13 @@ LONGEST_S = 1.0
 
 def rules() -> Iterator[tuple[str, re.Pattern[str]]]:
     for name in MODULES:
-        module = import_module(f"services.inference.{name}")
+        module = import_module(f"accelerator_autopilot.inference.{name}")
         for key, value in vars(module).items():
             if isinstance(value, re.Pattern):
                 yield f"{name}.{key}", value
-    for key, rule in extraction.FORMATS.items():
+    for key, rule in field_extraction.FORMATS.items():
         yield f"format {key}", rule
-    for pattern in log_reading.PATTERNS:
+    for pattern in log_lines.PATTERNS:
         yield f"log {pattern.kind}", pattern.rule
     for mask, name in analyze_logs.MASKS:
         yield f"mask {name}", re.compile(mask)

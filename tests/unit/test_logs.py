@@ -11,8 +11,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from shared.failures import outline
-from shared.logs import OutlineFormatter
+from accelerator_autopilot.runtime.failure_description import outline
+from accelerator_autopilot.runtime.json_logs import OutlineFormatter
 
 SECRET = "hush-7d1f"
 
@@ -78,7 +78,7 @@ async def test_a_task_that_nobody_waited_for_is_told_without_its_text(lines: lis
 def test_what_ends_a_process_or_a_thread_is_told_without_its_text(where: str) -> None:
     code = f"""
 import threading
-from shared.logs import setup_logging
+from accelerator_autopilot.runtime.json_logs import setup_logging
 
 setup_logging("s", "INFO")
 def work():

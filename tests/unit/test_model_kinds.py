@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from services.inference.kinds import registry
-from services.inference.kinds.base import RunContext
-from services.inference.scratch import Scratch
-from services.inference.settings import ModelSettings
+from accelerator_autopilot.inference.kinds import registry
+from accelerator_autopilot.inference.kinds.base import RunContext
+from accelerator_autopilot.inference.settings import ModelSettings
+from accelerator_autopilot.inference.worker.application.scratch_folders import ScratchFolders
 from tests.support.kinds import Caller
 from tests.support.tiny_models import save_tiny_causal, save_tiny_classifier, save_tiny_seq2seq, save_tiny_vision
 
@@ -58,14 +58,14 @@ class TestClassify:
             {"texts": ["Shares fell.", "He scored."], "labels": {"money": "finance", "play": "sports"}},
         ]
         found = own.together("classify", jobs)
-        assert "needs at least two" in str(found[2])
+        assert "must have at least two" in str(found[2])
         for index in (0, 1, 3, 4):
             alone = own("classify", **jobs[index])
             assert [r.label for r in found[index].results] == [r.label for r in alone.results]
             assert [r.score for r in found[index].results] == pytest.approx([r.score for r in alone.results], abs=1e-4)
 
     def test_a_batch_is_one_call_of_the_model(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        from services.inference.adapters.classifiers import TextClassifier
+        from accelerator_autopilot.inference.adapters.classifiers import TextClassifier
 
         calls = []
         scores = TextClassifier.scores
@@ -110,7 +110,7 @@ class TestGeneration:
         own = Caller(generate_model=model)
         kind = registry()["generate"]
         prompts = ["one", "two three", "three one two", "Summary :"]
-        with Scratch(None) as scratch:
+        with ScratchFolders(None) as scratch:
             futures = [
                 kind.start(
                     kind.input.model_validate({"prompt": p, "max_tokens": 9}),
@@ -152,8 +152,8 @@ class TestGeneration:
             Caller(generate_model=str(tmp_path / "nowhere"))("generate", prompt="x")
 
     def test_a_model_that_its_library_refuses_is_no_fault_of_the_job(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        from services.inference.adapters import transformers_generator
-        from services.inference.errors import ModelLoadError
+        from accelerator_autopilot.inference.adapters import transformers_generator
+        from accelerator_autopilot.inference.errors import ModelLoadError
 
         def refuse(*_: Any, **__: Any) -> None:
             raise TypeError("got an unexpected keyword argument 'page_size'")
@@ -194,7 +194,7 @@ class TestClassifyImage:
         found = own("classify-image", files=[{"name": "red.png", "base64": image}], top=2)
         assert found.images[0].name == "red.png"
         assert len(found.images[0].scores) == 2
-        with pytest.raises(Exception, match=r"bad\.png.*is no readable PNG"):
+        with pytest.raises(Exception, match=r"bad\.png.*is not a readable PNG"):
             own("classify-image", files=[{"name": "bad.png", "text": "no"}])
 
     def test_a_bad_file_costs_no_other_its_label(self, tmp_path: Path) -> None:
@@ -211,12 +211,12 @@ class TestClassifyImage:
         found = own("classify-image", files=files, top=1)
         assert [image.name for image in found.images] == [file["name"] for file in files]
         assert {i.name for i in found.images if i.label} == {"a.png", "c.jpg", "d.webp", "e.gif"}
-        assert all("is no readable" in i.error for i in found.images if not i.label)
+        assert all("is not a readable" in i.error for i in found.images if not i.label)
 
     def test_images_of_all_jobs_are_scored_together(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         from PIL import Image
 
-        from services.inference.adapters.classifiers import ImageClassifier
+        from accelerator_autopilot.inference.adapters.classifiers import ImageClassifier
 
         calls = []
         scores = ImageClassifier.scores
@@ -233,14 +233,14 @@ class TestClassifyImage:
         assert calls == [3]
         assert [i.name for i in first.images] == ["red.png", "blue.png"]
         assert mixed.images[1].scores == pytest.approx(first.images[1].scores, abs=1e-5)
-        assert "is no readable" in str(unreadable)
-        assert "holds no image" in str(empty)
+        assert "is not a readable" in str(unreadable)
+        assert "contains no image" in str(empty)
 
     def test_pixels_held_at_once_are_bounded(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         from PIL import Image
 
-        from services.inference.adapters.classifiers import ImageClassifier
-        from services.inference.kinds import classify_image
+        from accelerator_autopilot.inference.adapters.classifiers import ImageClassifier
+        from accelerator_autopilot.inference.kinds import classify_image
 
         monkeypatch.setattr(classify_image, "MOST_PIXELS", 3000)
         seen = []
@@ -264,7 +264,7 @@ class TestOnnx:
     def test_onnx_runtime_gives_what_torch_gives(self, tmp_path: Path) -> None:
         import numpy as np
 
-        from services.inference.models import encoder
+        from accelerator_autopilot.inference.model_loading import encoder
         from tests.support.tiny_models import export_encoder
 
         texts = ["one two", "three", "one two three one"]

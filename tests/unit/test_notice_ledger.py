@@ -9,15 +9,26 @@ from typing import Any
 
 import pytest
 
-from services.notifier import delivering
-from services.notifier.adapters.notice_store import NoticeStore
-from services.notifier.delivering import Deliveries
-from services.notifier.domain import ledger as ledger_module
-from services.notifier.domain.ledger import NEVER_TOLD, Entry, Ledger, Notice
-from services.notifier.intake import stream_filters
-from services.notifier.lost_ends import EARLY, MISSING_IN_ANOTHER_S, MISSING_S, LostEnds, OpenAlerts
-from shared.errors import UnavailableError
-from shared.messages.alerts import Alert, Evidence
+from accelerator_autopilot.contracts.errors import UnavailableError
+from accelerator_autopilot.contracts.messages.alerts import Alert, Evidence
+from accelerator_autopilot.notifier.adapters.ledger_store import NatsLedgerStore
+from accelerator_autopilot.notifier.application import subscription_worker
+from accelerator_autopilot.notifier.application.alert_consumer import stream_filters
+from accelerator_autopilot.notifier.application.missed_resolutions import (
+    EARLY,
+    MISSING_IN_ANOTHER_S,
+    MISSING_S,
+    MissedResolutions,
+    OpenAlerts,
+)
+from accelerator_autopilot.notifier.application.subscription_worker import SubscriptionWorker
+from accelerator_autopilot.notifier.domain import subscription_ledger as ledger_module
+from accelerator_autopilot.notifier.domain.subscription_ledger import (
+    NEVER_TOLD,
+    LedgerEntry,
+    Notice,
+    SubscriptionLedger,
+)
 from tests.support.builders import T0, alert, at
 from tests.unit.test_notifier import subscription
 
@@ -26,7 +37,7 @@ EVERY = ["opened", "updated", "resolved"]
 
 def test_updates_that_wait_for_hours_are_one() -> None:
     """One notice a minute through a night was an entry that the broker does not take, and then nothing was told."""
-    ledger = Ledger(subscription(states=EVERY))
+    ledger = SubscriptionLedger(subscription(states=EVERY))
     ledger.take(alert(severity="warning"), 1)
     for minute in range(2, 1000):
         worse = minute == 500
@@ -39,7 +50,7 @@ def test_updates_that_wait_for_hours_are_one() -> None:
 
 
 def test_what_is_just_told_is_not_changed_under_way() -> None:
-    ledger = Ledger(subscription(states=EVERY))
+    ledger = SubscriptionLedger(subscription(states=EVERY))
     for sequence in (1, 2, 3):
         ledger.take(alert(state="updated", at=at(sequence)), sequence)
     assert [n.sequence for n in ledger.entries["a1"].waiting] == [1, 3]
@@ -53,15 +64,15 @@ async def test_an_entry_that_the_broker_would_not_take_is_kept_with_less_evidenc
 
     evidence = [Evidence(metric="m", value=1.0, expected="\U0001f4a5" * 4000, at=T0)] * 50
     big = alert(evidence=evidence)
-    entry = Entry(alert=big, waiting=[Notice(alert=big, sequence=1)])
-    await NoticeStore(SimpleNamespace(publish=publish)).put("s1", entry)  # type: ignore[arg-type]
+    entry = LedgerEntry(alert=big, waiting=[Notice(alert=big, sequence=1)])
+    await NatsLedgerStore(SimpleNamespace(publish=publish)).put("s1", entry)  # type: ignore[arg-type]
     assert len(sent[0]) < 2**20
-    assert len(Entry.model_validate_json(sent[0]).waiting) == 1
+    assert len(LedgerEntry.model_validate_json(sent[0]).waiting) == 1
 
 
 def test_incidents_of_a_day_do_not_crowd_out_what_is_new(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ledger_module, "MOST_REMEMBERED", 10)
-    ledger = Ledger(subscription(by_incident=True))
+    ledger = SubscriptionLedger(subscription(by_incident=True))
     for number in range(30):
         ledger.take(alert(id=f"a{number:02}"), 2 * number + 1)
         ledger.told(f"a{number:02}")
@@ -86,14 +97,14 @@ def test_the_server_sends_what_may_have_grown_past_the_filter(severities: list[s
 
 
 class TestLostEnds:
-    def ledger(self) -> Ledger:
-        ledger = Ledger(subscription())
+    def ledger(self) -> SubscriptionLedger:
+        ledger = SubscriptionLedger(subscription())
         ledger.take(alert(), 7)
         ledger.told("a1")
         return ledger
 
     def test_what_is_missing_for_long_is_over_and_told(self) -> None:
-        ledger, lost = self.ledger(), LostEnds()
+        ledger, lost = self.ledger(), MissedResolutions()
         assert lost.look(ledger, OpenAlerts(at_s=0.0)) == []
         assert lost.look(ledger, OpenAlerts(at_s=1.0)) == []
         assert lost.look(ledger, OpenAlerts(at_s=MISSING_S)) == []
@@ -105,13 +116,13 @@ class TestLostEnds:
         assert ledger.sweep(at(901)) == {"a1"}
 
     def test_what_came_back_was_not_missing(self) -> None:
-        ledger, lost = self.ledger(), LostEnds()
+        ledger, lost = self.ledger(), MissedResolutions()
         lost.look(ledger, OpenAlerts(at_s=1.0))
         lost.look(ledger, OpenAlerts(frozenset({"a1"}), at_s=MISSING_S))
         assert lost.look(ledger, OpenAlerts(at_s=2 * MISSING_S)) == []
 
     def test_a_bucket_that_was_made_since_says_nothing_for_a_day(self) -> None:
-        ledger, lost = self.ledger(), LostEnds()
+        ledger, lost = self.ledger(), MissedResolutions()
         made = T0 + timedelta(hours=1)
         assert made > EARLY
         lost.look(ledger, OpenAlerts(kept_since=made, at_s=1.0))
@@ -123,9 +134,9 @@ class TestEscalation:
     """What the bucket of open alerts does not have, or does not tell, may be as open as before."""
 
     async def held(self, monkeypatch: pytest.MonkeyPatch, needs: Any, now_s: float = 100.0) -> bool:
-        monkeypatch.setattr(delivering, "utc_now", lambda: at(3600))
+        monkeypatch.setattr(subscription_worker, "utc_now", lambda: at(3600))
         around = SimpleNamespace(silences={}, needs_somebody=needs)
-        deliveries = Deliveries(subscription(escalate_after_s=60), around)  # type: ignore[arg-type]
+        deliveries = SubscriptionWorker(subscription(escalate_after_s=60), around)  # type: ignore[arg-type]
         deliveries._ledger.take(alert(), 1)
         assert await deliveries._holds("a1", 50.0)
         return await deliveries._holds("a1", now_s)
@@ -143,8 +154,8 @@ class TestEscalation:
             return False
 
         around = SimpleNamespace(silences={}, needs_somebody=taken)
-        monkeypatch.setattr(delivering, "utc_now", lambda: at(3600))
-        deliveries = Deliveries(subscription(escalate_after_s=60), around)  # type: ignore[arg-type]
+        monkeypatch.setattr(subscription_worker, "utc_now", lambda: at(3600))
+        deliveries = SubscriptionWorker(subscription(escalate_after_s=60), around)  # type: ignore[arg-type]
         deliveries._ledger.take(alert(), 1)
         assert await deliveries._holds("a1", 50.0)
         assert deliveries._ledger.entries["a1"].waiting == []

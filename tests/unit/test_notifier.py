@@ -9,16 +9,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.cli.webhook_catcher import WebhookCatcher
-from services.notifier.adapters.receiver import RefusedTargetError, WebhookReceiver, is_public
-from services.notifier.domain.breaker import CircuitBreaker
-from services.notifier.domain.delivery import Rate, quiet_s, retry_delay_s, silenced, wants
-from services.notifier.domain.formats import body_of
-from services.notifier.domain.ledger import Entry, Ledger
-from services.notifier.intake import stream_filters
-from shared.clock import utc_now
-from shared.errors import InvalidInputError, UnavailableError
-from shared.messages.notices import Silence, Subscription
+from accelerator_autopilot.cli.webhook_receiver import WebhookCatcher
+from accelerator_autopilot.contracts.errors import InvalidInputError, UnavailableError
+from accelerator_autopilot.contracts.messages.notifications import Silence, Subscription
+from accelerator_autopilot.notifier.adapters.webhook_sender import AiohttpWebhookSender, is_public
+from accelerator_autopilot.notifier.application.alert_consumer import stream_filters
+from accelerator_autopilot.notifier.domain.circuit_breaker import CircuitBreaker
+from accelerator_autopilot.notifier.domain.delivery_rules import Rate, quiet_s, retry_delay_s, silenced, wants
+from accelerator_autopilot.notifier.domain.message_formats import body_of
+from accelerator_autopilot.notifier.domain.subscription_ledger import LedgerEntry, SubscriptionLedger
+from accelerator_autopilot.notifier.errors import RefusedTargetError
+from accelerator_autopilot.transport.clock import utc_now
 from tests.support.builders import T0, alert, at
 
 SECRET = "whsec_" + "QUJDREVGR0hJSktMTU5PUFFSU1RVVldY"
@@ -75,7 +76,7 @@ def test_the_breaker_opens_after_failures_in_a_row_and_closes_on_success() -> No
     ],
 )
 async def test_receivers_inside_the_network_are_refused(url: str) -> None:
-    receiver = WebhookReceiver(1.0, private_targets=False)
+    receiver = AiohttpWebhookSender(1.0, private_targets=False)
     with pytest.raises(RefusedTargetError, match="not a public address"):
         await receiver.post(subscription(url), "msg_1", T0, {})
     await receiver.close()
@@ -89,7 +90,7 @@ def test_public_receivers_are_not_refused(address: str) -> None:
 async def test_a_delivery_is_signed_and_failures_are_told() -> None:
     catcher = WebhookCatcher(answers=(204, 500, 302))
     catcher.start()
-    receiver = WebhookReceiver(2.0, private_targets=True)
+    receiver = AiohttpWebhookSender(2.0, private_targets=True)
     try:
         assert (
             await receiver.post(
@@ -132,7 +133,11 @@ class TestFormats:
 
     @pytest.mark.parametrize(
         ("template", "message"),
-        [("{$nothing}", "no field of an alert"), ("{$kind", "no JSON"), ('"$kind"', "object or list")],
+        [
+            ("{$nothing}", "not a field of an alert"),
+            ("{$kind", "does not produce valid JSON"),
+            ('"$kind"', "object or list"),
+        ],
     )
     def test_a_template_that_fails_says_why(self, template: str, message: str) -> None:
         with pytest.raises(InvalidInputError, match=message):
@@ -141,15 +146,17 @@ class TestFormats:
     def test_a_template_channel_needs_one_and_quiet_hours_come_in_pairs(self) -> None:
         with pytest.raises(ValueError, match="needs a template"):
             subscription(channel="template")
-        with pytest.raises(ValueError, match="come together"):
+        with pytest.raises(ValueError, match="given together"):
             subscription(quiet_from="22:00")
 
 
 class TestLedger:
-    def ledger(self, **more: object) -> Ledger:
-        return Ledger(subscription(**more))
+    def ledger(self, **more: object) -> SubscriptionLedger:
+        return SubscriptionLedger(subscription(**more))
 
-    def told(self, ledger: Ledger, *changes: tuple[str, str, str], incident: str = "", start: int = 1) -> list[str]:
+    def told(
+        self, ledger: SubscriptionLedger, *changes: tuple[str, str, str], incident: str = "", start: int = 1
+    ) -> list[str]:
         """The states that are told at once of (alert, severity, state)."""
         told = []
         for sequence, (name, severity, state) in enumerate(changes, start):
@@ -174,8 +181,8 @@ class TestLedger:
         opened = [("a", "warning", "opened"), ("b", "warning", "opened"), ("c", "critical", "opened")]
         told = self.told(first, *opened, ("d", "critical", "opened"), ("a", "warning", "updated"), incident="i1")
         assert told == ["a opened", "c opened"]
-        kept = {key: Entry.model_validate_json(entry.model_dump_json()) for key, entry in first.entries.items()}
-        second = Ledger(first.subscription, kept)
+        kept = {key: LedgerEntry.model_validate_json(entry.model_dump_json()) for key, entry in first.entries.items()}
+        second = SubscriptionLedger(first.subscription, kept)
         ends = [(name, "warning", "resolved") for name in ("a", "b")]
         assert self.told(second, *ends, ("f", "warning", "opened"), incident="i1", start=10) == ["a resolved"]
         assert self.told(second, ("e", "info", "opened"), incident="i2", start=20) == ["e opened"]

@@ -8,10 +8,10 @@ from typing import Any
 import pynvml
 import pytest
 
-from services.telemetry.adapters.nvml import NvmlSource
-from services.telemetry.adapters.nvml import source as source_module
-from services.telemetry.errors import PowerControlError
-from shared.errors import UnavailableError
+from accelerator_autopilot.contracts.errors import UnavailableError
+from accelerator_autopilot.telemetry.agent.adapters.nvml import NvmlSource
+from accelerator_autopilot.telemetry.agent.adapters.nvml import source as source_module
+from accelerator_autopilot.telemetry.errors import PowerControlError
 from tests.support.fake_nvml import UUID, FakeNvml
 
 
@@ -109,7 +109,7 @@ def test_a_reloaded_driver_is_taken_up_again(driver: FakeNvml) -> None:
 def test_a_driver_that_is_gone_at_discovery_is_unavailable_and_comes_back(driver: FakeNvml) -> None:
     source = NvmlSource()
     driver.error = pynvml.NVML_ERROR_DRIVER_NOT_LOADED
-    with pytest.raises(UnavailableError, match="enumerate"):
+    with pytest.raises(UnavailableError, match="cannot list devices"):
         source.discover()
     driver.error = None
     assert [info.device for info in source.discover()] == [UUID]

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from services.inference.device_group import DeviceGroup, places
-from shared.messages.telemetry import DeviceInfo
+from accelerator_autopilot.contracts.messages.telemetry import DeviceInfo
+from accelerator_autopilot.inference.pool.application.device_group import DeviceGroup, places
 
 
 def device(name: str, source: str, **more: object) -> DeviceInfo:

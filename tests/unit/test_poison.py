@@ -12,10 +12,10 @@ import pytest
 from prometheus_client import CollectorRegistry
 from pydantic import ValidationError
 
-from shared.errors import InvalidInputError, MalformedMessageError, UnavailableError
-from shared.messages.commands import CommandOutcome, PowerCommand
-from shared.messages.poison import MOST_BODY_BYTES, PoisonMessage
-from shared.poison import ATTEMPTS, MOST_DELIVERIES, PoisonRule, backoff_s, may_pass
+from accelerator_autopilot.contracts.errors import InvalidInputError, MalformedMessageError, UnavailableError
+from accelerator_autopilot.contracts.messages.commands import CommandOutcome, PowerCommand
+from accelerator_autopilot.contracts.messages.poison import MOST_BODY_BYTES, PoisonMessage
+from accelerator_autopilot.runtime.poison_messages import ATTEMPTS, MOST_DELIVERIES, PoisonRule, backoff_s, may_pass
 from tests.support.builders import power_command
 
 
@@ -75,7 +75,7 @@ async def test_a_message_that_fails_three_times_is_put_aside_with_its_error_and_
     assert base64.b64decode(letter.body_base64) == b"\xff" * MOST_BODY_BYTES
     labels = {"consumer": "c", "error": type(error).__name__}
     assert registry.get_sample_value("autopilot_messages_poison_total", labels) == ATTEMPTS
-    assert registry.get_sample_value("autopilot_messages_put_aside_total", {"consumer": "c"}) == 1
+    assert registry.get_sample_value("autopilot_messages_quarantined_total", {"consumer": "c"}) == 1
 
 
 async def test_what_another_attempt_cannot_help_is_put_aside_at_once() -> None:

@@ -10,18 +10,18 @@ from typing import Any
 import numpy as np
 import pytest
 
-from services.scheduler.domain.batch_delays import LEASE_S, BatchDelays
-from services.scheduler.domain.caps import caps
-from services.scheduler.domain.demand import WINDOWS_S, DemandHistory
-from services.scheduler.domain.panel import Panel
-from services.scheduler.domain.policies import policy_maker
-from services.scheduler.domain.pool_rows import COLUMNS
-from services.scheduler.domain.recollection import POOLS_A_BLOCK, Recollection
-from services.scheduler.domain.reserve_rule import history, shipped_numbers
-from services.scheduler.domain.sliding import LastValues
-from services.scheduler.remembering import Remembering
-from shared.errors import UnavailableError
-from shared.messages.commands import FleetPolicy
+from accelerator_autopilot.contracts.errors import UnavailableError
+from accelerator_autopilot.contracts.messages.commands import FleetPolicy
+from accelerator_autopilot.scheduler.application.observation_store import ObservationStore
+from accelerator_autopilot.scheduler.domain.batch_delay_renewal import LEASE_S, BatchDelays
+from accelerator_autopilot.scheduler.domain.observation_arrays import COLUMNS
+from accelerator_autopilot.scheduler.domain.power_capping import caps
+from accelerator_autopilot.scheduler.policies.demand import WINDOWS_S, DemandHistory
+from accelerator_autopilot.scheduler.policies.library import policy_maker
+from accelerator_autopilot.scheduler.policies.policy_runner import PolicyRunner
+from accelerator_autopilot.scheduler.policies.policy_warmup import POOLS_A_BLOCK, PolicyWarmup
+from accelerator_autopilot.scheduler.policies.reserve_parameters import history, shipped_numbers
+from accelerator_autopilot.scheduler.policies.sliding_window import LastValues
 from tests.support.builders import at
 from tests.unit.test_hindsight import facts, looks
 from tests.unit.test_scheduler import board, seen
@@ -59,8 +59,8 @@ def test_policies_that_remember_the_same_take_each_look_in_once(monkeypatch: pyt
     observe = DemandHistory.observe
     monkeypatch.setattr(DemandHistory, "observe", lambda self, look: taken.append(self) or observe(self, look))
     names = ("reserve", "learned")
-    together = Panel({name: policy_maker(name) for name in names}, 10.0)
-    alone = {name: Panel({name: policy_maker(name)}, 10.0) for name in names}
+    together = PolicyRunner({name: policy_maker(name) for name in names}, 10.0)
+    alone = {name: PolicyRunner({name: policy_maker(name)}, 10.0) for name in names}
     random = np.random.default_rng(3)
     for second in range(40):
         look = [seen(10.0 * second, pool=p, waiting=int(random.integers(9)), arrivals=4) for p in "ab"]
@@ -77,7 +77,7 @@ def columns(*numbers: float) -> np.ndarray:
 
 
 def test_the_last_looks_at_each_pool_are_kept_and_no_more() -> None:
-    looks_at = Recollection(900.0)  # four an hour
+    looks_at = PolicyWarmup(900.0)  # four an hour
     pools = [f"p{i}" for i in range(POOLS_A_BLOCK + 5)]
     for number in range(6):
         there = [pool if number % 2 == 0 or index else None for index, pool in enumerate(pools)]
@@ -89,7 +89,7 @@ def test_the_last_looks_at_each_pool_are_kept_and_no_more() -> None:
     looks_at.forget_all_but(["p1"])
     looks_at.add(["p1", "fresh"], columns(9.0, 9.0))
     assert {pool: len(rows) for pool, rows in looks_at.kept().items()} == {"p1": 4, "fresh": 1}
-    again = Recollection(900.0)
+    again = PolicyWarmup(900.0)
     again.recall(looks_at.kept())
     again.add(["p1"], columns(10.0))
     assert again.kept()["p1"][-2:, 0].tolist() == [9.0, 10.0]
@@ -99,7 +99,7 @@ def test_the_last_looks_at_each_pool_are_kept_and_no_more() -> None:
 
 
 async def test_an_hour_of_looks_is_copied_beside_the_event_loop(monkeypatch: pytest.MonkeyPatch) -> None:
-    panel, threads = Panel({}, 2.0), []
+    panel, threads = PolicyRunner({}, 2.0), []
     panel.looks.add(["p"], columns(1.0))
     kept = panel.looks.kept
     monkeypatch.setattr(panel.looks, "kept", lambda: threads.append(threading.current_thread()) or kept())
@@ -107,8 +107,8 @@ async def test_an_hour_of_looks_is_copied_beside_the_event_loop(monkeypatch: pyt
     async def refuse(*_: object) -> None:
         raise UnavailableError("away")
 
-    monkeypatch.setattr("services.scheduler.remembering.write_object", refuse)
-    await Remembering(None, panel, "me").keep()  # type: ignore[arg-type]
+    monkeypatch.setattr("accelerator_autopilot.scheduler.application.observation_store.write_object", refuse)
+    await ObservationStore(None, panel, "me").keep()  # type: ignore[arg-type]
     assert threads
     assert threading.main_thread() not in threads
 

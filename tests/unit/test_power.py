@@ -8,14 +8,15 @@ from pathlib import Path
 
 import pytest
 
-from services.telemetry.adapters.cap_file import ANY, CapFile, Kept
-from services.telemetry.adapters.guarded import GuardedSource
-from services.telemetry.adapters.simulated import SimulatedSource
-from services.telemetry.errors import PowerControlError
-from services.telemetry.handlers import PowerCommands
-from services.telemetry.power import PowerControl
-from shared.clock import utc_now
-from shared.messages.commands import CommandOutcome, FleetPolicy
+from accelerator_autopilot.contracts.messages.commands import CommandOutcome, FleetPolicy
+from accelerator_autopilot.telemetry.agent.adapters.power_cap_file import PowerCapFile
+from accelerator_autopilot.telemetry.agent.adapters.simulated_source import SimulatedSource
+from accelerator_autopilot.telemetry.agent.adapters.threaded_source import ThreadedSource
+from accelerator_autopilot.telemetry.agent.application.command_handlers import PowerCommands
+from accelerator_autopilot.telemetry.agent.application.power_control import PowerControl
+from accelerator_autopilot.telemetry.agent.domain.power_lease import ANY, CappedDevices
+from accelerator_autopilot.telemetry.errors import PowerControlError
+from accelerator_autopilot.transport.clock import utc_now
 from tests.support.builders import at, power_command
 from tests.support.waiting import eventually
 
@@ -53,14 +54,14 @@ class Node:
 
     def __init__(self, path: Path, driver: Driver | None = None, timeout_s: float = 1.0) -> None:
         self.path, self.driver = path, driver or Driver()
-        self.guarded = GuardedSource(self.driver, timeout_s)
+        self.guarded = ThreadedSource(self.driver, timeout_s)
         self.infos = {d.device: (d, self.guarded) for d in self.driver.discover()}
         self.steady_s = 0.0
         self.power = self.start()
 
     def start(self) -> PowerControl:
         self.power = PowerControl(
-            "n1", self.infos.get, CapFile(self.path / "caps.json"), lambda: list(self.infos),
+            "n1", self.infos.get, PowerCapFile(self.path / "caps.json"), lambda: list(self.infos),
             lambda: self.steady_s,
         )  # fmt: skip
         return self.power
@@ -193,7 +194,7 @@ class TestCrashes:
     def test_files_of_older_agents_are_understood(self, tmp_path: Path) -> None:
         path = tmp_path / "caps.json"
         path.write_text('["gpu-0"]')
-        assert CapFile(path).load() == Kept({"gpu-0"}, {"gpu-0"})
+        assert PowerCapFile(path).load() == CappedDevices({"gpu-0"}, {"gpu-0"})
 
     async def test_what_cannot_be_written_down_is_not_applied(
         self, node: Node, monkeypatch: pytest.MonkeyPatch
@@ -201,7 +202,7 @@ class TestCrashes:
         def full(*_: object) -> None:
             raise OSError(28, "No space left on device")
 
-        monkeypatch.setattr(CapFile, "save", full)
+        monkeypatch.setattr(PowerCapFile, "save", full)
         outcome = await node.cap()
         assert (outcome.status, node.driver.state()) == ("refused", (250.0, None))
         assert "data folder" in outcome.detail

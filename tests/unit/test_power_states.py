@@ -13,13 +13,13 @@ from typing import Any
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 
-from services.telemetry.adapters.guarded import GuardedSource
-from services.telemetry.handlers import PowerCommands
-from services.telemetry.lease_keeper import CHECK_S, REASSERT_PERIOD_S
-from services.telemetry.power import LONGEST_PAUSE_S, PowerControl
-from shared.errors import UnavailableError
-from shared.messages.commands import CommandOutcome, FleetPolicy, PowerCommand
-from shared.messages.telemetry import DeviceInfo
+from accelerator_autopilot.contracts.errors import UnavailableError
+from accelerator_autopilot.contracts.messages.commands import CommandOutcome, FleetPolicy, PowerCommand
+from accelerator_autopilot.contracts.messages.telemetry import DeviceInfo
+from accelerator_autopilot.telemetry.agent.adapters.threaded_source import ThreadedSource
+from accelerator_autopilot.telemetry.agent.application.command_handlers import PowerCommands
+from accelerator_autopilot.telemetry.agent.application.lease_expiry import CHECK_S, REASSERT_PERIOD_S
+from accelerator_autopilot.telemetry.agent.application.power_control import LONGEST_PAUSE_S, PowerControl
 from tests.support.builders import T0, power_command
 from tests.support.flaky_power import DEVICES, Driver, File, Guard
 from tests.support.stateful import stateful_settings
@@ -75,7 +75,7 @@ class PowerStates(RuleBasedStateMachine):
         self.highest_token = 0
         self.held = {}
 
-    def find(self, device: str) -> tuple[DeviceInfo, GuardedSource] | None:
+    def find(self, device: str) -> tuple[DeviceInfo, ThreadedSource] | None:
         if device not in self.there:
             return None
         info = self.infos[device]

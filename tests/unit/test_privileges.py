@@ -13,11 +13,10 @@ from typing import Any
 
 import pytest
 
-from deploy.embedded.instance import Instance
-from services.cli.commands import product
-from shared import privileges
-from shared.errors import SettingsError
-from shared.privileges import OWN_ID, Identity, Needs, identity, socket_folders
+from accelerator_autopilot.contracts.errors import SettingsError
+from accelerator_autopilot.deploy.local.instance import Instance
+from accelerator_autopilot.runtime import privilege_drop
+from accelerator_autopilot.runtime.privilege_drop import OWN_ID, Identity, Needs, identity, socket_folders
 
 ROOT = Path(__file__).parents[2]
 NEEDS_ROOT = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
@@ -27,9 +26,9 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="needs Linux")
 SETTLED = """
 import ctypes, json, os, signal, sys
 from pathlib import Path
-from shared import privileges
-from shared.logs import setup_logging
-from shared.settings import ServiceSettings, load
+from accelerator_autopilot.runtime import privilege_drop as privileges
+from accelerator_autopilot.runtime.json_logs import setup_logging
+from accelerator_autopilot.runtime.settings import ServiceSettings, load
 setup_logging("test", "INFO")
 folder = Path(sys.argv[1])
 """
@@ -79,7 +78,8 @@ print(json.dumps(os.geteuid()))
 
 def _run(folder: Path, program: str, run_as: str = "auto") -> subprocess.CompletedProcess[str]:
     environment = os.environ | {
-        "PYTHONPATH": str(ROOT), "AUTOPILOT_RUN_AS": run_as, "AUTOPILOT_DATA_DIR": str(folder), "XDG_CACHE_HOME": "/x",
+        "PYTHONPATH": os.pathsep.join((str(ROOT), os.environ.get("PYTHONPATH", ""))),
+        "AUTOPILOT_RUN_AS": run_as, "AUTOPILOT_DATA_DIR": str(folder), "XDG_CACHE_HOME": "/x",
     }  # fmt: skip
     return subprocess.run(
         [sys.executable, "-c", SETTLED + program, str(folder)],
@@ -177,7 +177,7 @@ def test_root_by_name_stays_root(tmp_path: Path) -> None:
 @NEEDS_ROOT
 def test_a_loaded_file_or_a_folder_of_roots_alone_is_out_of_reach(tmp_path: Path) -> None:
     (tmp_path / "private").mkdir(mode=0o700)
-    assert privileges.out_of_reach(Identity(OWN_ID, OWN_ID), Needs(write=(tmp_path / "private",)))
+    assert privilege_drop.out_of_reach(Identity(OWN_ID, OWN_ID), Needs(write=(tmp_path / "private",)))
 
 
 def test_who_is_named_by_the_setting() -> None:
@@ -208,12 +208,12 @@ def test_keys_that_are_written_again_stay_readable_for_the_gateways_group(tmp_pa
 
 def test_doctor_says_whom_services_become(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "geteuid", lambda: 0)
-    monkeypatch.setattr(privileges, "out_of_reach", lambda *_: "")
+    monkeypatch.setattr(privilege_drop, "out_of_reach", lambda *_: "")
     monkeypatch.setenv("AUTOPILOT_RUN_AS", "61234")
-    assert product.runs_as().startswith("user 61234")
-    monkeypatch.setattr(privileges, "out_of_reach", lambda *_: "it cannot")
-    assert product.runs_as().startswith("nobody: they do not start (it cannot)")
+    assert privilege_drop.runs_as().startswith("user 61234")
+    monkeypatch.setattr(privilege_drop, "out_of_reach", lambda *_: "it cannot")
+    assert privilege_drop.runs_as().startswith("nobody: they do not start (it cannot)")
     monkeypatch.setenv("AUTOPILOT_RUN_AS", "auto")
-    assert product.runs_as().startswith("root (it cannot)")
+    assert privilege_drop.runs_as().startswith("root (it cannot)")
     monkeypatch.setenv("AUTOPILOT_RUN_AS", "root")
-    assert product.runs_as().startswith("root (AUTOPILOT_RUN_AS=root)")
+    assert privilege_drop.runs_as().startswith("root (AUTOPILOT_RUN_AS=root)")

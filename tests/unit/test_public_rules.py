@@ -17,9 +17,9 @@ import pytest
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
-from services.telemetry.adapters import exposition
-from services.telemetry.adapters.exposition import DeviceCollector
-from services.telemetry.domain.latest import LatestSamples
+from accelerator_autopilot.telemetry.device_metrics import prometheus_exposition
+from accelerator_autopilot.telemetry.device_metrics.latest_samples import LatestSamples
+from accelerator_autopilot.telemetry.device_metrics.prometheus_exposition import DeviceCollector
 from tests.support.builders import device
 
 STEP_S, XID_AT, STEPS = 15, 20, 40
@@ -78,7 +78,7 @@ Series = dict[tuple[str, tuple[tuple[str, str], ...]], list[float | None]]
 def series(monkeypatch: pytest.MonkeyPatch) -> Series:
     """Two cards scraped for ten minutes; one falls ill in the middle, and the other leaves."""
     now = [0.0]
-    monkeypatch.setattr(exposition, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    monkeypatch.setattr(prometheus_exposition, "time", SimpleNamespace(monotonic=lambda: now[0]))
     latest = LatestSamples(10)
     registry = CollectorRegistry()
     registry.register(DeviceCollector(latest, dcgm_names=True))

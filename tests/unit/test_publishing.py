@@ -8,7 +8,7 @@ import nats.errors
 import pytest
 from nats.js.errors import NoStreamResponseError
 
-from shared.publishing import publish_patiently
+from accelerator_autopilot.transport.publish_retries import publish_patiently
 
 
 class Electing:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from nats.aio.msg import Msg
 
-from shared.puller import GRACE_S, Puller
+from accelerator_autopilot.runtime.pull_subscription import GRACE_S, PullSubscription
 
 
 class FakeClient:
@@ -31,8 +31,8 @@ class FakeClient:
             raise TimeoutError
 
 
-def puller(client: FakeClient, **more: Any) -> Puller:
-    return Puller(client, "S", "d", asyncio.Event(), **more)  # type: ignore[arg-type]
+def puller(client: FakeClient, **more: Any) -> PullSubscription:
+    return PullSubscription(client, "S", "d", asyncio.Event(), **more)  # type: ignore[arg-type]
 
 
 async def test_what_stands_is_not_asked_for_again_until_half_is_used_up() -> None:

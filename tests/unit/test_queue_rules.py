@@ -11,22 +11,23 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import BaseModel
 
-from services.inference.device_group import group
-from services.inference.device_run import run_safely
-from services.inference.domain.batching import FORGET_AFTER, BatchSizer
-from services.inference.domain.capability import Capability, nobody
-from services.inference.domain.dependencies import Waiting
-from services.inference.domain.pressure import share, speed
-from services.inference.domain.priorities import StridePicker, fair_order
-from services.inference.domain.retry import Bury, before_attempt
-from services.inference.kinds.base import Input, RunContext, Tokens
-from services.inference.scratch import Scratch, sweep_scratch
-from services.inference.settings import ModelSettings
-from services.inference.shelf import Shelf
-from shared.errors import InvalidInputError
-from shared.jobs import Options, address, make_job, make_options
-from shared.messages.jobs import Job, JobNeeds, PoolStatus, WorkerStatus
-from shared.references import fill_in, wanted_jobs
+from accelerator_autopilot.contracts.errors import InvalidInputError
+from accelerator_autopilot.contracts.job_building import Options, address, make_job, make_options
+from accelerator_autopilot.contracts.kinds.base import Input
+from accelerator_autopilot.contracts.messages.jobs import Job, JobNeeds, PoolStatus, WorkerStatus
+from accelerator_autopilot.contracts.payload_references import fill_in, wanted_jobs
+from accelerator_autopilot.inference.jobs.capability import Capability, nobody
+from accelerator_autopilot.inference.jobs.retry_policy import EndJob, before_attempt
+from accelerator_autopilot.inference.kinds.base import RunContext, Tokens
+from accelerator_autopilot.inference.pool.application.device_group import group
+from accelerator_autopilot.inference.pool.domain.job_dependencies import DependencyIndex
+from accelerator_autopilot.inference.pool.domain.throttling import share, speed
+from accelerator_autopilot.inference.settings import ModelSettings
+from accelerator_autopilot.inference.worker.application.batch_execution import run_safely
+from accelerator_autopilot.inference.worker.application.model_cache import ModelCache
+from accelerator_autopilot.inference.worker.application.scratch_folders import ScratchFolders, sweep_scratch
+from accelerator_autopilot.inference.worker.domain.batch_sizing import FORGET_AFTER, BatchSizer
+from accelerator_autopilot.inference.worker.domain.priorities import StridePicker, fair_order
 from tests.support.builders import T0, device
 
 
@@ -184,7 +185,7 @@ class Hungry:
 def test_a_batch_too_large_is_halved_and_one_bad_input_fails_alone() -> None:
     kind, sizer = Hungry(), BatchSizer(largest=64, size=12)
     inputs = [Number(n=n) for n in (1, 2, 13, 4, 5, 6, 7, 8, 9, 10)]
-    context = RunContext(models=ModelSettings(), scratch=Scratch(None), attempts=[1] * 10)
+    context = RunContext(models=ModelSettings(), scratch=ScratchFolders(None), attempts=[1] * 10)
     outcomes = run_safely(kind, inputs, context, sizer)
     assert [o.n if isinstance(o, Out) else type(o).__name__ for o in outcomes] == [
         1, 2, "KindFailedError", 4, 5, 6, 7, 8, 9, 10,
@@ -197,7 +198,7 @@ def test_a_batch_too_large_is_halved_and_one_bad_input_fails_alone() -> None:
 
 class TestWaiting:
     def test_each_is_told_once(self) -> None:
-        waiting: Waiting[str] = Waiting()
+        waiting: DependencyIndex[str] = DependencyIndex()
         waiting.put("b", "a", "message of b")
         waiting.put("c", "a", "old")
         waiting.put("c", "a", "new")
@@ -265,12 +266,12 @@ class TestAddress:
     def test_time_to_live_counts_from_when_it_may_begin(self) -> None:
         job = make_job("j", "echo", {}, Options(delay_s=3600, ttl_s=60), submitter="me", now=T0)
         assert before_attempt(job, 1, [], T0 + timedelta(seconds=3630)) is None
-        assert before_attempt(job, 1, [], T0 + timedelta(seconds=3661)) == Bury("expired")
+        assert before_attempt(job, 1, [], T0 + timedelta(seconds=3661)) == EndJob("expired")
 
 
 class TestShelf:
     def test_a_model_is_loaded_once_and_room_is_made(self) -> None:
-        shelf, loads = Shelf(), []
+        shelf, loads = ModelCache(), []
 
         def load(name: str, *, fits_beside: bool = True) -> Any:
             def make() -> str:
@@ -287,20 +288,20 @@ class TestShelf:
         assert (loads, shelf.names, shelf.crowded) == (["a", "b", "b"], ["b"], False)
 
     def test_a_model_that_never_fits_asks_for_a_new_process(self) -> None:
-        shelf = Shelf()
+        shelf = ModelCache()
         shelf.get(("encoder", "a"), lambda: "a")
 
         def never() -> str:
             raise MemoryError
 
-        with pytest.raises(Exception, match="begins anew"):
+        with pytest.raises(Exception, match="the worker restarts"):
             shelf.get(("encoder", "b"), never)
         assert shelf.crowded
 
 
 def test_folders_of_dead_workers_are_swept(tmp_path: Any) -> None:
     (tmp_path / "autopilot-job-999999999-x").mkdir()
-    with Scratch(tmp_path) as scratch:
+    with ScratchFolders(tmp_path) as scratch:
         (scratch.folder / "f").write_text("x")
         assert sweep_scratch(tmp_path) == 1
         assert scratch.folder.exists()

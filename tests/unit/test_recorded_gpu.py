@@ -9,7 +9,7 @@ from pathlib import Path
 import pynvml
 import pytest
 
-from services.telemetry.adapters.nvml import NvmlSource
+from accelerator_autopilot.telemetry.agent.adapters.nvml import NvmlSource
 from tests.gpu_check.nvml_playback import Playback
 from tests.gpu_check.nvml_recording import anonymous, question
 from tests.gpu_check.report import page

@@ -11,11 +11,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from services.anomaly.adapters.tables import Table, read_table
-from services.anomaly.domain.conditions import Conditions
-from services.anomaly.domain.recurrence import fading
-from services.anomaly.domain.rerun import Rerun
-from services.anomaly.domain.watch import Watch
+from accelerator_autopilot.anomaly.adapters.telemetry_tables import Table, read_table
+from accelerator_autopilot.anomaly.domain.condition_state import Conditions
+from accelerator_autopilot.anomaly.domain.decaying_sums import fading
+from accelerator_autopilot.anomaly.domain.detection_engine import DetectionEngine
+from accelerator_autopilot.anomaly.domain.replay import DetectorReplay
 
 DEVICES = 3
 FAULTS = (
@@ -89,11 +89,11 @@ def told(past: Table, *, block_rows: int | None, learn: bool) -> list[tuple[obje
     return _run(past, block_rows, learn=learn)[0]
 
 
-def _run(past: Table, block_rows: int | None, *, learn: bool) -> tuple[list[tuple[object, ...]], Watch]:
-    known = Watch()._all_conditions()
+def _run(past: Table, block_rows: int | None, *, learn: bool) -> tuple[list[tuple[object, ...]], DetectionEngine]:
+    known = DetectionEngine()._all_conditions()
     only = None if learn else frozenset(kind.name for kind, _ in known) - {"unusual"}
-    watch = Watch(only=only)
-    again = Rerun(watch, past.node, past.period_s)
+    watch = DetectionEngine(only=only)
+    again = DetectorReplay(watch, past.node, past.period_s)
     if block_rows is None:
         for moment in past.ticks():
             again.take(moment)

@@ -13,10 +13,10 @@ import numpy as np
 import polars as pl
 import pytest
 
-from services.anomaly.adapters.table_columns import BLANK, metric_of
-from services.anomaly.adapters.tables import Table, read_table
-from services.anomaly.domain.columns import COLUMN
-from shared.errors import InvalidInputError
+from accelerator_autopilot.anomaly.adapters.column_names import BLANK, metric_of
+from accelerator_autopilot.anomaly.adapters.telemetry_tables import Table, read_table
+from accelerator_autopilot.anomaly.domain.metric_columns import COLUMN
+from accelerator_autopilot.contracts.errors import InvalidInputError
 
 T0 = datetime(2023, 11, 14, 22, 13, 20, tzinfo=UTC).timestamp()
 ROWS = "t_s,device,power_w,temp_c\n1700000000,a,223.5,62\n1700000000,b,265.25,69\n1700000001,a,206,61\n"
@@ -167,7 +167,7 @@ def test_several_nodes_do_not_share_their_devices(tmp_path: Path) -> None:
 
 def test_one_device_needs_no_name(tmp_path: Path) -> None:
     assert read(tmp_path, "t_s,temp_c\n1,50\n2,51\n").devices == ["gpu-0", "gpu-0"]
-    with pytest.raises(InvalidInputError, match="no column of devices"):
+    with pytest.raises(InvalidInputError, match="no device column"):
         read(tmp_path, "t_s,temp_c\n1,50\n1,51\n")
 
 
@@ -182,16 +182,16 @@ def test_cells_that_are_no_number_are_counted_by_column(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("", "it is empty"),
-        ("\n", "it is empty"),
-        ("t_s,device,temp_c\n", "no row has a time"),
-        ("t_s,device,temp_c\nsoon,a,5\n", "no row has a time"),
-        ("2023/11/14 22:13:20.072, 0, GPU-1, X, 66 %, 223.81 W\n", "columns' names"),
+        ("", "the file is empty"),
+        ("\n", "the file is empty"),
+        ("t_s,device,temp_c\n", "no row has a readable time"),
+        ("t_s,device,temp_c\nsoon,a,5\n", "no row has a readable time"),
+        ("2023/11/14 22:13:20.072, 0, GPU-1, X, 66 %, 223.81 W\n", "no column names"),
         ("t_s,device,whatever\n1,a,5\n", "not known: whatever"),
         ("t_s,device,temp_c\n1,a,hot\n", "'temp_c': 1 of 1 cells"),
         (b"PAR1 but not really", "cannot be read"),
         (b"\x1f\x8b\x08broken", "cannot be read"),
-        (b"\x00\xff\x00\x01" * 50, "no column of times|cannot be read"),
+        (b"\x00\xff\x00\x01" * 50, "no time column|cannot be read"),
     ],
 )
 def test_what_cannot_be_read_is_one_clear_line(tmp_path: Path, content: str | bytes, message: str) -> None:

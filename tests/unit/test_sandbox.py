@@ -14,11 +14,11 @@ from typing import Any
 
 import pytest
 
-from services.inference.adapters import sandbox as sandbox_module
-from services.inference.adapters.sandbox import Sandbox
-from services.inference.adapters.sandbox_walls import NOBODY, Walls
-from services.inference.adapters.seccomp import seccomp_program
-from services.inference.errors import NotConfiguredError
+from accelerator_autopilot.inference.adapters import sandbox as sandbox_module
+from accelerator_autopilot.inference.adapters.sandbox import Sandbox
+from accelerator_autopilot.inference.adapters.sandbox_filesystem import NOBODY, SandboxFilesystem
+from accelerator_autopilot.inference.adapters.seccomp import seccomp_program
+from accelerator_autopilot.inference.errors import NotConfiguredError
 from tests.support.kinds import Caller
 from tests.support.sandbox import NEEDS_SANDBOX
 
@@ -216,7 +216,7 @@ class TestRefusal:
     ) -> None:
         monkeypatch.setenv("PATH", str(tmp_path))
         for kind, payload in (("generate-tests", {"code": "def f(x): return x"}), ("analyze-code", {"code": "x = 1"})):
-            with pytest.raises(NotConfiguredError, match=r"is not run here.*install bubblewrap"):
+            with pytest.raises(NotConfiguredError, match=r"is not run because.*install bubblewrap"):
                 call(kind, **payload)
 
     def test_walls_that_do_not_hold_are_none(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -225,7 +225,7 @@ class TestRefusal:
         false.chmod(0o755)
         tmp_path.chmod(0o755)
         monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
-        with pytest.raises(NotConfiguredError, match="does not hold"):
+        with pytest.raises(NotConfiguredError, match="does not work"):
             Sandbox("auto")
 
     def test_off_is_off(self) -> None:
@@ -244,7 +244,10 @@ class TestRefusal:
         assert (walls.uid, walls.root_drops in {"before", "inside"}) == (54321, True)
         program = "import os; print(os.getuid(), open('/proc/self/uid_map').read().split())"
         ended = sandbox_module._run(
-            Walls(walls.bwrap, "inside", 54321), {}, ["-c", program], sandbox_module.Limits(20, 2**31, 64, 1000)
+            SandboxFilesystem(walls.bwrap, "inside", 54321),
+            {},
+            ["-c", program],
+            sandbox_module.Limits(20, 2**31, 64, 1000),
         )
         assert ended.output.split()[0] == "54321", ended
         assert NOBODY != 0
@@ -345,6 +348,9 @@ class TestSkips:
         root = Path(__file__).parents[2]
         (tmp_path / "test_it.py").write_text(f"import pytest\n\ndef test_it():\n    pytest.skip({reason!r})\n")
         command = [sys.executable, "-m", "pytest", "-q", "-p", "tests.conftest", "-c", "/dev/null", str(tmp_path)]
-        here = os.environ | {"AUTOPILOT_STRICT_SKIPS": "1", "PYTHONPATH": str(root)}
+        here = os.environ | {
+            "AUTOPILOT_STRICT_SKIPS": "1",
+            "PYTHONPATH": os.pathsep.join((str(root), os.environ.get("PYTHONPATH", ""))),
+        }
         ended = subprocess.run(command, env=here, cwd=tmp_path, capture_output=True, text=True, check=False)
         assert ended.returncode == (0 if reason.startswith("hypertables") else 1), ended.stdout

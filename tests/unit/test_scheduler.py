@@ -9,19 +9,25 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.scheduler.domain.caps import DeviceBoard, caps
-from services.scheduler.domain.champion import Band, Championship, Choice, Replayed, choose
-from services.scheduler.domain.device_columns import Readings
-from services.scheduler.domain.drains import drains
-from services.scheduler.domain.efficiency import NodeEfficiency
-from services.scheduler.domain.governor import Governor
-from services.scheduler.domain.observation import PoolObservation, Proposal
-from services.scheduler.domain.power_budget import Limit, share_out
-from services.scheduler.domain.power_curves import curve_of
-from services.scheduler.domain.spread import NodeRoom, spread
-from services.scheduler.domain.timetable import mean_of, value_at
-from shared.messages.commands import FleetPolicy, PoolPolicy, PowerBudget, TimedValue
-from shared.messages.jobs import PoolStatus, WorkerStatus
+from accelerator_autopilot.contracts.messages.commands import FleetPolicy, PoolPolicy, PowerBudget, TimedValue
+from accelerator_autopilot.contracts.messages.jobs import PoolStatus, WorkerStatus
+from accelerator_autopilot.scheduler.domain.champion_challenger import (
+    ChampionChallenger,
+    Choice,
+    ExpectedRange,
+    Replayed,
+    choose,
+)
+from accelerator_autopilot.scheduler.domain.device_columns import Readings
+from accelerator_autopilot.scheduler.domain.draining import drains
+from accelerator_autopilot.scheduler.domain.governor import Governor
+from accelerator_autopilot.scheduler.domain.job_energy import NodeEfficiency
+from accelerator_autopilot.scheduler.domain.observation import PoolObservation, Proposal
+from accelerator_autopilot.scheduler.domain.placement import NodeRoom, spread
+from accelerator_autopilot.scheduler.domain.power_budget import Limit, allocate_power
+from accelerator_autopilot.scheduler.domain.power_capping import DeviceCapState, caps
+from accelerator_autopilot.scheduler.domain.power_curves import curve_of
+from accelerator_autopilot.scheduler.domain.time_of_day import mean_of, value_at
 from tests.support.builders import at
 
 
@@ -142,7 +148,7 @@ class TestDrains:
         assert drains([], [], [("n", "d0")], self.fleet, FleetPolicy()) == []
 
 
-def board(**more: Any) -> DeviceBoard:
+def board(**more: Any) -> DeviceCapState:
     """Two devices on two nodes, 250 W each, uncapped; nobody wants anything."""
     base = {
         "devices": [("n1", "g"), ("n2", "g")], "rows": {("n1", "g"): 0, ("n2", "g"): 1},
@@ -154,7 +160,7 @@ def board(**more: Any) -> DeviceBoard:
     }  # fmt: skip
     now_w = np.array(more.pop("now_w", [250.0, 250.0]))
     given = {k: np.array(v) if isinstance(v, list) else v for k, v in more.items()}
-    return DeviceBoard(told_w=lambda rows: now_w[rows], **(base | given))
+    return DeviceCapState(told_w=lambda rows: now_w[rows], **(base | given))
 
 
 def decided(policy: FleetPolicy, seconds: float = 100.0, **more: Any) -> list[tuple[str, float | None, str]]:
@@ -203,7 +209,7 @@ class TestCaps:
     ) -> None:
         lowest = np.full(len(wanted), 60.0)
         limits = [Limit(watts, np.arange(len(wanted))), Limit(narrow, np.arange(2))]
-        shared = share_out(np.array(wanted), lowest, limits)
+        shared = allocate_power(np.array(wanted), lowest, limits)
         assert (shared.cap_w >= lowest - 1e-9).all()
         assert (shared.cap_w <= np.maximum(wanted, lowest) + 1e-9).all()
         for limit in limits:
@@ -306,12 +312,12 @@ class TestChampion:
         assert choose("a", replays).champion == "b"
 
     def test_a_champion_outside_its_band_falls_until_the_next_replay(self) -> None:
-        championship = Championship("learned", "reserve", Band(in_time_low=0.97, joules_high=120.0))
+        championship = ChampionChallenger("learned", "reserve", ExpectedRange(in_time_low=0.97, joules_high=120.0))
         for _ in range(5):
             assert championship.live(100, 10, 9000.0) is None
         assert "learned" in (championship.live(100, 10, 9000.0) or "")
         assert championship.deciding == "reserve"
-        championship.crown(Choice("learned", "won again"), Band(0.9, 200.0))
+        championship.crown(Choice("learned", "won again"), ExpectedRange(0.9, 200.0))
         assert championship.deciding == "learned"
         assert all(championship.live(100, 1, 9000.0) is None for _ in range(20))
 

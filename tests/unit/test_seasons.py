@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from services.anomaly.domain.learned.seasons import Seasons
-from services.anomaly.domain.learned.surprise import Surprise
+from accelerator_autopilot.anomaly.domain.learned.density_score import DensityScore
+from accelerator_autopilot.anomaly.domain.learned.seasonal_memory import SeasonalMemory
 
 PERIOD = 96
 ONE = np.array([0])
@@ -20,7 +20,7 @@ def daily(days: int, seed: int = 0) -> np.ndarray:
 
 def run(values: np.ndarray, learned: np.ndarray | None = None) -> np.ndarray:
     """How far each row is off, for a series whose mean is 50."""
-    seasons = Seasons(1)
+    seasons = SeasonalMemory(1)
     seasons.slots.grow(1)
     off = []
     for row, value in enumerate(values):
@@ -39,7 +39,7 @@ def test_a_day_that_misses_its_peak_is_off_though_no_value_is_new() -> None:
 
 
 def test_noise_has_no_season() -> None:
-    seasons = Seasons(1)
+    seasons = SeasonalMemory(1)
     seasons.slots.grow(1)
     for value in np.random.default_rng(1).normal(50, 10, 600):
         x, spread = (np.array([[v]], np.float32) for v in (value, 8.0))
@@ -60,7 +60,7 @@ def test_what_was_not_to_be_learnt_is_not_what_is_expected_a_season_later() -> N
 
 @pytest.mark.parametrize("value", [0.0, 5.0, 1e9])
 def test_a_constant_is_never_a_surprise(value: float) -> None:
-    surprise = Surprise(1)
+    surprise = DensityScore(1)
     surprise.slots.grow(1)
     surprise.seasons.slots.grow(1)
     told = [surprise.step(ONE, np.array([[value]], np.float32), np.array([True])).item() for _ in range(400)]

@@ -10,12 +10,12 @@ import pytest
 from faststream.nats import TestNatsBroker
 from prometheus_client import CollectorRegistry, generate_latest
 
-from services.anomaly.app import create_app
-from services.anomaly.settings import AnomalySettings
-from shared.broker import make_broker
-from shared.errors import InvalidInputError, UnavailableError
-from shared.settings import ServiceSettings
-from shared.supervision import cancel_all, run_together
+from accelerator_autopilot.anomaly.app import create_app
+from accelerator_autopilot.anomaly.settings import AnomalySettings
+from accelerator_autopilot.contracts.errors import InvalidInputError, UnavailableError
+from accelerator_autopilot.runtime.broker import make_broker
+from accelerator_autopilot.runtime.settings import ServiceSettings
+from accelerator_autopilot.runtime.supervision import cancel_all, run_together
 
 
 async def test_metrics_are_counted_under_bounded_labels() -> None:

@@ -14,16 +14,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry
 
-from shared import subjects
-from shared.client.reading import subjects_of
-from shared.consuming import backoff_s
-from shared.errors import InvalidInputError
-from shared.frames import decode, encode
-from shared.health import HealthServer, HealthState
-from shared.ids import derived_id
-from shared.metrics_catalogue import BY_NAME, METRICS, clock_event_names
-from shared.observability import bounded_subject
-from shared.settings import ServiceSettings, load
+from accelerator_autopilot.contracts import subjects
+from accelerator_autopilot.contracts.errors import InvalidInputError
+from accelerator_autopilot.contracts.frames import decode, encode
+from accelerator_autopilot.contracts.ids import derived_id
+from accelerator_autopilot.contracts.metric_catalogue import BY_NAME, METRICS, clock_event_names
+from accelerator_autopilot.runtime.consumers import backoff_s
+from accelerator_autopilot.runtime.health import HealthServer, HealthState
+from accelerator_autopilot.runtime.observability import bounded_subject
+from accelerator_autopilot.runtime.settings import ServiceSettings, load
+from accelerator_autopilot.transport.direct_reads import subjects_of
 from tests.support.builders import at, frame
 
 

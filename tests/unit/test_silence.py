@@ -6,10 +6,10 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.anomaly.domain.columns import matrix
-from services.anomaly.domain.conditions import Conditions
-from services.anomaly.domain.finding import Finding
-from services.anomaly.domain.watch import Watch
+from accelerator_autopilot.anomaly.domain.condition_state import Conditions
+from accelerator_autopilot.anomaly.domain.detection_engine import DetectionEngine
+from accelerator_autopilot.anomaly.domain.findings import Finding
+from accelerator_autopilot.anomaly.domain.metric_columns import matrix
 from tests.support.one_device import OneDevice
 
 
@@ -26,7 +26,7 @@ class TestSilence:
         assert not heard.firing
 
     def test_a_device_whose_rows_stop_while_its_node_goes_on(self) -> None:
-        watch = Watch()
+        watch = DetectionEngine()
         told: list[Finding] = []
         for second in range(30):
             devices = ["a", "b"] if second < 10 else ["a"]

@@ -6,12 +6,12 @@ from typing import Any
 
 import pytest
 
-from services.telemetry.adapters.simulated import SimulatedSource
-from services.telemetry.domain.power_curves import A40, V100
-from services.telemetry.domain.simulated_gpu import SimulatedGpu
-from services.telemetry.handlers import Simulation
-from shared.messages.jobs import PoolStatus, WorkerStatus
-from shared.messages.telemetry import SimulationRequest
+from accelerator_autopilot.contracts.messages.jobs import PoolStatus, WorkerStatus
+from accelerator_autopilot.contracts.messages.telemetry import SimulationRequest
+from accelerator_autopilot.telemetry.agent.adapters.simulated_source import SimulatedSource
+from accelerator_autopilot.telemetry.agent.application.command_handlers import Simulation
+from accelerator_autopilot.telemetry.agent.domain.power_curves import A40, V100
+from accelerator_autopilot.telemetry.agent.domain.simulated_gpu import SimulatedGpu
 from tests.support.builders import T0, at
 
 

@@ -9,17 +9,17 @@ from typing import Any, TypeVar
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
 
-from services.telemetry.adapters.guarded import GuardedSource
-from services.telemetry.adapters.scrape import HALF_FOR_S, ScrapeSource
-from services.telemetry.domain.assembly import LOST_AFTER_TICKS
-from services.telemetry.domain.frame_buffer import FrameBuffer
-from services.telemetry.errors import SourceBusyError, SourceHungError
-from services.telemetry.ports import Sample, SourceEvent
-from services.telemetry.sampling import Sampler
-from shared.errors import UnavailableError
-from shared.frames import decode
-from shared.health import HealthState
-from shared.messages.telemetry import DeviceEvent, DeviceInfo
+from accelerator_autopilot.contracts.errors import UnavailableError
+from accelerator_autopilot.contracts.frames import decode
+from accelerator_autopilot.contracts.messages.telemetry import DeviceEvent, DeviceInfo
+from accelerator_autopilot.runtime.health import HealthState
+from accelerator_autopilot.telemetry.agent.adapters.exporter_source import HALF_FOR_S, ExporterSource
+from accelerator_autopilot.telemetry.agent.adapters.threaded_source import ThreadedSource
+from accelerator_autopilot.telemetry.agent.application.sampling import Sampler
+from accelerator_autopilot.telemetry.agent.domain.frame_assembly import LOST_AFTER_TICKS
+from accelerator_autopilot.telemetry.agent.domain.publish_buffer import FrameBuffer
+from accelerator_autopilot.telemetry.errors import SourceBusyError, SourceHungError
+from accelerator_autopilot.telemetry.samples import Sample, SourceEvent
 from tests.support.builders import device
 from tests.support.stateful import stateful_settings
 
@@ -88,7 +88,7 @@ class Exporter:
         return "\n".join(lines) + "\n"
 
 
-class Guard(GuardedSource):
+class Guard(ThreadedSource):
     """What callers see of a guarded source, without threads and waiting."""
 
     def __init__(self, source: Any) -> None:
@@ -109,7 +109,7 @@ class SourceStates(RuleBasedStateMachine):
     def begin(self) -> None:
         self.loop = asyncio.new_event_loop()
         self.driver, self.exporter = Driver(), Exporter()
-        self.scrape = ScrapeSource(PAGE, self.exporter.page)
+        self.scrape = ExporterSource(PAGE, self.exporter.page)
         self.guards = [Guard(self.driver), Guard(self.scrape)]
         self.read = 0
         self.ticks_lost: dict[str, int] = {}

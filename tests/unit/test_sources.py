@@ -13,14 +13,14 @@ from typing import Any
 
 import pytest
 
-from services.telemetry.adapters import metrics_page
-from services.telemetry.adapters.amd_smi import AmdSmiSource
-from services.telemetry.adapters.apple import AppleSource
-from services.telemetry.adapters.jetson import JetsonSource
-from services.telemetry.adapters.metrics_page import fetch_page
-from services.telemetry.adapters.processes import container_of, describe_process
-from services.telemetry.adapters.scrape import ScrapeSource
-from shared.errors import InvalidInputError, UnavailableError
+from accelerator_autopilot.contracts.errors import InvalidInputError, UnavailableError
+from accelerator_autopilot.telemetry.agent.adapters import scrape_fetch
+from accelerator_autopilot.telemetry.agent.adapters.amd_smi import AmdSmiSource
+from accelerator_autopilot.telemetry.agent.adapters.apple import AppleSource
+from accelerator_autopilot.telemetry.agent.adapters.device_processes import container_of, describe_process
+from accelerator_autopilot.telemetry.agent.adapters.exporter_source import ExporterSource
+from accelerator_autopilot.telemetry.agent.adapters.jetson import JetsonSource
+from accelerator_autopilot.telemetry.agent.adapters.scrape_fetch import fetch_page
 from tests.support.trees import plant
 
 DCGM = """
@@ -104,7 +104,7 @@ class TestAmdSmi:
         assert source.discover()[0].device == name
         library.fails = {"*"}
         for ask in (source.discover, source.sample):
-            with pytest.raises(UnavailableError, match="enumerate"):
+            with pytest.raises(UnavailableError, match="cannot list devices"):
                 ask()
         library.fails = set()
         assert list(source.sample()) == [name]
@@ -134,7 +134,7 @@ def test_a_jetson_gives_load_heat_and_the_power_of_its_gpu_rail(tmp_path: Path) 
     with pytest.raises(UnavailableError):
         JetsonSource(tmp_path / "elsewhere")
     shutil.rmtree(tmp_path / "sys")
-    with pytest.raises(UnavailableError, match="no file"):
+    with pytest.raises(UnavailableError, match="cannot be read"):
         source.sample()
 
 
@@ -154,7 +154,7 @@ def test_an_apple_gpu_is_read_from_powermetrics() -> None:
 
 class TestScrape:
     def test_a_dcgm_exporter_is_translated_into_our_units(self) -> None:
-        source = ScrapeSource("http://h:9400/metrics", lambda _: DCGM)
+        source = ExporterSource("http://h:9400/metrics", lambda _: DCGM)
         assert [(d.device, d.model, d.vendor) for d in source.discover()] == [
             ("GPU-a", "NVIDIA H100", "nvidia"), ("GPU-a/3", "NVIDIA H100", "nvidia"),
         ]  # fmt: skip
@@ -165,14 +165,14 @@ class TestScrape:
         assert samples["GPU-a/3"]["sm_util_pct"] == pytest.approx(50.0)
 
     def test_a_tpu_is_read_from_its_metrics(self) -> None:
-        sample = ScrapeSource("http://h:2112/metrics", lambda _: TPU).sample()["4804027566066027395-0"]
+        sample = ExporterSource("http://h:2112/metrics", lambda _: TPU).sample()["4804027566066027395-0"]
         assert (sample["gpu_util_pct"], sample["memory_used_bytes"]) == (93.0, 1e9)
 
     def test_an_exporter_that_is_away_is_said_to_be_and_no_device_is_lost(self) -> None:
         def away(_: str) -> str:
             raise OSError("refused")
 
-        source = ScrapeSource("http://h/metrics", away)
+        source = ExporterSource("http://h/metrics", away)
         with pytest.raises(UnavailableError, match="refused"):
             source.sample()
         assert not source.is_driver
@@ -180,7 +180,7 @@ class TestScrape:
     @pytest.mark.parametrize("bad", ["N/A", "", "0x", "1 2 3", "}"])
     def test_one_bad_line_costs_one_line(self, bad: str) -> None:
         line = f'DCGM_FI_DEV_POWER_USAGE{{gpu="0",UUID="GPU-a"}} {bad}\n'
-        source = ScrapeSource("http://h/metrics", lambda _: line + DCGM)
+        source = ExporterSource("http://h/metrics", lambda _: line + DCGM)
         assert [d.device for d in source.discover()] == ["GPU-a", "GPU-a/3"]
         sample = source.sample()["GPU-a"]
         assert (sample["temp_c"], "power_w" in sample, source.bad_lines) == (44.0, False, 2)
@@ -190,21 +190,21 @@ class TestScrape:
     )
     def test_what_dcgm_calls_blank_is_no_reading(self, blank: str) -> None:
         page = DCGM.replace("} 5000", f"}} {blank}")
-        assert "energy_j" not in ScrapeSource("http://h/metrics", lambda _: page).sample()["GPU-a"]
+        assert "energy_j" not in ExporterSource("http://h/metrics", lambda _: page).sample()["GPU-a"]
 
     @pytest.mark.parametrize("page", [TWO_CARDS[:90], TWO_CARDS.splitlines()[0] + "\n", "", "\n"])
     def test_half_a_page_is_a_fault_of_its_source(self, page: str) -> None:
         pages = [TWO_CARDS, page, TWO_CARDS]
-        source = ScrapeSource("http://h/metrics", lambda _: pages.pop(0))
+        source = ExporterSource("http://h/metrics", lambda _: pages.pop(0))
         source.sample()
-        with pytest.raises(UnavailableError, match="half a page"):
+        with pytest.raises(UnavailableError, match="an incomplete page"):
             source.sample()
         assert sorted(source.sample()) == ["GPU-a", "GPU-b"]
 
     def test_a_card_that_leaves_a_whole_page_is_gone(self) -> None:
         lines = TWO_CARDS.splitlines(keepends=True)
         pages = [TWO_CARDS, "".join(line for line in lines if "GPU-b" not in line)]
-        source = ScrapeSource("http://h/metrics", lambda _: pages.pop(0))
+        source = ExporterSource("http://h/metrics", lambda _: pages.pop(0))
         source.sample()
         assert list(source.sample()) == ["GPU-a"]
 
@@ -239,7 +239,7 @@ class TestScrape:
 
     @pytest.mark.parametrize("length", ["", "Content-Length: 99999999999\r\n"])
     def test_a_page_without_end_is_left_at_its_limit(self, length: str, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(metrics_page, "MOST_BYTES", 100_000)
+        monkeypatch.setattr(scrape_fetch, "MOST_BYTES", 100_000)
         sent = 0
         with socket.create_server(("127.0.0.1", 0)) as server:
 
@@ -261,7 +261,7 @@ class TestScrape:
 
     def test_only_web_addresses_are_taken(self) -> None:
         with pytest.raises(InvalidInputError, match="scrape_urls"):
-            ScrapeSource("file:///etc/passwd")
+            ExporterSource("file:///etc/passwd")
 
 
 class TestProcesses:

@@ -9,18 +9,18 @@ import pytest
 from nats.js import JetStreamContext
 from prometheus_client import CollectorRegistry
 
-from services.inference.handlers import PoolCommands
-from services.inference.settings import PoolSettings
-from services.inference.supervisor import PoolSupervisor
-from services.scheduler.adapters.fleet_reader import READ_METRICS, FleetReader
-from services.scheduler.adapters.newest_frames import NewestFrames
-from services.scheduler.adapters.pool_tracks import PoolTrack, QueueCount
-from services.scheduler.domain.device_columns import DeviceColumns
-from shared.bucket_follower import BucketFollower
-from shared.clock import utc_now
-from shared.ids import new_id
-from shared.messages.commands import CommandOutcome, ScaleCommand
-from shared.messages.jobs import PoolStatus
+from accelerator_autopilot.contracts.ids import new_id
+from accelerator_autopilot.contracts.messages.commands import CommandOutcome, ScaleCommand
+from accelerator_autopilot.contracts.messages.jobs import PoolStatus
+from accelerator_autopilot.inference.pool.application.command_handlers import PoolCommands
+from accelerator_autopilot.inference.pool.application.worker_supervisor import PoolSupervisor
+from accelerator_autopilot.inference.settings import PoolSettings
+from accelerator_autopilot.scheduler.adapters.latest_frames import LatestFrames
+from accelerator_autopilot.scheduler.adapters.observation_reader import READ_METRICS, FleetReader
+from accelerator_autopilot.scheduler.adapters.pool_rates import PoolRates, QueueCount
+from accelerator_autopilot.scheduler.domain.device_columns import DeviceColumns
+from accelerator_autopilot.transport.bucket_changes import BucketChanges
+from accelerator_autopilot.transport.clock import utc_now
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 
@@ -36,12 +36,12 @@ def part(node: str, silent_s: float, pool: str = "p") -> PoolStatus:
 async def test_a_pool_is_left_alone_while_a_part_of_it_is_silent_and_smaller_when_it_is_gone(
     monkeypatch: pytest.MonkeyPatch, silent_s: float, nodes: list[str] | None, held: set[str]
 ) -> None:
-    async def changes(_: BucketFollower) -> dict[str, bytes | None]:
+    async def changes(_: BucketChanges) -> dict[str, bytes | None]:
         found = [part("a", 0), part("b", silent_s), part("a", 0, "other")]
         return {f"{p.pool}.{p.node}": p.model_dump_json().encode() for p in found}
 
-    monkeypatch.setattr(BucketFollower, "changes", changes)
-    frames = NewestFrames(DeviceColumns(READ_METRICS), NOW.timestamp, 10.0, CollectorRegistry())
+    monkeypatch.setattr(BucketChanges, "changes", changes)
+    frames = LatestFrames(DeviceColumns(READ_METRICS), NOW.timestamp, 10.0, CollectorRegistry())
     reader = FleetReader(cast("JetStreamContext", None), 10.0, frames)
     seen = await reader.pools(NOW)
     assert [p.node for p in seen["other"]] == ["a"]
@@ -81,7 +81,7 @@ async def test_a_node_that_is_named_takes_its_share(nodes: dict[str, int] | None
 
 
 def test_jobs_that_are_given_back_are_no_arrivals() -> None:
-    track = PoolTrack()
+    track = PoolRates()
     track.look(QueueCount(0, 0, 0), [], NOW)
     came = track.look(QueueCount(3, 2, 2), [], NOW).arrivals
     bounced = track.look(QueueCount(3, 2, 40, redelivered=2), [], NOW).arrivals

@@ -12,15 +12,15 @@ from pathlib import Path
 
 import pytest
 
-from deploy.embedded import process
-from deploy.embedded.instance import Instance, take_port
-from deploy.embedded.log_rotation import open_log, rotate
-from deploy.embedded.passages import Passages
-from deploy.embedded.patience import Patience
-from deploy.embedded.probes import nats_lives, postgres_lives, service_lives
-from deploy.embedded.process import ManagedProcess
-from deploy.embedded.servers import write_nats_config
-from shared.errors import SettingsError
+from accelerator_autopilot.contracts.errors import SettingsError
+from accelerator_autopilot.deploy.local import supervised_process
+from accelerator_autopilot.deploy.local.instance import Instance, take_port
+from accelerator_autopilot.deploy.local.liveness_deadlines import Patience
+from accelerator_autopilot.deploy.local.log_rotation import open_log, rotate
+from accelerator_autopilot.deploy.local.probes import nats_lives, postgres_lives, service_lives
+from accelerator_autopilot.deploy.local.servers import write_nats_config
+from accelerator_autopilot.deploy.local.supervised_process import ManagedProcess
+from accelerator_autopilot.deploy.local.traverse_permissions import Passages
 from tests.support.waiting import eventually
 
 SERVER = """
@@ -48,7 +48,7 @@ async def server(tmp_path: Path) -> AsyncIterator[ManagedProcess]:
 async def test_a_frozen_process_is_killed_and_started_again(
     server: ManagedProcess, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(process, "PROBE_EVERY_S", 0.1)
+    monkeypatch.setattr(supervised_process, "PROBE_EVERY_S", 0.1)
     await asyncio.sleep(2.4)  # one probe has to have seen it alive
     before = server.pid
     assert before is not None
@@ -164,7 +164,7 @@ async def test_one_that_is_stopped_while_it_starts_again_is_not_left_over(tmp_pa
 
 
 async def test_who_accepts_but_never_answers_does_not_live(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr("deploy.embedded.probes.TIMEOUT_S", 0.2)
+    monkeypatch.setattr("accelerator_autopilot.deploy.local.probes.TIMEOUT_S", 0.2)
 
     async def silent(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.read()

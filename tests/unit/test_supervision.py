@@ -9,9 +9,9 @@ from contextlib import suppress
 import pytest
 from prometheus_client import CollectorRegistry
 
-from shared import supervision
-from shared.health import HealthState
-from shared.supervision import TaskSupervisor, beat, cancel_all
+from accelerator_autopilot.runtime import supervision
+from accelerator_autopilot.runtime.health import HealthState
+from accelerator_autopilot.runtime.supervision import TaskSupervisor, beat, cancel_all
 from tests.support.waiting import eventually
 
 

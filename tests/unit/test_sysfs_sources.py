@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from services.telemetry.adapters import cpu as cpu_module
-from services.telemetry.adapters.cpu import CpuSource
-from services.telemetry.adapters.sysfs_gpu import SysfsSource
-from services.telemetry.errors import PowerControlError
+from accelerator_autopilot.telemetry.agent.adapters import cpu as cpu_module
+from accelerator_autopilot.telemetry.agent.adapters.cpu import CpuSource
+from accelerator_autopilot.telemetry.agent.adapters.sysfs_gpu import SysfsSource
+from accelerator_autopilot.telemetry.errors import PowerControlError
 from tests.support.trees import plant
 
 TWO_PACKAGES: dict[str, str | int] = {
@@ -136,13 +136,13 @@ class TestSysfs:
         source.set_cap_w("amd-gpu-b5a4", 500.0)
         assert (tmp_path / "class/drm/card1/device/hwmon/hwmon4/power1_cap").read_text() == "500000000"
         assert source.applied_cap_w("amd-gpu-b5a4") == source.enforced_cap_w("amd-gpu-b5a4") == 500.0
-        with pytest.raises(PowerControlError, match="not there"):
+        with pytest.raises(PowerControlError, match="does not exist"):
             source.set_cap_w("amd-gpu-x", 500.0)
 
     def test_intel_gpu_and_npu_give_power_and_load_from_their_counters(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        from services.telemetry.adapters import sysfs_gpu
+        from accelerator_autopilot.telemetry.agent.adapters import sysfs_gpu
 
         now = [10.0]
         monkeypatch.setattr(sysfs_gpu, "time", SimpleNamespace(monotonic=lambda: now[0]))

@@ -14,20 +14,20 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.telemetry.adapters.cpu import CpuSource
-from services.telemetry.adapters.guarded import GuardedSource
-from services.telemetry.adapters.replay import ReplaySource, save
-from services.telemetry.adapters.simulated import SimulatedSource
-from services.telemetry.domain.assembly import FrameAssembler, TransitionWatch
-from services.telemetry.domain.frame_buffer import FrameBuffer
-from services.telemetry.domain.power_lease import Grant, LeaseBook, Moment, Refusal
-from services.telemetry.errors import SourceBusyError, SourceHungError
-from services.telemetry.sampling import Sampler
-from shared.errors import InvalidInputError, UnavailableError
-from shared.frames import decode
-from shared.health import HealthState
-from shared.messages.commands import FleetPolicy
-from shared.messages.telemetry import DeviceEvent
+from accelerator_autopilot.contracts.errors import InvalidInputError, UnavailableError
+from accelerator_autopilot.contracts.frames import decode
+from accelerator_autopilot.contracts.messages.commands import FleetPolicy
+from accelerator_autopilot.contracts.messages.telemetry import DeviceEvent
+from accelerator_autopilot.runtime.health import HealthState
+from accelerator_autopilot.telemetry.agent.adapters.cpu import CpuSource
+from accelerator_autopilot.telemetry.agent.adapters.frame_replay import ReplaySource, save
+from accelerator_autopilot.telemetry.agent.adapters.simulated_source import SimulatedSource
+from accelerator_autopilot.telemetry.agent.adapters.threaded_source import ThreadedSource
+from accelerator_autopilot.telemetry.agent.application.sampling import Sampler
+from accelerator_autopilot.telemetry.agent.domain.frame_assembly import FrameAssembler, TransitionWatch
+from accelerator_autopilot.telemetry.agent.domain.power_lease import LeaseBook, LeaseGrant, Moment, Refusal
+from accelerator_autopilot.telemetry.agent.domain.publish_buffer import FrameBuffer
+from accelerator_autopilot.telemetry.errors import SourceBusyError, SourceHungError
 from tests.support.builders import T0, at, device, frame, power_command
 from tests.support.waiting import eventually
 
@@ -36,7 +36,7 @@ class TestLeaseBook:
     def test_a_cap_within_limits_is_granted_and_expires(self) -> None:
         book = LeaseBook()
         grant = book.judge(power_command(), device(), FleetPolicy(), T0)
-        assert grant == Grant(150.0, clamped=False, restores=False)
+        assert grant == LeaseGrant(150.0, clamped=False, restores=False)
         book.record(power_command(), grant, Moment(T0, 5.0))
         book.end_leases(Moment(at(9), 14.0))
         assert book.owed == {}
@@ -46,7 +46,7 @@ class TestLeaseBook:
     @pytest.mark.parametrize(("wall_s", "steady_s"), [(-3600, 15.0), (10, 5.0)])
     def test_neither_a_clock_set_back_nor_a_sleep_lengthens_a_lease(self, wall_s: float, steady_s: float) -> None:
         book = LeaseBook()
-        book.record(power_command(), Grant(150.0, clamped=False, restores=False), Moment(T0, 5.0))
+        book.record(power_command(), LeaseGrant(150.0, clamped=False, restores=False), Moment(T0, 5.0))
         book.end_leases(Moment(at(wall_s), steady_s))
         assert list(book.owed) == ["gpu-0"]
 
@@ -72,7 +72,7 @@ class TestLeaseBook:
     @given(cap=st.floats(1, 2000), floor=st.floats(0, 1))
     def test_no_grant_leaves_the_devices_limits_or_the_policys_floor(self, cap: float, floor: float) -> None:
         verdict = LeaseBook().judge(power_command(cap_w=cap), device(), FleetPolicy(power_floor_fraction=floor), T0)
-        if isinstance(verdict, Grant):
+        if isinstance(verdict, LeaseGrant):
             assert 100 <= verdict.cap_w <= 250
             assert cap >= floor * 250
 
@@ -121,7 +121,7 @@ class HangingSource:
 
 
 class TestSampler:
-    def sampler(self, *sources: GuardedSource, buffer: int = 100) -> tuple[Sampler, list[tuple[str, bytes]]]:
+    def sampler(self, *sources: ThreadedSource, buffer: int = 100) -> tuple[Sampler, list[tuple[str, bytes]]]:
         published: list[tuple[str, bytes]] = []
 
         async def publish(subject: str, body: bytes, _: str) -> None:
@@ -137,7 +137,7 @@ class TestSampler:
             def poll_events(self) -> list[Any]:
                 raise RuntimeError("event queue overflow")
 
-        sampler, published = self.sampler(GuardedSource(Eventless(), 1.0))
+        sampler, published = self.sampler(ThreadedSource(Eventless(), 1.0))
         await sampler.look_for_devices()
         publisher = asyncio.create_task(sampler.run_publisher())
         await sampler._tick()
@@ -148,8 +148,8 @@ class TestSampler:
 
     async def test_a_hung_driver_is_told_and_others_go_on(self) -> None:
         hanging = HangingSource()
-        guarded = GuardedSource(hanging, 0.1)
-        sampler, published = self.sampler(guarded, GuardedSource(SimulatedSource("n1", 1), 1.0))
+        guarded = ThreadedSource(hanging, 0.1)
+        sampler, published = self.sampler(guarded, ThreadedSource(SimulatedSource("n1", 1), 1.0))
         await sampler.discover()
         tasks = [asyncio.create_task(sampler.run()), asyncio.create_task(sampler.run_publisher())]
 
@@ -179,7 +179,7 @@ class TestSampler:
 
     async def test_a_cap_during_a_sample_and_a_sample_during_a_cap_wait_for_each_other(self) -> None:
         slow = HangingSource()
-        guarded = GuardedSource(slow, 2.0)
+        guarded = ThreadedSource(slow, 2.0)
         sampler, _ = self.sampler(guarded)
         await sampler.discover()
         for first, second in ((lambda: time.sleep(0.1), slow.sample), (slow.sample, lambda: time.sleep(0.1))):
@@ -194,7 +194,7 @@ class TestSampler:
 
     async def test_a_call_that_has_no_turn_in_time_is_never_made(self) -> None:
         source, made = HangingSource(), []
-        guarded = GuardedSource(source, 0.05)
+        guarded = ThreadedSource(source, 0.05)
         slow = [asyncio.create_task(guarded.call(lambda: time.sleep(0.04))) for _ in range(12)]
         await asyncio.sleep(0)
         with pytest.raises((SourceBusyError, SourceHungError)):
@@ -207,7 +207,7 @@ class TestSampler:
         def fail() -> None:
             raise error
 
-        guarded = GuardedSource(HangingSource(), 1.0)
+        guarded = ThreadedSource(HangingSource(), 1.0)
         with pytest.raises(RuntimeError, match=type(error).__name__):
             await guarded.call(fail)
         assert await guarded.call(lambda: 7) == 7
@@ -223,7 +223,7 @@ class TestSampler:
                     raise answers[0]
                 return answers[0]
 
-        sampler, _ = self.sampler(GuardedSource(Exporter(), 1.0))
+        sampler, _ = self.sampler(ThreadedSource(Exporter(), 1.0))
         await sampler.discover()
         await sampler._tick()
         answers[0] = UnavailableError("answers 500")
@@ -234,7 +234,7 @@ class TestSampler:
         assert "lost" not in {e.kind for e in sent}
 
     async def test_a_caller_that_gave_up_leaves_its_call_to_finish(self) -> None:
-        guarded = GuardedSource(HangingSource(), 2.0)
+        guarded = ThreadedSource(HangingSource(), 2.0)
         given_up = asyncio.create_task(guarded.call(lambda: time.sleep(0.1)))
         await asyncio.sleep(0.02)
         given_up.cancel()
@@ -251,7 +251,7 @@ class TestSampler:
                     raise answers[0]
                 return answers[0]
 
-        sampler, _ = self.sampler(GuardedSource(Exporter(), 1.0))
+        sampler, _ = self.sampler(ThreadedSource(Exporter(), 1.0))
         await sampler.discover()
         good = answers[0]
         for answer, ticks in ((good, 2), (UnavailableError("answers 500"), 8), (good, 4), ({}, 3), (good, 1)):
@@ -282,7 +282,7 @@ class TestSampler:
             def sample(self) -> dict[str, dict[str, float]]:
                 raise RuntimeError("no")
 
-        sampler, _ = self.sampler(GuardedSource(Broken(), 1.0), GuardedSource(SimulatedSource("n1", 1), 1.0))
+        sampler, _ = self.sampler(ThreadedSource(Broken(), 1.0), ThreadedSource(SimulatedSource("n1", 1), 1.0))
         await sampler.discover()
         for _ in range(4):
             await sampler._tick()
@@ -292,7 +292,7 @@ class TestSampler:
         assert "source_failed" in kinds
 
     async def test_frames_wait_in_order_while_the_broker_is_away(self) -> None:
-        sampler, _ = self.sampler(GuardedSource(SimulatedSource("n1", 1), 1.0))
+        sampler, _ = self.sampler(ThreadedSource(SimulatedSource("n1", 1), 1.0))
         away, sequences = True, []
 
         async def publish(subject: str, body: bytes, _: str) -> None:
@@ -316,7 +316,7 @@ class TestSampler:
 
     async def test_frames_do_not_wait_behind_an_event_of_each_of_many_devices(self) -> None:
         many = 160
-        sampler, _ = self.sampler(GuardedSource(SimulatedSource("n1", many), 1.0), buffer=1000)
+        sampler, _ = self.sampler(ThreadedSource(SimulatedSource("n1", many), 1.0), buffer=1000)
         stored: dict[str, list[str]] = {}
         on_the_way: Counter[str] = Counter()
         busiest = 0

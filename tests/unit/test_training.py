@@ -9,12 +9,12 @@ import gymnasium
 import numpy as np
 import pytest
 
-from services.scheduler.domain.network import load_checkpoint
-from services.scheduler.domain.reserve_rule import NAMES
-from services.scheduler.training.train import main as train
-from services.scheduler.training.tune import main as tune
-from services.scheduler.twin.environment import TwinEnv
-from services.scheduler.twin.workloads import random_pools
+from accelerator_autopilot.scheduler.policies.network import load_checkpoint
+from accelerator_autopilot.scheduler.policies.reserve_parameters import NAMES
+from accelerator_autopilot.scheduler.training.train import main as train
+from accelerator_autopilot.scheduler.training.tune import main as tune
+from accelerator_autopilot.scheduler.twin.environment import TwinEnv
+from accelerator_autopilot.scheduler.twin.workloads import random_pools
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(180)]
 

@@ -12,22 +12,22 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from services.scheduler.app import usable_policies
-from services.scheduler.domain.features import FEATURES, features
-from services.scheduler.domain.gains import OUTPUTS
-from services.scheduler.domain.network import Checkpoint, load_checkpoint
-from services.scheduler.domain.panel import Opinions, Panel
-from services.scheduler.domain.policies import policy_maker, policy_names
-from services.scheduler.domain.policies.learned import Learned, shipped_checkpoint
-from services.scheduler.domain.pool import Action
-from services.scheduler.domain.reserve_rule import history, shipped_numbers
-from services.scheduler.settings import SchedulerSettings
-from services.scheduler.twin import kernel
-from services.scheduler.twin.play import play
-from services.scheduler.twin.twin import PoolModel, Trace, Twin, bound_j
-from services.scheduler.twin.workloads import random_pool, random_pools
-from shared.errors import SettingsError
-from shared.messages.commands import PoolPolicy
+from accelerator_autopilot.contracts.errors import SettingsError
+from accelerator_autopilot.contracts.messages.commands import PoolPolicy
+from accelerator_autopilot.scheduler.app import usable_policies
+from accelerator_autopilot.scheduler.domain.pool_arrays import Action
+from accelerator_autopilot.scheduler.policies.action_mapping import OUTPUTS
+from accelerator_autopilot.scheduler.policies.library import policy_maker, policy_names
+from accelerator_autopilot.scheduler.policies.library.learned import Learned, shipped_checkpoint
+from accelerator_autopilot.scheduler.policies.network import Checkpoint, load_checkpoint
+from accelerator_autopilot.scheduler.policies.network_features import FEATURES, features
+from accelerator_autopilot.scheduler.policies.policy_runner import PolicyProposals, PolicyRunner
+from accelerator_autopilot.scheduler.policies.reserve_parameters import history, shipped_numbers
+from accelerator_autopilot.scheduler.settings import SchedulerSettings
+from accelerator_autopilot.scheduler.twin import kernel
+from accelerator_autopilot.scheduler.twin.rollout import play
+from accelerator_autopilot.scheduler.twin.simulation import PoolModel, Trace, Twin, bound_j
+from accelerator_autopilot.scheduler.twin.workloads import random_pool, random_pools
 from tests.unit.test_scheduler import seen
 
 CURVE = np.array([[100.0, 250.0], [1.5, 1.0], [100.0, 250.0]])
@@ -154,7 +154,7 @@ class TestPolicies:
             twin.act(Action.at_once(np.full(8, step % 7), facts.cap_w[:, -1]))
 
 
-def replicas(opinions: Opinions) -> int:
+def replicas(opinions: PolicyProposals) -> int:
     proposal = opinions.by("queue_lag")
     assert proposal is not None
     return proposal.replicas
@@ -162,7 +162,7 @@ def replicas(opinions: Opinions) -> int:
 
 class TestPanel:
     def test_pools_that_come_go_and_change_do_not_disturb_the_others(self) -> None:
-        panel = Panel({"static": policy_maker("static"), "queue_lag": policy_maker("queue_lag")}, 10.0)
+        panel = PolicyRunner({"static": policy_maker("static"), "queue_lag": policy_maker("queue_lag")}, 10.0)
         first = [seen(pool="a", waiting=9), seen(pool="b", waiting=1)]
         assert replicas(panel.propose(first)["a"]) == 4
         with_new = [*first, seen(pool="c", bounds=PoolPolicy(ceiling=9), waiting=7)]
@@ -177,7 +177,7 @@ class TestPanel:
         assert set(told) == {"p29", "b"}
 
     def test_a_pool_that_is_out_of_sight_for_a_moment_is_remembered(self) -> None:
-        panel = Panel({"queue_lag": policy_maker("queue_lag")}, 10.0)
+        panel = PolicyRunner({"queue_lag": policy_maker("queue_lag")}, 10.0)
         panel.propose([seen(pool="a", waiting=9), seen(pool="b")])
         panel.propose([seen(pool="b")])
         told = panel.propose([seen(pool="a", waiting=0), seen(pool="b")])
@@ -185,7 +185,7 @@ class TestPanel:
 
     def test_what_was_seen_outlives_a_restart_as_if_there_had_been_none(self) -> None:
         makers = {name: policy_maker(name) for name in ("queue_lag", "reserve", "predictive")}
-        first, again = Panel(makers, 10.0), Panel(makers, 10.0)
+        first, again = PolicyRunner(makers, 10.0), PolicyRunner(makers, 10.0)
         random = np.random.default_rng(2)
         looks = [
             [
@@ -204,7 +204,7 @@ class TestPanel:
 
     def test_a_new_pool_is_not_taken_for_one_that_was_quiet(self) -> None:
         makers = {"reserve": policy_maker("reserve")}
-        with_past, alone = Panel(makers, 10.0), Panel(makers, 10.0)
+        with_past, alone = PolicyRunner(makers, 10.0), PolicyRunner(makers, 10.0)
         bounds = PoolPolicy(ceiling=40, target_wait_s=1.0)
         for second in range(60):
             with_past.propose([seen(10.0 * second, pool="old")])
@@ -218,7 +218,7 @@ class TestPanel:
 class TestCheckpoint:
     def test_the_shipped_one_is_small_and_has_a_card(self) -> None:
         card = shipped_checkpoint().card
-        shipped = resources.files("services.scheduler") / "data" / "policy.npz"
+        shipped = resources.files("accelerator_autopilot.scheduler") / "data" / "policy.npz"
         assert len(shipped.read_bytes()) < 5_000_000
         assert {"seed", "rounds", "decisions", "training_s", "validation"} <= set(card)
 
@@ -235,8 +235,8 @@ class TestCheckpoint:
     def test_other_features_are_another_version(self, tmp_path: Path, monkeypatch: Any) -> None:
         path = tmp_path / "policy.npz"
         shipped_checkpoint().save(path)
-        monkeypatch.setattr("services.scheduler.domain.network.FEATURES", ("something", "else"))
-        with pytest.raises(SettingsError, match="features is of another version"):
+        monkeypatch.setattr("accelerator_autopilot.scheduler.policies.network.FEATURES", ("something", "else"))
+        with pytest.raises(SettingsError, match="features belongs to another version"):
             load_checkpoint(path)
 
     def test_numbers_that_are_none_are_refused(self, tmp_path: Path) -> None:

@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from services.anomaly.app import keep_gangs
-from services.anomaly.domain.columns import matrix
-from services.anomaly.domain.finding import Finding
-from services.anomaly.domain.watch import Watch
-from services.anomaly.domain.wear import DAY_S, MOST_RETIRED_PAGES, paulson
-from shared.messages.jobs import PoolStatus, WorkerStatus
+from accelerator_autopilot.anomaly.app import follow_job_groups
+from accelerator_autopilot.anomaly.domain.detection_engine import DetectionEngine
+from accelerator_autopilot.anomaly.domain.findings import Finding
+from accelerator_autopilot.anomaly.domain.metric_columns import matrix
+from accelerator_autopilot.anomaly.domain.wear_forecast import DAY_S, MOST_RETIRED_PAGES, paulson
+from accelerator_autopilot.contracts.messages.jobs import PoolStatus, WorkerStatus
 from tests.support.builders import at
 from tests.support.waiting import eventually
 
@@ -22,7 +22,7 @@ START_S = 1_000_000.0
 GANG = [("n1", ["gpu-0", "gpu-1", "gpu-2", "gpu-3"])]
 
 
-def show(watch: Watch, at_s: float, **columns: list[float]) -> list[Finding]:
+def show(watch: DetectionEngine, at_s: float, **columns: list[float]) -> list[Finding]:
     """One tick of a node of four devices."""
     slots = watch.slots("n1", GANG[0][1])
     values = matrix(np.array(list(columns.values()), np.float32).T, tuple(columns))
@@ -31,7 +31,9 @@ def show(watch: Watch, at_s: float, **columns: list[float]) -> list[Finding]:
 
 
 class TestWear:
-    def told(self, watch: Watch, days: float, pages_a_day: list[float], begin_s: float = START_S) -> list[Finding]:
+    def told(
+        self, watch: DetectionEngine, days: float, pages_a_day: list[float], begin_s: float = START_S
+    ) -> list[Finding]:
         found = []
         for hour in range(int(days * 24)):
             pages = [float(int(rate * hour / 24)) for rate in pages_a_day]
@@ -39,14 +41,14 @@ class TestWear:
         return found
 
     def test_it_tells_when_the_last_spare_goes_with_an_interval(self) -> None:
-        found = self.told(Watch(only=frozenset({"spare_pages"})), 6.0, [0.0, 4.0, 0.2, 0.0])
+        found = self.told(DetectionEngine(only=frozenset({"spare_pages"})), 6.0, [0.0, 4.0, 0.2, 0.0])
         assert {f.device for f in found} == {"gpu-1"}
         shown = {e.metric: e.value for e in found[-1].evidence}
         left_d = (MOST_RETIRED_PAGES - 4.0 * 6) / 4.0
         assert shown["in_d"] == pytest.approx(left_d, rel=0.15)
         assert shown["from_d"] < shown["in_d"] < shown["to_d"]
-        assert "used up" not in found[-1].summary
-        assert "no more can be" in found[-1].summary
+        assert "spare" not in found[-1].summary
+        assert "limit of retired memory pages" in found[-1].summary
 
     def test_the_interval_holds_nine_in_ten(self) -> None:
         random = np.random.default_rng(0)
@@ -57,29 +59,29 @@ class TestWear:
             assert (drawn > high).mean() == pytest.approx(0.05, abs=0.012)
 
     def test_what_it_knows_outlives_a_restart(self) -> None:
-        before = Watch(only=frozenset({"spare_pages"}))
+        before = DetectionEngine(only=frozenset({"spare_pages"}))
         self.told(before, 3.0, [4.0] * 4)
-        after = Watch(only=frozenset({"spare_pages"}), roster=before.roster)
+        after = DetectionEngine(only=frozenset({"spare_pages"}), roster=before.roster)
         after.load(before.snapshot())
         later = show(after, START_S + 3 * DAY_S + 3600, retired_pages_dbe=[12.0] * 4, retired_pages_sbe=[0.0] * 4)
         assert len(later) == 4, "at once, not after another day"
 
     def test_a_snapshot_of_before_there_was_wear_is_still_good(self) -> None:
-        watch = Watch()
+        watch = DetectionEngine()
         show(watch, START_S, power_w=[100.0] * 4)
         old = {name: t for name, t in watch.snapshot().items() if not name.startswith("wear.")}
-        again = Watch(roster=watch.roster)
+        again = DetectionEngine(roster=watch.roster)
         again.load(old)
         assert np.isinf(again.snapshot()["wear.spare_rows.first"]).all()
 
     def test_another_device_in_its_place_and_a_clock_set_back_begin_anew(self) -> None:
-        watch = Watch(only=frozenset({"spare_pages"}))
+        watch = DetectionEngine(only=frozenset({"spare_pages"}))
         self.told(watch, 3.0, [6.0] * 4)
         assert self.told(watch, 0.5, [0.0] * 4, START_S + 3 * DAY_S) != [], "it says that it is over"
         assert self.told(watch, 0.9, [8.0] * 4, START_S - 9 * DAY_S) == []
 
     def test_of_a_long_past_the_newer_half_is_kept(self) -> None:
-        watch = Watch(only=frozenset({"spare_rows"}))
+        watch = DetectionEngine(only=frozenset({"spare_rows"}))
         for day in range(90):
             show(watch, START_S + day * DAY_S, remapped_rows=[float(day)] * 4)
         kept = watch.snapshot()
@@ -90,8 +92,8 @@ class TestWear:
 class TestGangs:
     LOAD = {"gpu_util_pct": [99.0, 98.0, 100.0, 97.0], "power_w": [400.0] * 4}
 
-    def watch(self) -> Watch:
-        watch = Watch(only=frozenset({"straggler", "imbalance"}))
+    def watch(self) -> DetectionEngine:
+        watch = DetectionEngine(only=frozenset({"straggler", "imbalance"}))
         show(watch, START_S, clock_sm_mhz=[1900.0] * 4, **self.LOAD)
         return watch
 
@@ -152,9 +154,9 @@ async def test_which_devices_work_together_is_read_from_the_pools(monkeypatch: p
 
     joined: list[Any] = []
     detection = SimpleNamespace(watch=SimpleNamespace(join=lambda gangs: joined.append(list(gangs))))
-    monkeypatch.setattr("services.anomaly.app.bucket_items", bucket)
-    monkeypatch.setattr("services.anomaly.app.GANGS_EVERY_S", 0.0)
-    following = asyncio.create_task(keep_gangs(None, detection))  # type: ignore[arg-type]
+    monkeypatch.setattr("accelerator_autopilot.anomaly.app.bucket_items", bucket)
+    monkeypatch.setattr("accelerator_autopilot.anomaly.app.GANGS_EVERY_S", 0.0)
+    following = asyncio.create_task(follow_job_groups(None, detection))  # type: ignore[arg-type]
     await eventually(lambda: joined)
     following.cancel()
     assert joined[0] == [("n1", ["gpu-0", "gpu-1"])]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from datetime import timedelta
 from types import SimpleNamespace
 from typing import Any
@@ -10,15 +12,15 @@ from typing import Any
 import asyncpg
 import pytest
 
-from services.scheduler import crowning as crowning_module
-from services.scheduler import reporting as reporting_module
-from services.scheduler.adapters.past import read_past
-from services.scheduler.crowning import Crowning
-from services.scheduler.reporting import Reporting
-from shared import database as database_module
-from shared.database import database
-from shared.errors import UnavailableError
-from shared.messages.commands import FleetPolicy
+from accelerator_autopilot.contracts.errors import UnavailableError
+from accelerator_autopilot.contracts.messages.commands import FleetPolicy
+from accelerator_autopilot.runtime import database as database_module
+from accelerator_autopilot.runtime.database import database
+from accelerator_autopilot.scheduler.adapters.database_history import DatabaseHistory, read_past
+from accelerator_autopilot.scheduler.application import policy_evaluation as crowning_module
+from accelerator_autopilot.scheduler.application import weekly_report as reporting_module
+from accelerator_autopilot.scheduler.application.policy_evaluation import PolicyEvaluator
+from accelerator_autopilot.scheduler.application.weekly_report import WeeklyReports
 from tests.support.builders import at
 from tests.support.waiting import eventually
 
@@ -37,11 +39,17 @@ class Pool:
     def __init__(self, error: Exception, *, frozen: bool = False) -> None:
         self.error, self.frozen, self.terminated, self.asked = error, frozen, False, 0
 
-    async def fetch(self, *_: Any) -> None:
+    async def fetch(self, *_: Any, **__: Any) -> None:
         self.asked += 1
         raise self.error
 
-    fetchval = fetch
+    fetchval = fetchrow = copy_from_query = fetch
+
+    @asynccontextmanager
+    async def _there(self, *_: Any, **__: Any) -> AsyncIterator[Pool]:
+        yield self
+
+    acquire = transaction = _there
 
     async def close(self) -> None:
         if self.frozen:
@@ -83,15 +91,15 @@ async def test_replays_and_reports_go_on(monkeypatch: pytest.MonkeyPatch, error:
     put_in(monkeypatch, pool)
     monkeypatch.setattr(crowning_module, "BLOCK_S", 0.01)
     monkeypatch.setattr(reporting_module, "LOOKED_EVERY_S", 0.01)
-    crowning: Any = Crowning.__new__(Crowning)
+    crowning: Any = PolicyEvaluator.__new__(PolicyEvaluator)
 
     async def policy() -> FleetPolicy:
         return FleetPolicy()
 
     crowning.leads, crowning.bus = (lambda: True), SimpleNamespace(policy=policy)
-    crowning.dsn, crowning.clock, crowning.replay_every = "dsn", lambda: at(0), timedelta(hours=6)
-    monkeypatch.setattr(Crowning, "_tell", lambda _: None)
-    reporting: Any = Reporting.__new__(Reporting)
+    crowning.past, crowning.clock, crowning.replay_every = DatabaseHistory("dsn"), lambda: at(0), timedelta(hours=6)
+    monkeypatch.setattr(PolicyEvaluator, "_tell", lambda _: None)
+    reporting: Any = WeeklyReports.__new__(WeeklyReports)
     reporting.leads = lambda: True
 
     async def make() -> bool:

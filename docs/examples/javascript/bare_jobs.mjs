@@ -1,5 +1,5 @@
 // Jobs over bare NATS: node bare_jobs.mjs URL run KIND PAYLOAD ID, node bare_jobs.mjs URL cancel ID.
-// A payload of - is read from standard input. Needs the npm package nats. docs/jobs.md, "Over bare NATS", says what is done here.
+// A payload of - is read from standard input. Needs the npm package nats. docs/reference/nats-protocol.md describes the protocol.
 import { createHash } from "node:crypto";
 import { readFileSync } from "node:fs";
 import { connect, headers, StringCodec } from "nats";

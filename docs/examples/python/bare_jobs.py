@@ -1,6 +1,6 @@
 """Jobs over bare NATS: `python bare_jobs.py URL run KIND PAYLOAD ID`, `python bare_jobs.py URL cancel ID`.
 
-A payload of - is read from standard input. Needs nats-py alone. docs/jobs.md, "Over bare NATS", says what is done here.
+A payload of - is read from standard input. Needs nats-py alone. docs/reference/nats-protocol.md describes the protocol.
 """
 
 from __future__ import annotations

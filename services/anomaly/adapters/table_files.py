@@ -16,7 +16,7 @@ from typing import Any
 import polars as pl
 from polars.exceptions import PolarsError
 
-from shared.errors import InvalidInputError
+from accelerator_autopilot.contracts.errors import InvalidInputError
 
 SAMPLE_ROWS, HEAD_BYTES = 1000, 1 << 20
 REPEATED = 4  # times that a cell of a sample comes on average, from which on all are kept once
@@ -91,12 +91,12 @@ def _read_csv(source: Path | io.BytesIO, head: bytes) -> pl.DataFrame:
         head, skipped = head.partition(b"\n")[2], skipped + 1
     first_line = head[: head.find(b"\n") if b"\n" in head else len(head)].decode(errors="replace").strip("\r\n")
     if not first_line.strip():
-        raise ValueError("it is empty")
+        raise ValueError("the file is empty")
     separator = max(SEPARATORS, key=first_line.count)
     first = [cell.strip().strip('"') for cell in first_line.split(separator)]
     if sum(bool(_VALUE.fullmatch(cell)) for cell in first) * 3 >= len(first):
         raise ValueError(
-            "its first line holds values: put the columns' names there (nvidia-smi: --format=csv without noheader)"
+            "the first line has no column names: add a header line (nvidia-smi: --format=csv without noheader)"
         )
 
     def read(**options: Any) -> pl.DataFrame:

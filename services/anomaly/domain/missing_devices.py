@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from services.anomaly.domain.finding import Finding
-from services.anomaly.domain.roster import NODE
-from shared.messages.alerts import Evidence
-from shared.messages.telemetry import NodeInventory
+from accelerator_autopilot.anomaly.domain.device_slots import NODE
+from accelerator_autopilot.anomaly.domain.findings import Finding
+from accelerator_autopilot.contracts.messages.alerts import Evidence
+from accelerator_autopilot.contracts.messages.telemetry import NodeInventory
 
 KIND = "devices_missing"
 # Drivers load after the agent, and a reset takes a device away for a moment: two inventories at least.
@@ -22,9 +22,9 @@ def missing_devices(inventory: NodeInventory) -> Finding:
         KIND,
         fewer,
         severity="critical",
-        summary=f"{len(there)} of {inventory.expected_devices} GPUs are there",
-        action="look for XIDs and at the bus; reseat the missing GPU, reboot the node",
-        runbook="docs/alerts.md#devices_missing",
+        summary=f"{len(there)} of {inventory.expected_devices} GPUs are present",
+        action="check for XIDs and bus errors; reseat the missing GPU; reboot the node",
+        runbook="docs/reference/alerts.md#devices_missing",
         evidence=(
             Evidence(metric="devices", value=float(len(there)), expected=str(inventory.expected_devices),
                      at=inventory.at),

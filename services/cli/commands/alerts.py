@@ -1,218 +1,216 @@
-"""Alerts, incidents and risk; silences; subscriptions and deliveries."""
+"""alerts, incidents, risk, acknowledge, and the silences that keep alerts from being sent."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.table import Table
 
-from services.cli.session import DEFAULT_FOLDER, DataDir, connected, console, run
-from shared.clock import utc_now
-from shared.incidents import incidents as grouped
-from shared.messages.notices import Silence, Subscription
+from accelerator_autopilot.cli import completions
+from accelerator_autopilot.cli.output import say, show
+from accelerator_autopilot.cli.session import DEFAULT_FOLDER, DataDir, ask, facts, moment
+from accelerator_autopilot.cli.table_layout import Column, Row, Table
+from accelerator_autopilot.contracts.incidents import incidents as grouped
+from accelerator_autopilot.transport.clock import utc_now
+
+if TYPE_CHECKING:
+    from accelerator_autopilot.client import AutopilotClient
+    from accelerator_autopilot.contracts.messages.alerts import Alert
+    from accelerator_autopilot.contracts.messages.notifications import Acknowledgement, Silence
+
+STYLES = {"critical": "red", "warning": "yellow"}
+SHOWN_DEVICES = 4
+
+
+def _severity(row: Row) -> str:
+    return STYLES.get(str(row["severity"]), "")
+
+
+def _shown_devices(row: Row) -> str:
+    devices = row["devices"]
+    names = list(map(str, devices)) if isinstance(devices, list) else []
+    more = f" and {len(names) - SHOWN_DEVICES} more" if len(names) > SHOWN_DEVICES else ""
+    return ", ".join(names[:SHOWN_DEVICES]) + more
+
+
+ALERTS = Table(
+    "alerts",
+    (
+        Column("id"),
+        Column("at", "at (UTC)", priority=2),
+        Column("severity", style=_severity),
+        Column("state", priority=3),
+        Column("device", text=lambda row: f"{row['device']} (simulated)" if row["simulated"] else str(row["device"])),
+        Column("simulated", terminal=False),
+        Column("kind", terminal=False),
+        Column("summary", prose=True),
+        Column("acknowledged_by", "acknowledged by", priority=1),
+        Column("action", "what to do", priority=4, prose=True),
+        Column("evidence", priority=5, prose=True),
+        Column("incident", terminal=False),
+    ),
+    "No alert is open.",
+)
+INCIDENTS = Table(
+    "incidents",
+    (
+        Column("id"),
+        Column("severity", style=_severity),
+        Column("devices", text=_shown_devices, prose=True),
+        Column("alerts", priority=2),
+        Column("cause", "likeliest cause", prose=True),
+        Column("action", "what to do", priority=1, prose=True),
+    ),
+    "No alert is open.",
+)
+RISKS = Table(
+    "risks",
+    (Column("device"), Column("risk", text=lambda row: f"{row['risk']:.2f}"), Column("reasons", prose=True)),
+    "No device has had an alert that points to a failure.",
+)
+SILENCES = Table(
+    "silences",
+    (
+        Column("id"),
+        Column("starts_at", "from (UTC)"),
+        Column("ends_at", "until (UTC)"),
+        Column("node", priority=1),
+        Column("device", priority=1),
+        Column("kind", priority=1),
+        Column("severity", priority=2),
+        Column("reason", priority=3, prose=True),
+        Column("created_by", "by", priority=4),
+    ),
+    "No silence is active or planned.",
+)
 
 
 def alerts(
+    history: Annotated[
+        bool, typer.Option("--history", help="List the newest changes instead, resolved alerts too.")
+    ] = False,
     data_dir: DataDir = DEFAULT_FOLDER,
-    history: Annotated[bool, typer.Option("--history", help="the newest changes instead of what is open")] = False,
 ) -> None:
-    """Alerts with their evidence."""
+    """List open alerts with their evidence and what to do."""
 
-    async def work() -> None:
-        table = Table("at", "id", "state", "severity", "device", "what", "evidence", "do")
-        async with connected(data_dir) as autopilot:
-            taken = await autopilot.alerts.acknowledgements()
-            for a in await (autopilot.alerts.history() if history else autopilot.alerts.open()):
-                evidence = "; ".join(
-                    f"{e.metric}={e.value:g}{f' ({e.expected})' if e.expected else ''}"
-                    for e in a.evidence
-                    if e.value is not None
-                )
-                device = f"{a.node}/{a.device}" + (" (simulated)" if a.simulated else "")
-                state = f"{a.state}, {taken[a.id].by} is on it" if a.id in taken else a.state
-                at = a.at.strftime("%H:%M:%S")
-                table.add_row(at, a.id, state, a.severity, device, a.summary, evidence, a.action)
-        console.print(table)
+    async def work(autopilot: AutopilotClient) -> tuple[list[Alert], dict[str, Acknowledgement]]:
+        found = await (autopilot.alerts.history() if history else autopilot.alerts.open())
+        return found, await autopilot.alerts.acknowledgements()
 
-    run(work)
+    show((ALERTS, alert_rows(*ask(data_dir, work))))
+
+
+def alert_rows(found: Iterable[Alert], acknowledged: Mapping[str, Acknowledgement]) -> list[Row]:
+    """Alerts, with who has taken them on."""
+    return [
+        {
+            "id": a.id,
+            "at": a.at,
+            "severity": a.severity,
+            "state": a.state,
+            "device": f"{a.node}/{a.device}",
+            "simulated": a.simulated,
+            "kind": a.kind,
+            "summary": a.summary,
+            "acknowledged_by": acknowledged[a.id].by if a.id in acknowledged else "",
+            "action": a.action,
+            "evidence": _evidence(a),
+            "incident": a.incident,
+        }
+        for a in found
+    ]
+
+
+def _evidence(alert: Alert) -> str:
+    return "; ".join(
+        f"{e.metric}={e.value:g}{f' (expected: {e.expected})' if e.expected else ''}"
+        for e in alert.evidence
+        if e.value is not None
+    )
 
 
 def incidents(data_dir: DataDir = DEFAULT_FOLDER) -> None:
-    """Open alerts that belong together, with the likeliest cause of each."""
-
-    async def work() -> None:
-        table = Table("id", "severity", "devices", "alerts", "likeliest cause", "do")
-        async with connected(data_dir) as autopilot:
-            for i in grouped(await autopilot.alerts.open()):
-                shown = ", ".join(i.devices[:4]) + (f" and {len(i.devices) - 4} more" if len(i.devices) > 4 else "")
-                cause = f"{i.root.kind}: {i.root.summary}"
-                table.add_row(i.id, i.severity, shown, str(len(i.alerts)), cause, i.root.action)
-        console.print(table)
-
-    run(work)
+    """Group open alerts that belong together, with the likeliest cause of each group."""
+    found = grouped(ask(data_dir, lambda autopilot: autopilot.alerts.open()))
+    rows: list[Row] = [
+        {
+            "id": i.id,
+            "severity": i.severity,
+            "devices": i.devices,
+            "alerts": len(i.alerts),
+            "cause": f"{i.root.kind}: {i.root.summary}",
+            "action": i.root.action,
+        }
+        for i in found
+    ]
+    show((INCIDENTS, rows))
 
 
 def risk(data_dir: DataDir = DEFAULT_FOLDER) -> None:
-    """Devices by how likely they are to fail again, and why."""
-
-    async def work() -> None:
-        table = Table("device", "risk", "because of")
-        async with connected(data_dir) as autopilot:
-            for r in await autopilot.alerts.risks():
-                table.add_row(f"{r.node}/{r.device}", f"{r.score:.2f}", r.explained)
-        console.print(table)
-
-    run(work)
+    """Rank devices by how likely they are to fail again, and say why."""
+    found = ask(data_dir, lambda autopilot: autopilot.alerts.risks())
+    show((RISKS, [{"device": f"{r.node}/{r.device}", "risk": r.score, "reasons": r.explained} for r in found]))
 
 
-def subscribe(
-    url: str,
-    severity: Annotated[list[str] | None, typer.Option(help="only these; may be given several times")] = None,
-    kind: Annotated[list[str] | None, typer.Option()] = None,
-    node: Annotated[list[str] | None, typer.Option()] = None,
-    channel: Annotated[
-        str, typer.Option(help="webhook, cloudevents, alertmanager, slack, pagerduty, template")
-    ] = "webhook",
-    secret: Annotated[str | None, typer.Option(help="PagerDuty's routing key; else one is made")] = None,
-    template: Annotated[Path | None, typer.Option(help="file with the JSON of a template channel")] = None,
-    by_incident: Annotated[bool, typer.Option("--by-incident", help="only the first alert and what is worse")] = False,
-    per_minute: Annotated[int | None, typer.Option(help="more wait their turn")] = None,
-    quiet: Annotated[str | None, typer.Option(help="22:00-07:00 UTC: only critical alerts are told")] = None,
-    escalate_after_s: Annotated[float, typer.Option(help="tell only what is still open and not taken on")] = 0.0,
+def acknowledge(
+    alert_id: Annotated[str, typer.Argument(help="ID of an open alert.", autocompletion=completions.open_alerts)],
+    note: Annotated[str, typer.Option(help="What others should know.")] = "",
     data_dir: DataDir = DEFAULT_FOLDER,
 ) -> None:
-    """Have alerts posted to a URL, signed (standardwebhooks.com); prints the secret once."""
-    quiet_from, _, quiet_to = (quiet or "").partition("-")
-
-    async def work() -> Subscription:
-        async with connected(data_dir) as autopilot:
-            return await autopilot.alerts.subscribe(
-                url,
-                severities=severity,
-                kinds=kind,
-                nodes=node,
-                channel=channel,
-                secret=secret,
-                template=template.read_text(encoding="utf-8") if template else None,
-                by_incident=by_incident,
-                per_minute=per_minute,
-                quiet_from=quiet_from or None,
-                quiet_to=quiet_to or None,
-                escalate_after_s=escalate_after_s,
-            )
-
-    made = run(work)
-    console.print(f"{made.id}\n{made.secret}", highlight=False, soft_wrap=True)
-
-
-def acknowledge(alert_id: str, note: Annotated[str, typer.Option()] = "", data_dir: DataDir = DEFAULT_FOLDER) -> None:
-    """Take an open alert on: it escalates no further."""
-
-    async def work() -> None:
-        async with connected(data_dir) as autopilot:
-            await autopilot.alerts.acknowledge(alert_id, note)
-
-    run(work)
-    console.print("acknowledged")
+    """Take on an open alert, so that it is not escalated any further."""
+    taken = ask(data_dir, lambda autopilot: autopilot.alerts.acknowledge(alert_id, note))
+    say("acknowledged", **facts(taken))
 
 
 def silence(
-    minutes: Annotated[float, typer.Option(min=1, help="for how long")] = 60.0,
-    node: Annotated[str, typer.Option(help="pattern of the shell")] = "*",
-    device: Annotated[str, typer.Option()] = "*",
-    kind: Annotated[str, typer.Option()] = "*",
-    severity: Annotated[str, typer.Option()] = "*",
-    start: Annotated[datetime | None, typer.Option(help="UTC; now when left out")] = None,
-    reason: Annotated[str, typer.Option()] = "",
+    minutes: Annotated[float, typer.Option(min=1, help="How long it lasts.")] = 60.0,
+    node: Annotated[
+        str, typer.Option(help="Node, or a pattern such as 'rack7-*'.", autocompletion=completions.nodes)
+    ] = "*",
+    device: Annotated[str, typer.Option(help="Device, or a pattern.", autocompletion=completions.devices)] = "*",
+    kind: Annotated[str, typer.Option(help="Kind of alert, or a pattern such as 'xid_*'.")] = "*",
+    severity: Annotated[str, typer.Option(help="info, warning or critical.")] = "*",
+    start: Annotated[
+        str | None,
+        typer.Option(parser=moment, metavar="TIME", help="Start of a planned window, UTC; now if omitted."),
+    ] = None,
+    reason: Annotated[str, typer.Option(help="Why, for others to read.")] = "",
     data_dir: DataDir = DEFAULT_FOLDER,
 ) -> None:
-    """Do not tell of alerts that match for a while, now or in a planned window."""
-    begins = start.replace(tzinfo=UTC) if start else utc_now()
+    """Mute notifications of matching alerts for a while, now or in a planned window, and print the silence's ID."""
+    begins = datetime.fromisoformat(start) if start else utc_now()
+    begins = begins if begins.tzinfo else begins.replace(tzinfo=UTC)
+    made = ask(
+        data_dir,
+        lambda autopilot: autopilot.alerts.silence(
+            begins + timedelta(minutes=minutes),
+            starts_at=begins,
+            node=node,
+            device=device,
+            kind=kind,
+            severity=severity,
+            reason=reason,
+        ),
+    )
+    say(made.id, **_silence_row(made))
 
-    async def work() -> Silence:
-        async with connected(data_dir) as autopilot:
-            return await autopilot.alerts.silence(
-                begins + timedelta(minutes=minutes),
-                starts_at=begins,
-                node=node,
-                device=device,
-                kind=kind,
-                severity=severity,
-                reason=reason,
-            )
 
-    console.print(run(work).id, highlight=False)
+def _silence_row(s: Silence) -> dict[str, object]:
+    return {c.key: getattr(s, c.key) for c in SILENCES.columns}
 
 
 def silences(data_dir: DataDir = DEFAULT_FOLDER) -> None:
-    """Silences that are not over."""
-
-    async def work() -> None:
-        table = Table("id", "from", "until", "node", "device", "kind", "severity", "reason", "by")
-        async with connected(data_dir) as autopilot:
-            for s in await autopilot.alerts.silences():
-                times = (s.starts_at.strftime("%d %H:%M"), s.ends_at.strftime("%d %H:%M"))
-                table.add_row(s.id, *times, s.node, s.device, s.kind, s.severity, s.reason, s.created_by)
-        console.print(table)
-
-    run(work)
+    """List silences that are active or planned."""
+    found: Sequence[Silence] = ask(data_dir, lambda autopilot: autopilot.alerts.silences())
+    show((SILENCES, [_silence_row(s) for s in found]))
 
 
-def unsilence(silence_id: str, data_dir: DataDir = DEFAULT_FOLDER) -> None:
-    """End a silence."""
-
-    async def work() -> None:
-        async with connected(data_dir) as autopilot:
-            await autopilot.alerts.unsilence(silence_id)
-
-    run(work)
-    console.print("ended")
-
-
-def deliveries(
-    test: Annotated[str | None, typer.Option(help="send a test alert to this subscription first")] = None,
-    limit: Annotated[int, typer.Option(min=1, max=1000)] = 20,
+def unsilence(
+    silence_id: Annotated[str, typer.Argument(help="ID of the silence.", autocompletion=completions.silences)],
     data_dir: DataDir = DEFAULT_FOLDER,
 ) -> None:
-    """What was told to whom, and what became of it."""
-
-    async def work() -> None:
-        table = Table("at", "subscription", "what", "alert", "state", "attempt", "detail")
-        async with connected(data_dir) as autopilot:
-            if test is not None:
-                reply = await autopilot.alerts.deliver(test)
-                console.print("taken" if reply.ok else "not taken", reply.detail, highlight=False)
-            for d in await autopilot.alerts.deliveries(limit):
-                what = d.action.removeprefix("webhook.")
-                told = (d.detail.get(name, "") for name in ("alert", "state", "attempt", "detail"))
-                table.add_row(d.at.strftime("%H:%M:%S"), d.target, what, *told)
-        console.print(table)
-
-    run(work)
-
-
-def unsubscribe(subscription_id: str, data_dir: DataDir = DEFAULT_FOLDER) -> None:
-    """Remove a subscription."""
-
-    async def work() -> None:
-        async with connected(data_dir) as autopilot:
-            await autopilot.alerts.unsubscribe(subscription_id)
-
-    run(work)
-    console.print("removed")
-
-
-def subscriptions(data_dir: DataDir = DEFAULT_FOLDER) -> None:
-    """All subscriptions."""
-
-    async def work() -> None:
-        table = Table("id", "url", "severities", "kinds", "nodes")
-        async with connected(data_dir) as autopilot:
-            for s in await autopilot.alerts.subscriptions():
-                table.add_row(s.id, str(s.url), ", ".join(s.severities), ", ".join(s.kinds), ", ".join(s.nodes))
-        console.print(table)
-
-    run(work)
+    """End a silence."""
+    ask(data_dir, lambda autopilot: autopilot.alerts.unsilence(silence_id))
+    say("ended", id=silence_id)

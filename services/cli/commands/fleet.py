@@ -1,194 +1,198 @@
-"""devices, watch, decisions, cap, drain, scale, driver."""
+"""devices, pools, watch: the fleet as it is now."""
 
 from __future__ import annotations
 
 import asyncio
-from enum import StrEnum
-from typing import Annotated
+import math
+from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Group
 from rich.live import Live
-from rich.table import Table
 from rich.text import Text
 
-from services.cli.session import DEFAULT_FOLDER, DataDir, connected, console, fail, run
-from shared.client import AutopilotClient
-from shared.client.fleet import DeviceView
-from shared.clock import utc_now
-from shared.driver_release import release, take_back
-from shared.errors import UnavailableError
-from shared.messages.alerts import Alert
-from shared.messages.commands import CommandOutcome
+from accelerator_autopilot.cli.output import (
+    Listing,
+    console,
+    drawn,
+    on_terminal,
+    show,
+    tab_separated,
+    writes_json,
+)
+from accelerator_autopilot.cli.session import DEFAULT_FOLDER, DataDir, ask
+from accelerator_autopilot.cli.table_layout import Column, Row, Table
+from accelerator_autopilot.cli.text_sanitizing import json_text
+from accelerator_autopilot.transport.clock import utc_now
+
+if TYPE_CHECKING:
+    from accelerator_autopilot.client import AutopilotClient
+    from accelerator_autopilot.client.fleet import DeviceView
+    from accelerator_autopilot.contracts.messages.alerts import Alert
+    from accelerator_autopilot.contracts.messages.jobs import PoolStatus
 
 
-class DrainAction(StrEnum):
-    """What to do with a device."""
+def _with_unit(key: str, unit: str, scale: float = 1.0) -> Callable[[Row], str]:
+    def text(row: Row) -> str:
+        value = row.get(key)
+        return f"{value * scale:.0f} {unit}" if isinstance(value, float) and math.isfinite(value) else ""
 
-    cordon = "cordon"
-    drain = "drain"
-    restore = "restore"
-
-
-def _number(sample: dict[str, float], name: str, unit: str, scale: float = 1.0) -> str:
-    return f"{sample[name] * scale:.0f} {unit}" if name in sample else "-"
+    return text
 
 
-def device_table(views: list[DeviceView], alerts: list[Alert], cordoned: set[str]) -> Table:
-    """Devices as a table."""
-    table = Table("node", "device", "model", "util", "memory", "temp", "power", "cap", "alerts")
-    for view in views:
-        s = view.sample
-        open_kinds = [a.kind for a in alerts if (a.node, a.device) == (view.node, view.info.device)]
-        state = ", ".join(open_kinds + (["drained"] if view.info.device in cordoned else []))
-        table.add_row(
-            view.node,
-            view.info.device + (" (simulated)" if view.info.simulated else ""),
-            view.info.model,
-            _number(s, "gpu_util_pct", "%"),
-            _number(s, "memory_used_bytes", "GiB", 2**-30),
-            _number(s, "temp_c", "°C"),
-            _number(s, "power_w", "W"),
-            _number(s, "power_enforced_w", "W"),
-            Text(state, style="red" if state else ""),
-        )
-    return table
+def _device(row: Row) -> str:
+    return f"{row['device']} (simulated)" if row["simulated"] else str(row["device"])
 
 
-async def _fleet(autopilot: AutopilotClient) -> Group:
+def _troubles(row: Row) -> str:
+    alerts = row["alerts"]
+    names = list(alerts) if isinstance(alerts, list) else []
+    return ", ".join([*map(str, names), *(["drained"] if row["drained"] else [])])
+
+
+DEVICES = Table(
+    "devices",
+    (
+        Column("node", priority=3),
+        Column("device", text=_device),
+        Column("simulated", terminal=False),
+        Column("model", priority=5),
+        Column("util_pct", "util", text=_with_unit("util_pct", "%")),
+        Column("memory_used_bytes", "memory", priority=4, text=_with_unit("memory_used_bytes", "GiB", 2**-30)),
+        Column("temp_c", "temp", priority=1, text=_with_unit("temp_c", "°C")),
+        Column("power_w", "power", text=_with_unit("power_w", "W")),
+        Column("power_limit_w", "limit", priority=2, text=_with_unit("power_limit_w", "W")),
+        Column("alerts", "trouble", text=_troubles, style=lambda row: "red" if _troubles(row) else "", prose=True),
+        Column("drained", terminal=False),
+    ),
+    "No device has reported yet; `autopilot status` shows whether the agent runs.",
+)
+POOLS = Table(
+    "pools",
+    (
+        Column("pool"),
+        Column("node", priority=1),
+        Column("ready", text=lambda row: f"{row['ready']} of {row['desired']}"),
+        Column("desired", terminal=False),
+        Column("restarts", priority=1),
+        Column("running", "jobs running", priority=1),
+        Column("cordoned", "drained devices", priority=2, prose=True),
+        Column("kinds", "job kinds", priority=3, prose=True),
+    ),
+    "No pool has reported yet; `autopilot status` shows whether it runs.",
+)
+
+
+def device_rows(views: Iterable[DeviceView], alerts: Sequence[Alert], cordoned: set[str]) -> list[Row]:
+    """Devices with their newest samples and what is wrong with them."""
+    return [
+        {
+            "node": view.node,
+            "device": view.info.device,
+            "simulated": view.info.simulated,
+            "model": view.info.model,
+            "util_pct": view.sample.get("gpu_util_pct"),
+            "memory_used_bytes": view.sample.get("memory_used_bytes"),
+            "temp_c": view.sample.get("temp_c"),
+            "power_w": view.sample.get("power_w"),
+            "power_limit_w": view.sample.get("power_enforced_w"),
+            "alerts": [a.kind for a in alerts if (a.node, a.device) == (view.node, view.info.device)],
+            "drained": view.info.device in cordoned,
+        }
+        for view in views
+    ]
+
+
+def pool_rows(pools: Iterable[PoolStatus]) -> list[Row]:
+    """Pools, a row for each node that they are on."""
+    return [
+        {
+            "pool": p.pool,
+            "node": p.node,
+            "ready": sum(w.state == "ready" for w in p.workers),
+            "desired": p.desired,
+            "restarts": p.restarts,
+            "running": sum(len(w.running) for w in p.workers),
+            "cordoned": p.cordoned,
+            "kinds": p.kinds,
+        }
+        for p in pools
+    ]
+
+
+async def _fleet(autopilot: AutopilotClient) -> tuple[Listing, Listing, int]:
     pools = await autopilot.fleet.pools()
     cordoned = {device for pool in pools for device in pool.cordoned}
-    table = device_table(await autopilot.fleet.devices(), await autopilot.alerts.open(), cordoned)
-    lines = []
-    for pool in pools:
-        ready = sum(w.state == "ready" for w in pool.workers)
-        lines.append(
-            f"pool {pool.pool} on {pool.node}: {ready} of {pool.desired} workers ready, {pool.restarts} restarts"
-        )
-    lines.append(f"queue: {await autopilot.fleet.queue_depth()} jobs waiting or running")
-    return Group(table, Text("\n".join(lines)))
+    found = device_rows(await autopilot.fleet.devices(), await autopilot.alerts.open(), cordoned)
+    return (DEVICES, found), (POOLS, pool_rows(pools)), await autopilot.fleet.queue_depth()
+
+
+def _queue(jobs: int) -> str:
+    return f"{jobs} job{'' if jobs == 1 else 's'} waiting or running"
 
 
 def devices(data_dir: DataDir = DEFAULT_FOLDER) -> None:
-    """Every device with its newest sample."""
+    """List all devices with their newest readings."""
+    found, _, _ = ask(data_dir, _fleet)
+    show(found)
 
-    async def work() -> None:
-        async with connected(data_dir) as autopilot:
-            console.print(await _fleet(autopilot))
 
-    run(work)
+def pools(data_dir: DataDir = DEFAULT_FOLDER) -> None:
+    """List pools of workers and the length of the queue."""
+    _, found, jobs = ask(data_dir, _fleet)
+    show(found, note=_queue(jobs), queue={"jobs": jobs})
 
 
 def watch(
     data_dir: DataDir = DEFAULT_FOLDER,
-    seconds: Annotated[float | None, typer.Option(min=0, help="stop after this time")] = None,
+    seconds: Annotated[float | None, typer.Option(min=0, help="Stop after this time; never if omitted.")] = None,
+    every_s: Annotated[float, typer.Option(min=0.1, help="Seconds between updates.")] = 1.0,
 ) -> None:
-    """The fleet, live."""
+    """Show devices and pools live; Ctrl-C ends it.
 
-    async def work() -> None:
+    In a pipe it writes one line per device and update, with the time; with --json, one document per line.
+    """
+
+    async def work(autopilot: AutopilotClient) -> None:
         loop = asyncio.get_running_loop()
-        until = loop.time() + seconds if seconds is not None else float("inf")
-        async with connected(data_dir) as autopilot:
-            with Live(await _fleet(autopilot), console=console, auto_refresh=False) as live:
-                while loop.time() < until:
-                    live.update(await _fleet(autopilot), refresh=True)
-                    await asyncio.sleep(1.0)
+        until = loop.time() + seconds if seconds is not None else math.inf
+        if on_terminal():
+            screen = console()
+            with Live(console=screen, auto_refresh=False) as live:
+                while True:
+                    found, pooled, jobs = await _fleet(autopilot)
+                    width = screen.width
+                    live.update(Group(drawn(found, width), "", drawn(pooled, width), Text(_queue(jobs))), refresh=True)
+                    if not await _pause(until, every_s):
+                        return
+        first = True
+        while True:
+            print(_lines(*await _fleet(autopilot), heading=first), flush=True)
+            first = False
+            if not await _pause(until, every_s):
+                return
 
-    run(work)
-
-
-def decisions(data_dir: DataDir = DEFAULT_FOLDER, limit: Annotated[int, typer.Option(min=1, max=1000)] = 30) -> None:
-    """Every command with its reason and its outcome."""
-
-    async def work() -> None:
-        table = Table("at", "by", "command", "target", "reason", "outcome", "read back")
-        async with connected(data_dir) as autopilot:
-            for decision in await autopilot.fleet.decisions(limit):
-                c, o = decision.command, decision.outcome
-                asked = getattr(c, "replicas", None) or getattr(c, "cap_w", None) or getattr(c, "action", "")
-                table.add_row(
-                    c.at.strftime("%H:%M:%S"),
-                    c.issuer,
-                    f"{decision.kind} {asked or 'default'}",
-                    decision.target,
-                    c.reason,
-                    f"{o.status} {o.detail}" if o else "-",
-                    f"{o.read_back:g}" if o and o.read_back is not None else "-",
-                )
-        console.print(table)
-
-    run(work)
+    ask(data_dir, work)
 
 
-def cap(
-    device: str,
-    cap_w: Annotated[float | None, typer.Argument(min=1, help="watts; none restores the default")] = None,
-    lease_s: Annotated[float, typer.Option(min=1, max=86_400)] = 60.0,
-    clock_mhz: Annotated[float | None, typer.Option(min=1, help="hold the clock at or below this")] = None,
-    data_dir: DataDir = DEFAULT_FOLDER,
-) -> None:
-    """Cap a device's power, or hold its clock, for a while."""
-
-    async def work() -> CommandOutcome:
-        async with connected(data_dir) as autopilot:
-            node = (await autopilot.fleet.find(device)).node
-            command = await autopilot.steering.cap_power(node, device, cap_w, clock_mhz=clock_mhz, lease_s=lease_s)
-            return await autopilot.steering.outcome(command.id)
-
-    _tell(run(work))
+async def _pause(until: float, every_s: float) -> bool:
+    """Wait for the next look; False when it would be too late."""
+    left = until - asyncio.get_running_loop().time()
+    await asyncio.sleep(min(every_s, max(0.0, left)))
+    return left > every_s
 
 
-def drain(device: str, action: DrainAction, data_dir: DataDir = DEFAULT_FOLDER) -> None:
-    """Take a device out of service or back."""
-
-    async def work() -> CommandOutcome:
-        async with connected(data_dir) as autopilot:
-            node = (await autopilot.fleet.find(device)).node
-            command = await autopilot.steering.drain(node, device, action.value)
-            return await autopilot.steering.outcome(command.id)
-
-    _tell(run(work))
-
-
-def scale(
-    pool: str, replicas: Annotated[int, typer.Argument(min=0, max=10_000)], data_dir: DataDir = DEFAULT_FOLDER
-) -> None:
-    """Set the number of workers of a pool; the scheduler goes on from there."""
-
-    async def work() -> CommandOutcome:
-        async with connected(data_dir) as autopilot:
-            command = await autopilot.steering.scale(pool, replicas)
-            return await autopilot.steering.outcome(command.id)
-
-    _tell(run(work))
-
-
-def _tell(outcome: CommandOutcome) -> None:
-    read_back = f", read back {outcome.read_back:g}" if outcome.read_back is not None else ""
-    if outcome.status != "applied":
-        fail(f"{outcome.status}: {outcome.detail}")
-    console.print(f"{outcome.target}: {outcome.status} {outcome.detail}{read_back}", highlight=False)
-
-
-class DriverAction(StrEnum):
-    """What an agent does with its drivers."""
-
-    release = "release"
-    take = "take"
-
-
-def driver(
-    action: DriverAction,
-    minutes: Annotated[float, typer.Option(min=1, max=1440, help="how long to let go at most")] = 60.0,
-    data_dir: DataDir = DEFAULT_FOLDER,
-) -> None:
-    """Let this machine's agent let go of its GPU drivers, so that they can be replaced, or take them again."""
-    try:
-        if action is DriverAction.release:
-            release(data_dir, utc_now().timestamp() + 60 * minutes)
-            console.print(f"drivers are let go of within seconds, for {minutes:g} min or until `autopilot driver take`")
-        else:
-            take_back(data_dir)
-            console.print("drivers are opened again within ten seconds")
-    except UnavailableError as error:
-        fail(str(error))
+def _lines(found: Listing, pooled: Listing, jobs: int, *, heading: bool) -> str:
+    """One look as programs read it."""
+    now = utc_now()
+    if writes_json():
+        parts = {
+            table.name: [{c.key: row.get(c.key) for c in table.columns} for row in rows]
+            for table, rows in (found, pooled)
+        }
+        return json_text({"at": now, **parts, "queue": {"jobs": jobs}}, indent=None)
+    table, rows = found
+    timed = Table(table.name, (Column("at"), *table.columns), table.empty)
+    text = tab_separated(timed, [{"at": now, **row} for row in rows])
+    return text if heading else text.partition("\n")[2]

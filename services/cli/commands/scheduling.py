@@ -1,172 +1,189 @@
-"""explain, recommendations, approve, and what is computed from the past: whatif, analyse, report."""
+"""decisions, explain, recommendations: what the scheduler did or advises, and why."""
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
-from collections.abc import Mapping
-from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.table import Table
 
-from deploy.embedded.instance import Instance
-from services.cli.session import DEFAULT_FOLDER, DataDir, connected, console, fail, run
-from shared.client.fleet import Explanation
-from shared.errors import AutopilotError
-from shared.messages.commands import CommandOutcome, Recommendation
+from accelerator_autopilot.cli import completions
+from accelerator_autopilot.cli.output import say, say_prose, show, writes_json
+from accelerator_autopilot.cli.session import DEFAULT_FOLDER, DataDir, ask, facts
+from accelerator_autopilot.cli.table_layout import Column, Row, Table
+from accelerator_autopilot.contracts.errors import NotFoundError
+from accelerator_autopilot.contracts.messages.commands import (
+    AnyCommand,
+    BatchCommand,
+    DecisionRecord,
+    DrainCommand,
+    PowerCommand,
+    ScaleCommand,
+)
 
-Since = Annotated[str | None, typer.Option("--from", help="start, ISO 8601; a day before --to when left out")]
-Until = Annotated[str | None, typer.Option("--to", help="end, ISO 8601; now when left out")]
+if TYPE_CHECKING:
+    from accelerator_autopilot.client import AutopilotClient
+    from accelerator_autopilot.client.fleet import Decision, Explanation
+
+Limit = Annotated[int, typer.Option(min=1, max=1000, help="Show at most this many, the newest.")]
+KEPT = 1000  # decisions that are looked through for one that changed something
+
+
+def _outcome(row: Row) -> str:
+    """The status; where it is not what was wanted, with the reason, which matters most then."""
+    return f"{row['status']}: {row['detail']}" if row["status"] == "refused" else str(row["status"])
+
+
+def _command(row: Row) -> str:
+    """What was to be done: of a drain command its action says it all."""
+    return str(row["value"]) if row["command"] == "drain" else f"{row['command']} {row['value']}"
+
+
+DECISIONS = Table(
+    "decisions",
+    (
+        Column("at", "at (UTC)", priority=1),
+        Column("issuer", "by", priority=2),
+        Column("command", text=_command),
+        Column("value", terminal=False),
+        Column("target"),
+        Column("reason", priority=1),
+        Column(
+            "status", "outcome", prose=True, text=_outcome, style=lambda r: "red" if r["status"] == "refused" else ""
+        ),
+        Column("read_back", "read back", priority=3, text=lambda row: _number(row["read_back"])),
+        Column("detail", priority=4, prose=True),
+        Column("id", priority=5),
+    ),
+    "No command has been given yet.",
+)
+CONSIDERED = Table(
+    "considered",
+    (
+        Column("policy"),
+        Column("replicas"),
+        Column("power_level", "power level", text=lambda row: f"{row['power_level']:.2f}"),
+        Column("batch_delay_s", "batch delay", priority=1, text=lambda row: f"{row['batch_delay_s']:g} s"),
+        Column("chosen", text=lambda row: "yes" if row["chosen"] else ""),
+    ),
+    "No policy was asked.",
+)
+RECOMMENDATIONS = Table(
+    "recommendations",
+    (
+        Column("id"),
+        Column("at", "at (UTC)", priority=1),
+        Column("scope"),
+        Column("action", prose=True),
+        Column("reason", priority=2),
+        Column("expected_effect", "expected effect", priority=3, prose=True),
+        Column("confidence", priority=4, text=lambda row: f"{row['confidence']:.0%}"),
+        Column("can_be_approved", terminal=False),
+    ),
+    "Nothing is recommended at the moment.",
+)
+
+
+def decisions(limit: Limit = 30, data_dir: DataDir = DEFAULT_FOLDER) -> None:
+    """List the newest commands with their reasons and outcomes."""
+    show((DECISIONS, [decision_row(d) for d in ask(data_dir, lambda autopilot: autopilot.fleet.decisions(limit))]))
+
+
+def decision_row(decision: Decision) -> Row:
+    """A command with its outcome."""
+    command, outcome = decision.command, decision.outcome
+    return {
+        "at": command.at,
+        "issuer": command.issuer,
+        "command": decision.kind,
+        "value": _value(command),
+        "target": decision.target,
+        "reason": command.reason,
+        "status": outcome.status if outcome else "pending",
+        "read_back": outcome.read_back if outcome else None,
+        "detail": outcome.detail if outcome else "",
+        "id": command.id,
+    }
+
+
+def _value(command: AnyCommand) -> str:
+    """What a command sets, in a word or two."""
+    match command:
+        case PowerCommand():
+            parts = [f"{command.cap_w:g} W"] if command.cap_w else []
+            parts += [f"{command.clock_mhz:g} MHz"] if command.clock_mhz else []
+            return ", ".join(parts) or "default"
+        case ScaleCommand():
+            return str(command.replicas)
+        case DrainCommand():
+            return command.action
+        case BatchCommand():
+            return f"{command.delay_s:g} s"
+
+
+def _number(value: object) -> str:
+    return f"{value:g}" if isinstance(value, float) else ""
 
 
 def explain(
-    decision: Annotated[str | None, typer.Argument(help="its id or its command's; the newest when left out")] = None,
+    decision: Annotated[
+        str | None,
+        typer.Argument(
+            help="ID of a decision or of its command; if omitted, the newest decision that changed something.",
+            autocompletion=completions.decisions,
+        ),
+    ] = None,
     data_dir: DataDir = DEFAULT_FOLDER,
 ) -> None:
-    """What the scheduler saw, what it considered, what it did, and why."""
+    """Explain a scheduling decision: what was observed, what each policy proposed, what was done and why."""
 
-    async def work() -> Explanation:
-        async with connected(data_dir) as autopilot:
-            wanted = decision
-            if wanted is None:
-                records = await autopilot.fleet.decision_records(1)
-                if not records:
-                    fail("there is no decision yet")
-                wanted = records[-1].id
-            return await autopilot.fleet.explain(wanted)
+    async def work(autopilot: AutopilotClient) -> Explanation:
+        wanted = decision or newest_change(await autopilot.fleet.decision_records(KEPT)).id
+        return await autopilot.fleet.explain(wanted)
 
-    told = run(work)
-    record = told.record
-    console.print(
-        f"decision {record.id} about pool {record.pool} at {record.at:%Y-%m-%d %H:%M:%S} UTC", highlight=False
+    _show_explanation(ask(data_dir, work))
+
+
+def newest_change(records: list[DecisionRecord]) -> DecisionRecord:
+    """Of decisions, oldest first: the newest that led to a command, else the newest. Raises NotFoundError."""
+    if not records:
+        raise NotFoundError("the scheduler has not decided anything yet; `autopilot status` shows whether it is ready")
+    return next((r for r in reversed(records) if r.command_id is not None), records[-1])
+
+
+def _show_explanation(found: Explanation) -> None:
+    record, outcome = found.record, found.outcome
+    considered = [c.model_dump() for c in sorted(record.considered, key=lambda c: not c.chosen)]
+    if writes_json():
+        document = facts(record, "considered")
+        ended = facts(outcome) if outcome else None
+        show((CONSIDERED, considered), **document, outcome=ended)
+        return
+    say_prose(
+        f"Decision {record.id} about pool {record.pool} at {record.at:%Y-%m-%d %H:%M:%S} UTC\n{record.explanation}\n"
     )
-    console.print(record.explanation, highlight=False)
-    table = Table("policy", "replicas", "power level", "")
-    for each in sorted(record.considered, key=lambda c: not c.chosen):
-        table.add_row(each.policy, str(each.replicas), f"{each.power_level:.2f}", "decides" if each.chosen else "")
-    console.print(table)
-    console.print("seen: " + ", ".join(f"{name} {value:g}" for name, value in record.seen.items()), highlight=False)
-    if record.command_id:
-        outcome = f"{told.outcome.status} {told.outcome.detail}" if told.outcome else "no outcome yet"
-        console.print(f"command {record.command_id}: {outcome}", highlight=False)
+    show((CONSIDERED, considered))
+    say_prose("\nSeen: " + ", ".join(f"{name} {value:g}" for name, value in record.seen.items()))
+    if record.command_id is None:
+        say("Nothing was changed.")
+    else:
+        said = f"{outcome.status} {outcome.detail}".strip() if outcome else "no outcome yet"
+        say(f"Command {record.command_id}: {said}")
 
 
-def recommendations(
-    data_dir: DataDir = DEFAULT_FOLDER, limit: Annotated[int, typer.Option(min=1, max=1000)] = 30
-) -> None:
-    """What the scheduler advises; `autopilot approve ID` carries one out."""
-
-    async def work() -> None:
-        table = Table("id", "at", "scope", "action", "reason", "expected", "sure")
-        async with connected(data_dir) as autopilot:
-            for r in await autopilot.fleet.recommendations(limit):
-                at = r.at.strftime("%m-%d %H:%M:%S")
-                table.add_row(r.id, at, r.scope, r.action, r.reason, r.expected_effect, f"{r.confidence:.0%}")
-        console.print(table)
-
-    run(work)
-
-
-def approve(recommendation: str, data_dir: DataDir = DEFAULT_FOLDER) -> None:
-    """Carry out what the scheduler recommended."""
-
-    async def work() -> CommandOutcome:
-        async with connected(data_dir) as autopilot:
-            found = [r for r in await autopilot.fleet.recommendations(1000) if r.id == recommendation]
-            if not found:
-                fail(f"no recommendation {recommendation!r}: `autopilot recommendations` lists them")
-            command = await autopilot.steering.approve(found[0])
-            return await autopilot.steering.outcome(command.id)
-
-    outcome = run(work)
-    console.print(f"{outcome.target}: {outcome.status} {outcome.detail}", highlight=False)
-
-
-def whatif(
-    policy: Annotated[list[str] | None, typer.Option(help="a policy; several are compared; all when left out")] = None,
-    since: Since = None,
-    until: Until = None,
-    ceiling: Annotated[int | None, typer.Option(min=1, help="replicas at most instead of the operator's")] = None,
-    slack_s: Annotated[float | None, typer.Option(min=0.1, help="how long a job may wait")] = None,
-    data_dir: DataDir = DEFAULT_FOLDER,
-) -> None:
-    """Play policies on the twin over a past day of this fleet: jobs in time, joules, starts."""
-    given = {"--from": since, "--to": until, "--ceiling": ceiling, "--slack-s": slack_s}
-    more = [part for name in policy or [] for part in ("--policy", name)]
-    _past("whatif", given, [*more, "--fleet-policy", _fleet_policy(data_dir)], data_dir)
-
-
-def analyse(
-    since: Since = None,
-    until: Until = None,
-    applied: Annotated[str | None, typer.Option(help="what a change at this moment really did, ISO 8601")] = None,
-    publish: Annotated[bool, typer.Option("--publish", help="as recommendations, which can be approved")] = False,
-    data_dir: DataDir = DEFAULT_FOLDER,
-) -> None:
-    """Idle devices, caps worth setting, pools too large, kinds that should batch: what each would save."""
-    given = {"--from": since, "--to": until, "--applied": applied}
-    more = ["--fleet-policy", _fleet_policy(data_dir)]
-    if not publish:
-        _past("analyse", given, more, data_dir)
-    told = _run_past("analyse", given, [*more, "--recommendations"], data_dir, capture=True)
-    if told.returncode:
-        raise typer.Exit(told.returncode)
-    found = [Recommendation.model_validate_json(line) for line in told.stdout.splitlines()]
-
-    async def work() -> None:
-        async with connected(data_dir) as autopilot:
-            for each in found:
-                await autopilot.steering.recommend(each)
-
-    run(work)
-    console.print(f"{len(found)} published: `autopilot recommendations` shows them")
-
-
-def report(
-    out: Annotated[Path, typer.Option(help="the HTML file")] = Path("report.html"),
-    since: Annotated[str | None, typer.Option("--from", help="start; a week before --to when left out")] = None,
-    until: Until = None,
-    week: Annotated[str | None, typer.Option(help="one that was made by itself, 2026-W47")] = None,
-    data_dir: DataDir = DEFAULT_FOLDER,
-) -> None:
-    """Energy and service of a week, with plots."""
-    if week is None:
-        more = ["--fleet-policy", _fleet_policy(data_dir)]
-        _past("report", {"--from": since, "--to": until, "--out": out}, more, data_dir)
-
-    async def work() -> None:
-        async with connected(data_dir) as autopilot:
-            out.write_bytes(await autopilot.fleet.report(week or ""))
-
-    run(work)
-    console.print(str(out), highlight=False)
-
-
-def _fleet_policy(data_dir: Path) -> str:
-    async def work() -> str:
-        async with connected(data_dir) as autopilot:
-            return (await autopilot.steering.policy()).model_dump_json()
-
-    return run(work)
-
-
-def _past(program: str, given: Mapping[str, object], more: list[str], data_dir: Path) -> None:
-    raise typer.Exit(_run_past(program, given, more, data_dir).returncode)
-
-
-def _run_past(
-    program: str, given: Mapping[str, object], more: list[str], data_dir: Path, *, capture: bool = False
-) -> subprocess.CompletedProcess[str]:
-    arguments = [part for name, value in given.items() if value is not None for part in (name, str(value))]
-    environment = dict(os.environ)
-    if "AUTOPILOT_DATABASE_URL" not in environment:
-        try:
-            environment["AUTOPILOT_DATABASE_URL"] = Instance(data_dir).load().database_url
-        except AutopilotError as error:
-            fail(str(error))
-    command = [sys.executable, "-m", f"services.scheduler.{program}", *arguments, *more]
-    out = subprocess.PIPE if capture else None
-    return subprocess.run(command, env=environment, check=False, stdout=out, text=True)  # noqa: S603
+def recommendations(limit: Limit = 30, data_dir: DataDir = DEFAULT_FOLDER) -> None:
+    """List what the scheduler recommends; `autopilot approve ID` carries one out."""
+    found = ask(data_dir, lambda autopilot: autopilot.fleet.recommendations(limit))
+    rows: list[Row] = [
+        {
+            "id": r.id,
+            "at": r.at,
+            "scope": r.scope,
+            "action": r.action,
+            "reason": r.reason,
+            "expected_effect": r.expected_effect,
+            "confidence": r.confidence,
+            "can_be_approved": r.command is not None,
+        }
+        for r in found
+    ]
+    show((RECOMMENDATIONS, rows))

@@ -9,18 +9,19 @@ from pathlib import Path
 
 from pydantic import SecretStr
 
-from deploy.embedded.product import EmbeddedProduct, Options
-from services.cli.session import console, fail, run
-from services.cli.tour_steps import STEPS, Stage, StepError
-from services.cli.webhook_catcher import WebhookCatcher
-from shared.client import AutopilotClient
-from shared.errors import AutopilotError
-from shared.logs import setup_logging
-from shared.settings import NatsSettings
+from accelerator_autopilot.cli.output import fail, say, writes_json
+from accelerator_autopilot.cli.session import run
+from accelerator_autopilot.cli.tour_steps import STEPS, Stage, StepError
+from accelerator_autopilot.cli.webhook_receiver import WebhookCatcher
+from accelerator_autopilot.client import AutopilotClient
+from accelerator_autopilot.contracts.errors import AutopilotError
+from accelerator_autopilot.deploy.local.product import EmbeddedProduct, Options
+from accelerator_autopilot.runtime.json_logs import setup_logging
+from accelerator_autopilot.transport.settings import NatsSettings
 
 
 def tour() -> None:
-    """Walk through the main job on a temporary instance; ends non-zero at the first step that fails."""
+    """Show the product at work, on a temporary instance of its own. Exits with 1 if a step fails."""
     setup_logging("tour", "ERROR")
     run(_tour)
 
@@ -37,7 +38,7 @@ async def _tour() -> None:
         )
         product = EmbeddedProduct(options)
         runtime = await product.start()
-        console.print(f"   started: everything ready ({time.monotonic() - began:.1f} s)", highlight=False)
+        _tell(f"   started: everything ready ({time.monotonic() - began:.1f} s)")
         supervising = asyncio.create_task(product.run())
         catcher = WebhookCatcher()
         catcher.start()
@@ -48,15 +49,18 @@ async def _tour() -> None:
                 nats_password=SecretStr(runtime.nats_password),
             )
             async with AutopilotClient(settings, name="tour", actor="tour") as autopilot:
-                await _walk(Stage(autopilot, runtime, catcher))
+                steps = await _walk(Stage(autopilot, runtime, catcher))
         finally:
             catcher.stop()
             supervising.cancel()
             await product.stop()
-    console.print(f"tour passed in {time.monotonic() - began:.1f} s", highlight=False)
+    took_s = time.monotonic() - began
+    say(f"tour passed in {took_s:.1f} s", steps=steps, took_s=round(took_s, 1))
 
 
-async def _walk(stage: Stage) -> None:
+async def _walk(stage: Stage) -> list[dict[str, object]]:
+    """Take every step; what each saw."""
+    done: list[dict[str, object]] = []
     for number, step in enumerate(STEPS, start=1):
         began = time.monotonic()
         title = (step.__doc__ or "").rstrip(".")
@@ -64,5 +68,13 @@ async def _walk(stage: Stage) -> None:
             seen = await step(stage)
         except (StepError, AutopilotError, TimeoutError) as error:
             fail(f"step {number}, {title}: {type(error).__name__}: {error}")
-        took = time.monotonic() - began
-        console.print(f"{number}. {title}: {seen} ({took:.1f} s)", highlight=False, soft_wrap=True)
+        took_s = time.monotonic() - began
+        done.append({"step": number, "title": title, "seen": seen, "took_s": round(took_s, 1)})
+        _tell(f"{number}. {title}: {seen} ({took_s:.1f} s)")
+    return done
+
+
+def _tell(line: str) -> None:
+    """Each step as it is done; with --json all of them come in one document at the end."""
+    if not writes_json():
+        say(line)

@@ -1,4 +1,4 @@
-"""Alerts and the webhooks that tell of them."""
+"""Alerts, subscriptions, silences and acknowledgements."""
 
 from __future__ import annotations
 
@@ -10,27 +10,35 @@ from fastapi import APIRouter, Depends, Query, Request
 from pydantic import AnyHttpUrl, BaseModel, Field
 from sse_starlette import EventSourceResponse
 
-from services.gateway.access import GuardedRoute
-from services.gateway.auth import Operator, Viewer, require
-from services.gateway.deps import Autopilot
-from services.gateway.fanout import counted
-from services.gateway.keys import Caller, Role
-from services.gateway.params import Id, Named, Text
-from shared.incidents import incidents
-from shared.messages.alerts import Alert, AlertState
-from shared.messages.audit import AuditRecord
-from shared.messages.notices import Acknowledgement, Channel, DeliveryReply, Silence, Subscription
+from accelerator_autopilot.contracts.incidents import incidents
+from accelerator_autopilot.contracts.messages.alerts import Alert, AlertState
+from accelerator_autopilot.contracts.messages.audit import AuditRecord
+from accelerator_autopilot.contracts.messages.notifications import (
+    Acknowledgement,
+    Channel,
+    DeliveryReply,
+    Silence,
+    Subscription,
+)
+from accelerator_autopilot.gateway.application.event_fanout import counted
+from accelerator_autopilot.gateway.dependencies import Autopilot
+from accelerator_autopilot.gateway.http.path_parameters import Id, Named, Text
+from accelerator_autopilot.gateway.security.key_file import Caller, Role
+from accelerator_autopilot.gateway.security.roles import Operator, Viewer, require
+from accelerator_autopilot.gateway.security.route_access import GuardedRoute
 
 STREAM_SEND_S = 30.0
 router = APIRouter(prefix="/v1", tags=["alerts"], route_class=GuardedRoute)
 
 
 class NewSubscription(BaseModel):
-    """A receiver, how it is told, and its filters; an empty filter takes all."""
+    """A webhook receiver with its format and filters. An empty filter matches everything."""
 
     url: str = Field(max_length=2000, examples=["https://example.com/hooks/autopilot"])
     channel: Channel = "webhook"
-    secret: str | None = Field(None, min_length=10, description="PagerDuty's routing key; else one is made")
+    secret: str | None = Field(
+        None, min_length=10, description="PagerDuty's routing key; otherwise a secret is generated"
+    )
     template: str = Field("", max_length=20_000)
     severities: list[Named] = Field([], max_length=100)
     kinds: list[Named] = Field([], max_length=1000)
@@ -45,7 +53,7 @@ class NewSubscription(BaseModel):
 
 
 class NewSilence(BaseModel):
-    """What is not told, from when (now) until when; patterns of the shell."""
+    """Which alerts not to deliver (shell patterns), from when (now by default) until when."""
 
     node: Named = "*"
     device: Named = "*"
@@ -57,7 +65,7 @@ class NewSilence(BaseModel):
 
 
 class IncidentView(BaseModel):
-    """An incident: its alerts, the likeliest root cause first."""
+    """An incident with its alerts, the most likely root cause first."""
 
     id: str
     severity: str
@@ -66,7 +74,7 @@ class IncidentView(BaseModel):
 
 
 class RiskView(BaseModel):
-    """A device's risk from 0 to 1, and what it comes from."""
+    """A device's risk from 0 to 1, and its reasons."""
 
     node: str
     device: str
@@ -75,40 +83,40 @@ class RiskView(BaseModel):
 
 
 class Note(BaseModel):
-    """What whoever takes an alert on has to say."""
+    """A note to an acknowledgement."""
 
     note: Text = ""
 
 
 @router.get("/alerts", dependencies=[Viewer])
 async def open_alerts(autopilot: Autopilot) -> list[Alert]:
-    """Alerts that are open now."""
+    """List the open alerts."""
     return await autopilot.alerts.open()
 
 
 @router.get("/incidents", dependencies=[Viewer])
 async def open_incidents(autopilot: Autopilot) -> list[IncidentView]:
-    """Open alerts that belong together, the likeliest cause first."""
+    """List incidents: open alerts that belong together, the most likely root cause first."""
     found = incidents(await autopilot.alerts.open())
     return [IncidentView(id=i.id, severity=i.severity, devices=i.devices, alerts=list(i.alerts)) for i in found]
 
 
 @router.get("/risks", dependencies=[Viewer])
 async def risks(request: Request, autopilot: Autopilot) -> list[RiskView]:
-    """Devices by how likely they are to fail again, and why; as of half a minute ago at most."""
+    """List devices by the risk that they fail again, with reasons. At most half a minute old."""
     found = await request.app.state.risks.get(autopilot.alerts.risks)
     return [RiskView(node=r.node, device=r.device, score=round(r.score, 4), because=r.explained) for r in found]
 
 
 @router.get("/alerts/history", dependencies=[Viewer])
 async def history(autopilot: Autopilot, limit: Annotated[int, Query(ge=1, le=1000)] = 50) -> list[Alert]:
-    """The newest changes of alerts."""
+    """List the newest changes of alerts."""
     return await autopilot.alerts.history(limit)
 
 
 @router.get("/alerts/live", dependencies=[Viewer, Depends(counted)], response_class=EventSourceResponse)
 async def live(request: Request) -> EventSourceResponse:
-    """Alerts as they change; a reader a thousand behind misses the oldest."""
+    """Stream alerts as they change. A reader that is 1,000 alerts behind misses the oldest."""
 
     async def stream() -> AsyncIterator[dict[str, str]]:
         async for text in request.app.state.alerts.listen():
@@ -119,7 +127,7 @@ async def live(request: Request) -> EventSourceResponse:
 
 @router.post("/subscriptions", status_code=201, dependencies=[Operator])
 async def subscribe(body: NewSubscription, autopilot: Autopilot) -> Subscription:
-    """Have alerts posted to a URL; the secret is shown this once."""
+    """Create a subscription that posts alerts to a URL. Its secret is returned only here."""
     return await autopilot.alerts.subscribe(**body.model_dump())
 
 
@@ -127,20 +135,20 @@ async def subscribe(body: NewSubscription, autopilot: Autopilot) -> Subscription
 async def subscriptions(
     autopilot: Autopilot, caller: Annotated[Caller, Depends(require(Role.viewer))]
 ) -> list[Subscription]:
-    """All subscriptions, without their secrets; of the URL only an admin sees more than the host."""
+    """List subscriptions without their secrets. Only an admin sees more of a URL than its host."""
     found = [s.model_copy(update={"secret": "whsec_hidden"}) for s in await autopilot.alerts.subscriptions()]
     return found if caller.role is Role.admin else [s.model_copy(update={"url": _host_only(s.url)}) for s in found]
 
 
 @router.delete("/subscriptions/{subscription_id}", status_code=204, dependencies=[Operator])
 async def unsubscribe(subscription_id: Id, autopilot: Autopilot) -> None:
-    """Remove a subscription."""
+    """Delete a subscription."""
     await autopilot.alerts.unsubscribe(subscription_id)
 
 
 @router.post("/subscriptions/{subscription_id}/test", dependencies=[Operator])
 async def try_out(subscription_id: Id, autopilot: Autopilot) -> DeliveryReply:
-    """Send a test alert to a receiver now."""
+    """Send a test alert to a receiver."""
     return await autopilot.alerts.deliver(subscription_id)
 
 
@@ -152,31 +160,31 @@ async def redeliver(subscription_id: Id, alert: Alert, autopilot: Autopilot) -> 
 
 @router.get("/deliveries", dependencies=[Viewer])
 async def deliveries(autopilot: Autopilot, limit: Annotated[int, Query(ge=1, le=1000)] = 50) -> list[AuditRecord]:
-    """The newest deliveries and what became of them."""
+    """List the newest deliveries and their outcomes."""
     return await autopilot.alerts.deliveries(limit)
 
 
 @router.post("/alerts/{alert_id}/acknowledge", dependencies=[Operator])
 async def acknowledge(alert_id: Id, body: Note, autopilot: Autopilot) -> Acknowledgement:
-    """Take an open alert on: it escalates no further."""
+    """Acknowledge an open alert, which stops its escalation."""
     return await autopilot.alerts.acknowledge(alert_id, body.note)
 
 
 @router.get("/alerts/acknowledged", dependencies=[Viewer])
 async def acknowledged(autopilot: Autopilot) -> list[Acknowledgement]:
-    """Who has taken which alert on."""
+    """List acknowledgements."""
     return list((await autopilot.alerts.acknowledgements()).values())
 
 
 @router.post("/silences", status_code=201, dependencies=[Operator])
 async def silence(body: NewSilence, autopilot: Autopilot) -> Silence:
-    """Do not tell of alerts that match until a time, or in a planned window."""
+    """Silence matching alerts until a time, or for a planned maintenance window."""
     return await autopilot.alerts.silence(**body.model_dump())
 
 
 @router.get("/silences", dependencies=[Viewer])
 async def silences(autopilot: Autopilot) -> list[Silence]:
-    """Silences that are not over."""
+    """List silences that have not ended."""
     return await autopilot.alerts.silences()
 
 

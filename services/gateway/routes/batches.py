@@ -1,4 +1,4 @@
-"""Batches: many jobs of a kind under one handle."""
+"""Batches: many jobs of one kind, submitted together."""
 
 from __future__ import annotations
 
@@ -9,35 +9,37 @@ from fastapi import APIRouter, BackgroundTasks, Depends, Query, Request, Respons
 from fastapi.responses import StreamingResponse
 from pydantic import BaseModel, Field
 
-from services.gateway.access import GuardedRoute
-from services.gateway.auth import Operator, Viewer
-from services.gateway.deps import Autopilot
-from services.gateway.fanout import counted
-from services.gateway.params import Id, Key, Named
-from services.gateway.submitting import Submit
-from shared.client.batches import BatchView
-from shared.jobs import Options
+from accelerator_autopilot.client.batches import BatchView
+from accelerator_autopilot.contracts.job_building import Options
+from accelerator_autopilot.gateway.application.event_fanout import counted
+from accelerator_autopilot.gateway.application.job_submission import Submit
+from accelerator_autopilot.gateway.dependencies import Autopilot
+from accelerator_autopilot.gateway.http.path_parameters import Id, Key, Named
+from accelerator_autopilot.gateway.security.roles import Operator, Viewer
+from accelerator_autopilot.gateway.security.route_access import GuardedRoute
 
 router = APIRouter(prefix="/v1/batches", tags=["batches"], route_class=GuardedRoute)
 
 
 class BatchSubmission(Options):
-    """One job an input."""
+    """A batch: one job per payload."""
 
     kind: Named = Field(examples=["embed"])
     payloads: list[dict[str, Any]] = Field(min_length=1, max_length=100_000, examples=[[{"texts": ["a"]}]])
 
     def options(self) -> dict[str, Any]:
-        """What is said besides the kind and the payloads."""
+        """The options, without kind and payloads."""
         return self.model_dump(exclude={"kind", "payloads"}, exclude_unset=True)
 
 
 class BatchSubmitted(BaseModel):
-    """Where to find the batch; its jobs are `<id>.0` to `<id>.<count - 1>`."""
+    """A submitted batch. Its jobs are `<id>.0` to `<id>.<count - 1>`."""
 
     id: str
     count: int
-    duplicate: bool = Field(default=False, description="it had been submitted before, and is no second batch")
+    duplicate: bool = Field(
+        default=False, description="the batch had been submitted before and was not submitted again"
+    )
 
 
 @router.post("", status_code=202)
@@ -49,10 +51,10 @@ async def submit(
     afterwards: BackgroundTasks,
     idempotency_key: Key = None,
 ) -> BatchSubmitted:
-    """Submit a batch; the same Idempotency-Key is the same batch.
+    """Submit a batch. The same Idempotency-Key always means the same batch.
 
-    Without one the same body is the same batch for as long as it was not answered, so that trying again after an error
-    or an answer that never came makes no second one; once it was answered, the same body is a new batch.
+    Without a key, the same body means the same batch until the request has been answered, so that retrying after an
+    error or a lost response does not create a second batch. After that, the same body is a new batch.
     """
     handle = await to_queue.batch(body.kind, body.payloads, body.options(), idempotency_key)
     if not await request.is_disconnected():
@@ -63,7 +65,7 @@ async def submit(
 
 @router.get("/{batch_id}", dependencies=[Viewer])
 async def read(batch_id: Id, autopilot: Autopilot) -> BatchView:
-    """How far a batch is."""
+    """Read the progress of a batch."""
     return await autopilot.batches.view(batch_id)
 
 
@@ -71,7 +73,7 @@ async def read(batch_id: Id, autopilot: Autopilot) -> BatchView:
 async def results(
     batch_id: Id, autopilot: Autopilot, timeout_s: Annotated[float, Query(gt=0, le=86_400)] = 3600.0
 ) -> StreamingResponse:
-    """Results in the order of the inputs, a JSON line each, as soon as they are there."""
+    """Stream the results in the order of the inputs, one JSON object per line, as they become available."""
     await autopilot.batches.view(batch_id)
 
     async def lines() -> AsyncIterator[bytes]:
@@ -83,6 +85,6 @@ async def results(
 
 @router.delete("/{batch_id}", dependencies=[Operator])
 async def cancel(batch_id: Id, autopilot: Autopilot) -> dict[str, int]:
-    """End what has no result yet."""
+    """Cancel the jobs of a batch that have no result yet."""
     await autopilot.audit("batch.cancelled", batch_id)
     return {"cancelled": await autopilot.batches.cancel(batch_id)}

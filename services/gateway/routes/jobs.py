@@ -1,4 +1,4 @@
-"""Jobs: submit, read, list, cancel, follow."""
+"""Jobs: submit, list, read, cancel, follow."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from fastapi import APIRouter, Depends, Query, Response
 from pydantic import BaseModel, Field
 from sse_starlette import EventSourceResponse
 
-from services.gateway.access import GuardedRoute
-from services.gateway.auth import Operator, Viewer
-from services.gateway.deps import Autopilot
-from services.gateway.fanout import counted
-from services.gateway.params import Id, Key, Named
-from services.gateway.submitting import Submit
-from shared.client.jobs import JobView
-from shared.jobs import Options
+from accelerator_autopilot.client.jobs import JobView
+from accelerator_autopilot.contracts.job_building import Options
+from accelerator_autopilot.gateway.application.event_fanout import counted
+from accelerator_autopilot.gateway.application.job_submission import Submit
+from accelerator_autopilot.gateway.dependencies import Autopilot
+from accelerator_autopilot.gateway.http.path_parameters import Id, Key, Named
+from accelerator_autopilot.gateway.security.roles import Operator, Viewer
+from accelerator_autopilot.gateway.security.route_access import GuardedRoute
 
 STREAM_SEND_S = 30.0
 router = APIRouter(prefix="/v1/jobs", tags=["jobs"], route_class=GuardedRoute)
@@ -29,12 +29,12 @@ class Submission(Options):
     payload: dict[str, Any] = Field(examples=[{"text": "A long text. It has sentences.", "max_sentences": 1}])
 
     def options(self) -> dict[str, Any]:
-        """What is said besides the kind and the payload."""
+        """The options, without kind and payload."""
         return self.model_dump(exclude={"kind", "payload"}, exclude_unset=True)
 
 
 class Submitted(BaseModel):
-    """Where to find the job."""
+    """A submitted job."""
 
     id: str
     duplicate: bool
@@ -47,7 +47,7 @@ async def submit(
     response: Response,
     idempotency_key: Key = None,
 ) -> Submitted:
-    """Submit a job; the same Idempotency-Key is the same job."""
+    """Submit a job. The same Idempotency-Key always means the same job."""
     handle = await to_queue.job(body.kind, body.payload, body.options(), idempotency_key=idempotency_key)
     response.headers["Location"] = f"/v1/jobs/{handle.id}"
     return Submitted(id=handle.id, duplicate=handle.duplicate)
@@ -55,20 +55,20 @@ async def submit(
 
 @router.get("", dependencies=[Viewer])
 async def list_jobs(autopilot: Autopilot, limit: Annotated[int, Query(ge=1, le=1000)] = 50) -> list[JobView]:
-    """Queued jobs, then the newest finished ones."""
+    """List queued jobs, then the newest finished ones."""
     waiting = (await autopilot.jobs.queued(limit))[:limit]
     return waiting if len(waiting) == limit else waiting + await autopilot.jobs.finished(limit - len(waiting))
 
 
 @router.get("/{job_id}", dependencies=[Viewer])
 async def read(job_id: Id, autopilot: Autopilot) -> JobView:
-    """One job, with its result once it has one."""
+    """Read a job, with its result once there is one."""
     return await autopilot.jobs.view(job_id)
 
 
 @router.delete("/{job_id}", dependencies=[Operator])
 async def cancel(job_id: Id, autopilot: Autopilot) -> JobView:
-    """Cancel a job that has not ended."""
+    """Cancel a job that has not finished."""
     await autopilot.audit("job.cancelled", job_id)
     result = await autopilot.jobs.cancel(job_id)
     return JobView(id=job_id, kind=result.kind, state=result.status, result=result)

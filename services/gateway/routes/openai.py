@@ -1,6 +1,6 @@
-"""The OpenAI API as its clients speak it: chat, completions, embeddings, models; errors in its form.
+"""The OpenAI-compatible API: chat, completions, embeddings and models, with errors in OpenAI's format.
 
-https://platform.openai.com/docs/api-reference. What is not supported is refused and named.
+https://platform.openai.com/docs/api-reference. Unsupported parameters are refused with an error that names them.
 """
 
 from __future__ import annotations
@@ -20,23 +20,23 @@ from nats.errors import Error as NatsError
 from pydantic import BaseModel, ConfigDict, Field
 from sse_starlette import EventSourceResponse
 
-from services.gateway.access import GuardedRoute
-from services.gateway.auth import Viewer
-from services.gateway.deps import Autopilot
-from services.gateway.params import Id
-from services.gateway.problems import detail_of, retry_after, status_of
-from services.gateway.submitting import Submit, SubmitFor
-from shared.client.jobs import output_of
-from shared.errors import AutopilotError, InvalidInputError
-from shared.ids import new_id
-from shared.messages.jobs import JobProgress, JobResult
+from accelerator_autopilot.client.jobs import output_of
+from accelerator_autopilot.contracts.errors import AutopilotError, InvalidInputError
+from accelerator_autopilot.contracts.ids import new_id
+from accelerator_autopilot.contracts.messages.jobs import JobProgress, JobResult
+from accelerator_autopilot.gateway.application.job_submission import CallerSubmission, Submit
+from accelerator_autopilot.gateway.dependencies import Autopilot
+from accelerator_autopilot.gateway.http.path_parameters import Id
+from accelerator_autopilot.gateway.http.problem_details import detail_of, retry_after, status_of
+from accelerator_autopilot.gateway.security.roles import Viewer
+from accelerator_autopilot.gateway.security.route_access import GuardedRoute
 
 WAIT_S = 600.0
 TYPES = {401: "authentication_error", 403: "permission_error", 404: "not_found_error", 429: "rate_limit_error"}
 
 
 def openai_error(status: int, message: str, param: str | None = None) -> JSONResponse:
-    """An error as OpenAI's clients read it."""
+    """An error in OpenAI's format."""
     kind = TYPES.get(status, "invalid_request_error" if status < 500 else "server_error")
     body = {"error": {"message": message, "type": kind, "param": param, "code": None}}
     return JSONResponse(body, status_code=status)
@@ -56,7 +56,7 @@ def _answer(error: Exception) -> Response:
 
 
 class OpenAIRoute(GuardedRoute):
-    """Answers every error in OpenAI's form."""
+    """Returns every error in OpenAI's format."""
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         """The handler, guarded."""
@@ -72,7 +72,7 @@ class OpenAIRoute(GuardedRoute):
 
     @staticmethod
     def refusal(status: int, detail: str) -> Response:
-        """What a caller is told who is not let in."""
+        """The response to a caller without access."""
         return openai_error(status, detail)
 
 
@@ -93,7 +93,7 @@ class _Sampling(_Request):
     stop: str | list[str] | None = None
     stream: bool = False
     stream_options: dict[str, Any] | None = None
-    n: int = Field(default=1, ge=1, le=1, description="one answer a request")
+    n: int = Field(default=1, ge=1, le=1, description="only one answer per request is supported")
     logprobs: Literal[False] | None = None
 
     def sampling(self, limit: int | None = None) -> dict[str, Any]:
@@ -121,7 +121,7 @@ class _Turn(BaseModel):
 
 
 class ChatRequest(_Sampling):
-    """A conversation to go on with."""
+    """A conversation to continue."""
 
     messages: list[_Turn] = Field(min_length=1, max_length=1000)
     max_completion_tokens: int | None = Field(default=None, ge=1)
@@ -129,7 +129,7 @@ class ChatRequest(_Sampling):
 
 
 class CompletionRequest(_Sampling):
-    """A prompt to go on with."""
+    """A prompt to continue."""
 
     prompt: str = Field(min_length=1)
     echo: bool = False
@@ -140,26 +140,26 @@ class EmbeddingRequest(_Request):
 
     input: str | list[str]
     encoding_format: Literal["float", "base64"] = "float"
-    dimensions: None = Field(default=None, description="vectors keep the model's own length")
+    dimensions: None = Field(default=None, description="not supported: vectors have the model's own length")
 
 
 @router.get("/models", dependencies=[Viewer])
 async def models(autopilot: Autopilot) -> dict[str, Any]:
-    """What the fleet's pools offer."""
+    """List the models that the fleet's pools offer."""
     return {"object": "list", "data": [_model(name) for name in await _offered(autopilot)]}
 
 
 @router.get("/models/{name:path}", dependencies=[Viewer])
 async def model(name: Id, autopilot: Autopilot) -> dict[str, Any]:
-    """One model. A 404 for one that no pool offers."""
+    """Read a model. Returns 404 if no pool offers it."""
     if name not in await _offered(autopilot):
-        raise HTTPException(404, f"the model {name!r} does not exist")
+        raise HTTPException(404, f"the model {name!r} does not exist: list models with GET /v1/models")
     return _model(name)
 
 
 @router.post("/chat/completions")
 async def chat(body: ChatRequest, to_queue: Submit) -> Any:
-    """The next turn of a conversation."""
+    """Generate the next message of a conversation."""
     limit = body.max_completion_tokens or body.max_tokens
     payload = {"messages": [turn.plain() for turn in body.messages], **body.sampling(limit)}
     return await _generate("chat", "chat.completion", payload, body, to_queue)
@@ -167,14 +167,14 @@ async def chat(body: ChatRequest, to_queue: Submit) -> Any:
 
 @router.post("/completions")
 async def completions(body: CompletionRequest, to_queue: Submit) -> Any:
-    """What follows a prompt."""
+    """Continue a prompt."""
     payload = {"prompt": body.prompt, **body.sampling(body.max_tokens or 16)}
     return await _generate("generate", "text_completion", payload, body, to_queue)
 
 
 @router.post("/embeddings")
 async def embeddings(body: EmbeddingRequest, to_queue: Submit) -> dict[str, Any]:
-    """A vector a text."""
+    """Compute one vector per text."""
     await _check_model(to_queue, body.model)
     texts = [body.input] if isinstance(body.input, str) else body.input
     handle = await to_queue.job("embed", {"texts": texts, "model": body.model}, {"needs": {"model": body.model}})
@@ -192,7 +192,7 @@ async def embeddings(body: EmbeddingRequest, to_queue: Submit) -> dict[str, Any]
     }
 
 
-async def _generate(kind: str, form: str, payload: dict[str, Any], body: _Sampling, to_queue: SubmitFor) -> Any:
+async def _generate(kind: str, form: str, payload: dict[str, Any], body: _Sampling, to_queue: CallerSubmission) -> Any:
     await _check_model(to_queue, body.model)
     options = {"needs": {"model": body.model}}
     job_id, created = new_id(), int(time.time())  # noqa: TID251  the API's own field
@@ -213,7 +213,7 @@ async def _stream(
     payload: dict[str, Any],
     options: dict[str, Any],
     body: _Sampling,
-    to_queue: SubmitFor,
+    to_queue: CallerSubmission,
 ) -> AsyncIterator[dict[str, str]]:
     form = head["object"] if kind == "generate" else "chat.completion.chunk"
     told, output = 0, None
@@ -254,7 +254,7 @@ async def _stream(
     yield {"data": "[DONE]"}
 
 
-async def _abandon(to_queue: SubmitFor, job_id: str) -> None:
+async def _abandon(to_queue: CallerSubmission, job_id: str) -> None:
     """Nobody reads any more: end the job."""
     try:
         await to_queue.autopilot.jobs.cancel(job_id)
@@ -262,7 +262,7 @@ async def _abandon(to_queue: SubmitFor, job_id: str) -> None:
         return
 
 
-async def _result_of(to_queue: SubmitFor, job_id: str) -> JobResult:
+async def _result_of(to_queue: CallerSubmission, job_id: str) -> JobResult:
     try:
         return await to_queue.autopilot.jobs.wait(job_id, WAIT_S)
     except (TimeoutError, asyncio.CancelledError):
@@ -270,10 +270,10 @@ async def _result_of(to_queue: SubmitFor, job_id: str) -> JobResult:
         raise
 
 
-async def _check_model(to_queue: SubmitFor, name: str) -> None:
+async def _check_model(to_queue: CallerSubmission, name: str) -> None:
     offered = await _offered(to_queue.autopilot)
     if name not in offered:
-        raise HTTPException(404, f"the model {name!r} does not exist; there are {', '.join(offered) or 'none'}")
+        raise HTTPException(404, f"the model {name!r} does not exist; available: {', '.join(offered) or 'none'}")
 
 
 async def _offered(autopilot: Autopilot) -> list[str]:

@@ -14,8 +14,8 @@ from transformers import (
     AutoTokenizer,
 )
 
-from services.inference.adapters.torch_loading import TRUSTED, load_model, place, precision, weights
-from services.inference.settings import ModelSettings
+from accelerator_autopilot.inference.adapters.torch_loading import TRUSTED, load_model, place, precision, weights
+from accelerator_autopilot.inference.settings import ModelSettings
 
 BATCH = 32
 Scores = list[dict[str, float]]

@@ -9,18 +9,16 @@ from pathlib import Path
 
 from pydantic import BaseModel, ValidationError
 
-from services.inference.adapters.python_analysis import RUFF, TIMEOUT_S, analyse_python
-from services.inference.adapters.sandbox import HOME, PACKAGES, PROGRAM, Sandbox
-from services.inference.adapters.tree_analysis import GRAMMARS, analyse_other, language_of
-from services.inference.domain.code_findings import CodeFinding
-from services.inference.errors import RetryableJobError
-from shared.errors import InvalidInputError
+from accelerator_autopilot.contracts.errors import InvalidInputError
+from accelerator_autopilot.contracts.kinds.analyze_code import CodeFinding
+from accelerator_autopilot.inference.adapters.python_analysis import RUFF, TIMEOUT_S, analyse_python
+from accelerator_autopilot.inference.adapters.sandbox import HOME, PACKAGES, PROGRAM, Sandbox
+from accelerator_autopilot.inference.adapters.tree_analysis import GRAMMARS, analyse_other, language_of
+from accelerator_autopilot.inference.errors import RetryableJobError
 
 CODE = "code"  # the name of a text that came without one
 TEXTS = "texts.json"
-START = (
-    f"import sys; sys.path.insert(0, {PACKAGES!r}); from services.inference.adapters.code_analysis import main; main()"
-)
+START = f"import sys; sys.path.insert(0, {PACKAGES!r}); from {__name__} import main; main()"
 ANSWER = "ANALYSIS "
 FAULT = "FAULT "
 ALL_TOOLS_S = 3 * TIMEOUT_S
@@ -40,7 +38,7 @@ class Analysis(BaseModel):
     suppressed: int
 
 
-def analyse_shut_in(
+def analyse_sandboxed(
     sandbox: Sandbox, texts: Mapping[str, str], language: str | None, cancelled: Callable[[], bool]
 ) -> Analysis:
     """Analyse texts by name in the sandbox; `language` is that of the text named CODE, None finds it out.
@@ -65,9 +63,9 @@ def analyse_shut_in(
             except ValidationError:
                 break
     if finished.end in {"time", "cancelled"}:
-        raise RetryableJobError(f"the analysers did not end within {ALL_TOOLS_S} s")
+        raise RetryableJobError(f"the analysers did not finish within {ALL_TOOLS_S} s")
     why = f"exit code {finished.code}" if finished.end == "exit" else f"too much {finished.end}"
-    raise InvalidInputError("code", why, "cannot be analysed: an analyser broke over it; give fewer files at a time")
+    raise InvalidInputError("code", why, "cannot be analysed: an analyser crashed; submit fewer files at a time")
 
 
 def analyse(texts: Mapping[str, str], language: str | None, folder: Path) -> Analysis:

@@ -10,9 +10,9 @@ import numpy as np
 import onnxruntime
 from tokenizers import Tokenizer
 
-from services.inference.errors import ModelLoadError
-from services.inference.settings import ModelSettings
-from services.inference.shelf import one_line
+from accelerator_autopilot.inference.errors import ModelLoadError
+from accelerator_autopilot.inference.settings import ModelSettings
+from accelerator_autopilot.inference.worker.application.model_cache import one_line
 
 BATCH = 64
 CONTEXT_TOKENS = 256

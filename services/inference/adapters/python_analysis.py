@@ -19,9 +19,9 @@ from collections.abc import Generator, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from services.inference.domain.code_findings import Category, CodeFinding, Severity
-from services.inference.domain.torch_advice import advise
-from services.inference.errors import RetryableJobError
+from accelerator_autopilot.contracts.kinds.analyze_code import Category, CodeFinding, Severity
+from accelerator_autopilot.inference.domain.gpu_advice import advise
+from accelerator_autopilot.inference.errors import RetryableJobError
 
 TIMEOUT_S = 120
 MOST_OF_A_TOOL = 20_000
@@ -91,7 +91,7 @@ def _lines(name: str, *command: str) -> Generator[bytes, None, None]:
         while line := process.stdout.readline(MOST_OUTPUT):
             total += len(line)
             if total > MOST_OUTPUT:
-                raise RetryableJobError(f"{name} wrote more than {MOST_OUTPUT} bytes; give it fewer files at a time")
+                raise RetryableJobError(f"{name} wrote more than {MOST_OUTPUT} bytes; submit fewer files at a time")
             yield line
         process.wait()
     finally:
@@ -99,9 +99,9 @@ def _lines(name: str, *command: str) -> Generator[bytes, None, None]:
         process.kill()
         process.wait()
     if timed_out.is_set():
-        raise RetryableJobError(f"{name} did not end within {TIMEOUT_S} s")
+        raise RetryableJobError(f"{name} did not finish within {TIMEOUT_S} s")
     if process.returncode != 0:
-        raise RetryableJobError(f"{name} gave no findings (exit code {process.returncode})")
+        raise RetryableJobError(f"{name} returned no findings (exit code {process.returncode})")
 
 
 def _ruff_run(folder: Path, *more: str) -> list[dict[str, Any]]:

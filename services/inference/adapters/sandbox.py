@@ -18,10 +18,17 @@ from importlib.resources import files as resources
 from pathlib import Path
 from typing import Literal
 
-from services.inference.adapters.sandbox_walls import HOME, NOBODY, PACKAGES, Walls, environment, own_uid
-from services.inference.adapters.sandbox_watch import Finished, Limits, watch
-from services.inference.adapters.seccomp import seccomp_program
-from services.inference.errors import NotConfiguredError
+from accelerator_autopilot.inference.adapters.sandbox_filesystem import (
+    HOME,
+    NOBODY,
+    PACKAGES,
+    SandboxFilesystem,
+    environment,
+    own_uid,
+)
+from accelerator_autopilot.inference.adapters.sandbox_limits import Finished, Limits, watch
+from accelerator_autopilot.inference.adapters.seccomp import seccomp_program
+from accelerator_autopilot.inference.errors import NotConfiguredError
 
 __all__ = ["HOME", "PACKAGES", "PROGRAM", "Finished", "Sandbox"]
 
@@ -46,7 +53,7 @@ ways_out = open("/proc/self/net/route").read().splitlines()[1:]
 assert not wrong and not ways_out and os.getuid() != 0, (wrong, ways_out)
 print("shut in")
 """
-_proven: dict[tuple[str, int | None], Walls] = {}
+_proven: dict[tuple[str, int | None], SandboxFilesystem] = {}
 
 
 class Sandbox:
@@ -59,7 +66,7 @@ class Sandbox:
 
     def __init__(self, wanted: Literal["auto", "bwrap", "off"], uid: int | None = None) -> None:
         if wanted == "off":
-            raise NotConfiguredError("AUTOPILOT_SANDBOX=off: code of jobs is not run here")
+            raise NotConfiguredError("AUTOPILOT_SANDBOX=off: submitted code is not run")
         self._walls = _walls(uid)
 
     @property
@@ -89,7 +96,7 @@ class Sandbox:
 
 
 def _run(
-    walls: Walls,
+    walls: SandboxFilesystem,
     files: Mapping[str, str],
     arguments: Sequence[str],
     limits: Limits,
@@ -107,7 +114,7 @@ def _run(
             "RLIMIT_CORE": 0, "RLIMIT_NOFILE": OPEN_FILES, "RLIMIT_NPROC": PROCESSES, "RLIMIT_MEMLOCK": 0,
         },
     }  # fmt: skip
-    enter = (resources("services.inference.sandboxed") / "enter.py").read_text(encoding="utf-8")
+    enter = (resources("accelerator_autopilot.inference.sandboxed") / "enter.py").read_text(encoding="utf-8")
     filter_fd = os.memfd_create("seccomp")
     user = walls.uid if walls.root_drops == "before" else None
     try:
@@ -124,27 +131,27 @@ def _run(
     return watch(process, json.dumps(dict(files)).encode(), limits, cancelled)
 
 
-def _walls(uid: int | None) -> Walls:
+def _walls(uid: int | None) -> SandboxFilesystem:
     """The strongest walls that hold here. Raises NotConfiguredError with the reason why none do."""
     bwrap = shutil.which("bwrap")
     if bwrap is None:
-        raise NotConfiguredError(f"code is not run here, for nothing shuts it in: {ADVICE}")
+        raise NotConfiguredError(f"submitted code is not run because there is no sandbox: {ADVICE}")
     if (bwrap, uid) in _proven:
         return _proven[bwrap, uid]
     if os.geteuid() == 0:
         own = own_uid(uid)
-        tried = [Walls(bwrap, "before", own), Walls(bwrap, "inside", own)]
+        tried = [SandboxFilesystem(bwrap, "before", own), SandboxFilesystem(bwrap, "inside", own)]
     else:
-        tried = [Walls(bwrap, "no", NOBODY)]
+        tried = [SandboxFilesystem(bwrap, "no", NOBODY)]
     reason = ""
     for walls in tried:
         reason = _fault(walls)
         if not reason:
             return _proven.setdefault((bwrap, uid), walls)
-    raise NotConfiguredError(f"code is not run here, for bubblewrap does not hold ({reason}): {ADVICE}")
+    raise NotConfiguredError(f"submitted code is not run because bubblewrap does not work ({reason}): {ADVICE}")
 
 
-def _fault(walls: Walls) -> str:
+def _fault(walls: SandboxFilesystem) -> str:
     """What is wrong with these walls; nothing when they hold."""
     limits = Limits(PROBE_S, MEMORY_BYTES, PROCESSES, OUTPUT_BYTES)
     finished = None

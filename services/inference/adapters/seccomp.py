@@ -10,7 +10,7 @@ import errno
 import platform
 import struct
 
-from services.inference.errors import NotConfiguredError
+from accelerator_autopilot.inference.errors import NotConfiguredError
 
 # Name: number on x86_64, number on aarch64; None where there is none. Taken from the kernel's syscall tables.
 DENIED: dict[str, tuple[int | None, int | None]] = {
@@ -65,7 +65,7 @@ def seccomp_program(machine: str | None = None) -> bytes:
     machine = machine or platform.machine()
     if machine not in ARCHITECTURES:
         known = " and ".join(ARCHITECTURES)
-        raise NotConfiguredError(f"no filter of system calls for the processor {machine!r}, only for {known}")
+        raise NotConfiguredError(f"there is no system call filter for the processor {machine!r}, only for {known}")
     column = list(ARCHITECTURES).index(machine)
     calls = {name: numbers[column] for name, numbers in CALLS.items()}
     parts = [

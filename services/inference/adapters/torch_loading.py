@@ -9,9 +9,9 @@ from typing import Any, TypeVar
 import torch
 from safetensors import SafetensorError
 
-from services.inference.errors import ModelLoadError
-from services.inference.settings import ModelSettings
-from services.inference.shelf import one_line
+from accelerator_autopilot.inference.errors import ModelLoadError
+from accelerator_autopilot.inference.settings import ModelSettings
+from accelerator_autopilot.inference.worker.application.model_cache import one_line
 
 T = TypeVar("T")
 TRUSTED: dict[str, Any] = {"trust_remote_code": False}

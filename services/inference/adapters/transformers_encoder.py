@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from transformers import AutoModel, AutoTokenizer
 
-from services.inference.adapters.torch_loading import TRUSTED, load_model, place, weights
-from services.inference.settings import ModelSettings
+from accelerator_autopilot.inference.adapters.torch_loading import TRUSTED, load_model, place, weights
+from accelerator_autopilot.inference.settings import ModelSettings
 
 BATCH = 64
 CONTEXT_TOKENS = 256

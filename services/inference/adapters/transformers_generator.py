@@ -13,11 +13,11 @@ from typing import Any
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 from transformers.generation.configuration_utils import ContinuousBatchingConfig
 
-from services.inference.adapters.torch_loading import TRUSTED, load_model, loading, place
-from services.inference.errors import KindFailedError
-from services.inference.ports import FinishReason, Generated, GenerationRequest
-from services.inference.settings import ModelSettings
-from shared.errors import InvalidInputError
+from accelerator_autopilot.contracts.errors import InvalidInputError
+from accelerator_autopilot.inference.adapters.torch_loading import TRUSTED, load_model, loading, place
+from accelerator_autopilot.inference.errors import KindFailedError
+from accelerator_autopilot.inference.ports import FinishReason, Generated, GenerationRequest
+from accelerator_autopilot.inference.settings import ModelSettings
 
 DEFAULT_CONTEXT = 2048
 PAGE_TOKENS = 64
@@ -89,7 +89,7 @@ class TransformersGenerator:
         if room < 1:
             raise InvalidInputError("prompt", f"{len(ids)} tokens", f"must be shorter than {self.context} tokens")
         if not ids:
-            raise InvalidInputError("prompt", "", "has no tokens")
+            raise InvalidInputError("prompt", "", "must contain at least one token")
         stream = _Stream(request, on_text, cancelled, len(ids))
         name = f"r{next(self._numbers)}"
         asyncio.run_coroutine_threadsafe(self._begin(name, ids, stream, min(request.max_tokens, room)), self._loop)
@@ -117,7 +117,9 @@ class TransformersGenerator:
             return
         if output.error:
             # What it says may quote the prompt.
-            stream.future.set_exception(KindFailedError("generation", "GenerationError", "the library gave it up"))
+            stream.future.set_exception(
+                KindFailedError("generation", "GenerationError", "the library aborted the generation")
+            )
             return
         tokens = [t for t in output.generated_tokens if t != self._tokenizer.eos_token_id]
         text = self._tokenizer.decode(tokens, skip_special_tokens=True)

@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer
 
-from services.inference.adapters.torch_loading import TRUSTED, load_model, loading, place
-from services.inference.settings import ModelSettings
+from accelerator_autopilot.inference.adapters.torch_loading import TRUSTED, load_model, loading, place
+from accelerator_autopilot.inference.settings import ModelSettings
 
 NEW_TOKENS = 128
 DEFAULT_CONTEXT = 512

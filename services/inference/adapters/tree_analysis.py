@@ -9,7 +9,7 @@ from importlib import import_module
 from pathlib import PurePosixPath
 from typing import Any
 
-from services.inference.domain.code_findings import Category, CodeFinding
+from accelerator_autopilot.contracts.kinds.analyze_code import Category, CodeFinding
 
 EXTENSIONS = {
     ".py": "python", ".pyi": "python", ".js": "javascript", ".mjs": "javascript", ".cjs": "javascript",

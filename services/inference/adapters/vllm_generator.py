@@ -9,11 +9,11 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Any
 
-from services.inference.errors import ModelLoadError, RetryableJobError
-from services.inference.ports import FinishReason, Generated, GenerationRequest
-from services.inference.settings import ModelSettings
-from services.inference.shelf import one_line
-from shared.errors import InvalidInputError
+from accelerator_autopilot.contracts.errors import InvalidInputError
+from accelerator_autopilot.inference.errors import ModelLoadError, RetryableJobError
+from accelerator_autopilot.inference.ports import FinishReason, Generated, GenerationRequest
+from accelerator_autopilot.inference.settings import ModelSettings
+from accelerator_autopilot.inference.worker.application.model_cache import one_line
 
 
 class VllmGenerator:
@@ -81,7 +81,7 @@ class VllmGenerator:
                 await self._engine.abort(name)
                 break
         if last is None:
-            raise RetryableJobError("vLLM gave nothing for this prompt")
+            raise RetryableJobError("vLLM returned nothing for this prompt")
         output = last.outputs[0]
         reason: FinishReason = output.finish_reason if output.finish_reason in {"stop", "length"} else "cancelled"
         return Generated(output.text, len(last.prompt_token_ids or ()), len(output.token_ids), reason)

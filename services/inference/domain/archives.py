@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from pathlib import PurePosixPath
 from typing import IO
 
-from shared.errors import InvalidInputError
+from accelerator_autopilot.contracts.errors import InvalidInputError
 
 MOST_FILES = 5_000
 MOST_MEMBERS = 10_000
@@ -37,21 +37,21 @@ UNREADABLE = (tarfile.TarError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, 
 def unpack(data: bytes) -> dict[str, bytes]:
     """The files of a ZIP or TAR archive (plain, gzip, bzip2, xz) by their paths.
 
-    Raises InvalidInputError for what is no archive, holds too much, or names a path outside of itself.
+    Raises InvalidInputError for what is no archive, holds too much, or contains a path that leads outside the archive.
     """
     try:
         return dict(_files(data))
     except (*UNREADABLE, NotImplementedError, RuntimeError, KeyError) as error:
-        raise InvalidInputError("archive", type(error).__name__, "is no readable ZIP or TAR archive") from error
+        raise InvalidInputError("archive", type(error).__name__, "is not a readable ZIP or TAR archive") from error
 
 
 def safe_path(name: str) -> str:
     """A relative path that stays inside. Raises InvalidInputError for one that does not."""
     path = PurePosixPath(name.replace("\\", "/"))
     if path.is_absolute() or ".." in path.parts or not path.parts or ":" in path.parts[0] or "\0" in name:
-        raise InvalidInputError("archive", name[:200], "names a path outside of itself")
+        raise InvalidInputError("archive", name[:200], "contains a path that leads outside the archive")
     if len(name.encode(errors="surrogatepass")) > LONGEST_NAME:
-        raise InvalidInputError("archive", name[:200], f"names a path of more than {LONGEST_NAME} bytes")
+        raise InvalidInputError("archive", name[:200], f"contains a path of more than {LONGEST_NAME} bytes")
     return str(path)
 
 
@@ -59,7 +59,7 @@ def _files(data: bytes) -> Iterator[tuple[str, bytes]]:
     found = _zipped(data) if data[:4] in {b"PK\x03\x04", b"PK\x05\x06"} else _tarred(data)
     for count, (name, content) in enumerate(found):
         if count >= MOST_FILES:
-            raise InvalidInputError("archive", f"more than {MOST_FILES} files", "holds too many files")
+            raise InvalidInputError("archive", f"more than {MOST_FILES} files", "contains too many files")
         yield safe_path(name), content
 
 
@@ -78,7 +78,7 @@ class _Counted(io.RawIOBase):
                 raise EOFError("ends in the middle of a file")
             self.given += len(piece)
             if self.given > self._most:
-                raise InvalidInputError("archive", f"over {self.given} bytes", "unpacks to far more than it is")
+                raise InvalidInputError("archive", f"over {self.given} bytes", "unpacks to much more than its own size")
             parts += piece
         return bytes(parts)
 
@@ -90,7 +90,7 @@ def _most(data: bytes) -> int:
 def _zipped(data: bytes) -> Iterator[tuple[str, bytes]]:
     # The reader makes an object of each entry at once, so they are counted before.
     if data.count(b"PK\x01\x02") > MOST_MEMBERS or _declared(data) > MOST_MEMBERS:
-        raise InvalidInputError("archive", f"more than {MOST_MEMBERS} members", "holds too many members")
+        raise InvalidInputError("archive", f"more than {MOST_MEMBERS} members", "contains too many members")
     left = _most(data)
     with zipfile.ZipFile(io.BytesIO(data)) as archive:
         for info in archive.infolist():
@@ -100,7 +100,7 @@ def _zipped(data: bytes) -> Iterator[tuple[str, bytes]]:
             if info.flag_bits & 1:
                 raise InvalidInputError("archive", info.filename[:200], "is encrypted")
             if info.file_size > left:
-                raise InvalidInputError("archive", f"{info.file_size} bytes", "unpacks to far more than it is")
+                raise InvalidInputError("archive", f"{info.file_size} bytes", "unpacks to much more than its own size")
             with archive.open(info) as stream:
                 content = _Counted(stream, left).take(info.file_size)
             left -= len(content)
@@ -133,12 +133,14 @@ def _tarred(data: bytes) -> Iterator[tuple[str, bytes]]:
         member = tarfile.TarInfo.frombuf(header, "utf-8", "surrogateescape")
         members += 1
         if members > MOST_MEMBERS:
-            raise InvalidInputError("archive", f"more than {MOST_MEMBERS} members", "holds too many members")
+            raise InvalidInputError("archive", f"more than {MOST_MEMBERS} members", "contains too many members")
         padded = -(-member.size // BLOCK) * BLOCK
         if member.type in META:
             meta += max(0, member.size)
             if meta > MOST_NAME_BYTES:
-                raise InvalidInputError("archive", f"over {meta} bytes of names", "has longer names than files")
+                raise InvalidInputError(
+                    "archive", f"over {meta} bytes of names", "contains more bytes of names than of files"
+                )
             before += [header, stream.take(padded)]
             continue
         content = stream.take(padded) if _has_content(member) else b""

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from services.inference.domain.user_patterns import UserPattern
-from shared.errors import InvalidInputError
+from accelerator_autopilot.contracts.errors import InvalidInputError
+from accelerator_autopilot.inference.domain.linear_time_patterns import UserPattern
 
 TYPES = {"string", "number", "integer", "boolean", "array"}
 MOST_FIELDS = 200
@@ -38,7 +38,7 @@ def fields_of(schema: dict[str, Any]) -> list[Field]:
     if not isinstance(properties, dict) or not properties:
         raise InvalidInputError("schema.properties", type(properties).__name__, "must name at least one field")
     if len(properties) > MOST_FIELDS:
-        raise InvalidInputError("schema.properties", len(properties), f"may name {MOST_FIELDS} fields")
+        raise InvalidInputError("schema.properties", len(properties), f"may have at most {MOST_FIELDS} fields")
     required = schema.get("required") or []
     if not isinstance(required, list):
         raise InvalidInputError("schema.required", type(required).__name__, "must be a list of names")
@@ -51,13 +51,13 @@ def _field(name: str, rule: Any, required: list[Any]) -> Field:
         raise InvalidInputError(place, type(rule).__name__, "must be an object")
     items = rule.get("items") or {}
     if not isinstance(items, dict):
-        raise InvalidInputError(f"{place}.items", type(items).__name__, "must be one object")
+        raise InvalidInputError(f"{place}.items", type(items).__name__, "must be a single object")
     for key in ("$ref", "anyOf", "oneOf", "allOf"):
         if key in rule:
-            raise InvalidInputError(f"{place}.{key}", key, "is not supported: say the field's type itself")
+            raise InvalidInputError(f"{place}.{key}", key, "is not supported: give the field's type directly")
     chosen = rule.get("format") or items.get("format")
     if chosen is not None and not isinstance(chosen, str):
-        raise InvalidInputError(f"{place}.format", type(chosen).__name__, "must be a text")
+        raise InvalidInputError(f"{place}.format", type(chosen).__name__, "must be a string")
     return Field(
         name=name,
         type=_type(rule.get("type", "string"), f"{place}.type"),

@@ -3,70 +3,49 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
-from pydantic import BaseModel, Field
+from pydantic import BaseModel
 
-from services.inference.adapters.code_analysis import CODE, analyse_shut_in
-from services.inference.adapters.sandbox import Sandbox
-from services.inference.domain.code_findings import CodeFinding, sarif
-from services.inference.kinds.base import Input, RunContext, each
-from services.inference.kinds.files import FileInput, as_text, collect
-from services.inference.models import generator
-from services.inference.ports import GenerationRequest
-from shared.errors import InvalidInputError
+from accelerator_autopilot.contracts.errors import InvalidInputError
+from accelerator_autopilot.contracts.kinds.analyze_code import (
+    MOST_CODE_BYTES,
+    AnalyzeCode,
+    AnalyzeCodeResult,
+    CodeFinding,
+)
+from accelerator_autopilot.inference.adapters.code_analysis import CODE, analyse_sandboxed
+from accelerator_autopilot.inference.adapters.sandbox import Sandbox
+from accelerator_autopilot.inference.domain.sarif import sarif
+from accelerator_autopilot.inference.kinds.base import RunContext, each
+from accelerator_autopilot.inference.kinds.files import as_text, collect
+from accelerator_autopilot.inference.model_loading import generator
+from accelerator_autopilot.inference.ports import GenerationRequest
 
-MOST_BYTES = 20_000_000
 EXPLAINED = 10
 EXPLANATION_TOKENS = 512
 
 
-class AnalyzeCodeInput(Input):
-    """Code as text, as files, or as an archive in base64."""
-
-    code: str | None = Field(default=None, max_length=MOST_BYTES)
-    language: str | None = Field(default=None, description="of `code`; found out otherwise")
-    files: list[FileInput] = Field(default=[], max_length=5000)
-    archive: str | None = None
-
-
-class AnalyzeCodeOutput(BaseModel):
-    """Findings, worst first, the same as SARIF, and what the code model says of them.
-
-    `counts` are of findings that no comment in the code suppresses; `suppressed` is the number of the others, which
-    are listed last. More than 5,000 findings are counted, not listed.
-    """
-
-    languages: dict[str, int]
-    skipped: list[str]
-    findings: list[CodeFinding]
-    counts: dict[str, int]
-    suppressed: int = 0
-    explanation: str | None
-    sarif: dict[str, Any]
-
-
-class AnalyzeCode:
+class AnalyzeCodeKind:
     """One code base a job."""
 
     name = "analyze-code"
-    input = AnalyzeCodeInput
-    output = AnalyzeCodeOutput
+    input = AnalyzeCode
+    output = AnalyzeCodeResult
     max_batch = 1
 
-    def run(self, inputs: Sequence[AnalyzeCodeInput], context: RunContext) -> list[BaseModel | BaseException]:
+    def run(self, inputs: Sequence[AnalyzeCode], context: RunContext) -> list[BaseModel | BaseException]:
         """Analyse each code base."""
         return each(lambda item, index: self._one(item, index, context), inputs)
 
-    def _one(self, item: AnalyzeCodeInput, index: int, context: RunContext) -> AnalyzeCodeOutput:
+    def _one(self, item: AnalyzeCode, index: int, context: RunContext) -> AnalyzeCodeResult:
         sandbox = Sandbox(context.models.sandbox, context.models.sandbox_uid)
         texts, unreadable = _texts(item)
-        analysis = analyse_shut_in(sandbox, texts, item.language, lambda: context.cancelled(index))
+        analysis = analyse_sandboxed(sandbox, texts, item.language, lambda: context.cancelled(index))
         context.progress(index, 0.8)
         skipped = unreadable + analysis.skipped
         if not analysis.languages:
-            raise InvalidInputError("code", ", ".join(skipped)[:200] or None, "is in no language that can be analysed")
-        return AnalyzeCodeOutput(
+            raise InvalidInputError("code", ", ".join(skipped)[:200] or None, "is not in a supported language")
+        return AnalyzeCodeResult(
             languages=analysis.languages,
             skipped=skipped,
             findings=analysis.findings,
@@ -77,11 +56,13 @@ class AnalyzeCode:
         )
 
 
-def _texts(item: AnalyzeCodeInput) -> tuple[dict[str, str], list[str]]:
+def _texts(item: AnalyzeCode) -> tuple[dict[str, str], list[str]]:
     """Texts by name, `code` among them, and the names of what is no text."""
     sources = collect(item.files, item.archive)
-    if sum(len(data) for data in sources.values()) > MOST_BYTES:
-        raise InvalidInputError("files", sum(map(len, sources.values())), f"may have {MOST_BYTES} bytes together")
+    if sum(len(data) for data in sources.values()) > MOST_CODE_BYTES:
+        raise InvalidInputError(
+            "files", sum(map(len, sources.values())), f"may have at most {MOST_CODE_BYTES} bytes together"
+        )
     texts: dict[str, str] = {}
     unreadable: list[str] = []
     for name, data in sources.items():
@@ -108,4 +89,4 @@ def _explain(findings: list[CodeFinding], texts: dict[str, str], context: RunCon
     return model.start(request, lambda _: None, lambda: context.cancelled(0)).result().text
 
 
-KIND = AnalyzeCode()
+KIND = AnalyzeCodeKind()

@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from datetime import datetime
 from typing import Any
 
-from pydantic import BaseModel, Field
+from pydantic import BaseModel
 
-from services.inference.domain import log_story
-from services.inference.domain.log_reading import badness, pattern_of, timestamp
-from services.inference.kinds.base import Input, RunContext, each
-from services.inference.kinds.files import FileInput, as_text, collect
-from shared.clock import utc_now
-from shared.errors import InvalidInputError
+from accelerator_autopilot.contracts.errors import InvalidInputError
+from accelerator_autopilot.contracts.kinds.analyze_logs import (
+    AnalyzeLogs,
+    AnalyzeLogsResult,
+    Burst,
+    LogLine,
+    RootCause,
+    Template,
+)
+from accelerator_autopilot.inference.domain import log_analysis
+from accelerator_autopilot.inference.domain.log_lines import badness, pattern_of, timestamp
+from accelerator_autopilot.inference.kinds.base import RunContext, each
+from accelerator_autopilot.inference.kinds.files import as_text, collect
+from accelerator_autopilot.transport.clock import utc_now
 
 MOST_LINES = 2_000_000
 LINE_CHARACTERS = 4000
@@ -29,89 +36,24 @@ MASKS = (
 )
 
 
-class AnalyzeLogsInput(Input):
-    """A log as text, or files, or an archive in base64; and, to compare with, one from before."""
-
-    text: str | None = Field(default=None, max_length=64 * 2**20)
-    files: list[FileInput] = Field(default=[], max_length=5000)
-    archive: str | None = None
-    baseline: str | None = Field(default=None, max_length=64 * 2**20, description="a log of when all was well")
-
-
-class Template(BaseModel):
-    """A kind of line."""
-
-    id: int
-    template: str
-    count: int
-    first_line: int
-    last_line: int
-    example: str
-    severity: int
-
-
-class LogLine(BaseModel):
-    """A line that matters."""
-
-    source: str
-    line: int
-    text: str
-    at: datetime | None = None
-    meaning: str = ""
-
-
-class BurstOutput(BaseModel):
-    """A template that suddenly came often."""
-
-    template: str
-    first_line: int
-    last_line: int
-    count: int
-    usual: float
-
-
-class RootCause(BaseModel):
-    """What most likely began it, and what followed from it, in order."""
-
-    line: LogLine
-    reason: str
-    confidence: float
-    evidence: list[LogLine]
-
-
-class AnalyzeLogsOutput(BaseModel):
-    """What a log tells."""
-
-    lines: int
-    errors: int
-    warnings: int
-    templates: list[Template]
-    bursts: list[BurstOutput]
-    new_templates: list[str]
-    vanished_templates: list[str]
-    first_error: LogLine | None
-    root_cause: RootCause | None
-    gpu: dict[str, list[LogLine]]
-
-
-class AnalyzeLogs:
+class AnalyzeLogsKind:
     """One log a job."""
 
     name = "analyze-logs"
-    input = AnalyzeLogsInput
-    output = AnalyzeLogsOutput
+    input = AnalyzeLogs
+    output = AnalyzeLogsResult
     max_batch = 1
 
-    def run(self, inputs: Sequence[AnalyzeLogsInput], context: RunContext) -> list[BaseModel | BaseException]:
+    def run(self, inputs: Sequence[AnalyzeLogs], context: RunContext) -> list[BaseModel | BaseException]:
         """Analyse each log."""
         return each(lambda item, index: self._one(item, index, context), inputs)
 
-    def _one(self, item: AnalyzeLogsInput, index: int, context: RunContext) -> AnalyzeLogsOutput:
+    def _one(self, item: AnalyzeLogs, index: int, context: RunContext) -> AnalyzeLogsResult:
         sources = {name: as_text(data, name) for name, data in collect(item.files, item.archive).items()}
         if item.text is not None:
             sources["text"] = item.text
         if not any(text.strip() for text in sources.values()):
-            raise InvalidInputError("text", 0, "holds no line")
+            raise InvalidInputError("text", 0, "contains no lines")
         miner = _miner()
         before = {_mine(miner, line) for line in (item.baseline or "").splitlines() if line.strip()}
         lines = list(_read(sources, miner, lambda share: context.progress(index, share)))
@@ -133,7 +75,7 @@ def _mine(miner: Any, line: str) -> int:
     return int(miner.add_log_message(line[:LINE_CHARACTERS])["cluster_id"])
 
 
-def _read(sources: dict[str, str], miner: Any, progress: Any) -> Iterator[log_story.Line]:
+def _read(sources: dict[str, str], miner: Any, progress: Any) -> Iterator[log_analysis.Line]:
     number, year = 0, utc_now().year
     for done, (name, text) in enumerate(sources.items()):
         for line in text.splitlines():
@@ -142,13 +84,13 @@ def _read(sources: dict[str, str], miner: Any, progress: Any) -> Iterator[log_st
             number += 1
             if number > MOST_LINES:
                 raise InvalidInputError("text", f"over {MOST_LINES} lines", "is too long for one job: split it")
-            yield log_story.Line(number, line[:LINE_CHARACTERS], _mine(miner, line), timestamp(line, year), name)
+            yield log_analysis.Line(number, line[:LINE_CHARACTERS], _mine(miner, line), timestamp(line, year), name)
         progress((done + 1) / len(sources))
 
 
-def _describe(lines: list[log_story.Line], miner: Any, before: set[int] | None) -> AnalyzeLogsOutput:
+def _describe(lines: list[log_analysis.Line], miner: Any, before: set[int] | None) -> AnalyzeLogsResult:
     names = {c.cluster_id: c.get_template() for c in miner.drain.clusters}
-    of: dict[int, list[log_story.Line]] = {}
+    of: dict[int, list[log_analysis.Line]] = {}
     gpu: dict[str, list[LogLine]] = {}
     for line in lines:
         of.setdefault(line.template, []).append(line)
@@ -156,11 +98,11 @@ def _describe(lines: list[log_story.Line], miner: Any, before: set[int] | None) 
             gpu.setdefault(found.kind, []).append(_shown(line))
     new = set(of) - before if before is not None else set()
     counts = {template: len(its) for template, its in of.items()}
-    cause = log_story.root_cause(lines, counts, new)
-    error = log_story.first_error(lines)
+    cause = log_analysis.root_cause(lines, counts, new)
+    error = log_analysis.first_error(lines)
     worst = {t: max(badness(line.text) for line in its[:5]) for t, its in of.items()}
     ordered = sorted(of, key=lambda t: (-worst[t], -counts[t]))
-    return AnalyzeLogsOutput(
+    return AnalyzeLogsResult(
         lines=len(lines),
         errors=sum(counts[t] for t in of if worst[t] >= 2),
         warnings=sum(counts[t] for t in of if worst[t] == 1),
@@ -177,10 +119,10 @@ def _describe(lines: list[log_story.Line], miner: Any, before: set[int] | None) 
             for t in ordered[:LISTED]
         ],
         bursts=[
-            BurstOutput(
+            Burst(
                 template=names.get(b.template, ""), first_line=b.first, last_line=b.last, count=b.count, usual=b.usual
             )
-            for b in log_story.bursts(lines)[:LISTED]
+            for b in log_analysis.bursts(lines)[:LISTED]
         ],
         new_templates=[names[t] for t in ordered if t in new][:LISTED],
         vanished_templates=[names[t] for t in sorted((before or set()) - set(of)) if t in names][:LISTED],
@@ -197,11 +139,11 @@ def _describe(lines: list[log_story.Line], miner: Any, before: set[int] | None) 
     )
 
 
-def _shown(line: log_story.Line) -> LogLine:
+def _shown(line: log_analysis.Line) -> LogLine:
     found = pattern_of(line.text)
     return LogLine(
         source=line.source, line=line.number, text=line.text, at=line.at, meaning=found.meaning if found else ""
     )
 
 
-KIND = AnalyzeLogs()
+KIND = AnalyzeLogsKind()

@@ -1,4 +1,4 @@
-"""The contract of a job kind: one file each, found by its `KIND`."""
+"""The contract of a job kind. docs/how-to/write-a-job-kind.md says how to write one."""
 
 from __future__ import annotations
 
@@ -7,18 +7,13 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel
 
-from services.inference.scratch import Scratch
-from services.inference.settings import ModelSettings
+from accelerator_autopilot.contracts.kinds.base import Input
+from accelerator_autopilot.inference.settings import ModelSettings
+from accelerator_autopilot.inference.worker.application.scratch_folders import ScratchFolders
 
 T = TypeVar("T")
-
-
-class Input(BaseModel):
-    """Base of a kind's input: unknown fields are a mistake worth telling."""
-
-    model_config = ConfigDict(extra="forbid", allow_inf_nan=False, hide_input_in_errors=True)
 
 
 @dataclass(frozen=True)
@@ -44,7 +39,7 @@ class RunContext:
     """
 
     models: ModelSettings
-    scratch: Scratch
+    scratch: ScratchFolders
     attempts: Sequence[int]
     progress: Callable[[int, float], None] = _silent
     partial: Callable[[int, Any], None] = _silent
@@ -81,7 +76,8 @@ class _Placed(dict[int, Tokens]):
 class Kind(Protocol):
     """One kind of job. `run` is called in a thread with inputs that were validated.
 
-    It returns, for each input, the output or the exception that this input caused.
+    It returns, for each input, the output or the exception that this input caused. `max_batch` is how many inputs one
+    call takes at most.
     """
 
     name: str

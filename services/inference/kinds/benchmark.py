@@ -8,74 +8,40 @@ import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from typing import Annotated, Any
+from typing import Any
 
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import BaseModel, ValidationError
 
-from services.inference.adapters.energy_meter import energy_j
-from services.inference.kinds.base import Input, Kind, RunContext, each
-from shared.errors import InvalidInputError
+from accelerator_autopilot.contracts.errors import InvalidInputError
+from accelerator_autopilot.contracts.kinds.benchmark import Benchmark, BenchmarkResult, Measurement
+from accelerator_autopilot.inference.adapters.energy_meter import energy_j
+from accelerator_autopilot.inference.kinds.base import Kind, RunContext, each
 
 MOST_S = 600.0
-MOST_BATCH = 4096
 
 
-class BenchmarkInput(Input):
-    """The kind and one payload of it, repeated in batches of each size."""
-
-    kind: str = Field(default="embed", max_length=200)
-    payload: dict[str, Any] = {"texts": ["The quick brown fox jumps over the lazy dog."]}
-    batch_sizes: list[Annotated[int, Field(ge=1, le=MOST_BATCH)]] = Field(
-        default=[1, 8, 32], min_length=1, max_length=10
-    )
-    repeats: int = Field(default=5, ge=2, le=1000)
-    devices: list[Annotated[str, Field(max_length=100)]] = Field(
-        default=[], max_length=64, description="torch's names; none takes the CPU and every GPU of the worker"
-    )
-
-
-class Measurement(BaseModel):
-    """One device, or all together, at one batch size."""
-
-    device: str
-    batch_size: int
-    items_per_s: float
-    latency_p50_ms: float
-    latency_max_ms: float
-    joules_per_item: float | None
-    speed_up: float
-
-
-class BenchmarkOutput(BaseModel):
-    """Measurements, and the report in Markdown with a plot in SVG."""
-
-    kind: str
-    measurements: list[Measurement]
-    best: Measurement
-    markdown: str
-    plot_svg: str
-
-
-class Benchmark:
+class BenchmarkKind:
     """One benchmark a job."""
 
     name = "benchmark"
     # What ran beside it would be measured with it.
     undisturbed = True
-    input = BenchmarkInput
-    output = BenchmarkOutput
+    input = Benchmark
+    output = BenchmarkResult
     max_batch = 1
 
-    def run(self, inputs: Sequence[BenchmarkInput], context: RunContext) -> list[BaseModel | BaseException]:
+    def run(self, inputs: Sequence[Benchmark], context: RunContext) -> list[BaseModel | BaseException]:
         """Measure for each input."""
         return each(lambda item, index: self._one(item, index, context), inputs)
 
-    def _one(self, item: BenchmarkInput, index: int, context: RunContext) -> BenchmarkOutput:
+    def _one(self, item: Benchmark, index: int, context: RunContext) -> BenchmarkResult:
         kind, payload = _subject(item)
         known = _devices(context)
         devices = list(dict.fromkeys(item.devices)) or known
         if unknown := [device for device in devices if device not in known]:
-            raise InvalidInputError("devices", unknown[0], f"is none of this worker's: {', '.join(known)}")
+            raise InvalidInputError(
+                "devices", unknown[0], f"is not a device of this worker; available: {', '.join(known)}"
+            )
         rounds = [(name, [name]) for name in devices] + ([("all", devices[1:])] if len(devices) > 2 else [])
         measured: list[Measurement] = []
         for done, (name, together) in enumerate(rounds):
@@ -84,7 +50,7 @@ class Benchmark:
                 measured.append(_measure(kind, [payload] * size, name, together, item.repeats, context, first))
             context.progress(index, (done + 1) / len(rounds))
         best = max(measured, key=lambda m: m.items_per_s)
-        return BenchmarkOutput(
+        return BenchmarkResult(
             kind=item.kind,
             measurements=measured,
             best=best,
@@ -93,12 +59,12 @@ class Benchmark:
         )
 
 
-def _subject(item: BenchmarkInput) -> tuple[Kind, Any]:
-    from services.inference.kinds import registry  # noqa: PLC0415  the registry holds this kind too
+def _subject(item: Benchmark) -> tuple[Kind, Any]:
+    from accelerator_autopilot.inference.kinds import registry  # noqa: PLC0415  the registry holds this kind too
 
     kind = registry().get(item.kind)
-    if kind is None or item.kind == Benchmark.name or not isinstance(kind, Kind):
-        batched = sorted(n for n, k in registry().items() if isinstance(k, Kind) and n != Benchmark.name)
+    if kind is None or item.kind == BenchmarkKind.name or not isinstance(kind, Kind):
+        batched = sorted(n for n, k in registry().items() if isinstance(k, Kind) and n != BenchmarkKind.name)
         raise InvalidInputError("kind", item.kind, f"must be one of {', '.join(batched)}")
     try:
         return kind, kind.input.model_validate(item.payload)
@@ -198,4 +164,4 @@ def _plot(measured: list[Measurement]) -> str:
     return out.getvalue()
 
 
-KIND = Benchmark()
+KIND = BenchmarkKind()

@@ -3,38 +3,26 @@
 from __future__ import annotations
 
 from concurrent.futures import Future
-from typing import Literal
 
-from pydantic import BaseModel, Field
+from pydantic import BaseModel
 
-from services.inference.kinds.base import Input, RunContext
-from services.inference.kinds.generate import GenerateOutput, Sampling, begin
-from services.inference.ports import Message
-
-
-class Turn(Input):
-    """Who said what."""
-
-    role: Literal["system", "user", "assistant"]
-    content: str = Field(max_length=10_000_000)
+from accelerator_autopilot.contracts.kinds.chat import Chat
+from accelerator_autopilot.contracts.kinds.generate import GenerateResult
+from accelerator_autopilot.inference.kinds.base import RunContext
+from accelerator_autopilot.inference.kinds.generate import begin
+from accelerator_autopilot.inference.ports import Message
 
 
-class ChatInput(Sampling):
-    """The conversation so far."""
-
-    messages: list[Turn] = Field(min_length=1, max_length=1000)
-
-
-class Chat:
+class ChatKind:
     """One turn a job."""
 
     name = "chat"
-    input = ChatInput
-    output = GenerateOutput
+    input = Chat
+    output = GenerateResult
 
-    def start(self, item: ChatInput, context: RunContext) -> Future[BaseModel]:
+    def start(self, item: Chat, context: RunContext) -> Future[BaseModel]:
         """Begin the next turn."""
         return begin([Message(turn.role, turn.content) for turn in item.messages], item, context)
 
 
-KIND = Chat()
+KIND = ChatKind()

@@ -3,52 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
-from pydantic import BaseModel, Field
+from pydantic import BaseModel
 
-from services.inference.kinds.base import Input, RunContext, each
-from services.inference.models import encoder, text_classifier
-from shared.errors import InvalidInputError
+from accelerator_autopilot.contracts.errors import InvalidInputError
+from accelerator_autopilot.contracts.kinds.classify import Classified, Classify, ClassifyResult
+from accelerator_autopilot.inference.kinds.base import RunContext, each
+from accelerator_autopilot.inference.model_loading import encoder, text_classifier
 
 # Cosines of sentence embeddings lie close together; CLIP's learned scale (Radford et al., 2021) spreads them.
 SCALE = 20.0
 
 
-class ClassifyInput(Input):
-    """Texts, and the labels to choose from: names, or names with a description each."""
-
-    texts: list[str] = Field(min_length=1, max_length=4096)
-    labels: list[str] | dict[str, str] | None = Field(default=None, description="none takes the model's own")
-    multi_label: bool = Field(default=False, description="score each label for itself, not against the others")
-
-
-class Classified(BaseModel):
-    """The best label of a text, and every label's score."""
-
-    label: str
-    score: float
-    scores: dict[str, float]
-
-
-class ClassifyOutput(BaseModel):
-    """One entry a text."""
-
-    results: list[Classified]
-    method: Literal["zero_shot", "classifier"]
-    model: str
-
-
-class Classify:
+class ClassifyKind:
     """Zero-shot by embeddings unless a classifier is configured and no labels are given."""
 
     name = "classify"
-    input = ClassifyInput
-    output = ClassifyOutput
+    input = Classify
+    output = ClassifyResult
     max_batch = 64
 
-    def run(self, inputs: Sequence[ClassifyInput], context: RunContext) -> list[BaseModel | BaseException]:
+    def run(self, inputs: Sequence[Classify], context: RunContext) -> list[BaseModel | BaseException]:
         """Classify the texts of all inputs together: one by one they leave a GPU idle."""
         checked = each(lambda item, _: _checked(item, context), inputs)
         outputs: list[BaseModel | BaseException] = list(checked)
@@ -62,24 +39,24 @@ class Classify:
         return outputs
 
 
-def _checked(item: ClassifyInput, context: RunContext) -> ClassifyInput:
+def _checked(item: Classify, context: RunContext) -> Classify:
     if not item.labels and context.models.classify_model is None:
-        raise InvalidInputError("labels", None, "must be given: no classifier is configured")
+        raise InvalidInputError("labels", None, "are required because no classifier is configured")
     if item.labels and len(set(item.labels)) < 2 and not item.multi_label:
-        raise InvalidInputError("labels", list(item.labels), "needs at least two")
+        raise InvalidInputError("labels", list(item.labels), "must have at least two entries")
     return item
 
 
-def _by_classifier(items: Sequence[ClassifyInput], context: RunContext) -> list[ClassifyOutput]:
+def _by_classifier(items: Sequence[Classify], context: RunContext) -> list[ClassifyResult]:
     name = str(context.models.classify_model)
     rows = iter(text_classifier(context.models, name).scores([text for item in items for text in item.texts]))
     return [
-        ClassifyOutput(results=[_best(next(rows)) for _ in item.texts], method="classifier", model=name)
+        ClassifyResult(results=[_best(next(rows)) for _ in item.texts], method="classifier", model=name)
         for item in items
     ]
 
 
-def _by_likeness(items: Sequence[ClassifyInput], context: RunContext) -> list[ClassifyOutput]:
+def _by_likeness(items: Sequence[Classify], context: RunContext) -> list[ClassifyResult]:
     model = encoder(context.models)
     described = [item.labels if isinstance(item.labels, dict) else {n: n for n in item.labels or ()} for item in items]
     texts = [text for item in items for text in item.texts]
@@ -92,7 +69,7 @@ def _by_likeness(items: Sequence[ClassifyInput], context: RunContext) -> list[Cl
         start += len(item.texts)
         rows = _probabilities(likeness, multi_label=item.multi_label)
         results = [_best({name: float(row[i]) for i, name in enumerate(labels)}) for row in rows]
-        outputs.append(ClassifyOutput(results=results, method="zero_shot", model=model.name))
+        outputs.append(ClassifyResult(results=results, method="zero_shot", model=model.name))
     return outputs
 
 
@@ -108,4 +85,4 @@ def _best(scores: dict[str, float]) -> Classified:
     return Classified(label=label, score=scores[label], scores=scores)
 
 
-KIND = Classify()
+KIND = ClassifyKind()

@@ -6,17 +6,18 @@ import io
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from pydantic import BaseModel, Field
+from pydantic import BaseModel
 
-from services.inference.kinds.base import Input, RunContext, each
-from services.inference.kinds.files import FileInput, collect
-from services.inference.models import image_classifier
-from shared.errors import InvalidInputError
+from accelerator_autopilot.contracts.errors import InvalidInputError
+from accelerator_autopilot.contracts.kinds.classify_image import ClassifiedImage, ClassifyImage, ClassifyImageResult
+from accelerator_autopilot.inference.kinds.base import RunContext, each
+from accelerator_autopilot.inference.kinds.files import collect
+from accelerator_autopilot.inference.model_loading import image_classifier
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-    from services.inference.adapters.classifiers import ImageClassifier
+    from accelerator_autopilot.inference.adapters.classifiers import ImageClassifier
 
 # Of one image, and of those that are held as pixels at once.
 MOST_PIXELS = 64_000_000
@@ -24,40 +25,15 @@ MOST_PIXELS = 64_000_000
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")
 
 
-class ClassifyImageInput(Input):
-    """Images as files, or an archive of them in base64."""
-
-    files: list[FileInput] = Field(default=[], max_length=1024)
-    archive: str | None = None
-    top: int = Field(default=5, ge=1, le=100)
-
-
-class ClassifiedImage(BaseModel):
-    """The likeliest labels of one image, best first, or why it has none."""
-
-    name: str
-    label: str = ""
-    score: float = 0.0
-    scores: dict[str, float] = {}
-    error: str = ""
-
-
-class ClassifyImageOutput(BaseModel):
-    """One entry an image."""
-
-    images: list[ClassifiedImage]
-    model: str
-
-
-class ClassifyImage:
+class ClassifyImageKind:
     """The images of one job together."""
 
     name = "classify-image"
-    input = ClassifyImageInput
-    output = ClassifyImageOutput
+    input = ClassifyImage
+    output = ClassifyImageResult
     max_batch = 16
 
-    def run(self, inputs: Sequence[ClassifyImageInput], context: RunContext) -> list[BaseModel | BaseException]:
+    def run(self, inputs: Sequence[ClassifyImage], context: RunContext) -> list[BaseModel | BaseException]:
         """Classify the images of all jobs together, as many at once as may be held as pixels."""
         model = image_classifier(context.models)
         albums = each(lambda item, _: _Album(item), inputs)
@@ -76,12 +52,12 @@ class ClassifyImage:
 class _Album:
     """The images of one job."""
 
-    def __init__(self, item: ClassifyImageInput) -> None:
+    def __init__(self, item: ClassifyImage) -> None:
         self._files, self._top = collect(item.files, item.archive), item.top
         self._found: dict[str, ClassifiedImage] = {}
         self._alone: InvalidInputError | None = None
         if not self._files:
-            raise InvalidInputError("files", 0, "holds no image")
+            raise InvalidInputError("files", 0, "contains no image")
 
     def images(self) -> Iterator[tuple[str, Image]]:
         """Each image that can be read."""
@@ -98,14 +74,16 @@ class _Album:
         label = next(iter(best))
         self._found[name] = ClassifiedImage(name=name, label=label, score=best[label], scores=best)
 
-    def output(self, model: str) -> ClassifyImageOutput:
+    def output(self, model: str) -> ClassifyImageResult:
         """All images in the order given. Raises InvalidInputError where none can be read."""
         if self._alone is not None and len(self._files) == 1:
             raise self._alone
         if all(image.error for image in self._found.values()):
             first = self._found[next(iter(self._files))]
-            raise InvalidInputError("files", len(self._files), f"holds no readable image; the first: {first.error}")
-        return ClassifyImageOutput(images=[self._found[name] for name in self._files], model=model)
+            raise InvalidInputError(
+                "files", len(self._files), f"contains no readable image; the first error: {first.error}"
+            )
+        return ClassifyImageResult(images=[self._found[name] for name in self._files], model=model)
 
 
 def _opened(name: str, data: bytes) -> Image:
@@ -115,9 +93,9 @@ def _opened(name: str, data: bytes) -> Image:
         image = images.open(io.BytesIO(data), formats=FORMATS)
         decoded = image.convert("RGB") if _pixels(image) <= MOST_PIXELS else None
     except Exception as error:  # Pillow's decoders raise whatever a broken file makes of them
-        raise InvalidInputError(name, f"{len(data)} bytes", f"is no readable {', '.join(FORMATS)}") from error
+        raise InvalidInputError(name, f"{len(data)} bytes", f"is not a readable {', '.join(FORMATS)} image") from error
     if decoded is None:
-        raise InvalidInputError(name, f"{image.width}x{image.height}", f"may have {MOST_PIXELS} pixels")
+        raise InvalidInputError(name, f"{image.width}x{image.height}", f"may have at most {MOST_PIXELS} pixels")
     return decoded
 
 
@@ -137,4 +115,4 @@ def _score(model: ImageClassifier, waiting: Sequence[tuple[_Album, str, Image]])
             album.add(name, scores)
 
 
-KIND = ClassifyImage()
+KIND = ClassifyImageKind()

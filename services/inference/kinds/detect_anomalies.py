@@ -4,100 +4,58 @@ from __future__ import annotations
 
 import io
 from collections.abc import Sequence
-from datetime import datetime
 from typing import Any
 
 import numpy as np
-from pydantic import BaseModel, Field
+from pydantic import BaseModel
 
-from services.inference.domain.outliers import Column, categorical, numeric
-from services.inference.kinds.base import Input, RunContext, each
-from services.inference.kinds.files import FileInput
-from shared.clock import utc_now
-from shared.errors import InvalidInputError
+from accelerator_autopilot.contracts.errors import InvalidInputError
+from accelerator_autopilot.contracts.kinds.detect_anomalies import (
+    Anomaly,
+    ComplianceReport,
+    DetectAnomalies,
+    DetectAnomaliesResult,
+    Reason,
+)
+from accelerator_autopilot.inference.domain.outlier_detection import Column, categorical, numeric
+from accelerator_autopilot.inference.kinds.base import RunContext, each
+from accelerator_autopilot.inference.kinds.files import data_of
+from accelerator_autopilot.transport.clock import utc_now
 
 MOST_CELLS = 50_000_000
-LISTED = 1000
 REASONS = 5
 
 
-class DetectAnomaliesInput(Input):
-    """A CSV or Parquet file, or rows as JSON objects."""
-
-    file: FileInput | None = None
-    rows: list[dict[str, Any]] | None = Field(default=None, max_length=1_000_000)
-    ignore: list[str] = Field(default=[], description="columns to leave out, identifiers say")
-    most: int = Field(default=100, ge=1, le=LISTED, description="rows to report at most")
-
-
-class Reason(BaseModel):
-    """What is odd about a row in one column."""
-
-    column: str
-    value: Any
-    expected: str
-
-
-class Anomaly(BaseModel):
-    """An outlying row, counted from 0."""
-
-    row: int
-    score: float
-    reasons: list[Reason]
-
-
-class ComplianceReport(BaseModel):
-    """What was checked and what was found, as data and in Markdown."""
-
-    made_at: datetime
-    rows: int
-    columns_checked: list[str]
-    columns_skipped: list[str]
-    missing_values: dict[str, int]
-    duplicate_rows: int
-    anomalous_rows: int
-    by_column: dict[str, int]
-    method: str
-    markdown: str = ""
-
-
-class DetectAnomaliesOutput(BaseModel):
-    """Outliers, worst first, and the report."""
-
-    anomalies: list[Anomaly]
-    report: ComplianceReport
-
-
-class DetectAnomalies:
+class DetectAnomaliesKind:
     """One table a job."""
 
     name = "detect-anomalies"
-    input = DetectAnomaliesInput
-    output = DetectAnomaliesOutput
+    input = DetectAnomalies
+    output = DetectAnomaliesResult
     max_batch = 1
 
-    def run(self, inputs: Sequence[DetectAnomaliesInput], context: RunContext) -> list[BaseModel | BaseException]:  # noqa: ARG002  every kind is called so
+    def run(self, inputs: Sequence[DetectAnomalies], context: RunContext) -> list[BaseModel | BaseException]:  # noqa: ARG002  every kind is called so
         """Look through each table."""
         return each(lambda item, _: self._one(item), inputs)
 
-    def _one(self, item: DetectAnomaliesInput) -> DetectAnomaliesOutput:
+    def _one(self, item: DetectAnomalies) -> DetectAnomaliesResult:
         table = _read(item)
         if table.height < 3:
-            raise InvalidInputError("rows", table.height, "needs at least three rows")
+            raise InvalidInputError("rows", table.height, "must have at least three rows")
         if table.height * table.width > MOST_CELLS:
-            raise InvalidInputError("rows", table.height * table.width, f"may have {MOST_CELLS} cells")
+            raise InvalidInputError("rows", table.height * table.width, f"may have at most {MOST_CELLS} cells")
         unknown = sorted(set(item.ignore) - set(table.columns))
         if unknown:
-            raise InvalidInputError("ignore", unknown[0], f"is no column; there are {', '.join(table.columns)}")
+            raise InvalidInputError("ignore", unknown[0], f"is not a column; available: {', '.join(table.columns)}")
         columns = [c for name in table.columns if name not in item.ignore and (c := _column(table, name))]
         total = sum((c.score for c in columns), np.zeros(table.height))
         flagged = np.flatnonzero(np.any([c.odd for c in columns], axis=0)) if columns else np.array([], dtype=int)
         worst = flagged[np.argsort(-total[flagged], kind="stable")]
         anomalies = [_anomaly(table, columns, int(row), float(total[row])) for row in worst[: item.most]]
-        return DetectAnomaliesOutput(anomalies=anomalies, report=_report(table, columns, len(flagged), anomalies))
+        return DetectAnomaliesResult(anomalies=anomalies, report=_report(table, columns, len(flagged), anomalies))
 
 
-def _read(item: DetectAnomaliesInput) -> Any:
+def _read(item: DetectAnomalies) -> Any:
     import polars as pl  # noqa: PLC0415  a worker starts faster without
 
     if (item.file is None) == (item.rows is None):
@@ -106,13 +64,15 @@ def _read(item: DetectAnomaliesInput) -> Any:
         if item.rows is not None:
             return pl.DataFrame(item.rows, infer_schema_length=None, strict=False)
         assert item.file is not None  # noqa: S101  checked above
-        data = item.file.data()
+        data = data_of(item.file)
         if data[:4] == b"PAR1":
             return pl.read_parquet(io.BytesIO(data))
         return pl.read_csv(io.BytesIO(data), infer_schema_length=10_000, try_parse_dates=True)
     except (pl.exceptions.PolarsError, pl.exceptions.PanicException, ValueError, TypeError) as error:
         field = "rows" if item.rows is not None else "file"
-        raise InvalidInputError(field, type(error).__name__, "is no readable CSV, Parquet or list of rows") from error
+        raise InvalidInputError(
+            field, type(error).__name__, "is not a readable CSV file, Parquet file or list of rows"
+        ) from error
 
 
 def _column(table: Any, name: str) -> Column | None:
@@ -170,4 +130,4 @@ def _markdown(report: ComplianceReport, anomalies: list[Anomaly]) -> str:
     return "\n".join(lines) + "\n"
 
 
-KIND = DetectAnomalies()
+KIND = DetectAnomaliesKind()

@@ -1,4 +1,4 @@
-"""echo: gives its text back, after a while if asked to. For measuring and for trying a fleet.
+"""echo: return the text, optionally after a delay. For measuring and for trying a fleet.
 
 On a simulated device the work takes longer where a cap or heat holds its clock down.
 """
@@ -7,44 +7,30 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from typing import Literal
 
-from pydantic import BaseModel, Field
+from pydantic import BaseModel
 
-from services.inference.errors import RetryableJobError
-from services.inference.kinds.base import Input, RunContext
-from shared.errors import InvalidInputError
+from accelerator_autopilot.contracts.errors import InvalidInputError
+from accelerator_autopilot.contracts.kinds.echo import Echo, EchoResult
+from accelerator_autopilot.inference.errors import RetryableJobError
+from accelerator_autopilot.inference.kinds.base import RunContext
 
 STEP_S = 0.1
 
 
-class EchoInput(Input):
-    """What to give back, how long to keep the device busy, and which failure to act out."""
-
-    text: str = ""
-    work_s: float = Field(default=0.0, ge=0, le=600)
-    fail: Literal["never", "first_attempt", "always", "permanently"] = "never"
-
-
-class EchoOutput(BaseModel):
-    """The text again."""
-
-    text: str
-
-
-class Echo:
+class EchoKind:
     """The smallest kind."""
 
     name = "echo"
-    input = EchoInput
-    output = EchoOutput
+    input = Echo
+    output = EchoResult
     max_batch = 256
 
-    def run(self, inputs: Sequence[EchoInput], context: RunContext) -> list[BaseModel | BaseException]:
+    def run(self, inputs: Sequence[Echo], context: RunContext) -> list[BaseModel | BaseException]:
         """Work through the batch one by one."""
         return [self._one(index, item, context) for index, item in enumerate(inputs)]
 
-    def _one(self, index: int, item: EchoInput, context: RunContext) -> BaseModel | Exception:
+    def _one(self, index: int, item: Echo, context: RunContext) -> BaseModel | Exception:
         left, now = item.work_s, time.monotonic()
         while left > 0 and not context.cancelled(index):
             speed = context.speed()
@@ -54,10 +40,10 @@ class Echo:
             if item.work_s >= 1:
                 context.progress(index, min(1.0, 1 - max(0.0, left) / item.work_s))
         if item.fail == "permanently":
-            return InvalidInputError("fail", item.fail, "was asked to fail for good")
+            return InvalidInputError("fail", item.fail, "was asked to fail permanently")
         if item.fail == "always" or (item.fail == "first_attempt" and context.attempts[index] == 1):
             return RetryableJobError(f"was asked to fail attempt {context.attempts[index]}")
-        return EchoOutput(text=item.text)
+        return EchoResult(text=item.text)
 
 
-KIND = Echo()
+KIND = EchoKind()

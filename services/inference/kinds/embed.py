@@ -4,42 +4,30 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from pydantic import BaseModel, Field
+from pydantic import BaseModel
 
-from services.inference.kinds.base import Input, RunContext, Tokens
-from services.inference.models import encoder
-from shared.errors import InvalidInputError
-
-
-class EmbedInput(Input):
-    """Texts to embed; each is cut at the model's context."""
-
-    texts: list[str] = Field(min_length=1, max_length=4096)
-    model: str | None = Field(default=None, max_length=500, description="must be the one that is configured")
+from accelerator_autopilot.contracts.errors import InvalidInputError
+from accelerator_autopilot.contracts.kinds.embed import Embed, EmbedResult
+from accelerator_autopilot.inference.kinds.base import RunContext, Tokens
+from accelerator_autopilot.inference.model_loading import encoder
 
 
-class EmbedOutput(BaseModel):
-    """One vector a text, of length 1."""
-
-    vectors: list[list[float]]
-    model: str
-    dimensions: int
-
-
-class Embed:
+class EmbedKind:
     """Embeds the texts of a whole batch together."""
 
     name = "embed"
-    input = EmbedInput
-    output = EmbedOutput
+    input = Embed
+    output = EmbedResult
     max_batch = 256
 
-    def run(self, inputs: Sequence[EmbedInput], context: RunContext) -> list[BaseModel | BaseException]:
+    def run(self, inputs: Sequence[Embed], context: RunContext) -> list[BaseModel | BaseException]:
         """Flatten, embed once, and hand each job its rows."""
         model = encoder(context.models)
         for item in inputs:
             if item.model not in {None, model.name}:
-                raise InvalidInputError("model", item.model, f"does not embed here; what does: {model.name}")
+                raise InvalidInputError(
+                    "model", item.model, f"is not the embedding model of this pool; use {model.name}"
+                )
         texts = [text for item in inputs for text in item.texts]
         vectors, counts = model.encode_counted(texts)
         outputs: list[BaseModel | BaseException] = []
@@ -48,8 +36,8 @@ class Embed:
             rows = vectors[position : position + len(item.texts)]
             context.tokens[index] = Tokens(prompt=sum(counts[position : position + len(item.texts)]))
             position += len(item.texts)
-            outputs.append(EmbedOutput(vectors=rows.tolist(), model=model.name, dimensions=int(rows.shape[1])))
+            outputs.append(EmbedResult(vectors=rows.tolist(), model=model.name, dimensions=int(rows.shape[1])))
         return outputs
 
 
-KIND = Embed()
+KIND = EmbedKind()

@@ -9,18 +9,19 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
-from pydantic import BaseModel, Field
+from pydantic import BaseModel
 
-from services.inference.domain import extraction
-from services.inference.domain.schema_fields import Field as SchemaField
-from services.inference.domain.schema_fields import fields_of
-from services.inference.kinds.base import Input, RunContext, Tokens, each
-from services.inference.kinds.summarize import choose
-from services.inference.models import encoder, generator
-from services.inference.ports import GenerationRequest
+from accelerator_autopilot.contracts.kinds.extract import Extract, ExtractResult, Finding, Value
+from accelerator_autopilot.inference.domain import field_extraction
+from accelerator_autopilot.inference.domain.schema_fields import Field as SchemaField
+from accelerator_autopilot.inference.domain.schema_fields import fields_of
+from accelerator_autopilot.inference.kinds.base import RunContext, Tokens, each
+from accelerator_autopilot.inference.kinds.summarize import choose
+from accelerator_autopilot.inference.model_loading import encoder, generator
+from accelerator_autopilot.inference.ports import GenerationRequest
 
 # A field that the text names itself outweighs any likeness.
 LABELLED_BONUS = 1.0
@@ -28,63 +29,27 @@ LEAST_LIKENESS = 0.15
 ANSWER_TOKENS = 512
 
 
-class ExtractInput(Input):
-    """The text, and what to take from it."""
-
-    text: str = Field(min_length=1, max_length=2_000_000)
-    schema_: dict[str, Any] | None = Field(default=None, alias="schema", description="JSON schema with properties")
-    findings: int = Field(default=5, ge=0, le=50, description="key sentences to return")
-
-
-class Value(BaseModel):
-    """A value, where it stands (characters, end excluded), and how sure it is."""
-
-    value: Any
-    start: int
-    end: int
-    text: str
-    confidence: float
-
-
-class Finding(BaseModel):
-    """A key sentence and where it stands."""
-
-    text: str
-    start: int
-    end: int
-
-
-class ExtractOutput(BaseModel):
-    """Fields by name, None where the text has none; lists for fields of type array."""
-
-    fields: dict[str, Value | list[Value] | None]
-    missing: list[str]
-    findings: list[Finding]
-    method: Literal["rules", "model"]
-    model: str
-
-
-class Extract:
+class ExtractKind:
     """One text a job."""
 
     name = "extract"
-    input = ExtractInput
-    output = ExtractOutput
+    input = Extract
+    output = ExtractResult
     max_batch = 8
 
-    def run(self, inputs: Sequence[ExtractInput], context: RunContext) -> list[BaseModel | BaseException]:
+    def run(self, inputs: Sequence[Extract], context: RunContext) -> list[BaseModel | BaseException]:
         """Extract from each text."""
         return each(lambda item, index: self._one(item, index, context), inputs)
 
-    def _one(self, item: ExtractInput, index: int, context: RunContext) -> ExtractOutput:
+    def _one(self, item: Extract, index: int, context: RunContext) -> ExtractResult:
         fields = fields_of(item.schema_) if item.schema_ is not None else []
         name = context.models.generate_model
         if name and fields:
             found = _by_model(item, fields, index, context)
         else:
-            document = extraction.Document(item.text)
+            document = field_extraction.Document(item.text)
             found = {field.name: _by_rules(field, document, context) for field in fields}
-        return ExtractOutput(
+        return ExtractResult(
             fields=found,
             missing=[f.name for f in fields if f.required and not found[f.name]],
             findings=_findings(item, context),
@@ -93,8 +58,10 @@ class Extract:
         )
 
 
-def _by_rules(field: SchemaField, document: extraction.Document, context: RunContext) -> Value | list[Value] | None:
-    options, text = extraction.candidates(field, document), document.text
+def _by_rules(
+    field: SchemaField, document: field_extraction.Document, context: RunContext
+) -> Value | list[Value] | None:
+    options, text = field_extraction.candidates(field, document), document.text
     if not options:
         return [] if field.type == "array" else None
     model = encoder(context.models)
@@ -103,7 +70,7 @@ def _by_rules(field: SchemaField, document: extraction.Document, context: RunCon
     values = [
         Value(value=c.value, start=c.start, end=c.end, text=text[c.start : c.end], confidence=_confidence(float(s)))
         for c, s in zip(options, scores, strict=True)
-        if s >= LEAST_LIKENESS or not extraction.free(field)
+        if s >= LEAST_LIKENESS or not field_extraction.free(field)
     ]
     if field.type == "array":
         return values
@@ -115,7 +82,7 @@ def _confidence(score: float) -> float:
 
 
 def _by_model(
-    item: ExtractInput, fields: list[SchemaField], index: int, context: RunContext
+    item: Extract, fields: list[SchemaField], index: int, context: RunContext
 ) -> dict[str, Value | list[Value] | None]:
     asked = "\n".join(f"- {f.name} ({f.type}): {f.description}" for f in fields)
     prompt = (
@@ -151,14 +118,14 @@ def _grounded(field: SchemaField, proposed: Any, text: str) -> Value | list[Valu
     if start < 0:
         return [] if field.type == "array" else None
     quoted = text[start : start + len(raw)]
-    value = extraction.convert(field, quoted)
+    value = field_extraction.convert(field, quoted)
     if value is None:
         return None
     return Value(value=value, start=start, end=start + len(raw), text=quoted, confidence=1.0)
 
 
-def _findings(item: ExtractInput, context: RunContext) -> list[Finding]:
-    spans = extraction.sentences(item.text)[:2000]
+def _findings(item: Extract, context: RunContext) -> list[Finding]:
+    spans = field_extraction.sentences(item.text)[:2000]
     if not spans or not item.findings:
         return []
     vectors = encoder(context.models).encode([item.text[a:b] for a, b in spans])
@@ -168,4 +135,4 @@ def _findings(item: ExtractInput, context: RunContext) -> list[Finding]:
     ]
 
 
-KIND = Extract()
+KIND = ExtractKind()

@@ -4,31 +4,10 @@ from __future__ import annotations
 
 import base64
 import binascii
-from typing import Self
 
-from pydantic import Field, model_validator
-
-from services.inference.domain.archives import safe_path, unpack
-from services.inference.kinds.base import Input
-from shared.errors import InvalidInputError
-
-
-class FileInput(Input):
-    """One file: its text, or its bytes in base64."""
-
-    name: str = Field(min_length=1, max_length=500)
-    text: str | None = None
-    base64: str | None = None
-
-    @model_validator(mode="after")
-    def _one_content(self) -> Self:
-        if (self.text is None) == (self.base64 is None):
-            raise ValueError("give either text or base64")
-        return self
-
-    def data(self) -> bytes:
-        """The file's bytes. Raises InvalidInputError for broken base64."""
-        return self.text.encode() if self.text is not None else decode_base64(self.base64 or "", self.name)
+from accelerator_autopilot.contracts.errors import InvalidInputError
+from accelerator_autopilot.contracts.kinds.files import File
+from accelerator_autopilot.inference.domain.archives import safe_path, unpack
 
 
 def decode_base64(text: str, field: str) -> bytes:
@@ -39,9 +18,14 @@ def decode_base64(text: str, field: str) -> bytes:
         raise InvalidInputError(field, f"{len(text)} characters", "is not valid base64") from None
 
 
-def collect(files: list[FileInput], archive: str | None) -> dict[str, bytes]:
+def data_of(file: File) -> bytes:
+    """The file's bytes. Raises InvalidInputError for broken base64."""
+    return file.text.encode() if file.text is not None else decode_base64(file.base64 or "", file.name)
+
+
+def collect(files: list[File], archive: str | None) -> dict[str, bytes]:
     """Files by their paths, from a list and a base64 archive."""
-    found = {safe_path(f.name): f.data() for f in files}
+    found = {safe_path(f.name): data_of(f) for f in files}
     if archive is not None:
         found |= unpack(decode_base64(archive, "archive"))
     return found

@@ -3,50 +3,25 @@
 from __future__ import annotations
 
 from concurrent.futures import Future
-from typing import Any, Literal
+from typing import Any
 
-from pydantic import BaseModel, Field
+from pydantic import BaseModel
 
-from services.inference.kinds.base import Input, RunContext, Tokens
-from services.inference.models import generator
-from services.inference.ports import Generated, GenerationRequest
-from shared.errors import InvalidInputError
-
-
-class Sampling(Input):
-    """Which model, how to choose tokens, and when to stop."""
-
-    model: str | None = Field(default=None, max_length=500, description="one that is configured; the first by default")
-    max_tokens: int = Field(default=256, ge=1, le=131_072)
-    temperature: float = Field(default=0.0, ge=0, le=2)
-    top_p: float = Field(default=1.0, gt=0, le=1)
-    stop: list[str] = Field(default=[], max_length=16)
+from accelerator_autopilot.contracts.errors import InvalidInputError
+from accelerator_autopilot.contracts.kinds.generate import Generate, GenerateResult, Sampling
+from accelerator_autopilot.inference.kinds.base import RunContext, Tokens
+from accelerator_autopilot.inference.model_loading import generator
+from accelerator_autopilot.inference.ports import Generated, GenerationRequest
 
 
-class GenerateInput(Sampling):
-    """A prompt."""
-
-    prompt: str = Field(min_length=1, max_length=10_000_000)
-
-
-class GenerateOutput(BaseModel):
-    """The text, and why it ended. While it runs, `partial` tells {"text": piece, "offset": characters before it}."""
-
-    text: str
-    finish_reason: Literal["stop", "length", "cancelled"]
-    model: str
-    prompt_tokens: int
-    completion_tokens: int
-
-
-class Generate:
+class GenerateKind:
     """One text a job."""
 
     name = "generate"
-    input = GenerateInput
-    output = GenerateOutput
+    input = Generate
+    output = GenerateResult
 
-    def start(self, item: GenerateInput, context: RunContext) -> Future[BaseModel]:
+    def start(self, item: Generate, context: RunContext) -> Future[BaseModel]:
         """Begin one text."""
         return begin(item.prompt, item, context)
 
@@ -66,7 +41,7 @@ def begin(prompt: Any, item: Sampling, context: RunContext) -> Future[BaseModel]
         try:
             done = work.result()
             context.tokens[0] = Tokens(done.prompt_tokens, done.completion_tokens)
-            output = GenerateOutput(
+            output = GenerateResult(
                 text=done.text,
                 finish_reason=done.finish_reason,
                 model=model.name,
@@ -89,7 +64,7 @@ def _chosen(name: str | None, context: RunContext) -> str | None:
     if name is None or name in {models.generate_model, models.code_model}:
         return name or models.generate_model
     known = ", ".join(filter(None, (models.generate_model, models.code_model))) or "none"
-    raise InvalidInputError("model", name, f"generates no text here; what does: {known}")
+    raise InvalidInputError("model", name, f"is not a text generation model of this pool; use {known}")
 
 
-KIND = Generate()
+KIND = GenerateKind()

@@ -4,12 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from importlib.resources import files as resources
-from typing import Any, Literal
+from typing import Any
 
-from pydantic import BaseModel, Field
+from pydantic import BaseModel
 
-from services.inference.adapters.sandbox import HOME, Finished, Sandbox
-from services.inference.domain.written_tests import (
+from accelerator_autopilot.contracts.errors import InvalidInputError
+from accelerator_autopilot.contracts.kinds.generate_tests import (
+    EdgeCase,
+    GeneratedTest,
+    GenerateTests,
+    GenerateTestsResult,
+    Origin,
+)
+from accelerator_autopilot.inference.adapters.sandbox import HOME, Finished, Sandbox
+from accelerator_autopilot.inference.domain.test_generation import (
     Verdict,
     characterization,
     check_module,
@@ -18,65 +26,25 @@ from services.inference.domain.written_tests import (
     told,
     verdicts,
 )
-from services.inference.kinds.base import Input, RunContext, each
-from services.inference.models import generator
-from services.inference.ports import GenerationRequest
-from shared.errors import InvalidInputError
+from accelerator_autopilot.inference.kinds.base import RunContext, each
+from accelerator_autopilot.inference.model_loading import generator
+from accelerator_autopilot.inference.ports import GenerationRequest
 
 ANSWER_TOKENS = 1024
 OUTPUT_BYTES = 8 * 2**20
 # Of the time that a job gives: what is left is for the interpreter to start, and to tell what it has.
 PART = 0.85
-Origin = Literal["property", "edge_case", "model"]
 
 
-class GenerateTestsInput(Input):
-    """A module, and how long its tests may take together."""
-
-    code: str = Field(min_length=1, max_length=200_000)
-    module: str = Field(default="subject", pattern=r"^[a-z_][a-z0-9_]{0,60}$")
-    timeout_s: float = Field(default=60.0, gt=0, le=600)
-    most_edge_cases: int = Field(default=40, ge=0, le=400)
-
-
-class GeneratedTest(BaseModel):
-    """A test that has been run, and how it ended."""
-
-    name: str
-    code: str
-    origin: Origin
-    passed: bool
-    output: str
-
-
-class EdgeCase(BaseModel):
-    """What a function did with an edge case."""
-
-    function: str
-    arguments: str
-    result: str | None = None
-    raises: str | None = None
-
-
-class GenerateTestsOutput(BaseModel):
-    """Tests with their verdicts, and the edge cases that were tried."""
-
-    tests: list[GeneratedTest]
-    edge_cases: list[EdgeCase]
-    passed: int
-    failed: int
-    isolation: str
-
-
-class GenerateTests:
+class GenerateTestsKind:
     """One module a job."""
 
     name = "generate-tests"
-    input = GenerateTestsInput
-    output = GenerateTestsOutput
+    input = GenerateTests
+    output = GenerateTestsResult
     max_batch = 1
 
-    def run(self, inputs: Sequence[GenerateTestsInput], context: RunContext) -> list[BaseModel | BaseException]:
+    def run(self, inputs: Sequence[GenerateTests], context: RunContext) -> list[BaseModel | BaseException]:
         """Write and run the tests of each module."""
         return each(lambda item, index: _Session(item, index, context).run(), inputs)
 
@@ -84,11 +52,11 @@ class GenerateTests:
 class _Session:
     """One module's way through the sandbox."""
 
-    def __init__(self, item: GenerateTestsInput, index: int, context: RunContext) -> None:
+    def __init__(self, item: GenerateTests, index: int, context: RunContext) -> None:
         self._item, self._index, self._context = item, index, context
         self._sandbox = Sandbox(context.models.sandbox, context.models.sandbox_uid)
 
-    def run(self) -> GenerateTestsOutput:
+    def run(self) -> GenerateTestsResult:
         check_module(self._item.module, self._item.code)
         cases = self._edge_cases()
         self._context.progress(self._index, 0.3)
@@ -107,7 +75,7 @@ class _Session:
         ]
         shown = [EdgeCase.model_validate({k: c.get(k) for k in EdgeCase.model_fields}) for c in cases]
         passed = sum(t.passed for t in tests)
-        return GenerateTestsOutput(
+        return GenerateTestsResult(
             tests=tests,
             edge_cases=shown,
             passed=passed,
@@ -119,7 +87,7 @@ class _Session:
         finished = self._start("edge_cases.py", f"{PART * self._item.timeout_s:.1f}")
         imported = "IMPORTED" in finished.output.splitlines()
         if not imported and finished.timed_out:
-            raise InvalidInputError("code", f"{self._item.timeout_s} s", "did not end in time when it was tried")
+            raise InvalidInputError("code", f"{self._item.timeout_s} s", "did not finish in time when it was imported")
         if not imported:
             last = (finished.output.strip().splitlines() or [f"exit code {finished.code}"])[-1]
             ended = "" if finished.end == "exit" else f"ended for its {finished.end}; "
@@ -158,7 +126,7 @@ class _Session:
         return [found.get(f"test_{i}", Verdict(passed=False, output=why)) for i in range(len(programs))]
 
     def _start(self, program: str, *arguments: str, files: Mapping[str, str] | None = None) -> Finished:
-        text = (resources("services.inference.sandboxed") / program).read_text(encoding="utf-8")
+        text = (resources("accelerator_autopilot.inference.sandboxed") / program).read_text(encoding="utf-8")
         own = {f"tools/{program}": text, f"program/{self._item.module}.py": self._item.code}
         first = [] if program == "run_tests.py" else [self._item.module]
         return self._sandbox.run(
@@ -170,4 +138,4 @@ class _Session:
         )
 
 
-KIND = GenerateTests()
+KIND = GenerateTestsKind()

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
-from pydantic import BaseModel, Field
+from pydantic import BaseModel
 
-from services.inference.kinds.base import Input, RunContext, each
-from services.inference.models import encoder, summarizer
+from accelerator_autopilot.contracts.kinds.summarize import Summarize, SummarizeResult
+from accelerator_autopilot.inference.kinds.base import RunContext, each
+from accelerator_autopilot.inference.model_loading import encoder, summarizer
 
 # Ends of sentences in scripts that use them, and line breaks of lists and headings. What looks ahead stays within
 # its line: over all that follows, blank lines would cost the square of their number.
@@ -22,44 +23,28 @@ MAX_SENTENCES = 2000
 DIVERSITY = 0.3
 
 
-class SummarizeInput(Input):
-    """The text, and how many sentences to keep at most."""
-
-    text: str = Field(min_length=1, max_length=5_000_000)
-    max_sentences: int = Field(default=5, ge=1, le=50)
-
-
-class SummarizeOutput(BaseModel):
-    """The summary and how it came about."""
-
-    summary: str
-    sentences: list[str]
-    method: Literal["extractive", "generative"]
-    model: str
-
-
-class Summarize:
+class SummarizeKind:
     """One text at a time: they differ too much in length to be batched."""
 
     name = "summarize"
-    input = SummarizeInput
-    output = SummarizeOutput
+    input = Summarize
+    output = SummarizeResult
     max_batch = 1
 
-    def run(self, inputs: Sequence[SummarizeInput], context: RunContext) -> list[BaseModel | BaseException]:
+    def run(self, inputs: Sequence[Summarize], context: RunContext) -> list[BaseModel | BaseException]:
         """Summarise each text."""
         return each(lambda item, _: self._one(item, context), inputs)
 
-    def _one(self, item: SummarizeInput, context: RunContext) -> BaseModel:
+    def _one(self, item: Summarize, context: RunContext) -> BaseModel:
         name = context.models.summarize_model
         if name:
             text = summarizer(context.models, name).summarize(item.text)
-            return SummarizeOutput(summary=text, sentences=split(text), method="generative", model=name)
+            return SummarizeResult(summary=text, sentences=split(text), method="generative", model=name)
         sentences = split(item.text)[:MAX_SENTENCES]
         model = encoder(context.models)
         chosen = choose(model.encode(sentences), item.max_sentences)
         kept = [sentences[i] for i in chosen]
-        return SummarizeOutput(summary=" ".join(kept), sentences=kept, method="extractive", model=model.name)
+        return SummarizeResult(summary=" ".join(kept), sentences=kept, method="extractive", model=model.name)
 
 
 def split(text: str) -> list[str]:
@@ -91,4 +76,4 @@ def choose(vectors: np.ndarray[Any, Any], count: int) -> list[int]:
     return sorted(chosen)
 
 
-KIND = Summarize()
+KIND = SummarizeKind()

@@ -21,7 +21,7 @@ OUTPUT = 2_000
 OPTIONS = ["-q", "-p", "no:cacheprovider", "--noconftest", "-c", "/dev/null", "--rootdir", "."]
 
 
-class Teller:
+class ProgressReporter:
     """Tells a pipe which file is run, and how its tests ended."""
 
     def __init__(self, pipe):
@@ -73,7 +73,7 @@ def run(files, deadline):
         quiet = os.open(os.devnull, os.O_WRONLY)
         os.dup2(quiet, 1)
         os.dup2(quiet, 2)
-        pytest.main([*OPTIONS, *files], plugins=[Teller(os.fdopen(writing, "w"))])
+        pytest.main([*OPTIONS, *files], plugins=[ProgressReporter(os.fdopen(writing, "w"))])
         os._exit(0)
     os.close(writing)
     current, begun, ended, hung = None, set(), False, False

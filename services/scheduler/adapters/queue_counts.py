@@ -8,11 +8,11 @@ from typing import Any
 
 from nats.aio.client import Client
 
-from services.scheduler.adapters.pool_tracks import QueueCount
-from shared.consumer_listing import consumer_pages
-from shared.messages.jobs import PRIORITIES
-from shared.streams import job_durable
-from shared.turns import Turns
+from accelerator_autopilot.contracts.messages.jobs import PRIORITIES
+from accelerator_autopilot.contracts.streams import job_durable
+from accelerator_autopilot.runtime.cooperative_loops import CooperativeLoop
+from accelerator_autopilot.scheduler.adapters.pool_rates import QueueCount
+from accelerator_autopilot.transport.consumer_listing import consumer_pages
 
 
 async def queue_counts(nc: Client) -> dict[str, QueueCount]:
@@ -20,7 +20,7 @@ async def queue_counts(nc: Client) -> dict[str, QueueCount]:
 
     One page tells of 256 consumers; to ask for each by its name takes a hundred times as long.
     """
-    turns, found = Turns(), dict[str, QueueCount]()
+    turns, found = CooperativeLoop(), dict[str, QueueCount]()
     async for page in consumer_pages(nc, "JOBS"):
         for info in page:
             found[info["name"]] = _count(info)

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from services.scheduler.domain.drains import Device
-from services.scheduler.domain.pool import Doubles
+from accelerator_autopilot.scheduler.domain.draining import Device
+from accelerator_autopilot.scheduler.domain.pool_arrays import Doubles
 
 Floats = NDArray[np.float32]
 FIRST_ROWS = 1024

@@ -7,7 +7,7 @@ from collections import deque
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
-from services.scheduler.domain.observation import PoolObservation, Proposal, Reason
+from accelerator_autopilot.scheduler.domain.observation import PoolObservation, Proposal, Reason
 
 SETTLE_TIMEOUT = timedelta(seconds=15)
 TIMEOUTS_TO_OPEN = 3

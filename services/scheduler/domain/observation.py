@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Literal
 
-from services.scheduler.domain.power_curves import PowerCurve
-from shared.messages.commands import PoolPolicy
+from accelerator_autopilot.contracts.messages.commands import PoolPolicy
+from accelerator_autopilot.scheduler.domain.power_curves import PowerCurve
 
 Reason = Literal[
     "backlog",

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from services.scheduler.domain.pool import Doubles
+from accelerator_autopilot.scheduler.domain.pool_arrays import Doubles
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class Shared:
     below_minimum: NDArray[np.bool_]
 
 
-def share_out(wanted_w: Doubles, lowest_w: Doubles, limits: Sequence[Limit]) -> Shared:
+def allocate_power(wanted_w: Doubles, lowest_w: Doubles, limits: Sequence[Limit]) -> Shared:
     """Each limit takes from its devices in proportion to what they have above their lowest cap.
 
     Narrower limits first, so that a wide one does not take from devices that a narrow one takes from anyway.

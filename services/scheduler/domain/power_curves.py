@@ -9,7 +9,7 @@ from importlib import resources
 
 import numpy as np
 
-from services.scheduler.domain.pool import Doubles
+from accelerator_autopilot.scheduler.domain.pool_arrays import Doubles
 
 REFERENCE = "resnet50"
 TYPICAL = "a40"
@@ -45,7 +45,7 @@ class PowerCurve:
 @cache
 def published() -> dict[tuple[str, str], Doubles]:
     """[3, C] caps, relative time and watts of the published sweeps (Zeus, NSDI'23), by GPU and network."""
-    with (resources.files("services.scheduler") / "data" / "power_curves.csv").open() as file:
+    with (resources.files("accelerator_autopilot.scheduler") / "data" / "power_curves.csv").open() as file:
         rows = list(csv.DictReader(file))
     found: dict[tuple[str, str], list[tuple[float, float, float]]] = {}
     for row in rows:

@@ -1,4 +1,4 @@
-"""Train the network that corrects the tuned rule: `python -m services.scheduler.training.train`.
+"""Train the network that corrects the tuned rule: `python -m accelerator_autopilot.scheduler.training.train`.
 
 Proximal policy optimisation (Schulman et al. 2017) of Stable-Baselines3 on random pools of the twin. Every
 round draws its pools and its random numbers from the seed and its own number, so a run is the same each time
@@ -24,17 +24,17 @@ import torch
 from stable_baselines3 import PPO
 from stable_baselines3.common.logger import configure
 
-from services.scheduler.adapters.past import read_past
-from services.scheduler.domain.network import Checkpoint, load_checkpoint
-from services.scheduler.domain.policies.learned import LATE_PRICE, Learned
-from services.scheduler.domain.policies.reserve import make as make_reserve
-from services.scheduler.looking_back import PastPool, past_pools
-from services.scheduler.training.vec_env import TwinVecEnv
-from services.scheduler.twin.environment import TwinEnv
-from services.scheduler.twin.play import Outcome, play
-from services.scheduler.twin.twin import PoolModel, Trace
-from services.scheduler.twin.workloads import random_pools
-from shared.messages.commands import FleetPolicy
+from accelerator_autopilot.contracts.messages.commands import FleetPolicy
+from accelerator_autopilot.scheduler.adapters.database_history import read_past
+from accelerator_autopilot.scheduler.application.offline_replay import PoolReplay, past_pools
+from accelerator_autopilot.scheduler.policies.library.learned import LATE_PRICE, Learned
+from accelerator_autopilot.scheduler.policies.library.reserve import make as make_reserve
+from accelerator_autopilot.scheduler.policies.network import Checkpoint, load_checkpoint
+from accelerator_autopilot.scheduler.training.vec_env import TwinVecEnv
+from accelerator_autopilot.scheduler.twin.environment import TwinEnv
+from accelerator_autopilot.scheduler.twin.rollout import Outcome, play
+from accelerator_autopilot.scheduler.twin.simulation import PoolModel, Trace
+from accelerator_autopilot.scheduler.twin.workloads import random_pools
 
 log = logging.getLogger(__name__)
 
@@ -48,7 +48,7 @@ INTERVALS_S = (2.0, 5.0, 10.0, 10.0)
 
 
 @dataclass
-class Stock:
+class ScenarioPool:
     """Pools to draw episodes from: made once, since making one takes longer than playing it.
 
     The pools of a draw are decided for at the same interval, which is another one in each draw.
@@ -91,7 +91,7 @@ def main(arguments: list[str] | None = None) -> None:
     )
 
 
-def own_pools(dsn: str, days: float) -> list[PastPool]:
+def own_pools(dsn: str, days: float) -> list[PoolReplay]:
     """The fleet's pools of so many days. Raises AutopilotError."""
     until = datetime.now(UTC)
     past = asyncio.run(read_past(dsn, until - timedelta(days=days), until))
@@ -109,7 +109,7 @@ class Training:
         stock: int,
         validation: int,
         *,
-        own: Sequence[PastPool] = (),
+        own: Sequence[PoolReplay] = (),
         start: Checkpoint | None = None,
     ) -> None:
         torch.set_num_threads(1)  # the network is too small to share
@@ -123,7 +123,7 @@ class Training:
             models += [pool.model for pool in own] * again
             traces += [pool.trace for pool in own] * again
             lengths_s += [pool.trace.length_s for pool in own] * again
-        self.stock = Stock(models, traces, lengths_s)
+        self.stock = ScenarioPool(models, traces, lengths_s)
         self.validation = random_pools(np.random.default_rng(VALIDATION_SEED), validation, LENGTH_S)
         self.env = TwinEnv(self.stock.draw, min(POOLS, stock), DECISIONS, seed)
         self.curve: list[dict[str, float]] = []
@@ -198,7 +198,7 @@ class Training:
     def _export(self, model: PPO, rounds: int) -> Checkpoint:
         layers = [(m.weight.detach().numpy().copy(), m.bias.detach().numpy().copy()) for m in _linear(model)]
         card = {
-            "trained_by": "python -m services.scheduler.training.train",
+            "trained_by": "python -m accelerator_autopilot.scheduler.training.train",
             "algorithm": "PPO, Stable-Baselines3",
             "seed": self.seed,
             "rounds": rounds,

@@ -1,4 +1,4 @@
-"""Find the numbers of the reserve rule: `python -m services.scheduler.training.tune`.
+"""Find the numbers of the reserve rule: `python -m accelerator_autopilot.scheduler.training.tune`.
 
 Covariance matrix adaptation (Hansen 2016) on random pools of the twin: least energy, with a penalty where
 more than the allowed share of jobs is late. Once on pools whose models load well within the slack, once on
@@ -17,12 +17,12 @@ from pathlib import Path
 import numpy as np
 from cmaes import CMA
 
-from services.scheduler.domain.policies.reserve import Reserve
-from services.scheduler.domain.pool import Doubles
-from services.scheduler.domain.reserve_rule import NAMES, ReserveNumbers, shipped_numbers
-from services.scheduler.twin.play import play
-from services.scheduler.twin.twin import PoolModel, Trace
-from services.scheduler.twin.workloads import random_pools
+from accelerator_autopilot.scheduler.domain.pool_arrays import Doubles
+from accelerator_autopilot.scheduler.policies.library.reserve import Reserve
+from accelerator_autopilot.scheduler.policies.reserve_parameters import NAMES, ReserveParameters, shipped_numbers
+from accelerator_autopilot.scheduler.twin.rollout import play
+from accelerator_autopilot.scheduler.twin.simulation import PoolModel, Trace
+from accelerator_autopilot.scheduler.twin.workloads import random_pools
 
 log = logging.getLogger(__name__)
 
@@ -68,7 +68,11 @@ def main(arguments: list[str] | None = None) -> None:
         if a.only in (None, name):
             numbers[regime] = tune(models, traces, regime, a.generations, a.seed)
     told = {name: [round(float(v), 4) for v in numbers[:, i]] for i, name in enumerate(NAMES)}
-    card = {"found_by": "python -m services.scheduler.training.tune", "generations": a.generations, "seed": a.seed}
+    card = {
+        "found_by": "python -m accelerator_autopilot.scheduler.training.tune",
+        "generations": a.generations,
+        "seed": a.seed,
+    }
     a.out.write_text(json.dumps(card | {"numbers": told}, indent=1) + "\n", encoding="utf-8")
 
 
@@ -88,7 +92,7 @@ def tune(models: list[PoolModel], traces: list[Trace], regime: int, generations:
         asked = [search.ask() for _ in range(CANDIDATES)]
         both = [np.tile(LOWEST + x * span, (2, 1)) for x in asked]
         played = play(
-            partial(Reserve, ReserveNumbers(np.repeat(np.stack(both), len(chosen), axis=0))),
+            partial(Reserve, ReserveParameters(np.repeat(np.stack(both), len(chosen), axis=0))),
             [models[i] for i in chosen] * CANDIDATES,
             [traces[i] for i in chosen] * CANDIDATES,
             generation,

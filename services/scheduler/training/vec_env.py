@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from stable_baselines3.common.vec_env import VecEnv
 
-from services.scheduler.twin.environment import TwinEnv
+from accelerator_autopilot.scheduler.twin.environment import TwinEnv
 
 
 class TwinVecEnv(VecEnv):

@@ -8,9 +8,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from services.scheduler.domain.pool import Doubles
-from services.scheduler.domain.power_curves import PowerCurve
-from services.scheduler.twin.twin import PoolModel, Trace
+from accelerator_autopilot.scheduler.domain.pool_arrays import Doubles
+from accelerator_autopilot.scheduler.domain.power_curves import PowerCurve
+from accelerator_autopilot.scheduler.twin.simulation import PoolModel, Trace
 
 IDLE_UTIL_PCT, BUSY_UTIL_PCT = 5.0, 80.0
 FEWEST_MINUTES, FEWEST_JOBS = 10, 30

@@ -12,11 +12,11 @@ from gymnasium.vector.utils import batch_space
 from numpy.random import Generator
 from numpy.typing import NDArray
 
-from services.scheduler.domain.caution import Caution
-from services.scheduler.domain.features import FEATURES, LATE_PRICES, Floats, features
-from services.scheduler.domain.gains import OUTPUTS, action, corrected, proposed
-from services.scheduler.domain.reserve_rule import gains, history, shipped_numbers
-from services.scheduler.twin.twin import PoolModel, Trace, Twin
+from accelerator_autopilot.scheduler.policies.action_mapping import OUTPUTS, action, corrected, proposed
+from accelerator_autopilot.scheduler.policies.lateness_controller import LatenessController
+from accelerator_autopilot.scheduler.policies.network_features import FEATURES, LATE_PRICES, Floats, features
+from accelerator_autopilot.scheduler.policies.reserve_parameters import gains, history, shipped_numbers
+from accelerator_autopilot.scheduler.twin.simulation import PoolModel, Trace, Twin
 
 PRICE_SHARE, LOWEST_REWARD = 0.1, -10.0
 MakePools = Callable[[Generator, int], tuple[list[PoolModel], list[Trace]]]
@@ -73,7 +73,7 @@ class TwinEnv(VectorEnv[Floats, Floats, NDArray[Any]]):
 
     def _begin(self, twin: Twin) -> None:
         self._facts = twin.facts
-        self._caution = Caution(self.num_envs)
+        self._caution = LatenessController(self.num_envs)
         self._numbers = shipped_numbers().of(self._facts)
         self._history = history(self._facts, self._numbers)
 

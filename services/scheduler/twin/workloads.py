@@ -14,9 +14,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.random import Generator
 
-from services.scheduler.domain.pool import Action, Doubles
-from services.scheduler.domain.power_curves import published
-from services.scheduler.twin.twin import PoolModel, Trace, Twin
+from accelerator_autopilot.scheduler.domain.pool_arrays import Action, Doubles
+from accelerator_autopilot.scheduler.domain.power_curves import published
+from accelerator_autopilot.scheduler.twin.simulation import PoolModel, Trace, Twin
 
 MOST_REPLICAS = 96
 UNSERVED = 0.002  # late jobs that even all replicas may have

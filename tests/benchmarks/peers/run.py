@@ -21,8 +21,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from deploy.embedded.instance import take_port
-from deploy.embedded.servers import nats_binary, wait_for_port
+from accelerator_autopilot.deploy.local.instance import take_port
+from accelerator_autopilot.deploy.local.servers import nats_binary, wait_for_port
 from tests.benchmarks import jobs as own
 
 HERE = Path(__file__).parent

@@ -12,12 +12,12 @@ from typing import Any
 
 import httpx
 
-from deploy.embedded.product import EmbeddedProduct
-from services.cli.webhook_catcher import WebhookCatcher
-from shared.client import AutopilotClient
-from shared.clock import utc_now
-from shared.ids import new_id
-from shared.messages.telemetry import SimulationRequest
+from accelerator_autopilot.cli.webhook_receiver import WebhookCatcher
+from accelerator_autopilot.client import AutopilotClient
+from accelerator_autopilot.contracts.ids import new_id
+from accelerator_autopilot.contracts.messages.telemetry import SimulationRequest
+from accelerator_autopilot.deploy.local.product import EmbeddedProduct
+from accelerator_autopilot.transport.clock import utc_now
 from tests.support.product import query
 from tests.support.waiting import eventually
 
@@ -121,7 +121,16 @@ class Aftermath:
 
         await eventually(buried, 30, "a dead letter of an unreadable job")
         folder = str(self.product.options.data_dir)
-        command = [sys.executable, "-m", "services.cli.app", "dead", "--limit", "1000", "--data-dir", folder]
+        command = [
+            sys.executable,
+            "-m",
+            "accelerator_autopilot.cli.app",
+            "dead",
+            "--limit",
+            "1000",
+            "--data-dir",
+            folder,
+        ]
         process = await asyncio.create_subprocess_exec(
             *command,
             stdout=asyncio.subprocess.PIPE,

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from shared import streams, subjects
+from accelerator_autopilot.contracts import streams, subjects
 from tests.chaos.fuzz.mutations import FACE, frame_message, headers, json_message
 
 GOLDEN = Path(__file__).resolve().parents[2] / "contract" / "golden"

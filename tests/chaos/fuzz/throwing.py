@@ -13,8 +13,8 @@ from nats.aio.client import Client
 from nats.errors import Error as NatsError
 from nats.js.api import ConsumerInfo
 
-from deploy.embedded.instance import Runtime
-from shared.streams import STREAMS
+from accelerator_autopilot.contracts.streams import STREAMS
+from accelerator_autopilot.deploy.local.instance import Runtime
 from tests.chaos.fuzz.targets import Shot, Target, all_targets
 
 # What a valid message may rightly bring about for good: nobody is told, everybody is told, or nothing may be done.

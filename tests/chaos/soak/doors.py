@@ -12,7 +12,7 @@ from pathlib import Path
 
 import httpx
 
-from shared.api_keys import digest, new_key
+from accelerator_autopilot.runtime.api_keys import digest, new_key
 
 ROLES = ("viewer", "operator", "admin")
 READ_BY_ALL = ("/v1/alerts", "/v1/pools", "/v1/policy", "/v1/subscriptions")

@@ -10,9 +10,9 @@ from typing import Any
 
 import nats.errors
 
-from shared import subjects
-from shared.client import AutopilotClient
-from shared.errors import AutopilotError
+from accelerator_autopilot.client import AutopilotClient
+from accelerator_autopilot.contracts import subjects
+from accelerator_autopilot.contracts.errors import AutopilotError
 from tests.chaos.soak.jobs_ledger import End, JobLedger
 
 SENDERS = 256

@@ -13,13 +13,13 @@ import numpy as np
 from nats.aio.msg import Msg
 from nats.js import JetStreamContext
 
-from shared import subjects
-from shared.frames import decode
-from shared.messages.alerts import Alert
-from shared.messages.commands import PowerCommand
-from shared.messages.jobs import DeadJob, JobResult
-from shared.messages.telemetry import DeviceEvent
-from shared.streams import durable
+from accelerator_autopilot.contracts import subjects
+from accelerator_autopilot.contracts.frames import decode
+from accelerator_autopilot.contracts.messages.alerts import Alert
+from accelerator_autopilot.contracts.messages.commands import PowerCommand
+from accelerator_autopilot.contracts.messages.jobs import DeadJob, JobResult
+from accelerator_autopilot.contracts.messages.telemetry import DeviceEvent
+from accelerator_autopilot.contracts.streams import durable
 from tests.chaos.soak.alerts_ledger import AlertLedger
 from tests.chaos.soak.caps_ledger import CapLedger
 from tests.chaos.soak.frames_ledger import FrameLedger

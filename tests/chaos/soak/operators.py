@@ -7,8 +7,8 @@ import random
 from collections import Counter
 from dataclasses import dataclass, field
 
-from shared.client import AutopilotClient
-from shared.messages.telemetry import SimulationRequest
+from accelerator_autopilot.client import AutopilotClient
+from accelerator_autopilot.contracts.messages.telemetry import SimulationRequest
 from tests.chaos.soak.load import TRANSIENT
 
 CAP_EVERY_S = 2.0

@@ -10,10 +10,10 @@ from contextlib import suppress
 
 import psutil
 
-from deploy.embedded.instance import take_port
-from deploy.embedded.probes import service_lives
-from deploy.embedded.process import ManagedProcess
-from deploy.embedded.product import EmbeddedProduct
+from accelerator_autopilot.deploy.local.instance import take_port
+from accelerator_autopilot.deploy.local.probes import service_lives
+from accelerator_autopilot.deploy.local.product import EmbeddedProduct
+from accelerator_autopilot.deploy.local.supervised_process import ManagedProcess
 
 NAMES = ("nats", "postgres", "agent", "recorder", "anomaly", "scheduler", "notifier", "gateway", "pool", "worker")
 
@@ -41,7 +41,7 @@ class Processes:
         }
         process = ManagedProcess(
             name,
-            [sys.executable, "-m", "services.telemetry", "agent"],
+            [sys.executable, "-m", "accelerator_autopilot.telemetry", "agent"],
             environment,
             self._product.instance.path("logs", f"{name}.log"),
             probe=service_lives(port),

@@ -6,8 +6,8 @@ import asyncio
 import time
 from dataclasses import dataclass, field
 
-from services.cli.webhook_catcher import WebhookCatcher
-from shared.client import AutopilotClient
+from accelerator_autopilot.cli.webhook_receiver import WebhookCatcher
+from accelerator_autopilot.client import AutopilotClient
 from tests.chaos.soak.alerts_ledger import AlertLedger
 from tests.chaos.soak.proxy import LinkProxy, tcp_target
 

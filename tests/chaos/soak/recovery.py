@@ -7,9 +7,9 @@ import subprocess
 import time
 from dataclasses import dataclass, field
 
-from deploy.embedded.product import EmbeddedProduct
-from shared.client import AutopilotClient
-from shared.ids import new_id
+from accelerator_autopilot.client import AutopilotClient
+from accelerator_autopilot.contracts.ids import new_id
+from accelerator_autopilot.deploy.local.product import EmbeddedProduct
 from tests.chaos.soak.faults import Injector
 from tests.chaos.soak.load import TRANSIENT
 from tests.chaos.soak.observing import Record

@@ -13,11 +13,11 @@ from pathlib import Path
 import asyncpg
 from pydantic import SecretStr
 
-from deploy.embedded.instance import take_port
-from deploy.embedded.product import SERVICES, EmbeddedProduct, Options
-from shared.client import AutopilotClient
-from shared.messages.commands import FleetPolicy, PoolPolicy
-from shared.settings import NatsSettings
+from accelerator_autopilot.client import AutopilotClient
+from accelerator_autopilot.contracts.messages.commands import FleetPolicy, PoolPolicy
+from accelerator_autopilot.deploy.local.instance import take_port
+from accelerator_autopilot.deploy.local.product import SERVICES, EmbeddedProduct, Options
+from accelerator_autopilot.transport.settings import NatsSettings
 from tests.chaos.soak.disks import Disk
 from tests.chaos.soak.doors import Doors, make_keys
 from tests.chaos.soak.faults import Injector
@@ -177,7 +177,7 @@ class Soak:
         options = Options(
             data_dir=self._folder, simulate=4, nats_port=nats_port, gateway_port=0, node=NODE,
             environment={
-                "AUTOPILOT_WEBHOOK_PRIVATE_TARGETS": "true", "AUTOPILOT_POOL_INITIAL": "2",
+                "AUTOPILOT_WEBHOOK_PRIVATE_TARGETS": "true", "AUTOPILOT_INITIAL_WORKERS": "2",
                 "AUTOPILOT_UNRUNNABLE_AFTER_S": "10",
             },
             environments=environments,

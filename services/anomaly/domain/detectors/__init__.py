@@ -5,12 +5,12 @@ from __future__ import annotations
 import pkgutil
 from importlib import import_module
 
-from services.anomaly.domain.finding import EventDetector
-from services.anomaly.domain.fleet_map import FleetMap
+from accelerator_autopilot.anomaly.domain.findings import EventDetector
+from accelerator_autopilot.anomaly.domain.source_topology import SourceTopology
 
 
-def all_detectors(xid_hold_s: float = 600.0, fleet: FleetMap | None = None) -> list[EventDetector]:
+def all_detectors(xid_hold_s: float = 600.0, fleet: SourceTopology | None = None) -> list[EventDetector]:
     """One of each."""
     modules = [import_module(f"{__name__}.{m.name}") for m in pkgutil.iter_modules(__path__)]
-    known = fleet or FleetMap()
+    known = fleet or SourceTopology()
     return [module.make(xid_hold_s, known) for module in modules if hasattr(module, "make")]

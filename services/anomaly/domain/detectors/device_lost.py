@@ -1,7 +1,7 @@
 """A device whose samples stopped, or whose driver does not answer.
 
-Both are told by the agent, of a source's devices one by one. What all devices of a source do is the source's doing and
-never critical: only what a device does while its neighbours go on is evidence about the device itself.
+The agent reports both for each device of a source. If all devices of a source are affected, the source is the cause and
+the alert is never critical: only a fault of a single device among working ones is evidence about the device itself.
 """
 
 from __future__ import annotations
@@ -10,10 +10,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from services.anomaly.domain.finding import Finding, QuietDetector
-from services.anomaly.domain.fleet_map import FleetMap
-from shared.messages.alerts import Alert, Evidence, Severity
-from shared.messages.telemetry import DeviceEvent
+from accelerator_autopilot.anomaly.domain.findings import Finding, NullDetector
+from accelerator_autopilot.anomaly.domain.source_topology import SourceTopology
+from accelerator_autopilot.contracts.messages.alerts import Alert, Evidence, Severity
+from accelerator_autopilot.contracts.messages.telemetry import DeviceEvent
 
 
 @dataclass(frozen=True)
@@ -28,22 +28,22 @@ class _Kind:
 _BEGIN: Mapping[str, _Kind] = {
     "lost": _Kind(
         "device_lost",
-        "device no longer answers",
-        "drain, look for an XID, reboot or replace",
+        "the device no longer responds",
+        "drain; check for an XID; reboot or replace the GPU",
         timedelta(seconds=3),
         timedelta(seconds=30),
     ),
     "probe_hung": _Kind(
         "driver_hung",
-        "driver call does not return",
-        "drain, reset the GPU or reboot",
+        "a driver call does not return",
+        "drain; reset the GPU or reboot the node",
         timedelta(seconds=30),
         timedelta(seconds=120),
     ),
 }
 _END = {"appeared": ("device_lost", "driver_hung"), "probe_recovered": ("driver_hung",)}
 _BY_NAME = {kind.name: kind for kind in _BEGIN.values()}
-_THE_SOURCE = "look at the driver or exporter of the node: all devices of one source do the same"
+_THE_SOURCE = "check the node's driver or exporter: all devices of this source are affected"
 
 
 @dataclass
@@ -53,13 +53,13 @@ class _Absence:
     severity: Severity = "warning"
 
 
-class DeviceLostDetector(QuietDetector):
-    """Follows the agent's own word: a warning at once, critical when it is the device alone and lasts."""
+class DeviceLostDetector(NullDetector):
+    """Follows the agent's events: a warning at once, critical if only this device is affected and it lasts."""
 
     name = "device_lost"
 
-    def __init__(self, fleet: FleetMap | None = None) -> None:
-        self._fleet = fleet or FleetMap()
+    def __init__(self, fleet: SourceTopology | None = None) -> None:
+        self._fleet = fleet or SourceTopology()
         self._absent: dict[tuple[str, str, str], _Absence] = {}
 
     def on_event(self, event: DeviceEvent) -> list[Finding]:
@@ -116,7 +116,7 @@ class DeviceLostDetector(QuietDetector):
 
     def _finding(self, kind: _Kind, absence: _Absence) -> Finding:
         event = absence.event
-        evidence = Evidence(metric="samples", value=0.0, expected="one each tick", at=event.at)
+        evidence = Evidence(metric="samples", value=0.0, expected="one per tick", at=event.at)
         return Finding(
             event.node,
             event.device,
@@ -131,6 +131,6 @@ class DeviceLostDetector(QuietDetector):
         )
 
 
-def make(_: float, fleet: FleetMap | None = None) -> DeviceLostDetector:
+def make(_: float, fleet: SourceTopology | None = None) -> DeviceLostDetector:
     """Build it."""
     return DeviceLostDetector(fleet)

@@ -1,4 +1,4 @@
-"""Faults that drivers do not tell as XIDs: SXids of NVSwitches; resets, ring timeouts and RAS errors of AMD's.
+"""Driver faults that are not XIDs: SXids of NVSwitches; resets, ring timeouts and RAS errors of AMD's driver.
 
 SXids: NVIDIA, Fabric Manager user guide, "SXid errors"; the others: the Linux kernel's amdgpu.
 """
@@ -10,10 +10,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from services.anomaly.domain.finding import Finding, QuietDetector
-from services.anomaly.domain.fleet_map import FleetMap
-from shared.messages.alerts import Alert, Evidence, Severity
-from shared.messages.telemetry import DeviceEvent
+from accelerator_autopilot.anomaly.domain.findings import Finding, NullDetector
+from accelerator_autopilot.anomaly.domain.source_topology import SourceTopology
+from accelerator_autopilot.contracts.messages.alerts import Alert, Evidence, Severity
+from accelerator_autopilot.contracts.messages.telemetry import DeviceEvent
 
 SXID = "sxid"
 _FATAL = re.compile(r"\bfatal\b", re.IGNORECASE)
@@ -31,22 +31,22 @@ class Fault:
     holds: bool = False
 
 
-_RESET = "drain, reset the GPU; reboot the node if that fails"
+_RESET = "drain; reset the GPU; reboot the node if that fails"
 FAULTS: dict[str, Fault] = {
-    "ring_timeout": Fault("ring_timeout", "warning", "a ring of the GPU timed out",
-                           "look at the job that ran; drain if it comes again"),
-    "reset_started": Fault("driver_reset", "warning", "the driver resets the GPU", "look at the job that ran"),
+    "ring_timeout": Fault("ring_timeout", "warning", "a GPU ring timed out",
+                           "check the job that ran; drain if it happens again"),
+    "reset_started": Fault("driver_reset", "warning", "the driver is resetting the GPU", "check the job that ran"),
     "reset_failed": Fault("driver_reset_failed", "critical", "the driver could not reset the GPU",
-                           "drain, reboot the node", holds=True),
+                           "drain; reboot the node", holds=True),
     "ras_uncorrected": Fault("ras_uncorrected", "critical", "uncorrected hardware errors", _RESET, holds=True),
-    "ras_corrected": Fault("ras_corrected", "info", "corrected hardware errors", "watch, run diagnostics when idle"),
+    "ras_corrected": Fault("ras_corrected", "info", "corrected hardware errors", "watch it; run diagnostics when idle"),
 }  # fmt: skip
 _BY_ALERT = {fault.kind: fault for fault in FAULTS.values()}
-_SXID_FATAL = "drain the node's GPUs, reset them with their NVSwitches or reboot; look at the fabric manager's log"
+_SXID_FATAL = "drain the node; reset its GPUs and NVSwitches together, or reboot it; check the fabric manager's log"
 
 
-class DriverFaultDetector(QuietDetector):
-    """Says that a fault is over a while after its last occurrence; one that needs a reset is held until one is seen."""
+class DriverFaultDetector(NullDetector):
+    """Resolves a fault some time after its last occurrence; one that needs a reset is held until a reset is seen."""
 
     name = "driver_faults"
 
@@ -107,7 +107,7 @@ def _fault_of(event: DeviceEvent) -> Fault | None:
         f"{SXID}_{event.code}",
         "critical" if fatal else "warning",
         f"SXid {event.code} of an NVSwitch: {text}"[:300],
-        _SXID_FATAL if fatal else "look at the fabric manager's log and at the link's errors",
+        _SXID_FATAL if fatal else "check the fabric manager's log and the link's errors",
         holds=fatal,
     )
 
@@ -123,7 +123,7 @@ def _finding(event: DeviceEvent, fault: Fault, *, firing: bool) -> Finding:
         severity=fault.severity,
         summary=told[:500],
         action=fault.action,
-        runbook="docs/alerts.md#faults-of-drivers-and-nvswitches",
+        runbook="docs/reference/alerts.md#faults-of-drivers-and-nvswitches",
         evidence=(Evidence(metric=event.kind, value=value, expected="none", at=event.at),),
         simulated=event.simulated,
         at=event.at,
@@ -133,6 +133,6 @@ def _finding(event: DeviceEvent, fault: Fault, *, firing: bool) -> Finding:
     )
 
 
-def make(xid_hold_s: float, _fleet: FleetMap | None = None) -> DriverFaultDetector:
+def make(xid_hold_s: float, _fleet: SourceTopology | None = None) -> DriverFaultDetector:
     """Build it."""
     return DriverFaultDetector(xid_hold_s)

@@ -1,17 +1,17 @@
-"""A source of readings that fails: an exporter that does not answer says nothing about its devices."""
+"""A failing source of readings: an exporter that does not respond says nothing about its devices."""
 
 from __future__ import annotations
 
-from services.anomaly.domain.finding import Finding, QuietDetector
-from services.anomaly.domain.fleet_map import FleetMap
-from shared.messages.alerts import Evidence
-from shared.messages.telemetry import DeviceEvent
+from accelerator_autopilot.anomaly.domain.findings import Finding, NullDetector
+from accelerator_autopilot.anomaly.domain.source_topology import SourceTopology
+from accelerator_autopilot.contracts.messages.alerts import Evidence
+from accelerator_autopilot.contracts.messages.telemetry import DeviceEvent
 
 KIND = "source_failed"
 
 
-class SourceFailedDetector(QuietDetector):
-    """Follows the agent's own word; the alert stands for the source, never for a device."""
+class SourceFailedDetector(NullDetector):
+    """Follows the agent's events. The alert is about the source, never about a device."""
 
     name = KIND
 
@@ -19,7 +19,7 @@ class SourceFailedDetector(QuietDetector):
         """A source that failed fires, one that answers again clears."""
         if event.kind not in {"source_failed", "source_recovered"}:
             return []
-        evidence = Evidence(metric="pages", value=0.0, expected="one each tick", at=event.at)
+        evidence = Evidence(metric="pages", value=0.0, expected="one per tick", at=event.at)
         return [
             Finding(
                 event.node,
@@ -27,14 +27,14 @@ class SourceFailedDetector(QuietDetector):
                 KIND,
                 event.kind == "source_failed",
                 severity="warning",
-                summary=f"source gives no readings: {event.message}"[:500],
-                action="look at the exporter; its devices are not watched meanwhile",
+                summary=f"the source provides no readings: {event.message}"[:500],
+                action="check the exporter; its devices are not monitored until it responds",
                 evidence=(evidence,),
                 simulated=event.simulated,
             )
         ]
 
 
-def make(_: float, _fleet: FleetMap | None = None) -> SourceFailedDetector:
+def make(_: float, _fleet: SourceTopology | None = None) -> SourceFailedDetector:
     """Build it."""
     return SourceFailedDetector()

@@ -1,6 +1,6 @@
-"""XID errors: every occurrence is an event; code and company say whether the application or the hardware is at fault.
+"""XID errors: the code and the other devices affected show whether the application or the hardware is at fault.
 
-An application's error on many devices at once is the application's; the same on one device alone, again and again,
+An application error on many devices at once is the application's fault; the same error on one device alone, repeatedly,
 is the device's (NVIDIA/NVSentinel, docs on its health events analyzer: RepeatedXIDErrorOnSameGPU and its bursts).
 
 An application's fault lapses. What the catalogue says to reset, reboot or replace for is held (`holds`): a GPU that
@@ -14,12 +14,12 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
-from services.anomaly.domain.detectors.xid_catalogue import ADVICE, look_up
-from services.anomaly.domain.finding import Finding, QuietDetector
-from services.anomaly.domain.fleet_map import FleetMap
-from services.anomaly.domain.resets import RECOVERY_CHANGED, asks_for_nothing
-from shared.messages.alerts import Alert, Evidence, Severity
-from shared.messages.telemetry import DeviceEvent
+from accelerator_autopilot.anomaly.domain.device_resets import RECOVERY_CHANGED, asks_for_nothing
+from accelerator_autopilot.anomaly.domain.findings import Finding, NullDetector
+from accelerator_autopilot.anomaly.domain.source_topology import SourceTopology
+from accelerator_autopilot.anomaly.domain.xid_catalogue import ADVICE, look_up
+from accelerator_autopilot.contracts.messages.alerts import Alert, Evidence, Severity
+from accelerator_autopilot.contracts.messages.telemetry import DeviceEvent
 
 TEARDOWN = 45  # the driver's clean-up after another error or a killed job: says nothing by itself
 REPEAT_WITHIN = timedelta(days=1)
@@ -38,8 +38,8 @@ class _Seen:
     lately: deque[tuple[datetime, str, str]] = field(default_factory=lambda: deque(maxlen=MOST_REMEMBERED))
 
 
-class XidDetector(QuietDetector):
-    """Says that an XID is over a while after its last occurrence; of a fault that is held, that ends nothing."""
+class XidDetector(NullDetector):
+    """Resolves an XID some time after its last occurrence, unless the fault is held."""
 
     name = "xid"
 
@@ -103,11 +103,11 @@ class XidDetector(QuietDetector):
         if len(others) + 1 >= MANY_DEVICES:
             return (
                 "info",
-                f"{xid.meaning}; on {len(others) + 1} devices at once: the application",
+                f"{xid.meaning}; on {len(others) + 1} devices at once, so caused by the application",
                 ADVICE["restart_job"],
             )
         if len(bursts) >= REPEATS:
-            text = f"{xid.meaning}; {len(bursts)} times within a day on this device alone: the hardware is suspect"
+            text = f"{xid.meaning}; {len(bursts)} times within a day on this device alone, so the hardware is suspect"
             return "warning", text, ADVICE["drain"]
         return xid.severity, xid.meaning, ADVICE[xid.action]
 
@@ -127,7 +127,7 @@ def _finding(event: DeviceEvent, severity: Severity | None = None, meaning: str 
         severity=severity or "info",
         summary=f"XID {code}: {meaning}",
         action=action,
-        runbook="docs/alerts.md#xids",
+        runbook="docs/reference/alerts.md#xids",
         evidence=(evidence,),
         simulated=event.simulated,
         at=event.at,
@@ -142,6 +142,6 @@ def needs_reset(code: int) -> bool:
     return code == RECOVERY_CHANGED or look_up(code).action in {"reset_device", "reboot", "replace", "reduced_memory"}
 
 
-def make(xid_hold_s: float, _fleet: FleetMap | None = None) -> XidDetector:
+def make(xid_hold_s: float, _fleet: SourceTopology | None = None) -> XidDetector:
     """Build it."""
     return XidDetector(xid_hold_s)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pkgutil
 from importlib import import_module
 
-from services.anomaly.domain.rules.base import Rule
+from accelerator_autopilot.anomaly.domain.rules.base import Rule
 
 
 def all_rules() -> list[Rule]:

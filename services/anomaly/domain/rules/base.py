@@ -1,4 +1,4 @@
-"""A rule: one kind of known fault, tested on all rows of a batch at once."""
+"""The base of all rules. A rule detects one kind of known fault, in all rows of a batch at once."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from typing import Protocol
 
 import numpy as np
 
-from services.anomaly.domain.columns import COLUMN
-from services.anomaly.domain.history import Bools, Doubles, Floats, Slots, View, all_of, any_of
-from services.anomaly.domain.recurrence import fading
-from shared.messages.alerts import Severity
+from accelerator_autopilot.anomaly.domain.decaying_sums import fading
+from accelerator_autopilot.anomaly.domain.last_values import Bools, Doubles, Floats, Slots, View, all_of, any_of
+from accelerator_autopilot.anomaly.domain.metric_columns import COLUMN
+from accelerator_autopilot.contracts.messages.alerts import Severity
 
 Tested = tuple[Bools, Bools]
 # One count fades below it after the window: 1/e.
@@ -20,9 +20,9 @@ ANY_GROWTH = 0.367
 
 @dataclass(frozen=True)
 class Kind:
-    """What a rule finds: how bad it is, how long it must hold, what to do, and the metrics that show it.
+    """A kind of fault: severity, how long it must last, what to do, and the metrics that show it.
 
-    `summary` is a format string over the metrics' names.
+    `summary` is a format string whose fields are the metrics' names.
     """
 
     name: str
@@ -33,15 +33,15 @@ class Kind:
     expected: str = ""
     open_after_s: float = 0.0
     clear_after_s: float = 30.0
-    # Whether load, heat and power of a device that has it are not to be learnt from.
+    # Whether load, temperature and power of a device with this fault must not be learned from.
     disturbs: bool = True
-    # Whether it ends only by a reset or an operator: a drained device is quiet because it is drained.
+    # Whether only a reset or an operator resolves it: a drained device shows no faults because it is idle.
     holds: bool = False
 
     @property
     def runbook(self) -> str:
-        """Where the documents say what to do."""
-        return f"docs/alerts.md#{self.name}"
+        """Link to the documentation of what to do."""
+        return f"docs/reference/alerts.md#{self.name}"
 
 
 class Rule(Protocol):

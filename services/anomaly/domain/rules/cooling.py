@@ -1,14 +1,14 @@
-"""Heat: the device's own limits, the margin that newer ones tell, fans, and clocks lowered by heat or power brake."""
+"""Heat: the device's own limits, the margin that newer devices report, fans, and throttling by heat or power brake."""
 
 from __future__ import annotations
 
 import numpy as np
 
-from services.anomaly.domain.history import Bools, View
-from services.anomaly.domain.rules.base import Kind, Rule, Simple, Stateless, Tested
+from accelerator_autopilot.anomaly.domain.last_values import Bools, View
+from accelerator_autopilot.anomaly.domain.rules.base import Kind, Rule, Simple, Stateless, Tested
 
 MARGIN_C = 5.0
-HOT_C = 92.0  # where a device does not tell its limit: above the slowdown of the usual cards, 83 to 92 °C
+HOT_C = 92.0  # where a device does not report its limit: above the slowdown of the usual cards, 83 to 92 °C
 MEMORY_HOT_C = 100.0  # HBM and GDDR6X throttle at 95 to 110 °C
 FAN_STOPPED_PCT, FAN_NEEDED_C = 5.0, 65.0
 HW_SLOWDOWN, SW_THERMAL, HW_THERMAL, POWER_BRAKE = 0x8, 0x20, 0x40, 0x80
@@ -21,7 +21,7 @@ class Thermal(Stateless):
         "thermal",
         "critical",
         "{temp_c:.0f} °C, at or above the temperature at which clocks are lowered",
-        "drain, check fans, airflow and coolant",
+        "drain; check fans, airflow and coolant",
         ("temp_c", "temp_slowdown_c", "temp_margin_c", "power_w", "fan_pct"),
         "below the slowdown temperature",
         open_after_s=2.0,
@@ -55,7 +55,7 @@ def make() -> list[Rule]:
                 "memory_thermal",
                 "critical",
                 "memory at {temp_mem_c:.0f} °C",
-                "drain, check airflow and thermal pads",
+                "drain; check airflow and thermal pads",
                 ("temp_mem_c", "temp_c", "power_w"),
                 "below 100 °C",
                 open_after_s=10.0,
@@ -67,8 +67,8 @@ def make() -> list[Rule]:
             Kind(
                 "fan_stopped",
                 "critical",
-                "fan at {fan_pct:.0f} % while the device has {temp_c:.0f} °C",
-                "drain, replace the fan",
+                "fan at {fan_pct:.0f} % while the device is at {temp_c:.0f} °C",
+                "drain; replace the fan",
                 ("fan_pct", "fan_rpm", "temp_c"),
                 "rising with temperature",
                 open_after_s=10.0,
@@ -87,7 +87,7 @@ def make() -> list[Rule]:
             Kind(
                 "throttle",
                 "warning",
-                "clocks held down by heat or by the hardware",
+                "clocks throttled by heat or by the hardware",
                 "check cooling and power supply",
                 ("clock_event_reasons", "clock_sm_mhz", "temp_c"),
                 "no hardware reason",
@@ -101,8 +101,8 @@ def make() -> list[Rule]:
             Kind(
                 "power_brake",
                 "critical",
-                "the power supply's brake holds the clocks down",
-                "check power supply units and cables of the node",
+                "clocks throttled by the power supply's power brake",
+                "check the node's power supply units and cables",
                 ("clock_event_reasons", "clock_sm_mhz", "power_w"),
                 "no power brake",
                 open_after_s=5.0,

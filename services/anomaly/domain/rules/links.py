@@ -1,8 +1,8 @@
-"""PCI Express and NVLink: replays, errors, and links that run below what they did before."""
+"""PCI Express and NVLink: replays, errors, and links that run slower or narrower than before."""
 
 from __future__ import annotations
 
-from services.anomaly.domain.rules.base import ANY_GROWTH, Growth, Kind, Rule, Simple
+from accelerator_autopilot.anomaly.domain.rules.base import ANY_GROWTH, Growth, Kind, Rule, Simple
 
 REPLAYS_IN_TEN_MINUTES = 20.0
 CORRECTABLE_IN_TEN_MINUTES = 100.0
@@ -18,10 +18,10 @@ def make() -> list[Rule]:
             Kind(
                 "pcie_replays",
                 "warning",
-                "PCIe replays at more than 2 a minute; {pcie_replays:.0f} so far",
-                "reseat the card or its riser, check the slot",
+                "more than 2 PCIe replays per minute; {pcie_replays:.0f} so far",
+                "reseat the card or its riser; check the slot",
                 ("pcie_replays", "pcie_replay_rollovers"),
-                "a few a day",
+                "a few per day",
                 clear_after_s=60.0,
                 disturbs=False,
             ),
@@ -34,7 +34,7 @@ def make() -> list[Rule]:
                 "pcie_fatal",
                 "critical",
                 "uncorrected PCIe errors",
-                "drain, reboot; reseat the card if they come again",
+                "drain; reboot; reseat the card if the errors return",
                 ("pcie_fatal_errors", "pcie_non_fatal_errors"),
                 "no growth",
                 disturbs=False,
@@ -48,10 +48,10 @@ def make() -> list[Rule]:
             Kind(
                 "pcie_errors",
                 "warning",
-                "corrected PCIe errors at more than 10 a minute",
-                "reseat the card or its riser, check the slot",
+                "more than 10 corrected PCIe errors per minute",
+                "reseat the card or its riser; check the slot",
                 ("pcie_correctable_errors", "pcie_receiver_errors", "pcie_bad_tlp", "pcie_bad_dllp"),
-                "a few a day",
+                "a few per day",
                 clear_after_s=60.0,
                 disturbs=False,
             ),
@@ -72,10 +72,10 @@ def make() -> list[Rule]:
             Kind(
                 "pcie_link_degraded",
                 "warning",
-                "PCIe generation {pcie_gen:.0f}, width {pcie_width:.0f}: below what this device ran at before",
-                "reseat the card, check slot and riser",
+                "PCIe generation {pcie_gen:.0f}, width {pcie_width:.0f}: lower than before on this device",
+                "reseat the card; check slot and riser",
                 ("pcie_gen", "pcie_width"),
-                "the widest and fastest seen",
+                "the highest generation and width seen",
                 open_after_s=DOWN_AFTER_S,
                 disturbs=False,
             ),
@@ -91,7 +91,7 @@ def make() -> list[Rule]:
                 "nvlink_down",
                 "critical",
                 "{nvlink_active:.0f} NVLinks active, fewer than before",
-                "drain, reset the GPU; check the bridge or switch",
+                "drain; reset the GPU; check the bridge or switch",
                 ("nvlink_active",),
                 "as many as before",
                 open_after_s=5.0,
@@ -105,7 +105,7 @@ def make() -> list[Rule]:
             Kind(
                 "nvlink_errors",
                 "warning",
-                "NVLink replays, recoveries or CRC errors at more than 1 a minute",
+                "more than 1 NVLink replay, recovery or CRC error per minute",
                 "check the links of this GPU; restart the job",
                 ("nvlink_replay_errors", "nvlink_recovery_errors", "nvlink_crc_data_errors", "nvlink_crc_flit_errors"),
                 "no growth",

@@ -5,9 +5,9 @@ Actions follow NVIDIA's GPU memory error management guide (docs.nvidia.com/deplo
 
 from __future__ import annotations
 
-from services.anomaly.domain.history import Bools, View
-from services.anomaly.domain.rules.base import ANY_GROWTH, Growth, Kind, Rule, Simple
-from shared.messages.alerts import Severity
+from accelerator_autopilot.anomaly.domain.last_values import Bools, View
+from accelerator_autopilot.anomaly.domain.rules.base import ANY_GROWTH, Growth, Kind, Rule, Simple
+from accelerator_autopilot.contracts.messages.alerts import Severity
 
 UNCORRECTED_HOLD_S = 300.0
 CORRECTED_AN_HOUR = 20.0
@@ -17,7 +17,7 @@ HOUR_S = 3600.0
 def _flag(
     name: str, severity: Severity, summary: str, action: str, expected: str = "0", *, holds: bool = False
 ) -> Simple:
-    """A metric that is zero while all is well."""
+    """A metric that is zero on a healthy device."""
 
     def set_(view: View) -> Bools:
         there: Bools = view.get(name) > 0
@@ -35,7 +35,7 @@ def make() -> list[Rule]:
                 "ecc_uncorrected",
                 "critical",
                 "new uncorrected memory errors; {ecc_dbe:.0f} since the driver was loaded",
-                "drain, reset the GPU",
+                "drain; reset the GPU",
                 ("ecc_dbe", "ecc_dbe_total"),
                 "no growth",
                 clear_after_s=0.0,
@@ -50,10 +50,10 @@ def make() -> list[Rule]:
             Kind(
                 "ecc_corrected",
                 "warning",
-                "corrected memory errors come at more than 20 an hour; {ecc_sbe:.0f} so far",
-                "watch, run diagnostics when idle",
+                "more than 20 corrected memory errors per hour; {ecc_sbe:.0f} so far",
+                "watch it; run diagnostics when idle",
                 ("ecc_sbe", "ecc_sbe_total"),
-                "a few a day",
+                "a few per day",
                 clear_after_s=60.0,
                 disturbs=False,
             ),
@@ -65,7 +65,7 @@ def make() -> list[Rule]:
             Kind(
                 "row_remapped",
                 "warning",
-                "a memory row was remapped; {remapped_rows:.0f} for uncorrected errors so far",
+                "a memory row was remapped; {remapped_rows:.0f} remapped for uncorrected errors so far",
                 "reset the GPU when idle",
                 ("remapped_rows", "remapped_rows_corrected"),
                 "no growth",
@@ -89,15 +89,17 @@ def make() -> list[Rule]:
             ANY_GROWTH,
             HOUR_S,
         ),
-        _flag("row_remap_pending", "warning", "a memory row remapping waits for a reset", "reset the GPU when idle"),
-        _flag("row_remap_failure", "critical", "a memory row remapping failed", "drain, replace the GPU", holds=True),
-        _flag("retired_pages_pending", "warning", "a memory page waits to be retired", "reset the GPU when idle"),
+        _flag(
+            "row_remap_pending", "warning", "a memory row remapping is pending until a reset", "reset the GPU when idle"
+        ),
+        _flag("row_remap_failure", "critical", "a memory row remapping failed", "drain; replace the GPU", holds=True),
+        _flag("retired_pages_pending", "warning", "a memory page retirement is pending", "reset the GPU when idle"),
         _flag(
             "recovery_action",
             "critical",
-            "the driver asks for recovery action {recovery_action:.0f} "
+            "the driver requests recovery action {recovery_action:.0f} "
             "(1 reset, 2 reboot, 3 drain peer to peer, 4 drain and reset)",
-            "drain, then do what the driver asks for",
+            "drain; perform the requested action",
             "0, none",
         ),
     ]

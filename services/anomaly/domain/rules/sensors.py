@@ -1,4 +1,4 @@
-"""Sensors that stand still, tell the impossible, or stop telling."""
+"""Sensors that are frozen, report impossible values, or stop reporting."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from services.anomaly.domain.columns import COLUMN
-from services.anomaly.domain.history import Bools, Doubles, Floats, View, all_of, any_of
-from services.anomaly.domain.recurrence import fading, running_extremes
-from services.anomaly.domain.rules.base import Kind, Rule, Stateless, Tested, filled
+from accelerator_autopilot.anomaly.domain.decaying_sums import fading, running_extremes
+from accelerator_autopilot.anomaly.domain.last_values import Bools, Doubles, Floats, View, all_of, any_of
+from accelerator_autopilot.anomaly.domain.metric_columns import COLUMN
+from accelerator_autopilot.anomaly.domain.rules.base import Kind, Rule, Stateless, Tested, filled
 
 STILL_TICKS, STILL_S = 30.0, 25.0
 ALL = ("power_w", "temp_c", "clock_sm_mhz", "gpu_util_pct", "memory_used_bytes")
@@ -125,15 +125,15 @@ class Stillness:
 
 
 class Frozen:
-    """All numbers repeat to the last digit."""
+    """All values repeat exactly."""
 
     kind = Kind(
         "frozen_sensor",
         "warning",
-        "identical samples, for much longer than ever before",
-        "do not trust this device's numbers; reload the driver",
+        "identical samples for much longer than ever before",
+        "do not trust this device's readings; reload the driver",
         ("power_w", "temp_c", "clock_sm_mhz", "gpu_util_pct"),
-        "to change",
+        "changing values",
         open_after_s=0.0,
         clear_after_s=0.0,
     )
@@ -156,15 +156,15 @@ class Frozen:
 
 
 class Stuck:
-    """One number repeats to the last digit while another that it follows has moved far."""
+    """A value repeats exactly while another one that it normally follows has changed much."""
 
     def __init__(self, metric: str, follows: str, share_of_peak: float, points: float, text: str) -> None:
         self._metric, self._follows, self._share, self._points = metric, follows, share_of_peak, points
         self.kind = Kind(
             f"stuck_{metric}",
             "warning",
-            f"{metric} repeats {{{metric}:g}} while {follows} moves",
-            f"do not trust this device's {text}; reload the driver",
+            f"{metric} stays at exactly {{{metric}:g}} while {follows} changes",
+            f"do not trust this device's {text} readings; reload the driver",
             (metric, follows),
             f"to follow {follows}",
             clear_after_s=0.0,
@@ -224,10 +224,10 @@ class Impossible(Stateless):
     kind = Kind(
         "impossible_value",
         "warning",
-        "a sensor tells what cannot be",
-        "do not trust this device's numbers; reload the driver",
+        "a sensor reports a physically impossible value",
+        "do not trust this device's readings; reload the driver",
         tuple(LIMITS),
-        "within physical limits",
+        "a value within physical limits",
         clear_after_s=60.0,
     )
     reads = tuple(LIMITS)
@@ -240,7 +240,7 @@ class Impossible(Stateless):
     def test(self, view: View) -> Tested:
         """Compare with the limits, and memory used with memory there is."""
         now = view.pick(view.now, self._columns)
-        # Sensors that are not there tell 0: of one that never told another it is no value.
+        # Missing sensors report 0: from a sensor that never reported anything else, it is not a value.
         absent = (now == 0) & ~(view.pick(view.peak, self._columns) > 0)
         out = any_of(((now < self._low) & ~absent) | (now > self._high))
         out |= view.get("memory_used_bytes") > 1.02 * view.get("memory_total_bytes")
@@ -250,15 +250,15 @@ class Impossible(Stateless):
 
 
 class Missing:
-    """What a device used to tell, it tells less and less: before a device falls off the bus, samples fail."""
+    """A device's readings fail more and more often, as they do before a device falls off the bus."""
 
     kind = Kind(
         "samples_missing",
         "warning",
         "power, temperature or utilisation could not be read in half of the last samples",
-        "drain; look for XIDs and at the bus; reboot",
+        "drain; check for XIDs and bus errors; reboot",
         ("power_w", "temp_c", "gpu_util_pct", "read_errors"),
-        "one each tick",
+        "one per tick",
         open_after_s=0.0,
         clear_after_s=30.0,
     )
@@ -276,7 +276,7 @@ class Missing:
         """Follow the share of rows in which a metric that was read before was not."""
         now = view.pick(view.now, self._columns)
         gone = any_of(np.isnan(now) & ~np.isnan(view.pick(view.before, self._columns)))
-        # A row that tells of no failed reading lacks what its source does not tell any more.
+        # A row without failed readings lacks only what its source no longer reports.
         gone &= view.read("read_errors") != 0
         rate = np.full(len(view), 2 / (MISSING_ROWS + 1))
         if gone.any():

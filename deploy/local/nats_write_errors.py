@@ -1,0 +1,60 @@
+"""How nats-server says that it cannot write: in its log, and by switching JetStream off."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from nats.aio.client import Client
+from nats.js.errors import APIError, ServiceUnavailableError
+
+from accelerator_autopilot.runtime.bus import BUS_ERRORS
+
+# Of the server's own store: what clients say of themselves stands behind their address.
+_REFUSED = re.compile(
+    rb"^\[\d+\] \S+ \S+ \[\w+\] (?:JetStream|Filestore)\b.*(?:no space left on device|disk quota exceeded)$",
+    re.MULTILINE,
+)
+MOST_BYTES = 2**20
+NOT_ENABLED = frozenset({10076, 10039})  # of the server, of the account
+
+
+class WriteErrors:
+    """Write errors in a server's log, from now on."""
+
+    def __init__(self, log_file: Path) -> None:
+        self._log_file = log_file
+        self._position = 0
+        self.skip()
+
+    def skip(self) -> None:
+        """What is there already counts no more."""
+        self._position = self._log_file.stat().st_size if self._log_file.exists() else 0
+
+    def seen(self) -> bool:
+        """Whether there are any that were not seen yet. Raises OSError."""
+        if not self._log_file.exists():
+            return False
+        size = self._log_file.stat().st_size
+        # A log that was rotated is shorter; of one that grew by very much its end is enough.
+        start = max(self._position if size >= self._position else 0, size - MOST_BYTES)
+        with self._log_file.open("rb") as file:
+            file.seek(start)
+            text = file.read(size - start)
+        whole = text[: text.rfind(b"\n") + 1]
+        self._position = start + len(whole)
+        return _REFUSED.search(whole) is not None
+
+
+async def jetstream_is_off(nc: Client) -> bool:
+    """Whether a server that answers says that it has no JetStream; False where nothing is known."""
+    try:
+        await nc.jetstream(timeout=2.0).account_info()
+    except ServiceUnavailableError:
+        # Nobody listens for such questions: only a server that is there says so.
+        return nc.is_connected
+    except APIError as error:
+        return error.err_code in NOT_ENABLED
+    except BUS_ERRORS:
+        return False
+    return False

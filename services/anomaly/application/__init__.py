@@ -1,0 +1,1 @@
+"""The use cases of the anomaly detector: frames and events in, alerts out."""

@@ -1,0 +1,121 @@
+"""Receives frames and passes them on in batches: one message at a time would cost more than detection itself.
+
+What waits is bounded in bytes, and one frame in what it asks to be looked at: whatever is sent, neither memory nor the
+event loop is lost to it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+
+from nats.aio.msg import Msg
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+
+from accelerator_autopilot.contracts.errors import InvalidInputError
+from accelerator_autopilot.contracts.frames import TelemetryFrame, decode
+from accelerator_autopilot.runtime.poison_messages import PoisonRule
+from accelerator_autopilot.runtime.supervision import beat
+
+GATHER_S = 0.03
+IDLE_S = 1.0
+MOST_FRAMES = 4_000
+MOST_BYTES = 64 * 2**20
+# An hour at 1 Hz; agents send a tick or some seconds a frame.
+MOST_TICKS, MOST_ROWS = 3_600, 100_000
+Waiting = tuple[str, bytes]
+
+
+@dataclass
+class FrameReceiver:
+    """Frames that wait, and whoever looks at them."""
+
+    look: Callable[[list[TelemetryFrame]], Awaitable[None]]
+    registry: CollectorRegistry
+    poison: PoisonRule
+    _waiting: deque[Waiting] = field(default_factory=deque)
+    _bytes: int = 0
+    _arrived: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def __post_init__(self) -> None:
+        self._rejected = Counter("autopilot_frames_rejected", "invalid frames", registry=self.registry)
+        self._dropped = Counter(
+            "autopilot_frames_dropped", "frames dropped because the queue was full", registry=self.registry
+        )
+        self._looked = Counter(
+            "autopilot_detection_rows", "rows (one device at one tick) checked by the detectors", registry=self.registry
+        )
+        self._took = Histogram("autopilot_detection_seconds", "time to check one batch of rows", registry=self.registry)
+        waiting = Gauge(
+            "autopilot_frames_waiting_bytes", "size of the frames waiting to be checked", registry=self.registry
+        )
+        waiting.set_function(lambda: self._bytes)
+
+    async def take(self, message: Msg) -> None:
+        """One frame arrived; of too many the oldest go, for they say least about now."""
+        self._waiting.append((message.subject, message.data))
+        self._bytes += len(message.data)
+        while self._bytes > MOST_BYTES and len(self._waiting) > 1:
+            self._bytes -= len(self._waiting.popleft()[1])
+            self._dropped.inc()
+        self._arrived.set()
+
+    async def run(self) -> None:
+        """Hand frames on until cancelled."""
+        while True:
+            beat()
+            try:
+                async with asyncio.timeout(IDLE_S):
+                    await self._arrived.wait()
+            except TimeoutError:
+                continue
+            await asyncio.sleep(GATHER_S)
+            self._arrived.clear()
+            while self._waiting:
+                frames = self._bunch()
+                with self._took.time():
+                    await self._look(frames)
+                self._looked.inc(sum(frame.ticks * len(frame.devices) for frame in frames))
+                beat()
+                # Alerts, events and health have their turn between bunches.
+                await asyncio.sleep(0)
+
+    async def _look(self, frames: list[TelemetryFrame]) -> None:
+        """Look at a bunch or, where that fails, at each half by itself: one frame spoils no other."""
+        try:
+            await self.look(frames)
+        except Exception as error:  # noqa: BLE001  whatever a strange frame makes of our own code
+            if len(frames) == 1:
+                self._rejected.inc()
+                self.poison.drop("anomaly frames", error)
+                return
+            half = len(frames) // 2
+            await self._look(frames[:half])
+            await self._look(frames[half:])
+
+    def _bunch(self) -> list[TelemetryFrame]:
+        """The next frames, no more than are quickly looked at."""
+        frames: list[TelemetryFrame] = []
+        rows = 0
+        while self._waiting and len(frames) < MOST_FRAMES and rows < MOST_ROWS:
+            subject, data = self._waiting.popleft()
+            self._bytes -= len(data)
+            try:
+                frame = bounded(decode(data, subject))
+            except Exception as error:  # noqa: BLE001  whatever a frame makes of itself
+                self._rejected.inc()
+                self.poison.drop("anomaly frames", error)
+                continue
+            frames.append(frame)
+            rows += frame.ticks * len(frame.devices)
+        return frames
+
+
+def bounded(frame: TelemetryFrame) -> TelemetryFrame:
+    """The frame, if it is small enough to look at. Raises InvalidInputError."""
+    if frame.ticks > MOST_TICKS or frame.ticks * len(frame.devices) > MOST_ROWS:
+        size = f"{frame.ticks} x {len(frame.devices)}"
+        raise InvalidInputError("ticks x devices", size, f"must not exceed {MOST_TICKS} ticks and {MOST_ROWS} rows")
+    return frame

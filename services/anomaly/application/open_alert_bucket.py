@@ -1,0 +1,93 @@
+"""Keeps the bucket of open alerts equal to the detector's state, even if it is lost, recreated or changed by others."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from nats.js import JetStreamContext
+from nats.js.errors import InvalidKeyError, KeyNotFoundError, NotFoundError
+
+from accelerator_autopilot.anomaly.application.alert_outbox import AlertOutbox, fits
+from accelerator_autopilot.contracts import subjects
+from accelerator_autopilot.contracts.errors import UnavailableError
+from accelerator_autopilot.contracts.messages.alerts import Alert
+from accelerator_autopilot.runtime.bus import BUS_ERRORS, Bus
+from accelerator_autopilot.runtime.supervision import beat
+from accelerator_autopilot.transport.direct_reads import bucket_items
+
+log = logging.getLogger(__name__)
+
+LOOKED_EVERY_S = 5.0
+BUCKET = "open_alerts"
+
+
+@dataclass
+class OpenAlertBucket:
+    """Holds the bucket against what is open."""
+
+    js: JetStreamContext
+    bus: Bus
+    outbox: AlertOutbox
+    is_open: Callable[[], list[Alert]]
+    adopt: Callable[[Sequence[Alert]], None]
+    _seen: int = -1
+
+    async def run(self) -> None:
+        """Look now and then, until cancelled."""
+        while True:
+            beat()
+            await asyncio.sleep(LOOKED_EVERY_S)
+            try:
+                await self.look()
+            except (*BUS_ERRORS, TimeoutError, UnavailableError) as error:
+                log.info("open alerts not compared", extra={"error": type(error).__name__})
+
+    async def look(self) -> None:
+        """Write again what is missing, adopt what is not known, remove what cannot be read."""
+        # What ends while the bucket is read may still stand there, and must not be taken for somebody else's.
+        ours = {*self._known(), *self._on_the_way()}
+        try:
+            state = (await self.js.stream_info(f"KV_{BUCKET}", subjects_filter=f"$KV.{BUCKET}.>")).state
+        except NotFoundError:
+            # Whoever starts or watches makes it again.
+            self._seen = -1
+            return
+        kept = {subject.removeprefix(f"$KV.{BUCKET}.") for subject in state.subjects or {}}
+        # Those of the queue's keeper are not ours.
+        kept = {key for key in kept if not key.startswith(f"{subjects.CLUSTER}.")}
+        known = self._known()
+        ours |= {*known, *self._on_the_way()}
+        if state.last_seq == self._seen and known.keys() <= kept:
+            return
+        stored = await bucket_items(self.js, BUCKET, Alert)
+        lost = [a for key, a in known.items() if key not in stored or stored[key].id != a.id]
+        for alert in lost:
+            if not self.outbox.waits((alert.node, alert.device, alert.kind)):
+                log.warning("open alert was not stored, writing it again", extra={"id": alert.id})
+                self.outbox.keep(alert)
+        strange = kept - ours - self._on_the_way()
+        self.adopt([stored[key] for key in sorted(strange & stored.keys())])
+        for key in strange - stored.keys():
+            if await self._holds(key):
+                log.warning("stored alert cannot be read, removing it", extra={"key": key})
+                await self.bus.delete(BUCKET, key)
+        self._seen = state.last_seq if not lost else -1
+
+    async def _holds(self, key: str) -> bool:
+        """Whether there is a value: a key that was removed keeps its subject, and removing it again would do so."""
+        try:
+            await (await self.js.key_value(BUCKET)).get(key)
+        except KeyNotFoundError:
+            return False
+        except InvalidKeyError:
+            return True
+        return True
+
+    def _known(self) -> dict[str, Alert]:
+        return {subjects.alert_key(a.node, a.device, a.kind): a for a in self.is_open() if fits(a)}
+
+    def _on_the_way(self) -> set[str]:
+        return {subjects.alert_key(*key) for key in self.outbox.on_the_way}

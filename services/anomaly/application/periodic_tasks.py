@@ -1,0 +1,56 @@
+"""Periodic tasks of the anomaly detector; each runs until cancelled."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+
+from nats.js import JetStreamContext
+
+from accelerator_autopilot.anomaly.application.handlers import Detection
+from accelerator_autopilot.anomaly.domain.learned.snapshot import Snapshot
+from accelerator_autopilot.anomaly.ports import SaveSnapshot
+from accelerator_autopilot.contracts.messages.telemetry import NodeInventory
+from accelerator_autopilot.runtime.bus import BUS_ERRORS
+from accelerator_autopilot.runtime.supervision import beat
+from accelerator_autopilot.transport.clock import utc_now
+from accelerator_autopilot.transport.direct_reads import bucket_items
+
+log = logging.getLogger(__name__)
+
+SNAPSHOT_EVERY_S, INVENTORY_EVERY_S = 300.0, 60.0
+
+
+async def watch_time(detection: Detection) -> None:
+    """Let detection see that time passes."""
+    while True:
+        beat()
+        await detection.on_time(utc_now())
+        await asyncio.sleep(1.0)
+
+
+async def keep_snapshots(save: SaveSnapshot, detection: Detection) -> None:
+    """Keep what was learnt across restarts."""
+    while True:
+        await asyncio.sleep(SNAPSHOT_EVERY_S)
+        keep_snapshot(save, detection)
+
+
+def keep_snapshot(save: SaveSnapshot, detection: Detection) -> None:
+    """Write what was learnt; a disk that takes nothing is no reason to stop."""
+    try:
+        save(Snapshot(detection.watch.roster.snapshot(), detection.watch.snapshot()))
+    except (OSError, RuntimeError) as error:
+        log.warning("snapshot not kept", extra={"error": str(error)})
+
+
+async def keep_inventories(js: JetStreamContext, detection: Detection) -> None:
+    """Read every inventory: a watch is blind for a while after the server was away."""
+    while True:
+        beat()
+        try:
+            for inventory in (await bucket_items(js, "inventory", NodeInventory)).values():
+                await detection.on_inventory(inventory)
+        except (*BUS_ERRORS, TimeoutError) as error:
+            log.info("inventories not read", extra={"error": type(error).__name__})
+        await asyncio.sleep(INVENTORY_EVERY_S)

@@ -1,0 +1,254 @@
+"""From findings to alerts: opened after a while, never repeated, resolved after a while. Pure.
+
+A fault that only a reset mends is held: a drained device is quiet because it is drained, so its quiet says nothing.
+Such an alert ends by `release`, after a reset or an operator's word, or by `end`, when the device is there no more.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict, deque
+from collections.abc import Callable, Iterable
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import Any
+
+from accelerator_autopilot.anomaly.domain.findings import Finding
+from accelerator_autopilot.anomaly.domain.incident_grouping import IncidentGrouper
+from accelerator_autopilot.contracts.ids import derived_id
+from accelerator_autopilot.contracts.messages.alerts import Alert
+
+UPDATE_EVERY = timedelta(minutes=1)
+# What a rest mends once may be the room's; what comes back again and again within a day is the device's.
+RETURNS_WITHIN, MOST_RETURNS = timedelta(days=1), 3
+MOST_REMEMBERED = 10_000
+_ORDER = {"info": 0, "warning": 1, "critical": 2}
+Key = tuple[str, str, str]
+
+
+def nothing_told(_node: str, _device: str) -> tuple[str, str]:
+    """Neither boot nor load of the driver."""
+    return "", ""
+
+
+@dataclass
+class _Condition:
+    since: datetime
+    firing: bool
+    alert: Alert | None = None
+    told_at: datetime | None = None
+    count: int = 0
+    fired_at: datetime | None = None
+    released: str = ""
+
+
+@dataclass
+class AlertLifecycle:
+    """Every condition that was ever found, and its alert while it has one.
+
+    `epochs` tells the boot of a node and the load of a device's driver as they are now. With `holding` off, as for a
+    past in which nobody reset anything, every alert ends when its condition does.
+    """
+
+    epochs: Callable[[str, str], tuple[str, str]] = nothing_told
+    holding: bool = True
+    _conditions: dict[Key, _Condition] = field(default_factory=dict)
+    _correlation: IncidentGrouper = field(default_factory=IncidentGrouper)
+    _critical: OrderedDict[Key, deque[datetime]] = field(default_factory=OrderedDict)
+
+    @classmethod
+    def restore(
+        cls, alerts: Iterable[Alert], epochs: Callable[[str, str], tuple[str, str]] = nothing_told
+    ) -> AlertLifecycle:
+        """Go on with the alerts that were open before a restart."""
+        book = cls(epochs)
+        for alert in alerts:
+            book.adopt(alert)
+        return book
+
+    def adopt(self, alert: Alert) -> bool:
+        """Take an alert over that was opened elsewhere; False when that condition has one already."""
+        key = (alert.node, alert.device, alert.kind)
+        known = self._conditions.get(key)
+        if known is not None and known.alert is not None:
+            return False
+        self._correlation.know(alert)
+        self._conditions[key] = _Condition(
+            alert.at, firing=True, alert=alert, told_at=alert.at, count=alert.count, fired_at=alert.at
+        )
+        return True
+
+    @property
+    def open_alerts(self) -> list[Alert]:
+        """Alerts that are open."""
+        return [c.alert for c in self._conditions.values() if c.alert is not None]
+
+    def has_open(self, node: str, device: str, kinds: AbstractSet[str]) -> bool:
+        """Whether a device has an open alert of any of these kinds."""
+        return any((condition := self._conditions.get((node, device, kind))) and condition.alert for kind in kinds)
+
+    def observe(self, finding: Finding, now: datetime) -> Alert | None:
+        """Take a finding in; returns the alert when it opened, changed or ended."""
+        key = (finding.node, finding.device, finding.kind)
+        condition = self._conditions.get(key)
+        if condition is None:
+            if not finding.firing:
+                return None
+            condition = self._conditions[key] = _Condition(now, firing=True)
+        elif condition.firing != finding.firing:
+            condition.since, condition.firing = now, finding.firing
+        held = (now - condition.since).total_seconds()
+        if held < 0:
+            # A clock that was set back must not hold a condition for ever.
+            condition.since, held = now, 0.0
+        if finding.firing:
+            condition.count += 1
+            condition.fired_at = min(finding.at, now) if finding.at else now
+            return self._fire(condition, finding, now) if held >= finding.open_after_s else None
+        if condition.alert is None:
+            del self._conditions[key]
+            return None
+        if condition.alert.holds and not condition.released:
+            return None
+        return self._resolve(key, condition, now, condition.released) if held >= finding.clear_after_s else None
+
+    def held_on(self, node: str) -> list[Alert]:
+        """Alerts of a node that wait for a reset or an operator."""
+        return [a for a in self.open_alerts if a.node == node and a.holds]
+
+    def note_epochs(self, alert: Alert, boot_id: str, driver_epoch: str) -> Alert | None:
+        """What the node told only after the fault was seen; the alert when that changed it."""
+        condition = self._conditions.get((alert.node, alert.device, alert.kind))
+        if condition is None or condition.alert is None or condition.alert.id != alert.id:
+            return None
+        known = condition.alert
+        more = {"boot_id": known.boot_id or boot_id, "driver_epoch": known.driver_epoch or driver_epoch}
+        if (known.boot_id, known.driver_epoch) == (more["boot_id"], more["driver_epoch"]):
+            return None
+        condition.alert = known.model_copy(update=more)
+        return condition.alert
+
+    def release(
+        self, node: str, device: str, over: Callable[[Alert, datetime], str], now: datetime
+    ) -> tuple[bool, list[Alert]]:
+        """What was held of a device may end; returns whether anything may, and what ended by that.
+
+        `over` says of an alert, and of when it was last found, why it may; empty when it may not.
+        """
+        released, ended = False, []
+        for key in [key for key in self._conditions if key[:2] == (node, device)]:
+            condition = self._conditions[key]
+            if condition.alert is None or not condition.alert.holds:
+                continue
+            reason = over(condition.alert, condition.fired_at or now)
+            released |= bool(reason)
+            condition.released = reason or condition.released
+            if condition.released and not condition.firing:
+                ended.append(self._resolve(key, condition, now, condition.released))
+        return released, ended
+
+    def end(
+        self,
+        node: str,
+        device: str,
+        reason: str,
+        now: datetime,
+        *,
+        kinds: AbstractSet[str] | None = None,
+        held: bool = True,
+    ) -> list[Alert]:
+        """Nothing more can be found of a device: its alerts end, all or some kinds of them, `held` ones as well."""
+        ended = []
+        for key in [key for key in self._conditions if key[:2] == (node, device)]:
+            condition = self._conditions[key]
+            if (kinds is not None and key[2] not in kinds) or (condition.alert and condition.alert.holds and not held):
+                continue
+            if condition.alert is None:
+                del self._conditions[key]
+            else:
+                ended.append(self._resolve(key, condition, now, reason))
+        return ended
+
+    def _fire(self, condition: _Condition, finding: Finding, now: datetime) -> Alert | None:
+        known = condition.alert
+        if known is None:
+            condition.alert = self._opened(condition, finding, now)
+        else:
+            worse = _ORDER[finding.severity] > _ORDER[known.severity]
+            # Told by the time that passed either way: a clock that was set back must not silence it.
+            due = condition.told_at is not None and abs(now - condition.told_at) >= UPDATE_EVERY
+            if not worse and not due:
+                return None
+            condition.alert = known.model_copy(update=self._changes(known, condition, finding, now, worse=worse))
+        condition.told_at = now
+        return condition.alert
+
+    def _opened(self, condition: _Condition, finding: Finding, now: datetime) -> Alert:
+        identity = derived_id(finding.node, finding.device, finding.kind, now.isoformat())
+        boot_id, driver_epoch = self.epochs(finding.node, finding.device)
+        return Alert(
+            id=identity,
+            node=finding.node,
+            device=finding.device,
+            kind=finding.kind,
+            severity=finding.severity,
+            state="opened",
+            summary=finding.summary,
+            action=finding.action,
+            evidence=list(finding.evidence),
+            opened_at=now,
+            at=now,
+            count=condition.count,
+            simulated=finding.simulated,
+            score=finding.score,
+            runbook=finding.runbook,
+            incident=self._correlation.incident_of(identity, finding.node, finding.device, finding.kind, now),
+            holds=self._holds(finding, now, worse=True),
+            boot_id=finding.boot_id or boot_id,
+            driver_epoch=finding.driver_epoch or driver_epoch,
+        )
+
+    def _changes(
+        self, known: Alert, condition: _Condition, finding: Finding, now: datetime, *, worse: bool
+    ) -> dict[str, Any]:
+        changes: dict[str, Any] = {
+            "state": "updated",
+            "at": now,
+            "escalated": worse,
+            "evidence": list(finding.evidence),
+            "count": condition.count,
+            "score": max(known.score, finding.score),
+            "holds": known.holds or self._holds(finding, now, worse=worse),
+        }
+        if worse:
+            changes |= {"severity": finding.severity, "worsened_at": now}
+        if _ORDER[finding.severity] >= _ORDER[known.severity]:
+            # What is said of a lesser finding does not fit an alert that was worse before.
+            changes |= {"summary": finding.summary, "action": finding.action, "runbook": finding.runbook}
+        if finding.boot_id or finding.driver_epoch:
+            # It came again, maybe after a reset: only a later one mends it.
+            changes |= {"boot_id": finding.boot_id, "driver_epoch": finding.driver_epoch}
+        return changes
+
+    def _holds(self, finding: Finding, now: datetime, *, worse: bool) -> bool:
+        if not self.holding:
+            return False
+        returned = finding.severity == "critical" and worse and self._returns(finding, now) > MOST_RETURNS
+        return finding.holds or returned
+
+    def _returns(self, finding: Finding, now: datetime) -> int:
+        """How often this has become critical within a day, this time with it."""
+        key = (finding.node, finding.device, finding.kind)
+        times = self._critical.setdefault(key, deque(maxlen=MOST_RETURNS + 1))
+        self._critical.move_to_end(key)
+        while len(self._critical) > MOST_REMEMBERED:
+            self._critical.popitem(last=False)
+        times.append(now)
+        return sum(abs(now - at) <= RETURNS_WITHIN for at in times)
+
+    def _resolve(self, key: Key, condition: _Condition, now: datetime, reason: str = "") -> Alert:
+        assert condition.alert is not None  # noqa: S101  the caller looked
+        del self._conditions[key]
+        self._correlation.forget(condition.alert)
+        changes = {"state": "resolved", "at": now, "count": condition.count, "end_reason": reason, "escalated": False}
+        return condition.alert.model_copy(update=changes)

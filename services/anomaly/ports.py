@@ -1,0 +1,10 @@
+"""Ports of the anomaly detector."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from accelerator_autopilot.anomaly.domain.learned.snapshot import Snapshot
+
+SaveSnapshot = Callable[[Snapshot], None]
+"""Stores a snapshot in whole or not at all. Raises OSError or RuntimeError where nothing can be written."""

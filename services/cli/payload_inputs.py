@@ -1,0 +1,127 @@
+"""From files on the command line to the payload that a kind expects."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import sys
+import zipfile
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+from accelerator_autopilot.contracts.errors import InvalidInputError
+
+OF_TEXT: dict[str, Callable[[str], dict[str, Any]]] = {
+    "embed": lambda text: {"texts": [text]},
+    "classify": lambda text: {"texts": [text]},
+    "generate": lambda text: {"prompt": text},
+    "chat": lambda text: {"messages": [{"role": "user", "content": text}]},
+    "analyze-code": lambda text: {"code": text},
+    "generate-tests": lambda text: {"code": text},
+    "detect-anomalies": lambda text: {"file": {"name": "table.csv", "text": text}},
+}
+OF_FILES = {"analyze-code", "analyze-logs", "classify-image"}
+ARCHIVES = (".zip", ".tar", ".tgz", ".tar.gz", ".tar.bz2", ".tar.xz")
+LEFT_OUT = {".git", ".venv", "node_modules", "__pycache__"}
+
+
+def read_payload(kind: str, sources: list[str], settings: Iterable[str] = ()) -> dict[str, Any]:
+    """A JSON object is taken as it is; other files and folders become the input that the kind expects.
+
+    `settings` are further fields, NAME=JSON or NAME=text. Raises InvalidInputError for what cannot be read.
+    """
+    payload: dict[str, Any] = {}
+    paths = [Path(s) for s in sources if s != "-"]
+    if kind in OF_FILES and paths and (len(paths) > 1 or not _is_object(paths[0])):
+        payload = _files(paths)
+    elif kind == "detect-anomalies" and len(paths) == 1 and not _is_object(paths[0]):
+        payload = {"file": {"name": paths[0].name, "base64": _encoded(_bytes(paths[0]))}}
+    elif len(sources) == 1:
+        payload = _of_text(kind, sys.stdin.read() if sources[0] == "-" else _text(paths[0]))
+    elif sources:
+        raise InvalidInputError("FILE", f"{len(sources)} files", f"{kind} takes one; map runs a job for each")
+    return payload | dict(_setting(s) for s in settings)
+
+
+def read_lines(source: str) -> list[dict[str, Any]]:
+    """One JSON object a line. Raises InvalidInputError, naming the line, for anything else."""
+    text = sys.stdin.read() if source == "-" else _text(Path(source))
+    found = []
+    for number, line in enumerate(text.splitlines(), 1):
+        if not line.strip():
+            continue
+        try:
+            loaded = json.loads(line)
+        except (ValueError, RecursionError):
+            loaded = None
+        if not isinstance(loaded, dict):
+            raise InvalidInputError("FILE", f"line {number}", "must be a JSON object")
+        found.append(loaded)
+    return found
+
+
+def _of_text(kind: str, text: str) -> dict[str, Any]:
+    try:
+        loaded = json.loads(text)
+    except (ValueError, RecursionError):
+        loaded = None
+    if isinstance(loaded, dict):
+        return loaded
+    return OF_TEXT[kind](text) if kind in OF_TEXT else {"text": text}
+
+
+def _files(paths: list[Path]) -> dict[str, Any]:
+    if len(paths) == 1 and paths[0].name.endswith(ARCHIVES):
+        return {"archive": _encoded(_bytes(paths[0]))}
+    folders = [p for p in paths if p.is_dir()]
+    if not folders:
+        return {"files": [{"name": p.name, "base64": _encoded(_bytes(p))} for p in paths]}
+    out = io.BytesIO()
+    with zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED) as archive:
+        for path in paths:
+            inside = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
+            for one in inside:
+                name = one.relative_to(path if path.is_dir() else path.parent)
+                if not LEFT_OUT & set(name.parts):
+                    archive.writestr(str(name), _bytes(one))
+    return {"archive": _encoded(out.getvalue())}
+
+
+def _is_object(path: Path) -> bool:
+    if path.suffix != ".json" or not path.is_file():
+        return False
+    try:
+        return isinstance(json.loads(_text(path)), dict)
+    except (ValueError, RecursionError):
+        return False
+
+
+def _setting(text: str) -> tuple[str, Any]:
+    name, equals, value = text.partition("=")
+    if not name or not equals:
+        raise InvalidInputError("--set", text, "must be NAME=VALUE")
+    try:
+        return name, json.loads(value)
+    except (ValueError, RecursionError):
+        return name, value
+
+
+def _encoded(data: bytes) -> str:
+    return base64.b64encode(data).decode()
+
+
+def _bytes(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise InvalidInputError("FILE", str(path), f"cannot be read ({type(error).__name__})") from error
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        message = f"cannot be read as UTF-8 text ({type(error).__name__})"
+        raise InvalidInputError("FILE", str(path), message) from error

@@ -1,0 +1,88 @@
+"""The gateway's connection to NATS: made, watched, and never half there."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+
+import nats.errors
+
+from accelerator_autopilot.client import AutopilotClient
+from accelerator_autopilot.contracts import subjects
+from accelerator_autopilot.contracts.errors import UnavailableError
+from accelerator_autopilot.gateway.settings import GatewaySettings
+from accelerator_autopilot.runtime.health import HealthState
+from accelerator_autopilot.runtime.supervision import beat
+from accelerator_autopilot.transport.connection import can_come_back
+
+log = logging.getLogger(__name__)
+
+STUCK_S = 10.0
+WRITE_EVERY_S = 5.0
+WRITTEN_WITHIN_S = 20.0
+
+
+class NatsConnection:
+    """A client whose end, unless it was asked for, is the end of the process: a closed one never comes back."""
+
+    def __init__(self, settings: GatewaySettings, health: HealthState) -> None:
+        self._settings, self._health = settings, health
+        self._expected = False
+        self.client = AutopilotClient(settings, name="gateway", actor="gateway", on_closed=self._closed)
+
+    async def open(self) -> AutopilotClient:
+        """Connect, however long it takes."""
+        while True:
+            try:
+                return await self.client.__aenter__()
+            except UnavailableError as error:
+                self._health.tick()
+                self._health.report("nats", ok=False, reason=str(error))
+                await asyncio.sleep(0.5)
+
+    async def close(self) -> None:
+        """Close on purpose."""
+        self._expected = True
+        await self.client.__aexit__(None, None, None)
+
+    async def watch(self) -> None:
+        """Tell liveness and readiness until cancelled; end the process when the connection can never come back."""
+        loop = asyncio.get_running_loop()
+        hope = loop.time()
+        while True:
+            beat()
+            nc = self.client.nc
+            if not nc.is_closed:
+                self._health.tick()
+            if can_come_back(nc):
+                hope = loop.time()
+            elif loop.time() - hope > STUCK_S:
+                log.critical("nats client neither connected nor reconnecting, exiting")
+                end_process()
+            self._health.report("nats", ok=nc.is_connected, reason="not connected")
+            await asyncio.sleep(0.5)
+
+    async def prove_writes(self) -> None:
+        """Write something small every few seconds: ready is who gets it confirmed."""
+        key = f"gateway-{subjects.token(self._settings.node)}"
+        while True:
+            beat()
+            try:
+                bucket = await self.client.js.key_value("probes")
+                await bucket.put(key, b"1")
+            except (nats.errors.Error, OSError) as error:
+                self._health.report("write", ok=False, reason=f"JetStream took no write: {type(error).__name__}")
+            else:
+                self._health.report("write", ok=True, max_age_s=WRITTEN_WITHIN_S)
+            await asyncio.sleep(WRITE_EVERY_S)
+
+    async def _closed(self) -> None:
+        if not self._expected:
+            log.critical("nats connection closed for good, exiting")
+            end_process()
+
+
+def end_process() -> None:
+    """Leave at once: whoever supervises starts a new process."""
+    os._exit(1)

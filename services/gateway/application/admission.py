@@ -1,0 +1,121 @@
+"""Admission control: a rate and a number of unfinished jobs per key, and a limit on the whole queue. Pure.
+
+Each gateway counts the jobs that it admitted itself, and starts from zero after a restart.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass, field
+from itertools import islice
+
+from accelerator_autopilot.contracts.errors import BusyError
+from accelerator_autopilot.contracts.messages.jobs import Priority
+
+LOWER: dict[Priority, Priority] = {"high": "normal", "normal": "low", "low": "low"}
+WINDOW_S = 60.0
+LEAST_RATE = 0.1
+
+
+@dataclass(frozen=True)
+class Quota:
+    """What one submitter may have. Beyond `fair_share` unfinished jobs the next ones queue behind everybody's."""
+
+    jobs_per_minute: int
+    unfinished: int
+    fair_share: int
+
+
+@dataclass
+class _Account:
+    submitted: deque[float] = field(default_factory=deque)
+    unfinished: set[str] = field(default_factory=set)
+
+
+@dataclass(frozen=True)
+class _Counted:
+    owner: str
+    at_s: float
+
+
+@dataclass
+class Admission:
+    """Keeps the accounts."""
+
+    quota: Quota
+    queue_limit: int
+    _accounts: dict[str, _Account] = field(default_factory=dict)
+    _finished: deque[float] = field(default_factory=lambda: deque(maxlen=10_000))
+    _owners: dict[str, _Counted] = field(default_factory=dict)
+
+    def admit(self, submitter: str, count: int, queued: int, now_s: float) -> None:
+        """Raises BusyError, with the time to come back, when `count` more jobs are too many."""
+        account = self._accounts.setdefault(submitter, _Account())
+        while account.submitted and account.submitted[0] <= now_s - WINDOW_S:
+            account.submitted.popleft()
+        if queued + count > self.queue_limit:
+            over = queued + count - self.queue_limit
+            raise BusyError(
+                f"the queue is full: {queued} jobs, at most {self.queue_limit} are allowed", over / self._rate(now_s)
+            )
+        if len(account.unfinished) + count > self.quota.unfinished:
+            over = len(account.unfinished) + count - self.quota.unfinished
+            unfinished = len(account.unfinished)
+            reason = f"{submitter} has {unfinished} unfinished jobs; at most {self.quota.unfinished} are allowed"
+            raise BusyError(reason, over / self._rate(now_s))
+        if len(account.submitted) + count > self.quota.jobs_per_minute:
+            wait_s = account.submitted[0] + WINDOW_S - now_s if account.submitted else WINDOW_S
+            raise BusyError(f"{submitter} may submit at most {self.quota.jobs_per_minute} jobs per minute", wait_s)
+
+    def priority(self, submitter: str, wanted: Priority) -> Priority:
+        """The priority that a submitter's next job gets."""
+        account = self._accounts.get(submitter)
+        crowded = account is not None and len(account.unfinished) >= self.quota.fair_share
+        return LOWER[wanted] if crowded else wanted
+
+    def uncounted(self, submitter: str, job_ids: list[str]) -> list[str]:
+        """Those of some jobs that are not counted as unfinished."""
+        account = self._accounts.get(submitter)
+        return [job_id for job_id in job_ids if account is None or job_id not in account.unfinished]
+
+    def submitted(self, submitter: str, job_ids: list[str], now_s: float) -> list[str]:
+        """Jobs are about to be stored; those that were not counted before. Results may come before all are stored."""
+        account = self._accounts.setdefault(submitter, _Account())
+        new = self.uncounted(submitter, job_ids)
+        account.submitted.extend([now_s] * len(new))
+        account.unfinished.update(new)
+        self._owners.update(dict.fromkeys(new, _Counted(submitter, now_s)))
+        return new
+
+    def withdrawn(self, job_ids: list[str]) -> None:
+        """Jobs that were counted did not come to be."""
+        for job_id in job_ids:
+            counted = self._owners.pop(job_id, None)
+            if counted is not None:
+                account = self._accounts[counted.owner]
+                account.unfinished.discard(job_id)
+                if account.submitted:
+                    account.submitted.pop()
+
+    def finished(self, job_id: str, now_s: float) -> None:
+        """A job has its result."""
+        self._finished.append(now_s)
+        self.gone(job_id)
+
+    def gone(self, job_id: str) -> None:
+        """A job counts no more, however it ended."""
+        counted = self._owners.pop(job_id, None)
+        if counted is not None:
+            self._accounts[counted.owner].unfinished.discard(job_id)
+
+    def doubtful(self, counted_before_s: float, most: int) -> list[str]:
+        """Some jobs that have counted as unfinished for long; the next ones the next time."""
+        found = list(islice((job for job, counted in self._owners.items() if counted.at_s < counted_before_s), most))
+        for job_id in found:
+            self._owners[job_id] = self._owners.pop(job_id)
+        return found
+
+    def _rate(self, now_s: float) -> float:
+        """Jobs that end each second, over the last minute."""
+        recent = sum(at > now_s - WINDOW_S for at in self._finished)
+        return max(LEAST_RATE, recent / WINDOW_S)

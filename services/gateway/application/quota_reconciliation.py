@@ -1,0 +1,50 @@
+"""Finds jobs whose result was missed while NATS was unreachable, which would otherwise count as unfinished for ever."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+
+import nats.errors
+
+from accelerator_autopilot.client.jobs import JobView
+from accelerator_autopilot.contracts.errors import NotFoundError, UnavailableError
+from accelerator_autopilot.gateway.application.admission import Admission
+from accelerator_autopilot.runtime.supervision import beat
+
+log = logging.getLogger(__name__)
+
+LOOKED_EVERY_S, LOOKED_AT_ONCE = 30.0, 200
+# Most jobs are over by then, or it is well known that they wait.
+DOUBTFUL_AFTER_S = 60.0
+
+View = Callable[[str], Awaitable[JobView]]
+
+
+async def reconcile(admission: Admission, view: View, now_s: float) -> None:
+    """Take off some of those that have ended. Raises UnavailableError and the errors of nats-py."""
+    missed = 0
+    for job_id in admission.doubtful(now_s - DOUBTFUL_AFTER_S, LOOKED_AT_ONCE):
+        beat()
+        try:
+            ended = (await view(job_id)).result is not None
+        except NotFoundError:
+            ended = True
+        if ended:
+            missed += 1
+            admission.gone(job_id)
+    if missed:
+        log.info("ends of jobs were missed", extra={"jobs": missed})
+
+
+async def reconcile_loop(admission: Admission, view: View) -> None:
+    """Look now and then, until cancelled."""
+    loop = asyncio.get_running_loop()
+    while True:
+        beat()
+        await asyncio.sleep(LOOKED_EVERY_S)
+        try:
+            await reconcile(admission, view, loop.time())
+        except (UnavailableError, nats.errors.Error, OSError) as error:
+            log.info("unfinished jobs not looked at", extra={"error": type(error).__name__})

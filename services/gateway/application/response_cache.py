@@ -1,0 +1,26 @@
+"""Caches expensive responses for a short time."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Generic, TypeVar
+
+T = TypeVar("T")
+
+
+class CachedResponse(Generic[T]):
+    """The answer to one question, which is the same whoever asks."""
+
+    def __init__(self, fresh_s: float) -> None:
+        self._fresh_s = fresh_s
+        self._making = asyncio.Lock()
+        self._kept: tuple[float, T] | None = None
+
+    async def get(self, make: Callable[[], Awaitable[T]]) -> T:
+        """The answer, made anew when it is older than `fresh_s` seconds. Raises what `make` raises."""
+        async with self._making:
+            now = asyncio.get_running_loop().time()
+            if self._kept is None or now - self._kept[0] > self._fresh_s:
+                self._kept = now, await make()
+            return self._kept[1]

@@ -1,0 +1,99 @@
+"""The file of API keys, read anew when it changes."""
+
+from __future__ import annotations
+
+import hmac
+import json
+import logging
+import re
+from dataclasses import dataclass
+from enum import IntEnum
+from pathlib import Path
+
+from accelerator_autopilot.contracts.errors import SettingsError
+from accelerator_autopilot.runtime.api_keys import SERVICE_NAMES, digest
+
+log = logging.getLogger(__name__)
+
+_DIGEST = re.compile(r"[0-9a-f]{64}")
+LONGEST_KEY = 500
+
+
+class Role(IntEnum):
+    """Each role may do what the lower ones may."""
+
+    viewer = 1
+    operator = 2
+    admin = 3
+
+
+@dataclass(frozen=True)
+class Caller:
+    """Whose key it is, and what it may do."""
+
+    user: str
+    role: Role
+
+
+def load_keys(path: Path) -> dict[str, Caller]:
+    """Callers by their keys' digests. Raises SettingsError for a file that is missing or wrong."""
+    try:
+        return {d: _caller(d, entry) for d, entry in json.loads(path.read_text()).items()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise SettingsError(
+            f"AUTOPILOT_API_KEYS_FILE={path}: must be a JSON object of SHA-256 digest to viewer, operator or admin, "
+            f"or to an object with role and user "
+            f"({type(error).__name__}: {error})"
+        ) from error
+
+
+def _caller(key_digest: str, entry: str | dict[str, str]) -> Caller:
+    if not _DIGEST.fullmatch(key_digest):
+        raise ValueError(f"{key_digest[:12]!r}… is not a SHA-256 in lower-case hexadecimal digits")
+    if not isinstance(entry, dict):
+        return Caller(f"key-{key_digest[:8]}", Role[str(entry)])
+    user = str(entry["user"])
+    if not 1 <= len(user.encode()) <= 100 or not user.isprintable() or user in SERVICE_NAMES:
+        raise ValueError(f"user {user[:100]!r} must have 1 to 100 printable bytes and must not be a service's name")
+    return Caller(user, Role[entry["role"]])
+
+
+class KeyRing:
+    """The keys that are valid now. Raises SettingsError when there are none to begin with."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._stamp = self._look()
+        self._callers = load_keys(path)
+        self.problem = ""
+
+    def find(self, key: str) -> Caller | None:
+        """Whose key it is; None for an unknown one."""
+        if not 0 < len(key) <= LONGEST_KEY:
+            return None
+        wanted = digest(key)
+        # Every digest is compared, so that the time tells nothing of which was near.
+        found = [caller for known, caller in self._callers.items() if hmac.compare_digest(known, wanted)]
+        return found[0] if found else None
+
+    def refresh(self) -> None:
+        """Read the file again if it changed; one that cannot be read leaves the keys of before and a `problem`."""
+        stamp = self._look()
+        if stamp == self._stamp and not self.problem:
+            return
+        try:
+            self._callers = load_keys(self._path)
+        except SettingsError as error:
+            if self.problem != str(error):
+                log.exception("keys not read, those of before stay valid")
+            self.problem = str(error)
+        else:
+            log.info("keys read", extra={"keys": len(self._callers)})
+            self._stamp, self.problem = stamp, ""
+
+    def _look(self) -> tuple[int, int, int] | None:
+        try:
+            found = self._path.stat()
+        except OSError:
+            return None
+        return found.st_mtime_ns, found.st_size, found.st_ino

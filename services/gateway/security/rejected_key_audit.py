@@ -1,0 +1,48 @@
+"""Keys that nobody knows: counted each, and told to the audit now and then, however many come."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Callable
+
+import prometheus_client
+
+from accelerator_autopilot.contracts.messages.audit import AuditRecord
+from accelerator_autopilot.runtime.supervision import beat
+from accelerator_autopilot.transport.audit_records import record
+
+TELL_EVERY_S = 10.0
+MOST_ADDRESSES = 1_000
+MOST_TOLD = 10
+
+
+class RejectedKeyAudit:
+    """Collects refused keys by the address that they came from."""
+
+    def __init__(self, put: Callable[[AuditRecord], None], registry: prometheus_client.CollectorRegistry) -> None:
+        self._put = put
+        self._since: Counter[str] = Counter()
+        self._counted = prometheus_client.Counter(
+            "autopilot_http_keys_refused", "requests refused for a missing or unknown API key", registry=registry
+        )
+
+    def count(self, address: str, _status: int) -> None:
+        """One more."""
+        self._counted.inc()
+        self._since[address if address in self._since or len(self._since) < MOST_ADDRESSES else "others"] += 1
+
+    def tell(self) -> None:
+        """Put what came since the last time into one record."""
+        if self._since:
+            total = str(self._since.total())
+            worst = {address: str(count) for address, count in self._since.most_common(MOST_TOLD)}
+            self._put(record("gateway", "key.refused", "gateway", count=total, **worst))
+            self._since.clear()
+
+    async def run(self) -> None:
+        """Tell until cancelled."""
+        while True:
+            beat()
+            await asyncio.sleep(TELL_EVERY_S)
+            self.tell()

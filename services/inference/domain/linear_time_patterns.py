@@ -1,0 +1,72 @@
+"""Regular expressions that a submitter wrote, matched in time linear in the text whatever they say. Pure.
+
+RE2 has no lookaround and no references to groups, which is why it cannot be made to run for ever.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import re2
+
+from accelerator_autopilot.contracts.errors import InvalidInputError
+
+MOST_CHARACTERS = 1000
+MOST_MEMORY_BYTES = 8 * 2**20
+
+Span = tuple[int, int]
+Finder = Callable[[int], Span | None]
+
+
+class UserPattern:
+    """One compiled pattern."""
+
+    def __init__(self, source: object, field: str) -> None:
+        """Raises InvalidInputError, naming `field`, for what is no pattern or needs more than RE2 has."""
+        if not isinstance(source, str):
+            raise InvalidInputError(field, type(source).__name__, "must be a string with a regular expression")
+        if len(source) > MOST_CHARACTERS:
+            raise InvalidInputError(
+                field, f"{len(source)} characters", f"may have at most {MOST_CHARACTERS} characters"
+            )
+        options = re2.Options()
+        options.log_errors = False
+        options.max_mem = MOST_MEMORY_BYTES
+        try:
+            self._rule: Any = re2.compile(source, options)
+        except re2.error as error:
+            raise InvalidInputError(field, source, f"is not a valid RE2 pattern: {_reason(error)}") from None
+        except UnicodeEncodeError:
+            raise InvalidInputError(field, "text", "contains half of a surrogate pair") from None
+
+    def search(self, text: str) -> str | None:
+        """The first match in a text."""
+        match = self._rule.search(text)
+        found: str | None = match.group() if match else None
+        return found
+
+    def finder(self, text: str) -> Finder:
+        """Finds the next match from a place in `text` on; places may only grow from call to call."""
+        data = text.encode()
+        at_char = at_byte = 0
+
+        def find(start: int) -> Span | None:
+            nonlocal at_char, at_byte
+            # RE2 counts bytes: only what lies between two calls is counted again.
+            at_byte += len(text[at_char:start].encode())
+            at_char = start
+            match = self._rule.search(data, at_byte)
+            if match is None:
+                return None
+            first, last = match.span()
+            begins = at_char + len(data[at_byte:first].decode())
+            return begins, begins + len(data[first:last].decode())
+
+        return find
+
+
+def _reason(error: Exception) -> str:
+    told = error.args[0] if error.args else ""
+    text = told.decode(errors="replace") if isinstance(told, bytes) else str(told)
+    return f"{text[:200]} (lookaround and references to groups are not supported)"

@@ -1,0 +1,1 @@
+"""How jobs end, for pools and workers alike."""

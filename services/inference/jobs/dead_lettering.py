@@ -1,0 +1,128 @@
+"""How jobs end without success: a dead letter with the reason, then the failed result. Each can be repeated."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+from nats.aio.msg import Msg
+from nats.js import JetStreamContext
+from pydantic import ValidationError
+
+from accelerator_autopilot.contracts import subjects
+from accelerator_autopilot.contracts.errors import AutopilotError, InvalidInputError
+from accelerator_autopilot.contracts.ids import derived_id
+from accelerator_autopilot.contracts.messages.jobs import DeadJob, DeadReason, Job, JobError, JobResult
+from accelerator_autopilot.contracts.streams import DAY_S
+from accelerator_autopilot.inference.jobs.decoding import read_job
+from accelerator_autopilot.runtime.dead_letters import publish_dead
+from accelerator_autopilot.transport.clock import utc_now
+from accelerator_autopilot.transport.result_publishing import publish_result
+
+log = logging.getLogger(__name__)
+
+RAW_LIMIT = 2000
+LONGEST_NAME = 200
+MOST_LETTERED = 10_000
+UNKNOWN_KIND = "unknown"
+
+
+@dataclass(frozen=True)
+class DeadLettering:
+    """Buries jobs. `name` is who says so. Every method raises the errors of nats-py and UnavailableError."""
+
+    js: JetStreamContext
+    name: str
+    # The result may have no room for longer than the stream of letters remembers what it took.
+    _lettered: dict[tuple[str, datetime], None] = field(default_factory=dict)
+
+    def reason(self, kind: str, text: str, attempt: int = 1) -> JobError:
+        """Why a job ends, as its last error."""
+        return JobError(attempt=max(1, attempt), type=kind, message=text[:4000], worker=self.name, at=utc_now())
+
+    async def bury(self, job: Job, reason: DeadReason, errors: list[JobError], subject: str, **where: Any) -> None:
+        """Dead letter and failed result, unless the job has a result; `where` are fields of the result."""
+        if (job.id, job.submitted_at) not in self._lettered:
+            await publish_dead(self.js, job, reason, errors, subject)
+            self._lettered[job.id, job.submitted_at] = None
+            if len(self._lettered) > MOST_LETTERED:
+                del self._lettered[next(iter(self._lettered))]
+        result = JobResult(
+            job_id=job.id,
+            kind=job.kind,
+            status="failed",
+            errors=errors,
+            submitter=job.submitter,
+            submitted_at=job.submitted_at,
+            finished_at=utc_now(),
+            attempt=max((e.attempt for e in errors), default=1),
+            **where,
+        )
+        await self._publish(result, job.result_ttl_s)
+        log.warning("job buried", extra={"job_id": job.id, "kind": job.kind, "reason": reason})
+
+    async def bury_unreadable(
+        self, subject: str, data: bytes, sequence: int, stored_at: datetime, error: Exception
+    ) -> None:
+        """What is no job at all: what came is kept for a day where an operator finds it, and its id gets a result.
+
+        The id is the subject's, or `seq-<sequence in the stream>` where the subject has none.
+        """
+        kind, identity = named_by(subject, sequence)
+        why = self.reason("InvalidInputError", f"the message is no job: {explain(error)}")
+        raw = data[:RAW_LIMIT].decode(errors="replace")
+        dead = DeadJob(id=identity, kind=kind, reason="invalid", raw=raw, errors=[why], subject=subject, at=utc_now())
+        body = dead.model_dump_json(exclude_none=True).encode()
+        headers = {"Nats-Msg-Id": f"dead-{derived_id(subject, str(sequence))}"}
+        await self.js.publish(subjects.dead(kind), body, headers=headers, msg_ttl=DAY_S)
+        result = JobResult(
+            job_id=identity, kind=kind, status="failed", errors=[why], submitted_at=stored_at, finished_at=utc_now()
+        )
+        await self._publish(result, DAY_S)
+        log.warning("unreadable job", extra={"subject": subject, "sequence": sequence})
+
+    async def give_up(self, message: Msg, error: Exception) -> None:
+        """End a job whose message could not be handled, for what is no fault of its worker's or the bus's."""
+        metadata = message.metadata
+        sequence, stored_at = metadata.sequence.stream, metadata.timestamp
+        try:
+            job = read_message(message.subject, message.data, sequence, stored_at)
+        except (ValidationError, ValueError, RecursionError):
+            await self.bury_unreadable(message.subject, message.data, sequence, stored_at, error)
+            return
+        text = f"could not be handled: {explain(error) if isinstance(error, AutopilotError) else type(error).__name__}"
+        await self.bury(job, "permanent_error", [self.reason("CannotHandleError", text)], message.subject)
+
+    async def _publish(self, result: JobResult, ttl_s: float) -> None:
+        await publish_result(self.js, result, result.model_dump_json(exclude_none=True).encode(), ttl_s)
+
+
+def read_message(subject: str, data: bytes, sequence: int, stored_at: datetime) -> Job:
+    """The job of a message of the queue, or of one that waits for others or for its time. Raises ValueError."""
+    if subject.startswith("jobs."):
+        return read_job(subject, data, sequence, stored_at)
+    return Job.model_validate_json(data)
+
+
+def named_by(subject: str, sequence: int) -> tuple[str, str]:
+    """Kind and id of a job as its subject tells them."""
+    stage, *tokens = subject.split(".")
+    kind, rest = (subjects.untoken(tokens[0]), tokens[2:]) if stage == "jobs" else (UNKNOWN_KIND, tokens)
+    identity = subjects.job_id(rest) if rest else f"seq-{sequence}"
+    return kind if _is_name(kind) else UNKNOWN_KIND, identity if _is_name(identity) else derived_id(subject)
+
+
+def _is_name(text: str) -> bool:
+    """Whether messages can carry it: a subject may have been written by somebody who knows none of our rules."""
+    return 0 < len(text.encode()) <= LONGEST_NAME and "\0" not in text
+
+
+def explain(error: BaseException) -> str:
+    """What went wrong, by field and rule and without the input: an error must not quote the job."""
+    if isinstance(error, InvalidInputError):
+        return f"{error.field}: {error.rule}"
+    if isinstance(error, ValidationError):
+        return "; ".join(f"{'.'.join(str(p) for p in e['loc']) or 'body'}: {e['msg']}" for e in error.errors())
+    return str(error) if isinstance(error, AutopilotError) and str(error) else type(error).__name__

@@ -1,0 +1,65 @@
+"""What is kept of a job between attempts: changed by several, so never written without looking."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import datetime, timedelta
+
+from nats.js.errors import KeyNotFoundError, KeyWrongLastSequenceError
+from nats.js.kv import KeyValue
+from pydantic import ValidationError
+
+from accelerator_autopilot.contracts import subjects
+from accelerator_autopilot.contracts.errors import UnavailableError
+from accelerator_autopilot.contracts.messages.jobs import JobState
+from accelerator_autopilot.transport.clock import utc_now
+
+TRIES = 20
+CLOCKS_DIFFER = timedelta(minutes=1)
+
+
+class RetryRecords:
+    """KV `jobs`. Every method raises the errors of nats-py."""
+
+    def __init__(self, kv: KeyValue) -> None:
+        self._kv = kv
+
+    async def read(self, job_id: str, since: datetime | None = None) -> JobState:
+        """The record of a job; an empty one where there is none that can be read, or only one from before `since`."""
+        return (await self._read(subjects.token(job_id), since))[0]
+
+    async def change(
+        self, job_id: str, change: Callable[[JobState], JobState], since: datetime | None = None
+    ) -> JobState:
+        """Change a record as it is now, whoever else does; returns what was written.
+
+        Raises UnavailableError when others are always faster.
+        """
+        key = subjects.token(job_id)
+        for _ in range(TRIES):
+            state, revision = await self._read(key, since)
+            changed = change(state).model_copy(update={"at": utc_now()})
+            body = changed.model_dump_json().encode()
+            try:
+                if revision is None:
+                    await self._kv.create(key, body)
+                else:
+                    await self._kv.update(key, body, last=revision)
+            except KeyWrongLastSequenceError:
+                continue
+            return changed
+        raise UnavailableError(f"jobs/{key} not written: it was changed concurrently {TRIES} times")
+
+    async def _read(self, key: str, since: datetime | None) -> tuple[JobState, int | None]:
+        try:
+            entry = await self._kv.get(key)
+        except KeyNotFoundError:
+            return JobState(), None
+        try:
+            state = JobState.model_validate_json(entry.value or b"")
+        except ValidationError:
+            return JobState(), entry.revision
+        # An id is free again once its job and result are gone, which takes longer than clocks may differ.
+        if since is not None and state.at is not None and state.at < since - CLOCKS_DIFFER:
+            state = JobState()
+        return state, entry.revision

@@ -1,0 +1,102 @@
+"""How long batches may run. Threads cannot be ended, so a worker whose batch does not end, ends itself."""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from accelerator_autopilot.inference.jobs.completion import ClaimedJob
+from accelerator_autopilot.inference.jobs.run_journal import RunJournal, RunningJob
+from accelerator_autopilot.inference.worker.application.model_cache import SHELF
+from accelerator_autopilot.inference.worker.application.worker_state import RUN_TIMED_OUT
+
+log = logging.getLogger(__name__)
+
+LOOK_EVERY_S = 0.25
+# A look that comes this much later than it should tells that the whole process stood still.
+STALL_S = 2.0
+# What the event loop has to write down how the jobs ended, before the process ends without.
+LAST_WORDS_S = 8.0
+# A model that loads for longer than this is one that hangs.
+LONGEST_LOAD_S = 1800.0
+
+
+@dataclass(eq=False)
+class Run:
+    """A batch that runs, since when (monotonic), and what was spent on loading models by then."""
+
+    taken: Sequence[ClaimedJob]
+    limit_s: float
+    began: float
+    loaded_s: float
+
+    def overdue(self, now: float) -> bool:
+        """Whether it runs for too long; loading a model does not count."""
+        loading_s = min(SHELF.loading_s(now) - self.loaded_s, LONGEST_LOAD_S)
+        return now - self.began - loading_s > self.limit_s
+
+
+def limit_of(timeouts: Sequence[float | None], longest_s: float) -> float:
+    """Seconds that a batch may take: each of its jobs as long as the shortest limit of them, at most `longest_s`."""
+    shortest = min(min(t or longest_s, longest_s) for t in timeouts)
+    return min(longest_s, shortest * len(timeouts))
+
+
+class RunTimeLimit:
+    """Knows what runs, writes it down for the pool, and says what runs for too long."""
+
+    def __init__(self, journal: RunJournal, longest_s: float) -> None:
+        self.journal, self._longest_s = journal, longest_s
+        self._runs: list[Run] = []
+        self._lock = threading.Lock()
+
+    @contextmanager
+    def running(self, taken: Sequence[ClaimedJob]) -> Iterator[None]:
+        """These run until the end of the context."""
+        now = time.monotonic()
+        limit_s = limit_of([t.job.timeout_s for t in taken], self._longest_s)
+        run = Run(taken, limit_s, now, SHELF.loading_s(now))
+        with self._lock:
+            self._runs.append(run)
+            self._write()
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._runs.remove(run)
+                self._write()
+
+    def overdue(self) -> list[Run]:
+        """What runs for too long."""
+        now = time.monotonic()
+        with self._lock:
+            return [run for run in self._runs if run.overdue(now)]
+
+    def start(self, end: Callable[[list[Run]], None]) -> None:
+        """Look from a thread, so that a stuck event loop is no matter; `end` is called there, once."""
+        threading.Thread(target=self._look, args=[end], name="run watch", daemon=True).start()
+
+    def _look(self, end: Callable[[list[Run]], None]) -> None:
+        while True:
+            before = time.monotonic()
+            time.sleep(LOOK_EVERY_S)
+            stood_s = time.monotonic() - before - LOOK_EVERY_S
+            if stood_s > STALL_S:
+                # A process that was stopped, or a machine that slept, ran nothing meanwhile.
+                with self._lock:
+                    for run in self._runs:
+                        run.began += stood_s
+            late = self.overdue()
+            if late:
+                log.error("run over its time, ending", extra={"jobs": [t.job.id for r in late for t in r.taken][:64]})
+                end(late)
+                time.sleep(LAST_WORDS_S)
+                os._exit(RUN_TIMED_OUT)
+
+    def _write(self) -> None:
+        self.journal.running([RunningJob(id=t.job.id, alone=t.alone) for run in self._runs for t in run.taken])

@@ -1,0 +1,1 @@
+"""The pool on every node: its workers, the queue's order and what it tells."""

@@ -1,0 +1,51 @@
+"""Moving a job to its next stage: published there once, and acknowledged here only when that has been done."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+
+from nats.aio.msg import Msg
+from nats.js import JetStreamContext
+from nats.js.errors import APIError, NotFoundError
+
+from accelerator_autopilot.contracts import subjects
+from accelerator_autopilot.contracts.job_building import MESSAGE_ID
+from accelerator_autopilot.transport.job_id_claims import WRONG_SEQUENCE, first
+
+
+async def forward_job(
+    js: JetStreamContext, message: Msg, job_id: str, target: tuple[str, str, dict[str, str]], body: bytes
+) -> bool:
+    """Publish to a stream, subject and headers, then acknowledge; False when a job of this id is there already.
+
+    That one may be about to go: it is the message that a worker has handed on and not acknowledged yet. So nothing is
+    acknowledged then, and the message comes again, until the job has a result. Raises the errors of nats-py.
+    """
+    stream, subject, headers = target
+    if stream == "JOBS":
+        headers = headers | first(job_id)
+    try:
+        ack = await js.publish(subject, body, headers=dict(headers), stream=stream)
+        if ack.duplicate:
+            if await _is_there(js, job_id, message.subject):
+                return False
+            # The stream remembers the ids of messages that have gone, such as a bare publisher's own.
+            where = message.metadata
+            headers = headers | {MESSAGE_ID: f"{job_id}-{where.stream}-{where.sequence.stream}"}
+            ack = await js.publish(subject, body, headers=dict(headers), stream=stream)
+    except APIError as error:
+        if error.err_code in WRONG_SEQUENCE:
+            return False
+        raise
+    await message.ack()
+    return True
+
+
+async def _is_there(js: JetStreamContext, job_id: str, here: str) -> bool:
+    """Whether a job is in any stage but the one that it is to leave."""
+    for stream, subject in subjects.stages_of_job(job_id):
+        if subject != here:
+            with suppress(NotFoundError):
+                await js.get_last_msg(stream, subject)
+                return True
+    return False

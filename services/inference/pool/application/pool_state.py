@@ -1,0 +1,169 @@
+"""What a pool keeps on the bus: its status for all to see, and its size and cordons across restarts."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from dataclasses import dataclass, field
+from typing import Any
+
+from accelerator_autopilot.contracts import subjects
+from accelerator_autopilot.contracts.errors import UnavailableError
+from accelerator_autopilot.contracts.messages.commands import DeviceSet
+from accelerator_autopilot.contracts.messages.jobs import JobState, PoolStatus
+from accelerator_autopilot.contracts.messages.telemetry import NodeInventory
+from accelerator_autopilot.inference.jobs.retry_records import RetryRecords
+from accelerator_autopilot.inference.pool.application.device_group import places
+from accelerator_autopilot.inference.pool.application.pool_alerts import PoolAlerts
+from accelerator_autopilot.inference.pool.application.worker_supervisor import PoolSupervisor
+from accelerator_autopilot.runtime.bus import BUS_ERRORS, Bus
+from accelerator_autopilot.runtime.health import HealthState
+from accelerator_autopilot.transport.direct_reads import bucket_items
+
+log = logging.getLogger(__name__)
+
+STATUS_PERIOD_S = 0.5
+# What does not change is written, and the node's devices read, this often: each write is one to the disk.
+REST_PERIOD_S = 2.0
+
+
+@dataclass
+class PoolState:
+    """Reads and writes the buckets for one supervisor."""
+
+    bus: Bus
+    supervisor: PoolSupervisor
+    alerts: PoolAlerts = field(init=False)
+    _kept: tuple[set[str], dict[str, str]] = field(default_factory=lambda: (set(), {}))
+    _told: dict[str, Any] | None = None
+    _done_s: dict[str, float] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.alerts = PoolAlerts(self.bus, self.supervisor)
+
+    @property
+    def _node(self) -> str:
+        return self.supervisor.settings.node
+
+    @property
+    def _status_key(self) -> str:
+        return f"{self.supervisor.settings.pool}.{subjects.token(self._node)}"
+
+    async def recall(self) -> None:
+        """Go on as before a restart: the wanted size and the cordoned devices."""
+        kept = await self.bus.read("pools", self._status_key, PoolStatus)
+        cordons = await self._cordons()
+        if kept is not None:
+            self.supervisor.desired, self.supervisor.restarts = kept.desired, kept.restarts
+        if cordons is not None:
+            self.supervisor.cordoned = {device for _, device in cordons.devices}
+            self.supervisor.set_aside = dict(cordons.reasons)
+            self._kept = (set(self.supervisor.cordoned), dict(self.supervisor.set_aside))
+        await self.alerts.recall()
+
+    @property
+    def _cordons_key(self) -> str:
+        return f"{subjects.token(self._node)}.{self.supervisor.settings.pool}"
+
+    async def _cordons(self) -> DeviceSet | None:
+        """What this pool had out of use, or else, where it is new here, what the node's other pools have drained."""
+        own = await self.bus.read("cordons", self._cordons_key, DeviceSet)
+        if own is not None:
+            return own
+        node = subjects.token(self._node)
+        try:
+            kept = await bucket_items(self.bus.js, "cordons", DeviceSet)
+        except BUS_ERRORS as error:
+            raise UnavailableError(f"the cordons could not be read: {type(error).__name__}") from error
+        others = [devices for key, devices in kept.items() if key == node or key.startswith(f"{node}.")]
+        drained = {place for one in others for place in one.devices if place[1] not in one.reasons}
+        return DeviceSet(devices=sorted(drained)) if others else None
+
+    async def save_cordons(self, devices: set[str]) -> None:
+        """Keep the cordoned devices."""
+        reasons = {device: why for device, why in self.supervisor.set_aside.items() if device in devices}
+        entries = DeviceSet(devices=[(self._node, device) for device in sorted(devices)], reasons=reasons)
+        await self.bus.write("cordons", self._cordons_key, entries)
+        self._kept = (set(devices), dict(entries.reasons))
+
+    async def keep_reporting(self, health: HealthState) -> None:
+        """Read this node's devices and publish the pool's status, until cancelled."""
+        while True:
+            try:
+                if not self.supervisor.devices or self._is_due("devices"):
+                    await self._read_devices(health)
+                await self._count_kills()
+                if self._kept != (self.supervisor.cordoned, self.supervisor.set_aside):
+                    await self.save_cordons(set(self.supervisor.cordoned))
+                await self._tell_status()
+            except UnavailableError as error:
+                log.info("status not published", extra={"error": type(error).__name__})
+            try:
+                await self.alerts.settle()
+            except UnavailableError as error:
+                log.info("alerts not published yet", extra={"error": str(error)})
+            unwell = self._unwell()
+            reason = f"workers on {', '.join(unwell)} stood still and are not back yet"
+            health.report("silent workers", ok=not unwell, reason=reason)
+            health.report("workers", ok=self._enough(), reason="no worker is ready yet", max_age_s=10.0)
+            await asyncio.sleep(STATUS_PERIOD_S)
+
+    def _is_due(self, what: str) -> bool:
+        """Whether something was done longer ago than it is to be done at rest; then it counts as done."""
+        now_s = asyncio.get_running_loop().time()
+        due = now_s - self._done_s.get(what, float("-inf")) >= REST_PERIOD_S
+        if due:
+            self._done_s[what] = now_s
+        return due
+
+    async def _tell_status(self) -> None:
+        """Write the status where it says anything new, and now and then that it still holds."""
+        status = self.supervisor.status()
+        told = status.model_dump(exclude={"at"})
+        if told == self._told and not self._is_due("status"):
+            return
+        self._told = None
+        await self.bus.write("pools", self._status_key, status)
+        self._told = told
+        self._done_s["status"] = asyncio.get_running_loop().time()
+
+    async def _read_devices(self, health: HealthState) -> None:
+        inventory = await self.bus.read("inventory", subjects.token(self._node), NodeInventory)
+        if inventory is not None:
+            self.supervisor.devices = places(inventory.devices)
+        # An inventory that cannot be read says nothing: workers stay where they are.
+        known = bool(self.supervisor.devices)
+        health.report("devices", ok=known, reason="the agent has told of no device that workers can run on")
+
+    def _unwell(self) -> list[str]:
+        """Devices whose worker stood still and has no ready successor yet."""
+        ready = {w.device for w in self.supervisor.status().workers if w.state == "ready"}
+        return [device for device in self.supervisor.stuck if device not in ready and self.supervisor.desired]
+
+    async def _count_kills(self) -> None:
+        """Write down against a job that its worker died of it, or that it is to run by itself from now on."""
+        blamed = self.supervisor.take_blamed()
+        while blamed:
+            job_id, counts = blamed[0]
+            try:
+                records = RetryRecords(await self.bus.js.key_value("jobs"))
+                await records.change(job_id, killed if counts else in_company)
+            except (UnavailableError, *BUS_ERRORS) as error:
+                self.supervisor.blame_again(blamed)
+                raise UnavailableError(f"{len(blamed)} jobs not marked as failed yet: {error}") from error
+            blamed.pop(0)
+
+    def _enough(self) -> bool:
+        ready = any(w.state == "ready" for w in self.supervisor.status().workers)
+        usable = {d.device for d in self.supervisor.devices} - self.supervisor.cordoned
+        return ready or self.supervisor.desired == 0 or not usable
+
+
+def killed(state: JobState) -> JobState:
+    """A worker died of this job."""
+    return state.model_copy(update={"kills": state.kills + 1, "alone": True})
+
+
+def in_company(state: JobState) -> JobState:
+    """A worker died of this job or of another beside it."""
+    return state.model_copy(update={"alone": True})

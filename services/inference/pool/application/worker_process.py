@@ -1,0 +1,135 @@
+"""One worker process as its pool sees it: what it said last and when, and what it wrote down of its runs."""
+
+from __future__ import annotations
+
+import asyncio
+import ctypes
+import json
+import os
+import signal
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import IO, Literal
+
+from pydantic import ValidationError
+
+from accelerator_autopilot.contracts.messages.jobs import WorkerStatus
+from accelerator_autopilot.inference.jobs.run_journal import JournalEntry, RunningJob, open_journal, read_journal
+from accelerator_autopilot.transport.clock import utc_now
+
+PR_SET_PDEATHSIG = 1
+LONGEST_LINE = 1 << 20
+# What the pool does not hear while a model loads: that may keep a process from speaking at all.
+LOADING_SILENT_S = 300.0
+
+
+@dataclass
+class WorkerProcess:
+    """A worker. `heard_at` is on the loop's clock, None before its first line."""
+
+    process: asyncio.subprocess.Process
+    status: WorkerStatus
+    journal: IO[bytes]
+    reader: asyncio.Task[None] | None = None
+    draining_since: float | None = None
+    heard_at: float | None = None
+    killed: Literal["", "silent", "drain"] = ""
+    told: dict[str, float] = field(default_factory=dict)
+
+    @classmethod
+    async def start(
+        cls,
+        name: str,
+        device: str,
+        environment: Mapping[str, str],
+        heard: Callable[[WorkerProcess, WorkerStatus], None],
+    ) -> WorkerProcess:
+        """Start a worker; `heard` is called with each of its lines, before it becomes the worker's status."""
+        journal = open_journal()
+        process = await asyncio.create_subprocess_exec(
+            sys.executable,
+            "-m",
+            "accelerator_autopilot.inference",
+            "worker",
+            env=os.environ
+            | {"AUTOPILOT_WORKER": name, "AUTOPILOT_JOURNAL_FD": str(journal.fileno())}
+            | dict(environment),
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+            preexec_fn=_die_with_parent,
+            pass_fds=[journal.fileno()],
+            limit=LONGEST_LINE,
+        )
+        status = WorkerStatus(worker=name, device=device, pid=process.pid, state="starting", started_at=utc_now())
+        worker = cls(process, status, journal)
+        worker.reader = asyncio.create_task(worker._read(heard))
+        return worker
+
+    async def _read(self, heard: Callable[[WorkerProcess, WorkerStatus], None]) -> None:
+        assert self.process.stdout is not None  # noqa: S101  piped above
+        while True:
+            try:
+                line = await self.process.stdout.readline()
+            except ValueError:
+                # Longer than any status: whatever it was, the next line may be one.
+                continue
+            if not line:
+                return
+            try:
+                status = WorkerStatus.model_validate_json(line)
+            except ValidationError:
+                continue
+            state = "draining" if self.draining_since is not None else status.state
+            heard(self, status)
+            self.heard_at = asyncio.get_running_loop().time()
+            self.status = status.model_copy(update={"state": state})
+
+    def drain(self, now: float) -> None:
+        """Let it finish what runs and end."""
+        self.draining_since = now
+        self.status = self.status.model_copy(update={"state": "draining"})
+        if self.process.returncode is None:
+            self.process.terminate()
+
+    def kill(self, why: Literal["silent", "drain"]) -> None:
+        """End it now."""
+        if not self.killed and self.process.returncode is None:
+            self.killed = why
+            self.process.kill()
+
+    def tell(self, told: dict[str, float]) -> None:
+        """One line to it, if it says anything new. A worker that does not read is told again once it does."""
+        stdin = self.process.stdin
+        if told != self.told and stdin is not None and not stdin.is_closing():
+            self.told = told
+            stdin.write(json.dumps(told).encode() + b"\n")
+
+    def silent_s(self, now: float) -> float:
+        """For how long a worker that spoke once has said nothing."""
+        return now - self.heard_at if self.heard_at is not None else 0.0
+
+    @property
+    def loading(self) -> bool:
+        """Whether it loads a model."""
+        return self.entry.loading
+
+    @property
+    def entry(self) -> JournalEntry:
+        """What it wrote down of its runs, or else what it said last."""
+        entry = read_journal(self.journal)
+        if entry is not None:
+            return entry
+        return JournalEntry(jobs=[RunningJob(id=job_id) for job_id in self.status.running])
+
+    def close(self) -> None:
+        """Forget it; it has ended."""
+        self.journal.close()
+        if self.process.stdin is not None:
+            self.process.stdin.close()
+
+
+def _die_with_parent() -> None:
+    """Drain when the pool is killed: no worker outlives its pool (Linux)."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)

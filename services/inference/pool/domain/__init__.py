@@ -1,0 +1,1 @@
+"""Placement, trust and dependencies. Pure."""

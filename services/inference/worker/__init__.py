@@ -1,0 +1,1 @@
+"""One worker process: jobs in, results out."""

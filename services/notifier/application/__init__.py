@@ -1,0 +1,1 @@
+"""The use cases of the notifier: alerts in, deliveries out."""

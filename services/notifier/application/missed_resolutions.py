@@ -1,0 +1,78 @@
+"""Delivers missed resolutions: alerts that are open in a ledger but no longer in the bucket of open alerts.
+
+Their detector or the stream lost the word. Nobody would ever end them: an Alertmanager would be told every minute.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+
+from nats.js import JetStreamContext
+from nats.js.errors import NotFoundError
+
+from accelerator_autopilot.contracts.messages.alerts import Alert
+from accelerator_autopilot.notifier.domain.subscription_ledger import SubscriptionLedger
+from accelerator_autopilot.runtime.bus import BUS_ERRORS
+from accelerator_autopilot.runtime.supervision import beat
+from accelerator_autopilot.transport.direct_reads import bucket_items
+
+log = logging.getLogger(__name__)
+
+LOOKED_EVERY_S = 60.0
+# The detector writes again within seconds what the bucket has lost.
+MISSING_S = 600.0
+# A bucket that was made after the alert knows nothing of it; whoever does not come back in a day is gone.
+MISSING_IN_ANOTHER_S = 86_400.0
+EARLY = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+@dataclass
+class OpenAlerts:
+    """The ids of all open alerts as they were last read; `at_s` is on the loop's clock, 0 while nothing was read."""
+
+    ids: frozenset[str] = frozenset()
+    kept_since: datetime = EARLY
+    at_s: float = 0.0
+
+    async def run(self, js: JetStreamContext) -> None:
+        """Read them now and then, until cancelled."""
+        while True:
+            beat()
+            try:
+                # Without its bucket nothing is known, which is not the same as nothing open.
+                created = (await js.stream_info("KV_open_alerts")).created
+                found = await bucket_items(js, "open_alerts", Alert)
+            except (NotFoundError, TimeoutError, *BUS_ERRORS) as error:
+                log.info("open alerts not read", extra={"error": type(error).__name__})
+            else:
+                self.ids, self.kept_since = frozenset(alert.id for alert in found.values()), created or EARLY
+                self.at_s = asyncio.get_running_loop().time()
+            await asyncio.sleep(LOOKED_EVERY_S)
+
+
+@dataclass
+class MissedResolutions:
+    """Since when a subscription's open alerts are missing from what is open."""
+
+    time: Callable[[], float] = field(default=lambda: asyncio.get_running_loop().time())
+    _seen_s: float = 0.0
+    _missing_s: dict[str, float] = field(default_factory=dict)
+
+    def look(self, ledger: SubscriptionLedger, known: OpenAlerts) -> list[str]:
+        """Alerts that have been missing for long enough."""
+        if known.at_s == self._seen_s:
+            return []
+        self._seen_s = known.at_s
+        missing = [key for key in ledger.open() if key not in known.ids]
+        self._missing_s = {key: self._missing_s.get(key, known.at_s) for key in missing}
+        over = []
+        for key, since_s in self._missing_s.items():
+            older = ledger.entries[key].alert.at >= known.kept_since
+            if known.at_s - since_s >= (MISSING_S if older else MISSING_IN_ANOTHER_S):
+                log.warning("the end of an alert was never told", extra={"alert": key})
+                over.append(key)
+        return over

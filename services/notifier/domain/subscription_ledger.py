@@ -1,0 +1,231 @@
+"""What one subscription has been told of each alert, and what it is still to be told. Pure.
+
+Order is kept within an alert alone: what one waits for holds back no other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import datetime, timedelta
+
+from pydantic import Field
+
+from accelerator_autopilot.contracts.messages.alerts import Alert, Severity
+from accelerator_autopilot.contracts.messages.base import Message
+from accelerator_autopilot.contracts.messages.notifications import Subscription
+from accelerator_autopilot.notifier.domain.delivery_rules import wants
+
+RANK: dict[str, int] = {"info": 0, "warning": 1, "critical": 2}
+# An incident's end is not known: for so long an alert that ended still speaks for it, where there are not too many.
+REMEMBERED, MOST_REMEMBERED = timedelta(days=1), 5_000
+NEVER_TOLD = "it is open no more, and its end was never told"
+
+
+class Notice(Message):
+    """One state of an alert that is to be told; `sequence` is where the stream has it."""
+
+    alert: Alert
+    sequence: int
+    attempts: int = 0
+    tried_at: datetime | None = None
+
+
+class LedgerEntry(Message):
+    """One alert, as a subscription knows it; KV `notices`, key = subscription and alert."""
+
+    alert: Alert
+    waiting: list[Notice] = []
+    told: Severity | None = Field(default=None, description="the worst that was told; none was")
+    sequence: int = 0
+    ended_at: datetime | None = None
+    known: bool = Field(default=True, description="whether its beginning was seen")
+    silenced: bool = False
+
+    @property
+    def rank(self) -> int:
+        """The worst that was told or is to be; -1 when nothing is."""
+        ranks = [RANK[notice.alert.severity] for notice in self.waiting]
+        return max([*ranks, RANK[self.told] if self.told else -1], default=-1)
+
+
+class StreamPosition(Message):
+    """How far a subscription has come in the stream of alerts; KV `notices`, key = subscription.
+
+    `stream` is when that stream was made: the sequences of another one begin again.
+    """
+
+    stream: str = ""
+    sequence: int = 0
+
+
+class SubscriptionLedger:
+    """The entries of one subscription by alert."""
+
+    def __init__(self, subscription: Subscription, entries: dict[str, LedgerEntry] | None = None) -> None:
+        self.subscription = subscription
+        self.entries = dict(entries or {})
+
+    def take(self, alert: Alert, sequence: int) -> bool:
+        """Take a change of an alert in; True when there is something new to keep."""
+        known = self.entries.get(alert.id)
+        if known is not None and sequence <= known.sequence:
+            return False
+        # What was told has an end also where it grew past what the filter takes.
+        ends = known is not None and alert.state == "resolved" and self.subscription.active
+        if not ends and not wants(self.subscription, alert, any_state=True):
+            return False
+        if alert.state == "resolved":
+            entry = self._ended(known, alert, sequence)
+        else:
+            entry = self._changed(known, alert, sequence)
+        self.entries[alert.id] = entry
+        return known is None or entry.waiting != known.waiting or entry.ended_at != known.ended_at
+
+    def adopt(self, alert: Alert) -> bool:
+        """Take in what was open before this subscription was; True when it is new here and is to be told."""
+        if alert.id in self.entries:
+            return False
+        seen = alert.model_copy(update={"at": max(alert.at, self.subscription.created_at)})
+        if not wants(self.subscription, seen, any_state=True):
+            return False
+        self.entries[alert.id] = self._changed(None, alert, 0)
+        return True
+
+    def _changed(self, known: LedgerEntry | None, alert: Alert, sequence: int) -> LedgerEntry:
+        entry = known or LedgerEntry(alert=alert)
+        if entry.ended_at is not None:
+            return entry
+        rank = RANK[alert.severity]
+        every_update = "updated" in self.subscription.states
+        if self.subscription.by_incident and entry.rank < 0:
+            tells = rank > max((e.rank for e in self._of_incident(alert)), default=-1)
+        else:
+            tells = rank > entry.rank or (every_update and alert.state == "updated")
+        waiting = entry.waiting
+        if tells and self._state_wanted(alert):
+            waiting = _with(waiting, Notice(alert=alert, sequence=sequence))
+        return entry.model_copy(update={"alert": alert, "waiting": waiting, "sequence": sequence})
+
+    def _ended(self, known: LedgerEntry | None, alert: Alert, sequence: int) -> LedgerEntry:
+        entry = known or LedgerEntry(alert=alert, known=False)
+        waiting = entry.waiting
+        # What was never told has no end to be told; of what began before this ledger nobody knows.
+        if (entry.rank >= 0 or not entry.known) and self._state_wanted(alert) and entry.ended_at is None:
+            waiting = [*waiting, Notice(alert=alert, sequence=sequence)]
+        return entry.model_copy(update={"alert": alert, "waiting": waiting, "sequence": sequence, "ended_at": alert.at})
+
+    def end(self, alert_id: str, now: datetime) -> None:
+        """The alert is open no more, though nobody said so: that is told as its end."""
+        entry = self.entries[alert_id]
+        if entry.ended_at is None:
+            alert = entry.alert.model_copy(update={"state": "resolved", "at": now, "end_reason": NEVER_TOLD})
+            self.entries[alert_id] = self._ended(entry, alert, entry.sequence)
+
+    def begin_anew(self) -> None:
+        """The stream was made anew, and its sequences begin again: any is newer than what is known."""
+        self.entries = {key: entry.model_copy(update={"sequence": 0}) for key, entry in self.entries.items()}
+
+    def told(self, alert_id: str) -> None:
+        """The first that waited was told."""
+        entry = self.entries[alert_id]
+        worst = max(entry.waiting[0].alert.severity, entry.told or "info", key=RANK.__getitem__)
+        self.entries[alert_id] = entry.model_copy(update={"waiting": entry.waiting[1:], "told": worst})
+
+    def drop(self, alert_id: str) -> None:
+        """The first that waited is not told any more; nor is the end of what was never told."""
+        entry = self.entries[alert_id]
+        waiting = entry.waiting[1:]
+        if entry.told is None and entry.known:
+            waiting = [notice for notice in waiting if notice.alert.state != "resolved"]
+        self.entries[alert_id] = entry.model_copy(update={"waiting": waiting})
+
+    def supersede(self, alert_id: str) -> None:
+        """The first that waited is told by what is worse and comes after it."""
+        entry = self.entries[alert_id]
+        self.entries[alert_id] = entry.model_copy(update={"waiting": entry.waiting[1:]})
+
+    def failed(self, alert_id: str, now: datetime) -> Notice:
+        """Count an attempt at the first that waits."""
+        entry = self.entries[alert_id]
+        first = entry.waiting[0]
+        first = first.model_copy(update={"attempts": first.attempts + 1, "tried_at": first.tried_at or now})
+        self.entries[alert_id] = entry.model_copy(update={"waiting": [first, *entry.waiting[1:]]})
+        return first
+
+    def silence(self, alert_id: str) -> None:
+        """Remember that its silence was noted."""
+        self.entries[alert_id] = self.entries[alert_id].model_copy(update={"silenced": True})
+
+    def over(self, alert_id: str, now: datetime) -> bool:
+        """Whether nothing needs to be known of an alert any more."""
+        entry = self.entries[alert_id]
+        if entry.ended_at is None or entry.waiting:
+            return False
+        return not self.subscription.by_incident or now - entry.ended_at > REMEMBERED
+
+    def waiting(self) -> list[str]:
+        """Alerts with something to tell: the worst first, then in their order."""
+        going_on = self._incidents_going_on()
+        found = [
+            (-RANK[e.waiting[-1].alert.severity], e.waiting[0].sequence, key)
+            for key, e in self._waiting()
+            # One message an incident: its end is that of its last alert.
+            if e.waiting[0].alert.state != "resolved" or _incident(e.alert) not in going_on
+        ]
+        return [key for _, _, key in sorted(found)]
+
+    def sweep(self, now: datetime) -> set[str]:
+        """Forget alerts that nothing needs to be known of any more; returns them."""
+        ended = [(entry.ended_at, key) for key, entry in self.entries.items() if entry.ended_at and not entry.waiting]
+        gone = {key for _, key in ended if self.over(key, now)}
+        gone |= {key for _, key in sorted(ended)[: max(0, len(ended) - MOST_REMEMBERED)]}
+        for key in gone:
+            del self.entries[key]
+        return gone
+
+    @property
+    def crowd(self) -> int:
+        """How many alerts have something to tell."""
+        return sum(1 for _ in self._waiting())
+
+    def open(self) -> list[str]:
+        """Alerts that have not ended, as far as is known."""
+        return [key for key, entry in self.entries.items() if entry.ended_at is None]
+
+    def open_and_told(self) -> list[LedgerEntry]:
+        """Alerts that were told and whose end is not to be told yet."""
+        going_on = self._incidents_going_on()
+        return [
+            entry
+            for entry in self.entries.values()
+            if entry.told is not None
+            and (entry.ended_at is None or (bool(entry.waiting) and _incident(entry.alert) in going_on))
+        ]
+
+    def _incidents_going_on(self) -> set[str]:
+        if not self.subscription.by_incident:
+            return set()
+        return {_incident(entry.alert) for entry in self.entries.values() if entry.ended_at is None}
+
+    def _waiting(self) -> Iterator[tuple[str, LedgerEntry]]:
+        return ((key, entry) for key, entry in self.entries.items() if entry.waiting)
+
+    def _of_incident(self, alert: Alert) -> list[LedgerEntry]:
+        incident = _incident(alert)
+        return [e for e in self.entries.values() if _incident(e.alert) == incident]
+
+    def _state_wanted(self, alert: Alert) -> bool:
+        return not self.subscription.states or alert.state in self.subscription.states
+
+
+def _incident(alert: Alert) -> str:
+    return alert.incident or alert.id
+
+
+def _with(waiting: list[Notice], notice: Notice) -> list[Notice]:
+    """Of changes that nobody was told of yet only the newest stays; the first may just be on its way."""
+    last = waiting[-1] if len(waiting) > 1 else None
+    if last is None or {last.alert.state, notice.alert.state} != {"updated"}:
+        return [*waiting, notice]
+    worse = last.alert.escalated or notice.alert.escalated
+    return [*waiting[:-1], notice.model_copy(update={"alert": notice.alert.model_copy(update={"escalated": worse})})]

@@ -1,0 +1,107 @@
+"""Frames as they come: the bytes of each node's newest wait until a round reads what it decides from."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from itertools import islice
+
+import numpy as np
+from nats.aio.msg import Msg
+from numpy.typing import NDArray
+from prometheus_client import CollectorRegistry, Counter
+
+from accelerator_autopilot.contracts.errors import InvalidInputError
+from accelerator_autopilot.contracts.frame_decoder import FrameLayout
+from accelerator_autopilot.contracts.frames import TelemetryFrame, decode
+from accelerator_autopilot.runtime.cooperative_loops import CooperativeLoop
+from accelerator_autopilot.scheduler.adapters.frame_blocks import FrameGroup, Waiting
+from accelerator_autopilot.scheduler.domain.device_columns import DeviceColumns
+
+log = logging.getLogger(__name__)
+
+MOST_BYTES = 256 * 2**20
+BLOCK = 500  # frames alike that are read in one piece of work: as many as stay in a core's own cache
+BUNCH = 50  # frames that are unpacked one by one
+
+
+@dataclass
+class LatestFrames:
+    """What every node said last. `clock` tells seconds since 1970.
+
+    A frame of a node that is not known, or that is not as its frames were, is unpacked; all others are read in blocks.
+    """
+
+    columns: DeviceColumns
+    clock: Callable[[], float]
+    stale_after_s: float
+    registry: CollectorRegistry
+    _waiting: Waiting = field(default_factory=dict)
+    _alike: dict[tuple[int, ...], FrameGroup] = field(default_factory=dict)
+    _of: dict[str, FrameGroup] = field(default_factory=dict)  # by subject
+    _bytes: int = 0
+
+    def __post_init__(self) -> None:
+        self._rejected = Counter("autopilot_frames_rejected", "invalid frames", registry=self.registry)
+        self._dropped = Counter(
+            "autopilot_frames_dropped", "frames dropped because the queue was full", registry=self.registry
+        )
+
+    async def take(self, message: Msg) -> None:
+        """One frame arrived. One that was not read before is of no use any more."""
+        self.put(message.subject, message.data)
+
+    def put(self, subject: str, data: bytes) -> None:
+        """The same, by its subject."""
+        before = self._waiting.pop(subject, None)
+        self._bytes += len(data) - (len(before[1]) if before else 0)
+        self._waiting[subject] = self.clock(), data
+        while self._bytes > MOST_BYTES and len(self._waiting) > 1:
+            oldest = next(iter(self._waiting))
+            self._bytes -= len(self._waiting.pop(oldest)[1])
+            self._dropped.inc()
+
+    async def read(self) -> None:
+        """Write what came since the last round into the columns, and forget nodes that fell silent."""
+        turns, now_s = CooperativeLoop(), self.clock()
+        waiting, self._waiting, self._bytes = self._waiting, {}, 0
+        for alike in self._alike.values():
+            for start in range(0, len(alike), BLOCK):
+                taken = alike.take(waiting, start, BLOCK, now_s)
+                if taken is not None:
+                    self.columns.write(taken.rows, taken.told, taken.at_s)
+                await turns.give()
+        while waiting:
+            self._unpack([(subject, *waiting.pop(subject)) for subject in list(islice(waiting, BUNCH))], now_s)
+            await turns.give()
+        for subject in [s for alike in self._alike.values() for s in alike.silent(now_s - self.stale_after_s)]:
+            self.columns.forget(self._of.pop(subject).leave(subject))
+            await turns.give()
+        self._alike = {key: alike for key, alike in self._alike.items() if len(alike)}
+
+    def _unpack(self, bunch: Sequence[tuple[str, float, bytes]], now_s: float) -> None:
+        """Frames of the same shape are written at once."""
+        told: dict[tuple[int, int], list[tuple[TelemetryFrame, NDArray[np.intp], float]]] = {}
+        for subject, at_s, data in bunch:
+            try:
+                frame = decode(data, subject)
+            except (InvalidInputError, ValueError) as error:
+                self._rejected.inc()
+                log.warning("frame rejected", extra={"error": str(error)})
+                continue
+            heard_s, rows = min(at_s, now_s), self.columns.rows_of(frame.node, frame.devices)
+            told.setdefault((len(rows), id(frame.metrics)), []).append((frame, rows, heard_s))
+            layout = FrameLayout.of(data, frame)
+            if subject in self._of:
+                self._of[subject].leave(subject)
+            key = FrameGroup.key(layout)
+            if key not in self._alike:
+                self._alike[key] = FrameGroup(layout, self.columns.metrics)
+            self._alike[key].join(subject, layout, rows, heard_s)
+            self._of[subject] = self._alike[key]
+        for (devices, _), frames in told.items():
+            block = np.concatenate([frame.values[-1] for frame, _, _ in frames])
+            columns = {name: block[:, place] for place, name in enumerate(frames[0][0].metrics)}
+            at_s_each = np.repeat([heard_s for _, _, heard_s in frames], devices)
+            self.columns.write(np.concatenate([rows for _, rows, _ in frames]), columns, at_s_each)

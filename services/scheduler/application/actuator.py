@@ -1,0 +1,97 @@
+"""Turns a decision into a command, a recommendation or nothing, depending on the operator's autonomy setting."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import Any
+
+from prometheus_client import Counter
+
+from accelerator_autopilot.contracts import subjects
+from accelerator_autopilot.contracts.ids import new_id
+from accelerator_autopilot.contracts.messages.commands import AnyCommand, Autonomy, DecisionRecord, Recommendation
+from accelerator_autopilot.runtime.bus import Bus
+from accelerator_autopilot.scheduler.domain.observation import Reason
+from accelerator_autopilot.transport.clock import Clock
+
+log = logging.getLogger(__name__)
+
+COMMAND_TTL = timedelta(seconds=15)
+ADVISE_AGAIN = timedelta(minutes=1)
+# It is told anew while it holds; what was seen longer ago is no reason any more.
+ADVICE_VALID = timedelta(minutes=15)
+NOT_SENT: dict[Autonomy, Reason] = {"observe": "mode_observe", "advise": "mode_advise", "approve": "mode_approve"}
+
+
+@dataclass
+class Actuator:
+    """Sends, proposes or keeps still."""
+
+    bus: Bus
+    clock: Clock
+    decisions: Counter
+    _counters: dict[Reason, Counter] = field(default_factory=dict)
+    _advised: dict[str, tuple[str, datetime]] = field(default_factory=dict)
+
+    def count(self, reason: Reason) -> None:
+        """One more decision for this reason."""
+        counter = self._counters.get(reason)
+        if counter is None:
+            counter = self._counters[reason] = self.decisions.labels(reason)
+        counter.inc()
+
+    def base(self, token: int, reason: Reason, evidence: dict[str, float]) -> dict[str, Any]:
+        """What every command of ours carries."""
+        now = self.clock()
+        return {
+            "id": new_id(),
+            "issuer": "scheduler",
+            "reason": reason,
+            "at": now,
+            "expires_at": now + COMMAND_TTL,
+            "fencing_token": token,
+            "evidence": evidence,
+        }
+
+    async def act(
+        self,
+        autonomy: Autonomy,
+        subject: str,
+        command: AnyCommand,
+        *,
+        scope: str,
+        action: str,
+        effect: str,
+        decision: str | None = None,
+    ) -> bool:
+        """True when the command was sent."""
+        if autonomy == "act":
+            await self.bus.publish(subject, command, command.id)
+            log.info("command", extra={"scope": scope, "action": action, "reason": command.reason, "id": command.id})
+            return True
+        self.count(NOT_SENT[autonomy])
+        told, at = self._advised.get(scope, ("", command.at - 2 * ADVISE_AGAIN))
+        if autonomy != "observe" and (told != action or command.at - at > ADVISE_AGAIN):
+            self._advised[scope] = (action, command.at)
+            advice = Recommendation(
+                id=new_id(),
+                scope=scope,
+                action=action,
+                reason=command.reason,
+                expected_effect=effect,
+                confidence=0.5,
+                evidence=command.evidence,
+                at=command.at,
+                decision=decision,
+                subject=subject,
+                command=command.model_dump(mode="json"),
+                expires_at=command.at + ADVICE_VALID,
+            )
+            await self.bus.publish(subjects.recommendation(scope), advice, advice.id)
+        return False
+
+    async def record(self, record: DecisionRecord) -> None:
+        """Keep what was seen, considered and allowed, for whoever asks why."""
+        await self.bus.publish(subjects.decision(record.id), record, record.id)

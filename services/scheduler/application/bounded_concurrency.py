@@ -1,0 +1,43 @@
+"""Runs many small tasks that wait for the broker, a limited number at a time."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterable
+from typing import TypeVar
+
+from accelerator_autopilot.contracts.errors import UnavailableError
+
+T = TypeVar("T")
+MOST = 64
+
+
+async def in_flight(
+    items: Iterable[T],
+    work: Callable[[T], Awaitable[None]],
+    *,
+    left_out: Callable[[T], None] = lambda _: None,
+    most: int = MOST,
+) -> None:
+    """Work on every item. Raises the first UnavailableError when what had begun has ended.
+
+    What the bus does not take of one item it does not take of the next: after such an error none is begun, and
+    `left_out` is told of each. Any other error of `work` ends it in the same way.
+    """
+    items = list(items)
+    waiting = iter(items)
+    errors: list[Exception] = []
+
+    async def lane() -> None:
+        for item in waiting:
+            if errors:
+                left_out(item)
+                continue
+            try:
+                await work(item)
+            except Exception as error:  # noqa: BLE001  raised below, when the others have ended
+                errors.append(error)
+
+    await asyncio.gather(*(lane() for _ in range(min(most, len(items)))))
+    if errors:
+        raise next((error for error in errors if isinstance(error, UnavailableError)), errors[0])

@@ -1,0 +1,221 @@
+"""Controls devices: drains those with critical alerts, restores recovered ones, and sets power caps."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+
+from pydantic import ValidationError
+
+from accelerator_autopilot.contracts import subjects
+from accelerator_autopilot.contracts.messages.commands import (
+    DeviceSet,
+    DrainCommand,
+    DrainNote,
+    DrainNotes,
+    FleetPolicy,
+    PowerCommand,
+)
+from accelerator_autopilot.scheduler.application.actuator import Actuator
+from accelerator_autopilot.scheduler.application.bounded_concurrency import in_flight
+from accelerator_autopilot.scheduler.application.power_cap_state import PowerCapState
+from accelerator_autopilot.scheduler.domain.device_columns import Readings
+from accelerator_autopilot.scheduler.domain.device_registry import DeviceRegistry
+from accelerator_autopilot.scheduler.domain.draining import (
+    CriticalAlerts,
+    Device,
+    DrainDecision,
+    DrainMemory,
+    Epochs,
+    drains,
+    operator_drained,
+    operator_restored,
+)
+from accelerator_autopilot.scheduler.domain.observation import PoolObservation
+from accelerator_autopilot.scheduler.domain.power_capping import CapDecision, caps
+
+log = logging.getLogger(__name__)
+
+DRAIN_SETTLES = timedelta(seconds=5)
+MOST_ASKED = 200  # critical devices in a round of which an operator's word is looked up; the others wait
+WORDS_AT_ONCE = 32
+
+
+@dataclass
+class DeviceController:
+    """Decides for all devices at once."""
+
+    actor: Actuator
+    cap_lease_s: float
+    _drains: dict[Device, datetime] = field(default_factory=dict)
+    _memory: DrainMemory = field(default_factory=DrainMemory)
+    _written: bool = True
+    _kept: PowerCapState = field(default_factory=PowerCapState)
+
+    async def drain(
+        self,
+        sight: CriticalAlerts,
+        cordoned: set[Device],
+        epochs: Mapping[Device, Epochs],
+        heard: Collection[str],
+        policy: FleetPolicy,
+        token: int,
+    ) -> None:
+        """One round of drains. What is about to be drained is written down before: no device is out unknown to us."""
+        now = self.actor.clock()
+        on_the_way = {d for d, at in self._drains.items() if timedelta(0) <= now - at < DRAIN_SETTLES}
+        memory = await self._recalled(now)
+        before = dict(memory.notes) if self._written else {}
+        memory.look(sight, cordoned, on_the_way, epochs, heard, now)
+        to_ask = sorted(d for d in sight.critical if d in epochs and d not in cordoned)
+        waiting = set(to_ask[MOST_ASKED:])
+        unheard = waiting | {d for d in {*sight.critical, *memory.notes} if d[0] not in heard}
+        vouched = operator_restored(sight.critical, await self._words(to_ask[:MOST_ASKED]))
+        held = memory.held(sight, now)
+        for device in operator_drained(memory.notes, await self._words(sorted(memory.notes.keys() & cordoned - held))):
+            del memory.notes[device]
+        decided = drains(
+            sight.critical,
+            memory.notes,
+            cordoned,
+            epochs,
+            policy,
+            vouched=vouched,
+            held=held,
+            unheard=unheard,
+        )
+        evidence = {"cordoned": float(len(cordoned)), "fleet": float(len(epochs))}
+        if policy.mode == "act":
+            for decision in decided:
+                if decision.action == "drain" and decision.device not in on_the_way:
+                    memory.add(decision.device, epochs[decision.device], now)
+        if memory.notes != before:
+            await self._remember(memory.notes)
+        for decision in decided:
+            self.actor.count(decision.reason)
+            if decision.action is None or decision.device in on_the_way:
+                continue
+            if await self._send_drain(decision, evidence, policy, token):
+                self._drains[decision.device] = now
+        self._drains = {d: at for d, at in self._drains.items() if d in on_the_way or at == now}
+
+    async def _send_drain(
+        self, decision: DrainDecision, evidence: dict[str, float], policy: FleetPolicy, token: int
+    ) -> bool:
+        node, device = decision.device
+        command = DrainCommand(
+            **self.actor.base(token, decision.reason, evidence), node=node, device=device, action=decision.action
+        )
+        return await self.actor.act(
+            policy.mode,
+            subjects.drain_command(node, device),
+            command,
+            scope=f"{node}/{device}",
+            action=str(decision.action),
+            effect="no job runs on a device with a critical alert",
+        )
+
+    async def cap(
+        self,
+        devices: DeviceRegistry,
+        caps_now_w: Readings,
+        wanted_levels: Mapping[Device, float],
+        policy: FleetPolicy,
+        token: int,
+    ) -> None:
+        """One round of caps. A device that no pool uses is left at its default, under every limit."""
+        await self._kept.follow(devices)
+        board = self._kept.board(caps_now_w, wanted_levels, policy.cap_fraction)
+        now = self.actor.clock()
+        # Each of these looks at every device in one piece: others have their turn between them.
+        await asyncio.sleep(0)
+        decided = caps(board, policy, now, self.cap_lease_s)
+        await asyncio.sleep(0)
+
+        async def command(decision: CapDecision) -> None:
+            self.actor.count(decision.reason)
+            default_w = devices.devices[decision.device].power_default_w or 0.0
+            await self._send_cap(decision, default_w, wanted_levels.get(decision.device), policy, token, now)
+
+        await in_flight(decided, command)
+
+    async def _send_cap(
+        self,
+        decision: CapDecision,
+        default_w: float,
+        level: float | None,
+        policy: FleetPolicy,
+        token: int,
+        now: datetime,
+    ) -> None:
+        node, device = decision.device
+        evidence = {"default_w": default_w} | ({"power_level": level} if level is not None else {})
+        command = PowerCommand(
+            **self.actor.base(token, decision.reason, evidence),
+            node=node,
+            device=device,
+            cap_w=decision.cap_w,
+            lease_s=self.cap_lease_s,
+        )
+        sent = await self.actor.act(
+            policy.mode,
+            subjects.power_command(node, device),
+            command,
+            scope=f"{node}/{device}",
+            action=f"cap at {decision.cap_w:g} W" if decision.cap_w else "lift the cap",
+            effect="less energy a job" if decision.cap_w else "jobs in time",
+        )
+        if sent and decision.cap_w is not None:
+            self._kept.remember(decision.device, decision.cap_w, now)
+
+    async def _recalled(self, now: datetime) -> DrainMemory:
+        """What stands written counts, whoever wrote it last: another process may have led meanwhile."""
+        try:
+            kept = await self.actor.bus.read("scheduler", "drain_notes", DrainNotes)
+            drained = await self.actor.bus.read("scheduler", "drained", DeviceSet)
+        except ValidationError:
+            log.warning("list of drained devices is unreadable: those are for an operator to restore")
+            kept = drained = None
+        if kept is None and drained is not None:
+            # Of a version that kept no more than this.
+            kept = DrainNotes(notes=[DrainNote(node=node, device=device, at=now) for node, device in drained.devices])
+        self._written = kept is not None
+        if kept is not None:
+            self._memory.notes = {(n.node, n.device): n for n in kept.notes}
+        # Whoever has none left writes that down: without a value the bucket was lost, and what is known here counts.
+        return self._memory
+
+    async def _words(self, devices: Sequence[Device]) -> dict[Device, DrainCommand]:
+        """An operator's last word on each of some devices, a few dozen asked for at once: a link may be slow."""
+        words: dict[Device, DrainCommand] = {}
+
+        async def read(device: Device) -> None:
+            try:
+                word = await self.actor.bus.read("scheduler", subjects.operator_drain_key(*device), DrainCommand)
+            except ValidationError:
+                return
+            if word is not None:
+                words[device] = word
+
+        for start in range(0, len(devices), WORDS_AT_ONCE):
+            await asyncio.gather(*(read(device) for device in devices[start : start + WORDS_AT_ONCE]))
+        return words
+
+    async def _remember(self, notes: Mapping[Device, DrainNote]) -> None:
+        await self.actor.bus.write("scheduler", "drain_notes", DrainNotes(notes=[notes[d] for d in sorted(notes)]))
+        await self.actor.bus.write("scheduler", "drained", DeviceSet(devices=sorted(notes)))
+
+
+def levels_by_device(pools: list[PoolObservation], levels: Mapping[str, float]) -> dict[Device, float]:
+    """The power level of each device; where pools share one, the highest."""
+    wanted: dict[Device, float] = {}
+    for pool in pools:
+        level = levels.get(pool.pool)
+        if level is None:
+            continue
+        for device in pool.devices:
+            wanted[device] = max(wanted.get(device, 0.0), level)
+    return wanted

@@ -1,0 +1,145 @@
+"""Replays a past time span with every policy on the digital twin."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+
+import numpy as np
+from numpy.typing import NDArray
+
+from accelerator_autopilot.contracts.errors import InvalidInputError
+from accelerator_autopilot.contracts.messages.commands import FleetPolicy
+from accelerator_autopilot.scheduler.domain.fleet_history import DeviceHistory, FleetHistory
+from accelerator_autopilot.scheduler.domain.pool_arrays import Action, Ints, PoolFacts, PoolObservations
+from accelerator_autopilot.scheduler.domain.power_curves import PowerCurve, curve_of
+from accelerator_autopilot.scheduler.policies.contract import PoolPolicy
+from accelerator_autopilot.scheduler.policies.library import policy_maker
+from accelerator_autopilot.scheduler.twin.calibration import (
+    JobRuns,
+    Minutes,
+    calibrated_batching,
+    calibrated_curve,
+    calibrated_speed,
+    mixed,
+    pool_model,
+    trace_of,
+    work_alone_s,
+)
+from accelerator_autopilot.scheduler.twin.rollout import Outcome, play
+from accelerator_autopilot.scheduler.twin.simulation import PoolModel, Trace
+
+DECIDED_EVERY_S, MOST_DECISIONS = 2.0, 20_000
+BEFORE_THE_FIRST_S = 60.0
+FEWEST_JOBS = 20
+
+
+@dataclass(frozen=True)
+class PoolReplay:
+    """A pool as it was, ready to be played."""
+
+    pool: str
+    model: PoolModel
+    trace: Trace
+    floor: int
+    energy_j: float  # of its jobs, as recorded; NaN where that is not known
+
+
+def interval_s(past: FleetHistory) -> float:
+    """Between decisions of a replay: as in operation, wider for long spans."""
+    return max(DECIDED_EVERY_S, past.length_s / MOST_DECISIONS)
+
+
+def past_pools(past: FleetHistory, policy: FleetPolicy, ceiling: int | None, slack_s: float | None) -> list[PoolReplay]:
+    """The pools that ran jobs. Raises InvalidInputError when there are too few."""
+    jobs, runs = past.jobs, _runs(past)
+    found = []
+    # What stood still before the first job says nothing about a policy.
+    began_s = max(0.0, float(jobs.submitted_s.min(initial=np.inf)) - BEFORE_THE_FIRST_S)
+    for pool in sorted(set(jobs.pool)):
+        its = np.array([p == pool for p in jobs.pool])
+        if its.sum() < FEWEST_JOBS:
+            continue
+        bounds = policy.pool(pool)
+        curve = _curve(past, its, runs)
+        batching = calibrated_batching(runs.of(its))
+        load_s = past.load_s.get(pool, np.zeros(0))
+        found.append(
+            PoolReplay(
+                pool,
+                pool_model(
+                    curve,
+                    ceiling=ceiling or bounds.ceiling,
+                    slack_s=slack_s or bounds.target_wait_s,
+                    load_s=load_s if len(load_s) else np.array([bounds.load_time_s]),
+                    interval_s=interval_s(past),
+                    batching=batching,
+                ),
+                trace_of(jobs.submitted_s[its] - began_s, work_alone_s(curve, batching, runs.of(its))),
+                floor=min(bounds.floor, ceiling or bounds.ceiling),
+                energy_j=float(np.sum(jobs.energy_j[its])),
+            )
+        )
+    if not found:
+        raise InvalidInputError("--from", past.since.isoformat(), f"no pool has run {FEWEST_JOBS} jobs since then")
+    return found
+
+
+def _curve(past: FleetHistory, its: NDArray[np.bool_], runs: JobRuns) -> PowerCurve:
+    """Of the devices that ran these jobs; each model counts with its jobs."""
+    models: dict[str, list[DeviceHistory]] = {}
+    ran_on = {past.jobs.device[i] for i in np.flatnonzero(its)}
+    for device in past.devices:
+        if (device.node, device.device) in ran_on:
+            models.setdefault(device.model, []).append(device)
+    if not models:
+        return curve_of("", None, None)
+    curves, parts = [], []
+    for alike in models.values():
+        names = {(d.node, d.device) for d in alike}
+        there = its & np.array([d in names for d in past.jobs.device])
+        published = curve_of(alike[0].model, alike[0].power_default_w, alike[0].power_min_w)
+        told = [Minutes(d.util_pct, d.power_w, d.cap_w) for d in alike]
+        curves.append(calibrated_curve(calibrated_speed(published, runs.of(there)), told))
+        parts.append(float(there.sum()))
+    return mixed(curves, np.array(parts))
+
+
+def _runs(past: FleetHistory) -> JobRuns:
+    jobs = past.jobs
+    cap_w = np.full(len(jobs.kind), np.nan)
+    for device in past.devices:
+        known = np.isfinite(device.cap_w)
+        its = np.array([d == (device.node, device.device) for d in jobs.device], bool)
+        if known.any() and its.any():
+            cap_w[its] = np.interp(jobs.started_s[its], device.at_s[known], device.cap_w[known])
+    _, kind = np.unique(jobs.kind, return_inverse=True)
+    return JobRuns(kind, jobs.batch_size, jobs.work_s * jobs.batch_size, cap_w)
+
+
+class MinReplicasPolicy:
+    """A policy that never goes below the operator's floors, as the governor would see to it."""
+
+    def __init__(self, policy: PoolPolicy, floors: Ints) -> None:
+        self.name, self._policy, self._floors = policy.name, policy, floors
+
+    def reset(self, facts: PoolFacts) -> None:
+        """These pools from now on."""
+        self._policy.reset(facts)
+
+    def decide(self, seen: PoolObservations) -> Action:
+        """What the policy says, and no less than the floor."""
+        action = self._policy.decide(seen)
+        return replace(action, replicas=np.maximum(action.replicas, self._floors))
+
+
+def played(pools: Sequence[PoolReplay], names: Sequence[str], seed: int = 0) -> dict[str, Outcome]:
+    """Each policy on all pools of the past."""
+    models, traces = [p.model for p in pools], [p.trace for p in pools]
+    floors = np.array([p.floor for p in pools], np.int64)
+    return {name: play(partial(_floored, name, floors), models, traces, seed) for name in names}
+
+
+def _floored(name: str, floors: Ints) -> MinReplicasPolicy:
+    return MinReplicasPolicy(policy_maker(name)(), floors)

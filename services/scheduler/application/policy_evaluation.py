@@ -1,0 +1,118 @@
+"""Selects the active policy: evaluates all policies on the fleet's last day, and monitors the active one."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from prometheus_client import Gauge
+
+from accelerator_autopilot.contracts.errors import AutopilotError, InvalidInputError
+from accelerator_autopilot.contracts.messages.commands import ChampionStatus, FleetPolicy
+from accelerator_autopilot.runtime.bus import BUS_ERRORS, Bus
+from accelerator_autopilot.scheduler.domain.champion_challenger import (
+    BLOCK_S,
+    ChampionChallenger,
+    Choice,
+    ExpectedRange,
+    choose,
+)
+from accelerator_autopilot.scheduler.domain.fleet_history import FleetHistory
+from accelerator_autopilot.scheduler.ports import PastReader
+from accelerator_autopilot.transport.clock import Clock
+
+log = logging.getLogger(__name__)
+
+BLOCK = timedelta(seconds=BLOCK_S)
+
+
+@dataclass
+class PolicyEvaluator:
+    """Replays now and then, and a look at every block of live operation."""
+
+    past: PastReader
+    bus: Bus
+    championship: ChampionChallenger
+    names: Sequence[str]
+    clock: Clock
+    leads: Callable[[], bool]
+    deciding: Gauge
+    replay_every: timedelta
+    replayed: timedelta = timedelta(days=1)
+
+    async def run(self) -> None:
+        """For ever."""
+        self._tell()
+        next_replay = self.clock() + BLOCK
+        while True:
+            await asyncio.sleep(BLOCK_S)
+            now = self.clock()
+            if not self.leads():
+                # Who leads looks back, and keeps what it found where the next one reads it.
+                continue
+            try:
+                if now >= next_replay:
+                    next_replay = now + self.replay_every
+                    await self.replay(now)
+                await self.watch(now)
+            except (AutopilotError, *BUS_ERRORS) as error:
+                # Without its past the fleet goes on with whoever decides.
+                log.info("no replay", extra={"reason": str(error)})
+
+    async def replay(self, now: datetime) -> Choice:
+        """Play every policy on what was. Raises UnavailableError or InvalidInputError."""
+        past = await self.past.read_past(now - self.replayed, now)
+        policy = await self.bus.policy()
+        choice, band = await asyncio.to_thread(self._judge, past, policy)
+        before = self.championship.champion
+        self.championship.crown(choice, band)
+        log.info("champion", extra={"champion": choice.champion, "before": before, "why": choice.why})
+        await self._keep(now, choice.why)
+        return choice
+
+    def _judge(self, past: FleetHistory, policy: FleetPolicy) -> tuple[Choice, ExpectedRange]:
+        # The twin brings a compiler: a scheduler that never looks back need not load it.
+        from accelerator_autopilot.scheduler.application.offline_replay import interval_s, past_pools, played  # noqa: PLC0415
+
+        pools = past_pools(past, policy, None, None)
+        replays = {n: o.blocks(round(BLOCK_S / interval_s(past))) for n, o in played(pools, self.names).items()}
+        choice = choose(self.championship.champion, replays)
+        return choice, replays[choice.champion].band
+
+    async def watch(self, now: datetime) -> None:
+        """Hold the last block against what was predicted. Raises UnavailableError."""
+        policy = await self.bus.policy()
+        slack_s = {name: bounds.target_wait_s for name, bounds in policy.pools.items()}
+        block = await self.past.read_block(now - BLOCK, now, slack_s, policy.pool("").target_wait_s)
+        if block.energy_j is None:
+            return
+        fell = self.championship.live(block.jobs, block.late, block.energy_j * block.jobs)
+        if fell:
+            log.warning("champion fell", extra={"why": fell, "deciding": self.championship.deciding})
+            await self._keep(now, fell)
+
+    async def _keep(self, now: datetime, why: str) -> None:
+        self._tell()
+        if self.leads():
+            status = ChampionStatus(
+                champion=self.championship.champion, deciding=self.championship.deciding, why=why, at=now
+            )
+            await self.bus.write("scheduler", "champion", status)
+
+    async def recall(self) -> None:
+        """Go on with the champion that was found before a restart."""
+        kept = await self.bus.read("scheduler", "champion", ChampionStatus)
+        if kept is None:
+            return
+        if kept.champion not in self.names:
+            raise InvalidInputError(
+                "champion", kept.champion, "is not a policy of this version: the next evaluation selects another"
+            )
+        self.championship.champion = kept.champion
+
+    def _tell(self) -> None:
+        self.deciding.clear()
+        self.deciding.labels(self.championship.deciding).set(1)

@@ -1,0 +1,1 @@
+"""Programs that compute from the fleet's past."""

@@ -1,0 +1,1 @@
+"""Scaling policies and what they are made of. Pure."""

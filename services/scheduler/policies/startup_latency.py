@@ -1,0 +1,37 @@
+"""Which share of what is started is ready by the next look: model loads are quick from a cache and slow without one."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from accelerator_autopilot.scheduler.domain.pool_arrays import Doubles, PoolFacts, PoolObservations
+
+PRIOR_READY, PRIOR_STARTS = 1.0, 4.0
+FEWEST = 0.12  # share from which on it pays to start more than is missing, and to call back what is not ready
+RARELY = 1.3  # started for one that is missing where hardly any is quick
+
+
+class StartupLatency:
+    """[P] learnt from looks before which nothing was loading."""
+
+    def __init__(self, facts: PoolFacts) -> None:
+        self._came, self._began = np.full(len(facts), PRIOR_READY), np.full(len(facts), PRIOR_STARTS)
+        self._before: PoolObservations | None = None
+
+    def observe(self, seen: PoolObservations) -> Doubles:
+        """Take one look in."""
+        if self._before is not None:
+            began = (seen.ready + seen.loading) - (self._before.ready + self._before.loading)
+            known = (self._before.loading == 0) & (began > 0)
+            came = np.clip(seen.ready - self._before.ready, 0, began)
+            self._came += np.where(known, came, 0)
+            self._began += np.where(known, began, 0)
+        self._before = seen
+        share: Doubles = self._came / self._began
+        return share
+
+
+def starts_for_one(prompt: Doubles, spare: Doubles) -> Doubles:
+    """[P] how many to start for each that is missing: with `spare` 1 as many as give one by the next look."""
+    more: Doubles = np.where(prompt > FEWEST, 1.0 / np.maximum(prompt, FEWEST), RARELY) ** np.maximum(spare, 0.0)
+    return more

@@ -1,0 +1,46 @@
+"""The newest commands that were carried out on this node's devices, kept on disk for the run after a crash."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+from pathlib import Path
+
+from pydantic import TypeAdapter, ValidationError
+
+from accelerator_autopilot.runtime.command_fence import CarriedOut
+
+log = logging.getLogger(__name__)
+
+_NEWEST = TypeAdapter(dict[str, CarriedOut])
+
+
+class CommandFile:
+    """A JSON object, replaced as a whole and on the disk; one that cannot be read counts as none."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    async def load(self) -> dict[str, CarriedOut]:
+        """What was kept, by kind of command and target."""
+        try:
+            return _NEWEST.validate_json(await asyncio.to_thread(self._path.read_bytes))
+        except FileNotFoundError:
+            return {}
+        except (OSError, ValidationError, RecursionError) as error:
+            log.warning("newest commands unreadable", extra={"file": str(self._path), "error": type(error).__name__})
+            return {}
+
+    async def save(self, newest: dict[str, CarriedOut]) -> None:
+        """Keep this in its place. Raises OSError."""
+        await asyncio.to_thread(self._replace, _NEWEST.dump_json(newest))
+
+    def _replace(self, content: bytes) -> None:
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        draft = self._path.with_suffix(".tmp")
+        with draft.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        draft.replace(self._path)

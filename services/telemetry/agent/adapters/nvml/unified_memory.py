@@ -1,0 +1,25 @@
+"""GPUs without memory of their own: NVML does not support the question, and the machine's memory is theirs."""
+
+from __future__ import annotations
+
+import psutil
+
+from accelerator_autopilot.telemetry.samples import Sample
+
+# GB10 of DGX Spark and its like, and Jetsons whose NVML answers (gpud issue 1170, nvitop issue 208).
+_UNIFIED = ("GB10", "Thor", "Orin", "Spark")
+
+
+def is_unified(model: str) -> bool:
+    """Whether a model uses the machine's memory."""
+    return any(name in model for name in _UNIFIED)
+
+
+def system_memory() -> Sample:
+    """The machine's memory as a GPU's."""
+    memory = psutil.virtual_memory()
+    return {
+        "memory_used_bytes": float(memory.total - memory.available),
+        "memory_total_bytes": float(memory.total),
+        "memory_free_bytes": float(memory.available),
+    }

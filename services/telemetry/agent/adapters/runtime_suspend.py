@@ -1,0 +1,34 @@
+"""Whether the kernel has put a device to sleep: to read it would wake it, and a laptop's battery would pay.
+
+Files: kernel documentation, ABI/testing/sysfs-devices-power.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from accelerator_autopilot.telemetry.agent.adapters.sysfs import read_text
+from accelerator_autopilot.telemetry.agent.domain.kernel_lines import normal_pci
+from accelerator_autopilot.telemetry.samples import Sample
+
+SYS = Path("/sys")
+NVIDIA, DISPLAY = "0x10de", "0x03"
+# What is told of a device that sleeps: it is there, nothing failed, and nothing was read.
+ASLEEP: Sample = {"read_errors": 0.0}
+
+
+def sleeps(device: Path) -> bool:
+    """Whether the device of this folder of sysfs is suspended."""
+    return read_text(device / "power" / "runtime_status") == "suspended"
+
+
+def sleeps_at(pci_bus_id: str | None, root: Path = SYS) -> bool:
+    """Whether the device at a PCI address is suspended; False where that is not known."""
+    return bool(pci_bus_id) and sleeps(root / "bus/pci/devices" / f"{normal_pci(pci_bus_id or '')}.0")
+
+
+def all_sleep(vendor: str, root: Path = SYS) -> bool:
+    """Whether there are display devices of a vendor, and all of them are suspended."""
+    found = [path for path in root.glob("bus/pci/devices/*") if read_text(path / "vendor") == vendor]
+    gpus = [path for path in found if (read_text(path / "class") or "").startswith(DISPLAY)]
+    return bool(gpus) and all(sleeps(path) for path in gpus)

@@ -1,0 +1,120 @@
+"""Metrics pages: fetched within a time and a size, and read line by line, so that one bad line costs one line.
+
+The text format: prometheus.io, "Exposition formats".
+"""
+
+from __future__ import annotations
+
+import http.client
+import re
+import socket
+import ssl
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from urllib.parse import urlsplit
+
+from accelerator_autopilot.contracts.errors import UnavailableError
+from accelerator_autopilot.telemetry.agent.domain.exporter_names import Line
+
+TIMEOUT_S = 2.0
+MOST_BYTES = 16 * 2**20
+_PIECE = 2**16
+MOST_LINE = 2**14
+# Blanks that were matched are not given back: a long line of them would be tried in every division.
+_LINE = re.compile(r"^([a-zA-Z_:][a-zA-Z0-9_:]*+)(?:\s*+\{(.*)\})?\s++(\S++)(?:\s++-?\d++)?+\s*+(?:#.*+)?+$")
+_LABEL = re.compile(r'\s*([a-zA-Z_][a-zA-Z0-9_]*)\s*=\s*"((?:[^"\\]|\\.)*)"\s*(?:,|$)')
+_ESCAPES = {"\\\\": "\\", '\\"': '"', "\\n": "\n"}
+
+
+@dataclass
+class Page:
+    """A page's lines; `bad` counts those that are none."""
+
+    text: str
+    bad: int = 0
+
+    @property
+    def cut(self) -> bool:
+        """Whether the page ends within a line."""
+        return bool(self.text) and not self.text.endswith("\n")
+
+    def lines(self) -> Iterator[Line]:
+        """Every line that can be read. A last line without its end may be half a number and is left out."""
+        found = self.text.split("\n")
+        rest = found.pop()
+        self.bad += bool(rest.strip()) and not rest.startswith("#")
+        for text in found:
+            stripped = text.strip()
+            if not stripped or stripped.startswith("#"):
+                continue
+            line = _parse(stripped)
+            if line is None:
+                self.bad += 1
+            else:
+                yield line
+
+
+def _parse(text: str) -> Line | None:
+    found = _LINE.match(text) if len(text) <= MOST_LINE else None
+    if found is None:
+        return None
+    labels: dict[str, str] = {}
+    position, inside = 0, found[2] or ""
+    while position < len(inside.rstrip()):
+        label = _LABEL.match(inside, position)
+        if label is None:
+            return None
+        labels[label[1]] = re.sub(r'\\[\\"n]', lambda m: _ESCAPES[m[0]], label[2])
+        position = label.end()
+    try:
+        return Line(found[1], labels, float(found[3]))
+    except ValueError:
+        return None
+
+
+def fetch_page(url: str, timeout_s: float = TIMEOUT_S) -> str:
+    """A page of metrics, whole. Raises UnavailableError when it does not come, in time, in bounds and to its end."""
+    parts = urlsplit(url)
+    make = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
+    connection = make(parts.hostname or "", parts.port, timeout=timeout_s)
+    # A time limit of the socket is one of each piece: an exporter that drips is cut off by the clock.
+    opened: list[socket.socket] = []
+    cutter = threading.Timer(timeout_s, _cut, (opened,))
+    cutter.daemon = True
+    ends = time.monotonic() + timeout_s
+    try:
+        cutter.start()
+        connection.connect()
+        opened.append(connection.sock)
+        connection.request("GET", (parts.path or "/") + (f"?{parts.query}" if parts.query else ""))
+        reply = connection.getresponse()
+        if reply.status != http.client.OK:
+            raise UnavailableError(f"{url} answers {reply.status} {reply.reason}"[:200])
+        return _read(url, reply, ends)
+    except (OSError, http.client.HTTPException, ssl.SSLError, ValueError) as error:
+        raise UnavailableError(f"{url} does not answer: {type(error).__name__}: {error}"[:200]) from error
+    finally:
+        cutter.cancel()
+        connection.close()
+
+
+def _read(url: str, reply: http.client.HTTPResponse, ends: float) -> str:
+    declared, body = reply.length, bytearray()
+    while piece := reply.read(_PIECE):
+        body += piece
+        if len(body) > MOST_BYTES:
+            raise UnavailableError(f"{url} has more than {MOST_BYTES} bytes")
+    if time.monotonic() >= ends:
+        raise UnavailableError(f"{url} took too long")
+    if declared is not None and len(body) < declared:
+        raise UnavailableError(f"{url} ended after {len(body)} of {declared} bytes")
+    return body.decode("utf-8", "replace")
+
+
+def _cut(opened: list[socket.socket]) -> None:
+    for connection in opened:
+        with suppress(OSError):
+            connection.shutdown(socket.SHUT_RDWR)

@@ -1,0 +1,1 @@
+"""What the agent does: sampling, inventory and power control."""

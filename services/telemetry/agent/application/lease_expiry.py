@@ -1,0 +1,58 @@
+"""Gives devices their default back when leases end, whether or not the broker is there to be told of it."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+
+from accelerator_autopilot.contracts.errors import UnavailableError
+from accelerator_autopilot.contracts.messages.commands import CommandOutcome
+from accelerator_autopilot.runtime.supervision import beat
+from accelerator_autopilot.telemetry.agent.application.power_control import PowerControl
+
+log = logging.getLogger(__name__)
+
+CHECK_S, REASSERT_PERIOD_S = 0.5, 15.0
+MOST_UNTOLD = 1000
+
+
+@dataclass
+class LeaseExpiry:
+    """Two loops: one over devices, which never waits for the broker, and one that tells outcomes."""
+
+    power: PowerControl
+    publish: Callable[[CommandOutcome], Awaitable[None]]
+    _untold: deque[CommandOutcome] = field(default_factory=lambda: deque(maxlen=MOST_UNTOLD))
+    _more: asyncio.Event = field(default_factory=asyncio.Event)
+
+    async def run(self) -> None:
+        """Restore what is over and hold the others to their leases, until cancelled."""
+        loop = asyncio.get_running_loop()
+        checked = loop.time()
+        while True:
+            beat()
+            if loop.time() - checked > REASSERT_PERIOD_S:
+                checked = loop.time()
+                await self.power.reassert()
+            outcomes = await self.power.restore_expired(self.power.clock())
+            if outcomes:
+                self._untold.extend(outcomes)
+                self._more.set()
+            await asyncio.sleep(CHECK_S)
+
+    async def run_publisher(self) -> None:
+        """Tell outcomes, each until the stream has it."""
+        while True:
+            await self._more.wait()
+            self._more.clear()
+            while self._untold:
+                try:
+                    await self.publish(self._untold[0])
+                except UnavailableError as error:
+                    log.warning("outcome not told yet", extra={"error": str(error)})
+                    await asyncio.sleep(1.0)
+                    continue
+                self._untold.popleft()

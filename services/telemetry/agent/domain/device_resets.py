@@ -1,0 +1,50 @@
+"""What proves that a device was reset: the node was booted, its driver loaded anew, or a source said so. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
+
+from accelerator_autopilot.telemetry.samples import SourceEvent
+
+
+@dataclass
+class ResetWatch:
+    """Compares boots and loads of drivers with what was known, also from the run before.
+
+    `seen` holds devices that were reset since they last appeared.
+    """
+
+    boot_id: str
+    epochs: dict[str, str] = field(default_factory=dict)
+    seen: set[str] = field(default_factory=set)
+
+    @classmethod
+    def after(cls, boot_id: str, boot_before: str, epochs_before: Mapping[str, str]) -> ResetWatch:
+        """Go on from the run before: devices that were known in another boot count as reset."""
+        booted = bool(boot_id and boot_before and boot_id != boot_before)
+        known = {device: "" if booted else epoch for device, epoch in epochs_before.items()}
+        return cls(boot_id, known, set(epochs_before) if booted else set())
+
+    def found(self, epochs: Mapping[str, str]) -> list[SourceEvent]:
+        """Devices were looked for: tell of each whose driver was loaded anew since."""
+        events = []
+        for device, epoch in epochs.items():
+            before = self.epochs.get(device, "")
+            if before and epoch and before != epoch:
+                self.seen.add(device)
+                events.append(SourceEvent(device, "reset", message="the driver was loaded anew"))
+            if epoch or device not in self.epochs:
+                self.epochs[device] = epoch
+        return events
+
+    def told(self, events: Collection[SourceEvent]) -> None:
+        """Take note of what sources told."""
+        self.seen |= {event.device for event in events if event.kind == "reset"}
+
+    def cause(self, device: str, *, first: bool) -> str:
+        """Why a device appears now."""
+        if device in self.seen:
+            self.seen.discard(device)
+            return "reset"
+        return "agent_started" if first else "returned"

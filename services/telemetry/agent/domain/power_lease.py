@@ -1,0 +1,181 @@
+"""Power caps as leases: request, clamp, apply, read back, expire. Pure: time is handed in."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+
+from accelerator_autopilot.contracts.messages.commands import FleetPolicy, PowerCommand
+from accelerator_autopilot.contracts.messages.telemetry import DeviceInfo
+
+ANY = "*"  # stands for every device: which of them were capped is not known
+
+
+@dataclass(frozen=True)
+class CappedDevices:
+    """What outlives a process: devices that may be capped, those whose clock may be locked, and their defaults in W."""
+
+    devices: set[str] = field(default_factory=set)
+    clocks: set[str] = field(default_factory=set)
+    defaults_w: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """Why a command is not carried out; `expired` tells lateness from a forbidden request."""
+
+    detail: str
+    expired: bool = False
+
+
+@dataclass(frozen=True)
+class LeaseGrant:
+    """The cap to apply, and the clock to hold if any."""
+
+    cap_w: float
+    clamped: bool
+    restores: bool
+    clock_mhz: float | None = None
+
+
+@dataclass(frozen=True)
+class Moment:
+    """One moment on two clocks: `steady_s` never goes back and never jumps, `wall` goes on while a machine sleeps."""
+
+    wall: datetime
+    steady_s: float
+
+
+@dataclass(frozen=True)
+class Lease:
+    """A cap in force and who answers for it."""
+
+    device: str
+    cap_w: float
+    until: datetime
+    command_id: str
+    clock_mhz: float | None = None
+    until_s: float = float("inf")
+
+    def is_over(self, now: Moment) -> bool:
+        """Whether either clock says so: a wall clock that is set back lengthens no cap, nor does a sleep."""
+        return now.steady_s >= self.until_s or now.wall >= self.until
+
+
+@dataclass
+class LeaseBook:
+    """All caps of one node. Who may command is for the fence to say.
+
+    `owed` holds the devices that must get their default back, among them those of which it is not known
+    whether a cap was applied: by device, the lease to tell of when that is done, if any.
+    `clocks` holds the devices whose clock may be locked.
+    """
+
+    leases: dict[str, Lease] = field(default_factory=dict)
+    owed: dict[str, Lease | None] = field(default_factory=dict)
+    clocks: set[str] = field(default_factory=set)
+
+    @property
+    def touched(self) -> set[str]:
+        """Devices that may not be at their default."""
+        return self.leases.keys() | self.owed.keys()
+
+    def judge(
+        self, command: PowerCommand, device: DeviceInfo | None, policy: FleetPolicy, now: datetime
+    ) -> LeaseGrant | Refusal:
+        """Decide what a command may do; the device's own limits clamp it, the operator's policy forbids."""
+        restores = command.cap_w is None and command.clock_mhz is None
+        # A policy that allows no more caps lets those that there are be given back; others are never touched.
+        allowed = policy.model_copy(update={"power": "all"}) if restores and command.device in self.touched else policy
+        refusal = _late(command, now) or _forbidden(command, device, allowed)
+        if refusal is not None:
+            return refusal
+        assert device is not None  # noqa: S101  _forbidden looked
+        low, high, default = device.power_min_w or 0.0, device.power_max_w or 0.0, device.power_default_w or 0.0
+        if restores:
+            return LeaseGrant(default, clamped=False, restores=True)
+        asked = command.cap_w if command.cap_w is not None else default
+        floor = policy.power_floor_fraction * default
+        if asked < floor:
+            return Refusal(f"cap_w={asked:g} is below the policy's floor of {floor:g} W")
+        clock = _clock(command.clock_mhz, device, policy)
+        if isinstance(clock, Refusal):
+            return clock
+        cap = min(max(asked, low), high)
+        return LeaseGrant(cap, clamped=cap != asked or clock != command.clock_mhz, restores=False, clock_mhz=clock)
+
+    def begin(self, device: str, grant: LeaseGrant) -> None:
+        """Note what is about to be applied, before it is: whatever comes between, the default is owed."""
+        self.owed.setdefault(device, None)
+        if grant.clock_mhz is not None:
+            self.clocks.add(device)
+
+    def record(self, command: PowerCommand, grant: LeaseGrant, now: Moment) -> None:
+        """Remember an applied grant."""
+        if grant.restores:
+            self.drop(command.device)
+            return
+        lease_s = command.lease_s
+        self.leases[command.device] = Lease(
+            command.device,
+            grant.cap_w,
+            now.wall + timedelta(seconds=lease_s),
+            command.id,
+            grant.clock_mhz,
+            now.steady_s + lease_s,
+        )
+        self.owed.pop(command.device, None)
+        if grant.clock_mhz is None:
+            self.clocks.discard(command.device)
+
+    def fall_back(self, device: str, lease: Lease) -> None:
+        """The lease that was there before holds on: what was to replace it did not come to be."""
+        self.leases[device] = lease
+        self.owed.pop(device, None)
+        if lease.clock_mhz is None:
+            self.clocks.discard(device)
+
+    def owe(self, device: str) -> None:
+        """End a device's lease, if it has one: its default is owed from now on."""
+        lease = self.leases.pop(device, None)
+        self.owed[device] = lease or self.owed.get(device)
+
+    def end_leases(self, now: Moment) -> None:
+        """Let leases run out; their devices are owed their default until `drop` says that they have it."""
+        for lease in list(self.leases.values()):
+            if lease.is_over(now):
+                self.owe(lease.device)
+
+    def drop(self, device: str) -> None:
+        """The device has its default back."""
+        self.leases.pop(device, None)
+        self.owed.pop(device, None)
+        self.clocks.discard(device)
+
+
+def _late(command: PowerCommand, now: datetime) -> Refusal | None:
+    if now >= command.expires_at:
+        return Refusal(f"expired at {command.expires_at.isoformat()}", expired=True)
+    return None
+
+
+def _clock(clock_mhz: float | None, device: DeviceInfo, policy: FleetPolicy) -> float | Refusal | None:
+    highest = device.clock_max_sm_mhz
+    if clock_mhz is None:
+        return None
+    if highest is None:
+        return Refusal(f"device {device.device!r} has no clock control")
+    floor = policy.power_floor_fraction * highest
+    if clock_mhz < floor:
+        return Refusal(f"clock_mhz={clock_mhz:g} is below the policy's floor of {floor:g} MHz")
+    return min(clock_mhz, highest)
+
+
+def _forbidden(command: PowerCommand, device: DeviceInfo | None, policy: FleetPolicy) -> Refusal | None:
+    if device is None:
+        return Refusal(f"device {command.device!r} is not on this node")
+    if not device.can_cap:
+        return Refusal(f"device {command.device!r} has no power control")
+    if policy.power == "off" or (policy.power == "simulated" and not device.simulated):
+        return Refusal(f"policy power={policy.power!r} forbids capping {command.device!r}")
+    return None

@@ -1,0 +1,27 @@
+"""Rows of every stream besides the frames, into the tables of `record_rows`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import asyncpg
+
+from accelerator_autopilot.telemetry.recorder.adapters.record_rows import TABLES
+from accelerator_autopilot.telemetry.recorder.ports import Row
+
+_INSERTS = {table.stream: table.insert for table in TABLES}
+
+
+class PostgresRecordStore:
+    """Writes each record once; an alert's row follows its newest message."""
+
+    def __init__(self, pool: asyncpg.Pool[Any]) -> None:
+        self._pool = pool
+
+    async def write(self, stream: str, rows: Sequence[Row]) -> int:
+        """Insert rows in one transaction and return how many were given. Raises asyncpg's errors."""
+        if rows:
+            async with self._pool.acquire() as connection, connection.transaction():
+                await connection.executemany(_INSERTS[stream], rows)
+        return len(rows)

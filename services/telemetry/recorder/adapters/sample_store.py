@@ -1,0 +1,109 @@
+"""Frames to rows of `samples`: COPY, and a staging table only for a batch that collides."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from datetime import UTC, datetime
+from typing import Any, TypeAlias
+
+import asyncpg
+import numpy as np
+import numpy.typing as npt
+
+from accelerator_autopilot.contracts.frames import TelemetryFrame
+from accelerator_autopilot.contracts.metric_catalogue import NAMES
+from accelerator_autopilot.telemetry.recorder.adapters.copy_format import copy_binary
+from accelerator_autopilot.telemetry.recorder.domain.frame_blocks import SampleBlock, stack
+
+Connection: TypeAlias = "asyncpg.pool.PoolConnectionProxy[Any]"
+
+
+MOST_NODES = 200_000
+
+
+class PostgresFrameStore:
+    """Writes each sample once, whichever of several recorders gets it, however often it comes."""
+
+    def __init__(self, pool: asyncpg.Pool[Any]) -> None:
+        self._pool = pool
+        self._device_ids: dict[tuple[str, tuple[str, ...]], npt.NDArray[np.int32]] = {}
+        self._metrics: set[str] = set()
+
+    async def write(self, frames: Sequence[TelemetryFrame]) -> int:
+        """Write frames in one transaction and return the number of new rows."""
+        await self._learn_devices(frames)
+        # Metrics of older or newer agents that this schema has no column for are left out.
+        block = stack(frames, lambda frame: self._device_ids[frame.node, frame.devices], NAMES)
+        if not len(block):
+            return 0
+        await self._learn_metrics(block.metrics)
+        columns = ("ts", "device_id", *block.metrics)
+        stream = copy_binary(block)
+        async with self._pool.acquire() as connection:
+            try:
+                async with connection.transaction():
+                    await connection.copy_to_table("samples", source=_whole(stream), columns=columns, format="binary")
+                    await _mark_minutes(connection, block)
+            except asyncpg.UniqueViolationError:
+                return await _write_through_staging(connection, block, stream, columns)
+        return len(block)
+
+    async def _learn_devices(self, frames: Sequence[TelemetryFrame]) -> None:
+        unknown = {(f.node, f.devices): f for f in frames if (f.node, f.devices) not in self._device_ids}
+        if not unknown:
+            return
+        marked = {(f.node, d): d in f.simulated for f in unknown.values() for d in f.devices}
+        if len(self._device_ids) > MOST_NODES:
+            self._device_ids = {k: v for k, v in self._device_ids.items() if k in {(f.node, f.devices) for f in frames}}
+        rows = [(node, device, simulated) for (node, device), simulated in sorted(marked.items())]
+        async with self._pool.acquire() as connection:
+            found = await connection.fetch(
+                "INSERT INTO devices (node, device, simulated) "
+                "SELECT * FROM unnest($1::text[], $2::text[], $3::bool[]) "
+                "ON CONFLICT (node, device) DO UPDATE SET last_seen = now() RETURNING node, device, device_id",
+                *(list(column) for column in zip(*rows, strict=True)),
+            )
+        ids = {(row["node"], row["device"]): row["device_id"] for row in found}
+        for node, devices in unknown:
+            self._device_ids[node, devices] = np.array([ids[node, d] for d in devices], np.int32)
+
+    async def _learn_metrics(self, metrics: Sequence[str]) -> None:
+        """Say which metrics this fleet has at all: rollups leave the others out."""
+        new = set(metrics) - self._metrics
+        if new:
+            await self._pool.execute(
+                "INSERT INTO metrics_seen SELECT unnest($1::text[]) ON CONFLICT DO NOTHING", sorted(new)
+            )
+            self._metrics |= new
+
+
+async def _whole(data: bytes) -> AsyncIterator[bytes]:
+    yield data
+
+
+async def _mark_minutes(connection: Connection, block: SampleBlock) -> None:
+    """Say which minutes the rollups must look at again.
+
+    Last in its transaction, so that its lock on the minute's row is short. A rollup takes the mark off
+    only where no transaction counted it up meanwhile, so that no row is rolled past.
+    """
+    minutes = [datetime.fromtimestamp(us / 1e6, UTC) for us in block.minutes_us()]
+    await connection.execute(
+        "INSERT INTO rollup_marks (kind, ts) SELECT '1m', unnest($1::timestamptz[]) "
+        "ON CONFLICT (kind, ts) DO UPDATE SET marks = rollup_marks.marks + 1",
+        minutes,
+    )
+
+
+async def _write_through_staging(
+    connection: Connection, block: SampleBlock, stream: bytes, columns: tuple[str, ...]
+) -> int:
+    names = ", ".join(columns)
+    async with connection.transaction():
+        await connection.execute("CREATE TEMP TABLE staging (LIKE samples) ON COMMIT DROP")
+        await connection.copy_to_table("staging", source=_whole(stream), columns=columns, format="binary")
+        status = await connection.execute(
+            f"INSERT INTO samples ({names}) SELECT {names} FROM staging ON CONFLICT DO NOTHING"  # noqa: S608  our names
+        )
+        await _mark_minutes(connection, block)
+    return int(status.split()[-1])

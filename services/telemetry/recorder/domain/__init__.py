@@ -1,0 +1,1 @@
+"""Frames as rows. Pure."""

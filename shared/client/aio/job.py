@@ -1,0 +1,123 @@
+"""The handle of a job in asynchronous programs."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Generator
+from typing import Any, Generic, TypeVar, cast
+
+from accelerator_autopilot.client.autopilot_client import AutopilotClient
+from accelerator_autopilot.client.call_errors import call, translated
+from accelerator_autopilot.client.jobs import JobView
+from accelerator_autopilot.client.output_parsing import parse_output
+from accelerator_autopilot.contracts.errors import AutopilotError, ConflictError
+from accelerator_autopilot.contracts.kinds.base import Result
+from accelerator_autopilot.contracts.messages.jobs import JobProgress, JobResult
+
+R = TypeVar("R")
+
+
+class AsyncJob(Generic[R]):
+    """A submitted job. `await job` gives its result."""
+
+    def __init__(
+        self,
+        autopilot: AutopilotClient,
+        future: asyncio.Future[JobResult],
+        *,
+        job_id: str,
+        kind: str,
+        model: type[Result] | None = None,
+        duplicate: bool = False,
+    ) -> None:
+        self._autopilot, self._future, self.model = autopilot, future, model
+        self.id, self.kind, self.duplicate = job_id, kind, duplicate
+
+    def __repr__(self) -> str:
+        """The job's kind, id and state."""
+        return f"<{type(self).__name__} {self.kind} {self.id} {'done' if self.done() else 'pending'}>"
+
+    def __await__(self) -> Generator[Any, None, R]:
+        """Wait for the result, as long as it takes."""
+        return self.result().__await__()
+
+    async def result(self, timeout: float | None = None) -> R:
+        """The result. Raises JobFailedError, JobCancelledError, and TimeoutError after `timeout` seconds."""
+        return cast("R", parse_output(await self.details(timeout), self.model))
+
+    async def exception(self, timeout: float | None = None) -> Exception | None:
+        """What the job failed with, or None. Raises TimeoutError after `timeout` seconds."""
+        try:
+            await self.result(timeout)
+        except TimeoutError:
+            raise
+        except AutopilotError as error:
+            return error
+        return None
+
+    async def details(self, timeout: float | None = None) -> JobResult:
+        """How it ended, whatever that was: status, worker, times, tokens, attempts and the plain output.
+
+        Raises TimeoutError after `timeout` seconds.
+        """
+        try:
+            return await asyncio.wait_for(asyncio.shield(self._future), timeout)
+        except TimeoutError:
+            raise TimeoutError(await self.why_waiting(timeout)) from None
+
+    def done(self) -> bool:
+        """Whether it has ended, as far as this client has been told."""
+        return self._future.done()
+
+    def ended(self) -> JobResult | BaseException:
+        """How a job that is done ended, or why that cannot be known any more."""
+        return self._future.exception() or self._future.result()
+
+    def cancelled(self) -> bool:
+        """Whether it ended by being cancelled."""
+        if not self.done():
+            return False
+        end = self.ended()
+        return isinstance(end, JobResult) and end.status == "cancelled"
+
+    @call
+    async def cancel(self) -> bool:
+        """End the job before or during its run; False when it had ended already. Raises NotFoundError."""
+        if self.done():
+            return self.cancelled()
+        try:
+            await self._autopilot.jobs.cancel(self.id)
+        except ConflictError:
+            return False
+        return True
+
+    def add_done_callback(self, callback: Callable[[AsyncJob[R]], object]) -> None:
+        """Call `callback(job)` in the event loop once the job has ended."""
+        self._future.add_done_callback(lambda _: callback(self))
+
+    async def progress(self) -> AsyncIterator[JobProgress]:
+        """How far it is, as it goes on, until it ends: fractions, and pieces of the output where the kind has some."""
+        with translated("progress"):
+            async for told in self._autopilot.jobs.progress(self.id):
+                yield told
+
+    @call
+    async def state(self) -> JobView:
+        """What is known of it now: queued, scheduled, waiting, succeeded, failed or cancelled. Raises NotFoundError."""
+        return await self._autopilot.jobs.view(self.id)
+
+    async def why_waiting(self, waited_s: float | None, *, cancelled: bool = False) -> str:
+        """What to tell somebody who waited in vain."""
+        text = f"job {self.id} has no result after {waited_s:g} s, and {'was cancelled' if cancelled else 'goes on'}"
+        try:
+            async with asyncio.timeout(2.0):
+                pools = await self._autopilot.fleet.pools()
+        except Exception:  # noqa: BLE001  the answer is worth no error of its own
+            return f"{text}; the server does not answer"
+        if any(pool.workers for pool in pools if self.kind in pool.kinds):
+            return text
+        known = ", ".join(sorted({kind for pool in pools for kind in pool.kinds})) or "none"
+        return (
+            f"{text}: no worker runs {self.kind!r} (kinds that pools run: {known}); `autopilot up` starts workers, "
+            "AUTOPILOT_POOL_KINDS says for which kinds"
+        )

@@ -1,0 +1,72 @@
+"""Where a client connects to: what it is told, what the environment says, or the product on this machine."""
+
+from __future__ import annotations
+
+import getpass
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from accelerator_autopilot.contracts.data_folder import DEFAULT_DATA_DIR, RUNTIME_FILE
+from accelerator_autopilot.contracts.errors import InvalidInputError
+from accelerator_autopilot.contracts.job_building import first_problem
+from accelerator_autopilot.transport.settings import NatsSettings
+
+
+def connect_settings(
+    url: str | Sequence[str] | None,
+    *,
+    token: str | None = None,
+    user: str | None = None,
+    password: str | None = None,
+    credentials: str | Path | None = None,
+    ca: str | Path | None = None,
+    certificate: str | Path | None = None,
+    key: str | Path | None = None,
+) -> NatsSettings:
+    """Settings of the connection. Raises InvalidInputError."""
+    given: dict[str, Any] = {
+        "nats_url": url if url is None or isinstance(url, str) else ",".join(url),
+        "nats_token": token,
+        "nats_user": user,
+        "nats_password": password,
+        "nats_credentials": credentials,
+        "nats_ca": ca,
+        "nats_certificate": certificate,
+        "nats_key": key,
+    }
+    given = {name: value for name, value in given.items() if value is not None}
+    if (user is None) != (password is None):
+        raise InvalidInputError("user", user, "user and password must be given together")
+    for name in ("nats_credentials", "nats_ca", "nats_certificate", "nats_key"):
+        if name in given and not Path(given[name]).is_file():
+            raise InvalidInputError(name.removeprefix("nats_"), str(given[name]), "is no file")
+    if url is None and "AUTOPILOT_NATS_URL" not in os.environ:
+        given = local_product() | given
+    try:
+        return NatsSettings(**given)
+    except ValidationError as error:
+        raise first_problem(error) from error
+
+
+def local_product() -> dict[str, Any]:
+    """How to reach the product that runs on this machine, by the file that it writes; nothing when there is none."""
+    folder = Path(os.environ.get("AUTOPILOT_DATA_DIR") or DEFAULT_DATA_DIR)
+    names = ("nats_url", "nats_user", "nats_password")
+    try:
+        told = json.loads((folder / RUNTIME_FILE).read_text(encoding="utf-8"))
+        return {name: str(told[name]) for name in names}
+    except (OSError, ValueError, KeyError, TypeError):
+        return {}
+
+
+def default_actor() -> str:
+    """The user of this process."""
+    try:
+        return getpass.getuser()
+    except (OSError, KeyError, ImportError):
+        return "client"

@@ -1,0 +1,116 @@
+"""Following a job: what it tells while it runs, then its one result."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import suppress
+from itertools import chain, repeat
+
+import nats.errors
+from nats.aio.client import Client
+from nats.aio.msg import Msg
+from pydantic import ValidationError
+
+from accelerator_autopilot.contracts import subjects
+from accelerator_autopilot.contracts.errors import UnavailableError
+from accelerator_autopilot.contracts.messages.jobs import JobProgress, JobResult
+from accelerator_autopilot.transport.result_publishing import BUS_ERRORS
+
+# The server tells its subscribers before it has stored what it tells: who subscribes just then and looks at once
+# sees neither. So the second look comes soon, the later ones are for news that were lost on the way.
+LOOK_AGAIN_S = (0.02, 0.2, 2.0)
+MOST_WAITING = 10_000
+
+Find = Callable[[str], Awaitable[JobResult | None]]
+
+
+class _Told(asyncio.Queue["Msg | None"]):
+    async def report(self, message: Msg) -> None:
+        # Who reads slowly loses the oldest of what the job told on its way, never the result.
+        if self.qsize() >= MOST_WAITING:
+            self.get_nowait()
+        self.put_nowait(message)
+
+
+def look_again() -> Iterator[float]:
+    """How long to wait for news before each next look, for ever."""
+    return chain(LOOK_AGAIN_S, repeat(LOOK_AGAIN_S[-1]))
+
+
+def patient(nc: Client, find: Find) -> Find:
+    """The same look, which finds nothing while the broker does not answer: whoever waits for a result waits through it.
+
+    Raises what the look does once the connection is closed for good.
+    """
+
+    async def look(job_id: str) -> JobResult | None:
+        try:
+            return await find(job_id)
+        except (UnavailableError, *BUS_ERRORS):
+            if nc.is_closed:
+                raise
+            return None
+
+    return look
+
+
+async def follow(
+    nc: Client, find: Find, job_id: str, begin: Callable[[], Awaitable[object]] | None = None
+) -> AsyncIterator[JobProgress | JobResult]:
+    """Listen, then `begin` (submit the job, say), then yield progress as it comes and the result at last."""
+    told = _Told()
+    progress = await nc.subscribe(subjects.progress(job_id), cb=told.report)
+
+    has_ended = asyncio.Event()
+
+    async def ended(_: Msg) -> None:
+        has_ended.set()
+        await told.put(None)
+
+    result = await nc.subscribe(subjects.result(job_id), cb=ended)
+    found: JobResult | None = None
+    try:
+        if begin is not None:
+            await begin()
+        look, pauses = patient(nc, find), look_again()
+        while (found := await look(job_id)) is None:
+            if has_ended.is_set():
+                # Its result is stored any moment, and may not be kept for long.
+                has_ended.clear()
+                pauses = look_again()
+            async for report in _until_ended(told, next(pauses)):
+                yield report
+        # What was told before the result may still be on its way through this connection.
+        with suppress(*BUS_ERRORS):
+            await nc.flush()
+        while not told.empty():
+            for report in _parsed(told.get_nowait()):
+                yield report
+        if found is not None:
+            yield found
+    finally:
+        # Whoever stopped listening may have closed the connection before.
+        with suppress(nats.errors.Error):
+            await progress.unsubscribe()
+            await result.unsubscribe()
+
+
+async def _until_ended(told: asyncio.Queue[Msg | None], pause_s: float) -> AsyncIterator[JobProgress]:
+    """Progress until the end is told or nothing is for a while."""
+    while True:
+        try:
+            message = await asyncio.wait_for(told.get(), pause_s)
+        except TimeoutError:
+            return
+        if message is None:
+            return
+        for report in _parsed(message):
+            yield report
+
+
+def _parsed(message: Msg | None) -> list[JobProgress]:
+    try:
+        return [JobProgress.model_validate_json(message.data)] if message is not None else []
+    except ValidationError:
+        return []

@@ -1,0 +1,104 @@
+"""Waiting for the results of many jobs over one connection."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import suppress
+from itertools import islice
+
+import nats.errors
+from nats.aio.client import Client
+from nats.aio.msg import Msg
+from nats.aio.subscription import Subscription
+
+from accelerator_autopilot.client.job_following import LOOK_AGAIN_S, patient
+from accelerator_autopilot.client.jobs import Jobs
+from accelerator_autopilot.contracts import subjects
+from accelerator_autopilot.contracts.errors import UnavailableError
+from accelerator_autopilot.contracts.messages.jobs import JobResult
+
+LOOKS_A_SWEEP = 100  # the rate of looks stays the same, however many jobs are waited for
+
+
+class ResultWatcher:
+    """Gives each job one future. The server tells of results; a sweep finds those whose news were lost."""
+
+    def __init__(self, nc: Client, jobs: Jobs) -> None:
+        self._nc, self._find = nc, patient(nc, jobs.find_result)
+        self._waiting: dict[str, asyncio.Future[JobResult]] = {}
+        self._subscriptions: dict[str, Subscription] = {}
+        self._looks: set[asyncio.Task[None]] = set()
+        self._sweeper: asyncio.Task[None] | None = None
+
+    async def watch(self, job_id: str) -> asyncio.Future[JobResult]:
+        """The future of a job's result. Raises the errors of nats-py when it cannot be waited for."""
+        if job_id in self._waiting:
+            return self._waiting[job_id]
+        future = self._waiting[job_id] = asyncio.get_running_loop().create_future()
+
+        async def told(_: Msg) -> None:
+            self._start_look(job_id)
+
+        try:
+            self._subscriptions[job_id] = await self._nc.subscribe(subjects.result(job_id), cb=told)
+        except BaseException:
+            self._waiting.pop(job_id, None)
+            raise
+        self._start_look(job_id)
+        if self._sweeper is None or self._sweeper.done():
+            self._sweeper = asyncio.create_task(self._sweep())
+        return future
+
+    async def close(self) -> None:
+        """Stop; whoever still waits gets UnavailableError."""
+        for task in (*self._looks, *([self._sweeper] if self._sweeper else [])):
+            task.cancel()
+        for job_id in list(self._waiting):
+            await self._end(
+                job_id, UnavailableError(f"the client was closed before job {job_id} finished; the job continues")
+            )
+
+    def _start_look(self, job_id: str) -> None:
+        task = asyncio.create_task(self._look(job_id))
+        self._looks.add(task)
+        task.add_done_callback(self._looks.discard)
+
+    async def _look(self, job_id: str) -> None:
+        """Look at once and again soon: news come before what they tell of is stored."""
+        for pause_s in (0.0, *LOOK_AGAIN_S[:-1]):
+            await asyncio.sleep(pause_s)
+            if await self._found(job_id):
+                return
+
+    async def _sweep(self) -> None:
+        while self._waiting:
+            await asyncio.sleep(LOOK_AGAIN_S[-1])
+            for job_id in list(islice(self._waiting, LOOKS_A_SWEEP)):
+                if not await self._found(job_id) and job_id in self._waiting:
+                    # To the end of the line.
+                    self._waiting[job_id] = self._waiting.pop(job_id)
+
+    async def _found(self, job_id: str) -> bool:
+        if job_id not in self._waiting:
+            return True
+        try:
+            result = await self._find(job_id)
+        except Exception as error:  # noqa: BLE001  it is told to whoever waits
+            await self._end(job_id, error)
+            return True
+        if result is None:
+            return False
+        await self._end(job_id, result)
+        return True
+
+    async def _end(self, job_id: str, end: JobResult | Exception) -> None:
+        future, subscription = self._waiting.pop(job_id, None), self._subscriptions.pop(job_id, None)
+        if future is not None and not future.done():
+            if isinstance(end, JobResult):
+                future.set_result(end)
+            else:
+                future.set_exception(end)
+                future.exception()  # nobody has to ask
+        if subscription is not None:
+            with suppress(nats.errors.Error):
+                await subscription.unsubscribe()

@@ -1,0 +1,137 @@
+"""Alerts in programs without an event loop."""
+# Written by `make docs-generate` from client.aio.alerts: change that instead.
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
+from datetime import time
+
+from accelerator_autopilot.client.submit_options import When
+from accelerator_autopilot.client.sync.base import Blocking
+from accelerator_autopilot.contracts.failure_risk import Risk
+from accelerator_autopilot.contracts.messages.alerts import Alert, AlertState, Severity
+from accelerator_autopilot.contracts.messages.audit import AuditRecord
+from accelerator_autopilot.contracts.messages.notifications import (
+    Acknowledgement,
+    Channel,
+    DeliveryReply,
+    Silence,
+    Subscription,
+)
+from accelerator_autopilot.contracts.row_tables import Rows
+
+
+class Alerts(Blocking):
+    """Read alerts, follow them, and say who is told of them."""
+
+    def open(self) -> Rows[Alert]:
+        """Alerts that are open now, oldest first."""
+        return self._wait(self._client.alerts.open())
+
+    def history(self, limit: int = 50) -> Rows[Alert]:
+        """The newest changes of alerts, oldest first."""
+        return self._wait(self._client.alerts.history(limit))
+
+    def follow(self) -> Iterator[Alert]:
+        """Alerts as they open, change and end, from now on."""
+        return self._iterate(self._client.alerts.follow())
+
+    def risks(self) -> list[Risk]:
+        """Devices by their risk, from the alerts of the last months."""
+        return self._wait(self._client.alerts.risks())
+
+    def acknowledge(self, alert: str | Alert, note: str = "") -> Acknowledgement:
+        """Take an open alert on, by itself or its id: it escalates no further. Raises NotFoundError."""
+        return self._wait(self._client.alerts.acknowledge(alert, note))
+
+    def silence(
+        self,
+        until: When,
+        *,
+        node: str = "*",
+        device: str = "*",
+        kind: str = "*",
+        severity: str = "*",
+        reason: str = "",
+        starts: When | None = None,
+    ) -> Silence:
+        """Tell nobody of alerts that match, until a time or for a time; `*` in a pattern is anything.
+
+        Raises InvalidInputError, and ConflictError when there are too many silences.
+        """
+        return self._wait(
+            self._client.alerts.silence(
+                until,
+                node=node,
+                device=device,
+                kind=kind,
+                severity=severity,
+                reason=reason,
+                starts=starts,
+            )
+        )
+
+    def silences(self) -> Rows[Silence]:
+        """Silences that are not over, the first to end first."""
+        return self._wait(self._client.alerts.silences())
+
+    def unsilence(self, silence: str | Silence) -> None:
+        """End a silence, by itself or its id. Raises NotFoundError."""
+        self._wait(self._client.alerts.unsilence(silence))
+
+    def subscribe(
+        self,
+        url: str,
+        *,
+        channel: Channel = "webhook",
+        secret: str | None = None,
+        template: str = "",
+        severities: Collection[Severity] = (),
+        kinds: Collection[str] = (),
+        nodes: Collection[str] = (),
+        devices: Collection[str] = (),
+        states: Collection[AlertState] = (),
+        by_incident: bool = False,
+        per_minute: int | None = None,
+        quiet_from: time | None = None,
+        quiet_to: time | None = None,
+        escalate_after: float = 0.0,
+    ) -> Subscription:
+        """Post alerts to a URL; empty filters match all. docs/how-to/receive-alerts.md explains the options.
+
+        Raises InvalidInputError, and ConflictError when there are too many.
+        """
+        return self._wait(
+            self._client.alerts.subscribe(
+                url,
+                channel=channel,
+                secret=secret,
+                template=template,
+                severities=severities,
+                kinds=kinds,
+                nodes=nodes,
+                devices=devices,
+                states=states,
+                by_incident=by_incident,
+                per_minute=per_minute,
+                quiet_from=quiet_from,
+                quiet_to=quiet_to,
+                escalate_after=escalate_after,
+            )
+        )
+
+    def subscriptions(self) -> Rows[Subscription]:
+        """All subscriptions."""
+        return self._wait(self._client.alerts.subscriptions())
+
+    def unsubscribe(self, subscription: str | Subscription) -> None:
+        """Remove a subscription, by itself or its id. Raises NotFoundError."""
+        self._wait(self._client.alerts.unsubscribe(subscription))
+
+    def deliver(self, subscription: str | Subscription, alert: Alert | None = None) -> DeliveryReply:
+        """Tell a subscription of an alert now, or of a test alert. Raises UnavailableError without a notifier."""
+        return self._wait(self._client.alerts.deliver(subscription, alert))
+
+    def deliveries(self, limit: int = 50) -> Rows[AuditRecord]:
+        """The newest deliveries and what became of them, oldest first."""
+        return self._wait(self._client.alerts.deliveries(limit))

@@ -1,0 +1,56 @@
+"""Incidents as they are read: alerts that share one, the likeliest root cause first. Pure."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from accelerator_autopilot.contracts.messages.alerts import Alert
+
+# From causes to consequences: a stopped fan heats, heat throttles, throttled clocks are low, and all is unusual.
+_CAUSES = (
+    "power_brake", "fan_stopped", "device_lost", "driver_hung", "row_remap_failure", "ecc_uncorrected",
+    "recovery_action", "pcie_fatal", "nvlink_down", "pcie_link_degraded", "agent_silent", "thermal", "memory_thermal",
+    "throttle", "nvlink_errors", "pcie_replays", "clocks_low", "hung_kernel", "samples_stopped", "samples_missing",
+)  # fmt: skip
+_RANK = {kind: rank for rank, kind in enumerate(_CAUSES)}
+_SEVERITY = {"critical": 0, "warning": 1, "info": 2}
+
+
+@dataclass(frozen=True)
+class Incident:
+    """Alerts of one incident, the likeliest root cause first."""
+
+    id: str
+    alerts: tuple[Alert, ...]
+
+    @property
+    def root(self) -> Alert:
+        """What most likely caused the others."""
+        return self.alerts[0]
+
+    @property
+    def severity(self) -> str:
+        """The worst of its alerts."""
+        return min((a.severity for a in self.alerts), key=_SEVERITY.__getitem__)
+
+    @property
+    def devices(self) -> list[str]:
+        """Every device of it, once."""
+        return sorted({f"{a.node}/{a.device}" for a in self.alerts})
+
+
+def incidents(alerts: Iterable[Alert]) -> list[Incident]:
+    """Open alerts as incidents, the worst and oldest first."""
+    of: dict[str, list[Alert]] = defaultdict(list)
+    for alert in alerts:
+        of[alert.incident or alert.id].append(alert)
+    found = [Incident(name, tuple(sorted(members, key=_likeliest))) for name, members in of.items()]
+    return sorted(found, key=lambda i: (_SEVERITY[i.severity], min(a.opened_at for a in i.alerts)))
+
+
+def _likeliest(alert: Alert) -> tuple[int, object]:
+    # A hardware XID names its cause itself.
+    rank = -1 if alert.kind.startswith("xid_") and alert.severity != "info" else _RANK.get(alert.kind, len(_CAUSES))
+    return rank, alert.opened_at

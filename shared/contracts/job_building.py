@@ -1,0 +1,104 @@
+"""From a caller's wishes to a job and the subject that it is published under. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from pydantic import AwareDatetime, BaseModel, Field, ValidationError
+
+from accelerator_autopilot.contracts import subjects
+from accelerator_autopilot.contracts.errors import InvalidInputError
+from accelerator_autopilot.contracts.messages.jobs import Job, JobNeeds, Priority
+from accelerator_autopilot.contracts.payload_references import wanted_jobs
+from accelerator_autopilot.contracts.streams import JOB_AGE_S
+
+SCHEDULE = "Nats-Schedule"
+SCHEDULE_TARGET = "Nats-Schedule-Target"
+MESSAGE_ID = "Nats-Msg-Id"
+MESSAGE_TTL = "Nats-TTL"
+
+
+class Options(BaseModel):
+    """What may be said of a job besides its kind and payload."""
+
+    model_config = {"extra": "forbid", "frozen": True}
+
+    priority: Priority = "normal"
+    ttl_s: float = Field(default=86_400.0, gt=0, le=JOB_AGE_S)
+    deadline_at: AwareDatetime | None = None
+    result_ttl_s: float = Field(default=86_400.0, ge=1, le=JOB_AGE_S)
+    max_attempts: int = Field(default=3, ge=1, le=20)
+    timeout_s: float | None = Field(default=None, ge=1, le=JOB_AGE_S, description="an attempt may run for this long")
+    delay_s: float | None = Field(default=None, ge=0, le=JOB_AGE_S, description="enters the queue after this time")
+    at: AwareDatetime | None = Field(default=None, description="enters the queue then")
+    after: Sequence[str] = Field(default=(), max_length=1000, description="jobs that must have succeeded")
+    needs: JobNeeds | None = None
+
+
+def make_options(**named: Any) -> Options:
+    """Options from named arguments. Raises InvalidInputError for the first that is wrong."""
+    try:
+        return Options(**named)
+    except ValidationError as error:
+        raise first_problem(error) from error
+
+
+def first_problem(error: ValidationError) -> InvalidInputError:
+    """The first thing that is wrong, as an error of ours."""
+    first = error.errors()[0]
+    field = ".".join(str(part) for part in first["loc"]) or "job"
+    value = first["input"] if isinstance(first["input"], str | int | float | None) else type(first["input"]).__name__
+    return InvalidInputError(field, value, first["msg"])
+
+
+def check_id(field: str, identity: str) -> None:
+    """Raises InvalidInputError for an id that no path of the HTTP API can hold."""
+    if "/" in identity or "\\" in identity or identity in {".", ".."}:
+        raise InvalidInputError(field, identity, "must not be '.' or '..' and must not contain a slash")
+
+
+def make_job(
+    job_id: str, kind: str, payload: dict[str, Any], options: Options, *, submitter: str, now: datetime
+) -> Job:
+    """The job. Raises InvalidInputError for a field that breaks a rule."""
+    check_id("job_id", job_id)
+    at = options.at or (now + timedelta(seconds=options.delay_s) if options.delay_s else None)
+    if at is not None and at > now + timedelta(seconds=JOB_AGE_S):
+        raise InvalidInputError("at", at.isoformat(), f"must be within {JOB_AGE_S / 86_400:.0f} days")
+    after = list(dict.fromkeys([*options.after, *wanted_jobs(payload)]))
+    if job_id in after:
+        raise InvalidInputError("after", job_id, "a job cannot wait for itself")
+    try:
+        return Job(
+            id=job_id,
+            kind=kind,
+            priority=options.priority,
+            payload=payload,
+            submitter=submitter,
+            submitted_at=now,
+            ttl_s=options.ttl_s,
+            deadline_at=options.deadline_at,
+            result_ttl_s=options.result_ttl_s,
+            max_attempts=options.max_attempts,
+            timeout_s=options.timeout_s,
+            after=after,
+            not_before=at,
+            needs=options.needs,
+        )
+    except ValidationError as error:
+        raise first_problem(error) from error
+
+
+def address(job: Job, now: datetime) -> tuple[str, str, dict[str, str]]:
+    """Stream, subject and headers of a job: waiting for others, then for its time, then in the queue."""
+    if job.after:
+        return "JOBS", subjects.waiting(job.id), {MESSAGE_ID: f"waiting-{job.id}"}
+    if job.not_before is not None and job.not_before > now:
+        # The server counts whole seconds, and a job must not begin before its time.
+        at = (job.not_before + timedelta(microseconds=999_999)).astimezone(UTC)
+        headers = {SCHEDULE: f"@at {at.strftime('%Y-%m-%dT%H:%M:%SZ')}"}
+        headers |= {SCHEDULE_TARGET: subjects.due(job.id), MESSAGE_ID: f"later-{job.id}"}
+        return "LATER", subjects.later(job.id), headers
+    return "JOBS", subjects.job(job.kind, job.priority, job.id), {MESSAGE_ID: job.id}

@@ -1,0 +1,59 @@
+"""Whether a message is about what its subject or key says: whoever may write there speaks for that and nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from pydantic import BaseModel
+
+from accelerator_autopilot.contracts import subjects
+from accelerator_autopilot.contracts.errors import MalformedMessageError
+
+# The fields that the tokens after a prefix repeat; a job's id takes all that are left.
+_REPEATED: dict[str, tuple[str, ...]] = {
+    "telemetry.frames": ("node",),
+    "telemetry.events": ("node", "device"),
+    "alerts": ("severity", "node", "device"),
+    "commands.power": ("node", "device"),
+    "commands.drain": ("node", "device"),
+    "commands.scale": ("pool",),
+    "commands.batch": ("pool",),
+    "outcomes": ("command_id",),
+    "decisions": ("id",),
+    "recommendations": ("scope",),
+    "results": ("job_id",),
+    "audit": ("actor",),
+    "$KV.inventory": ("node",),
+    "$KV.pools": ("pool", "node"),
+    "$KV.open_alerts": ("node", "device", "kind"),
+    "$KV.acknowledged": ("alert_id",),
+    "$KV.batches": ("id",),
+    "$KV.subscriptions": ("id",),
+    "$KV.silences": ("id",),
+}
+
+
+def check_address(subject: str, message: BaseModel | Mapping[str, Any]) -> None:
+    """Compare a message with the subject that it came under. Raises MalformedMessageError where they differ.
+
+    Fields that the message lacks are not compared: its model says which must be there.
+    """
+    prefix, _, rest = subject.partition(".")
+    if prefix in {"telemetry", "commands", "$KV"}:
+        second, _, rest = rest.partition(".")
+        prefix = f"{prefix}.{second}"
+    fields = _REPEATED.get(prefix, ())
+    tokens = rest.split(".") if fields else []
+    tokens = [subjects.job_id(tokens)] if fields == ("job_id",) else [subjects.untoken(token) for token in tokens]
+    if fields and len(fields) != len(tokens):
+        raise MalformedMessageError("subject", subject, f"must name {' and '.join(fields)}")
+    for name, token in zip(fields, tokens, strict=True):
+        value = message.get(name) if isinstance(message, Mapping) else getattr(message, name, None)
+        if value is not None and str(value) != token:
+            raise MalformedMessageError(name, value, f"must match its subject {subject}")
+
+
+def key_subject(bucket: str, key: str) -> str:
+    """The subject under which a bucket keeps a key."""
+    return f"$KV.{bucket}.{key}"

@@ -1,0 +1,1 @@
+"""What runs a service: broker, consumers, leadership, health, database and logs."""

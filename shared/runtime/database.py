@@ -1,0 +1,153 @@
+"""The asyncpg pool, and migrations by Alembic under an advisory lock.
+
+Alembic and SQLAlchemy take 25 MB and are needed once: a service that has to migrate does it in a process of its own.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import asyncpg
+
+from accelerator_autopilot.contracts.errors import UnavailableError
+
+log = logging.getLogger(__name__)
+
+MIGRATIONS = Path(__file__).parent / "migrations"
+# A connection that nobody uses is a process of some megabytes on the other side.
+IDLE_S = 30.0
+_LOCK = 0x6175746F  # any number that all recorders share
+# A connection that the server ends while a query is being sent can fail inside asyncpg's own state machine.
+DATABASE_ERRORS = (
+    asyncpg.PostgresError,
+    asyncpg.InterfaceError,
+    asyncpg.InternalClientError,
+    OSError,
+    TimeoutError,
+)
+
+
+async def connect_pool(
+    dsn: str, *, size: int = 4, statement_cache: int = 100, timeout_s: float = 60.0
+) -> asyncpg.Pool[Any]:
+    """A pool whose statements end within `timeout_s`. Raises UnavailableError when the server does not answer."""
+    try:
+        return await asyncpg.create_pool(
+            dsn,
+            min_size=1,
+            max_size=size,
+            command_timeout=timeout_s,
+            timeout=5,
+            statement_cache_size=statement_cache,
+            max_inactive_connection_lifetime=IDLE_S,
+        )
+    except DATABASE_ERRORS as error:
+        raise UnavailableError(f"the database does not respond: {type(error).__name__}: {error}") from error
+
+
+CLOSED_WITHIN_S = 2.0
+
+
+@asynccontextmanager
+async def database(dsn: str, *, size: int = 1) -> AsyncIterator[asyncpg.Pool[Any]]:
+    """A pool for a few queries. Whatever the database does or fails to do inside, it raises UnavailableError."""
+    pool = await connect_pool(dsn, size=size)
+    try:
+        yield pool
+    except DATABASE_ERRORS as error:
+        raise UnavailableError(f"the database failed: {type(error).__name__}: {error}") from error
+    finally:
+        await _close(pool)
+
+
+async def _close(pool: asyncpg.Pool[Any]) -> None:
+    """Say goodbye; to a server that stands still nobody says it for long."""
+    try:
+        async with asyncio.timeout(CLOSED_WITHIN_S):
+            await pool.close()
+    except DATABASE_ERRORS:
+        pool.terminate()
+
+
+async def migrate(dsn: str) -> None:
+    """Bring the schema to the newest version; safe to call from several processes at once. Raises UnavailableError."""
+    from sqlalchemy.ext.asyncio import create_async_engine  # noqa: PLC0415  see above
+
+    async def connect() -> asyncpg.Connection[Any]:
+        return await asyncpg.connect(dsn, timeout=5, statement_cache_size=0)
+
+    engine = create_async_engine("postgresql+asyncpg://", async_creator=connect)
+    try:
+        async with engine.begin() as connection:
+            await connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({_LOCK})")
+            await connection.run_sync(_upgrade)
+    except DATABASE_ERRORS as error:
+        raise UnavailableError(f"the migration failed: {type(error).__name__}: {error}") from error
+    finally:
+        await engine.dispose()
+
+
+def _upgrade(connection: Any) -> None:
+    from alembic import command  # noqa: PLC0415  see above
+    from alembic.config import Config  # noqa: PLC0415
+
+    config = Config()
+    config.set_main_option("script_location", str(MIGRATIONS))
+    config.attributes["connection"] = connection
+    command.upgrade(config, "head")
+
+
+def newest_version() -> str:
+    """The version of the schema that this code needs."""
+    return max(path.name.split("_")[0] for path in (MIGRATIONS / "versions").glob("[0-9]*.py"))
+
+
+async def is_migrated(dsn: str) -> bool:
+    """Whether the schema is of the newest version. Raises UnavailableError."""
+    try:
+        connection = await asyncpg.connect(dsn, timeout=5, command_timeout=5, statement_cache_size=0)
+        try:
+            return bool(await connection.fetchval("SELECT version_num FROM alembic_version") == newest_version())
+        finally:
+            await connection.close(timeout=CLOSED_WITHIN_S)
+    except asyncpg.UndefinedTableError:
+        return False
+    except DATABASE_ERRORS as error:
+        raise UnavailableError(f"the schema version could not be read: {type(error).__name__}: {error}") from error
+
+
+async def _migrate_apart(dsn: str) -> None:
+    """Migrate in another process. Raises UnavailableError."""
+    # Its arguments are for everybody to read, its environment is not.
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "accelerator_autopilot.runtime.migrate", env=os.environ | {"AUTOPILOT_DATABASE_URL": dsn},
+        stdin=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.PIPE,
+    )  # fmt: skip
+    try:
+        _, told = await process.communicate()
+    finally:
+        if process.returncode is None:
+            process.kill()
+    if process.returncode:
+        last = told.decode(errors="replace").strip().rsplit("\n", 1)[-1]
+        raise UnavailableError(last[:500] or f"the migration ended with exit code {process.returncode}")
+
+
+async def wait_until_migrated(dsn: str) -> None:
+    """Migrate, waiting as long as the server is away."""
+    while True:
+        try:
+            if not await is_migrated(dsn):
+                await _migrate_apart(dsn)
+        except UnavailableError as error:
+            log.warning("waiting for the database", extra={"error": str(error)})
+            await asyncio.sleep(1.0)
+        else:
+            return

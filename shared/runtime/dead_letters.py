@@ -1,0 +1,39 @@
+"""Writing a dead letter. The job's input is kept beside it, for as long as the job itself was to live."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+from nats.js import JetStreamContext
+
+from accelerator_autopilot.contracts import subjects
+from accelerator_autopilot.contracts.messages.jobs import DeadJob, DeadReason, Job, JobError
+from accelerator_autopilot.transport.clock import utc_now
+from accelerator_autopilot.transport.payload_store import store_payload
+from accelerator_autopilot.transport.result_publishing import BUS_ERRORS, not_stored
+
+LEAST_S = 60.0
+# Errors whose texts are our own: fields, rules, sizes.
+OWN = {
+    "InvalidInputError", "ValidationError", "CannotRunError", "CannotHandleError", "NotConfiguredError",
+    "NotFoundError", "RetryableJobError", "UnavailableError", "expired", "worker_died", "dependency_failed",
+}  # fmt: skip
+
+
+async def publish_dead(
+    js: JetStreamContext, job: Job, reason: DeadReason, errors: list[JobError], subject: str
+) -> None:
+    """Publish a job's dead letter; repeating it changes nothing. Raises UnavailableError where it was not stored."""
+    now = utc_now()
+    if job.payload:
+        until = max(job.submitted_at + timedelta(seconds=job.ttl_s), now + timedelta(seconds=LEAST_S))
+        reference = await store_payload(js, f"dead-{job.id}", job.payload, until)
+        job = job.model_copy(update={"payload": {}, "payload_ref": reference})
+    # What libraries say may quote the job, and this letter outlives it.
+    errors = [e if e.type in OWN else e.model_copy(update={"message": ""}) for e in errors]
+    dead = DeadJob(id=job.id, kind=job.kind, reason=reason, job=job, errors=errors, subject=subject, at=now)
+    body = dead.model_dump_json(exclude_none=True).encode()
+    try:
+        await js.publish(subjects.dead(dead.kind), body, headers={"Nats-Msg-Id": f"dead-{dead.id}"})
+    except BUS_ERRORS as error:
+        raise not_stored(f"the dead letter of job {dead.id}", error) from error

@@ -1,0 +1,163 @@
+"""Liveness, readiness and metrics, served from a thread so that a stuck event loop is still told."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import socket
+import threading
+import time
+from contextlib import suppress
+from dataclasses import dataclass
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+from prometheus_client import CollectorRegistry
+from prometheus_client.exposition import generate_latest
+
+from accelerator_autopilot.runtime.shutdown import end_stuck
+
+LOOP_STALL_S = 5.0
+# An event loop that did not turn for so long does not come back by itself.
+LOOP_DEAD_S = 60.0
+LOOK_EVERY_S = 1.0
+TICK_S = 1.0
+# Only the end waits for this long: a request is answered the moment it comes.
+POLL_S = 1.0
+
+
+@dataclass
+class Condition:
+    """One thing that must hold for the service to be ready."""
+
+    ok: bool
+    reason: str
+    at: float
+    max_age_s: float | None = None
+
+
+class HealthState:
+    """What the service knows of itself; written by the event loop, read by the server's thread."""
+
+    def __init__(self, service: str) -> None:
+        self.service = service
+        self._lock = threading.Lock()
+        self._conditions: dict[str, Condition] = {"started": Condition(ok=False, reason="starting", at=0.0)}
+        self._tick = time.monotonic()
+
+    def tick(self) -> None:
+        """Say that the event loop turns."""
+        self._tick = time.monotonic()
+
+    def report(self, name: str, *, ok: bool, reason: str = "", max_age_s: float | None = None) -> None:
+        """Set a condition; with `max_age_s` it must be renewed within that time."""
+        with self._lock:
+            self._conditions[name] = Condition(ok, reason, time.monotonic(), max_age_s)
+
+    def forget(self, name: str) -> None:
+        """Drop a condition that no longer applies."""
+        with self._lock:
+            self._conditions.pop(name, None)
+
+    @property
+    def last_tick(self) -> float:
+        """When the event loop last said that it turns, in seconds of the monotonic clock."""
+        return self._tick
+
+    def live(self) -> tuple[bool, str]:
+        """Whether the event loop turned lately."""
+        stalled = time.monotonic() - self._tick
+        return stalled < LOOP_STALL_S, f"event loop last turned {stalled:.1f} s ago"
+
+    def ready(self) -> tuple[bool, dict[str, str]]:
+        """Whether every condition holds and is fresh, with the reasons of those that do not."""
+        now = time.monotonic()
+        with self._lock:
+            conditions = dict(self._conditions)
+        problems = {}
+        for name, c in conditions.items():
+            if not c.ok:
+                problems[name] = c.reason
+            elif c.max_age_s is not None and now - c.at > c.max_age_s:
+                problems[name] = f"not confirmed for {now - c.at:.0f} s"
+        alive, reason = self.live()
+        if not alive:
+            problems["event_loop"] = reason
+        return not problems, problems
+
+    async def keep_ticking(self) -> None:
+        """Tick until cancelled."""
+        while True:
+            self.tick()
+            await asyncio.sleep(TICK_S)
+
+
+class HealthServer:
+    """HTTP server of /livez, /readyz and /metrics in a daemon thread.
+
+    A second one ends the process when its event loop has not turned for LOOP_DEAD_S: in any deployment it starts again.
+    """
+
+    def __init__(self, state: HealthState, registry: CollectorRegistry, host: str, port: int) -> None:
+        handler = _handler(state, registry)
+        self._server = ThreadingHTTPServer((host, port), handler)
+        self._server.daemon_threads = True
+        self.port = int(self._server.server_address[1])
+        self._thread = threading.Thread(target=self._server.serve_forever, args=(POLL_S,), daemon=True)
+        self._state, self._stopped = state, threading.Event()
+        self._watch = threading.Thread(target=self._watch_loop, daemon=True)
+
+    def start(self) -> None:
+        """Begin to answer."""
+        self._thread.start()
+        self._watch.start()
+
+    def stop(self) -> None:
+        """Stop answering and free the port."""
+        self._stopped.set()
+        threading.Thread(target=self._server.shutdown, daemon=True).start()
+        # Whoever knocks wakes it up.
+        with (
+            suppress(OSError),
+            socket.create_connection((str(self._server.server_address[0]), self.port), timeout=POLL_S),
+        ):
+            self._thread.join(timeout=2 * POLL_S)
+        self._server.server_close()
+
+    def _watch_loop(self) -> None:
+        # Looks are counted, not time: a process that was suspended as a whole has its event loop to blame for nothing.
+        seen, still = self._state.last_tick, 0
+        while not self._stopped.wait(LOOK_EVERY_S):
+            tick = self._state.last_tick
+            seen, still = tick, still + 1 if tick == seen else 0
+            if still * LOOK_EVERY_S >= LOOP_DEAD_S:
+                end_stuck(f"the event loop of {self._state.service} has not turned for {LOOP_DEAD_S:.0f} s")
+
+
+def _handler(state: HealthState, registry: CollectorRegistry) -> type[BaseHTTPRequestHandler]:
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            if self.path == "/livez":
+                ok, reason = state.live()
+                self._reply(200 if ok else 503, {"live": ok, "reason": reason})
+            elif self.path == "/readyz":
+                ok, problems = state.ready()
+                self._reply(200 if ok else 503, {"ready": ok, "service": state.service, "problems": problems})
+            elif self.path == "/metrics":
+                self._send(200, "text/plain; version=0.0.4", generate_latest(registry))
+            else:
+                self._reply(404, {"error": "use /livez, /readyz or /metrics"})
+
+        def _reply(self, status: int, body: dict[str, object]) -> None:
+            self._send(status, "application/json", json.dumps(body).encode())
+
+        def _send(self, status: int, kind: str, body: bytes) -> None:
+            self.send_response(status)
+            self.send_header("Content-Type", kind)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_: object) -> None:
+            """Say nothing: probes come every second."""
+
+    return Handler

@@ -1,0 +1,66 @@
+"""Logs as JSON lines."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import threading
+from types import TracebackType
+
+from pythonjsonlogger.json import JsonFormatter
+
+from accelerator_autopilot.runtime.failure_description import failure_fields, outline
+
+log = logging.getLogger(__name__)
+
+ExcInfo = tuple[type[BaseException], BaseException, TracebackType | None] | tuple[None, None, None]
+
+
+class OutlineFormatter(JsonFormatter):
+    """Tells exceptions by type and place: the text of one may quote what was worked on, also in a library's log."""
+
+    def formatException(self, ei: ExcInfo) -> str:  # noqa: N802  logging calls it so
+        """Type and place of an exception and of what caused it."""
+        return outline(ei[1]) if ei[1] is not None else ""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """One line."""
+        if record.name == "asyncio" and record.exc_info:
+            # What follows is the task or future, with the exception's text in it.
+            record.msg, record.args = record.getMessage().partition("\n")[0], ()
+        return super().format(record)
+
+
+def setup_logging(service: str, level: str) -> None:
+    """One JSON object a line on stderr, with time, level, service, event and the given fields.
+
+    What ends the process or a thread of it is told in the same way.
+    """
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(
+        OutlineFormatter(
+            "%(asctime)s %(levelname)s %(name)s %(message)s",
+            rename_fields={"asctime": "at", "levelname": "level", "message": "event"},
+            static_fields={"service": service},
+        )
+    )
+    root = logging.getLogger()
+    root.handlers[:] = [handler]
+    root.setLevel(level)
+    for noisy in ("httpx", "httpcore", "nats", "faststream", "uvicorn.access", "alembic"):
+        logging.getLogger(noisy).setLevel(max(logging.WARNING, root.level))
+    sys.excepthook = _ended_by
+    threading.excepthook = _thread_ended_by
+
+
+def _ended_by(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    if isinstance(error, KeyboardInterrupt):
+        sys.__excepthook__(kind, error, trace)
+        return
+    log.critical("ended by an error", extra=failure_fields(error))
+
+
+def _thread_ended_by(told: threading.ExceptHookArgs) -> None:
+    if told.exc_value is not None and not isinstance(told.exc_value, SystemExit):
+        name = told.thread.name if told.thread is not None else ""
+        log.critical("thread ended by an error", extra={"of": name} | failure_fields(told.exc_value))

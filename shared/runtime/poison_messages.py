@@ -1,0 +1,213 @@
+"""One rule for messages that cannot be handled: counted, tried three times, then put aside with their error.
+
+It holds for every consumer: FastStream's handlers (`runtime.consumers`), and every loop that pulls by itself, which
+puts its work on a message under `guard`. What the bus or another dependency is to blame for is tried for ever.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections import OrderedDict
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import Literal
+
+import nats.errors
+from nats.aio.msg import Msg
+from nats.js import JetStreamContext
+from nats.js.errors import APIError
+from prometheus_client import CollectorRegistry, Counter
+
+from accelerator_autopilot.contracts import subjects
+from accelerator_autopilot.contracts.errors import AutopilotError, MalformedMessageError
+from accelerator_autopilot.runtime.failure_description import where
+from accelerator_autopilot.runtime.poison_letters import poison_letter, refusal
+
+log = logging.getLogger(__name__)
+
+ATTEMPTS = 3
+# Several processes that share a consumer see a part of the failures each; past this one failure more is enough.
+MOST_DELIVERIES = 10
+BACKOFF_S = (0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
+BUS_ERRORS = (nats.errors.Error, APIError, OSError)
+# Of these the message itself is to blame, however healthy the bus is.
+_NOT_THE_BUS = (nats.errors.MaxPayloadError, nats.errors.BadSubjectError, UnicodeError)
+_REMEMBERED = 10_000
+# A flood of rubbish is counted message by message and told once a second.
+_TOLD_EVERY_S = 1.0
+
+GiveUp = Callable[[Exception], Awaitable[None]]
+Verdict = Literal["again", "done"]
+
+
+def backoff_s(delivered: int) -> float:
+    """How long to wait before delivery number `delivered + 1`."""
+    return BACKOFF_S[min(max(delivered, 1), len(BACKOFF_S)) - 1]
+
+
+def may_pass(error: BaseException) -> bool:
+    """Whether something outside is to blame, so that trying again may help."""
+    if isinstance(error, AutopilotError):
+        return error.retryable
+    return isinstance(error, (*BUS_ERRORS, TimeoutError)) and not isinstance(error, _NOT_THE_BUS)
+
+
+def deliveries(message: object) -> int:
+    """How often a stream has delivered a message; 0 where no stream did."""
+    try:
+        return int(message.metadata.num_delivered)  # type: ignore[attr-defined]
+    except (nats.errors.Error, AttributeError, ValueError, IndexError):
+        return 0
+
+
+class PoisonRule:
+    """The rule for the consumers of one process; `js` is asked for a context when there is something to put aside."""
+
+    def __init__(self, registry: CollectorRegistry, js: Callable[[], JetStreamContext]) -> None:
+        self._js = js
+        self._failures: OrderedDict[tuple[str, str, int], int] = OrderedDict()
+        self._told: dict[tuple[str, str], float] = {}
+        self.total = 0
+        self._seen = Counter(
+            "autopilot_messages_poison", "messages whose handler failed", ["consumer", "error"], registry=registry
+        )
+        self._aside = Counter(
+            "autopilot_messages_quarantined", "messages given up and moved to POISON", ["consumer"], registry=registry
+        )
+
+    @asynccontextmanager
+    async def guard(self, message: Msg, consumer: str, give_up: GiveUp | None = None) -> AsyncIterator[None]:
+        """Work on one message of a loop of one's own: whatever is raised is settled by the rule, none comes out."""
+        try:
+            yield
+        except Exception as error:  # noqa: BLE001  whatever a handler raises is judged
+            await self.settle(message, consumer, error, give_up=give_up)
+
+    def callback(self, consumer: str, handle: Callable[[Msg], Awaitable[None]]) -> Callable[[Msg], Awaitable[None]]:
+        """A callback for a subscription to no stream: what it fails on is counted and dropped."""
+
+        async def guarded(message: Msg) -> None:
+            try:
+                await handle(message)
+            except Exception as error:  # noqa: BLE001  whatever a handler raises
+                self.drop(consumer, error)
+
+        return guarded
+
+    async def settle(
+        self,
+        message: Msg,
+        consumer: str,
+        error: Exception,
+        *,
+        hopeless: bool = False,
+        give_up: GiveUp | None = None,
+    ) -> Verdict:
+        """Judge a failure and tell the stream: again after a pause, or not any more.
+
+        With `give_up` that is done with a message in place of a letter in POISON, before it is acknowledged.
+        """
+        verdict = await self.judge(message, consumer, error, hopeless=hopeless, give_up=give_up)
+        delivered = deliveries(message)
+        if not delivered:
+            return verdict
+        try:
+            await (message.ack() if verdict == "done" else message.nak(delay=backoff_s(delivered)))
+        except BUS_ERRORS as gone:
+            log.info("not told, comes again by itself", extra={"consumer": consumer, "error": type(gone).__name__})
+        return verdict
+
+    async def judge(
+        self,
+        message: Msg,
+        consumer: str,
+        error: Exception,
+        *,
+        hopeless: bool = False,
+        executor: bool = False,
+        give_up: GiveUp | None = None,
+    ) -> Verdict:
+        """`again`, or `done` when the message was put aside or no stream holds it.
+
+        `hopeless` is a message that no further attempt can help. An `executor` of commands owes each an outcome.
+        """
+        delivered = deliveries(message)
+        name = type(error).__name__
+        told = {"consumer": consumer, "subject": message.subject[:500], "error": name, "delivered": delivered}
+        if may_pass(error):
+            log.info("tried again later" if delivered else "message dropped", extra=told)
+            return "again" if delivered else "done"
+        self._count(consumer, error, told)
+        if not delivered:
+            return "done"
+        failures = self._failures_of(message, consumer)
+        hopeless = hopeless or isinstance(error, MalformedMessageError)
+        # A job is also delivered again for reasons that are no failures, and whoever gives it up says so to its owner.
+        shared_out = give_up is None and delivered >= MOST_DELIVERIES
+        if not hopeless and failures < ATTEMPTS and not shared_out:
+            return "again"
+        try:
+            await self._end(message, consumer, error, executor=executor, give_up=give_up)
+        except (AutopilotError, *BUS_ERRORS) as gone:
+            log.warning("not put aside yet", extra=told | {"reason": type(gone).__name__})
+            return "again"
+        self._aside.labels(consumer).inc()
+        log.error("message put aside", extra=told)
+        return "done"
+
+    def drop(self, consumer: str, error: Exception) -> None:
+        """Count what no stream would deliver again."""
+        self._count(consumer, error, {"consumer": consumer, "error": type(error).__name__})
+
+    def _count(self, consumer: str, error: Exception, told: dict[str, object]) -> None:
+        self.total += 1
+        self._seen.labels(consumer, type(error).__name__).inc()
+        now = time.monotonic()
+        kind = (consumer, type(error).__name__)
+        if now - self._told.get(kind, -_TOLD_EVERY_S) >= _TOLD_EVERY_S:
+            self._told[kind] = now
+            log.warning("message failed", extra=told | {"where": where(error)})
+
+    def _failures_of(self, message: Msg, consumer: str) -> int:
+        key = (consumer, message.metadata.stream, message.metadata.sequence.stream)
+        failures = self._failures.pop(key, 0) + 1
+        self._failures[key] = failures
+        if len(self._failures) > _REMEMBERED:
+            self._failures.popitem(last=False)
+        return failures
+
+    async def _end(
+        self, message: Msg, consumer: str, error: Exception, *, executor: bool, give_up: GiveUp | None
+    ) -> None:
+        if give_up is not None:
+            try:
+                await give_up(error)
+            except Exception as second:
+                if may_pass(second):
+                    raise
+                # What its owner cannot be told of is kept like any other.
+                self._count(f"{consumer} giving up", second, {"consumer": consumer, "subject": message.subject[:500]})
+            else:
+                return
+        await self._put_aside(message, consumer, error, executor=executor)
+
+    async def _put_aside(self, message: Msg, consumer: str, error: Exception, *, executor: bool) -> None:
+        js = self._js()
+        letter = poison_letter(message, consumer, error)
+        async with asyncio.timeout(10):
+            await js.publish(
+                subjects.poison(letter.stream),
+                letter.model_dump_json().encode(),
+                headers={"Nats-Msg-Id": letter.id},
+                stream="POISON",
+            )
+            outcome = refusal(message, consumer, error) if executor else None
+            if outcome is not None:
+                await js.publish(
+                    subjects.outcome(outcome.command_id),
+                    outcome.model_dump_json().encode(),
+                    headers={"Nats-Msg-Id": outcome.id},
+                    stream="OUTCOMES",
+                )

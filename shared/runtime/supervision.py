@@ -1,0 +1,165 @@
+"""Long-lived tasks that heal: one that fails, ends or stands still is told and started again."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Coroutine, Sequence
+from contextvars import ContextVar
+from dataclasses import dataclass
+from typing import Any
+
+from prometheus_client import CollectorRegistry, Counter, Gauge
+
+from accelerator_autopilot.runtime.failure_description import failure_fields
+from accelerator_autopilot.runtime.health import HealthState
+
+log = logging.getLogger(__name__)
+
+Work = Callable[[], Coroutine[Any, Any, None]]
+BACKOFF_S = (0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
+# A task that ran this long before it failed starts again without the pauses of before.
+STEADY_S = 60.0
+CHECK_EVERY_S = 0.5
+# A cancelled task that does not end is left behind: a stuck call must not keep its successor from working.
+CANCEL_WAIT_S = 3.0
+
+_current: ContextVar[_Task | None] = ContextVar("supervised_task", default=None)
+
+
+@dataclass
+class _Task:
+    name: str
+    work: Work
+    standstill_s: float | None
+    last_beat: float = 0.0
+    failures: int = 0
+
+
+def beat() -> None:
+    """Say that the supervised task that runs this code gets on; outside of one it does nothing."""
+    task = _current.get()
+    if task is not None:
+        task.last_beat = asyncio.get_running_loop().time()
+
+
+async def _ended(task: asyncio.Task[None]) -> None:
+    """Wait until a cancelled task has tidied up, for a while; whoever is impatient cancels once more."""
+    loop = asyncio.get_running_loop()
+    until = loop.time() + CANCEL_WAIT_S
+    while not task.done() and loop.time() < until:
+        try:
+            await asyncio.wait([task], timeout=until - loop.time())
+        except asyncio.CancelledError:
+            continue
+
+
+async def cancel_all(tasks: Sequence[asyncio.Task[None]]) -> None:
+    """Cancel tasks until they end: before Python 3.12 `wait_for` may swallow a cancellation."""
+    pending = set(tasks)
+    while pending:
+        for task in pending:
+            task.cancel()
+        _, pending = await asyncio.wait(pending, timeout=0.5)
+
+
+async def run_together(*works: Coroutine[Any, Any, None]) -> None:
+    """Run all until they end; the first that fails ends the others and is raised, and a cancellation ends all.
+
+    Unlike a TaskGroup it cancels again whoever swallowed that: a group would wait for ever.
+    """
+    tasks = [asyncio.create_task(work) for work in works]
+    try:
+        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_EXCEPTION)
+        for task in done:
+            task.result()
+    finally:
+        await cancel_all(tasks)
+
+
+class TaskSupervisor:
+    """Runs tasks by name, each until `stop`.
+
+    A task that raises, returns, or does not `beat()` within its `standstill_s` makes the process
+    not ready under `task <name>`, is counted in `autopilot_task_restarts_total`, and starts again
+    after a growing pause.
+    """
+
+    def __init__(self, health: HealthState, registry: CollectorRegistry) -> None:
+        self._health = health
+        self._restarts = Counter(
+            "autopilot_task_restarts", "restarts of long-lived tasks", ["task", "reason"], registry=registry
+        )
+        self._up = Gauge("autopilot_task_up", "1 while a long-lived task runs", ["task"], registry=registry)
+        self._keepers: dict[str, asyncio.Task[None]] = {}
+
+    def start(self, name: str, work: Work, *, standstill_s: float | None = None) -> None:
+        """Run `work()` for ever under a name; a second start under the same name replaces the first."""
+        if name in self._keepers:
+            self._keepers.pop(name).cancel()
+        self._keepers[name] = asyncio.create_task(self._keep(_Task(name, work, standstill_s)), name=name)
+
+    def end(self, name: str) -> None:
+        """Stop one task and forget it."""
+        keeper = self._keepers.pop(name, None)
+        if keeper is not None:
+            keeper.cancel()
+        self._health.forget(f"task {name}")
+
+    @property
+    def tasks(self) -> list[asyncio.Task[None]]:
+        """What to cancel at the end."""
+        return list(self._keepers.values())
+
+    async def _keep(self, task: _Task) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            began = task.last_beat = loop.time()
+            reason = await self._run_once(task)
+            task.failures = 1 if loop.time() - began > STEADY_S else task.failures + 1
+            self._up.labels(task.name).set(0)
+            self._restarts.labels(task.name, reason).inc()
+            self._health.report(f"task {task.name}", ok=False, reason=reason)
+            await asyncio.sleep(BACKOFF_S[min(task.failures, len(BACKOFF_S)) - 1])
+
+    @staticmethod
+    def _look_in_s(task: _Task, now: float, *, told: bool) -> float | None:
+        """When to look at a running task again: at rest a process with twenty of them is to do nothing."""
+        if not told:
+            return CHECK_EVERY_S
+        if task.standstill_s is None:
+            return None
+        return max(CHECK_EVERY_S, task.last_beat + task.standstill_s - now)
+
+    async def _run_once(self, task: _Task) -> str:
+        """Why it ended: `ended`, `stood still`, or the name of its exception."""
+        _current.set(task)
+        running = asyncio.create_task(task.work(), name=task.name)
+        _current.set(None)
+        self._up.labels(task.name).set(1)
+        loop = asyncio.get_running_loop()
+        began = loop.time()
+        told = False
+        try:
+            while not running.done():
+                await asyncio.wait([running], timeout=self._look_in_s(task, loop.time(), told=told))
+                if running.done():
+                    break
+                if task.standstill_s is not None and loop.time() - task.last_beat > task.standstill_s:
+                    log.error("task stands still, starting it again", extra={"task": task.name})
+                    return "stood still"
+                if not told and (not task.failures or loop.time() - began > min(task.failures, 5)):
+                    self._health.report(f"task {task.name}", ok=True)
+                    told = True
+        finally:
+            if not running.done():
+                running.cancel()
+                await _ended(running)
+        if running.cancelled():
+            return "cancelled"
+        error = running.exception()
+        if error is None:
+            log.error("task ended, starting it again", extra={"task": task.name})
+            return "ended"
+        log.error("task failed, starting it again", extra={"task": task.name} | failure_fields(error))
+        return type(error).__name__

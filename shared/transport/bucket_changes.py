@@ -1,0 +1,95 @@
+"""What was written to a bucket since the last look, so that a reader of many keys reads only those that changed."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+
+import nats.errors
+from nats.js import JetStreamContext
+from nats.js.api import ConsumerConfig, DeliverPolicy
+from nats.js.errors import NotFoundError
+
+from accelerator_autopilot.contracts.errors import UnavailableError
+from accelerator_autopilot.transport.stream_reader import MOST_AT_ONCE, ReadingError, StreamReader
+
+CHECKED_EVERY_S = 60.0
+MOST_READS = 200
+
+
+@dataclass
+class BucketChanges:
+    """One bucket of one value a key, from its first key on. For one reader that asks again and again.
+
+    A consumer that the server lost, or a bucket that was made anew, is read again whole: the caller sees what differs.
+    """
+
+    js: JetStreamContext
+    bucket: str
+    _reader: StreamReader | None = None
+    _keys: set[str] = field(default_factory=set)  # with a value, or with the mark of a deletion
+    _checked_s: float = 0.0
+
+    async def changes(self) -> dict[str, bytes | None]:
+        """Keys with their new bytes; None for those that are gone. Everything at the first call.
+
+        Raises UnavailableError where the bucket is not there or cannot be read.
+        """
+        try:
+            if self._reader is not None and await self._lost_some():
+                await self.forget()
+            if self._reader is None:
+                return await self._all()
+            return await self._more(self._reader)
+        except NotFoundError as error:
+            await self.forget()
+            raise UnavailableError(f"bucket {self.bucket} does not exist") from error
+        except (ReadingError, nats.errors.Error, OSError) as error:
+            await self.forget()
+            raise UnavailableError(f"bucket {self.bucket} could not be read: {type(error).__name__}") from error
+
+    async def forget(self) -> None:
+        """Read everything again at the next call."""
+        if self._reader is not None:
+            reader, self._reader = self._reader, None
+            await reader.close()
+
+    async def _all(self) -> dict[str, bytes | None]:
+        config = ConsumerConfig(filter_subject=f"{self._prefix}>", deliver_policy=DeliverPolicy.LAST_PER_SUBJECT)
+        reader = StreamReader(self.js, f"KV_{self.bucket}", config)
+        await reader.open()
+        before, self._keys = self._keys, set()
+        try:
+            found = await self._more(reader)
+        except BaseException:
+            # What was known stays known, so that what is gone by the next try is told then.
+            self._keys |= before
+            await reader.close()
+            raise
+        self._reader, self._checked_s = reader, time.monotonic()
+        return dict.fromkeys(before - self._keys, None) | found
+
+    async def _more(self, reader: StreamReader) -> dict[str, bytes | None]:
+        found: dict[str, bytes | None] = {}
+        # Bounded, so that a bucket that is written faster than it is read holds nobody up.
+        for _ in range(MOST_READS):
+            messages = await reader.read(MOST_AT_ONCE)
+            for message in messages:
+                key = message.subject[len(self._prefix) :]
+                self._keys.add(key)
+                found[key] = None if message.removed else message.data
+            if not messages or not reader.pending:
+                break
+        return found
+
+    async def _lost_some(self) -> bool:
+        """Whether messages were taken out of the stream without a word: by hand, or with the stream itself."""
+        if time.monotonic() - self._checked_s < CHECKED_EVERY_S:
+            return False
+        self._checked_s = time.monotonic()
+        state = (await self.js.stream_info(f"KV_{self.bucket}")).state
+        return state.messages < len(self._keys)
+
+    @property
+    def _prefix(self) -> str:
+        return f"$KV.{self.bucket}."

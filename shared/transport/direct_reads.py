@@ -1,0 +1,121 @@
+"""Reading streams and buckets without being a consumer of them."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+from collections import deque
+from contextlib import suppress
+from typing import TypeVar
+
+import nats.errors
+from nats.js import JetStreamContext
+from nats.js.api import AckPolicy, ConsumerConfig, DeliverPolicy
+from nats.js.errors import APIError, NotFoundError
+from pydantic import BaseModel, ValidationError
+
+from accelerator_autopilot.transport.stream_reader import reading
+from accelerator_autopilot.transport.unreadable_values import parse_value
+
+M = TypeVar("M", bound=BaseModel)
+VALID_KEY = re.compile(r"[-/_=.a-zA-Z0-9]+")
+PARSED_AT_ONCE = 100  # then others have their turn at the event loop
+MOST_READINGS = 10  # of a bucket that is written faster than it is read
+
+
+async def bucket_items(js: JetStreamContext, bucket: str, model: type[M]) -> dict[str, M]:
+    """Every key of a bucket; values that do not parse are left out, and so are keys that no client can ask for."""
+    return {
+        key: parsed
+        for key, value in (await bucket_values(js, bucket)).items()
+        if (parsed := parse_value(bucket, key, value, model)) is not None
+    }
+
+
+async def bucket_values(js: JetStreamContext, bucket: str) -> dict[str, bytes]:
+    """The bytes of every key; none where there is no such bucket. Raises the errors of nats-py."""
+    prefix = f"$KV.{bucket}."
+    config = ConsumerConfig(filter_subject=f"{prefix}>", deliver_policy=DeliverPolicy.LAST_PER_SUBJECT)
+    found: dict[str, bytes] = {}
+    try:
+        async with reading(js, f"KV_{bucket}", config) as reader:
+            # A key that is written while others are read comes again, behind those that were there.
+            for _ in range(MOST_READINGS):
+                async for message in reader.there():
+                    key = message.subject.removeprefix(prefix)
+                    if message.removed:
+                        found.pop(key, None)
+                    elif VALID_KEY.fullmatch(key):
+                        found[key] = message.data
+                if not reader.pending:
+                    break
+    except NotFoundError:
+        return {}
+    return found
+
+
+async def subjects_of(js: JetStreamContext, stream: str, wildcard: str) -> dict[str, int]:
+    """The subjects of a stream that match, with the number of messages under each.
+
+    The server tells 100,000 at a time, and nats-py asks for the first of them alone.
+    """
+    found: dict[str, int] = {}
+    read, total = 0, 1
+    while read < total:
+        request = json.dumps({"subjects_filter": wildcard, "offset": read}).encode()
+        answer = await js._api_request(f"{js._prefix}.STREAM.INFO.{stream}", request, timeout=js._timeout)  # noqa: SLF001
+        page = answer["state"].get("subjects") or {}
+        if not page:
+            break
+        found |= page
+        read, total = read + len(page), int(answer.get("total") or 0)
+    return found
+
+
+async def count_messages(js: JetStreamContext, stream: str, subject: str) -> int:
+    """Messages of a stream under a subject, counted by the server without listing them."""
+    config = ConsumerConfig(
+        filter_subject=subject,
+        deliver_policy=DeliverPolicy.ALL,
+        ack_policy=AckPolicy.NONE,
+        mem_storage=True,
+        inactive_threshold=5.0,
+    )
+    info = await js.add_consumer(stream, config)
+    with suppress(APIError, nats.errors.Error):
+        await js.delete_consumer(stream, info.name)
+    return info.num_pending or 0
+
+
+async def last_messages(js: JetStreamContext, stream: str, subject: str, model: type[M], *, limit: int) -> list[M]:
+    """The newest messages of a stream under a subject, oldest first; what does not parse is left out.
+
+    What arrives while they are read is not among them. Raises the errors of nats-py.
+    """
+    state = (await js.stream_info(stream)).state
+    if not state.messages:
+        return []
+    # Streams of several subjects hold others in between: back until there are enough of this one.
+    window = limit
+    while True:
+        start = max(state.first_seq, state.last_seq - window + 1, 1)
+        config = ConsumerConfig(
+            filter_subject=subject, deliver_policy=DeliverPolicy.BY_START_SEQUENCE, opt_start_seq=start
+        )
+        async with reading(js, stream, config) as reader:
+            if reader.pending >= limit or start <= max(state.first_seq, 1):
+                newest = deque[bytes](maxlen=limit)
+                async for message in reader.there():
+                    newest.append(message.data)
+                break
+        window *= 8
+    found: list[M] = []
+    for number, data in enumerate(newest):
+        if number % PARSED_AT_ONCE == 0:
+            await asyncio.sleep(0)
+        try:
+            found.append(model.model_validate_json(data))
+        except ValidationError:
+            continue
+    return found

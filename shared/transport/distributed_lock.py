@@ -1,0 +1,50 @@
+"""Taking turns: of several processes one at a time does what would go wrong if two did it at once."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from dataclasses import replace
+
+import nats.errors
+from nats.js import JetStreamContext
+from nats.js.api import KeyValueConfig
+from nats.js.errors import APIError, BucketNotFoundError, KeyWrongLastSequenceError, NotFoundError
+from nats.js.kv import KeyValue
+
+from accelerator_autopilot.contracts.ids import new_id
+
+AGAIN_S = 0.05
+
+
+@asynccontextmanager
+async def turn(js: JetStreamContext, bucket: KeyValueConfig, key: str) -> AsyncIterator[None]:
+    """Wait until nobody else has the turn, then have it while the block runs.
+
+    The bucket's time to live ends the turn of whoever dies in it; it has to be longer than the block usually takes.
+    A server that refuses the key, for want of room, makes nobody wait. Raises the client's errors and the block's.
+    """
+    taken: tuple[KeyValue, int] | None = None
+    with suppress(APIError):
+        while taken is None:
+            try:
+                kv = await _bucket(js, bucket)
+                taken = kv, await kv.create(key, new_id().encode())
+            except (KeyWrongLastSequenceError, nats.errors.TimeoutError):
+                await asyncio.sleep(AGAIN_S)
+    try:
+        yield
+    finally:
+        if taken is not None:
+            with suppress(APIError, nats.errors.Error, OSError):
+                await taken[0].delete(key, last=taken[1])
+
+
+async def _bucket(js: JetStreamContext, config: KeyValueConfig) -> KeyValue:
+    assert config.bucket  # noqa: S101  a bucket has a name
+    try:
+        return await js.key_value(config.bucket)
+    except (BucketNotFoundError, NotFoundError):
+        # A copy: the client changes what it is given.
+        return await js.create_key_value(replace(config))

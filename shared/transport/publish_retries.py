@@ -1,0 +1,86 @@
+"""Publishing to a stream that may be choosing a new leader, and many messages as one write."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import nats.errors
+from nats.js import JetStreamContext
+from nats.js.api import Header, PubAck
+from nats.js.errors import NoStreamResponseError
+
+from accelerator_autopilot.contracts.ids import new_id
+
+PATIENCE_S = 8.0
+PAUSE_S = 0.25
+CONFIRM_S = 10.0
+# With these the stream has not taken the message, or has under its id, and takes it once all the same.
+_ELECTING = (NoStreamResponseError, nats.errors.NoRespondersError)
+
+
+async def publish_patiently(
+    js: JetStreamContext,
+    subject: str,
+    body: bytes,
+    headers: dict[str, str],
+    *,
+    stream: str | None = None,
+    patience_s: float = PATIENCE_S,
+) -> PubAck:
+    """Publish until the stream confirms, also while it elects a leader. `headers` must hold a message id.
+
+    Raises the errors of nats-py when it takes longer.
+    """
+    loop = asyncio.get_running_loop()
+    until = loop.time() + patience_s
+    while True:
+        try:
+            # nats-py writes into the headers that it is given.
+            return await js.publish(subject, body, headers=dict(headers), stream=stream)
+        except _ELECTING:
+            if loop.time() > until:
+                raise
+            await asyncio.sleep(PAUSE_S)
+
+
+@dataclass(frozen=True, slots=True)
+class Outgoing:
+    """A message for a stream; its headers hold a message id."""
+
+    stream: str
+    subject: str
+    headers: dict[str, str]
+    body: bytes
+
+
+async def publish_together(js: JetStreamContext, messages: Sequence[Outgoing]) -> bool:
+    """Store all of some messages of one stream, with one sync of the disk for all of them (NATS ADR-50).
+
+    False when they were not stored or nobody said so: then each may be published by itself, and is there once. A
+    stream that does not allow it, one that is full and one that holds the id of any of them already say so.
+    """
+    name, nc = new_id(), js._nc  # noqa: SLF001  the context has no other name for it
+    told: dict[str, object] = {}
+    try:
+        for number, message in enumerate(messages, 1):
+            headers = message.headers | {
+                Header.EXPECTED_STREAM.value: message.stream,
+                Header.BATCH_ID.value: name,
+                Header.BATCH_SEQUENCE.value: str(number),
+            }
+            last = number == len(messages)
+            if last:
+                headers[Header.BATCH_COMMIT.value] = "1"
+            if number > 1 and not last:
+                await nc.publish(message.subject, message.body, headers=headers)
+                continue
+            answer = (await nc.request(message.subject, message.body, headers=headers, timeout=CONFIRM_S)).data
+            told = json.loads(answer) if answer else {}
+            if "error" in told:
+                return False
+    except (nats.errors.Error, OSError, ValueError):
+        return False
+    return told.get("count") == len(messages)

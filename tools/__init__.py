@@ -1,0 +1,1 @@
+"""What maintainers run around a release; nothing of it is installed."""
