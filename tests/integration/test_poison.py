@@ -86,12 +86,12 @@ class TestKeeper:
     async def test_what_it_fails_on_three_times_ends_as_a_dead_job_and_holds_up_no_other(
         self, client: AutopilotClient, nc: Client, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        pass_on = keeper_module.pass_on
+        forward_job = keeper_module.forward_job
 
         async def fails(js: JetStreamContext, message: Any, job_id: str, *rest: Any) -> bool:
             if job_id == "evil":
                 raise RuntimeError("SECRET")
-            return await pass_on(js, message, job_id, *rest)
+            return await forward_job(js, message, job_id, *rest)
 
         monkeypatch.setattr(keeper_module, "forward_job", fails)
         await client.js.publish("results.first", succeeded("first"))
