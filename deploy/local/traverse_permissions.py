@@ -42,7 +42,7 @@ class Passages:
                     above.chmod(mode | PASS)
                     changed += [str(above)] if mode | PASS != mode else []
             if changed:
-                log.warning("opened for passing through until the product is stopped", extra={"folders": changed})
+                log.info("opened for passing through until the product is stopped", extra={"folders": changed})
 
     def close(self) -> None:
         """Give the folders the modes that they had, where nobody else has changed them since."""
