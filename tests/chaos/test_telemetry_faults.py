@@ -183,8 +183,11 @@ async def test_two_agents_of_one_name_are_told_and_rows_stay_single(
         async def told() -> bool:
             return any(["node name" in await problems(port) for port in (one, two)])
 
+        async def rows() -> bool:
+            return await count(database_url) > 0
+
         await eventually(told, 40)
-        await eventually(lambda: count(database_url), 20)
+        await eventually(rows, 20)
         doubles = await query(
             database_url, "SELECT device_id, ts FROM samples GROUP BY device_id, ts HAVING count(*) > 1"
         )

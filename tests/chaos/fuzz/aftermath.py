@@ -33,7 +33,7 @@ WITH_A_MODEL: dict[str, dict[str, Any]] = {
     "summarize": {"text": "A GPU failed. It was replaced. The job ran again and it ended well."},
 }
 HONEST = "sim-testnode-1"
-FIGURES = ("messages_poison_total", "messages_put_aside_total", "kv_unreadable_total", "task_restarts_total",
+FIGURES = ("messages_poison_total", "messages_quarantined_total", "kv_unreadable_total", "task_restarts_total",
            "pool_workers_killed_total")  # fmt: skip
 
 
