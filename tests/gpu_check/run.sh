@@ -5,6 +5,11 @@ set -euo pipefail
 cd "$(dirname "$0")/../.."
 python=${GPU_PYTHON:-python3}
 wheels=${GPU_WHEELS:-build/gpu-wheels}
+# Our package lies in several folders (docs/adr/0001-one-import-package.md): links make one of them, without pip.
+links=$(mktemp -d)
+chmod 755 "$links"
+mkdir "$links/accelerator_autopilot"
+ln -s "$PWD"/shared/* "$PWD"/services/* "$PWD/deploy" "$links/accelerator_autopilot/"
 if ! "$python" -c 'import faststream, nats, pydantic_settings, msgpack, re2' 2>/dev/null; then
   site=$(mktemp -d)
   # Root's services give its rights up: others must be able to read what they import.
@@ -27,8 +32,8 @@ for script in site.glob("*.data/scripts/*"):
 for lib in (*site.glob("*.data/purelib/*"), *site.glob("*.data/platlib/*")):
     (site / lib.name).symlink_to(lib)
 PY
-  export PYTHONPATH="$site:$PWD${PYTHONPATH:+:$PYTHONPATH}" PATH="$site/bin:$PATH"
+  export PYTHONPATH="$site:$links:$PWD${PYTHONPATH:+:$PYTHONPATH}" PATH="$site/bin:$PATH"
 else
-  export PYTHONPATH="$PWD${PYTHONPATH:+:$PYTHONPATH}"
+  export PYTHONPATH="$links:$PWD${PYTHONPATH:+:$PYTHONPATH}"
 fi
 exec "$python" -m tests.gpu_check "$@"
