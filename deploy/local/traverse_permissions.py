@@ -19,7 +19,7 @@ log = logging.getLogger(__name__)
 PASS, LIST = 0o011, 0o055
 
 
-class Passages:
+class TraversePermissions:
     """What was opened is written down before, so that it is closed again also by the run after a crash."""
 
     def __init__(self, record: Path) -> None:

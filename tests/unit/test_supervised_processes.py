@@ -15,12 +15,12 @@ import pytest
 from accelerator_autopilot.contracts.errors import SettingsError
 from accelerator_autopilot.deploy.local import supervised_process
 from accelerator_autopilot.deploy.local.instance import Instance, take_port
-from accelerator_autopilot.deploy.local.liveness_deadlines import Patience
+from accelerator_autopilot.deploy.local.liveness_deadlines import LivenessDeadline
 from accelerator_autopilot.deploy.local.log_rotation import open_log, rotate
 from accelerator_autopilot.deploy.local.probes import nats_lives, postgres_lives, service_lives
 from accelerator_autopilot.deploy.local.servers import write_nats_config
 from accelerator_autopilot.deploy.local.supervised_process import ManagedProcess
-from accelerator_autopilot.deploy.local.traverse_permissions import Passages
+from accelerator_autopilot.deploy.local.traverse_permissions import TraversePermissions
 from tests.support.waiting import eventually
 
 SERVER = """
@@ -58,7 +58,7 @@ async def test_a_frozen_process_is_killed_and_started_again(
 
 
 def test_a_process_is_given_its_time_to_start_to_answer_and_to_thaw() -> None:
-    patience = Patience.of(180.0, 30.0, 0.0)
+    patience = LivenessDeadline.of(180.0, 30.0, 0.0)
     assert not any(patience.over(float(s), answered=False) for s in range(1, 180))
     assert patience.over(181.0, answered=False)
     patience.begin(181.0)
@@ -68,7 +68,7 @@ def test_a_process_is_given_its_time_to_start_to_answer_and_to_thaw() -> None:
 
 
 def test_while_the_watcher_itself_stood_still_nobody_was_silent() -> None:
-    patience = Patience.of(180.0, 30.0, 0.0)
+    patience = LivenessDeadline.of(180.0, 30.0, 0.0)
     patience.over(1.0, answered=True)
     assert not patience.over(3601.0, answered=False), "the whole machine slept"
     assert not any(patience.over(3601.0 + s, answered=False) for s in range(1, 29))
@@ -85,14 +85,14 @@ class TestPassages:
         data.mkdir(parents=True)
         closed.chmod(0o700)
         shared.chmod(0o755)
-        passages = Passages(data / "opened_folders.json")
-        with caplog.at_level("WARNING"), passages.opened(data / "postgres"):
+        passages = TraversePermissions(data / "opened_folders.json")
+        with caplog.at_level("INFO"), passages.opened(data / "postgres"):
             for folder in (closed, shared):
                 folder.chmod(0o755)
         assert [mode(f) for f in (closed, shared)] == [0o711, 0o755]
         assert str(closed) in str(caplog.records[-1].__dict__["folders"])
         # A supervisor that was killed closes nothing; the next one knows all the same.
-        again = Passages(data / "opened_folders.json")
+        again = TraversePermissions(data / "opened_folders.json")
         with again.opened(data / "postgres"):
             closed.chmod(0o755)
         again.close()
@@ -104,7 +104,7 @@ class TestPassages:
         data = closed / "data"
         data.mkdir(parents=True)
         closed.chmod(0o700)
-        passages = Passages(data / "opened_folders.json")
+        passages = TraversePermissions(data / "opened_folders.json")
         with passages.opened(data):
             closed.chmod(0o755)
         closed.chmod(0o750)
