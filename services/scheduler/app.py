@@ -45,9 +45,9 @@ from accelerator_autopilot.scheduler.application.weekly_report import WeeklyRepo
 from accelerator_autopilot.scheduler.domain.champion_challenger import ChampionChallenger
 from accelerator_autopilot.scheduler.domain.device_columns import DeviceColumns
 from accelerator_autopilot.scheduler.domain.governor import Governor
+from accelerator_autopilot.scheduler.policies.builtin import policy_maker
+from accelerator_autopilot.scheduler.policies.builtin.learned import Learned
 from accelerator_autopilot.scheduler.policies.contract import PoolPolicyMaker
-from accelerator_autopilot.scheduler.policies.library import policy_maker
-from accelerator_autopilot.scheduler.policies.library.learned import Learned
 from accelerator_autopilot.scheduler.policies.network import load_checkpoint
 from accelerator_autopilot.scheduler.policies.policy_runner import PolicyRunner
 from accelerator_autopilot.scheduler.settings import SchedulerSettings

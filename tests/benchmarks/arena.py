@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 
 from accelerator_autopilot.scheduler.domain.pool_arrays import PoolFacts, PoolObservations
+from accelerator_autopilot.scheduler.policies.builtin import policy_maker, policy_names
 from accelerator_autopilot.scheduler.policies.contract import PoolPolicy
-from accelerator_autopilot.scheduler.policies.library import policy_maker, policy_names
 from accelerator_autopilot.scheduler.settings import SchedulerSettings
 from accelerator_autopilot.scheduler.twin.rollout import play
 from accelerator_autopilot.scheduler.twin.workloads import random_pools

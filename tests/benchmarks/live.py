@@ -30,7 +30,7 @@ from accelerator_autopilot.deploy.local.product import EmbeddedProduct
 from accelerator_autopilot.scheduler.adapters.database_history import read_past
 from accelerator_autopilot.scheduler.application.offline_replay import past_pools
 from accelerator_autopilot.scheduler.domain.fleet_history import FleetHistory
-from accelerator_autopilot.scheduler.policies.library import policy_maker
+from accelerator_autopilot.scheduler.policies.builtin import policy_maker
 from accelerator_autopilot.scheduler.twin.rollout import play
 from accelerator_autopilot.scheduler.twin.simulation import Trace
 from accelerator_autopilot.scheduler.twin.workloads import Shape, random_arrivals

@@ -32,7 +32,7 @@ from accelerator_autopilot.scheduler.application.weekly_report import WeeklyRepo
 from accelerator_autopilot.scheduler.commands.advisor import advise
 from accelerator_autopilot.scheduler.commands.report_page import page
 from accelerator_autopilot.scheduler.domain.champion_challenger import ChampionChallenger
-from accelerator_autopilot.scheduler.policies.library import policy_maker
+from accelerator_autopilot.scheduler.policies.builtin import policy_maker
 from accelerator_autopilot.scheduler.policies.policy_runner import PolicyRunner
 from accelerator_autopilot.scheduler.settings import SchedulerSettings
 from accelerator_autopilot.scheduler.training.train import own_pools

@@ -31,7 +31,7 @@ from accelerator_autopilot.scheduler.domain.draining import CriticalAlerts
 from accelerator_autopilot.scheduler.domain.governor import Governor
 from accelerator_autopilot.scheduler.domain.observation import PoolObservation
 from accelerator_autopilot.scheduler.domain.power_curves import curve_of
-from accelerator_autopilot.scheduler.policies.library import policy_maker
+from accelerator_autopilot.scheduler.policies.builtin import policy_maker
 from accelerator_autopilot.scheduler.policies.policy_runner import PolicyRunner
 from tests.support.builders import at, device
 

@@ -16,8 +16,8 @@ from accelerator_autopilot.scheduler.application.observation_store import Observ
 from accelerator_autopilot.scheduler.domain.batch_delay_renewal import LEASE_S, BatchDelays
 from accelerator_autopilot.scheduler.domain.observation_arrays import COLUMNS
 from accelerator_autopilot.scheduler.domain.power_capping import caps
+from accelerator_autopilot.scheduler.policies.builtin import policy_maker
 from accelerator_autopilot.scheduler.policies.demand import WINDOWS_S, DemandHistory
-from accelerator_autopilot.scheduler.policies.library import policy_maker
 from accelerator_autopilot.scheduler.policies.policy_runner import PolicyRunner
 from accelerator_autopilot.scheduler.policies.policy_warmup import POOLS_A_BLOCK, PolicyWarmup
 from accelerator_autopilot.scheduler.policies.reserve_parameters import history, shipped_numbers

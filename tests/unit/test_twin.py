@@ -17,8 +17,8 @@ from accelerator_autopilot.contracts.messages.commands import PoolPolicy
 from accelerator_autopilot.scheduler.app import usable_policies
 from accelerator_autopilot.scheduler.domain.pool_arrays import Action
 from accelerator_autopilot.scheduler.policies.action_mapping import OUTPUTS
-from accelerator_autopilot.scheduler.policies.library import policy_maker, policy_names
-from accelerator_autopilot.scheduler.policies.library.learned import Learned, shipped_checkpoint
+from accelerator_autopilot.scheduler.policies.builtin import policy_maker, policy_names
+from accelerator_autopilot.scheduler.policies.builtin.learned import Learned, shipped_checkpoint
 from accelerator_autopilot.scheduler.policies.network import Checkpoint, load_checkpoint
 from accelerator_autopilot.scheduler.policies.network_features import FEATURES, features
 from accelerator_autopilot.scheduler.policies.policy_runner import PolicyProposals, PolicyRunner

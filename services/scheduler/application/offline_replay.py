@@ -14,8 +14,8 @@ from accelerator_autopilot.contracts.messages.commands import FleetPolicy
 from accelerator_autopilot.scheduler.domain.fleet_history import DeviceHistory, FleetHistory
 from accelerator_autopilot.scheduler.domain.pool_arrays import Action, Ints, PoolFacts, PoolObservations
 from accelerator_autopilot.scheduler.domain.power_curves import PowerCurve, curve_of
+from accelerator_autopilot.scheduler.policies.builtin import policy_maker
 from accelerator_autopilot.scheduler.policies.contract import PoolPolicy
-from accelerator_autopilot.scheduler.policies.library import policy_maker
 from accelerator_autopilot.scheduler.twin.calibration import (
     JobRuns,
     Minutes,

@@ -21,7 +21,7 @@ from accelerator_autopilot.scheduler.adapters.database_history import read_past
 from accelerator_autopilot.scheduler.application.offline_replay import interval_s, past_pools, played
 from accelerator_autopilot.scheduler.domain.champion_challenger import BLOCK_S
 from accelerator_autopilot.scheduler.domain.fleet_history import FleetHistory
-from accelerator_autopilot.scheduler.policies.library import policy_names
+from accelerator_autopilot.scheduler.policies.builtin import policy_names
 
 
 def moment_of(text: str) -> datetime:

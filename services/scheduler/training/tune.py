@@ -18,7 +18,7 @@ import numpy as np
 from cmaes import CMA
 
 from accelerator_autopilot.scheduler.domain.pool_arrays import Doubles
-from accelerator_autopilot.scheduler.policies.library.reserve import Reserve
+from accelerator_autopilot.scheduler.policies.builtin.reserve import Reserve
 from accelerator_autopilot.scheduler.policies.reserve_parameters import NAMES, ReserveParameters, shipped_numbers
 from accelerator_autopilot.scheduler.twin.rollout import play
 from accelerator_autopilot.scheduler.twin.simulation import PoolModel, Trace

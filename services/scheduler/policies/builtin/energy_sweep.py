@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from accelerator_autopilot.scheduler.domain.pool_arrays import Doubles, PoolObservations
-from accelerator_autopilot.scheduler.policies.library.predictive import Predictive
+from accelerator_autopilot.scheduler.policies.builtin.predictive import Predictive
 
 
 class EnergySweep(Predictive):
