@@ -22,7 +22,7 @@ LAST_RESORT_S = 5.0
 
 
 def main() -> None:
-    """Run the pool or, started by it, a worker; or say what shuts in code of jobs on this machine."""
+    """Run the pool or a worker process, or report which sandbox this machine offers for submitted code."""
     role = sys.argv[1] if len(sys.argv) == 2 else ""
     if role == "pool":
         settings = load(PoolSettings)
@@ -58,7 +58,7 @@ def main() -> None:
 
 
 async def _work(work: Coroutine[Any, Any, int]) -> int:
-    """The exit code; a thread that hangs does not keep the process from ending."""
+    """Run a worker and return its exit code; a hanging thread does not keep the process alive."""
     code = await work
     last_resort = threading.Timer(LAST_RESORT_S, os._exit, [code])
     last_resort.daemon = True

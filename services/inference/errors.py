@@ -16,34 +16,34 @@ from accelerator_autopilot.contracts.errors import AutopilotError
 
 
 class RetryableJobError(AutopilotError):
-    """This attempt failed for a reason that may pass; `of_device` says that the worker's device may be that reason."""
+    """This attempt failed for a reason that may pass; `of_device` means that the worker's device may be the cause."""
 
     retryable = True
     of_device = False
 
 
 class RunTimeoutError(RetryableJobError):
-    """The attempt did not end within its time; told as `timeout`."""
+    """The attempt did not finish within its time limit; reported as `timeout`."""
 
     told_as = "timeout"
 
 
 class ModelLoadError(RetryableJobError):
-    """This worker cannot load its model, whatever the job; another may."""
+    """This worker cannot load its model, whatever the job; another worker may."""
 
     of_device = True
 
 
 class DeviceMemoryError(RetryableJobError):
-    """The device has too little memory free for this job by itself."""
+    """The device has too little free memory for this job, even alone."""
 
     of_device = True
 
 
 class KindFailedError(RetryableJobError):
-    """A kind, or a library that it uses, failed: of an error that is none of ours nobody knows whose fault it is.
+    """A kind, or a library that it uses, failed with an error that is not ours, so the cause is unknown.
 
-    It is told as the type of that error, and never with its text, which may quote the job.
+    Only the type of that error is reported, never its text, which may quote the job.
     """
 
     def __init__(self, kind: str, failed_as: str, what: str, *, of_device: bool = False) -> None:

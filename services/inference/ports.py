@@ -18,10 +18,10 @@ class Encoder(Protocol):
     name: str
 
     def encode(self, texts: Sequence[str]) -> np.ndarray[Any, Any]:
-        """Texts to an array [texts, dimensions] of unit vectors, in the order given."""
+        """Encode texts as an array [texts, dimensions] of unit vectors, in the order given."""
 
     def encode_counted(self, texts: Sequence[str]) -> tuple[np.ndarray[Any, Any], list[int]]:
-        """The same, and the tokens that the model read of each text."""
+        """Encode texts, and return the number of tokens that the model read of each."""
 
 
 class Summarizer(Protocol):
@@ -30,7 +30,7 @@ class Summarizer(Protocol):
     name: str
 
     def summarize(self, text: str) -> str:
-        """The text's summary."""
+        """Summarise a text."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class Message:
 
 @dataclass(frozen=True)
 class GenerationRequest:
-    """What to generate, and when to stop. `temperature` 0 takes the likeliest token each time."""
+    """What to generate, and when to stop. `temperature` 0 always picks the likeliest token."""
 
     prompt: str | Sequence[Message]
     max_tokens: int
@@ -70,4 +70,7 @@ class Generator(Protocol):
     def start(
         self, request: GenerationRequest, on_text: Callable[[str], None], cancelled: Callable[[], bool]
     ) -> Future[Generated]:
-        """Begin; `on_text` gets each new piece. Raises InvalidInputError for a prompt longer than the context."""
+        """Start one generation; `on_text` gets each new piece.
+
+        Raises InvalidInputError for a prompt longer than the context.
+        """

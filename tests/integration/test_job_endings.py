@@ -89,7 +89,7 @@ async def test_a_job_that_its_workers_never_end_is_buried_and_the_command_line_s
     await subscription.unsubscribe()
     async with worker_process(nats_server.url, **ECHO):
         result = await client.jobs.wait("killer", 30)
-    why = "its workers died, or gave it back, 22 times without an outcome"
+    why = "its workers died or returned it 22 times without an outcome"
     assert (result.status, result.errors[-1].type, result.errors[-1].message) == ("failed", "worker_died", why)
     (code, told), (_, listed) = await asyncio.gather(
         run_cli(nats_server.url, "result", "killer"), run_cli(nats_server.url, "dead")

@@ -86,6 +86,6 @@ async def test_no_log_line_quotes_a_job(
             assert (await job.wait(60)).status == "failed"
         assert (await client.jobs.wait("odd", 30)).status == "failed"
     lines = log.read_text()
-    for told in ("attempt failed", "job buried", "unreadable job"):
+    for told in ("attempt failed", "job dead-lettered", "unreadable job"):
         assert told in lines
     assert SECRET not in lines

@@ -194,7 +194,7 @@ class TestEverythingEnds:
         assert late is not None
         assert (late.status, late.errors[-1].type) == ("failed", "expired")
         assert "ttl_s" in late.errors[-1].message
-        assert "no worker came to it" in late.errors[-1].message
+        assert "no worker took it" in late.errors[-1].message
         assert await client.jobs.find_result("early") is None
         await UnschedulableJobs(js, DeadLettering(js, "keeper"), poison_rule(js), 0.0).sweep(
             utc_now() + timedelta(days=7, hours=13)
@@ -213,7 +213,7 @@ class TestEverythingEnds:
         async with worker_process(nats_server.url, **ECHO):
             named, unnamed = await client.jobs.wait("u-2", 20), await client.jobs.wait(f"seq-{ack.seq}", 20)
         assert named.status == unnamed.status == "failed"
-        assert "the message is no job" in named.errors[-1].message
+        assert "the message is not a valid job" in named.errors[-1].message
         assert "max_attempts" in unnamed.errors[-1].message
         assert "SECRET" not in unnamed.model_dump_json()
         assert {d.id for d in await client.dead.list()} == {"u-2", f"seq-{ack.seq}"}

@@ -92,7 +92,7 @@ def test_a_job_with_needs_may_be_handed_on_for_as_long_as_it_may_wait() -> None:
     assert before_attempt(job, 60_000, [], T0) is None
     given_up = before_attempt(job.model_copy(update={"needs": None}), 60_000, [], T0)
     assert given_up is not None
-    assert given_up.why == "its workers died, or gave it back, 59999 times without an outcome"
+    assert given_up.why == "its workers died or returned it 59999 times without an outcome"
 
 
 class Bucket:

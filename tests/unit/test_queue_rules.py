@@ -83,8 +83,8 @@ class TestCapability:
             (JobNeeds(model="m", device="gpu", memory_bytes=80, devices=2), None),
             (JobNeeds(model="x"), "model 'x' is not offered"),
             (JobNeeds(device="cpu"), "it needs a cpu"),
-            (JobNeeds(devices=3), "it needs 3 devices in one worker, here are 2"),
-            (JobNeeds(memory_bytes=81), "it needs 81 bytes of device memory, here are 80"),
+            (JobNeeds(devices=3), "it needs 3 devices in one worker, this one has 2"),
+            (JobNeeds(memory_bytes=81), "it needs 81 bytes of device memory, this one has 80"),
         ],
     )
     def test_what_a_worker_lacks(self, needs: JobNeeds | None, lack: str | None) -> None:

@@ -28,7 +28,7 @@ def _labelled(logits: torch.Tensor, names: dict[int, str]) -> Scores:
 
 
 class TextClassifier:
-    """A model with a head of fixed labels."""
+    """A model with a classification head for a fixed set of labels."""
 
     def __init__(self, name: str, models: ModelSettings) -> None:
         self.name, self._device = name, place(models)
@@ -45,7 +45,7 @@ class TextClassifier:
 
     @property
     def labels(self) -> list[str]:
-        """The labels that it knows."""
+        """The labels that the model can assign."""
         return list(self._names.values())
 
     @torch.inference_mode()
@@ -60,7 +60,7 @@ class TextClassifier:
 
 
 class ImageClassifier:
-    """A vision model with a head of fixed labels."""
+    """A vision model with a classification head for a fixed set of labels."""
 
     def __init__(self, name: str, models: ModelSettings) -> None:
         self.name, self._device, self._dtype = name, place(models), precision(models)

@@ -1,4 +1,4 @@
-"""Analysing a code base, all of it inside the sandbox: parsers, too, have been taken over by what they read."""
+"""Analyse a code base entirely inside the sandbox, since parsers have been exploited by their input too."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from accelerator_autopilot.inference.adapters.sandbox import HOME, PACKAGES, PRO
 from accelerator_autopilot.inference.adapters.tree_analysis import GRAMMARS, analyse_other, language_of
 from accelerator_autopilot.inference.errors import RetryableJobError
 
-CODE = "code"  # the name of a text that came without one
+CODE = "code"  # file name of a text that was submitted without one
 TEXTS = "texts.json"
 START = f"import sys; sys.path.insert(0, {PACKAGES!r}); from {__name__} import main; main()"
 ANSWER = "ANALYSIS "
@@ -29,7 +29,7 @@ RANK = {"error": 0, "warning": 1, "note": 2}
 
 
 class Analysis(BaseModel):
-    """What was found: of each category how much, and the worst of it."""
+    """What was found: the number of findings per category, and the most severe ones."""
 
     languages: dict[str, int]
     skipped: list[str]
@@ -41,9 +41,10 @@ class Analysis(BaseModel):
 def analyse_sandboxed(
     sandbox: Sandbox, texts: Mapping[str, str], language: str | None, cancelled: Callable[[], bool]
 ) -> Analysis:
-    """Analyse texts by name in the sandbox; `language` is that of the text named CODE, None finds it out.
+    """Analyse texts by file name in the sandbox.
 
-    Raises RetryableJobError when a tool does not end in time, InvalidInputError when it breaks over the code.
+    `language` is the language of the text named CODE; None detects it. Raises RetryableJobError when a tool exceeds
+    its time limit and InvalidInputError when an analyser crashes on the code.
     """
     finished = sandbox.run(
         {f"program/{TEXTS}": json.dumps({"texts": dict(texts), "language": language})},
@@ -64,12 +65,12 @@ def analyse_sandboxed(
                 break
     if finished.end in {"time", "cancelled"}:
         raise RetryableJobError(f"the analysers did not finish within {ALL_TOOLS_S} s")
-    why = f"exit code {finished.code}" if finished.end == "exit" else f"too much {finished.end}"
+    why = f"exit code {finished.code}" if finished.end == "exit" else f"{finished.end} limit exceeded"
     raise InvalidInputError("code", why, "cannot be analysed: an analyser crashed; submit fewer files at a time")
 
 
 def analyse(texts: Mapping[str, str], language: str | None, folder: Path) -> Analysis:
-    """Analyse texts by name with tools that get their files in `folder`."""
+    """Analyse texts by file name with tools that read their files from `folder`."""
     python: dict[str, str] = {}
     other: dict[str, tuple[str, str]] = {}
     skipped: list[str] = []
@@ -81,7 +82,7 @@ def analyse(texts: Mapping[str, str], language: str | None, folder: Path) -> Ana
             continue
         languages[str(found)] = languages.get(str(found), 0) + 1
         if found == "python":
-            # A file may have that name as well, and neither may hide the other.
+            # A submitted file may have the same name; neither may overwrite the other.
             python[f"{CODE}.py" if name == CODE and f"{CODE}.py" not in texts else name] = text
         else:
             other[name] = (str(found), text)
@@ -98,7 +99,7 @@ def analyse(texts: Mapping[str, str], language: str | None, folder: Path) -> Ana
 
 
 def main() -> None:
-    """In the sandbox: read the texts, write the analysis or the fault to standard output."""
+    """Run inside the sandbox: read the texts, and write the analysis or the error to standard output."""
     given = json.loads((Path(PROGRAM) / TEXTS).read_text(encoding="utf-8"))
     try:
         answer = ANSWER + analyse(given["texts"], given["language"], Path(HOME) / "sources").model_dump_json()

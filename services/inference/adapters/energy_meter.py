@@ -1,4 +1,4 @@
-"""Joules that a device or the CPU used between two moments, where its counter can be read."""
+"""Energy that a device or the CPU used between two moments, where its counter can be read."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ RAPL = Path("/sys/class/powercap")
 
 
 def energy_j(torch_device: str) -> float | None:
-    """The device's energy counter; None where there is none or it may not be read."""
+    """Return the device's energy counter; None where there is none or it is not readable."""
     return _gpu_j(int(torch_device.partition(":")[2] or 0)) if torch_device.startswith("cuda") else _cpu_j()
 
 

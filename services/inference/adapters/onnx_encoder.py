@@ -17,17 +17,17 @@ from accelerator_autopilot.inference.worker.application.model_cache import one_l
 BATCH = 64
 CONTEXT_TOKENS = 256
 GRAPHS = ("model.onnx", "onnx/model.onnx")
-# In order of preference; CPU is always there.
+# In order of preference; CPU is always available.
 ON_GPU = ("TensorrtExecutionProvider", "CUDAExecutionProvider")
 
 
 def find_graph(folder: str) -> Path | None:
-    """The graph in a model folder, if there is one."""
+    """Return the graph file in a model folder, if there is one."""
     return next((Path(folder) / name for name in GRAPHS if (Path(folder) / name).is_file()), None)
 
 
 class OnnxEncoder:
-    """One graph in one session."""
+    """One ONNX graph in one inference session."""
 
     def __init__(self, name: str, graph: Path, folder: str, models: ModelSettings) -> None:
         self.name = name
@@ -47,11 +47,11 @@ class OnnxEncoder:
         self._inputs = {i.name for i in self._session.get_inputs()}
 
     def encode(self, texts: Sequence[str]) -> np.ndarray[Any, Any]:
-        """Texts to an array [texts, dimensions] of unit vectors, in the order given."""
+        """Encode texts as an array [texts, dimensions] of unit vectors, in the order given."""
         return self.encode_counted(texts)[0]
 
     def encode_counted(self, texts: Sequence[str]) -> tuple[np.ndarray[Any, Any], list[int]]:
-        """The same, and the tokens that the model read of each text."""
+        """Encode texts, and return the number of tokens that the model read of each."""
         counts = [0] * len(texts)
         order = sorted(range(len(texts)), key=lambda i: len(texts[i]))
         rows: list[Any] = [None] * len(texts)

@@ -1,7 +1,8 @@
-"""Python code through ruff, bandit and radon, and torch advice.
+"""Analyse Python code with ruff, bandit and radon, and give PyTorch advice.
 
-The tools see numbered files of ours and a configuration of ours: no name that a submitter chose is a module, a
-configuration, or a folder that a tool would pass over. Comments that silence a tool do not: they mark the finding.
+The tools see files under generated numbers and our configuration, so no name that a submitter chose is imported, read
+as configuration or skipped as an excluded folder. Comments that suppress a finding do not hide it; the finding is
+marked as suppressed.
 """
 
 from __future__ import annotations
@@ -33,15 +34,16 @@ CATEGORIES: tuple[tuple[str, Category], ...] = (
     ("PERF", "inefficiency"), ("C4", "inefficiency"), ("E9", "syntax"), ("invalid-syntax", "syntax"),
     ("F", "bug"), ("B", "bug"), ("PLE", "bug"), ("PLW", "bug"), ("ASYNC", "bug"), ("ARG", "bug"),
 )  # fmt: skip
-COMPLEX, TOO_COMPLEX = 10, 20  # McCabe, "A Complexity Measure", IEEE TSE 1976; radon's ranks C and D
-# As bandit reads it: all of the line, or the tests that it names.
+COMPLEX, TOO_COMPLEX = 10, 20  # McCabe, "A Complexity Measure", IEEE TSE 1976; the bounds of radon's ranks C and D
+# as bandit parses it: the whole line, or the tests that it names
 NOSEC = re.compile(r"#\s*nosec:?\s*(?P<tests>[^#]+)?#?")
 
 
 def analyse_python(files: Mapping[str, str], folder: Path) -> list[CodeFinding]:
-    """Findings of every file. Files are written to `folder` under numbers, and never run.
+    """Return the findings of every file.
 
-    Raises RetryableJobError when an analyser does not end in time or gives nothing that can be read.
+    Files are written to `folder` under numbers and never run. Raises RetryableJobError when an analyser exceeds its
+    time limit or returns unreadable output.
     """
     names: dict[str, str] = {}
     for number, (name, text) in enumerate(files.items()):
@@ -67,14 +69,17 @@ def analyse_python(files: Mapping[str, str], folder: Path) -> list[CodeFinding]:
 
 
 def _plain_name(name: str) -> str:
-    """What a tool may know of a file's name: whether it is a stub, or its package's own file."""
+    """Return a safe name that keeps what tools need to know: whether it is a stub, or a package's `__init__`."""
     path = PurePosixPath(name)
     suffix = ".pyi" if path.suffix.lower() == ".pyi" else ".py"
     return f"__init__{suffix}" if path.stem == "__init__" else f"source{suffix}"
 
 
 def _lines(name: str, *command: str) -> Generator[bytes, None, None]:
-    """What a tool writes, line by line. Raises RetryableJobError when it does not end in time or writes too much."""
+    """Yield the output of a tool line by line.
+
+    Raises RetryableJobError when it exceeds its time limit or writes too much.
+    """
     process = subprocess.Popen(  # noqa: S603  our own commands
         command, cwd="/", stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
     )
@@ -167,7 +172,7 @@ def _bandit(folder: Path, names: Mapping[str, str], files: Mapping[str, str]) ->
 
 
 def _nosec(text: str) -> dict[int, str]:
-    """The lines that a comment silences for bandit, with the tests that it names."""
+    """Return the lines where a comment suppresses bandit, with the tests that it names."""
     found: dict[int, str] = {}
     try:
         for token in tokenize.generate_tokens(io.StringIO(text).readline):

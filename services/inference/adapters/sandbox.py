@@ -1,8 +1,8 @@
-"""Running code that nobody has read, and tools on files that nobody has read.
+"""Run untrusted code, and tools on untrusted files, in bubblewrap (https://github.com/containers/bubblewrap).
 
-In bubblewrap (https://github.com/containers/bubblewrap): namespaces of its own, a root folder of little more than the
-interpreter, no network, a filter of system calls, limits on time, memory, processes and disk, never as root. Where
-that cannot be had, nothing is run.
+A sandbox has its own namespaces, a root folder with little more than the interpreter, no network, a system call filter,
+limits on time, memory, processes and disk, and never runs as root. Where this isolation is not available, nothing is
+run.
 """
 
 from __future__ import annotations
@@ -57,10 +57,7 @@ _proven: dict[tuple[str, int | None], SandboxFilesystem] = {}
 
 
 class Sandbox:
-    """Runs Python programs shut in.
-
-    Raises NotConfiguredError when this machine has no walls that hold.
-    """
+    """Runs Python programs in isolation. Raises NotConfiguredError when this machine cannot isolate them."""
 
     isolation: Literal["bwrap"] = "bwrap"
 
@@ -71,7 +68,7 @@ class Sandbox:
 
     @property
     def description(self) -> str:
-        """What shuts programs in here, for people."""
+        """Describe the isolation that is in effect, for people."""
         root = "" if self._walls.root_drops == "no" else f", as user {self._walls.uid} instead of root"
         return f"bubblewrap with a filter of system calls{root}"
 
@@ -88,8 +85,8 @@ class Sandbox:
     ) -> Finished:
         """Run `python -I ARGUMENTS` in `PROGRAM` with these files, whose paths are relative to `HOME`.
 
-        What it writes is gone afterwards. With `packages` it can import our own code from PACKAGES; `tools` are
-        further files that it may read.
+        Everything that it writes is deleted afterwards. With `packages`, the program can import our own code
+        from PACKAGES; `tools` are further files that it may read.
         """
         limits = Limits(timeout_s, MEMORY_BYTES, PROCESSES, output_bytes)
         return _run(self._walls, files, arguments, limits, cancelled, packages=packages, tools=tools)
@@ -132,7 +129,7 @@ def _run(
 
 
 def _walls(uid: int | None) -> SandboxFilesystem:
-    """The strongest walls that hold here. Raises NotConfiguredError with the reason why none do."""
+    """Return the strongest isolation that works here. Raises NotConfiguredError with the reason when none does."""
     bwrap = shutil.which("bwrap")
     if bwrap is None:
         raise NotConfiguredError(f"submitted code is not run because there is no sandbox: {ADVICE}")
@@ -152,7 +149,7 @@ def _walls(uid: int | None) -> SandboxFilesystem:
 
 
 def _fault(walls: SandboxFilesystem) -> str:
-    """What is wrong with these walls; nothing when they hold."""
+    """Test this isolation; returns what is wrong with it, or an empty string."""
     limits = Limits(PROBE_S, MEMORY_BYTES, PROCESSES, OUTPUT_BYTES)
     finished = None
     with suppress(OSError, subprocess.SubprocessError):

@@ -1,4 +1,4 @@
-"""The walls of the sandbox: which parts of this machine's disk a program sees, as arguments of bubblewrap."""
+"""The sandbox's view of the filesystem, as arguments of bubblewrap."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Literal
 import accelerator_autopilot
 import accelerator_autopilot.inference
 
-# The only folder that a program in there may write to, beside /dev/shm; not /tmp, where its interpreter may lie.
+# The only folder besides /dev/shm that a sandboxed program may write to; not /tmp, where its interpreter may be.
 HOME = "/mnt"
 PACKAGES = "/opt/autopilot"
 DISK_BYTES = 64 * 2**20
@@ -24,17 +24,17 @@ HIDDEN_FILES = (
     "kcore", "kmsg", "keys", "key-users", "kallsyms", "timer_list", "sched_debug", "sysrq-trigger", "config.gz",
     "iomem", "ioports", "modules", "slabinfo", "vmallocinfo", "pagetypeinfo", "interrupts", "cmdline",
 )  # fmt: skip
-# Where no user namespace says so, ids that nobody else on a machine has: above those of systemd and of containers.
+# Without a user namespace: ids that nothing else on a machine uses, above those of systemd and of containers.
 OWN_IDS = 2_000_000_000
 NOBODY = 65534
 
 
 @dataclass(frozen=True)
 class SandboxFilesystem:
-    """How programs are shut in here.
+    """How programs are isolated on this machine.
 
-    `uid` is the user that root becomes: `before` bubblewrap starts, where that user can reach the interpreter, else
-    `inside`, after bubblewrap has built its root folder. Who is not root needs none of this.
+    `uid` is the user that root switches to: `before` bubblewrap starts, where that user can reach the interpreter,
+    otherwise `inside`, after bubblewrap has built its root folder. Users other than root need neither.
     """
 
     bwrap: str
@@ -42,7 +42,7 @@ class SandboxFilesystem:
     uid: int = NOBODY
 
     def command(self, seccomp_fd: int, *, packages: bool, tools: Sequence[Path]) -> list[str]:
-        """Bubblewrap's command line up to the program; with `packages` our own code can be imported in there."""
+        """Return bubblewrap's command line up to the program; with `packages`, our own code can be imported inside."""
         own_user = self.root_drops != "inside"
         rights = ["--unshare-user", "--uid", str(NOBODY), "--gid", str(NOBODY)] if own_user else []
         kept = [] if own_user else ["--cap-add", "CAP_SETUID", "--cap-add", "CAP_SETGID"]
@@ -62,7 +62,7 @@ class SandboxFilesystem:
 
 
 def readable(tools: Sequence[Path] = ()) -> list[str]:
-    """What a program may read: shared libraries, the interpreter with its packages, and these tools."""
+    """Return the paths that a program may read: shared libraries, the interpreter with its packages, and the tools."""
     real = os.path.realpath(sys.executable)
     prefixes = [f"{prefix}/{lib}" for prefix in (sys.base_prefix, sys.prefix) for lib in ("lib", "lib64")]
     paths = sysconfig.get_paths()
@@ -83,7 +83,7 @@ def readable(tools: Sequence[Path] = ()) -> list[str]:
 
 
 def environment() -> dict[str, str]:
-    """Variables of a program in there: none of ours, and few threads."""
+    """Return the environment variables of a sandboxed program: none of ours, and few threads."""
     return {
         "PATH": "/usr/bin:/bin", "HOME": HOME, "TMPDIR": HOME, "USER": "sandbox", "LANG": "C.UTF-8",
         "PYTHONDONTWRITEBYTECODE": "1", "PYTHONHASHSEED": "0", "HYPOTHESIS_STORAGE_DIRECTORY": f"{HOME}/hypothesis",
@@ -93,7 +93,7 @@ def environment() -> dict[str, str]:
 
 
 def own_uid(configured: int | None) -> int:
-    """The user that a sandbox of this process is, where root starts it: the configured one, else one of its own."""
+    """Return the sandbox's user id when root starts it: the configured one, or one derived from the process id."""
     if configured is not None:
         return configured
     wanted = OWN_IDS + os.getpid()
@@ -105,7 +105,7 @@ def own_uid(configured: int | None) -> int:
 
 
 def _folders(paths: Iterable[str]) -> list[str]:
-    """The folders above these paths, open to the sandbox's user: bubblewrap makes them for root alone."""
+    """Create the parent folders of these paths readable by the sandbox's user; bubblewrap makes them for root only."""
     above = {str(parent): None for path in paths for parent in reversed(Path(path).parents[:-1])}
     return [part for path in above for part in ("--perms", "0755", "--dir", path)]
 
@@ -123,7 +123,7 @@ def _hidden() -> list[str]:
 
 
 def _our_code() -> dict[str, str]:
-    """Our own package part by part: in a checkout its parts lie in different folders."""
+    """Return the parts of our own package; in a checkout they are in different folders."""
     name, root = accelerator_autopilot.__name__, Path(str(accelerator_autopilot.__file__)).resolve()
     inference = Path(str(accelerator_autopilot.inference.__file__)).resolve().parent
     parts = {part: root.parent / part for part in ("contracts", "transport", "runtime")} | {"inference": inference}

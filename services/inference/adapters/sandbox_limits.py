@@ -1,4 +1,4 @@
-"""Watching a program in the sandbox: its time, the memory and number of all its processes together, its output."""
+"""Enforce the limits of a sandboxed program: its time, memory, number of processes and output."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ End = Literal["exit", "time", "cancelled", "memory", "processes"]
 
 @dataclass(frozen=True)
 class Finished:
-    """How a program ended: by itself (`exit`), or killed for the reason that `end` names.
+    """How a program ended: by itself (`exit`), or killed for the reason in `end`.
 
-    `truncated` says that it wrote more than is kept in `output`.
+    `truncated` means that it wrote more than is kept in `output`.
     """
 
     code: int
@@ -32,13 +32,13 @@ class Finished:
 
     @property
     def timed_out(self) -> bool:
-        """Whether it was killed for its time."""
+        """Whether it was killed because it exceeded its time limit."""
         return self.end == "time"
 
 
 @dataclass(frozen=True)
 class Limits:
-    """What all processes of one program may take together."""
+    """What all processes of one program may use together."""
 
     time_s: float
     memory_bytes: int
@@ -47,7 +47,7 @@ class Limits:
 
 
 def watch(process: subprocess.Popen[bytes], given: bytes, limits: Limits, cancelled: Callable[[], bool]) -> Finished:
-    """Feed a program, wait for it, and kill all of it when it takes more than it may."""
+    """Feed a program, wait for it, and kill all of its processes when it exceeds a limit."""
     kept, total = bytearray(), 0
 
     def read() -> None:
@@ -79,7 +79,7 @@ def _wait(process: subprocess.Popen[bytes], limits: Limits, cancelled: Callable[
             end = _excess(process.pid, limits) or ("cancelled" if cancelled() else None)
             if end is None and time.monotonic() < until:
                 continue
-            # The first process of the sandbox dies with bubblewrap, and with it, by the kernel, all the others.
+            # The sandbox's first process dies with bubblewrap, and the kernel then kills all the others.
             with suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
             process.wait()
@@ -91,14 +91,14 @@ def _excess(root: int, limits: Limits) -> End | None:
     pids = descendants(root)
     if len(pids) > 2 * limits.processes:
         return "processes"
-    # What processes share is counted once for each of them, so the exact figure is worth its price only now.
+    # Shared memory is counted once for each process, so the exact figure is only worth its cost now.
     if sum(map(_resident_bytes, pids)) > limits.memory_bytes and sum(map(_own_bytes, pids)) > limits.memory_bytes:
         return "memory"
     return None
 
 
 def descendants(root: int) -> list[int]:
-    """The processes under this one, at this moment."""
+    """Return the current descendants of this process."""
     found: list[int] = []
     waiting = [root]
     while waiting:
@@ -125,7 +125,7 @@ def _resident_bytes(pid: int) -> int:
 
 
 def _own_bytes(pid: int) -> int:
-    """Its part of what it has in memory; all of it where the kernel does not tell us the part."""
+    """Return its proportional share of resident memory; all of it where the kernel does not report the share."""
     try:
         lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
     except OSError:

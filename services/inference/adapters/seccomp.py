@@ -1,7 +1,7 @@
-"""A filter of system calls for code that nobody has read, as the BPF program that `bwrap --seccomp FD` takes.
+"""A system call filter for untrusted code, as the BPF program that `bwrap --seccomp FD` takes.
 
-Everything is allowed that a Python program needs; what reaches for the kernel's inner parts is refused: mounts,
-namespaces, other processes' memory, keys, kernel modules, tracing, and memory that no limit counts.
+Everything that a Python program needs is allowed. Calls that reach kernel internals are refused: mounts, namespaces,
+other processes' memory, keys, kernel modules, tracing, and memory that no limit accounts for.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import struct
 
 from accelerator_autopilot.inference.errors import NotConfiguredError
 
-# Name: number on x86_64, number on aarch64; None where there is none. Taken from the kernel's syscall tables.
+# Name: number on x86_64, number on aarch64; None where there is none. From the kernel's syscall tables.
 DENIED: dict[str, tuple[int | None, int | None]] = {
     "mount": (165, 40), "umount2": (166, 39), "pivot_root": (155, 41), "chroot": (161, 51), "open_tree": (428, 428),
     "move_mount": (429, 429), "fsopen": (430, 430), "fsconfig": (431, 431), "fsmount": (432, 432),
@@ -32,20 +32,20 @@ DENIED: dict[str, tuple[int | None, int | None]] = {
     "fanotify_init": (300, 262), "fanotify_mark": (301, 263), "personality": (135, 92), "vhangup": (153, 58),
     "mbind": (237, 235), "set_mempolicy": (238, 237), "migrate_pages": (256, 238), "move_pages": (279, 239),
     "set_mempolicy_home_node": (450, 450),
-    # Memory that no process has mapped is in nobody's account.
+    # Memory that no process has mapped is not accounted to anybody.
     "memfd_create": (319, 279), "memfd_secret": (447, 447), "shmget": (29, 194), "shmat": (30, 196),
     "shmctl": (31, 195), "msgget": (68, 186), "msgsnd": (69, 189), "vmsplice": (278, 75),
     "mq_open": (240, 180),
 }  # fmt: skip
 CALLS = {"clone": (56, 220), "socket": (41, 198), "socketpair": (53, 199), "ioctl": (16, 29)}
-CLONE3 = 435  # its flags lie in memory that a filter cannot read; libraries fall back to clone
+CLONE3 = 435  # its flags are in memory that a filter cannot read; libraries fall back to clone
 NEWEST_KNOWN = 462
 ARCHITECTURES = {"x86_64": 0xC000003E, "aarch64": 0xC00000B7}
 X32 = 0x40000000
 # CLONE_NEWNS, NEWCGROUP, NEWUTS, NEWIPC, NEWUSER, NEWPID, NEWNET
 NAMESPACES = 0x00020000 | 0x02000000 | 0x04000000 | 0x08000000 | 0x10000000 | 0x20000000 | 0x40000000
 FAMILIES = (1, 2, 10)  # AF_UNIX, AF_INET, AF_INET6: not vsock, which no network namespace holds
-TERMINAL = (0x5412, 0x541C)  # TIOCSTI and TIOCLINUX put characters into somebody's terminal
+TERMINAL = (0x5412, 0x541C)  # TIOCSTI and TIOCLINUX inject characters into another user's terminal
 
 LOAD, EQUAL, GREATER, ANY_BIT, RETURN = 0x20, 0x15, 0x25, 0x45, 0x06
 NUMBER, ARCHITECTURE, FIRST_ARGUMENT, SECOND_ARGUMENT = 0, 4, 16, 24
@@ -61,7 +61,7 @@ def _refuse(error: int) -> bytes:
 
 
 def seccomp_program(machine: str | None = None) -> bytes:
-    """The filter for this processor. Raises NotConfiguredError for one whose calls are not known here."""
+    """Return the filter for this processor. Raises NotConfiguredError for an unsupported one."""
     machine = machine or platform.machine()
     if machine not in ARCHITECTURES:
         known = " and ".join(ARCHITECTURES)

@@ -1,4 +1,4 @@
-"""Getting a model into a device's memory: precision, attention, compilation, several devices."""
+"""Load models into a device's memory: precision, attention, compilation, several devices."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ TRUSTED: dict[str, Any] = {"trust_remote_code": False}
 
 
 def place(models: ModelSettings) -> str:
-    """The device that inputs go to."""
+    """Return the device that inputs go to."""
     if models.torch_device == "cpu":
         torch.set_num_threads(models.torch_threads)
     return models.torch_device
 
 
 def precision(models: ModelSettings) -> torch.dtype:
-    """Half precision where the device computes in it, float32 elsewhere, or what is configured."""
+    """Return the configured precision, or half precision where the device computes in it and float32 elsewhere."""
     if models.dtype != "auto":
         chosen: torch.dtype = getattr(torch, models.dtype)
         return chosen
@@ -35,20 +35,21 @@ def precision(models: ModelSettings) -> torch.dtype:
 
 
 def weights(models: ModelSettings) -> dict[str, Any]:
-    """Arguments of `from_pretrained` of every model: no code of the model's own, no pickles unless allowed."""
+    """Return the `from_pretrained` arguments of every model: no model code, and no pickles unless allowed."""
     return TRUSTED | ({} if models.pickled_weights else {"use_safetensors": True})
 
 
 def loading(models: ModelSettings) -> dict[str, Any]:
-    """The same for a model that may be large: the weights' type, and how several devices share them."""
+    """Return the same arguments for models that may be large: also the weights' type and how devices share them."""
     spread = {"device_map": "auto"} if models.devices_per_worker > 1 else {}
     return weights(models) | {"dtype": precision(models)} | spread
 
 
 def load_model(field: str, name: str, load: Callable[[], T], models: ModelSettings | None = None) -> T:
-    """Load, and with `models` move to the device and make ready to infer.
+    """Load a model; with `models`, also move it to the device and prepare it for inference.
 
-    Raises ModelLoadError, naming the setting, for a model that cannot be found or read: that is no job's fault.
+    Raises ModelLoadError, which names the setting, for a model that cannot be found or read: that is not the job's
+    fault.
     """
     try:
         loaded: Any = load()

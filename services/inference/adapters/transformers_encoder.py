@@ -1,4 +1,4 @@
-"""A sentence-transformer through transformers: mean pooling over tokens, vectors of length 1."""
+"""A sentence-transformer through transformers: mean pooling over tokens, unit vectors."""
 
 from __future__ import annotations
 
@@ -29,19 +29,19 @@ class TransformersEncoder:
         )
 
     def encode(self, texts: Sequence[str]) -> np.ndarray[Any, Any]:
-        """Texts to an array [texts, dimensions] of unit vectors, in the order given."""
+        """Encode texts as an array [texts, dimensions] of unit vectors, in the order given."""
         return self.encode_counted(texts)[0]
 
     @torch.inference_mode()
     def encode_counted(self, texts: Sequence[str]) -> tuple[np.ndarray[Any, Any], list[int]]:
-        """The same, and the tokens that the model read of each text."""
+        """Encode texts, and return the number of tokens that the model read of each."""
         counts = [0] * len(texts)
-        # Texts of like length together waste the least padding.
+        # Batching texts of similar length wastes the least padding.
         order = sorted(range(len(texts)), key=lambda i: len(texts[i]))
         rows: list[Any] = [None] * len(texts)
         for start in range(0, len(order), BATCH):
             part = order[start : start + BATCH]
-            # Kinds that run beside each other share the model; a tokenizer refuses to be used twice at once.
+            # Kinds that run concurrently share the model, and a tokenizer does not allow concurrent use.
             with self._tokenizing:
                 tokens = self._tokenizer(
                     [texts[i] for i in part],

@@ -22,13 +22,13 @@ from accelerator_autopilot.inference.settings import ModelSettings
 DEFAULT_CONTEXT = 2048
 PAGE_TOKENS = 64
 STEP_TOKENS = 512
-# Tokens that later ones may still change the text of: a piece is told once they are past.
+# Trailing tokens whose text later ones may still change; text is emitted once they are past.
 UNSURE = "\N{REPLACEMENT CHARACTER}"
 
 
 @dataclass
 class _Stream:
-    """One request while it runs."""
+    """One request while it is generated."""
 
     request: GenerationRequest
     on_text: Callable[[str], None]
@@ -39,7 +39,7 @@ class _Stream:
 
 
 class TransformersGenerator:
-    """One model with its own loop of decoding in a thread."""
+    """One model with its own decoding loop in a thread."""
 
     def __init__(self, name: str, models: ModelSettings) -> None:
         self.name = name
@@ -62,14 +62,16 @@ class TransformersGenerator:
                 max_new_tokens=self.context,
                 eos_token_id=self._tokenizer.eos_token_id,
                 pad_token_id=self._tokenizer.pad_token_id or self._tokenizer.eos_token_id,
-                # The library makes room for what a request may ask for only where the default is not neutral.
+                # The library allocates what a request may ask for only where the default is not
+                # neutral.
                 top_p=0.9,
                 top_k=50,
                 temperature=0.7,
             ),
             continuous_batching_config=ContinuousBatchingConfig(
                 page_size=PAGE_TOKENS,
-                # On a GPU the library fits the cache to what is free; elsewhere it has no measure.
+                # On a GPU the library sizes the cache to the free memory; elsewhere it cannot measure
+                # it.
                 num_blocks=None if models.torch_device.startswith("cuda") else pages,
                 max_batch_tokens=None if models.torch_device.startswith("cuda") else STEP_TOKENS,
                 max_requests_per_batch=models.generate_slots,
@@ -83,7 +85,10 @@ class TransformersGenerator:
     def start(
         self, request: GenerationRequest, on_text: Callable[[str], None], cancelled: Callable[[], bool]
     ) -> Future[Generated]:
-        """Begin; `on_text` gets each new piece. Raises InvalidInputError for a prompt longer than the context."""
+        """Start one generation; `on_text` gets each new piece.
+
+        Raises InvalidInputError for a prompt longer than the context.
+        """
         ids = self._ids(request)
         room = self.context - len(ids)
         if room < 1:
@@ -104,7 +109,7 @@ class TransformersGenerator:
                 request_id=name,
                 max_new_tokens=max_tokens,
                 streaming=True,
-                # One token in the lot is the likeliest one, whatever the temperature.
+                # top_k = 1 picks the likeliest token, whatever the temperature.
                 top_k=1 if request.temperature == 0 else self._vocabulary,
                 temperature=request.temperature or 1.0,
                 top_p=request.top_p,
@@ -116,7 +121,7 @@ class TransformersGenerator:
         if stream.future.done():
             return
         if output.error:
-            # What it says may quote the prompt.
+            # The error's text may quote the prompt.
             stream.future.set_exception(
                 KindFailedError("generation", "GenerationError", "the library aborted the generation")
             )

@@ -1,4 +1,4 @@
-"""A seq2seq or causal transformers model that summarises long texts by map and reduce."""
+"""A seq2seq or causal transformers model that summarises long texts by map-reduce."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class TransformersSummarizer:
         self._context = int(context or DEFAULT_CONTEXT)
 
     def summarize(self, text: str) -> str:
-        """Summarise pieces that fit the context, then the summaries, until one is left."""
+        """Summarise pieces that fit the context, then their summaries, until one is left."""
         room = self._context - (0 if self._seq2seq else NEW_TOKENS) - 32
         while True:
             ids = self._tokenizer(text, add_special_tokens=False)["input_ids"]
@@ -41,7 +41,7 @@ class TransformersSummarizer:
             pieces = [ids[i : i + room] for i in range(0, len(ids), room)]
             parts = [self._generate(self._tokenizer.decode(piece)) for piece in pieces]
             joined = "\n".join(parts)
-            # A model that does not shorten would never end.
+            # A model that does not shorten its input would never finish.
             if len(pieces) == 1 or len(joined) >= len(text):
                 return joined
             text = joined

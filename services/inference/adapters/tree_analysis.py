@@ -1,4 +1,4 @@
-"""Code of other languages through tree-sitter: what does not parse, dangerous calls, long and deep functions."""
+"""Analyse code of other languages with tree-sitter: syntax errors, dangerous calls, long and deep functions."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ LONG_LINES, DEEP = 100, 5
 
 @dataclass(frozen=True)
 class Danger:
-    """A call that deserves a look."""
+    """A call that deserves a review."""
 
     rule: str
     category: Category
@@ -75,7 +75,7 @@ DANGERS["typescript"] = DANGERS["tsx"] = DANGERS["javascript"]
 
 
 def language_of(name: str, text: str) -> str | None:
-    """The language of a file, by its extension, else by its first line, else by which grammar reads it best."""
+    """Return the language of a file, by its extension, else by its first line, else by which grammar parses it best."""
     known = EXTENSIONS.get(PurePosixPath(name).suffix.lower())
     if known:
         return known
@@ -88,7 +88,7 @@ def language_of(name: str, text: str) -> str | None:
 def _guess(text: str) -> str | None:
     sample = text[:20_000]
     try:
-        compile(sample, "sample", "exec", flags=0x400)  # ast.PyCF_ONLY_AST: parsed, not run
+        compile(sample, "sample", "exec", flags=0x400)  # ast.PyCF_ONLY_AST: parses without running
     except (SyntaxError, ValueError, RecursionError, MemoryError):
         scores = {
             name: _errors(sample, name) for name in ("javascript", "typescript", "java", "go", "rust", "c", "cpp")
@@ -99,7 +99,7 @@ def _guess(text: str) -> str | None:
 
 
 def _errors(text: str, language: str) -> float:
-    """The share of the text that a grammar cannot read."""
+    """Return the share of the text that a grammar cannot parse."""
     tree = _parser(language).parse(text.encode())
     lost = sum(node.end_byte - node.start_byte for node in _walk(tree.root_node) if node.type == "ERROR")
     return float(lost) / max(1, len(text.encode()))
@@ -114,7 +114,7 @@ def _parser(language: str) -> Any:
 
 
 def analyse_other(files: Mapping[str, tuple[str, str]]) -> list[CodeFinding]:
-    """Findings of files that are not Python: name to (language, text)."""
+    """Return the findings of files that are not Python, given as name to (language, text)."""
     findings = []
     for name, (language, text) in files.items():
         tree = _parser(language).parse(text.encode())

@@ -48,7 +48,10 @@ class VllmGenerator:
     def start(
         self, request: GenerationRequest, on_text: Callable[[str], None], cancelled: Callable[[], bool]
     ) -> Future[Generated]:
-        """Begin; `on_text` gets each new piece. Raises InvalidInputError for a prompt longer than the context."""
+        """Start one generation; `on_text` gets each new piece.
+
+        Raises InvalidInputError for a prompt longer than the context.
+        """
         work: Future[Generated] = asyncio.run_coroutine_threadsafe(
             self._generate(request, on_text, cancelled), self._loop
         )

@@ -1,7 +1,8 @@
-"""Files out of an archive, in memory, with limits: a bomb or a climbing path ends the job, not the worker. Pure.
+"""Extract files from an archive in memory, within limits. Pure.
 
-What is unpacked is counted as it comes, before the archive's own reader sees it, and so are the headers: an archive of
-two megabytes may hold a million names, or one name of a gigabyte.
+A decompression bomb or a path that climbs out of the archive fails the job, not the worker. Extracted bytes and headers
+are counted as they arrive, before the archive library sees them: an archive of two megabytes may hold a million names,
+or one name of a gigabyte.
 """
 
 from __future__ import annotations
@@ -23,21 +24,22 @@ MOST_FILES = 5_000
 MOST_MEMBERS = 10_000
 MOST_BYTES = 256 * 2**20
 MOST_NAME_BYTES = 2**20
-# Text compresses to a tenth, seldom to a hundredth.
+# Text usually compresses to a tenth of its size, rarely to a hundredth.
 MOST_RATIO = 200
 CHUNK = 2**16
 BLOCK = 512
 LONGEST_NAME = 4_096
-# Members of a TAR that say something about the next one: long names of GNU, headers of POSIX (pax).
+# TAR members that describe the next one: GNU long names and POSIX (pax) headers.
 META = {b"L", b"K", b"x", b"g", b"X"}
 ZIP_ENTRY, ZIP_END = 46, 22
 UNREADABLE = (tarfile.TarError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, OSError, ValueError)
 
 
 def unpack(data: bytes) -> dict[str, bytes]:
-    """The files of a ZIP or TAR archive (plain, gzip, bzip2, xz) by their paths.
+    """Return the files of a ZIP or TAR archive (plain, gzip, bzip2, xz) by path.
 
-    Raises InvalidInputError for what is no archive, holds too much, or contains a path that leads outside the archive.
+    Raises InvalidInputError for anything that is not an archive, holds too much, or contains a path that leads
+    outside.
     """
     try:
         return dict(_files(data))
@@ -46,7 +48,7 @@ def unpack(data: bytes) -> dict[str, bytes]:
 
 
 def safe_path(name: str) -> str:
-    """A relative path that stays inside. Raises InvalidInputError for one that does not."""
+    """Return a relative path that stays inside the archive. Raises InvalidInputError for any other."""
     path = PurePosixPath(name.replace("\\", "/"))
     if path.is_absolute() or ".." in path.parts or not path.parts or ":" in path.parts[0] or "\0" in name:
         raise InvalidInputError("archive", name[:200], "contains a path that leads outside the archive")
@@ -64,13 +66,13 @@ def _files(data: bytes) -> Iterator[tuple[str, bytes]]:
 
 
 class _Counted(io.RawIOBase):
-    """A stream that ends the job when it gives more than it may."""
+    """A stream that fails the job when it yields more bytes than allowed."""
 
     def __init__(self, stream: io.BufferedIOBase | IO[bytes], most: int) -> None:
         self._stream, self._most, self.given = stream, most, 0
 
     def take(self, size: int) -> bytes:
-        """Exactly so many bytes. Raises EOFError when there are fewer."""
+        """Read exactly this many bytes. Raises EOFError when there are fewer."""
         parts = bytearray()
         while len(parts) < size:
             piece = self._stream.read(min(CHUNK, size - len(parts)))
@@ -88,7 +90,7 @@ def _most(data: bytes) -> int:
 
 
 def _zipped(data: bytes) -> Iterator[tuple[str, bytes]]:
-    # The reader makes an object of each entry at once, so they are counted before.
+    # The reader creates an object for each entry right away, so entries are counted first.
     if data.count(b"PK\x01\x02") > MOST_MEMBERS or _declared(data) > MOST_MEMBERS:
         raise InvalidInputError("archive", f"more than {MOST_MEMBERS} members", "contains too many members")
     left = _most(data)
@@ -108,7 +110,7 @@ def _zipped(data: bytes) -> Iterator[tuple[str, bytes]]:
 
 
 def _declared(data: bytes) -> int:
-    """How many entries the end of a ZIP archive tells of."""
+    """Return the number of entries that the end of a ZIP archive declares."""
     at = data.rfind(b"PK\x05\x06")
     if at < 0 or len(data) < at + ZIP_END:
         raise zipfile.BadZipFile("has no end")
@@ -153,7 +155,7 @@ def _has_content(member: tarfile.TarInfo) -> bool:
 
 
 def _one_member(block: bytes) -> Iterator[tuple[str, bytes]]:
-    """The file that these blocks are, with what the ones before say of it; nothing for links, folders and devices."""
+    """Return the file that these blocks hold, as earlier blocks describe it; None for links, folders and devices."""
     with tarfile.open(fileobj=io.BytesIO(block + b"\0" * 2 * BLOCK), mode="r:") as archive:
         for member in archive:
             safe_path(member.name)

@@ -1,7 +1,7 @@
-"""Candidates for the fields of a JSON schema, each with the place in the text that it came from. Pure.
+"""Candidates for the fields of a JSON schema, each with its location in the text. Pure.
 
-Every rule here takes time linear in the text: one that does not would stop the whole worker, since matching
-holds Python's lock.
+Every rule takes time linear in the length of the text. A slower one would block the whole worker, since matching holds
+the GIL.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import Any
 from accelerator_autopilot.inference.domain.linear_time_patterns import Finder, Span
 from accelerator_autopilot.inference.domain.schema_fields import Field
 
-# Possessive (`++`): what a number took it never gives back, so a long one is looked through once.
+# Possessive (`++`): a number is never backtracked into, so a long one is scanned once.
 NUMBER = re.compile(r"(?<![\w.])[-+]?(?:\d{1,3}(?:[, ]\d{3}(?!\d)){1,7}|\d++)(?:\.\d++)?(?:[eE][-+]?\d++)?(?!\w*\d)")
 MONTHS = (
     "jan(?:uary)?|feb(?:ruary)?|mar(?:ch)?|apr(?:il)?|may|june?|july?|aug(?:ust)?|sep(?:t(?:ember)?)?|oct(?:ober)?|"
@@ -31,7 +31,7 @@ FORMATS = {
         re.IGNORECASE,
     ),
     "date-time": re.compile(r"\b\d{4}-\d{2}-\d{2}[T ]\d{2}:\d{2}(?::\d{2}(?:\.\d+)?)?(?:Z|[+-]\d{2}:?\d{2})?"),
-    # With the lengths of RFC 5321: without them each letter of a long word is tried as the first.
+    # With the lengths of RFC 5321: without them, every letter of a long word is tried as a start.
     "email": re.compile(r"\b[\w.+-]{1,64}@[\w-]{1,63}(?:\.[\w-]{1,63}){0,8}\.[\w-]{0,62}\w\b"),
     "uri": re.compile(r"\bhttps?://[^\s<>\"')]+[^\s<>\"').,;]"),
     "ipv4": re.compile(r"\b(?:\d{1,3}\.){3}\d{1,3}\b"),
@@ -42,16 +42,15 @@ LABELLED = re.compile(r"^[ \t]*+(?:[-*] )?([^:\n=]{2,60})[:=][ \t]*+(\S[^\n]*)",
 AFTER_LABELLED = " \t.;,\r"
 BOUNDARY = re.compile(r"(?<=[.!?])\s|\n")
 CONTEXT = 80
-# More candidates than this are not weighed.
+# Further candidates are not scored.
 MOST_CANDIDATES = 200
-# Of places that a submitter's pattern matches and that are no value by themselves: each look may go through all the
-# rest of the text.
+# Matches of a submitter's pattern that are not values themselves: each search may scan the whole rest of the text.
 MOST_IN_VAIN = 500
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """A value, where it stands, and what stands around it. `labelled` says that the text itself names the field."""
+    """A value, its location, and its context. `labelled` means that the text itself names the field."""
 
     value: Any
     start: int
@@ -62,7 +61,7 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Labelled:
-    """A line that names what it tells: `label: value`."""
+    """A line of the form `label: value`."""
 
     letters: str
     value: str
@@ -71,19 +70,19 @@ class Labelled:
 
 
 class Document:
-    """A text, cut into sentences and labelled lines once for all fields."""
+    """A text, split into sentences and labelled lines once for all fields."""
 
     def __init__(self, text: str) -> None:
         self.text = text
 
     @cached_property
     def sentences(self) -> list[Span]:
-        """Where each sentence begins and ends."""
+        """The start and end of each sentence."""
         return sentences(self.text)
 
     @cached_property
     def labelled(self) -> list[Labelled]:
-        """Its labelled lines."""
+        """The labelled lines."""
         found = []
         for match in LABELLED.finditer(self.text):
             value = match[2].rstrip(AFTER_LABELLED)
@@ -94,12 +93,12 @@ class Document:
 
 
 def free(field: Field) -> bool:
-    """Whether any text could be the field's value, so that only likeness decides."""
+    """Whether any text could be the field's value, so that only similarity decides."""
     return field.type in {"string", "array"} and not field.options and not field.pattern and field.format not in FORMATS
 
 
 def candidates(field: Field, document: Document) -> list[Candidate]:
-    """Places in the text that could be the field's value, at most MOST_CANDIDATES."""
+    """Return places in the text that could hold the field's value, at most MOST_CANDIDATES."""
     found = list(_labelled(field, document))
     taken = sorted((c.start, c.end) for c in found)
     text, spans, in_vain = document.text, document.sentences, 0
@@ -120,7 +119,7 @@ def candidates(field: Field, document: Document) -> list[Candidate]:
 
 
 def sentences(text: str) -> list[Span]:
-    """Where each sentence begins and ends."""
+    """Return the start and end of each sentence."""
     spans, begin = [], 0
     for boundary in [*(match.span() for match in BOUNDARY.finditer(text)), (len(text), len(text))]:
         piece = text[begin : boundary[0]]
@@ -139,7 +138,7 @@ def _sentence_around(spans: Sequence[Span], start: int, end: int) -> Span:
 
 
 def convert(field: Field, raw: str) -> Any | None:
-    """A piece of text as the field's type; None when it is none."""
+    """Convert a piece of text to the field's type; None when it does not fit."""
     if field.options:
         return next((o for o in field.options if o.lower() == raw.strip().lower()), None)
     if field.type in {"number", "integer"}:
@@ -157,7 +156,7 @@ def convert(field: Field, raw: str) -> Any | None:
 def _number(field: Field, raw: str) -> float | int | None:
     match = NUMBER.search(raw)
     number = float(re.sub(r"[, ]", "", match.group())) if match else math.inf
-    # A number beyond the range of a double is none that could be told.
+    # A number beyond the range of a double cannot be returned.
     if not math.isfinite(number):
         return None
     if field.type == "number":
@@ -182,7 +181,7 @@ def _labelled(field: Field, document: Document) -> Iterator[Candidate]:
 
 
 def _places(field: Field, document: Document, taken: list[Span]) -> Iterator[Span]:
-    """Where the field's rule matches outside of what is taken; `taken` may grow meanwhile."""
+    """Yield where the field's rule matches outside of the taken spans; `taken` may grow meanwhile."""
     if field.options:
         finders = [_finder(re.compile(rf"\b{re.escape(o)}\b", re.IGNORECASE), document.text) for o in field.options]
     elif field.type in {"number", "integer"}:
@@ -200,7 +199,8 @@ def _places(field: Field, document: Document, taken: list[Span]) -> Iterator[Spa
             covered = _taken_until(taken, span[0])
             if covered is None:
                 yield span
-            # Past all that is taken at once: else each match within a long line would be looked for in vain.
+            # Skip all adjacent taken spans at once, or each match within a long line would be searched in
+            # vain.
             place = max(span[1], span[0] + 1, covered or 0)
 
 
@@ -213,7 +213,7 @@ def _finder(rule: re.Pattern[str], text: str) -> Finder:
 
 
 def _taken_until(taken: Sequence[Span], place: int) -> int | None:
-    """The end of the taken span that a place lies in; None when it is free."""
+    """Return the end of the taken span that contains a position; None when the position is free."""
     index = bisect_right(taken, (place, sys.maxsize)) - 1
     return taken[index][1] if index >= 0 and place < taken[index][1] else None
 

@@ -1,4 +1,4 @@
-"""What slows torch code down on a GPU, read from its syntax tree. Pure.
+"""Find what slows PyTorch code down on a GPU, from its syntax tree. Pure.
 
 The rules follow PyTorch's "Performance Tuning Guide" and "CUDA semantics".
 """
@@ -28,19 +28,19 @@ MAKERS = {"zeros", "ones", "rand", "randn", "full", "arange", "tensor", "empty",
 
 @dataclass(frozen=True)
 class Advice:
-    """One rule, where it applies."""
+    """One rule at a place where it applies."""
 
     rule: str
     line: int
 
     @property
     def message(self) -> str:
-        """What to do about it."""
+        """What to change."""
         return RULES[self.rule]
 
 
 def advise(tree: ast.AST) -> list[Advice]:
-    """Advice for a module that imports torch; none for any other."""
+    """Return advice for a module that imports torch; none for any other."""
     if not any("torch" in name for name in _imports(tree)):
         return []
     visitor = _Visitor()

@@ -1,6 +1,6 @@
-"""Regular expressions that a submitter wrote, matched in time linear in the text whatever they say. Pure.
+"""Regular expressions written by submitters, matched in linear time. Pure.
 
-RE2 has no lookaround and no references to groups, which is why it cannot be made to run for ever.
+RE2 supports neither lookaround nor backreferences, so no pattern can take exponential time.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ class UserPattern:
     """One compiled pattern."""
 
     def __init__(self, source: object, field: str) -> None:
-        """Raises InvalidInputError, naming `field`, for what is no pattern or needs more than RE2 has."""
+        """Compile a pattern. Raises InvalidInputError, naming `field`, for one that is invalid or too large for RE2."""
         if not isinstance(source, str):
             raise InvalidInputError(field, type(source).__name__, "must be a string with a regular expression")
         if len(source) > MOST_CHARACTERS:
@@ -41,19 +41,19 @@ class UserPattern:
             raise InvalidInputError(field, "text", "contains half of a surrogate pair") from None
 
     def search(self, text: str) -> str | None:
-        """The first match in a text."""
+        """Return the first match in a text."""
         match = self._rule.search(text)
         found: str | None = match.group() if match else None
         return found
 
     def finder(self, text: str) -> Finder:
-        """Finds the next match from a place in `text` on; places may only grow from call to call."""
+        """Return a function that finds the next match in `text`; positions must not decrease between calls."""
         data = text.encode()
         at_char = at_byte = 0
 
         def find(start: int) -> Span | None:
             nonlocal at_char, at_byte
-            # RE2 counts bytes: only what lies between two calls is counted again.
+            # RE2 counts bytes: only the text between two calls is counted again.
             at_byte += len(text[at_char:start].encode())
             at_char = start
             match = self._rule.search(data, at_byte)

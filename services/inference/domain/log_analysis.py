@@ -1,4 +1,4 @@
-"""From lines and their templates to bursts and a likely root cause with its chain of evidence. Pure."""
+"""Find bursts, and a likely root cause with its chain of evidence, from lines and their templates. Pure."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from accelerator_autopilot.inference.domain.log_lines import badness, pattern_of
 
 BURST_LEAST = 5
 BURST_FACTOR = 5.0
-# Lines before the first error in which what is rare may be its cause.
+# How many lines before the first error a rare line may be its cause.
 LOOK_BACK = 200
 CHAIN = 12
 
@@ -29,7 +29,7 @@ class Line:
 
 @dataclass(frozen=True)
 class Burst:
-    """A template that came far more often than usual within a minute, or within a hundredth of the lines."""
+    """A template that occurred far more often than usual within a minute, or within a hundredth of the lines."""
 
     template: int
     first: int
@@ -40,7 +40,7 @@ class Burst:
 
 @dataclass(frozen=True)
 class Cause:
-    """The line that most likely began it, why, and what followed."""
+    """The line that most likely started the failure, why, and what followed."""
 
     line: Line
     reason: str
@@ -49,7 +49,7 @@ class Cause:
 
 
 def bursts(lines: Sequence[Line]) -> list[Burst]:
-    """Templates' bursts, in order of the lines."""
+    """Return the bursts of all templates, in order of the lines."""
     if not lines:
         return []
     timed = sum(line.at is not None for line in lines) > len(lines) / 2
@@ -72,14 +72,14 @@ def bursts(lines: Sequence[Line]) -> list[Burst]:
 
 
 def first_error(lines: Sequence[Line]) -> Line | None:
-    """The first line that tells of an error."""
+    """Return the first line that reports an error."""
     return next((line for line in lines if badness(line.text) >= 2), None)
 
 
 def root_cause(lines: Sequence[Line], counts: Mapping[int, int], new: set[int]) -> Cause | None:
-    """The deepest known cause that came first, else the error before which nothing went wrong.
+    """Return the deepest known cause that came first, else the error with nothing wrong before it.
 
-    Hardware and resources rank before the software that suffers from them; within a rank the earliest wins.
+    Hardware and resources rank before the software that depends on them; within a rank the earliest wins.
     """
     bad = [line for line in lines if badness(line.text) >= 2]
     if not bad:

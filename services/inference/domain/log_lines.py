@@ -1,4 +1,4 @@
-"""Lines of a log: their time, how bad they are, and what GPU software says in them. Pure."""
+"""Parse log lines: their time, their severity, and known messages of GPU software. Pure."""
 
 from __future__ import annotations
 
@@ -23,7 +23,10 @@ WARNING = re.compile(r"\bWARN(?:ING)?\b", re.IGNORECASE)
 
 @dataclass(frozen=True)
 class Pattern:
-    """What a line of GPU software means. `depth` ranks causes: hardware causes what software then reports."""
+    """What a message of GPU software means.
+
+    `depth` ranks causes: hardware causes what software then reports.
+    """
 
     kind: str
     rule: re.Pattern[str]
@@ -62,7 +65,7 @@ PATTERNS = (
     Pattern(
         "network",
         re.compile(
-            # Each looks only as far as its own beginning comes again.
+            # Each alternative only searches up to the next occurrence of its own beginning.
             r"\bNET/(?:IB|Socket)\b(?:(?!NET/).)*(?:fail|error|timeout)|IBV_WC_|link (?:is )?down"
             r"|mlx5_(?:(?!mlx5_).)*error",
             re.IGNORECASE,
@@ -96,7 +99,7 @@ PATTERNS = (
 
 
 def timestamp(line: str, year: int = 1970) -> datetime | None:
-    """When a line was written, UTC unless it says otherwise; syslog lines lack the year."""
+    """Return when a line was written, in UTC unless it says otherwise; syslog lines lack the year."""
     head = line[:120]
     match = ISO.search(head)
     if match:
@@ -116,10 +119,10 @@ def timestamp(line: str, year: int = 1970) -> datetime | None:
 
 
 def badness(line: str) -> int:
-    """0 ordinary, 1 warning, 2 error, 3 fatal."""
+    """Return 0 for ordinary lines, 1 for warnings, 2 for errors, 3 for fatal errors."""
     if pattern_of(line):
         return 3 if FATAL.search(line) else 2
-    # A line that says how bad it is knows best: INFO about an "error" handler is no error.
+    # An explicit level takes precedence: INFO about an "error" handler is not an error.
     if HARMLESS.search(line) or CALM.search(line[:120]):
         return 0
     if FATAL.search(line):
@@ -130,5 +133,5 @@ def badness(line: str) -> int:
 
 
 def pattern_of(line: str) -> Pattern | None:
-    """What GPU software says in a line, if anything."""
+    """Return the known message of GPU software in a line, if any."""
     return next((p for p in PATTERNS if p.rule.search(line)), None)

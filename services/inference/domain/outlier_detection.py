@@ -1,8 +1,8 @@
-"""Outlying rows of a table, and which columns make them so. Pure.
+"""Find outlying rows of a table, and the columns that make them outliers. Pure.
 
-Numbers by the tails of their own distribution, ECOD (Li et al., "ECOD: Unsupervised Outlier Detection Using Empirical
-Cumulative Distribution Functions", IEEE TKDE 2022), and by their distance from the median in robust deviations
-(Iglewicz and Hoaglin, 1993); categories by how rare they are.
+Numbers are scored by the tails of their own distribution, ECOD (Li et al., "ECOD: Unsupervised Outlier Detection Using
+Empirical Cumulative Distribution Functions", IEEE TKDE 2022), and by their distance from the median in robust
+deviations (Iglewicz and Hoaglin, 1993); categories are scored by their rarity.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ Floats = np.ndarray[Any, np.dtype[np.float64]]
 ROBUST_Z = 3.5
 LARGEST = 1e100
 MAD_TO_SIGMA = 1.4826
-# A category is odd when it is this rare while the usual ones are not.
+# A category is an outlier when it is this rare while the usual ones are not.
 RARE = 0.005
 
 
 @dataclass(frozen=True)
 class Column:
-    """What is normal in one column, and how odd each row is in it (0 is usual)."""
+    """What is normal in one column, and the outlier score of each row in it (0 is usual)."""
 
     name: str
     score: Floats
@@ -32,11 +32,11 @@ class Column:
 
 
 def numeric(name: str, values: Floats) -> Column | None:
-    """Scores of a column of numbers; NaN is missing and never odd. None for a column without spread."""
+    """Score a column of numbers; NaN is missing and never an outlier. None for a column without spread."""
     known = np.isfinite(values)
     if known.sum() < 3:
         return None
-    # Sums and powers of the largest numbers would be infinite; in another unit they are not.
+    # Sums and powers of the largest floats would overflow, so the column is rescaled.
     unit = max(1.0, float(np.abs(values[known]).max()) / LARGEST)
     values = values / unit
     some = values[known]
@@ -60,7 +60,7 @@ def numeric(name: str, values: Floats) -> Column | None:
 
 
 def categorical(name: str, values: list[str | None]) -> Column | None:
-    """Scores of a column of categories. None when nearly every row has its own."""
+    """Score a column of categories. None when nearly every row has its own."""
     rows = len(values)
     counts: dict[str | None, int] = {}
     for value in values:

@@ -1,4 +1,4 @@
-"""Findings about code, and the same as SARIF 2.1.0 (OASIS), which editors and code hosts read. Pure."""
+"""Code findings as SARIF 2.1.0 (OASIS), which editors and code hosts read. Pure."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ SCHEMA = "https://json.schemastore.org/sarif-2.1.0.json"
 
 
 def sarif(findings: list[CodeFinding]) -> dict[str, Any]:
-    """One run a tool."""
+    """Return a SARIF log with one run per tool."""
     runs = []
     for tool in sorted({f.tool for f in findings}):
         own = [f for f in findings if f.tool == tool]

@@ -28,12 +28,12 @@ class Field:
 
     @property
     def wanted(self) -> str:
-        """What to look for, in words."""
+        """The words to search for."""
         return f"{self.name.replace('_', ' ').replace('-', ' ')}: {self.description}".rstrip(": ")
 
 
 def fields_of(schema: dict[str, Any]) -> list[Field]:
-    """The fields that a JSON schema asks for. Raises InvalidInputError for one that asks for what is not supported."""
+    """Return the fields that a JSON schema asks for. Raises InvalidInputError for unsupported schemas."""
     properties = schema.get("properties")
     if not isinstance(properties, dict) or not properties:
         raise InvalidInputError("schema.properties", type(properties).__name__, "must name at least one field")
@@ -70,7 +70,7 @@ def _field(name: str, rule: Any, required: list[Any]) -> Field:
 
 
 def _type(told: Any, place: str) -> str:
-    # A field that may be missing is written as ["number", "null"]; every field here may be.
+    # An optional field is written as ["number", "null"]; every field here may be missing.
     named = [one for one in told if one != "null"] if isinstance(told, list) else [told]
     if len(named) != 1 or not isinstance(named[0], str) or named[0] not in TYPES:
         raise InvalidInputError(place, str(told)[:100], f"must be one of {sorted(TYPES)}, or a list of one and null")

@@ -1,4 +1,4 @@
-"""Test programs from what was seen of a module, and test results from what pytest wrote. Pure."""
+"""Build test programs from observed behaviour, and read the results that pytest wrote. Pure."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 
 from accelerator_autopilot.contracts.errors import InvalidInputError
 
-# A module of such a name would be imported in the place of what its tests need.
+# A module of such a name would shadow what its tests import.
 TAKEN = sys.stdlib_module_names | {
     "conftest", "pytest", "hypothesis", "pluggy", "iniconfig", "packaging", "attr", "attrs", "sortedcontainers",
     "black", "sitecustomize", "usercustomize", "numpy", "pandas", "inf", "nan",
@@ -22,20 +22,20 @@ SAFE_NAME = re.compile(r"\W+")
 
 @dataclass(frozen=True)
 class Verdict:
-    """How one test ended."""
+    """The outcome of one test."""
 
     passed: bool
     output: str
 
 
 def check_module(module: str, code: str) -> None:
-    """Raises InvalidInputError for what is no Python, has no function to test, or a name that the tests need."""
+    """Raise InvalidInputError for invalid Python, a module without functions to test, or a reserved name."""
     if module in TAKEN or module.startswith(("test_", "_")):
         raise InvalidInputError("module", module, "is reserved for the tests; choose another name")
     try:
         tree = ast.parse(code)
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
-        # MemoryError is what the parser says of code that is nested too deeply; no device has too little of it.
+        # The parser raises MemoryError for code that is nested too deeply; no device is short of memory.
         line = f"line {error.lineno}" if isinstance(error, SyntaxError) else type(error).__name__
         raise InvalidInputError("code", line, "is not valid Python") from error
     functions = [n for n in tree.body if isinstance(n, ast.FunctionDef | ast.AsyncFunctionDef)]
@@ -44,7 +44,7 @@ def check_module(module: str, code: str) -> None:
 
 
 def characterization(case: dict[str, Any], module: str, number: int) -> str | None:
-    """A test that holds a function to what it did; None when that cannot be written down."""
+    """Return a test that pins what a function did; None when that cannot be expressed."""
     name = f"test_{SAFE_NAME.sub('_', case['function'])}_edge_{number}"
     call = f"{module}.{case['function']}(*{case['arguments']})"
     head = f"import pytest\n\nimport {module}\n\ninf, nan = float('inf'), float('nan')\n\n\ndef {name}():\n"
@@ -56,7 +56,7 @@ def characterization(case: dict[str, Any], module: str, number: int) -> str | No
 
 
 def function_names(code: str) -> list[str]:
-    """The tests that a program holds; none when it is no Python."""
+    """Return the names of the tests in a program; none when it is not valid Python."""
     try:
         tree = ast.parse(code)
     except (SyntaxError, ValueError, RecursionError, MemoryError):
@@ -65,13 +65,13 @@ def function_names(code: str) -> list[str]:
 
 
 def first_code_block(text: str) -> str:
-    """The code in a model's answer."""
+    """Return the code in a model's answer."""
     match = re.search(r"```(?:python)?\n(.*?)```", text, re.DOTALL)
     return match[1] if match else text
 
 
 def told(output: str, mark: str) -> list[dict[str, Any]]:
-    """What a program in the sandbox told on lines that begin with this mark; what is no JSON object is left out."""
+    """Return the JSON objects that a sandboxed program printed on lines with this prefix; others are ignored."""
     found = []
     for line in output.splitlines():
         if line.startswith(f"{mark} "):
@@ -85,7 +85,7 @@ def told(output: str, mark: str) -> list[dict[str, Any]]:
 
 
 def verdicts(results: Sequence[Mapping[str, Any]]) -> dict[str, Verdict]:
-    """How each test file ended, from how each of its tests did."""
+    """Return the outcome of each test file, from the outcomes of its tests."""
     found: dict[str, Verdict] = {}
     for result in results:
         file, passed = str(result.get("file")), result.get("passed") is True

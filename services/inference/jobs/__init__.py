@@ -1,1 +1,1 @@
-"""How jobs end, for pools and workers alike."""
+"""How jobs end, shared by pools and workers."""

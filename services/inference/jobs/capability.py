@@ -1,4 +1,4 @@
-"""What workers can run and what jobs need. Pure."""
+"""Match what jobs need with what workers offer. Pure."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from accelerator_autopilot.contracts.messages.jobs import JobNeeds, PoolStatus
 
 @dataclass(frozen=True)
 class Capability:
-    """One worker, or the workers that a pool has."""
+    """What one worker, or every worker of a pool, can run."""
 
     models: frozenset[str]
     accelerator: str
@@ -19,7 +19,7 @@ class Capability:
     pool: str = ""
 
     def lacks(self, needs: JobNeeds | None) -> str | None:  # noqa: PLR0911  a reason each
-        """Why a job with these needs cannot run here; None when it can."""
+        """Return why a job with these needs cannot run here; None when it can."""
         if needs is None:
             return None
         if needs.pool is not None and needs.pool != self.pool:
@@ -29,14 +29,14 @@ class Capability:
         if needs.device is not None and needs.device != self.accelerator:
             return f"it needs a {needs.device}"
         if needs.devices > self.devices:
-            return f"it needs {needs.devices} devices in one worker, here are {self.devices}"
+            return f"it needs {needs.devices} devices in one worker, this one has {self.devices}"
         if needs.memory_bytes is not None and self.memory_bytes is not None and needs.memory_bytes > self.memory_bytes:
-            return f"it needs {needs.memory_bytes} bytes of device memory, here are {self.memory_bytes}"
+            return f"it needs {needs.memory_bytes} bytes of device memory, this one has {self.memory_bytes}"
         return None
 
 
 def offered(pools: Iterable[PoolStatus], kind: str) -> list[Capability]:
-    """What all workers of all pools that run this kind can do."""
+    """Return what the workers of all pools that run this kind can do."""
     return [
         Capability(frozenset(pool.models), worker.accelerator, worker.memory_bytes, worker.devices, pool.pool)
         for pool in pools
@@ -46,7 +46,7 @@ def offered(pools: Iterable[PoolStatus], kind: str) -> list[Capability]:
 
 
 def nobody(pools: list[PoolStatus], kind: str, needs: JobNeeds | None) -> str | None:
-    """Why no worker anywhere can run a job; None when one can, or when one may be about to start."""
+    """Return why no worker in the fleet can run a job; None when one can, or when one may be about to start."""
     willing = [pool for pool in pools if kind in pool.kinds]
     if not willing:
         kinds = sorted({kind for pool in pools for kind in pool.kinds})

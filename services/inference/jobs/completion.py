@@ -1,4 +1,4 @@
-"""How jobs end: one result each, dead letters, and errors kept between attempts."""
+"""Complete jobs: exactly one result each, dead letters, and errors recorded between attempts."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from accelerator_autopilot.transport.result_publishing import publish_result
 
 log = logging.getLogger(__name__)
 
-# How long to wait before what could not be stored is tried again; the last one repeats.
+# Delays before retrying a write that failed; the last one repeats.
 STORE_AGAIN_S = (0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
 
 
@@ -52,18 +52,18 @@ class ClaimedJob:
 
     @property
     def attempt(self) -> int:
-        """The attempt that is about to run, from 1."""
+        """The number of the attempt that is about to run, from 1."""
         return len(self.errors) + 1
 
     @property
     def since(self) -> datetime:
-        """Since when there has been this job: what is known of its id from before is of another."""
+        """When this job was submitted; older records under its id belong to an earlier job."""
         return min(self.job.submitted_at, self.message.metadata.timestamp)
 
 
 @dataclass(frozen=True)
 class RunStats:
-    """When a batch ran, and what it took."""
+    """When a batch ran, and the resources it used."""
 
     started_at: datetime
     run_s: float = 0.0
@@ -73,9 +73,9 @@ class RunStats:
 
 
 class JobCompletion:
-    """Writes what became of jobs. Every write is confirmed before the job is acknowledged.
+    """Records the outcomes of jobs. Every write is confirmed before the job is acknowledged.
 
-    What cannot be stored for now, because the stream is full or the broker away, is held and tried again until it
+    A write that cannot be stored for now, because the stream is full or the broker unreachable, is retried until it
     can: meanwhile the worker keeps the job and takes no others.
     """
 
@@ -92,11 +92,11 @@ class JobCompletion:
         self._ending = asyncio.Event()
 
     def end(self) -> None:
-        """Hold nothing any longer: the process is to end, and what it cannot store now another worker runs again."""
+        """Stop retrying: the process is about to exit, and another worker will rerun jobs without a stored result."""
         self._ending.set()
 
     async def succeed(self, taken: ClaimedJob, output: Any, ran: RunStats) -> None:
-        """The job's one result, unless it has one, and the end of its payload."""
+        """Store the job's result, unless it has one, and delete its payload."""
         wait_s = max(0.0, (ran.started_at - taken.job.submitted_at).total_seconds())
         usage = JobUsage(
             wait_s=wait_s,
@@ -110,11 +110,11 @@ class JobCompletion:
             await drop_payload(self._js, taken.job.payload_ref)
 
     async def cancel(self, taken: ClaimedJob) -> None:
-        """A cancelled job that was taken all the same: whoever cancelled it may not have been able to say so."""
+        """Finish a cancelled job that was taken anyway: the canceller may have been unable to store its result."""
         await self._finish(taken, self._result(taken, "cancelled", None))
 
     async def fail(self, taken: ClaimedJob, error: BaseException, places: Places | None = None) -> None:
-        """Another attempt later, or a dead letter; `places` says where else it may be tried."""
+        """Schedule another attempt, or dead-letter the job; `places` says where else it may run."""
         self.note(taken, error)
         verdict = after_error(taken.job, error, counted(taken.errors, places))
         fields = {"job_id": taken.job.id, "kind": taken.job.kind, "attempt": len(taken.errors)}
@@ -126,13 +126,13 @@ class JobCompletion:
         await taken.message.nak(delay=verdict.delay_s)
 
     async def give_back(self, taken: ClaimedJob, *, alone: bool) -> None:
-        """Another attempt that counts for nothing against the job, in a batch of its own where it is to be alone."""
+        """Schedule another attempt that does not count against the job, in a batch of its own if requested."""
         if alone:
             await self.records.change(taken.job.id, lambda state: state.model_copy(update={"alone": True}), taken.since)
         await taken.message.nak()
 
     def note(self, taken: ClaimedJob, error: BaseException) -> None:
-        """Add an error to those of the job."""
+        """Add an error to the job's record."""
         taken.errors = [
             *taken.errors,
             JobError(
@@ -146,7 +146,7 @@ class JobCompletion:
         ]
 
     async def bury(self, taken: ClaimedJob, verdict: EndJob) -> None:
-        """Dead letter, then the failed result, then the acknowledgement: each can be repeated."""
+        """Publish the dead letter, then the failed result, then acknowledge; each step is idempotent."""
         if verdict.why:
             kind = "expired" if verdict.reason == "expired" else "worker_died"
             taken.errors = [*taken.errors, self._dead.reason(kind, verdict.why, len(taken.errors))]
@@ -157,7 +157,7 @@ class JobCompletion:
         await taken.message.ack()
 
     async def bury_unreadable(self, message: Msg, error: Exception) -> None:
-        """What is no job at all gets a failed result as well, under the id that its subject names."""
+        """Store a failed result for a message that is not a job, under the id that its subject names."""
         metadata = message.metadata
         await self._stored(
             message,
@@ -168,7 +168,7 @@ class JobCompletion:
         await message.ack()
 
     async def give_up(self, message: Msg, error: Exception) -> None:
-        """End a job whose message could not be handled; it is still to be acknowledged."""
+        """End a job whose message could not be handled; acknowledging it is left to the caller."""
         await self._stored(message, lambda: self._dead.give_up(message, error))
 
     async def hand_on(self, message: Msg, stream: str, subject: str, headers: dict[str, str], body: bytes) -> None:
@@ -181,9 +181,9 @@ class JobCompletion:
         await message.ack()
 
     async def payload(self, job: Job) -> dict[str, Any]:
-        """The job's input, wherever it is kept, with other jobs' outputs filled in.
+        """Return the job's input, wherever it is stored, with references to other jobs' outputs resolved.
 
-        Raises NotFoundError when it expired and InvalidInputError for a reference that leads nowhere.
+        Raises NotFoundError when it expired and InvalidInputError for a reference that cannot be resolved.
         """
         payload = await load_payload(self._js, job.payload_ref, MOST_PAYLOAD_BYTES) if job.payload_ref else job.payload
         outputs = {job_id: await self._output(job_id) for job_id in wanted_jobs(payload)}
@@ -191,12 +191,12 @@ class JobCompletion:
         return filled if isinstance(filled, dict) else {}
 
     async def status_of(self, job_id: str) -> JobStatus | None:
-        """How a job ended; None when it has not."""
+        """Return how a job ended; None when it has not."""
         result = await read_result(self._js, job_id)
         return result.status if result else None
 
     async def recall(self, taken: ClaimedJob) -> JobState:
-        """What is kept of a job between attempts."""
+        """Return what is recorded of a job between attempts."""
         return await self.records.read(taken.job.id, taken.since)
 
     async def _remember(self, taken: ClaimedJob) -> None:
@@ -223,7 +223,7 @@ class JobCompletion:
         cancelled = self._result(taken, "cancelled", None)
 
         async def publish() -> bool:
-            # Whoever cancelled it while it was held has been told that the worker says so.
+            # Whoever cancelled it while it was running was told that the worker would report the outcome.
             if self._is_cancelled(taken):
                 return await publish_result(self._js, cancelled, cancelled.model_dump_json().encode(), ttl_s)
             return await publish_result(self._js, result, body, ttl_s)
@@ -232,9 +232,10 @@ class JobCompletion:
         await taken.message.ack()
 
     async def _stored(self, message: Msg, store: Callable[[], Awaitable[S]]) -> S:
-        """Try until it is stored. When the process is to end, give the job back and raise what the last try raised.
+        """Retry until it is stored.
 
-        Raises at once what no further try can help, such as a message that is too large for the server.
+        When the process is about to exit, gives the job back and raises the last error. Raises at once for
+        errors that retrying cannot help, such as a message that is too large for the server.
         """
         tries = 0
         while True:
@@ -245,7 +246,7 @@ class JobCompletion:
                     raise
                 pause_s = STORE_AGAIN_S[min(tries, len(STORE_AGAIN_S) - 1)]
                 fields = {"subject": message.subject, "tries": tries + 1, "error": str(error) or type(error).__name__}
-                log.warning("not stored, holding it and trying again", extra=fields)
+                log.warning("could not store the outcome; retrying", extra=fields)
                 if self._ending.is_set():
                     await message.nak()
                     raise

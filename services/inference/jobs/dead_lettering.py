@@ -1,4 +1,4 @@
-"""How jobs end without success: a dead letter with the reason, then the failed result. Each can be repeated."""
+"""End jobs without success: a dead letter with the reason, then the failed result. Each step is idempotent."""
 
 from __future__ import annotations
 
@@ -31,19 +31,22 @@ UNKNOWN_KIND = "unknown"
 
 @dataclass(frozen=True)
 class DeadLettering:
-    """Buries jobs. `name` is who says so. Every method raises the errors of nats-py and UnavailableError."""
+    """Dead-letters jobs; `name` identifies the reporter.
+
+    Every method raises the errors of nats-py and UnavailableError.
+    """
 
     js: JetStreamContext
     name: str
-    # The result may have no room for longer than the stream of letters remembers what it took.
+    # The result may be refused for longer than the stream's deduplication window lasts.
     _lettered: dict[tuple[str, datetime], None] = field(default_factory=dict)
 
     def reason(self, kind: str, text: str, attempt: int = 1) -> JobError:
-        """Why a job ends, as its last error."""
+        """Return why a job ends: its last error."""
         return JobError(attempt=max(1, attempt), type=kind, message=text[:4000], worker=self.name, at=utc_now())
 
     async def bury(self, job: Job, reason: DeadReason, errors: list[JobError], subject: str, **where: Any) -> None:
-        """Dead letter and failed result, unless the job has a result; `where` are fields of the result."""
+        """Publish a dead letter and a failed result, unless the job has a result; `where` holds more result fields."""
         if (job.id, job.submitted_at) not in self._lettered:
             await publish_dead(self.js, job, reason, errors, subject)
             self._lettered[job.id, job.submitted_at] = None
@@ -61,17 +64,17 @@ class DeadLettering:
             **where,
         )
         await self._publish(result, job.result_ttl_s)
-        log.warning("job buried", extra={"job_id": job.id, "kind": job.kind, "reason": reason})
+        log.warning("job dead-lettered", extra={"job_id": job.id, "kind": job.kind, "reason": reason})
 
     async def bury_unreadable(
         self, subject: str, data: bytes, sequence: int, stored_at: datetime, error: Exception
     ) -> None:
-        """What is no job at all: what came is kept for a day where an operator finds it, and its id gets a result.
+        """Dead-letter a message that is not a job: keep it for a day for operators, and store a result for its id.
 
         The id is the subject's, or `seq-<sequence in the stream>` where the subject has none.
         """
         kind, identity = named_by(subject, sequence)
-        why = self.reason("InvalidInputError", f"the message is no job: {explain(error)}")
+        why = self.reason("InvalidInputError", f"the message is not a valid job: {explain(error)}")
         raw = data[:RAW_LIMIT].decode(errors="replace")
         dead = DeadJob(id=identity, kind=kind, reason="invalid", raw=raw, errors=[why], subject=subject, at=utc_now())
         body = dead.model_dump_json(exclude_none=True).encode()
@@ -84,7 +87,7 @@ class DeadLettering:
         log.warning("unreadable job", extra={"subject": subject, "sequence": sequence})
 
     async def give_up(self, message: Msg, error: Exception) -> None:
-        """End a job whose message could not be handled, for what is no fault of its worker's or the bus's."""
+        """End a job whose message could not be handled, where neither the worker nor the bus is at fault."""
         metadata = message.metadata
         sequence, stored_at = metadata.sequence.stream, metadata.timestamp
         try:
@@ -100,14 +103,14 @@ class DeadLettering:
 
 
 def read_message(subject: str, data: bytes, sequence: int, stored_at: datetime) -> Job:
-    """The job of a message of the queue, or of one that waits for others or for its time. Raises ValueError."""
+    """Parse a message of the queue, or of a job that waits for others or for its time. Raises ValueError."""
     if subject.startswith("jobs."):
         return read_job(subject, data, sequence, stored_at)
     return Job.model_validate_json(data)
 
 
 def named_by(subject: str, sequence: int) -> tuple[str, str]:
-    """Kind and id of a job as its subject tells them."""
+    """Return the kind and id of a job as its subject names them."""
     stage, *tokens = subject.split(".")
     kind, rest = (subjects.untoken(tokens[0]), tokens[2:]) if stage == "jobs" else (UNKNOWN_KIND, tokens)
     identity = subjects.job_id(rest) if rest else f"seq-{sequence}"
@@ -115,12 +118,12 @@ def named_by(subject: str, sequence: int) -> tuple[str, str]:
 
 
 def _is_name(text: str) -> bool:
-    """Whether messages can carry it: a subject may have been written by somebody who knows none of our rules."""
+    """Whether messages can carry it: the subject may come from a publisher that ignores our naming rules."""
     return 0 < len(text.encode()) <= LONGEST_NAME and "\0" not in text
 
 
 def explain(error: BaseException) -> str:
-    """What went wrong, by field and rule and without the input: an error must not quote the job."""
+    """Describe what went wrong, by field and rule and without the input: an error must not quote the job."""
     if isinstance(error, InvalidInputError):
         return f"{error.field}: {error.rule}"
     if isinstance(error, ValidationError):

@@ -1,4 +1,4 @@
-"""From a message to a job: what the body leaves out comes from the subject and the stream. Pure."""
+"""Parse a message into a job; what the body leaves out comes from the subject and the stream. Pure."""
 
 from __future__ import annotations
 
@@ -9,7 +9,10 @@ from accelerator_autopilot.contracts.messages.jobs import Job, JobBody
 
 
 def read_job(subject: str, data: bytes, sequence: int, stored_at: datetime) -> Job:
-    """The job in a message. Raises ValidationError, or ValueError when body and subject contradict each other."""
+    """Return the job in a message.
+
+    Raises ValidationError, or ValueError when body and subject contradict each other.
+    """
     body = JobBody.model_validate_json(data)
     _, kind, priority, *rest = subject.split(".")
     kind = subjects.untoken(kind)

@@ -1,4 +1,4 @@
-"""What becomes of a job after a failed attempt. Pure."""
+"""Decide what happens to a job after a failed attempt. Pure."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ from accelerator_autopilot.contracts.errors import AutopilotError
 from accelerator_autopilot.contracts.messages.jobs import DeadReason, Job, JobError
 
 BACKOFF_S = (0.5, 2.0, 8.0, 30.0)
-# The pool counts the workers that a job killed. This is for a job that kills its pool as well.
+# The pool counts the workers that a job killed; this limit covers jobs that kill their pool as well.
 SILENT_DELIVERIES = 20
 MOST_KILLS = 3
-# Attempts on one device count once, but not without end.
+# Attempts on one device count once, up to this limit.
 ATTEMPTS_FOR_ONE = 5
-# A job with needs is handed on until a worker fits, which costs a delivery each time: more than a week of them.
+# A job with needs is redelivered until a worker fits; this allows more than a week of redeliveries.
 SILENT_DELIVERIES_WITH_NEEDS = 70_000
 
 
 @dataclass(frozen=True)
 class EndJob:
-    """Give up, for this reason; `why` says it of this job, where none of its errors does."""
+    """Give up for this reason; `why` describes it where no recorded error does."""
 
     reason: DeadReason
     why: str = field(default="", compare=False)
@@ -34,7 +34,7 @@ class Retry:
 
 
 def expires_at(job: Job) -> datetime:
-    """When a job that has not begun is given up."""
+    """Return when a job that has not started expires."""
     ends = job.submitted_at + timedelta(seconds=job.ttl_s)
     if job.not_before is not None:
         ends = max(ends, job.not_before + timedelta(seconds=job.ttl_s))
@@ -43,17 +43,17 @@ def expires_at(job: Job) -> datetime:
 
 @dataclass(frozen=True)
 class Places:
-    """Devices, as <node>/<device>, on which a job may be tried: how many besides this one, and those that fail jobs."""
+    """Devices, as <node>/<device>, on which a job may run: how many besides this one, and those that fail jobs."""
 
     others: int
     suspected: frozenset[str] = frozenset()
 
 
 def counted(errors: list[JobError], places: Places | None) -> int:
-    """How many of the failed attempts count against the job.
+    """Return how many of the failed attempts count against the job.
 
-    What one device alone says counts once, and what a suspected one says not at all, while there are others: a broken
-    device fails jobs faster than the others do them.
+    While there are other devices, failures on one device count once, and failures on a suspected device not at all:
+    a broken device fails jobs faster than the others complete them.
     """
     if places is None or places.others < 1:
         return len(errors)
@@ -74,10 +74,10 @@ def before_attempt(
     kills: int = 0,
     places: Places | None = None,
 ) -> EndJob | None:
-    """Whether a delivered job should not be run at all.
+    """Decide whether a delivered job should not run at all.
 
-    Deliveries that ended without an error (a worker died or drained) count apart: some are
-    normal, more mean that the job kills its workers, as do those that the pool counted.
+    Deliveries that ended without an error (a worker died or drained) count separately: some are normal, more mean
+    that the job kills its workers. Kills that the pool counted also count.
     """
     if now > expires_at(job):
         return EndJob("expired", expired_text(job))
@@ -88,20 +88,20 @@ def before_attempt(
         return EndJob("attempts_exhausted")
     if delivered - len(errors) > job.max_attempts + silent:
         died = delivered - 1 - len(errors)
-        return EndJob("attempts_exhausted", f"its workers died, or gave it back, {died} times without an outcome")
+        return EndJob("attempts_exhausted", f"its workers died or returned it {died} times without an outcome")
     return None
 
 
 def expired_text(job: Job) -> str:
-    """Why a job that has not begun is given up."""
+    """Say why a job that has not started expired."""
     if job.deadline_at is not None and expires_at(job) == job.deadline_at:
-        return f"it had not begun at its deadline, {job.deadline_at.isoformat(timespec='seconds')}"
+        return f"it had not started by its deadline, {job.deadline_at.isoformat(timespec='seconds')}"
     since = max(job.submitted_at, job.not_before or job.submitted_at)
-    return f"it had not begun {job.ttl_s:g} s (ttl_s) after {since.isoformat(timespec='seconds')}"
+    return f"it had not started {job.ttl_s:g} s (ttl_s) after {since.isoformat(timespec='seconds')}"
 
 
 def after_error(job: Job, error: BaseException, failed_attempts: int) -> EndJob | Retry:
-    """Whether a failed job gets another attempt; `failed_attempts` counts this one."""
+    """Decide whether a failed job gets another attempt; `failed_attempts` includes this one."""
     if isinstance(error, AutopilotError) and not error.retryable:
         return EndJob("permanent_error")
     if failed_attempts >= job.max_attempts:

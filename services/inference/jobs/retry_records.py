@@ -1,4 +1,4 @@
-"""What is kept of a job between attempts: changed by several, so never written without looking."""
+"""What is recorded of a job between attempts; several processes change it, so writes are compare-and-set."""
 
 from __future__ import annotations
 
@@ -19,21 +19,21 @@ CLOCKS_DIFFER = timedelta(minutes=1)
 
 
 class RetryRecords:
-    """KV `jobs`. Every method raises the errors of nats-py."""
+    """The KV bucket `jobs`. Every method raises the errors of nats-py."""
 
     def __init__(self, kv: KeyValue) -> None:
         self._kv = kv
 
     async def read(self, job_id: str, since: datetime | None = None) -> JobState:
-        """The record of a job; an empty one where there is none that can be read, or only one from before `since`."""
+        """Read the record of a job; empty where there is none that can be read, or only one from before `since`."""
         return (await self._read(subjects.token(job_id), since))[0]
 
     async def change(
         self, job_id: str, change: Callable[[JobState], JobState], since: datetime | None = None
     ) -> JobState:
-        """Change a record as it is now, whoever else does; returns what was written.
+        """Change the current record atomically; returns what was written.
 
-        Raises UnavailableError when others are always faster.
+        Raises UnavailableError when concurrent writers always win.
         """
         key = subjects.token(job_id)
         for _ in range(TRIES):
@@ -59,7 +59,7 @@ class RetryRecords:
             state = JobState.model_validate_json(entry.value or b"")
         except ValidationError:
             return JobState(), entry.revision
-        # An id is free again once its job and result are gone, which takes longer than clocks may differ.
+        # An id becomes free once its job and result are gone, which takes longer than clocks may differ.
         if since is not None and state.at is not None and state.at < since - CLOCKS_DIFFER:
             state = JobState()
         return state, entry.revision

@@ -1,4 +1,4 @@
-"""A small file that a worker and its pool both have open: what runs now, told also when the worker cannot speak."""
+"""A small file shared by a worker and its pool: what runs now, readable even while the worker hangs."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ MOST_BYTES = 1 << 20
 
 
 class RunningJob(BaseModel):
-    """A job that runs. `alone` says that it is one that runs in no batch with others."""
+    """A job that runs. `alone` means that it is not in a batch with others."""
 
     id: str
     alone: bool = False
 
 
 class JournalEntry(BaseModel):
-    """What a worker does: the jobs that run, whether a model loads, the kinds whose failures made it end."""
+    """What a worker does: its running jobs, whether a model loads, the kinds whose failures made it exit."""
 
     jobs: list[RunningJob] = []
     loading: bool = False
@@ -30,21 +30,21 @@ class JournalEntry(BaseModel):
 
 
 class RunJournal:
-    """The worker's side. Without a file it writes nothing."""
+    """The worker's side. Without a file, nothing is written."""
 
     def __init__(self, fd: int | None) -> None:
         self._fd, self._lock, self._entry = fd, threading.Lock(), JournalEntry()
 
     def running(self, jobs: Sequence[RunningJob]) -> None:
-        """These run now."""
+        """Mark these jobs as running within the context."""
         self._write(jobs=list(jobs))
 
     def loading(self, on: bool) -> None:  # noqa: FBT001  a hook of one flag
-        """A model begins or ends to load, which may keep the whole process from speaking."""
+        """Mark the start or end of loading a model, which may block the whole process."""
         self._write(loading=on)
 
     def failing(self, kinds: Sequence[str]) -> None:
-        """Jobs of these kinds fail one after another."""
+        """Record that jobs of these kinds fail one after another."""
         self._write(failing_kinds=list(kinds))
 
     def _write(self, **changed: object) -> None:
@@ -52,14 +52,15 @@ class RunJournal:
             self._entry = self._entry.model_copy(update=changed)
             if self._fd is None:
                 return
-            # A reader takes what stands before the first line's end: nothing of a longer entry of before. Where it
-            # cannot be written (a full disk), the pool goes by what the worker said last; no job is held up for it.
+            # A reader takes only the first line, so nothing of a longer earlier entry. When the file cannot
+            # be written (a full disk), the pool relies on the worker's last status; no job is delayed for
+            # it.
             with suppress(OSError):
                 os.pwrite(self._fd, self._entry.model_dump_json().encode() + b"\n", 0)
 
 
 def open_journal() -> IO[bytes]:
-    """The pool's side: a file without a name, for a worker to inherit; in memory where there is such a thing."""
+    """The pool's side: an unnamed file for a worker to inherit; in memory where supported."""
     if hasattr(os, "memfd_create"):
         file: IO[bytes] = os.fdopen(os.memfd_create("autopilot-journal"), "w+b")
     else:
@@ -69,7 +70,7 @@ def open_journal() -> IO[bytes]:
 
 
 def read_journal(file: IO[bytes]) -> JournalEntry | None:
-    """What the worker last wrote; None when that is nothing, or half written."""
+    """Return what the worker last wrote; None when there is nothing, or a partial write."""
     line, end, _ = os.pread(file.fileno(), MOST_BYTES, 0).partition(b"\n")
     if not end:
         return None

@@ -1,4 +1,4 @@
-"""How long batches may run. Threads cannot be ended, so a worker whose batch does not end, ends itself."""
+"""Limit how long batches run. Threads cannot be killed, so a worker whose batch overruns exits."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ from accelerator_autopilot.inference.worker.application.worker_state import RUN_
 log = logging.getLogger(__name__)
 
 LOOK_EVERY_S = 0.25
-# A look that comes this much later than it should tells that the whole process stood still.
+# A check that comes this much late means that the whole process was suspended.
 STALL_S = 2.0
-# What the event loop has to write down how the jobs ended, before the process ends without.
+# How long the event loop has to record the jobs' outcomes before the process exits regardless.
 LAST_WORDS_S = 8.0
-# A model that loads for longer than this is one that hangs.
+# A model that loads for longer than this is considered hung.
 LONGEST_LOAD_S = 1800.0
 
 
 @dataclass(eq=False)
 class Run:
-    """A batch that runs, since when (monotonic), and what was spent on loading models by then."""
+    """A running batch, when it started (monotonic), and the time spent on loading models by then."""
 
     taken: Sequence[ClaimedJob]
     limit_s: float
@@ -36,19 +36,19 @@ class Run:
     loaded_s: float
 
     def overdue(self, now: float) -> bool:
-        """Whether it runs for too long; loading a model does not count."""
+        """Whether it exceeds its limit; loading a model does not count."""
         loading_s = min(SHELF.loading_s(now) - self.loaded_s, LONGEST_LOAD_S)
         return now - self.began - loading_s > self.limit_s
 
 
 def limit_of(timeouts: Sequence[float | None], longest_s: float) -> float:
-    """Seconds that a batch may take: each of its jobs as long as the shortest limit of them, at most `longest_s`."""
+    """Return how many seconds a batch may take: jobs times the shortest limit of any, at most `longest_s`."""
     shortest = min(min(t or longest_s, longest_s) for t in timeouts)
     return min(longest_s, shortest * len(timeouts))
 
 
 class RunTimeLimit:
-    """Knows what runs, writes it down for the pool, and says what runs for too long."""
+    """Tracks what runs, records it for the pool, and detects what runs for too long."""
 
     def __init__(self, journal: RunJournal, longest_s: float) -> None:
         self.journal, self._longest_s = journal, longest_s
@@ -57,7 +57,7 @@ class RunTimeLimit:
 
     @contextmanager
     def running(self, taken: Sequence[ClaimedJob]) -> Iterator[None]:
-        """These run until the end of the context."""
+        """Track these jobs as running until the end of the context."""
         now = time.monotonic()
         limit_s = limit_of([t.job.timeout_s for t in taken], self._longest_s)
         run = Run(taken, limit_s, now, SHELF.loading_s(now))
@@ -72,13 +72,13 @@ class RunTimeLimit:
                 self._write()
 
     def overdue(self) -> list[Run]:
-        """What runs for too long."""
+        """Return a batch that exceeds its limit, if any."""
         now = time.monotonic()
         with self._lock:
             return [run for run in self._runs if run.overdue(now)]
 
     def start(self, end: Callable[[list[Run]], None]) -> None:
-        """Look from a thread, so that a stuck event loop is no matter; `end` is called there, once."""
+        """Check from a thread, so that a blocked event loop does not matter; `end` is called there, once."""
         threading.Thread(target=self._look, args=[end], name="run watch", daemon=True).start()
 
     def _look(self, end: Callable[[list[Run]], None]) -> None:
@@ -87,13 +87,13 @@ class RunTimeLimit:
             time.sleep(LOOK_EVERY_S)
             stood_s = time.monotonic() - before - LOOK_EVERY_S
             if stood_s > STALL_S:
-                # A process that was stopped, or a machine that slept, ran nothing meanwhile.
+                # A process that was stopped, or a machine that was suspended, ran nothing meanwhile.
                 with self._lock:
                     for run in self._runs:
                         run.began += stood_s
             late = self.overdue()
             if late:
-                log.error("run over its time, ending", extra={"jobs": [t.job.id for r in late for t in r.taken][:64]})
+                log.error("run exceeded its limit", extra={"jobs": [t.job.id for r in late for t in r.taken][:64]})
                 end(late)
                 time.sleep(LAST_WORDS_S)
                 os._exit(RUN_TIMED_OUT)

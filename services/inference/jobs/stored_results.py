@@ -1,4 +1,4 @@
-"""Reading how a job ended. A result that cannot be read is an end all the same: RESULTS takes no second one."""
+"""Read how a job ended. An unreadable result counts as an end too: RESULTS stores only one for each job."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from accelerator_autopilot.transport.unreadable_values import seen
 
 
 async def read_result(js: JetStreamContext, job_id: str) -> JobResult | None:
-    """The result of a job, a failed one where there is one that cannot be read; None when the job has not ended.
+    """Return the result of a job, a failed one where it is unreadable; None when the job has not ended.
 
     Raises nats-py's errors.
     """

@@ -1,7 +1,7 @@
-"""Every job kind that workers run: those in this package, and those that installed distributions add.
+"""Every job kind that workers run: built-in kinds, and plug-ins of installed distributions.
 
-A distribution adds a kind by an entry point of the group `accelerator_autopilot.kinds`, whose name is the kind's and
-whose value names the kind object (docs/how-to/write-a-job-kind.md).
+A distribution adds a kind by an entry point in the group `accelerator_autopilot.kinds`; its name is the kind's name and
+its value refers to the kind object (docs/how-to/write-a-job-kind.md).
 """
 
 from __future__ import annotations
@@ -20,12 +20,15 @@ log = logging.getLogger(__name__)
 
 
 def registry() -> dict[str, Kind | ContinuousKind]:
-    """All kinds by name."""
+    """Return all kinds by name."""
     return _load()[0]
 
 
 def find(name: str) -> Kind | ContinuousKind:
-    """The kind of this name. Raises SettingsError that says which there are, or why a plug-in was not loaded."""
+    """Return the kind of this name.
+
+    Raises SettingsError, which lists the available kinds or says why a plug-in was not loaded.
+    """
     kinds, failures = _load()
     if name in kinds:
         return kinds[name]
@@ -36,7 +39,7 @@ def find(name: str) -> Kind | ContinuousKind:
 
 @cache
 def _load() -> tuple[dict[str, Kind | ContinuousKind], dict[str, str]]:
-    """Kinds by name, and why others were not loaded: one broken plug-in must not stop a worker for other kinds."""
+    """Return kinds by name, and why others failed to load: one broken plug-in must not stop the other kinds."""
     kinds: dict[str, Kind | ContinuousKind] = {}
     for module in pkgutil.iter_modules(__path__):
         kind = getattr(import_module(f"{__name__}.{module.name}"), "KIND", None)
@@ -53,7 +56,7 @@ def _load() -> tuple[dict[str, Kind | ContinuousKind], dict[str, str]]:
 
 
 def _load_plugin(entry: EntryPoint, kinds: dict[str, Kind | ContinuousKind]) -> str:
-    """Load one plug-in; returns why it cannot be used, or nothing."""
+    """Load one plug-in; returns why it cannot be used, or an empty string."""
     try:
         kind = entry.load()
     except Exception as error:  # noqa: BLE001  whatever a plug-in's import raises is its own

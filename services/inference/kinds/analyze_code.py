@@ -1,4 +1,4 @@
-"""analyze-code: bugs, security, inefficiency and GPU advice from analysers, explained by a code model if any."""
+"""analyze-code: bugs, security, inefficiency and GPU advice from analysers, optionally explained by a code model."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ class AnalyzeCodeKind:
 
 
 def _texts(item: AnalyzeCode) -> tuple[dict[str, str], list[str]]:
-    """Texts by name, `code` among them, and the names of what is no text."""
+    """Return texts by name, `code` among them, and the names of files that are not text."""
     sources = collect(item.files, item.archive)
     if sum(len(data) for data in sources.values()) > MOST_CODE_BYTES:
         raise InvalidInputError(

@@ -1,4 +1,4 @@
-"""analyze-logs: templates, bursts, what is new and what vanished, the first error and its likely root cause."""
+"""analyze-logs: templates, bursts, new and vanished templates, the first error and its likely root cause."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from accelerator_autopilot.transport.clock import utc_now
 MOST_LINES = 2_000_000
 LINE_CHARACTERS = 4000
 LISTED = 100
-# What differs from line to line and says nothing of what kind of line it is, in the order in which it is masked.
+# Variable parts of a line that do not identify its template, in the order in which they are masked.
 MASKS = (
     (r"\d{4}-\d{2}-\d{2}[T ]\d{2}:\d{2}:\d{2}(?:[.,]\d+)?(?:Z|[+-]\d{2}:?\d{2})?", "TIME"),
     (r"^[A-Z][a-z]{2} +\d{1,2} \d{2}:\d{2}:\d{2}", "TIME"),

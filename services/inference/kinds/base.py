@@ -1,4 +1,4 @@
-"""The contract of a job kind. docs/how-to/write-a-job-kind.md says how to write one."""
+"""The interface of a job kind; docs/how-to/write-a-job-kind.md explains how to write one."""
 
 from __future__ import annotations
 
@@ -18,24 +18,24 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Tokens:
-    """Tokens of one job, where its kind counts them."""
+    """Token counts of one job, where its kind counts them."""
 
     prompt: int = 0
     completion: int = 0
 
 
 def _silent(*_: Any) -> None:
-    """Nobody listens."""
+    """Discard progress."""
 
 
 @dataclass(frozen=True)
 class RunContext:
-    """What a kind may use while it runs: its models, and how to tell progress.
+    """What a kind may use while it runs: its models, and callbacks to report progress.
 
-    `progress(index, fraction)` and `partial(index, output)` speak about one input of the batch; `attempts[index]`
-    counts its attempts from 1; `cancelled(index)` says that nobody waits for it any more; `tokens[index]` is the
-    kind's to fill in; `scratch.folder` is a folder that is gone when the batch has ended; `speed()` is that of a
-    simulated device under its cap, above 0, and 1 of a real one, whose work slows down by itself.
+    `progress(index, fraction)` and `partial(index, output)` refer to one input of the batch; `attempts[index]`
+    counts its attempts from 1; `cancelled(index)` says that its result is no longer wanted; the kind fills in
+    `tokens[index]`; `scratch.folder` is a folder that is deleted when the batch ends; `speed()` is the speed of a
+    simulated device under its power cap, above 0, and 1 for a real one, whose work slows down by itself.
     """
 
     models: ModelSettings
@@ -48,7 +48,7 @@ class RunContext:
     tokens: dict[int, Tokens] = field(default_factory=dict)
 
     def part(self, places: Sequence[int]) -> RunContext:
-        """The context of some of the batch's inputs."""
+        """Return the context of some of the batch's inputs."""
         return RunContext(
             models=self.models,
             scratch=self.scratch,
@@ -62,7 +62,7 @@ class RunContext:
 
 
 class _Placed(dict[int, Tokens]):
-    """Writes what is told of a part's input into the whole batch's place."""
+    """Maps a part's indices to those of the whole batch."""
 
     def __init__(self, whole: dict[int, Tokens], places: Sequence[int]) -> None:
         super().__init__()
@@ -74,10 +74,10 @@ class _Placed(dict[int, Tokens]):
 
 @runtime_checkable
 class Kind(Protocol):
-    """One kind of job. `run` is called in a thread with inputs that were validated.
+    """One kind of job.
 
-    It returns, for each input, the output or the exception that this input caused. `max_batch` is how many inputs one
-    call takes at most.
+    `run` is called in a thread with validated inputs. It returns, for each input, the output or the exception that
+    this input caused. `max_batch` is the most inputs that one call takes.
     """
 
     name: str
@@ -90,18 +90,18 @@ class Kind(Protocol):
 
 
 class ContinuousKind(Protocol):
-    """A kind whose inputs join a running batch at any time: `start` returns at once."""
+    """A kind whose inputs join a running batch at any time: `start` returns immediately."""
 
     name: str
     input: type[Input]
     output: type[BaseModel]
 
     def start(self, item: Any, context: RunContext) -> Future[BaseModel]:
-        """Begin one input."""
+        """Start one input."""
 
 
 def each(run: Callable[[Any, int], T], inputs: Sequence[Any]) -> list[T | BaseException]:
-    """Run inputs one by one; an error is its input's own."""
+    """Run inputs one by one; an error affects only its own input."""
     outputs: list[T | BaseException] = []
     for index, item in enumerate(inputs):
         try:

@@ -1,4 +1,4 @@
-"""benchmark: another kind on the CPU, on one device and on all of them: throughput, latency, joules, speed-up."""
+"""benchmark: another kind on the CPU, one device and all devices: throughput, latency, energy, speed-up."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class BenchmarkKind:
     """One benchmark a job."""
 
     name = "benchmark"
-    # What ran beside it would be measured with it.
+    # Concurrent work would distort the measurement.
     undisturbed = True
     input = Benchmark
     output = BenchmarkResult

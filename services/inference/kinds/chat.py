@@ -21,7 +21,7 @@ class ChatKind:
     output = GenerateResult
 
     def start(self, item: Chat, context: RunContext) -> Future[BaseModel]:
-        """Begin the next turn."""
+        """Start the next turn."""
         return begin([Message(turn.role, turn.content) for turn in item.messages], item, context)
 
 

@@ -1,4 +1,4 @@
-"""classify: texts to labels; by likeness to the labels' descriptions, or by a configured sequence classifier."""
+"""classify: texts to labels, by similarity to the labels' descriptions or with a configured sequence classifier."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from accelerator_autopilot.contracts.kinds.classify import Classified, Classify,
 from accelerator_autopilot.inference.kinds.base import RunContext, each
 from accelerator_autopilot.inference.model_loading import encoder, text_classifier
 
-# Cosines of sentence embeddings lie close together; CLIP's learned scale (Radford et al., 2021) spreads them.
+# Cosines of sentence embeddings are close together; CLIP's learned scale (Radford et al., 2021) spreads them.
 SCALE = 20.0
 
 
 class ClassifyKind:
-    """Zero-shot by embeddings unless a classifier is configured and no labels are given."""
+    """Zero-shot by embeddings, unless a classifier is configured and no labels are given."""
 
     name = "classify"
     input = Classify
@@ -26,7 +26,7 @@ class ClassifyKind:
     max_batch = 64
 
     def run(self, inputs: Sequence[Classify], context: RunContext) -> list[BaseModel | BaseException]:
-        """Classify the texts of all inputs together: one by one they leave a GPU idle."""
+        """Classify the texts of all inputs together; one by one they would underuse a GPU."""
         checked = each(lambda item, _: _checked(item, context), inputs)
         outputs: list[BaseModel | BaseException] = list(checked)
         described = [i for i, item in enumerate(inputs) if isinstance(checked[i], BaseModel) and item.labels]

@@ -19,9 +19,9 @@ if TYPE_CHECKING:
 
     from accelerator_autopilot.inference.adapters.classifiers import ImageClassifier
 
-# Of one image, and of those that are held as pixels at once.
+# Pixels of one image, and of those decoded at once.
 MOST_PIXELS = 64_000_000
-# Decoders that stay within their process; Pillow's others include EPS, which starts Ghostscript.
+# Decoders that run in-process; Pillow's others include EPS, which starts Ghostscript.
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")
 
 
@@ -34,7 +34,7 @@ class ClassifyImageKind:
     max_batch = 16
 
     def run(self, inputs: Sequence[ClassifyImage], context: RunContext) -> list[BaseModel | BaseException]:
-        """Classify the images of all jobs together, as many at once as may be held as pixels."""
+        """Classify the images of all jobs together, in chunks that fit the pixel limit."""
         model = image_classifier(context.models)
         albums = each(lambda item, _: _Album(item), inputs)
         waiting: list[tuple[_Album, str, Image]] = []
@@ -60,7 +60,7 @@ class _Album:
             raise InvalidInputError("files", 0, "contains no image")
 
     def images(self) -> Iterator[tuple[str, Image]]:
-        """Each image that can be read."""
+        """Yield each image that can be read."""
         for name, data in self._files.items():
             try:
                 yield name, _opened(name, data)
@@ -69,13 +69,13 @@ class _Album:
                 self._found[name] = ClassifiedImage(name=name, error=str(error))
 
     def add(self, name: str, scores: dict[str, float]) -> None:
-        """Take what the model thinks of an image."""
+        """Store the model's scores of an image."""
         best = dict(sorted(scores.items(), key=lambda pair: -pair[1])[: self._top])
         label = next(iter(best))
         self._found[name] = ClassifiedImage(name=name, label=label, score=best[label], scores=best)
 
     def output(self, model: str) -> ClassifyImageResult:
-        """All images in the order given. Raises InvalidInputError where none can be read."""
+        """Return all images in the order given. Raises InvalidInputError when none can be read."""
         if self._alone is not None and len(self._files) == 1:
             raise self._alone
         if all(image.error for image in self._found.values()):
@@ -92,7 +92,7 @@ def _opened(name: str, data: bytes) -> Image:
     try:
         image = images.open(io.BytesIO(data), formats=FORMATS)
         decoded = image.convert("RGB") if _pixels(image) <= MOST_PIXELS else None
-    except Exception as error:  # Pillow's decoders raise whatever a broken file makes of them
+    except Exception as error:  # Pillow's decoders raise arbitrary errors for broken files
         raise InvalidInputError(name, f"{len(data)} bytes", f"is not a readable {', '.join(FORMATS)} image") from error
     if decoded is None:
         raise InvalidInputError(name, f"{image.width}x{image.height}", f"may have at most {MOST_PIXELS} pixels")

@@ -28,7 +28,7 @@ class ContractBrokenError(AssertionError):
 def check_kind(kind: Kind | ContinuousKind, *, models: ModelSettings | None = None) -> list[Any]:
     """Check a kind and run its examples; returns their results. Raises ContractBrokenError.
 
-    `models` are the settings that its examples need, of a kind that runs models.
+    `models` are the model settings that its examples need.
     """
     _check_names(kind)
     examples = _check_models(kind)
@@ -46,7 +46,7 @@ def _check_names(kind: Kind | ContinuousKind) -> None:
 
 
 def _check_models(kind: Kind | ContinuousKind) -> list[dict[str, Any]]:
-    """The models of input and output; returns the examples."""
+    """Check the models of input and output; returns the examples."""
     _expect(issubclass(kind.input, Payload), f"its input {kind.input.__name__} is no Payload")
     _expect(issubclass(kind.output, Result), f"its output {kind.output.__name__} is no Result")
     payload: Any = kind.input
@@ -67,7 +67,7 @@ def _check_models(kind: Kind | ContinuousKind) -> list[dict[str, Any]]:
         kind.input.model_validate(examples[0] | {"no_such_field": 1})
     except ValidationError:
         return list(examples)
-    raise ContractBrokenError(f"{kind.name}: an unknown field is not refused")
+    raise ContractBrokenError(f"{kind.name}: an unknown field is accepted")
 
 
 def _run(kind: Kind | ContinuousKind, example: dict[str, Any], models: ModelSettings) -> BaseModel:
@@ -88,7 +88,7 @@ def _run(kind: Kind | ContinuousKind, example: dict[str, Any], models: ModelSett
 
 
 def _check_batch(kind: Kind, example: dict[str, Any], models: ModelSettings) -> None:
-    """As many outputs as inputs in a batch of several."""
+    """Check that a batch returns as many outputs as inputs."""
     size = min(3, kind.max_batch)
     items = [kind.input.model_validate(example) for _ in range(size)]
     with ScratchFolders(None) as scratch:

@@ -1,4 +1,4 @@
-"""detect-anomalies: tables of transactions or metrics to their outliers, with reasons, and a report for the files."""
+"""detect-anomalies: find outliers in tables of transactions or metrics, with reasons and report files."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class DetectAnomaliesKind:
     max_batch = 1
 
     def run(self, inputs: Sequence[DetectAnomalies], context: RunContext) -> list[BaseModel | BaseException]:  # noqa: ARG002  every kind is called so
-        """Look through each table."""
+        """Check each table."""
         return each(lambda item, _: self._one(item), inputs)
 
     def _one(self, item: DetectAnomalies) -> DetectAnomaliesResult:

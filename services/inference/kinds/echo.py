@@ -1,6 +1,6 @@
-"""echo: return the text, optionally after a delay. For measuring and for trying a fleet.
+"""echo: return the text, optionally after a delay; for measuring and for trying out a fleet.
 
-On a simulated device the work takes longer where a cap or heat holds its clock down.
+On a simulated device the work takes longer while a power cap or heat lowers its clock.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ STEP_S = 0.1
 
 
 class EchoKind:
-    """The smallest kind."""
+    """The simplest kind."""
 
     name = "echo"
     input = Echo
@@ -27,7 +27,7 @@ class EchoKind:
     max_batch = 256
 
     def run(self, inputs: Sequence[Echo], context: RunContext) -> list[BaseModel | BaseException]:
-        """Work through the batch one by one."""
+        """Process the batch one by one."""
         return [self._one(index, item, context) for index, item in enumerate(inputs)]
 
     def _one(self, index: int, item: Echo, context: RunContext) -> BaseModel | Exception:

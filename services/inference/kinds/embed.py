@@ -21,7 +21,7 @@ class EmbedKind:
     max_batch = 256
 
     def run(self, inputs: Sequence[Embed], context: RunContext) -> list[BaseModel | BaseException]:
-        """Flatten, embed once, and hand each job its rows."""
+        """Embed all texts in one call, and give each job its rows."""
         model = encoder(context.models)
         for item in inputs:
             if item.model not in {None, model.name}:

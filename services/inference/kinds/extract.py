@@ -1,7 +1,7 @@
 """extract: key findings, and the fields of a given JSON schema, from clinical, financial or any other text.
 
-Every value comes with the span of the text that it was taken from. With a configured causal model the model proposes
-the values; those that the text does not hold word for word are left out.
+Every value comes with the span of the text that it was taken from. With a configured causal model, the model proposes
+the values; proposals that do not occur verbatim in the text are dropped.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from accelerator_autopilot.inference.kinds.summarize import choose
 from accelerator_autopilot.inference.model_loading import encoder, generator
 from accelerator_autopilot.inference.ports import GenerationRequest
 
-# A field that the text names itself outweighs any likeness.
+# A label in the text outweighs any similarity.
 LABELLED_BONUS = 1.0
 LEAST_LIKENESS = 0.15
 ANSWER_TOKENS = 512
@@ -109,7 +109,7 @@ def _first_object(text: str) -> dict[str, Any]:
 
 
 def _grounded(field: SchemaField, proposed: Any, text: str) -> Value | list[Value] | None:
-    """The proposal where the text holds it, nothing otherwise."""
+    """Return the proposal where the text contains it; None otherwise."""
     if isinstance(proposed, list):
         values = [_grounded(field, one, text) for one in proposed]
         return [v for v in values if isinstance(v, Value)]

@@ -11,7 +11,7 @@ from accelerator_autopilot.inference.domain.archives import safe_path, unpack
 
 
 def decode_base64(text: str, field: str) -> bytes:
-    """Bytes of base64. Raises InvalidInputError when it is none."""
+    """Decode base64. Raises InvalidInputError for invalid base64."""
     try:
         return base64.b64decode(text, validate=True)
     except (binascii.Error, ValueError):
@@ -19,12 +19,12 @@ def decode_base64(text: str, field: str) -> bytes:
 
 
 def data_of(file: File) -> bytes:
-    """The file's bytes. Raises InvalidInputError for broken base64."""
+    """Return the file's bytes. Raises InvalidInputError for invalid base64."""
     return file.text.encode() if file.text is not None else decode_base64(file.base64 or "", file.name)
 
 
 def collect(files: list[File], archive: str | None) -> dict[str, bytes]:
-    """Files by their paths, from a list and a base64 archive."""
+    """Return files by path, from a list and a base64 archive."""
     found = {safe_path(f.name): data_of(f) for f in files}
     if archive is not None:
         found |= unpack(decode_base64(archive, "archive"))
@@ -32,7 +32,7 @@ def collect(files: list[File], archive: str | None) -> dict[str, bytes]:
 
 
 def as_text(data: bytes, name: str) -> str:
-    """UTF-8 text, also with a byte order mark, or UTF-16 with one. Raises InvalidInputError for anything else."""
+    """Decode UTF-8, also with a byte order mark, or UTF-16 with one. Raises InvalidInputError for anything else."""
     encoding = "utf-16" if data[:2] in {b"\xff\xfe", b"\xfe\xff"} else "utf-8-sig"
     try:
         text = data.decode(encoding)

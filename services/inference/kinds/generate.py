@@ -22,12 +22,12 @@ class GenerateKind:
     output = GenerateResult
 
     def start(self, item: Generate, context: RunContext) -> Future[BaseModel]:
-        """Begin one text."""
+        """Start one text."""
         return begin(item.prompt, item, context)
 
 
 def begin(prompt: Any, item: Sampling, context: RunContext) -> Future[BaseModel]:
-    """Begin a generation and tell its pieces; shared with `chat`."""
+    """Start a generation and report its pieces; shared with `chat`."""
     model = generator(context.models, _chosen(item.model, context))
     told = 0
     ended: Future[BaseModel] = Future()

@@ -32,7 +32,7 @@ from accelerator_autopilot.inference.ports import GenerationRequest
 
 ANSWER_TOKENS = 1024
 OUTPUT_BYTES = 8 * 2**20
-# Of the time that a job gives: what is left is for the interpreter to start, and to tell what it has.
+# Share of the job's time limit; the rest is for starting the interpreter and reporting.
 PART = 0.85
 
 
@@ -50,7 +50,7 @@ class GenerateTestsKind:
 
 
 class _Session:
-    """One module's way through the sandbox."""
+    """One module's session in the sandbox."""
 
     def __init__(self, item: GenerateTests, index: int, context: RunContext) -> None:
         self._item, self._index, self._context = item, index, context

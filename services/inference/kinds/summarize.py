@@ -13,8 +13,8 @@ from accelerator_autopilot.contracts.kinds.summarize import Summarize, Summarize
 from accelerator_autopilot.inference.kinds.base import RunContext, each
 from accelerator_autopilot.inference.model_loading import encoder, summarizer
 
-# Ends of sentences in scripts that use them, and line breaks of lists and headings. What looks ahead stays within
-# its line: over all that follows, blank lines would cost the square of their number.
+# Sentence ends in the scripts that use them, and line breaks of lists and headings. The lookahead stays within its
+# line: beyond it, runs of blank lines would take quadratic time.
 _BOUNDARY = re.compile(r"(?<=[.!?।؟])\s+|(?<=[。！？])\s*|\n{2,}|\n(?=[^\S\n]*+(?:[-*#|]|\d++\.))")  # noqa: RUF001
 _FENCED = re.compile(r"^```.*?^```", re.MULTILINE | re.DOTALL)
 MIN_SENTENCE = 20
@@ -48,7 +48,7 @@ class SummarizeKind:
 
 
 def split(text: str) -> list[str]:
-    """Sentences of a text, without code, drawings, tables and fragments unless there is nothing else."""
+    """Return the sentences of a text, without code, drawings, tables and fragments unless there is nothing else."""
     parts = [" ".join(part.split()) for part in _BOUNDARY.split(_FENCED.sub("", text))]
     parts = [part for part in parts if part]
     return [part for part in parts if len(part) >= MIN_SENTENCE and _is_prose(part)] or parts or [text]

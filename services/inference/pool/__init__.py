@@ -1,1 +1,1 @@
-"""The pool on every node: its workers, the queue's order and what it tells."""
+"""The pool on every node: it supervises workers, maintains the queue and reports its status."""

@@ -1,4 +1,4 @@
-"""The pool on every node: which subject goes to which function."""
+"""The pool on every node: which subject goes to which handler."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ from accelerator_autopilot.transport.direct_reads import bucket_items
 
 
 def create_app(settings: PoolSettings | None = None) -> FastStream:
-    """The supervisor of one pool on one node."""
+    """Create the supervisor app of one pool on one node."""
     settings = settings or load(PoolSettings)
     service = Service("pool", settings, grace_s=settings.stop_timeout_s + GRACE_S)
     broker = service.broker
@@ -81,12 +81,12 @@ def create_app(settings: PoolSettings | None = None) -> FastStream:
     async def on_alert(alert: Alert) -> None:
         watch.on_alerts([alert])
 
-    # A reply would be taken for the stream's own confirmation by whoever published.
+    # A reply would be mistaken for the stream's own acknowledgement by the publisher.
     broker.subscriber(subjects.frames(settings.node), no_reply=True)(on_frame)
     broker.subscriber(subjects.alerts_of(settings.node), no_reply=True)(on_alert)
 
     watched = [Watched("COMMANDS", config) for config, _, _ in taken]
-    # Those of the queue's keeper are taken by the part that leads.
+    # The janitor's messages are handled by the pool that holds the leader lease.
     watched += [Watched("JOBS", waiting_durable(), may_wait=True), Watched("LATER", due_durable(), may_wait=True)]
     watched += [
         Watched("JOBS", job_durable(kind, p), may_wait=True) for kind in settings.pool_kinds for p in PRIORITIES
@@ -101,7 +101,7 @@ def create_app(settings: PoolSettings | None = None) -> FastStream:
             service.health.report("workers", ok=False, reason="no worker is ready yet")
             service.supervise("workers", supervisor.run)
             service.supervise("pool status", lambda: memory.keep_reporting(service.health))
-            service.supervise("queue keeper", keeper.run)
+            service.supervise("queue janitor", keeper.run)
             streams = StreamUsage(js, service.bus, service.registry, lambda: leadership.token is not None)
 
             async def open_alerts() -> Iterable[Alert]:

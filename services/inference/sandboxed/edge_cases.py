@@ -1,7 +1,7 @@
-"""Try every function of a module with edge cases of its parameters' types, and print what came out as JSON lines.
+"""Call every function of a module with edge cases of its parameters' types, and print the outcomes as JSON lines.
 
-Arguments: the module, and the seconds for all of it. Each call has a process of its own, so that one that never ends,
-or takes the interpreter with it, is one case among others.
+Arguments: the module, and the time limit in seconds. Each call runs in its own process, so that one that hangs or
+crashes the interpreter is only one case among others.
 """
 
 import importlib
@@ -37,7 +37,7 @@ PLAIN = (int, float, str, bool, bytes, list, dict, set, tuple, type(None))
 
 
 def edges(annotation):
-    """Edge cases of one parameter."""
+    """Return edge cases of one parameter."""
     if annotation is inspect.Parameter.empty or annotation is typing.Any:
         return UNKNOWN
     origin = typing.get_origin(annotation)
@@ -50,7 +50,7 @@ def edges(annotation):
 
 
 def calls(function):
-    """Argument tuples: all first cases, then one parameter at a time at each of its edges."""
+    """Return argument tuples: all first cases, then one parameter at a time at each of its edges."""
     try:
         hints = typing.get_type_hints(function)
     except Exception:
@@ -72,7 +72,7 @@ def calls(function):
 
 
 def plain(value):
-    """Whether a value's repr makes the same value again."""
+    """Whether a value's repr evaluates to the same value."""
     if isinstance(value, (list, tuple, set)):
         return all(plain(v) for v in value)
     if isinstance(value, dict):
@@ -81,7 +81,7 @@ def plain(value):
 
 
 def attempt(function, arguments):
-    """What one call did, as the fields of its case."""
+    """Return the outcome of one call, as the fields of its case."""
     fits = all(plain(a) for a in arguments)
     try:
         result = function(*eval(repr(arguments), {"inf": float("inf"), "nan": float("nan")}))
@@ -93,7 +93,7 @@ def attempt(function, arguments):
 
 
 def in_own_process(function, arguments, seconds):
-    """The same in a child, killed when its time is over."""
+    """Make one call in a child process that is killed when it exceeds its time."""
     sys.stdout.flush()
     reading, writing = os.pipe()
     child = os.fork()

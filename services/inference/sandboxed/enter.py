@@ -1,6 +1,6 @@
-"""First thing in the sandbox: give up root's rights, write the job's files, set limits, and become the program.
+"""First program in the sandbox: drop root, write the job's files, set limits, and exec the program.
 
-The plan is the first argument, the files come as JSON on standard input.
+The plan is the first argument; the files arrive as JSON on standard input.
 """
 
 import json
@@ -10,7 +10,7 @@ import sys
 
 
 def give_up_root(uid):
-    """Become this user for good, without any capability."""
+    """Become this user permanently, without any capability."""
     os.setgroups([])
     os.setresgid(uid, uid, uid)
     os.setresuid(uid, uid, uid)
@@ -44,7 +44,7 @@ def main():
             file.write("1000")
     except OSError:
         pass
-    # After the namespace was entered: from Linux 5.14 on processes are counted for each user namespace by itself.
+    # After entering the namespace: from Linux 5.14 on, processes are counted separately in each user namespace.
     for name, value in plan["limits"].items():
         resource.setrlimit(getattr(resource, name), (value, value))
     os.execv(sys.executable, [sys.executable, "-I", *plan["arguments"]])

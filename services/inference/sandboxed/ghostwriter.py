@@ -1,4 +1,4 @@
-"""Print property tests of a module's functions, one program a function, as hypothesis' ghostwriter writes them."""
+"""Print property tests of a module's functions, one program per function, written by hypothesis' ghostwriter."""
 
 import importlib
 import inspect

@@ -1,7 +1,7 @@
-"""Run every test file of this folder, and print how each test ended as JSON lines.
+"""Run every test file in this folder, and print each test's outcome as JSON lines.
 
-Arguments: the seconds for all of it. One pytest runs them all; when a test does not end, or ends the process, it is
-told, and another pytest goes on with the files after it.
+Arguments: the time limit in seconds. One pytest process runs them all; when a test hangs or kills the process, that is
+reported and another process continues with the remaining files.
 """
 
 import json
@@ -22,7 +22,7 @@ OPTIONS = ["-q", "-p", "no:cacheprovider", "--noconftest", "-c", "/dev/null", "-
 
 
 class ProgressReporter:
-    """Tells a pipe which file is run, and how its tests ended."""
+    """Reports on a pipe which file runs, and how its tests ended."""
 
     def __init__(self, pipe):
         self.pipe = pipe
@@ -50,7 +50,7 @@ class ProgressReporter:
 
 
 def lines(pipe, until_next):
-    """Lines of a pipe until its end, and None when nothing comes in time."""
+    """Yield lines of a pipe until its end, and None when nothing arrives in time."""
     rest = b""
     while True:
         if not select.select([pipe], [], [], until_next())[0]:
@@ -64,7 +64,7 @@ def lines(pipe, until_next):
 
 
 def run(files, deadline):
-    """Run these files; returns those that a hanging or dying test left undone."""
+    """Run these files; returns those that a hanging or crashing test left undone."""
     reading, writing = os.pipe()
     child = os.fork()
     if child == 0:
@@ -106,7 +106,7 @@ def run(files, deadline):
 
 
 def main():
-    # A property that is only slow is no fault of the code: its own deadline says nothing on a busy machine.
+    # Slowness is not a fault of the code: hypothesis' deadline means nothing on a busy machine.
     slow = [hypothesis.HealthCheck.too_slow]
     hypothesis.settings.register_profile("sandbox", deadline=None, database=None, suppress_health_check=slow)
     hypothesis.settings.load_profile("sandbox")

@@ -1,1 +1,1 @@
-"""One worker process: jobs in, results out."""
+"""One worker process: runs jobs and stores their results."""

@@ -1,7 +1,7 @@
-"""A worker process: its lanes, its heartbeat to the pool, its end.
+"""A worker process: its runners, its heartbeat to the pool, its shutdown.
 
-It speaks to its pool by JSON lines on standard output, hears from it by JSON lines on standard input, and
-drains on SIGTERM: what runs is finished, what was not begun is given back.
+It talks to its pool in JSON lines on standard output and standard input, and drains on SIGTERM: running jobs finish,
+jobs that have not started are given back.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ async def run_worker(settings: WorkerSettings) -> int:
 
     async def gone() -> None:
         if not stop.is_set():
-            log.critical("nats connection closed for good, exiting")
+            log.critical("NATS connection closed permanently; exiting")
             os._exit(1)
 
     sweep_scratch(settings.scratch_dir)
@@ -89,12 +89,12 @@ async def run_worker(settings: WorkerSettings) -> int:
     state.runs.start(lambda late: _from_thread(loop, tasks, _end_overdue(late, state, lanes, outcomes)))
     work = [asyncio.create_task(lane.run(), name=f"lane {lane.name}") for lane in lanes]
     side = [
-        asyncio.create_task(_keep_alive(state, lanes), name="keep alive"),
+        asyncio.create_task(_keep_alive(state, lanes), name="keep-alive"),
         asyncio.create_task(_report(settings, state, lanes, poison), name="report"),
         asyncio.create_task(Cancellations(nc, js, state, poison).run(), name="cancellations"),
         asyncio.create_task(_keep_connected(nc), name="connection"),
         asyncio.create_task(_listen(state, settings.stop_timeout_s), name="pool"),
-        asyncio.create_task(_begin_anew(settings, state, stop), name="begin anew"),
+        asyncio.create_task(_begin_anew(settings, state, stop), name="restart"),
     ]
     for task in (*work, *side):
         task.add_done_callback(partial(_ended, state))
@@ -112,12 +112,12 @@ async def run_worker(settings: WorkerSettings) -> int:
 
 
 def _ended(state: WorkerState, task: asyncio.Task[None]) -> None:
-    """Half a worker would be worse than a fresh one."""
+    """End the worker when one of its tasks ends: a partial worker is worse than a fresh one."""
     if state.stop.is_set() or task.cancelled():
         return
     error = task.exception()
     told = {"part": task.get_name()} | (failure_fields(error) if error is not None else {})
-    log.critical("part of the worker ended, ending", extra=told)
+    log.critical("a task of the worker ended; exiting", extra=told)
     state.end(1)
 
 
@@ -132,13 +132,13 @@ async def _give_back(lanes: Sequence[JobRunner]) -> None:
         try:
             await lane.stop()
         except NATS_ERRORS:
-            log.warning("jobs not given back; they come again when overdue")
+            log.warning("jobs not given back; they are redelivered after the acknowledgement timeout")
 
 
 async def _end_overdue(
     late: Sequence[Run], state: WorkerState, lanes: Sequence[JobRunner], outcomes: JobCompletion
 ) -> None:
-    """Say how jobs ended that ran for too long, give back the others, and end at once: their thread cannot be."""
+    """Record how overrunning jobs ended, give back the others, and exit: their thread cannot be killed."""
     state.end(RUN_TIMED_OUT)
     outcomes.end()
     told = set()
@@ -151,7 +151,7 @@ async def _end_overdue(
                 else:
                     await outcomes.give_back(taken, alone=True)
             except (UnavailableError, *NATS_ERRORS):
-                log.warning("time out not written down", extra={"job_id": taken.job.id})
+                log.warning("timeout not recorded", extra={"job_id": taken.job.id})
     await _give_back(lanes)
     for reply, message in list(state.held.items()):
         if reply not in told:
@@ -164,7 +164,7 @@ async def _end_overdue(
 
 
 async def _keep_alive(state: WorkerState, lanes: Sequence[JobRunner]) -> None:
-    """Tell the server that jobs here are taken care of, also those that wait behind a long one."""
+    """Extend the acknowledgement deadline of the jobs here, including those queued behind a long one."""
     while True:
         await asyncio.sleep(KEEP_ALIVE_S)
         waiting = [message for lane in lanes for puller in lane.pullers for message in puller.ready]
@@ -178,7 +178,7 @@ async def _keep_alive(state: WorkerState, lanes: Sequence[JobRunner]) -> None:
 async def _report(
     settings: WorkerSettings, state: WorkerState, lanes: Sequence[BatchRunner | ContinuousRunner], poison: PoisonRule
 ) -> None:
-    """One JSON line on standard output whenever the pool should know."""
+    """Write one JSON line to standard output whenever there is news for the pool."""
     started_at, loop = utc_now(), asyncio.get_running_loop()
     pipe = StatusPipe(sys.stdout.fileno())
     while True:
@@ -208,9 +208,9 @@ async def _report(
 
 
 async def _listen(state: WorkerState, stop_timeout_s: float) -> None:
-    """What the pool says: how much of a batch the device bears, how long a job waits for company, a simulated speed.
+    """Read the pool's lines: the device's share of a batch, the batch delay, the simulated speed.
 
-    No worker outlives its pool. One that was started by hand has none to hear.
+    A worker exits when its pool does. One that was started by hand has no pool.
     """
     if not stat.S_ISFIFO(os.fstat(sys.stdin.fileno()).st_mode):
         await asyncio.Event().wait()
@@ -223,18 +223,18 @@ async def _listen(state: WorkerState, stop_timeout_s: float) -> None:
             state.batch_delay_s = max(0.0, float(told["batch_delay_s"]))
             state.speed = min(1.0, max(SLOWEST, float(told["speed"])))
     if not state.stop.is_set():
-        log.warning("the pool is gone, ending")
+        log.warning("the pool is gone; exiting")
     state.end()
-    # Nobody is left to end a worker whose thread hangs; this task goes as soon as what runs has ended.
+    # Nobody is left to kill a worker whose thread hangs; this task is cancelled as soon as running jobs have ended.
     await asyncio.sleep(stop_timeout_s)
-    log.error("not ended in time, ending at once")
+    log.error("running jobs did not end in time; exiting immediately")
     os._exit(1)
 
 
 async def _begin_anew(settings: WorkerSettings, state: WorkerState, stop: asyncio.Event) -> None:
-    """End, so that a fresh process takes over, when models lie idle or the memory is taken.
+    """Exit so that a fresh process takes over, when models are idle or the memory is exhausted.
 
-    Those that were loaded before the first job are meant to stay.
+    Models that were loaded before the first job are meant to stay.
     """
     loop = asyncio.get_running_loop()
     warm = set(SHELF.names)
@@ -244,18 +244,18 @@ async def _begin_anew(settings: WorkerSettings, state: WorkerState, stop: asynci
         rested_s = 0.0 if state.running else loop.time() - state.last_job_at
         idle = set(SHELF.names) - warm and rested_s > settings.model_idle_s
         if idle or SHELF.crowded:
-            log.info("begins anew to free memory", extra={"models": SHELF.names, "crowded": SHELF.crowded})
+            log.info("restarting to free memory", extra={"models": SHELF.names, "crowded": SHELF.crowded})
             state.end(BEGIN_ANEW)
 
 
 async def _keep_connected(nc: Client) -> None:
-    """End when the connection can never come back: the library may have stopped trying without a word."""
+    """Exit when the connection can never come back: the library may have stopped reconnecting silently."""
     loop = asyncio.get_running_loop()
     hope = loop.time()
     while True:
         if can_come_back(nc):
             hope = loop.time()
         elif loop.time() - hope > STUCK_S:
-            log.critical("nats client neither connected nor reconnecting, exiting")
+            log.critical("NATS client neither connected nor reconnecting; exiting")
             os._exit(1)
         await asyncio.sleep(0.5)

@@ -1,1 +1,1 @@
-"""What a pool does."""
+"""The pool's use cases."""

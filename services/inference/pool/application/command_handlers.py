@@ -1,4 +1,4 @@
-"""What a pool does with each command."""
+"""How a pool handles each command."""
 
 from __future__ import annotations
 
@@ -32,12 +32,13 @@ class PoolCommands:
     fence: CommandFence = field(default_factory=CommandFence)
 
     async def on_scale(self, command: ScaleCommand) -> None:
-        """Set the wanted number of workers."""
+        """Set the desired number of workers."""
 
         async def act() -> Did:
             node = self.supervisor.settings.node
             if command.nodes is not None and node not in command.nodes:
-                # Who decided did not see this part: it holds, as everybody does who lacks data.
+                # The scheduler had no status of this node, so it keeps its size, as for any missing
+                # data.
                 return "refused", f"names no share for node {node}, which keeps {self.supervisor.desired}"
             self.supervisor.desired = command.replicas if command.nodes is None else command.nodes[node]
             return "applied", ""
@@ -45,7 +46,7 @@ class PoolCommands:
         await self._carry_out(command, "scale", act, requested=float(command.replicas))
 
     async def on_drain(self, command: DrainCommand) -> None:
-        """Take a device out of service or back; its workers finish what they run."""
+        """Take a device out of service or back; its workers finish running jobs first."""
 
         async def act() -> Did:
             if command.action == "restore":
@@ -58,7 +59,7 @@ class PoolCommands:
         await self._carry_out(command, "drain", act)
 
     async def on_batch(self, command: BatchCommand) -> None:
-        """Let jobs wait for company."""
+        """Set how long jobs wait for a fuller batch."""
 
         async def act() -> Did:
             self.supervisor.let_jobs_wait(command.delay_s, command.lease_s)
@@ -69,7 +70,7 @@ class PoolCommands:
     async def _carry_out(
         self, command: AnyCommand, kind: Kind, act: Callable[[], Awaitable[Did]], *, requested: float | None = None
     ) -> None:
-        """Do it once, if it may be done, and tell the outcome; one that comes again is told of again."""
+        """Run the command once, if the fence allows it, and publish the outcome; repeats republish the outcome."""
 
         async def apply() -> CommandOutcome:
             return self._outcome(command, kind, *await act(), requested)

@@ -1,4 +1,4 @@
-"""The devices that one worker runs on, and how it is told of them."""
+"""The devices that one worker runs on, and the settings that select them."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ WATCHED_ONLY = frozenset({"scrape", "replay"})
 
 @dataclass(frozen=True)
 class DeviceGroup:
-    """One device, or several that a worker spreads its models over."""
+    """One device, or several that a worker distributes its models over."""
 
     devices: tuple[DeviceInfo, ...]
 
     @property
     def name(self) -> str:
-        """Its devices' names."""
+        """The names of its devices."""
         return "+".join(d.device for d in self.devices)
 
     def environment(self) -> dict[str, str]:
-        """Settings of a worker on these devices."""
+        """Return the settings of a worker on these devices."""
         first = self.devices[0]
         known = [d.memory_bytes for d in self.devices if d.memory_bytes]
         amd = first.vendor == "amd" and first.source in {"amdsmi", "sysfs"}
@@ -33,16 +33,16 @@ class DeviceGroup:
         if first.source == "nvml":
             settings["CUDA_VISIBLE_DEVICES"] = ",".join(d.device for d in self.devices)
         elif amd:
-            # ROCm's own variable goes by the card's number; without it every worker takes the first card.
+            # ROCm's own variable takes the card's number; without it every worker takes the first card.
             settings["HIP_VISIBLE_DEVICES"] = ",".join(str(d.index) for d in self.devices)
         return settings
 
 
 def places(devices: Sequence[DeviceInfo]) -> list[DeviceInfo]:
-    """The devices of a node that workers can run on.
+    """Return the devices of a node that workers can run on.
 
-    Left out are devices that are only watched (an exporter's, a recording's), a GPU that is split into instances,
-    beside which it can run nothing, and the CPU where there is an accelerator.
+    Excludes devices that are only monitored (from an exporter or a recording), GPUs that are split into instances,
+    which can run nothing themselves, and the CPU where there is an accelerator.
     """
     split = {d.parent for d in devices if d.parent}
     here = [d for d in devices if d.source not in WATCHED_ONLY and d.device not in split]
@@ -50,7 +50,7 @@ def places(devices: Sequence[DeviceInfo]) -> list[DeviceInfo]:
 
 
 def group(devices: Sequence[DeviceInfo], size: int) -> list[DeviceGroup]:
-    """Groups of `size` devices of one model, in order; what is left over stays unused."""
+    """Return groups of `size` devices of one model, in order; left-over devices stay unused."""
     groups: list[DeviceGroup] = []
     waiting: dict[str, list[DeviceInfo]] = {}
     for device in devices:

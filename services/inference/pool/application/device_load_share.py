@@ -1,4 +1,4 @@
-"""What this node's frames and alerts say of each device: its share of a batch, and a simulated one's speed."""
+"""Derive each device's share of a batch, and a simulated device's speed, from this node's frames and alerts."""
 
 from __future__ import annotations
 
@@ -23,20 +23,20 @@ RANK: dict[Severity, int] = {"info": 0, "warning": 1, "critical": 2}
 
 @dataclass
 class DeviceLoadShare:
-    """Keeps the supervisor's shares and speeds."""
+    """Maintains the supervisor's shares and speeds."""
 
     supervisor: PoolSupervisor
     _samples: dict[str, dict[str, float]] = field(default_factory=dict)
     _alerts: dict[str, Alert] = field(default_factory=dict)
 
     def on_frame(self, frame: TelemetryFrame) -> None:
-        """Look at every device of a frame of this node."""
+        """Process every device in a frame of this node."""
         for device, sample in frame.latest().items():
             self._samples.setdefault(device, {}).update(sample)
         self._update()
 
     def on_alerts(self, alerts: Iterable[Alert]) -> None:
-        """Learn of alerts; those of other nodes are left out."""
+        """Process alerts; those of other nodes are ignored."""
         for alert in alerts:
             if alert.node != self.supervisor.settings.node:
                 continue
@@ -47,7 +47,7 @@ class DeviceLoadShare:
         self._update()
 
     async def keep_in_step(self, read: Callable[[], Awaitable[Iterable[Alert]]]) -> None:
-        """Compare with the alerts that are open, until cancelled: news come over core NATS, which may lose them."""
+        """Reconcile with the open alerts until cancelled: core NATS may lose alert messages."""
         while True:
             beat()
             known = {identity: alert.at for identity, alert in self._alerts.items()}
@@ -56,7 +56,7 @@ class DeviceLoadShare:
             except (UnavailableError, *BUS_ERRORS) as error:
                 log.info("open alerts not read", extra={"error": type(error).__name__})
             else:
-                # What was told while they were read is newer than what was read.
+                # Alerts received while they were read are newer than what was read.
                 for identity, at in known.items():
                     alert = self._alerts.get(identity)
                     if identity not in now_open and alert is not None and alert.at == at:

@@ -1,4 +1,4 @@
-"""Moving a job to its next stage: published there once, and acknowledged here only when that has been done."""
+"""Move a job to its next stage: published there once, and acknowledged here only after that."""
 
 from __future__ import annotations
 
@@ -16,10 +16,11 @@ from accelerator_autopilot.transport.job_id_claims import WRONG_SEQUENCE, first
 async def forward_job(
     js: JetStreamContext, message: Msg, job_id: str, target: tuple[str, str, dict[str, str]], body: bytes
 ) -> bool:
-    """Publish to a stream, subject and headers, then acknowledge; False when a job of this id is there already.
+    """Publish to a stream, subject and headers, then acknowledge; False when a job of this id is already there.
 
-    That one may be about to go: it is the message that a worker has handed on and not acknowledged yet. So nothing is
-    acknowledged then, and the message comes again, until the job has a result. Raises the errors of nats-py.
+    That one may be about to go: it may be a message that a worker forwarded but has not acknowledged yet. So
+    nothing is acknowledged then, and the message is redelivered until the job has a result. Raises nats-py's
+    errors.
     """
     stream, subject, headers = target
     if stream == "JOBS":
@@ -29,7 +30,7 @@ async def forward_job(
         if ack.duplicate:
             if await _is_there(js, job_id, message.subject):
                 return False
-            # The stream remembers the ids of messages that have gone, such as a bare publisher's own.
+            # The stream remembers the ids of deleted messages too, such as a bare publisher's own.
             where = message.metadata
             headers = headers | {MESSAGE_ID: f"{job_id}-{where.stream}-{where.sequence.stream}"}
             ack = await js.publish(subject, body, headers=dict(headers), stream=stream)
@@ -42,7 +43,7 @@ async def forward_job(
 
 
 async def _is_there(js: JetStreamContext, job_id: str, here: str) -> bool:
-    """Whether a job is in any stage but the one that it is to leave."""
+    """Whether a job is in any stage except the one that it is leaving."""
     for stream, subject in subjects.stages_of_job(job_id):
         if subject != here:
             with suppress(NotFoundError):

@@ -1,4 +1,4 @@
-"""What a pool tells of its devices as alerts: workers that stood still, devices on which jobs fail."""
+"""Alerts of a pool about its devices: unresponsive workers, and devices on which jobs fail."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from accelerator_autopilot.runtime.condition_alerts import Condition, ConditionA
 
 @dataclass
 class PoolAlerts:
-    """Opens and resolves this pool's alerts, as its supervisor finds its devices."""
+    """Opens and resolves this pool's alerts from its supervisor's view of its devices."""
 
     bus: Bus
     supervisor: PoolSupervisor
@@ -30,11 +30,11 @@ class PoolAlerts:
         return alert.kind in POOL_ALERT_KINDS and alert.node == node and alert.id.startswith(self._prefix)
 
     async def recall(self) -> None:
-        """Go on with what was open before a restart. Raises UnavailableError."""
+        """Resume with the alerts that were open before a restart. Raises UnavailableError."""
         await self._alerts.recall()
 
     async def settle(self) -> None:
-        """Open what is not told yet and resolve what is over. Raises UnavailableError; the next call goes on."""
+        """Open new alerts and resolve those that are over. Raises UnavailableError; the next call continues."""
         await self._alerts.settle(self._conditions())
 
     def _conditions(self) -> list[Condition]:

@@ -1,4 +1,4 @@
-"""What a pool keeps on the bus: its status for all to see, and its size and cordons across restarts."""
+"""A pool's state in KV: its status for everyone, and its size and cordons across restarts."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ from accelerator_autopilot.transport.direct_reads import bucket_items
 log = logging.getLogger(__name__)
 
 STATUS_PERIOD_S = 0.5
-# What does not change is written, and the node's devices read, this often: each write is one to the disk.
+# How often an unchanged status is rewritten and the node's devices are read: each write costs a disk write.
 REST_PERIOD_S = 2.0
 
 
 @dataclass
 class PoolState:
-    """Reads and writes the buckets for one supervisor."""
+    """Reads and writes the buckets of one supervisor."""
 
     bus: Bus
     supervisor: PoolSupervisor
@@ -50,7 +50,7 @@ class PoolState:
         return f"{self.supervisor.settings.pool}.{subjects.token(self._node)}"
 
     async def recall(self) -> None:
-        """Go on as before a restart: the wanted size and the cordoned devices."""
+        """Restore the state from before a restart: the desired size and the cordoned devices."""
         kept = await self.bus.read("pools", self._status_key, PoolStatus)
         cordons = await self._cordons()
         if kept is not None:
@@ -66,7 +66,7 @@ class PoolState:
         return f"{subjects.token(self._node)}.{self.supervisor.settings.pool}"
 
     async def _cordons(self) -> DeviceSet | None:
-        """What this pool had out of use, or else, where it is new here, what the node's other pools have drained."""
+        """Return this pool's cordons or, where the pool is new here, what the node's other pools drained."""
         own = await self.bus.read("cordons", self._cordons_key, DeviceSet)
         if own is not None:
             return own
@@ -80,7 +80,7 @@ class PoolState:
         return DeviceSet(devices=sorted(drained)) if others else None
 
     async def save_cordons(self, devices: set[str]) -> None:
-        """Keep the cordoned devices."""
+        """Save the cordoned devices."""
         reasons = {device: why for device, why in self.supervisor.set_aside.items() if device in devices}
         entries = DeviceSet(devices=[(self._node, device) for device in sorted(devices)], reasons=reasons)
         await self.bus.write("cordons", self._cordons_key, entries)
@@ -103,13 +103,13 @@ class PoolState:
             except UnavailableError as error:
                 log.info("alerts not published yet", extra={"error": str(error)})
             unwell = self._unwell()
-            reason = f"workers on {', '.join(unwell)} stood still and are not back yet"
-            health.report("silent workers", ok=not unwell, reason=reason)
+            reason = f"workers on {', '.join(unwell)} hung and are not back yet"
+            health.report("hung workers", ok=not unwell, reason=reason)
             health.report("workers", ok=self._enough(), reason="no worker is ready yet", max_age_s=10.0)
             await asyncio.sleep(STATUS_PERIOD_S)
 
     def _is_due(self, what: str) -> bool:
-        """Whether something was done longer ago than it is to be done at rest; then it counts as done."""
+        """Whether the idle interval has passed since the last time; if so, restarts it."""
         now_s = asyncio.get_running_loop().time()
         due = now_s - self._done_s.get(what, float("-inf")) >= REST_PERIOD_S
         if due:
@@ -117,7 +117,7 @@ class PoolState:
         return due
 
     async def _tell_status(self) -> None:
-        """Write the status where it says anything new, and now and then that it still holds."""
+        """Write the status when it changed, and occasionally to confirm it."""
         status = self.supervisor.status()
         told = status.model_dump(exclude={"at"})
         if told == self._told and not self._is_due("status"):
@@ -131,17 +131,17 @@ class PoolState:
         inventory = await self.bus.read("inventory", subjects.token(self._node), NodeInventory)
         if inventory is not None:
             self.supervisor.devices = places(inventory.devices)
-        # An inventory that cannot be read says nothing: workers stay where they are.
+        # An unreadable inventory says nothing: workers stay where they are.
         known = bool(self.supervisor.devices)
-        health.report("devices", ok=known, reason="the agent has told of no device that workers can run on")
+        health.report("devices", ok=known, reason="the agent has reported no device that workers can run on")
 
     def _unwell(self) -> list[str]:
-        """Devices whose worker stood still and has no ready successor yet."""
+        """Return devices whose worker hung and has no ready successor yet."""
         ready = {w.device for w in self.supervisor.status().workers if w.state == "ready"}
         return [device for device in self.supervisor.stuck if device not in ready and self.supervisor.desired]
 
     async def _count_kills(self) -> None:
-        """Write down against a job that its worker died of it, or that it is to run by itself from now on."""
+        """Record that a job killed its worker, or must run alone from now on."""
         blamed = self.supervisor.take_blamed()
         while blamed:
             job_id, counts = blamed[0]
@@ -150,7 +150,7 @@ class PoolState:
                 await records.change(job_id, killed if counts else in_company)
             except (UnavailableError, *BUS_ERRORS) as error:
                 self.supervisor.blame_again(blamed)
-                raise UnavailableError(f"{len(blamed)} jobs not marked as failed yet: {error}") from error
+                raise UnavailableError(f"{len(blamed)} kills not recorded yet: {error}") from error
             blamed.pop(0)
 
     def _enough(self) -> bool:
@@ -165,5 +165,5 @@ def killed(state: JobState) -> JobState:
 
 
 def in_company(state: JobState) -> JobState:
-    """A worker died of this job or of another beside it."""
+    """A worker died of this job or of another in its batch."""
     return state.model_copy(update={"alone": True})

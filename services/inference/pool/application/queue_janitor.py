@@ -1,6 +1,7 @@
-"""Keeps the queue in order, in one of all pools at a time.
+"""Maintain the queue, in one pool at a time.
 
-Lets go what has waited for long enough, ends what no worker will take, drops payloads whose time to live has ended.
+Releases jobs whose dependencies or start time are met, ends jobs that no worker will take, and deletes expired
+payloads.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ LONGEST_PAUSE_S = 30.0
 PAYLOADS_PERIOD_S = 30.0
 WAITING, DUE = waiting_durable().durable_name or "", due_durable().durable_name or ""
 NEXT = "Nats-Schedule-Next"
-# What may pass: the broker is away, or a stream has no room.
+# Errors that may pass: the broker is unreachable, or a stream is full.
 PASSING = (UnavailableError, *BUS_ERRORS)
 
 
@@ -63,7 +64,7 @@ class QueueJanitor:
         self._told: asyncio.Queue[Msg] = asyncio.Queue()
 
     async def run(self) -> None:
-        """Keep order until cancelled, while this process leads."""
+        """Maintain the queue until cancelled, while this process is the leader."""
         await run_together(
             self._leadership.run(), self._keep_waiting(), self._keep_told(), self._keep_due(), self._keep_runnable(),
             self._keep_payloads(),
@@ -74,7 +75,7 @@ class QueueJanitor:
             await asyncio.sleep(0.5)
 
     async def _keep_waiting(self) -> None:
-        """Jobs that wait for others. What is not acknowledged comes again by itself and is looked at anew."""
+        """Handle jobs that wait for others; unacknowledged messages are redelivered and checked again."""
         await self._led()
         on_result = self._poison.callback("keeper results", self._on_result)
         subscription = await self._nc.subscribe("results.>", cb=on_result)
@@ -92,7 +93,7 @@ class QueueJanitor:
             self._told.put_nowait(waiting)
 
     async def _keep_told(self) -> None:
-        """Jobs whose last word came in: apart from the callback, which results would queue up behind."""
+        """Handle jobs whose last dependency ended, outside of the callback, which would delay further results."""
         while True:
             told = [await self._told.get()]
             while not self._told.empty():
@@ -129,7 +130,7 @@ class QueueJanitor:
         await forward_job(self._js, message, job.id, target, job.model_dump_json(exclude_none=True).encode())
 
     async def _keep_due(self) -> None:
-        """Jobs whose time has come, and those that come again and again."""
+        """Release jobs whose start time has come, and jobs that are redelivered repeatedly."""
         await self._led()
         async with aclosing(pull_batches(self._js, "LATER", DUE, batch=500)) as batches:
             async for batch in batches:
@@ -162,9 +163,10 @@ class QueueJanitor:
             try:
                 await self._undeliverable.sweep(utc_now())
             except PASSING as error:
-                log.info("queue not looked through", extra={"error": type(error).__name__})
+                log.info("queue not swept", extra={"error": type(error).__name__})
             took_s = asyncio.get_running_loop().time() - began
-            # Listing a long queue takes its time: a twentieth of ours, unless a busy machine makes that minutes.
+            # Listing a long queue takes time: use at most a twentieth of ours, unless a busy machine makes
+            # that minutes.
             await asyncio.sleep(min(LONGEST_PAUSE_S, max(SWEEP_PERIOD_S, 20 * took_s)))
 
     async def _give_up(self, job: Job, reason: DeadReason, text: str, message: Msg) -> None:
@@ -187,7 +189,7 @@ class QueueJanitor:
             await self._led()
             try:
                 if count := await sweep_payloads(self._js, utc_now()):
-                    log.info("payloads dropped", extra={"count": count})
+                    log.info("payloads deleted", extra={"count": count})
             except PASSING as error:
-                log.info("payloads not looked through", extra={"error": type(error).__name__})
+                log.info("payloads not swept", extra={"error": type(error).__name__})
             await asyncio.sleep(PAYLOADS_PERIOD_S)

@@ -1,4 +1,4 @@
-"""How full the streams are: a metric of each, and an alert before one that holds jobs or results has no room."""
+"""Monitor how full the streams are: a metric for each, and an alert before one with jobs or results is full."""
 
 from __future__ import annotations
 
@@ -30,15 +30,15 @@ BOUNDED = (*(s.name or "" for s in STREAMS if (s.max_bytes or 0) > 0), *(f"OBJ_{
 _WATCHED = {
     "RESULTS": "workers keep finished results and take no more jobs; raise AUTOPILOT_RESULTS_MIB, or submit jobs "
     "with a shorter result_ttl_s",
-    "JOBS": "jobs are refused; add workers, or find out why none takes jobs",
-    "DEAD": "the oldest dead letters are dropped; check `autopilot dead`, and purge those that are settled",
-    "OBJ_payloads": "large jobs and results are refused or held back; use a shorter ttl_s and result_ttl_s",
+    "JOBS": "jobs are rejected; add workers, or find out why none takes jobs",
+    "DEAD": "the oldest dead letters are dropped; check `autopilot dead`, and delete those that are resolved",
+    "OBJ_payloads": "large jobs and results are rejected or delayed; use a shorter ttl_s and result_ttl_s",
 }
 
 
 @dataclass
 class StreamUsage:
-    """Looks while `leads()`. A new leader reads which alerts are open, and goes on with them."""
+    """Monitors streams while `leads()`. A new leader reads which alerts are open and continues with them."""
 
     js: JetStreamContext
     bus: Bus
@@ -57,21 +57,21 @@ class StreamUsage:
         )
 
     async def run(self) -> None:
-        """Look now and then, until cancelled."""
+        """Check periodically until cancelled."""
         while True:
             beat()
             if self.leads():
                 try:
                     await self.look()
                 except (UnavailableError, *BUS_ERRORS) as error:
-                    log.info("streams not looked at", extra={"error": type(error).__name__})
+                    log.info("streams not checked", extra={"error": type(error).__name__})
             else:
                 self._filled.clear()
                 self._alerts.forget()
             await asyncio.sleep(PERIOD_S)
 
     async def look(self) -> None:
-        """Measure every stream, and open, change or end its alert. Raises UnavailableError and nats-py's errors."""
+        """Measure every stream, and open, update or resolve its alert. Raises UnavailableError and nats-py's errors."""
         await self._alerts.recall()
         found: list[Condition] = []
         for stream in BOUNDED:

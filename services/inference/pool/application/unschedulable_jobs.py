@@ -1,7 +1,8 @@
-"""Jobs in the queue that no worker will take: found, and ended with the reason.
+"""Find jobs in the queue that no worker will take, and end them with the reason.
 
-By their subject: of a kind that no pool runs, or under a priority that there is not. By their time: nobody took them
-before it was over. Whatever the stream confirmed ends as one result; nothing is left to its greatest age.
+A job is unschedulable by its subject (no pool runs its kind, or its priority does not exist) or by its time (no worker
+took it before it expired). Every job that the stream confirmed ends with exactly one result; none is left to the
+stream's maximum age.
 """
 
 from __future__ import annotations
@@ -26,15 +27,15 @@ from accelerator_autopilot.runtime.poison_messages import PoisonRule, may_pass
 from accelerator_autopilot.transport.direct_reads import bucket_items, subjects_of
 
 POOL_GONE_S = 15.0
-# At most so many are ended, and so many looked at for their time, in one sweep.
+# The most jobs ended, and the most checked for expiry, in one sweep.
 ENDED = 2000
 LOOKED_AT = 300
-# What claims to live longer than the queue keeps it ends here.
+# A job whose time to live exceeds the stream's maximum age ends here.
 LATEST_S = JOB_AGE_S + DAY_S / 2
 
 
 class UnschedulableJobs:
-    """Looks through JOBS, a part at a time. Every method raises the errors of nats-py and UnavailableError."""
+    """Scans JOBS, a part at a time. Every method raises the errors of nats-py and UnavailableError."""
 
     def __init__(
         self, js: JetStreamContext, dead: DeadLettering, poison: PoisonRule, unrunnable_after_s: float
@@ -53,7 +54,7 @@ class UnschedulableJobs:
         return await self._end_unmatched(pools, now) + await self._end_expired(pools, now)
 
     async def _end_unmatched(self, pools: list[PoolStatus], now: datetime) -> int:
-        """A pool that is away for a moment comes back: only what nobody has taken for a while is ended."""
+        """End jobs that have matched no consumer for a while; a pool that is briefly away comes back."""
         queued = await subjects_of(self._js, "JOBS", "jobs.>")
         loop_s = asyncio.get_running_loop().time()
         found: dict[str, list[tuple[str, str]]] = {}
@@ -74,7 +75,7 @@ class UnschedulableJobs:
         return ended
 
     async def _end_all(self, subject: str, reason: DeadReason, why: str, now: datetime) -> int:
-        """Publishers without an id share a subject, so there may be many."""
+        """End all jobs of a subject; publishers without an id share one, so there may be many."""
         ended, sequence = 0, 1
         while ended < ENDED:
             try:
@@ -90,7 +91,7 @@ class UnschedulableJobs:
         return ended
 
     async def _end_expired(self, pools: list[PoolStatus], now: datetime) -> int:
-        """A worker that takes a job too late says so itself. This is for those that no worker comes to."""
+        """End expired jobs that no worker reached; a worker that takes an expired job ends it itself."""
         delivered: dict[str, int] = {}
         ended = 0
         for _ in range(LOOKED_AT):
@@ -108,7 +109,7 @@ class UnschedulableJobs:
             if consumer not in delivered:
                 delivered[consumer] = await self._delivered(consumer)
             if (message.seq or 0) > delivered[consumer] or not _staffed(message.subject or "", pools):
-                await self._end(message, "expired", "expired", f"{why}; no worker came to it")
+                await self._end(message, "expired", "expired", f"{why}; no worker took it")
                 ended += 1
         return ended
 
@@ -126,7 +127,7 @@ class UnschedulableJobs:
         except Exception as error:
             if may_pass(error):
                 raise
-            # It stays where it is and is looked at again in the next turn; those behind it have theirs.
+            # It stays and is checked again in the next sweep, so those behind it are not held up.
             self._poison.drop("undeliverable jobs", error)
             return
         await self._js.delete_msg("JOBS", sequence)
@@ -143,7 +144,7 @@ class UnschedulableJobs:
 
 
 def _read(message: RawStreamMsg) -> Job:
-    """A job under a priority that there is not is read as one of normal priority, so that its input is kept."""
+    """Parse a message; a job with an unknown priority is read as one of normal priority, to keep its input."""
     stage, kind, priority, *rest = (message.subject or "").split(".")
     priority = priority if priority in PRIORITIES else "normal"
     subject = ".".join((stage, kind, priority, *rest))
@@ -153,7 +154,7 @@ def _read(message: RawStreamMsg) -> Job:
 
 
 def _lack(subject: str, pools: list[PoolStatus]) -> str | None:
-    """Why no worker's consumer matches a subject; None when one does."""
+    """Return why no worker's consumer matches a subject; None when one does."""
     _, kind, priority, *_ = subject.split(".")
     if priority not in PRIORITIES:
         return f"priority: {subjects.untoken(priority)[:50]!r} is none of {', '.join(PRIORITIES)}"
@@ -168,12 +169,12 @@ def _staffed(subject: str, pools: list[PoolStatus]) -> bool:
 
 
 def _overdue(message: RawStreamMsg, now: datetime) -> str | None:
-    """Why the time of a job is over; None when it is not. What is no job at all gets the time that jobs have."""
+    """Return why a job has expired; None when it has not. Messages that are not jobs get the default time to live."""
     stored_at = message.time or now
     if now - stored_at > timedelta(seconds=LATEST_S):
         return f"it has been queued since {stored_at.isoformat(timespec='seconds')}, longer than jobs are kept"
     try:
         job = _read(message)
     except (ValidationError, ValueError):
-        return "its time is over" if now - stored_at > timedelta(seconds=DAY_S) else None
+        return "it has expired" if now - stored_at > timedelta(seconds=DAY_S) else None
     return expired_text(job) if now > expires_at(job) else None

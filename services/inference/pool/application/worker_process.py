@@ -1,4 +1,4 @@
-"""One worker process as its pool sees it: what it said last and when, and what it wrote down of its runs."""
+"""One worker process as its pool sees it: its last status, when it came, and its run journal."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from accelerator_autopilot.transport.clock import utc_now
 
 PR_SET_PDEATHSIG = 1
 LONGEST_LINE = 1 << 20
-# What the pool does not hear while a model loads: that may keep a process from speaking at all.
+# Silence that the pool tolerates while a model loads: loading may block the whole process.
 LOADING_SILENT_S = 300.0
 
 
 @dataclass
 class WorkerProcess:
-    """A worker. `heard_at` is on the loop's clock, None before its first line."""
+    """A worker process. `heard_at` is on the loop's clock, None before its first line."""
 
     process: asyncio.subprocess.Process
     status: WorkerStatus
@@ -86,27 +86,27 @@ class WorkerProcess:
             self.status = status.model_copy(update={"state": state})
 
     def drain(self, now: float) -> None:
-        """Let it finish what runs and end."""
+        """Let it finish what runs and exit."""
         self.draining_since = now
         self.status = self.status.model_copy(update={"state": "draining"})
         if self.process.returncode is None:
             self.process.terminate()
 
     def kill(self, why: Literal["silent", "drain"]) -> None:
-        """End it now."""
+        """Kill it immediately."""
         if not self.killed and self.process.returncode is None:
             self.killed = why
             self.process.kill()
 
     def tell(self, told: dict[str, float]) -> None:
-        """One line to it, if it says anything new. A worker that does not read is told again once it does."""
+        """Send it one line, if that changed. A worker that does not read is sent it again once it does."""
         stdin = self.process.stdin
         if told != self.told and stdin is not None and not stdin.is_closing():
             self.told = told
             stdin.write(json.dumps(told).encode() + b"\n")
 
     def silent_s(self, now: float) -> float:
-        """For how long a worker that spoke once has said nothing."""
+        """How long a worker that has reported before has been silent."""
         return now - self.heard_at if self.heard_at is not None else 0.0
 
     @property
@@ -116,20 +116,20 @@ class WorkerProcess:
 
     @property
     def entry(self) -> JournalEntry:
-        """What it wrote down of its runs, or else what it said last."""
+        """Return its run journal, or else its last status."""
         entry = read_journal(self.journal)
         if entry is not None:
             return entry
         return JournalEntry(jobs=[RunningJob(id=job_id) for job_id in self.status.running])
 
     def close(self) -> None:
-        """Forget it; it has ended."""
+        """Release its resources; it has exited."""
         self.journal.close()
         if self.process.stdin is not None:
             self.process.stdin.close()
 
 
 def _die_with_parent() -> None:
-    """Drain when the pool is killed: no worker outlives its pool (Linux)."""
+    """Drain when the pool is killed, so that no worker outlives its pool (Linux)."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)

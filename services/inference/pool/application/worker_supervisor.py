@@ -1,4 +1,4 @@
-"""The pool: keeps the wanted number of worker processes on healthy devices."""
+"""Keep the desired number of worker processes on healthy devices."""
 
 from __future__ import annotations
 
@@ -23,19 +23,19 @@ from accelerator_autopilot.transport.clock import utc_now
 log = logging.getLogger(__name__)
 
 RESTART_DELAY_S = (0.0, 0.5, 2.0, 5.0, 10.0)
-# A turn that comes this much later than it should tells that the pool stood still.
+# An iteration that comes this much late means that the pool itself was suspended.
 STALL_S = 1.0
 DRAIN_SLACK_S = 30.0
-# A device whose worker stood still is well again after this time with one that does not.
+# How long a device must have a responsive worker to count as recovered after a hang.
 HEALTHY_AFTER_S = 60.0
-# A device that takes no work for this long gives its worker to one that nobody uses.
+# A device that takes no work for this long gives its worker to an unused one.
 RESTS_AFTER_S = 10.0
 FAILING = "jobs fail on it"
 
 
 @dataclass(frozen=True)
 class BatchDelay:
-    """How long a job waits for company, until when (on the loop's clock)."""
+    """How long a job waits for a fuller batch, and until when (on the loop's clock)."""
 
     seconds: float = 0.0
     until: float = 0.0
@@ -72,7 +72,7 @@ class PoolSupervisor:
             await asyncio.sleep(0.1)
 
     async def reconcile(self) -> None:
-        """One step towards what is wanted."""
+        """Take one step towards the desired state."""
         now = asyncio.get_running_loop().time()
         self._forgive_own_stall(now)
         self._reap(now)
@@ -93,15 +93,15 @@ class PoolSupervisor:
             for name in changes.start:
                 await self._start(groups[name])
         self._tell(groups, now)
-        # What ran when it was to drain is over within the limit of a run.
+        # What ran when it began to drain ends within the run time limit.
         longest_s = min(self.settings.drain_timeout_s, self.settings.run_timeout_s + DRAIN_SLACK_S)
         for worker in self._workers.values():
             if worker.draining_since is not None and now - worker.draining_since > longest_s and not worker.killed:
-                log.error("worker did not drain in time, killing it", extra={"worker": worker.status.worker})
+                log.error("worker did not drain in time; killing it", extra={"worker": worker.status.worker})
                 worker.kill("drain")
 
     def _resting(self, groups: Mapping[str, DeviceGroup], now: float) -> set[str]:
-        """Groups that have been too hot or too ill to take work for a while: a moment's heat moves no worker."""
+        """Return groups that have been too hot or faulty to take work for a while; brief heat moves no worker."""
         ill = {d.device for g in groups.values() for d in g.devices if self.shares.get(d.device, 1.0) <= 0}
         self._resting_since = {device: self._resting_since.get(device, now) for device in ill}
         long = {device for device, since in self._resting_since.items() if now - since >= RESTS_AFTER_S}
@@ -129,24 +129,24 @@ class PoolSupervisor:
             log.error("worker died", extra={"worker": name, "exit_code": code, "restart_in_s": delay})
 
     def _blame(self, worker: WorkerProcess, entry: JournalEntry, code: int) -> None:
-        """Jobs that ran when a worker died: one that ran by itself killed it, one of several may have."""
+        """Blame running jobs for a worker's death: one that ran alone killed it, one of several may have."""
         solo = len(entry.jobs) == 1
         self._blamed += [(job.id, solo or job.alone) for job in entry.jobs]
         if entry.jobs:
             fields = {"worker": worker.status.worker, "exit_code": code, "killed": worker.killed}
-            log.warning("a worker died of what it ran", extra=fields | {"jobs": [job.id for job in entry.jobs][:64]})
+            log.warning("worker died of its jobs", extra=fields | {"jobs": [job.id for job in entry.jobs][:64]})
 
     def take_blamed(self) -> list[tuple[str, bool]]:
-        """Jobs that ran when their worker died, and whether it counts against them; each is told once."""
+        """Return jobs that ran when their worker died, and whether it counts against them; each is returned once."""
         taken, self._blamed = self._blamed, []
         return taken
 
     def blame_again(self, blamed: list[tuple[str, bool]]) -> None:
-        """What could not be written down for now."""
+        """Queue blame that could not be recorded."""
         self._blamed += blamed
 
     def _forgive_own_stall(self, now: float) -> None:
-        """While the pool itself stood still it heard nobody, which is not their fault."""
+        """Reset the silence timers after the pool itself was suspended and could not read heartbeats."""
         stood_s = now - self._turned_at if self._turned_at is not None else 0.0
         self._turned_at = now
         if stood_s > STALL_S:
@@ -161,7 +161,7 @@ class PoolSupervisor:
                 continue
             if worker.loading and silent_s <= LOADING_SILENT_S:
                 continue
-            log.error("worker stands still, killing it", extra={"worker": name, "silent_s": round(silent_s, 1)})
+            log.error("worker is unresponsive; killing it", extra={"worker": name, "silent_s": round(silent_s, 1)})
             worker.kill("silent")
             self.on_killed("silent")
             self._unwell[worker.status.device] = now
@@ -175,7 +175,7 @@ class PoolSupervisor:
 
     @property
     def stuck(self) -> list[str]:
-        """Devices whose worker was killed for its silence, and has not been well for long enough since."""
+        """Return devices whose worker was killed for being unresponsive and has not recovered for long enough."""
         return sorted(self._unwell)
 
     def _set_aside_broken(self) -> None:
@@ -184,13 +184,13 @@ class PoolSupervisor:
             usable = {d.device for d in self.devices} - self.cordoned
             if not usable - devices:
                 continue
-            log.error("device set aside: jobs fail on it and succeed elsewhere", extra={"device": name})
+            log.error("device excluded: jobs fail on it and succeed elsewhere", extra={"device": name})
             self.cordoned |= devices
             self.set_aside |= dict.fromkeys(devices, FAILING)
             self.trust.forget(name)
 
     def restore(self, device: str) -> None:
-        """Use a device again, as if nothing had been."""
+        """Use a device again, with its history cleared."""
         self.cordoned.discard(device)
         self.set_aside.pop(device, None)
         for name in self.trust.suspected:
@@ -199,7 +199,7 @@ class PoolSupervisor:
 
     def _heard(self, worker: WorkerProcess, status: WorkerStatus) -> None:
         if self._workers.get(worker.status.worker) is not worker:
-            # It has ended, and was judged by its exit code: what it said before that is older.
+            # It has exited and was judged by its exit code: its last status is older.
             return
         if status.poison > worker.status.poison:
             self.on_poison(status.poison - worker.status.poison)
@@ -211,7 +211,7 @@ class PoolSupervisor:
             self.trust.succeeded(status.device, kinds, after_failing_on=devices)
 
     def let_jobs_wait(self, delay_s: float, lease_s: float) -> None:
-        """For company in a batch, so long as the lease lasts."""
+        """Set the batch delay for as long as the lease lasts."""
         self.batch_delay = BatchDelay(delay_s, asyncio.get_running_loop().time() + lease_s)
 
     def _tell(self, groups: Mapping[str, DeviceGroup], now: float) -> None:
@@ -236,7 +236,7 @@ class PoolSupervisor:
         log.info("worker started", extra={"worker": name, "device": devices.name, "pid": worker.process.pid})
 
     def status(self) -> PoolStatus:
-        """The pool now."""
+        """Return the pool's current status."""
         workers: Sequence[WorkerStatus] = [w.status for w in self._workers.values()]
         return PoolStatus(
             pool=self.settings.pool,
@@ -254,7 +254,7 @@ class PoolSupervisor:
         )
 
     async def stop(self) -> None:
-        """Drain every worker and wait for them, killing those that take too long."""
+        """Drain every worker and wait for them, killing those that exceed the time limit."""
         now = asyncio.get_running_loop().time()
         for worker in self._workers.values():
             worker.drain(now)

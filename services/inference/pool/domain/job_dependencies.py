@@ -1,4 +1,4 @@
-"""Which jobs wait for which. Pure."""
+"""Track which jobs wait for which. Pure."""
 
 from __future__ import annotations
 
@@ -8,20 +8,20 @@ M = TypeVar("M")
 
 
 class DependencyIndex(Generic[M]):
-    """Each waiting job under the one that it waits for next."""
+    """Indexes each waiting job under the next job that it waits for."""
 
     def __init__(self) -> None:
         self._of: dict[str, tuple[str, M]] = {}
         self._for: dict[str, set[str]] = {}
 
     def put(self, job_id: str, other: str, message: M) -> None:
-        """A job waits for another; a newer message of it replaces the older."""
+        """Add a job that waits for another; a newer message of it replaces the older."""
         self.forget(job_id)
         self._of[job_id] = (other, message)
         self._for.setdefault(other, set()).add(job_id)
 
     def forget(self, job_id: str) -> None:
-        """A job waits no more."""
+        """Remove a job that no longer waits."""
         known = self._of.pop(job_id, None)
         if known is None:
             return
@@ -31,7 +31,7 @@ class DependencyIndex(Generic[M]):
             self._for.pop(known[0], None)
 
     def told_of(self, finished: str) -> list[M]:
-        """The messages of the jobs that waited for one that has ended; they are forgotten."""
+        """Remove and return the messages of the jobs that waited for one that has ended."""
         waiting = sorted(self._for.get(finished, ()))
         messages = [self._of[job_id][1] for job_id in waiting]
         for job_id in waiting:

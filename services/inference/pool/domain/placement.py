@@ -1,4 +1,4 @@
-"""Which worker runs on which device. Pure."""
+"""Place workers on devices. Pure."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True)
 class Changes:
-    """Workers to drain, and devices to start one on (a device may come twice)."""
+    """Workers to drain, and devices to start one on (a device may occur twice)."""
 
     drain: list[str] = field(default_factory=list)
     start: list[str] = field(default_factory=list)
@@ -19,7 +19,7 @@ class Changes:
 def idle_devices(
     devices: Sequence[str], cordoned: AbstractSet[str], resting: AbstractSet[str], used: Iterable[str]
 ) -> set[str]:
-    """Devices whose workers go elsewhere, as these devices are to rest: one for each healthy one that nobody uses."""
+    """Return resting devices whose worker should move: at most one for each unused healthy device."""
     used = set(used)
     free = [d for d in devices if d not in cordoned and d not in resting and d not in used]
     return set([d for d in devices if d in resting and d in used and d not in cordoned][: len(free)])
@@ -33,17 +33,17 @@ def plan(
     busy: AbstractSet[str] = frozenset(),
     starting: AbstractSet[str] = frozenset(),
 ) -> Changes:
-    """Move from `workers` (name to device, without draining ones) to `desired` on healthy devices.
+    """Plan the move from `workers` (name to device, without draining ones) to `desired` on healthy devices.
 
-    Workers on devices that are cordoned or gone drain. Of those that are too many the ones that still start go
-    first, then idle ones, then busy ones. New ones go where the fewest are; with no device left nothing is started.
+    Workers on devices that are cordoned or gone drain. Surplus workers go in this order: starting, idle, busy. New
+    ones start on the devices with the fewest workers; with no device left nothing is started.
     """
     usable = [d for d in devices if d not in cordoned]
     drain = [name for name, device in workers.items() if device not in usable]
     kept = {name: device for name, device in workers.items() if device in usable}
     while len(kept) > desired:
         load = Counter(kept.values())
-        # Among equals the youngest name on the fullest device goes first.
+        # Among equals, the youngest worker on the fullest device goes first.
         name = max(kept, key=lambda n: (n in starting, n not in busy, load[kept[n]], n))
         drain.append(name)
         del kept[name]

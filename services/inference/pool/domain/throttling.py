@@ -1,4 +1,4 @@
-"""How much of its usual batch a worker may take, and how fast it is, from the state of its device. Pure."""
+"""How much of its usual batch a worker may take, and how fast it is, from its device's state. Pure."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ Severity = Literal["info", "warning", "critical"]
 
 
 def share(sample: Mapping[str, float], worst_alert: Severity | None, power_default_w: float | None) -> float:
-    """1 for a healthy device, less for one that is hot, capped low or alerted, 0 for one to leave alone.
+    """Return 1 for a healthy device, less for one that is hot, power-capped or alerted, 0 for one to avoid.
 
-    `sample` is the device's latest readings by metric name; what is missing counts for nothing.
+    `sample` is the device's latest readings by metric name; missing readings have no effect.
     """
     margin = sample.get("temp_margin_c")
     if worst_alert == "critical" or (margin is not None and margin <= MARGIN_NONE_C):
@@ -34,7 +34,7 @@ def share(sample: Mapping[str, float], worst_alert: Severity | None, power_defau
 
 
 def speed(sample: Mapping[str, float], clock_max_mhz: float | None) -> float | None:
-    """Of a device at work, its clock over the highest; None where it idles or does not tell."""
+    """Return a busy device's clock relative to its maximum; None when it is idle or does not report it."""
     clock_mhz = sample.get("clock_sm_mhz")
     if not clock_mhz or not clock_max_mhz or sample.get("gpu_util_pct", 0.0) < AT_WORK_PCT:
         return None

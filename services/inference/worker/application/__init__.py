@@ -1,1 +1,1 @@
-"""What a worker does."""
+"""The worker's use cases."""

@@ -1,4 +1,4 @@
-"""Running a batch in the device's thread: one bad input alone fails, and a batch too large for the memory is halved."""
+"""Run a batch in the device's thread: one bad input fails alone, and a batch too large for the memory is halved."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ log = logging.getLogger(__name__)
 Outcome = BaseModel | BaseException
 Told = dict[str, Any] | BaseException
 
-# What Python raises of a value that does not fit: it may be any part's fault, but it is no device's.
+# Errors that Python raises for unsuitable values: any component may be at fault, but not the device.
 OF_VALUES = (TypeError, ValueError, LookupError, AttributeError, ArithmeticError, RecursionError, AssertionError)
 
 
 def run_safely(kind: Kind, inputs: Sequence[Any], context: RunContext, sizer: BatchSizer) -> list[Outcome]:
-    """The output of each input, or the error that it caused."""
+    """Return the output of each input, or the error that it caused."""
     count = len(inputs)
     try:
         outputs = _one_each(kind, inputs, context)
@@ -52,19 +52,19 @@ def run_safely(kind: Kind, inputs: Sequence[Any], context: RunContext, sizer: Ba
 def _one_each(kind: Kind, inputs: Sequence[Any], context: RunContext) -> list[Outcome]:
     outputs = list(kind.run(inputs, context))
     if len(outputs) != len(inputs):
-        # Which output is whose is not known, so none of them counts.
+        # It is unknown which output belongs to which input, so none counts.
         raise KindFailedError(kind.name, "WrongOutputs", f"it returned {len(outputs)} outputs for {len(inputs)} inputs")
     return outputs
 
 
 def run_to_json(kind: Kind, inputs: Sequence[Any], context: RunContext, sizer: BatchSizer) -> list[Told]:
-    """The same with outputs as JSON, made in this thread: a large one must not hold up the event loop."""
+    """Return the outputs as JSON, serialised in this thread: a large one must not block the event loop."""
     outcomes = run_safely(kind, inputs, context, sizer)
     return [as_json(kind.name, o) for o in outcomes]
 
 
 def as_json(kind: str, output: Outcome) -> Told:
-    """An output as JSON, or why it cannot be told; an error stays what it is."""
+    """Serialise an output, or return why it cannot be; errors are returned unchanged."""
     if isinstance(output, BaseException):
         return output
     try:
@@ -74,9 +74,10 @@ def as_json(kind: str, output: Outcome) -> Told:
 
 
 def judged(kind: str, error: BaseException) -> AutopilotError:
-    """An error as it is told: only one of ours says that the job is to blame, any other is tried again elsewhere.
+    """Return an error in the form in which it is reported.
 
-    What other errors say may quote the job, so that only their type and place are told.
+    Only our own errors blame the job; any other is retried elsewhere. The text of other errors may quote the job,
+    so only their type and location are reported.
     """
     if isinstance(error, AutopilotError):
         return error

@@ -1,4 +1,4 @@
-"""One kind on one worker: take what fits, run it in the device's thread, and write how it ended."""
+"""One kind on one worker: take jobs that fit, run them in the device's thread, and record the outcomes."""
 
 from __future__ import annotations
 
@@ -35,13 +35,13 @@ log = logging.getLogger(__name__)
 
 NATS_ERRORS = (nats.errors.Error, APIError, OSError)
 IDLE_S = 1.0
-# A message that waits in the stream is here within a millisecond of being asked for.
+# A message that waits in the stream arrives within a millisecond of the request.
 ARRIVES_S = 0.004
 
 
 @dataclass
 class JobRunner:
-    """What lanes have in common: taking jobs. `pullers` are in order of priority."""
+    """Taking jobs, shared by all runners. `pullers` are in order of priority."""
 
     name: str
     pullers: list[PullSubscription]
@@ -57,7 +57,7 @@ class JobRunner:
     picker: StridePicker = field(default_factory=StridePicker)
 
     async def stop(self) -> None:
-        """Take nothing more, and give back what was not begun."""
+        """Take nothing more, and give back jobs that have not started."""
         self.draining = True
         self.arrived.set()
         for puller in self.pullers:
@@ -65,12 +65,15 @@ class JobRunner:
                 await message.nak()
 
     def guard(self, message: Msg) -> AbstractAsyncContextManager[None]:
-        """Work on one job under the poison rule: what always fails ends in DEAD, and holds up no other."""
+        """Process one job under the poison-message rule: what always fails ends in DEAD and blocks no other."""
         give_up = partial(self.outcomes.give_up, message)
         return self.poison.guard(message, f"pool {self.name}", give_up)
 
     async def take(self, wanted: int, *, prefetch: bool, delay_s: float = 0.0) -> list[Msg]:
-        """Up to `wanted` messages by priority, the first of which waits for others; none after a while without any."""
+        """Return up to `wanted` messages by priority; empty on timeout.
+
+        Waits at most `delay_s` for a fuller batch.
+        """
         if wanted < 1:
             await self.hand_back()
             await asyncio.sleep(IDLE_S)
@@ -96,19 +99,19 @@ class JobRunner:
         return batch
 
     async def hand_back(self) -> None:
-        """What has come and is not to be begun here goes to other workers: kept alive, it would wait for this one."""
+        """Return messages that are not to start here to other workers; kept alive, they would wait for this one."""
         with suppress(*NATS_ERRORS):
             for puller in self.pullers:
                 while puller.ready:
                     await puller.ready.popleft().nak()
 
     def release(self, messages: list[Msg]) -> None:
-        """These need no more heartbeats."""
+        """Stop the heartbeats of these jobs."""
         for message in messages:
             self.state.held.pop(message.reply, None)
 
     async def _let_arrive(self, asked: list[PullSubscription]) -> None:
-        """Give what was asked for just now the time to come, lest a lower priority that is here already goes first."""
+        """Give messages that were just requested time to arrive, so that a lower priority does not go first."""
         await self._wait_while(
             lambda: any(p.ready for p in self.pullers) and not all(p.ready for p in asked), ARRIVES_S
         )
@@ -140,7 +143,7 @@ class JobRunner:
 
 @dataclass
 class BatchRunner(JobRunner):
-    """Runs batches one after the other, in turn with the worker's other lanes, beside those that run for long."""
+    """Runs batches one after another, in turn with the worker's other runners, beside long-running ones."""
 
     kind: Kind = field(kw_only=True)
     executor: ThreadPoolExecutor = field(kw_only=True)
@@ -154,7 +157,7 @@ class BatchRunner(JobRunner):
 
     @property
     def together(self) -> int:
-        """Jobs that may run at once."""
+        """How many jobs may run at once."""
         return self.kind.max_batch
 
     async def run(self) -> None:
@@ -170,11 +173,11 @@ class BatchRunner(JobRunner):
                 concluding = await self._work(messages)
             except NATS_ERRORS as error:
                 concluding = None
-                log.warning("batch not begun", extra={"kind": self.name, "error": type(error).__name__})
+                log.warning("batch not started", extra={"kind": self.name, "error": type(error).__name__})
             except Exception as error:  # noqa: BLE001  the lane goes on, whatever became of a batch
                 concluding = None
                 log.error("batch failed", extra={"kind": self.name} | failure_fields(error))  # noqa: TRY400
-            # One batch is written down while the next one runs, never more.
+            # The outcome of one batch is recorded while the next one runs, never more.
             await self._concluded
             self._concluded = asyncio.ensure_future(self._finish(concluding, messages))
         await self._concluded
@@ -184,15 +187,15 @@ class BatchRunner(JobRunner):
             if concluding is not None:
                 await concluding
         except NATS_ERRORS as error:
-            # Unconfirmed jobs come again once their acknowledgement is overdue.
+            # Unconfirmed jobs are redelivered after their acknowledgement timeout.
             log.warning("batch not confirmed", extra={"kind": self.name, "error": type(error).__name__})
         except Exception as error:  # noqa: BLE001  the lane goes on, whatever became of a batch
-            log.error("batch not concluded", extra={"kind": self.name} | failure_fields(error))  # noqa: TRY400
+            log.error("batch outcome not recorded", extra={"kind": self.name} | failure_fields(error))  # noqa: TRY400
         finally:
             self.release(messages)
 
     async def _work(self, messages: list[Msg]) -> Awaitable[object] | None:
-        """Run a batch; what is left to do of it is returned."""
+        """Run a batch; returns what remains to be done for it."""
         prepared = [p for m in messages if (p := await self._prepare(m)) is not None]
         if len(prepared) > 1:
             prepared = fair_order(prepared, lambda p: p[0].job.submitter, lambda p: p[0].job.deadline_at)
@@ -206,13 +209,13 @@ class BatchRunner(JobRunner):
         return asyncio.ensure_future(_all(endings)) if endings else None
 
     async def _prepare(self, message: Msg) -> tuple[ClaimedJob, Any] | None:
-        """One job that cannot be prepared does not keep the others from it."""
+        """Prepare jobs concurrently; one that fails does not stop the others."""
         async with self.guard(message):
             return await self.intake.prepare(message)
         return None
 
     async def _run(self, prepared: list[tuple[ClaimedJob, Any]]) -> list[Awaitable[None]]:
-        """Run one batch; what is left to do of each of its jobs is returned."""
+        """Run one batch; returns what remains to be done for each of its jobs."""
         taken, inputs = [p[0] for p in prepared], [p[1] for p in prepared]
         started_at = utc_now()
         with ScratchFolders(self.settings.scratch_dir) as scratch:
@@ -271,7 +274,7 @@ class BatchRunner(JobRunner):
 
 
 async def _all(endings: Sequence[Awaitable[None]]) -> None:
-    """Wait for all of them, so that no job loses its heartbeat while it is held; then raise what the first raised."""
+    """Wait for all, so that no job loses its heartbeat while it is held; then raise the first error."""
     for error in await asyncio.gather(*endings, return_exceptions=True):
         if isinstance(error, BaseException):
             raise error

@@ -1,6 +1,6 @@
-"""How a worker learns which jobs were cancelled: told at once by a watch, and read again, for a watch goes blind.
+"""Learn which jobs were cancelled: pushed by a watch, and polled as well, since a watch can miss changes.
 
-After a server was away, a watch hears nothing for up to 16 s, and may hear nothing ever after.
+After a server was away, a watch receives nothing for up to 16 s, and possibly never again.
 """
 
 from __future__ import annotations
@@ -24,19 +24,19 @@ from accelerator_autopilot.transport.bucket_changes import BucketChanges
 log = logging.getLogger(__name__)
 
 BUCKET = "jobs"
-# Less than the server keeps the follower's consumer for without being asked.
+# Less than the server keeps an idle follower's consumer.
 LOOK_AGAIN_S = 45.0
 NOTICED_WITHIN_S = 0.25
 
 
 class Cancellations:
-    """Tells a worker's state of cancelled jobs."""
+    """Passes cancellations on to a worker's state."""
 
     def __init__(self, nc: Client, js: JetStreamContext, state: WorkerState, poison: PoisonRule) -> None:
         self._nc, self._js, self._state, self._poison = nc, js, state, poison
 
     async def run(self) -> None:
-        """Watch and read again until cancelled."""
+        """Watch and poll until cancelled."""
         async with asyncio.TaskGroup() as group:
             group.create_task(self._watch())
             group.create_task(self._keep_reading())
@@ -49,11 +49,11 @@ class Cancellations:
                     if entry is not None and entry.operation not in (KV_DEL, KV_PURGE):
                         self._note(entry.key, entry.value)
             except (nats.errors.Error, APIError, OSError) as error:
-                log.info("watch of cancellations restarts", extra={"error": type(error).__name__})
+                log.info("restarting the watch for cancellations", extra={"error": type(error).__name__})
             await asyncio.sleep(1.0)
 
     async def _keep_reading(self) -> None:
-        """What changed since the last look; after a new connection at once."""
+        """Poll for changes since the last read; immediately after a reconnect."""
         follower = BucketChanges(self._js, BUCKET)
         while True:
             connections = self._nc.stats["reconnects"]

@@ -1,4 +1,4 @@
-"""One kind whose jobs join a running batch: each begins as soon as there is a slot, and ends on its own."""
+"""One kind whose jobs join a running batch: each starts as soon as a slot is free, and ends on its own."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class ContinuousRunner(JobRunner):
 
     @property
     def together(self) -> int:
-        """Jobs that may run at once."""
+        """How many jobs may run at once."""
         return self.slots
 
     async def run(self) -> None:
@@ -72,7 +72,7 @@ class ContinuousRunner(JobRunner):
         finally:
             self.state.running.pop(taken.job.id, None)
             self.state.last_job_at = loop.time()
-            # Jobs share the device: each is as busy as its part of what runs.
+            # Jobs share the device: each is charged for its part of the batch.
             self.state.busy_s += (loop.time() - began) / (len(self._tasks) or 1)
         if self.state.is_cancelled(taken):
             await self.outcomes.cancel(taken)
@@ -95,7 +95,7 @@ class ContinuousRunner(JobRunner):
         self.state.jobs_done += 1
 
     async def _output(self, item: Any, context: RunContext) -> BaseModel | BaseException:
-        """What the kind makes of an input, or how it failed; whatever it raises or cancels, this task goes on."""
+        """Return the kind's output for an input, or how it failed; this task continues whatever happens."""
         future = await asyncio.to_thread(self._begun, item, context)
         done = asyncio.ensure_future(asyncio.wrap_future(future))
         await asyncio.wait([done])

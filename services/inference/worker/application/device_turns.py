@@ -1,4 +1,4 @@
-"""Whose turn it is on a worker's device: one batch after the other, but a long one does not hold up the other kinds."""
+"""Share a worker's device between kinds: batches take turns, but a long one does not block the other kinds."""
 
 from __future__ import annotations
 
@@ -6,15 +6,15 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-# Long batches that may run beside the one whose turn it is: each takes a thread and its part of the device.
+# Long batches that may run beside the current one: each uses a thread and part of the device.
 MOST_LONG = 3
 
 
 class DeviceTurns:
-    """Hands the device from batch to batch in the order in which they ask.
+    """Hands the device from batch to batch in the order of requests.
 
-    A batch that runs for longer than `longest_s` passes its turn on while it goes on; its own kind takes nothing more
-    meanwhile, since a lane runs one batch at a time.
+    A batch that runs for longer than `longest_s` passes its turn on and continues; its own kind takes nothing more
+    meanwhile, since a runner runs one batch at a time.
     """
 
     def __init__(self, longest_s: float) -> None:

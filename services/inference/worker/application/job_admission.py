@@ -1,4 +1,4 @@
-"""From a delivered message to an input that is ready to run, or to whatever else becomes of it."""
+"""Prepare a delivered message for running, or handle it otherwise."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from accelerator_autopilot.inference.worker.application.worker_state import Work
 from accelerator_autopilot.runtime.bus import BUS_ERRORS
 from accelerator_autopilot.transport.clock import utc_now
 
-# A job that is for another worker comes to one a second, then less and less often.
+# A job for another worker is redelivered every second at first, then less and less often.
 ELSEWHERE_S, LONGEST_ELSEWHERE_S = 1.0, 10.0
 POOL_GONE_S = 15.0
 
@@ -41,7 +41,7 @@ class JobAdmission:
     here: str
 
     async def prepare(self, message: Msg) -> tuple[ClaimedJob, Any] | None:
-        """The job with its validated input; None when it has been dealt with otherwise."""
+        """Return the job with its validated input; None when it was handled otherwise."""
         try:
             metadata = message.metadata
             job = read_job(message.subject, message.data, metadata.sequence.stream, metadata.timestamp)
@@ -54,7 +54,7 @@ class JobAdmission:
         try:
             return taken, await self._input(job)
         except UnavailableError as error:
-            # Another attempt later, as with any error that may pass; the batch goes on without it.
+            # Retried later, like any transient error; the batch continues without it.
             await self.outcomes.fail(taken, error)
         except RecursionError:
             self.outcomes.note(taken, InvalidInputError("payload", self.kind, "is nested too deeply"))
@@ -65,7 +65,7 @@ class JobAdmission:
         return None
 
     async def places(self) -> Places | None:
-        """Where else jobs of this kind run; None while that cannot be read."""
+        """Return where else jobs of this kind run; None while that cannot be read."""
         try:
             pools = [p for p in await self.pools() if (utc_now() - p.at).total_seconds() < POOL_GONE_S]
         except BUS_ERRORS:
@@ -74,19 +74,19 @@ class JobAdmission:
         used = {f"{p.node}/{w.device}" for p in pools for w in p.workers}
         suspected = {f"{p.node}/{d}" for p in pools for d in (*p.suspected, *p.set_aside)}
         if used <= suspected:
-            # Where all fail alike it is the job.
+            # Where all devices fail alike it is the job.
             suspected = set()
         return Places(len(used - suspected - {self.here}), frozenset(suspected))
 
     async def _input(self, job: Job) -> Input:
-        """The input as its kind wants it; a large one is looked at beside the event loop."""
+        """Validate the input; a large one outside of the event loop."""
         payload = await self.outcomes.payload(job)
         if job.payload_ref or job.after:
             return await asyncio.to_thread(self.model.model_validate, payload)
         return self.model.model_validate(payload)
 
     async def _over(self, taken: ClaimedJob) -> bool:
-        """Whether a job has ended, or ends here, before it has begun."""
+        """Whether a job has ended already, or ends here before it has started."""
         job, message = taken.job, taken.message
         # Whoever publishes without a message id may have published it twice.
         again = taken.delivered > 1 or MESSAGE_ID not in (message.headers or {})
@@ -107,7 +107,7 @@ class JobAdmission:
         return verdict is not None
 
     async def _not_yet(self, taken: ClaimedJob) -> bool:
-        """Send a job that waits for others or for its time to where such jobs wait."""
+        """Move a job that waits for others, or for its start time, to the stream of such jobs."""
         job, now = taken.job, utc_now()
         known = {other: await self.outcomes.status_of(other) for other in job.after}
         failed = [other for other, status in known.items() if status not in {None, "succeeded"}]
@@ -119,14 +119,14 @@ class JobAdmission:
         if not left and (job.not_before is None or job.not_before <= now):
             return False
         stream, subject, headers = address(job.model_copy(update={"after": left}), now)
-        # It may have been there before, and must not be taken for its own repetition.
+        # Drop the deduplication id: the stream may have seen this job before.
         headers.pop(MESSAGE_ID)
         body = job.model_dump_json(exclude_none=True).encode()
         await self.outcomes.hand_on(taken.message, stream, subject, headers, body)
         return True
 
     async def _not_here(self, taken: ClaimedJob) -> bool:
-        """Hand on a job that needs another worker; give it up when there is none."""
+        """Forward a job that needs another worker; give it up when there is none."""
         lack = self.capability.lacks(taken.job.needs)
         if lack is None:
             return False

@@ -1,7 +1,7 @@
-"""The models in this process's memory: loaded when first asked for, shared by all kinds, counted as used.
+"""The models in this process's memory: loaded on first use, shared by all kinds, with usage counts.
 
-A process has one device memory, so it has one shelf. Dropping a model seldom gives all of its memory back;
-only the end of the process does, which the worker asks for when its models lie idle or do not fit.
+A process has one device memory, so it has one cache. Dropping a model rarely frees all of its memory; only the end of
+the process does, which the worker requests when its models are idle or do not fit.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ T = TypeVar("T")
 
 
 class ModelCache:
-    """Keeps models by a key that says all that matters of them."""
+    """Caches models by a key of everything that distinguishes them."""
 
     def __init__(self) -> None:
         self._models: dict[tuple[object, ...], Any] = {}
@@ -34,7 +34,7 @@ class ModelCache:
         self._loading_since: float | None = None
 
     def get(self, key: tuple[object, ...], load: Callable[[], T]) -> T:
-        """The model under a key; `load` makes it.
+        """Return the model under a key; `load` creates it.
 
         Raises ModelLoadError, and DeviceMemoryError when it does not fit beside the others.
         """
@@ -47,7 +47,7 @@ class ModelCache:
                 except AutopilotError:
                     raise
                 except Exception as error:
-                    # A library that refuses its model would otherwise be taken for each job's own fault.
+                    # An error of the library would otherwise be blamed on each job.
                     raise ModelLoadError(f"model {key[1]!r} cannot be loaded: {one_line(error)}") from error
                 finally:
                     self._loaded_s += time.monotonic() - began
@@ -77,18 +77,18 @@ class ModelCache:
             raise DeviceMemoryError("the device's memory is in use; the worker restarts") from error
 
     def loading_s(self, now: float) -> float:
-        """Seconds spent on loading models so far, at this moment of `time.monotonic()`."""
+        """Return the seconds spent on loading models so far, at this value of `time.monotonic()`."""
         since = self._loading_since
         return self._loaded_s + (now - since if since is not None else 0.0)
 
     @property
     def names(self) -> list[str]:
-        """The models' names."""
+        """The names of the models."""
         return sorted({str(key[1]) for key in self._models})
 
 
 def one_line(error: BaseException) -> str:
-    """What a library says, without the pages that some add to it."""
+    """Shorten a library's error message to its first line."""
     return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}".rstrip(": ")
 
 

@@ -22,7 +22,7 @@ SAMPLES: dict[str, dict[str, object]] = {
 
 
 def warm_up(settings: WorkerSettings) -> None:
-    """Run a small input of each kind that is to be warm; one that fails is told and left to its first job."""
+    """Run a small input of each kind to preload; one that fails is logged and loads with its first job."""
     for name in settings.preload_kinds:
         kind, sample = registry().get(name), SAMPLES.get(name)
         if kind is None or sample is None:

@@ -1,4 +1,4 @@
-"""What running jobs tell: fractions and partial output, from the device's thread to whoever follows."""
+"""Progress of running jobs: fractions and partial output, from the device's thread to subscribers."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from accelerator_autopilot.transport.clock import utc_now
 def make_context(
     taken: Sequence[ClaimedJob], nc: Client, settings: WorkerSettings, state: WorkerState, scratch: ScratchFolders
 ) -> RunContext:
-    """The context of a batch."""
+    """Create the context of a batch."""
     loop = asyncio.get_running_loop()
 
     def tell(index: int, **fields: Any) -> None:

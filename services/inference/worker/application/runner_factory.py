@@ -1,4 +1,4 @@
-"""Opening a worker's lanes: each kind with its consumers, its intake and the way it runs."""
+"""Create a worker's runners: each kind with its consumers, its admission and the way it runs."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ POOLS_FRESH_S = 2.0
 
 
 class RunnerFactory:
-    """Opens lanes over one connection."""
+    """Creates runners over one connection."""
 
     def __init__(
         self,
@@ -57,7 +57,7 @@ class RunnerFactory:
         self._pools_at = float("-inf")
 
     async def open(self, name: str) -> BatchRunner | ContinuousRunner:
-        """The lane of a kind. Raises SettingsError for a kind that there is not."""
+        """Create the runner of a kind. Raises SettingsError for an unknown kind."""
         kind = find(name)
         configs = [streams.job_durable(name, priority) for priority in PRIORITIES]
 
@@ -67,7 +67,7 @@ class RunnerFactory:
                 for config in configs:
                     await stream_setup.ensure_consumer(self._js, "JOBS", config)
             except (AutopilotError, *NATS_ERRORS) as error:
-                log.warning("consumers not there yet", extra={"error": type(error).__name__})
+                log.warning("consumers not created yet", extra={"error": type(error).__name__})
 
         try:
             for config in configs:

@@ -1,4 +1,4 @@
-"""Folders for temporary files of jobs: gone with their batch, and with their worker when that died."""
+"""Temporary folders of jobs: deleted with their batch, or after their worker died."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ PREFIX = "autopilot-job-"
 
 
 class ScratchFolders:
-    """A folder that only we may read, made when it is first asked for and deleted at the end."""
+    """A private folder, created on first use and deleted at the end."""
 
     def __init__(self, parent: Path | None) -> None:
         self._parent = parent
@@ -25,7 +25,7 @@ class ScratchFolders:
         return Path(tempfile.mkdtemp(prefix=f"{PREFIX}{os.getpid()}-", dir=self._parent))
 
     def __enter__(self) -> Self:
-        """Nothing yet."""
+        """Create nothing yet."""
         return self
 
     def __exit__(
@@ -37,7 +37,7 @@ class ScratchFolders:
 
 
 def sweep_scratch(parent: Path | None) -> int:
-    """Delete the folders of workers that are no more; returns how many."""
+    """Delete the folders of workers that no longer exist; returns how many."""
     swept = 0
     for folder in Path(parent or tempfile.gettempdir()).glob(f"{PREFIX}*"):
         pid = folder.name.removeprefix(PREFIX).split("-")[0]

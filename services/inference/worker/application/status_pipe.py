@@ -1,4 +1,4 @@
-"""A worker's lines to its pool, which never wait for the pool to read them."""
+"""Send a worker's lines to its pool without ever blocking."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import stat
 
 
 class StatusPipe:
-    """Writes to a file descriptor. What a full pipe does not take is left out; a line that was begun is ended."""
+    """Writes to a file descriptor. A line that does not fit into a full pipe is dropped; a partial one is completed."""
 
     def __init__(self, fd: int) -> None:
         self._fd, self._rest = fd, b""
@@ -15,7 +15,7 @@ class StatusPipe:
             os.set_blocking(fd, False)
 
     def tell(self, line: str) -> bool:
-        """Whether the pool may read this line now or later."""
+        """Send a line; returns whether the pool will read it now or later."""
         try:
             if self._rest:
                 self._rest = self._rest[os.write(self._fd, self._rest) :]

@@ -1,4 +1,4 @@
-"""Which jobs of a worker may run beside each other: one that a batch did not end with runs by itself."""
+"""Decide which jobs may run side by side: one that survived no previous batch runs alone."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 
 
 class SuspectIsolation:
-    """Lets runs go side by side, and those that are to be alone one at a time with nothing beside them."""
+    """Lets ordinary runs overlap, and isolated ones run one at a time with nothing beside them."""
 
     def __init__(self) -> None:
         self._changed = asyncio.Condition()
@@ -18,7 +18,7 @@ class SuspectIsolation:
 
     @asynccontextmanager
     async def of(self, *, alone: bool) -> AsyncIterator[None]:
-        """Run within this context once that is possible."""
+        """Run within this context as soon as that is allowed."""
         async with self._changed:
             if alone:
                 self._wanting += 1

@@ -1,11 +1,11 @@
-"""How many jobs to take at once: as many as fit the time budget and the memory, learned from the last batches. Pure."""
+"""Choose how many jobs to take at once: as many as fit the time budget and the memory, learned from batches. Pure."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
 GROWTH = 2.0
-# A size that once ran out of memory is tried again after so many batches below it: memory may be free by then.
+# A size that ran out of memory is retried after this many smaller batches: memory may be free by then.
 FORGET_AFTER = 1000
 
 
@@ -21,7 +21,7 @@ class BatchSizer:
     _below: int = 0
 
     def record(self, count: int, took_s: float) -> None:
-        """Learn from a batch: at most double, shrink at once."""
+        """Learn from a batch: at most double, shrink immediately."""
         if count < 1:
             return
         if self._ceiling is not None:
@@ -36,7 +36,7 @@ class BatchSizer:
         self.size = min(self.size, self._ceiling or self.size)
 
     def out_of_memory(self, count: int) -> int:
-        """Learn that `count` jobs were too many, and return how many to try; 0 when one alone is too many."""
+        """Record that `count` jobs were too many; returns how many to try, 0 when one alone is too many."""
         half = count // 2
         self._ceiling, self._below = max(1, half), 0
         self.size = min(self.size, self._ceiling)
@@ -49,5 +49,5 @@ class BatchSizer:
 
     @property
     def prefetches(self) -> bool:
-        """Whether the next batch may be fetched while one runs: only while jobs are short."""
+        """Whether to fetch the next batch while one runs: only while jobs are short."""
         return self.size > 1 and self.share > 0

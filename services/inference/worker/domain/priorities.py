@@ -1,4 +1,4 @@
-"""Which job next: urgent ones first without starving the others, and no submitter before all others. Pure."""
+"""Choose the next job: urgent ones first without starving the others, and fair between submitters. Pure."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import TypeVar
 
 T = TypeVar("T")
 
-# Of 21 jobs while all three queues are full: 16 high, 4 normal, 1 low.
+# Out of 21 jobs while all three queues are full: 16 high, 4 normal, 1 low.
 WEIGHTS = (16, 4, 1)
 FAR = datetime.max.replace(tzinfo=UTC)
 
@@ -19,7 +19,7 @@ FAR = datetime.max.replace(tzinfo=UTC)
 class StridePicker:
     """Stride scheduling (Waldspurger and Weihl, MIT-LCS-TM-528, 1995) over queues of fixed weights.
 
-    A queue that was empty joins at the others' pass, so that it cannot save up turns.
+    A queue that was empty rejoins at the others' pass value, so that it cannot accumulate credit.
     """
 
     weights: Sequence[int] = WEIGHTS
@@ -31,7 +31,7 @@ class StridePicker:
         self._waiting = [False] * len(self.weights)
 
     def next(self, lengths: Sequence[int]) -> int | None:
-        """The queue whose turn it is among those that are not empty; None when all are."""
+        """Return the next queue among those that are not empty; None when all are."""
         filled = [i for i, n in enumerate(lengths) if n]
         if not filled:
             self._waiting = [False] * len(self.weights)
@@ -47,9 +47,9 @@ class StridePicker:
 
 
 def fair_order(jobs: Sequence[T], submitter: Callable[[T], str], deadline: Callable[[T], datetime | None]) -> list[T]:
-    """Jobs in the order in which to run them: one of each submitter in turn, the earliest deadline first.
+    """Order jobs fairly: one of each submitter in turn, the earliest deadline first.
 
-    A submitter's jobs without deadlines stay in the order in which they came.
+    A submitter's jobs without deadlines stay in the order in which they arrived.
     """
     by_submitter: dict[str, list[T]] = defaultdict(list)
     for job in jobs:
