@@ -33,8 +33,8 @@ def main() -> None:
         from accelerator_autopilot.telemetry.recorder.app import create_recorder  # noqa: PLC0415  a recorder needs no driver
 
         app = create_recorder(recorder)
-        # A batch is tens of thousands of objects that reference counting frees: looking for cycles among
-        # them every 700 allocations took a tenth of the recorder's time.
+        # A batch allocates tens of thousands of objects that reference counting frees: running the cycle
+        # collector every 700 allocations took a tenth of the recorder's time.
         gc.freeze()
         gc.set_threshold(100_000, 20, 100)
     else:

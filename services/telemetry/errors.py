@@ -12,11 +12,11 @@ from accelerator_autopilot.contracts.errors import AutopilotError
 
 
 class PowerControlError(AutopilotError):
-    """A device did not take or tell a power cap."""
+    """A device did not accept or report a power cap."""
 
 
 class SourceBusyError(AutopilotError):
-    """Other calls of a source took so long that this one was never made; the source answers."""
+    """Other calls of a source took so long that this one was never made; the source is responsive."""
 
 
 class SourceHungError(AutopilotError):

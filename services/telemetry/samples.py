@@ -11,8 +11,8 @@ Sample = dict[str, float]
 class SourceEvent:
     """Something a source noticed about a device.
 
-    `occurrence` names what happened where its teller can name it, so that telling it twice is telling it
-    once; `cause` says why a device appeared.
+    `occurrence` identifies what happened, where the source can, so that duplicates are recognised; `cause` says why
+    a device appeared.
     """
 
     device: str

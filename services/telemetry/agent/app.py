@@ -1,4 +1,4 @@
-"""The agent on every node: which subject goes to which function."""
+"""The agent on every node: which subject goes to which handler."""
 
 from __future__ import annotations
 
@@ -40,13 +40,13 @@ from accelerator_autopilot.telemetry.settings import AgentSettings
 
 log = logging.getLogger(__name__)
 
-# Longer than any driver call is waited for: a loop that stands still for that long is started anew.
+# Longer than any driver call may take: a loop that stalls this long is restarted.
 STANDSTILL_S = 60.0
 GIVE_BACK_S = 10.0
 
 
 def create_agent(settings: AgentSettings | None = None) -> FastStream:
-    """The agent: samples this node's devices and carries out power commands."""
+    """Create the agent app: it samples this node's devices and applies power commands."""
     settings = settings or load(AgentSettings)
     service = Service("agent", settings)
     broker = service.broker
@@ -97,7 +97,7 @@ def create_agent(settings: AgentSettings | None = None) -> FastStream:
 
     @asynccontextmanager
     async def lifespan() -> AsyncIterator[None]:
-        # Caps of the run before are given back whether or not there is a broker, and so are ours at the end.
+        # Caps of the previous run are restored whether or not there is a broker, and ours at shutdown.
         await sampler.look_for_devices()
         await power.restore_all()
         service.supervise("devices", sampler.keep_looking, standstill_s=STANDSTILL_S)
@@ -117,18 +117,18 @@ def create_agent(settings: AgentSettings | None = None) -> FastStream:
 
 
 async def give_back(power: PowerControl) -> None:
-    """Restore every device at the end; what a driver does not take in time, the next run takes up from the file."""
+    """Restore every device at shutdown; the next run restores what a driver does not accept in time."""
     try:
         async with asyncio.timeout(GIVE_BACK_S):
             await power.close()
     except TimeoutError:
-        log.critical("a driver did not give caps back in time, the next run will")
+        log.critical("a driver did not restore caps in time; the next run will retry")
 
 
 def remember_across_runs(
     sampler: Sampler, settings: AgentSettings, file: StateFile, state: AgentState
 ) -> Callable[[], None]:
-    """Take up what the run before knew; returns what writes down what this one knows."""
+    """Load the state of the previous run; returns a function that saves this run's."""
     sampler.addresses |= state.addresses
     boot = sampler.resets.boot_id
     same = state.boot_id == boot

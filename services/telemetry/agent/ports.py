@@ -13,29 +13,29 @@ T = TypeVar("T")
 
 
 class DeviceSource(Protocol):
-    """A family of accelerators. Its methods may block: they run in a thread of their own.
+    """A family of accelerators. Its methods may block: each source has its own thread.
 
-    A source whose `is_driver` is False says nothing about its devices by failing or hanging; without the
-    attribute it is a driver.
+    Failures of a source whose `is_driver` is False say nothing about its devices; without the attribute it is a
+    driver.
     """
 
     name: str
 
     def discover(self) -> list[DeviceInfo]:
-        """Find the devices that are there now."""
+        """Return the devices that are present now."""
 
     def sample(self) -> dict[str, Sample]:
-        """Read every device; what cannot be read is left out. Raises UnavailableError when nothing can be told."""
+        """Read every device; unreadable values are left out. Raises UnavailableError when nothing can be read."""
 
     def poll_events(self) -> list[SourceEvent]:
-        """Events since the last call."""
+        """Return events since the last call."""
 
     def close(self) -> None:
-        """Let go of the driver."""
+        """Release the driver."""
 
 
 class GuardedSource(Protocol):
-    """A source whose calls are made one at a time with a time limit each, so that none can freeze the agent."""
+    """A source whose calls run one at a time with a time limit each, so that none can block the agent."""
 
     @property
     def name(self) -> str:
@@ -43,15 +43,15 @@ class GuardedSource(Protocol):
 
     @property
     def source(self) -> DeviceSource:
-        """The source itself, for what it has besides calls."""
+        """The source itself, for attributes other than calls."""
 
     @property
     def is_driver(self) -> bool:
-        """Whether its failing says something about its devices."""
+        """Whether its failures say something about its devices."""
 
     @property
     def absent(self) -> bool:
-        """Whether the machine has no such source, as far as is known now."""
+        """Whether the machine has no such source, as far as is known."""
 
     async def call(self, function: Callable[[], T]) -> T:
         """Run a function of the source. Raises SourceHungError, SourceBusyError and whatever the function raises."""
@@ -62,42 +62,42 @@ class PowerActuator(Protocol):
     """Sets power caps and reads them back."""
 
     def set_cap_w(self, device: str, cap_w: float) -> None:
-        """Ask the device for a cap. Raises PowerControlError."""
+        """Request a power cap. Raises PowerControlError."""
 
     def applied_cap_w(self, device: str) -> float:
-        """The cap as the device took it. Raises PowerControlError."""
+        """Return the cap as the device accepted it. Raises PowerControlError."""
 
     def enforced_cap_w(self, device: str) -> float:
-        """The cap in force, the least of all limiters. Raises PowerControlError."""
+        """Return the cap in force, the lowest of all limiters. Raises PowerControlError."""
 
 
 class CapStore(Protocol):
-    """Which devices were capped or locked, kept across crashes."""
+    """Persists which devices were capped or locked, across crashes."""
 
     def load(self) -> CappedDevices:
-        """What was kept when the last process ended."""
+        """Return what was stored when the last process ended."""
 
     def save(self, devices: Collection[str], clocks: Collection[str], defaults_w: Mapping[str, float]) -> None:
-        """Keep this in its place. Raises OSError."""
+        """Replace the stored state. Raises OSError."""
 
 
 @runtime_checkable
 class ClockActuator(Protocol):
-    """Locks clocks: the finer knob."""
+    """Locks clocks: finer control than a power cap."""
 
     def lock_clock_mhz(self, device: str, clock_mhz: float | None) -> None:
-        """Hold the processor's clock at or below this; None gives it back. Raises PowerControlError."""
+        """Limit the clock to at most this; None removes the limit. Raises PowerControlError."""
 
 
 @runtime_checkable
 class SimulatedDevices(Protocol):
-    """Devices that do as they are told."""
+    """Devices that a request can control directly."""
 
     def discover(self) -> list[DeviceInfo]:
-        """Those that there are."""
+        """Return the existing devices."""
 
     def set_load(self, device: str, util: float) -> None:
         """Follow the work on a device."""
 
     def request(self, request: SimulationRequest) -> str:
-        """Carry out a request; returns what is wrong with it, or nothing."""
+        """Handle a request; returns what is wrong with it, or an empty string."""

@@ -1,7 +1,7 @@
-"""Devices under dcgm-exporter's names, units and labels, so that rules and dashboards written for it work unchanged.
+"""Devices under dcgm-exporter's names, units and labels, so that its rules and dashboards work unchanged.
 
-Labels are those of its 4.x releases; it gives every field as an untyped number, and so do we. An XID's series begins
-with 0 before the first one: `increase()` and `changes()` see only what rises from a value that was there.
+Labels follow its 4.x releases; like the exporter, every field is untyped. An XID's series starts at 0 before the first
+one, because `increase()` and `changes()` only see increases from an existing value.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ def _scaled(scale: float, *names: str) -> Callable[[Sample], float | None]:
 
 
 def _share_used(sample: Sample) -> float | None:
-    """Of what can be used: without what the driver keeps."""
+    """Return the used share of the usable memory, excluding what the driver reserves."""
     used, total = sample.get("memory_used_bytes"), sample.get("memory_total_bytes")
     usable = (total or 0.0) - sample.get("memory_reserved_bytes", 0.0)
     return used / usable if used is not None and usable > 0 else None
 
 
-# What is not one metric of ours times a factor, or has a second name in older releases.
+# Fields that are not one of our metrics times a factor, or have a second name in older releases.
 DERIVED: tuple[tuple[str, str, Callable[[Sample], float | None]], ...] = (
     ("DCGM_FI_DEV_CLOCK_THROTTLE_REASONS", "why clocks are lowered (older name)", _scaled(1.0, "clock_event_reasons")),
     ("DCGM_FI_DEV_NVLINK_BANDWIDTH_TOTAL", "bytes over all NVLinks, both ways (MiB)",
@@ -47,7 +47,7 @@ DERIVED: tuple[tuple[str, str, Callable[[Sample], float | None]], ...] = (
 
 
 def dcgm_families(devices: Sequence[Latest], now_s: float) -> Iterator[Family]:
-    """Every field that any GPU has, and the XIDs of all."""
+    """Yield every field that any GPU has, and the XIDs of all."""
     gpus = [d for d in devices if d.info is None or d.info.vendor != "cpu"]
     for metric in METRICS:
         if metric.dcgm:
@@ -58,7 +58,7 @@ def dcgm_families(devices: Sequence[Latest], now_s: float) -> Iterator[Family]:
     counts = Family(XID_COUNT, f"XIDs within the last {XID_WINDOW_S:g} s", "gauge")
     for device in gpus:
         if device.info is not None and device.info.parent:
-            continue  # an XID is of the whole GPU
+            continue  # an XID belongs to the whole GPU
         labels = dcgm_labels(device)
         xids.add_sample(XID_FIELD, labels, float(device.last_xid or 0))
         window = {"window_size_in_ms": f"{XID_WINDOW_S * 1e3:.0f}"}
@@ -84,7 +84,7 @@ def _family(
 
 
 def dcgm_labels(device: Latest) -> dict[str, str]:
-    """The labels that dcgm-exporter gives a GPU; an instance of MIG has its GPU's, and its own id and profile."""
+    """Return the labels that dcgm-exporter gives a GPU; a MIG instance has its GPU's, plus its own id and profile."""
     info = device.info
     labels = {
         "gpu": str(info.index) if info else "",

@@ -1,4 +1,4 @@
-"""Devices for those who ask, in the same way from agent and recorder."""
+"""Export device metrics, shared by agent and recorder."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from accelerator_autopilot.telemetry.settings import DeviceMetricsSettings
 
 
 def start_device_export(service: Service, settings: DeviceMetricsSettings) -> LatestSamples:
-    """Devices for those who ask: on /metrics and, where an endpoint is set, over OTLP."""
+    """Export devices on /metrics and, if an endpoint is set, over OTLP."""
     latest = LatestSamples(settings.device_metrics_limit)
     service.registry.register(DeviceCollector(latest, dcgm_names=settings.dcgm_names))
     if settings.otlp_metrics_endpoint:

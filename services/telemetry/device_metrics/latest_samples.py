@@ -1,4 +1,4 @@
-"""The last sample of each device, for interfaces that are asked rather than told. Bounded. Pure."""
+"""The latest sample of each device, for pull-based interfaces. Bounded. Pure."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from accelerator_autopilot.contracts.metric_catalogue import METRICS, PERIODS_S
 from accelerator_autopilot.telemetry.samples import Sample
 
 STALE_AFTER_S = 30.0
-XID_WINDOW_S = 300.0  # dcgm-exporter's default window of its count of XIDs
+XID_WINDOW_S = 300.0  # dcgm-exporter's default window for its XID count
 MOST_XIDS = 1000
 
 _MAX_AGE_S = {m.name: max(STALE_AFTER_S, 2.5 * PERIODS_S[m.rate]) for m in METRICS}
@@ -20,7 +20,7 @@ MOST_COUNTED = 100_000
 
 @dataclass
 class Latest:
-    """One device: what it read last, with slower readings kept until they would have been renewed."""
+    """One device: its latest readings, where slower readings are kept until their next update is due."""
 
     node: str
     device: str
@@ -32,16 +32,16 @@ class Latest:
     _xids: deque[tuple[float, int]] = field(default_factory=lambda: deque(maxlen=MOST_XIDS))
 
     def note_xid(self, code: int) -> None:
-        """An XID came."""
+        """Record an XID."""
         self.last_xid = code
         self._xids.append((self.at_s, code))
 
     def xids_within(self, now_s: float) -> Counter[int]:
-        """How often each XID came within the window."""
+        """Return how often each XID occurred within the window."""
         return Counter(code for at_s, code in self._xids if now_s - at_s <= XID_WINDOW_S)
 
     def take(self, sample: Sample, now_s: float) -> None:
-        """Take readings in, and let go of those that are not renewed any more."""
+        """Add readings, and drop those that are no longer updated."""
         self.at_s = now_s
         self.sample |= sample
         self._read_s |= dict.fromkeys(sample, now_s)
@@ -52,7 +52,7 @@ class Latest:
 
 @dataclass
 class LatestSamples:
-    """At most `limit` devices, those that told something last; the others are counted."""
+    """The `limit` devices that reported last; the others are only counted."""
 
     limit: int
     _devices: OrderedDict[tuple[str, str], Latest] = field(default_factory=OrderedDict)
@@ -60,11 +60,11 @@ class LatestSamples:
 
     @property
     def untold(self) -> int:
-        """Devices beyond the limit that told something lately."""
+        """Return the number of devices beyond the limit that reported recently."""
         return len(self._untold)
 
     def update(self, node: str, device: str, sample: Sample, now_s: float, info: DeviceInfo | None = None) -> None:
-        """Take a sample."""
+        """Add a sample."""
         key = (node, device)
         known = self._devices.get(key)
         if known is None:
@@ -85,7 +85,7 @@ class LatestSamples:
             self._untold.popitem(last=False)
 
     def _make_room(self, now_s: float) -> None:
-        """Devices that fell silent leave; a reading that is not renewed must not look like one that is."""
+        """Drop devices that fell silent: a stale reading must not look current."""
         while self._devices:
             oldest = next(iter(self._devices.values()))
             if now_s - oldest.at_s <= STALE_AFTER_S:
@@ -93,11 +93,11 @@ class LatestSamples:
             self._devices.popitem(last=False)
 
     def note_xid(self, node: str, device: str, code: int | None) -> None:
-        """Remember an XID of a device, as of the moment of its last sample."""
+        """Record an XID of a device, at the time of its latest sample."""
         known = self._devices.get((node, device))
         if known is not None and code is not None:
             known.note_xid(code)
 
     def fresh(self, now_s: float) -> Iterator[Latest]:
-        """Devices that told something lately."""
+        """Return devices that reported recently."""
         return (d for d in list(self._devices.values()) if now_s - d.at_s <= STALE_AFTER_S)

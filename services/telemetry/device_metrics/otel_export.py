@@ -1,4 +1,4 @@
-"""Devices as OpenTelemetry metrics, through the SDK: the same last samples, exported on a period."""
+"""Export devices as OpenTelemetry metrics through the SDK: the latest samples, periodically."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from accelerator_autopilot.contracts.metric_catalogue import METRICS, Metric
 from accelerator_autopilot.telemetry.device_metrics.latest_samples import LatestSamples
 
 PERIOD_MS = 10_000
-_UCUM = {"°C": "Cel", "B": "By"}  # OpenTelemetry writes units in the Unified Code for Units of Measure
+_UCUM = {"°C": "Cel", "B": "By"}  # OpenTelemetry uses the Unified Code for Units of Measure
 
 
 def start_export(latest: LatestSamples, service: str, reader: MetricReader) -> MeterProvider:
-    """Observe every metric of the catalogue; devices that lack one give no observation."""
+    """Observe every metric of the catalogue; devices without a metric give no observation."""
     provider = MeterProvider([reader], Resource.create({"service.name": f"autopilot-{service}"}))
     meter = provider.get_meter("autopilot.devices")
     for metric in METRICS:
@@ -29,7 +29,7 @@ def start_export(latest: LatestSamples, service: str, reader: MetricReader) -> M
 
 
 def otlp_reader(endpoint: str) -> MetricReader:
-    """A reader that sends to an OTLP/HTTP endpoint."""
+    """Return a metric reader that exports to an OTLP/HTTP endpoint."""
     from opentelemetry.exporter.otlp.proto.http.metric_exporter import OTLPMetricExporter  # noqa: PLC0415  extra 'otlp'
 
     return PeriodicExportingMetricReader(OTLPMetricExporter(endpoint), export_interval_millis=PERIOD_MS)

@@ -1,4 +1,4 @@
-"""Devices on /metrics: under our names and, switched on, under those of dcgm-exporter."""
+"""Devices on /metrics: under our names and, if enabled, under those of dcgm-exporter."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ LABELS = ("node", "device", "model", "simulated")
 
 
 class DeviceCollector(Collector):
-    """Collects the last sample of each device when it is asked."""
+    """Collects the latest sample of each device at scrape time."""
 
     def __init__(self, latest: LatestSamples, *, dcgm_names: bool) -> None:
         self._latest, self._dcgm_names = latest, dcgm_names
 
     def describe(self) -> list[Family]:
-        """Nothing: which metrics there are depends on the devices."""
+        """Return nothing: the set of metrics depends on the devices."""
         return []
 
     def collect(self) -> Iterator[Family]:
-        """Families of all metrics that any device has."""
+        """Return families of all metrics that any device has."""
         now_s = time.monotonic()
         devices = list(self._latest.fresh(now_s))
         for metric in METRICS:

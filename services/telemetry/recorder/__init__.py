@@ -1,1 +1,1 @@
-"""The recorder: streams to the database."""
+"""The recorder writes the streams to the database."""

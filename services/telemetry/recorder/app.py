@@ -1,4 +1,4 @@
-"""The recorder: takes every stream to the database."""
+"""The recorder app: writes every stream to the database."""
 
 from __future__ import annotations
 
@@ -31,10 +31,10 @@ from accelerator_autopilot.telemetry.settings import RecorderSettings
 
 
 def create_recorder(settings: RecorderSettings | None = None) -> FastStream:
-    """The recorder: writes every stream to the database."""
+    """Create the recorder app, which writes every stream to the database."""
     settings = settings or load(RecorderSettings)
     service = Service("recorder", settings)
-    # Whoever scrapes agents and recorder has each device once.
+    # Scraping agents and recorder together must not yield each device twice.
     latest = start_device_export(service, settings) if settings.recorder_device_metrics else LatestSamples(0)
     recorder = Recorder(settings, service, latest, TABLES, partial(make_storage, settings, service.health))
 
@@ -48,7 +48,7 @@ def create_recorder(settings: RecorderSettings | None = None) -> FastStream:
 
 
 def make_storage(settings: RecorderSettings, health: HealthState, pool: asyncpg.Pool[Any]) -> RecorderStorage:
-    """The database's side of the recorder, on this pool; the probe has a connection of its own."""
+    """Create the recorder's storage on this pool; the probe has its own connection."""
     return RecorderStorage(
         frames=partial(PostgresFrameStore, pool),
         records=PostgresRecordStore(pool),

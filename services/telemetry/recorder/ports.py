@@ -1,4 +1,4 @@
-"""What the recorder needs from outside: the database, part by part."""
+"""Ports of the recorder: the parts of its database."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Busy = Callable[[], bool]
 
 
 class RecordTable(Protocol):
-    """A stream besides the frames, and how each of its messages becomes a row."""
+    """A stream other than frames, and how each of its messages becomes a row."""
 
     @property
     def stream(self) -> str:
@@ -31,60 +31,60 @@ class RecordTable(Protocol):
 
     @property
     def row(self) -> Callable[[Msg], Row]:
-        """Makes the row; raises ValueError or MalformedMessageError where there is none to make."""
+        """Build the row; raises ValueError or MalformedMessageError where that is impossible."""
 
 
 class RecordStore(Protocol):
-    """Where the other messages become rows."""
+    """Stores other messages as rows."""
 
     async def write(self, stream: str, rows: Sequence[Row]) -> int:
-        """Write rows of a stream's table in one transaction and return how many. Raises the database's errors."""
+        """Write rows of a stream's table in one transaction; returns how many. Raises the database's errors."""
 
 
 class FrameStore(Protocol):
-    """Where frames become rows."""
+    """Stores frames as rows."""
 
     async def write(self, frames: Sequence[TelemetryFrame]) -> int:
-        """Write each sample once and return the number of new rows."""
+        """Write each sample once; returns the number of new rows."""
 
 
 class FleetStore(Protocol):
-    """Nodes with their devices, and which frames of theirs were seen. All methods raise the database's errors."""
+    """Nodes with their devices, and which of their frames were seen. All methods raise the database's errors."""
 
     async def write_inventories(self, inventories: Iterable[NodeInventory]) -> None:
-        """Describe every device with its links and processes."""
+        """Upsert every device with its links and processes."""
 
     async def write_runs(self, runs: dict[tuple[str, int], Run]) -> None:
-        """Unite frame numbers with those of the other recorders."""
+        """Merge frame numbers with those of the other recorders."""
 
     async def prune_runs(self) -> int:
-        """Forget runs of agents that ended long ago; return how many."""
+        """Delete runs of agents that ended long ago; returns how many."""
 
     async def missing_frames(self) -> dict[str, int]:
-        """How many frame numbers of the last hour no recorder saw, by node."""
+        """Return how many frame numbers of the last hour no recorder saw, by node."""
 
     async def last_counted(self) -> datetime | None:
-        """Since when there may be frames that were written and not counted."""
+        """Return since when frames may have been written but not counted."""
 
     async def write_factors(self, factors: dict[str, float]) -> None:
-        """Set what dashboards multiply energy with."""
+        """Set the factors that dashboards multiply energy with."""
 
     async def write_pipeline(self, recorder: str, totals: Totals, backlog: int, elapsed_s: float) -> None:
-        """How this recorder did in the last `elapsed_s` seconds."""
+        """Write this recorder's statistics for the last `elapsed_s` seconds."""
 
 
 class PartitionUpkeep(Protocol):
-    """Partitions of the tables of samples."""
+    """Partitions of the sample tables."""
 
     async def keep(self, now: datetime) -> None:
-        """Make those of the hours to come and drop the old ones, once. Raises the database's errors."""
+        """Create partitions for the coming hours and drop old ones, once. Raises the database's errors."""
 
 
 class RetentionUpkeep(Protocol):
-    """Old rows of plain tables."""
+    """Retention of plain tables."""
 
     async def sweep(self, now: datetime, busy: Busy) -> int:
-        """Delete for a short time, and none while `busy`; return how many rows. Raises the database's errors."""
+        """Delete for a short time, and not while `busy`; returns how many rows. Raises the database's errors."""
 
 
 class RollupUpkeep(Protocol):
@@ -92,21 +92,21 @@ class RollupUpkeep(Protocol):
 
     @property
     def longest_s(self) -> float:
-        """Seconds that a statement may take."""
+        """The time limit of a statement, in seconds."""
 
     async def turn(self, busy: Busy) -> int:
-        """Roll up what is due until `busy`; return how many. Raises the database's errors."""
+        """Roll up what is due until `busy`; returns how many. Raises the database's errors."""
 
     async def jobs(self) -> None:
-        """Give jobs that were recorded lately their energy. Raises the database's errors."""
+        """Compute the energy of recently recorded jobs. Raises the database's errors."""
 
 
 @dataclass(frozen=True)
 class RecorderStorage:
-    """All that the recorder does with one pool of connections.
+    """Everything that the recorder does with one pool of connections.
 
-    `frames` makes a store that remembers nothing yet; `probe` reports until cancelled whether the database takes
-    writes; `write_queue` counts the jobs that wait and run.
+    `frames` creates a store with empty caches; `probe` reports until cancelled whether the database accepts writes;
+    `write_queue` records the queued and running jobs.
     """
 
     frames: Callable[[], FrameStore]

@@ -1,4 +1,4 @@
-"""What an agent remembers of its run before: the boot, loads of drivers, and how far the kernel log was told."""
+"""What an agent keeps between runs: the boot, driver loads, and the last kernel log record it reported."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _UNREADABLE = (OSError, ValueError, ArithmeticError, KeyError, TypeError, Attrib
 
 @dataclass
 class AgentState:
-    """`kernel_sequence` is the last record of the kernel log that was told, of this boot; -1 for none."""
+    """`kernel_sequence` is the last kernel log record reported in this boot; -1 for none."""
 
     boot_id: str = ""
     epochs: dict[str, str] = field(default_factory=dict)
@@ -22,14 +22,14 @@ class AgentState:
 
 
 class StateFile:
-    """JSON, replaced as a whole; one that cannot be read is as good as none."""
+    """A JSON file, replaced atomically; an unreadable file counts as missing."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
         self._saved = ""
 
     def load(self) -> AgentState:
-        """What the run before knew."""
+        """Return the state of the previous run."""
         try:
             body = json.loads(self._path.read_text())
             return AgentState(
@@ -45,7 +45,7 @@ class StateFile:
             return AgentState()
 
     def save(self, state: AgentState) -> None:
-        """Write it down when it changed; a failure is told and made up for by the next time."""
+        """Write the state when it changed; a failure is logged and retried next time."""
         text = json.dumps(asdict(state), sort_keys=True)
         if text == self._saved:
             return

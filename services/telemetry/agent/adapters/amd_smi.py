@@ -1,4 +1,4 @@
-"""AMD GPUs through amdsmi, where AMD's package is installed; else sysfs shows them.
+"""AMD GPUs through amdsmi where AMD's package is installed; otherwise sysfs is used.
 
 Calls and keys: AMD SMI Python library reference, 6.x. Power in W, energy in µJ, memory in bytes.
 """
@@ -20,7 +20,7 @@ from accelerator_autopilot.telemetry.samples import Sample, SourceEvent
 
 log = logging.getLogger(__name__)
 
-_MOST = 2.0**100  # what no counter holds
+_MOST = 2.0**100  # values too large for any counter
 
 
 class AmdSmiSource:
@@ -32,13 +32,13 @@ class AmdSmiSource:
         try:
             self._smi = library or importlib.import_module("amdsmi")
             self._smi.amdsmi_init()
-        except Exception as error:  # the package raises its own types, which exist only where it does
+        except Exception as error:  # the package raises its own types, which exist only where it is installed
             raise UnavailableError(f"amdsmi cannot be used: {error}") from error
         self._handles: dict[str, Any] = {}
         self._names: dict[str, str] = {}
 
     def discover(self) -> list[DeviceInfo]:
-        """Enumerate anew. Raises UnavailableError while the library does not."""
+        """Enumerate the GPUs again. Raises UnavailableError while the library is unavailable."""
         found: dict[str, Any] = {}
         devices = []
         for index, handle in enumerate(self._enumerate()):
@@ -73,14 +73,14 @@ class AmdSmiSource:
             raise UnavailableError(f"amdsmi cannot list devices: {error}") from error
 
     def _name(self, handle: Any, index: int, address: str) -> str:
-        """A card's UUID; one that does not tell it now keeps the name that it had at this address."""
+        """Return a card's UUID; one that does not report it now keeps the name last used at this address."""
         uuid = self._ask(self._smi.amdsmi_get_gpu_device_uuid, handle)
         if isinstance(uuid, str) and 0 < len(uuid.encode(errors="replace")) <= MOST_NAME_BYTES and "\0" not in uuid:
             self._names[address] = uuid
         return self._names.get(address) or f"amd-gpu-{index}"
 
     def sample(self) -> dict[str, Sample]:
-        """Read every GPU; what it does not tell is left out.
+        """Read every GPU; unreported values are left out.
 
         Raises UnavailableError when all are silent because the library is.
         """
@@ -124,20 +124,20 @@ class AmdSmiSource:
         try:
             return read(*arguments)
         except Exception as error:  # noqa: BLE001  see above
-            log.debug("amdsmi does not tell", extra={"error": str(error)})
+            log.debug("amdsmi reading failed", extra={"error": str(error)})
             return None
 
     def _table(self, read: Callable[..., Any], *arguments: Any) -> dict[str, Any]:
-        """An answer that has fields; another tells nothing."""
+        """Return an answer that has fields; anything else counts as empty."""
         answer = self._ask(read, *arguments)
         return answer if isinstance(answer, dict) else {}
 
     def poll_events(self) -> list[SourceEvent]:
-        """Not read through this library yet."""
+        """Return no events; this library's events are not supported yet."""
         return []
 
     def set_cap_w(self, device: str, cap_w: float) -> None:
-        """Set a cap. Raises PowerControlError."""
+        """Set a power cap. Raises PowerControlError."""
         try:
             self._smi.amdsmi_set_power_cap(self._handles[device], 0, round(cap_w * 1e6))
         except Exception as error:
@@ -152,16 +152,16 @@ class AmdSmiSource:
         return cap
 
     def enforced_cap_w(self, device: str) -> float:
-        """The same: the library knows one limiter. Raises PowerControlError."""
+        """Return the same: the library exposes one limiter. Raises PowerControlError."""
         return self.applied_cap_w(device)
 
     def close(self) -> None:
-        """Let go of the driver."""
+        """Shut the library down."""
         self._smi.amdsmi_shut_down()
 
 
 def _number(value: Any) -> float | None:
-    """A number; the library writes "N/A" where there is none."""
+    """Return a number; the library writes "N/A" where there is none."""
     if not isinstance(value, int | float) or isinstance(value, bool) or not abs(value) < _MOST:
         return None
     return float(value)
@@ -172,6 +172,6 @@ def _first(values: dict[str, Any], *names: str) -> float | None:
 
 
 def _watts(value: Any) -> float | None:
-    """Limits came in W before release 6.4 and in µW since."""
+    """Limits were in W before release 6.4 and are in µW since."""
     number = _number(value)
     return None if number is None else number / 1e6 if number > 1e5 else number

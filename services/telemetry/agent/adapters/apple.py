@@ -17,17 +17,17 @@ from accelerator_autopilot.telemetry.samples import Sample, SourceEvent
 DEVICE = "apple-gpu-0"
 COMMAND = ["powermetrics", "--samplers", "gpu_power,cpu_power", "--format", "plist", "-n", "1", "-i", "200"]
 
-# Below the time after which an agent takes a source for hung: a tool that hangs is no device that does.
+# Shorter than the time after which the agent considers a source hung: a hanging tool is not a hanging device.
 TOOL_TIMEOUT_S = 2.0
 
 
 def run_powermetrics() -> bytes:
-    """One report. Raises OSError and CalledProcessError."""
+    """Return one report. Raises OSError and CalledProcessError."""
     return subprocess.run(COMMAND, capture_output=True, check=True, timeout=TOOL_TIMEOUT_S).stdout  # noqa: S603  fixed words
 
 
 class AppleSource:
-    """The one GPU of this chip. What the tool fails to tell says nothing about it."""
+    """The single GPU of this chip. Failures of the tool are not failures of the device."""
 
     name = "apple"
     is_driver = False
@@ -38,11 +38,11 @@ class AppleSource:
         self._report = report
 
     def discover(self) -> list[DeviceInfo]:
-        """It is part of the chip."""
+        """Return the GPU, which is part of the chip."""
         return [DeviceInfo(device=DEVICE, model="Apple GPU", vendor="apple", source="apple")]
 
     def sample(self) -> dict[str, Sample]:
-        """Load from the time that it idled, clock and power. Raises UnavailableError when the tool tells nothing."""
+        """Read load (from its idle time), clock and power. Raises UnavailableError when the tool reports nothing."""
         started = time.monotonic()
         try:
             report: dict[str, Any] = plistlib.loads(self._report().rstrip(b"\0"))
@@ -54,11 +54,11 @@ class AppleSource:
         return {DEVICE: sample | {"read_time_s": time.monotonic() - started}}
 
     def poll_events(self) -> list[SourceEvent]:
-        """It tells none."""
+        """Return no events; the tool reports none."""
         return []
 
     def close(self) -> None:
-        """Nothing is held."""
+        """Do nothing: no resources are held."""
 
 
 def _translate(report: dict[str, Any]) -> Sample:
@@ -70,6 +70,6 @@ def _translate(report: dict[str, Any]) -> Sample:
         sample["clock_sm_mhz"] = float(gpu["freq_hz"])
     elapsed_s = float(report.get("elapsed_ns", 0)) / 1e9
     if "gpu_energy" in gpu and elapsed_s > 0:
-        # The report gives mJ over its own interval; between reports the power is taken to last.
+        # The report gives mJ over its own interval; the power is assumed constant between reports.
         sample["power_w"] = float(gpu["gpu_energy"]) / 1e3 / elapsed_s
     return {name: value for name, value in sample.items() if math.isfinite(value)}

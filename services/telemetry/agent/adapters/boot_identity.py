@@ -1,4 +1,4 @@
-"""Which boot this is and which load of a driver, so that a reset can be told from a restart of the agent."""
+"""Identify this boot and each load of a driver, to tell a device reset from an agent restart."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ MODULES = Path("/sys/module")
 
 
 def boot_id(path: Path = BOOT_ID) -> str:
-    """The kernel's id of this boot; empty where it tells none."""
+    """Return the kernel's id of this boot; empty where it has none."""
     return (read_text(path) or "")[:200]
 
 
 def driver_epoch(module: str, boot: str | None = None, modules: Path = MODULES) -> str:
-    """One load of a kernel module; empty where that cannot be told.
+    """Identify one load of a kernel module; empty where that is unknown.
 
-    sysfs gives a module's folder another inode number each time it is loaded, within one boot.
+    Within one boot, sysfs gives a module's folder a new inode number each time the module is loaded.
     """
     boot = boot_id() if boot is None else boot
     try:

@@ -1,4 +1,4 @@
-"""The newest commands that were carried out on this node's devices, kept on disk for the run after a crash."""
+"""The newest commands that were applied to this node's devices, kept on disk across crashes."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ _NEWEST = TypeAdapter(dict[str, CarriedOut])
 
 
 class CommandFile:
-    """A JSON object, replaced as a whole and on the disk; one that cannot be read counts as none."""
+    """A JSON object, replaced atomically and synced; an unreadable file counts as missing."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
 
     async def load(self) -> dict[str, CarriedOut]:
-        """What was kept, by kind of command and target."""
+        """Return the stored commands, by kind of command and target."""
         try:
             return _NEWEST.validate_json(await asyncio.to_thread(self._path.read_bytes))
         except FileNotFoundError:
@@ -33,7 +33,7 @@ class CommandFile:
             return {}
 
     async def save(self, newest: dict[str, CarriedOut]) -> None:
-        """Keep this in its place. Raises OSError."""
+        """Replace the stored commands. Raises OSError."""
         await asyncio.to_thread(self._replace, _NEWEST.dump_json(newest))
 
     def _replace(self, content: bytes) -> None:

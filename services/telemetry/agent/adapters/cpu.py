@@ -1,4 +1,4 @@
-"""CPU packages as accelerators: psutil for load and memory, RAPL for energy, hwmon for heat.
+"""CPU packages as accelerators: psutil for load and memory, RAPL for energy, hwmon for temperature.
 
 RAPL: kernel documentation, power/powercap; a package's `energy_uj` wraps at `max_energy_range_uj`.
 """
@@ -35,7 +35,7 @@ class _Package:
     last_s: float = 0.0
 
     def energy(self, now_s: float) -> Sample:
-        """Energy since the start, across the wraps of the counter, and mean power since the last reading."""
+        """Return the energy since the start, across counter wraps, and the mean power since the last reading."""
         if self.rapl is None:
             return {}
         now_uj, span = read_number(self.rapl / "energy_uj"), read_number(self.rapl / "max_energy_range_uj")
@@ -50,7 +50,7 @@ class _Package:
 
 
 class CpuSource:
-    """One device a package."""
+    """One device per package."""
 
     name = "cpu"
 
@@ -59,7 +59,7 @@ class CpuSource:
         psutil.cpu_percent(percpu=True)
 
     def discover(self) -> list[DeviceInfo]:
-        """CPUs are always there."""
+        """Return the CPUs, which are always present."""
         model, memory = _model_name(), psutil.virtual_memory().total
         return [
             DeviceInfo(
@@ -74,7 +74,7 @@ class CpuSource:
         ]
 
     def sample(self) -> dict[str, Sample]:
-        """Load, memory (of the node), clock, heat, and energy where the kernel lets us read it."""
+        """Read load, memory (of the node), clock, temperature, and energy where the kernel permits."""
         started = time.monotonic()
         memory, loads = psutil.virtual_memory(), psutil.cpu_percent(percpu=True)
         clocks = _clocks()
@@ -98,17 +98,17 @@ class CpuSource:
         return samples
 
     def poll_events(self) -> list[SourceEvent]:
-        """A CPU tells no events."""
+        """Return no events; a CPU reports none."""
         return []
 
     def close(self) -> None:
-        """Nothing is held."""
+        """Do nothing: no resources are held."""
 
 
 def _packages(root: Path) -> list[_Package]:
     cpus: dict[int, list[int]] = {}
     for path in root.glob("devices/system/cpu/cpu[0-9]*/topology/physical_package_id"):
-        # -1 is what a kernel says that does not know: then all are of one package.
+        # The kernel reports -1 when it does not know the package; then all CPUs belong to one.
         number = 0 if read_text(path) == "-1" else read_count(path, below=2**16)
         if number is not None:
             cpus.setdefault(number, []).append(int(path.parent.parent.name[3:]))
@@ -123,7 +123,7 @@ def _packages(root: Path) -> list[_Package]:
 
 
 def _clocks() -> list[Any]:
-    """Clocks by CPU; virtual machines and containers often lack the files, or some of them."""
+    """Return clocks by CPU; virtual machines and containers often lack some or all of the files."""
     try:
         return psutil.cpu_freq(percpu=True) or []
     except Exception as error:  # noqa: BLE001  psutil lets through whatever the platform makes of it

@@ -1,4 +1,4 @@
-"""Who a process on a device is: name, user and container, where this node lets us see them."""
+"""Describe the processes on a device: name, user and container, where this node permits."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ import psutil
 
 from accelerator_autopilot.contracts.messages.telemetry import ProcessInfo
 
-# Docker, containerd and CRI-O all name a container's cgroup by its 64 hexadecimal digits.
+# Docker, containerd and CRI-O all include the container's 64 hexadecimal digits in its cgroup's name.
 _CONTAINER = re.compile(r"([0-9a-f]{64})")
 UNKNOWN_START = datetime.fromtimestamp(0, UTC)
 
 
 def describe_process(pid: int, memory_bytes: int | None, proc: Path = Path("/proc")) -> ProcessInfo:
-    """What is known of a process; from another pid namespace no more than its number."""
+    """Describe a process; from another pid namespace only its number is known."""
     try:
         process = psutil.Process(pid)
         name, user = _text(process.name()), _text(process.username())
@@ -34,12 +34,12 @@ def describe_process(pid: int, memory_bytes: int | None, proc: Path = Path("/pro
 
 
 def _text(name: str) -> str:
-    """A name that messages can carry: a process may call itself by bytes that are no text."""
+    """Make a process name valid UTF-8: a process may set its name to arbitrary bytes."""
     return name.encode(errors="replace").decode()
 
 
 def container_of(pid: int, proc: Path) -> str:
-    """The container's short id, from the process's control groups."""
+    """Return the container's short id, from the process's control groups."""
     try:
         groups = (proc / str(pid) / "cgroup").read_text(errors="replace")
     except OSError:

@@ -1,6 +1,7 @@
-"""Devices that another exporter already reads: a metrics page as a source.
+"""Devices that another exporter already reads: its metrics page as a source.
 
-Which exporters: `domain/exporter_names.py`. The page's own numbers, addresses and hosts are kept.
+The supported exporters are listed in `domain/exporter_names.py`. The page's own device numbers, addresses and hosts are
+kept.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from accelerator_autopilot.telemetry.samples import Sample, SourceEvent
 
 log = logging.getLogger(__name__)
 
-# A page that lacks devices and metrics at once is half of one, for this long; then it is how things are now.
+# A page that lacks both devices and metrics counts as incomplete for this long; after that it is the new normal.
 HALF_FOR_S = 60.0
 NAMED = 5
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
@@ -29,9 +30,9 @@ Fetch = Callable[[str], str]
 
 
 class ExporterSource:
-    """One exporter as a source. What it fails to tell says nothing about its devices.
+    """One exporter as a source. Its failures are not failures of its devices.
 
-    `hosts` says of each device on which host the page has it; with `take_hosts` off all are the agent's.
+    `hosts` maps each device to the host that the page names; with `take_hosts` off, all belong to the agent's node.
     """
 
     is_driver = False
@@ -52,22 +53,25 @@ class ExporterSource:
 
     @property
     def hosts(self) -> dict[str, str]:
-        """The host of each device that the page gives to one."""
+        """The host of each device for which the page names one."""
         return self._known.hosts if self._take_hosts else {}
 
     @property
     def on_this_machine(self) -> bool:
-        """Whether its devices are this machine's: an exporter that is asked at the loopback, and tells of one host."""
+        """Whether its devices are on this machine: the exporter is on the loopback and reports a single host."""
         return urlsplit(self._url).hostname in LOOPBACK and len(set(self._known.hosts.values())) <= 1
 
     def discover(self) -> list[DeviceInfo]:
-        """Devices of the pages so far; the first time a page is fetched. Raises UnavailableError like `sample`."""
+        """Return the devices of the pages so far; the first call fetches a page.
+
+        Raises UnavailableError like `sample`.
+        """
         if not self._known.infos:
             self._read()
         return [info for _, info in sorted(self._known.infos.items(), key=lambda item: (item[1].index, item[0]))]
 
     def sample(self) -> dict[str, Sample]:
-        """Fetch and translate. Raises UnavailableError for no page, half of one and a strange one."""
+        """Fetch and translate the page. Raises UnavailableError for a missing, incomplete or unknown page."""
         return self._read()
 
     def _read(self) -> dict[str, Sample]:
@@ -88,7 +92,7 @@ class ExporterSource:
         return {device: sample | taken | {"read_errors": lacking[device]} for device, sample in found.items()}
 
     def _lacking(self, samples: dict[str, Sample]) -> dict[str, float]:
-        """How many readings each device had that others of its kind still have: what all lack is not told any more."""
+        """Count, for each device, readings that others of its kind still have; what all lack was removed for all."""
         told: dict[bool, set[str]] = {False: set(), True: set()}
         for device, sample in samples.items():
             told[self._is_whole(device)] |= sample.keys()
@@ -104,18 +108,21 @@ class ExporterSource:
 
     def _note_bad(self, bad: int) -> None:
         if bad and not self.bad_lines:
-            log.warning("lines that cannot be read are left out", extra={"url": self._url, "lines": bad})
+            log.warning("ignoring unreadable lines", extra={"url": self._url, "lines": bad})
         self.bad_lines += bad
 
     def _refuse_strange(self, reading: PageReading) -> None:
-        """A page that is full of what nobody here understands is none of an exporter that can be read."""
+        """Raise for a page full of unknown metrics: it does not come from a supported exporter."""
         self.unknown_lines = reading.unknown.total()
         if reading.unknown and not reading.infos and not self._known.infos:
             names = ", ".join(sorted(reading.unknown)[:NAMED])
             raise UnavailableError(f"{self._url} has no known device metric, only {names}; supported are {READ}")
 
     def _refuse_half(self, reading: PageReading, now_s: float, *, cut: bool) -> None:
-        """A lost device takes its lines along; a page that is cut off takes whole metrics, or all devices, too."""
+        """Raise for an incomplete page.
+
+        A lost device removes its own lines; a truncated page lacks whole metrics, or all devices.
+        """
         wholes = {device for device, info in reading.infos.items() if info.parent is None}
         lacking = bool(self._wholes - wholes)
         if lacking and (cut or not wholes or self._metrics - reading.metrics):
@@ -128,9 +135,9 @@ class ExporterSource:
         self._wholes, self._metrics = wholes, reading.metrics
 
     def poll_events(self) -> list[SourceEvent]:
-        """XIDs that the pages told since the last call."""
+        """Return the XIDs that the pages reported since the last call."""
         events, self._events = self._events, []
         return events
 
     def close(self) -> None:
-        """Nothing is held."""
+        """Do nothing: no resources are held."""

@@ -14,7 +14,7 @@ _LENGTH = struct.Struct("<I")
 
 
 class ReplaySource:
-    """Every sample() is the next recorded tick."""
+    """Each call of sample() returns the next recorded tick."""
 
     name = "replay"
 
@@ -25,7 +25,7 @@ class ReplaySource:
         self._position = 0
 
     def discover(self) -> list[DeviceInfo]:
-        """The devices of all recorded frames."""
+        """Return the devices of all recorded frames."""
         names = sorted({device for frame, _ in self._ticks for device in frame.devices})
         return [
             DeviceInfo(device=name, index=i, model="recorded", source="replay", simulated=True)
@@ -33,7 +33,7 @@ class ReplaySource:
         ]
 
     def sample(self) -> dict[str, Sample]:
-        """The next tick."""
+        """Return the next tick."""
         frame, tick = self._ticks[self._position]
         self._position = (self._position + 1) % len(self._ticks)
         return {
@@ -42,15 +42,15 @@ class ReplaySource:
         }
 
     def poll_events(self) -> list[SourceEvent]:
-        """Recordings hold samples only."""
+        """Return no events; recordings contain only samples."""
         return []
 
     def close(self) -> None:
-        """Nothing is held."""
+        """Do nothing: no resources are held."""
 
 
 def load(path: Path) -> list[TelemetryFrame]:
-    """Read a recording. Raises InvalidInputError for a file that is cut off or no recording."""
+    """Read a recording. Raises InvalidInputError for a truncated or invalid file."""
     data = path.read_bytes()
     frames, position = [], 0
     while position < len(data):

@@ -1,7 +1,7 @@
-"""NVIDIA Jetson, whose GPU has no NVML: the files that tegrastats reads.
+"""NVIDIA Jetson, whose GPU has no NVML, through the files that tegrastats reads.
 
-NVIDIA Jetson Linux Developer Guide, "Power and Thermal Management": gpu load in tenths of a percent,
-INA3221 rails in mV and mA, thermal zones in m°C.
+NVIDIA Jetson Linux Developer Guide, "Power and Thermal Management": GPU load in tenths of a percent, INA3221 rails in
+mV and mA, thermal zones in m°C.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _GPU_RAILS = ("VDD_GPU_SOC", "VDD_CPU_GPU_CV", "VDD_GPU", "GPU")
 
 
 class JetsonSource:
-    """The one GPU of a Jetson module."""
+    """The single GPU of a Jetson module."""
 
     name = "jetson"
 
@@ -33,11 +33,14 @@ class JetsonSource:
         self._integral = EnergyIntegral()
 
     def discover(self) -> list[DeviceInfo]:
-        """It is soldered on."""
+        """Return the GPU, which is soldered on."""
         return [DeviceInfo(device=DEVICE, model=self._model, vendor="nvidia", source="jetson")]
 
     def sample(self) -> dict[str, Sample]:
-        """Load, clock, heat and power. Raises UnavailableError when no file can be read: the GPU is soldered on."""
+        """Read load, clock, temperature and power.
+
+        Raises UnavailableError when no file is readable: the GPU itself cannot be missing.
+        """
         sys, started = self._root / "sys", time.monotonic()
         clock = next(iter(sorted(sys.glob("class/devfreq/*gpu*/cur_freq"))), None)
         sample = known(
@@ -72,8 +75,8 @@ class JetsonSource:
         return None
 
     def poll_events(self) -> list[SourceEvent]:
-        """It tells none."""
+        """Return no events; the files report none."""
         return []
 
     def close(self) -> None:
-        """Nothing is held."""
+        """Do nothing: no resources are held."""

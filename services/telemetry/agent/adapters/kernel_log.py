@@ -1,6 +1,6 @@
-"""What drivers write into the kernel log: XIDs, lost GPUs, errors of NVSwitches, resets and RAS errors of AMD's.
+"""Driver messages in the kernel log: XIDs, lost GPUs, NVSwitch errors, AMD resets and RAS errors.
 
-/dev/kmsg gives one record a read, "priority,sequence,µs,flags;text" (kernel documentation, ABI/testing/dev-kmsg).
+/dev/kmsg returns one record per read, "priority,sequence,µs,flags;text" (kernel documentation, ABI/testing/dev-kmsg).
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ MOST_AT_ONCE = 1000
 class KernelLog:
     """Follows the kernel log. `device_of` finds a device by its PCI address.
 
-    It begins after record `told`, the last that was told of in this boot, or at the end where none was;
-    with `whole` it begins at the boot: what was told before was of another.
+    It starts after record `told`, the last one reported in this boot, or at the end if there is none; with `whole`
+    it starts at the boot, since earlier reports belong to another boot.
     """
 
     def __init__(
@@ -47,15 +47,15 @@ class KernelLog:
             if told < 0 and not whole:
                 self._skip()
         except OSError as error:
-            log.info("kernel log not readable, XIDs come from NVML alone", extra={"error": str(error)})
+            log.info("kernel log not readable; XIDs come from NVML alone", extra={"error": str(error)})
 
     @property
     def readable(self) -> bool:
-        """Whether this process may read it."""
+        """Whether this process may read the log."""
         return self._file >= 0
 
     def poll(self) -> list[SourceEvent]:
-        """XIDs since the last call."""
+        """Return events since the last call."""
         events: list[SourceEvent] = []
         for _ in range(MOST_AT_ONCE):
             record = self._read()
@@ -70,13 +70,13 @@ class KernelLog:
         return events
 
     def _skip(self) -> None:
-        """Go to the end, taking note of its number, so that the next run can go on from there."""
+        """Skip to the end, noting its sequence number so that the next run can continue from there."""
         while record := self._read():
             for line in record.splitlines():
                 self._is_new(line)
 
     def _is_new(self, line: str) -> bool:
-        """Whether a line's record was not told of before; lines without a number always are."""
+        """Whether a record has not been reported before; records without a number always count as new."""
         found = _SEQUENCE.match(line)
         if found is None:
             return True
@@ -92,20 +92,21 @@ class KernelLog:
         except BlockingIOError:
             return ""
         except OSError as error:
-            # Records were overwritten before we read them: the next read goes on with the oldest that is left.
+            # Records were overwritten before they were read: the next read continues with the oldest one
+            # left.
             if error.errno == errno.EPIPE:
                 return "overwritten"
             log.warning("kernel log failed", extra={"error": str(error)})
             return ""
 
     def parse(self, line: str) -> SourceEvent | None:
-        """The event that a line tells of, when the device is one of ours."""
+        """Return the event in a line, if it concerns one of our devices."""
         fact = self._lines.read(line)
         if fact is None:
             return None
         device = f"nvswitch-{fact.pci}" if fact.switch else self._device_of(fact.pci)
         if device is None:
-            log.warning("kernel line of a device that is not known", extra={"pci": fact.pci, "code": fact.code})
+            log.warning("kernel log line about an unknown device", extra={"pci": fact.pci, "code": fact.code})
             return None
         number = _SEQUENCE.match(line)
         occurrence = f"{self._boot_id}:{number[1]}" if number and self._boot_id else ""

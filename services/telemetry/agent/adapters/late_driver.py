@@ -1,6 +1,6 @@
-"""Sources whose driver may load after the agent, hang while it is opened, or has to be let go of for an upgrade.
+"""Sources whose driver may load after the agent, hang while being opened, or be released for an upgrade.
 
-One that is not open is tried at each discovery.
+A source that is not open is retried at each discovery.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ log = logging.getLogger(__name__)
 
 
 class LateDriverSource:
-    """Stands for a source until `open_source` gives it; that raises UnavailableError while there is none.
+    """A placeholder for a source until `open_source` returns it; that raises UnavailableError while there is none.
 
-    `opened` is the source itself from then on. `absent` says that the last try found none: before the
-    first try, and while one has not returned, that is not known. `released` says why the driver must not
-    be used now; it is closed then, its devices stay known, and nothing is told of them.
+    `opened` is the source itself from then on. `absent` means that the last attempt found none; it is False before
+    the first attempt and while one is still running. `released` says why the driver must not be used now: it is
+    closed, its devices stay known, and nothing is reported of them.
     """
 
     def __init__(self, name: str, open_source: Callable[[], DeviceSource], released: Callable[[], str] = str) -> None:
@@ -31,7 +31,7 @@ class LateDriverSource:
         self._told = ""
 
     def discover(self) -> list[DeviceInfo]:
-        """Try to open the source, and look for its devices; none while there is no source.
+        """Try to open the source, and return its devices; none while there is no source.
 
         Raises UnavailableError while the driver is released.
         """
@@ -43,22 +43,22 @@ class LateDriverSource:
                 self.absent = True
                 if str(error) != self._told:
                     self._told = str(error)
-                    log.info("source not there", extra={"source": self.name, "reason": self._told})
+                    log.info("source not available", extra={"source": self.name, "reason": self._told})
                 return []
             self.absent = False
         return self.opened.discover()
 
     def sample(self) -> dict[str, Sample]:
-        """Readings of the source, none while there is no source. Raises UnavailableError while it is released."""
+        """Return the source's samples, none while there is no source. Raises UnavailableError while it is released."""
         self._let_go_if_asked()
         return self.opened.sample() if self.opened is not None else {}
 
     def poll_events(self) -> list[SourceEvent]:
-        """Events of the source, none while there is no source."""
+        """Return the source's events, none while there is no source."""
         return self.opened.poll_events() if self.opened is not None else []
 
     def close(self) -> None:
-        """Let go of the driver."""
+        """Release the driver."""
         opened, self.opened = self.opened, None
         if opened is not None:
             opened.close()
@@ -68,6 +68,6 @@ class LateDriverSource:
         if not reason:
             return
         if self.opened is not None:
-            log.warning("driver let go of", extra={"source": self.name, "reason": reason})
+            log.warning("driver released", extra={"source": self.name, "reason": reason})
             self.close()
         raise UnavailableError(f"{self.name} {reason}")

@@ -1,4 +1,4 @@
-"""Which devices we capped or locked, kept on disk so that a crash cannot leave a cap behind."""
+"""Devices that were capped or locked, kept on disk so that a crash cannot leave a cap behind."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ log = logging.getLogger(__name__)
 
 
 class PowerCapFile:
-    """A JSON list of devices, replaced as a whole. One that cannot be read is set aside and stands for all devices."""
+    """A JSON list of devices, replaced atomically. An unreadable file is moved aside and stands for all devices."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
 
     def load(self) -> CappedDevices:
-        """What was capped when the last process ended."""
+        """Return what was capped when the last process ended."""
         try:
             return _parse(json.loads(self._path.read_text()))
         except FileNotFoundError:
@@ -30,7 +30,7 @@ class PowerCapFile:
         except (OSError, ValueError, ArithmeticError, KeyError, TypeError, RecursionError) as error:
             aside = self._path.with_suffix(".unreadable")
             told = {"kept_as": str(aside), "error": str(error)}
-            log.critical("cap file unreadable: every device that is capped gets its default back", extra=told)
+            log.critical("cap file unreadable; restoring the default cap of every capped device", extra=told)
             self._set_aside(aside)
             return CappedDevices({ANY})
 
@@ -38,7 +38,7 @@ class PowerCapFile:
         try:
             self._path.replace(aside)
         except OSError as error:
-            log.warning("cap file not set aside", extra={"error": str(error)})
+            log.warning("cap file not moved aside", extra={"error": str(error)})
 
     def save(
         self,
@@ -46,7 +46,7 @@ class PowerCapFile:
         clocks: Collection[str] = (),
         defaults_w: Mapping[str, float] | None = None,
     ) -> None:
-        """Replace the file at once and on the disk, so that it is never half written. Raises OSError."""
+        """Replace the file atomically and synced, so that it is never half written. Raises OSError."""
         entries: list[dict[str, Any]] = [
             {"device": device, "clock": device in clocks, "default_w": (defaults_w or {}).get(device)}
             for device in sorted(devices)
@@ -70,12 +70,12 @@ def _sync_folder(folder: Path) -> None:
 
 
 def _parse(entries: Any) -> CappedDevices:
-    """Raises ValueError, KeyError and TypeError for what is no list of devices."""
+    """Raise ValueError, KeyError or TypeError for anything but a list of devices."""
     if not isinstance(entries, list):
         raise TypeError(f"must be a list, is {type(entries).__name__}")
     kept = CappedDevices()
     for entry in entries:
-        # Files of older agents hold names alone, and those agents locked clocks without a word here.
+        # Files of older agents contain names only, and those agents locked clocks without recording it here.
         known: dict[str, Any] = {"device": entry} if isinstance(entry, str) else entry
         device = str(known["device"])
         kept.devices.add(device)

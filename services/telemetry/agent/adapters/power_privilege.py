@@ -1,4 +1,4 @@
-"""Whether this process may change what devices draw: NVML wants root or CAP_SYS_ADMIN for that."""
+"""Whether this process may change power limits: NVML requires root or CAP_SYS_ADMIN."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ _CAP_SYS_ADMIN = 21  # its number in linux/capability.h
 
 
 def may_control_power(status: Path = Path("/proc/self/status")) -> bool:
-    """Look at this process's effective capabilities; without them, at its user."""
+    """Check this process's effective capabilities or, where they are unknown, its user."""
     try:
         found = re.search(r"^CapEff:\s*([0-9a-f]+)$", status.read_text(errors="replace"), re.MULTILINE)
     except OSError:

@@ -1,4 +1,4 @@
-"""Whether the kernel has put a device to sleep: to read it would wake it, and a laptop's battery would pay.
+"""Whether the kernel has suspended a device: reading it would wake it and drain a laptop's battery.
 
 Files: kernel documentation, ABI/testing/sysfs-devices-power.
 """
@@ -13,22 +13,22 @@ from accelerator_autopilot.telemetry.samples import Sample
 
 SYS = Path("/sys")
 NVIDIA, DISPLAY = "0x10de", "0x03"
-# What is told of a device that sleeps: it is there, nothing failed, and nothing was read.
+# Sample of a suspended device: it is present, nothing failed, and nothing was read.
 ASLEEP: Sample = {"read_errors": 0.0}
 
 
 def sleeps(device: Path) -> bool:
-    """Whether the device of this folder of sysfs is suspended."""
+    """Whether the device of this sysfs folder is suspended."""
     return read_text(device / "power" / "runtime_status") == "suspended"
 
 
 def sleeps_at(pci_bus_id: str | None, root: Path = SYS) -> bool:
-    """Whether the device at a PCI address is suspended; False where that is not known."""
+    """Whether the device at a PCI address is suspended; False where that is unknown."""
     return bool(pci_bus_id) and sleeps(root / "bus/pci/devices" / f"{normal_pci(pci_bus_id or '')}.0")
 
 
 def all_sleep(vendor: str, root: Path = SYS) -> bool:
-    """Whether there are display devices of a vendor, and all of them are suspended."""
+    """Whether a vendor has display devices and all of them are suspended."""
     found = [path for path in root.glob("bus/pci/devices/*") if read_text(path / "vendor") == vendor]
     gpus = [path for path in found if (read_text(path / "class") or "").startswith(DISPLAY)]
     return bool(gpus) and all(sleeps(path) for path in gpus)

@@ -1,4 +1,4 @@
-"""Metrics pages: fetched within a time and a size, and read line by line, so that one bad line costs one line.
+"""Fetch metrics pages within limits on time and size, and parse them line by line: a bad line costs only itself.
 
 The text format: prometheus.io, "Exposition formats".
 """
@@ -23,7 +23,7 @@ TIMEOUT_S = 2.0
 MOST_BYTES = 16 * 2**20
 _PIECE = 2**16
 MOST_LINE = 2**14
-# Blanks that were matched are not given back: a long line of them would be tried in every division.
+# Possessive: matched blanks are not backtracked into, or a long run would be tried in every division.
 _LINE = re.compile(r"^([a-zA-Z_:][a-zA-Z0-9_:]*+)(?:\s*+\{(.*)\})?\s++(\S++)(?:\s++-?\d++)?+\s*+(?:#.*+)?+$")
 _LABEL = re.compile(r'\s*([a-zA-Z_][a-zA-Z0-9_]*)\s*=\s*"((?:[^"\\]|\\.)*)"\s*(?:,|$)')
 _ESCAPES = {"\\\\": "\\", '\\"': '"', "\\n": "\n"}
@@ -31,7 +31,7 @@ _ESCAPES = {"\\\\": "\\", '\\"': '"', "\\n": "\n"}
 
 @dataclass
 class Page:
-    """A page's lines; `bad` counts those that are none."""
+    """The lines of a page; `bad` counts invalid ones."""
 
     text: str
     bad: int = 0
@@ -42,7 +42,7 @@ class Page:
         return bool(self.text) and not self.text.endswith("\n")
 
     def lines(self) -> Iterator[Line]:
-        """Every line that can be read. A last line without its end may be half a number and is left out."""
+        """Yield every valid line. An unterminated last line may contain half a number and is skipped."""
         found = self.text.split("\n")
         rest = found.pop()
         self.bad += bool(rest.strip()) and not rest.startswith("#")
@@ -76,11 +76,11 @@ def _parse(text: str) -> Line | None:
 
 
 def fetch_page(url: str, timeout_s: float = TIMEOUT_S) -> str:
-    """A page of metrics, whole. Raises UnavailableError when it does not come, in time, in bounds and to its end."""
+    """Fetch a complete metrics page. Raises UnavailableError when it is too slow, too large or truncated."""
     parts = urlsplit(url)
     make = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
     connection = make(parts.hostname or "", parts.port, timeout=timeout_s)
-    # A time limit of the socket is one of each piece: an exporter that drips is cut off by the clock.
+    # A socket timeout applies to each chunk; a slowly dripping exporter is cut off by the total time.
     opened: list[socket.socket] = []
     cutter = threading.Timer(timeout_s, _cut, (opened,))
     cutter.daemon = True

@@ -1,4 +1,4 @@
-"""How well metrics pages are understood, on the agent's own /metrics."""
+"""Parse quality of metrics pages, on the agent's own /metrics."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from accelerator_autopilot.telemetry.agent.adapters.exporter_source import Expor
 
 
 class PageCollector(Collector):
-    """Lines of each exporter that were no lines, and those of its last page whose names nobody knows."""
+    """Counts invalid lines of each exporter, and lines of its last page with unknown names."""
 
     def __init__(self, pages: Sequence[ExporterSource]) -> None:
         self._pages = pages
 
     def describe(self) -> list[Family]:
-        """Nothing: without exporters there is nothing to count."""
+        """Return nothing: without exporters there is nothing to count."""
         return []
 
     def collect(self) -> Iterator[Family]:
-        """Both counts of each page."""
+        """Return both counts of each page."""
         if not self._pages:
             return
         bad = CounterMetricFamily("autopilot_scrape_lines_bad", "lines that could not be parsed", labels=("source",))

@@ -1,4 +1,4 @@
-"""Simulated GPUs as a source: for machines without one, marked simulated wherever they appear."""
+"""Simulated GPUs as a source, for machines without one; marked as simulated wherever they appear."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ OFF_THE_BUS_XID = 79
 
 
 class SimulatedSource:
-    """A few GPUs of published curves; their load is set by whoever runs jobs on them."""
+    """A few GPUs with published power curves; their load follows the jobs that run on them."""
 
     name = "simulated"
 
@@ -29,7 +29,7 @@ class SimulatedSource:
         self._last = time.monotonic()
 
     def discover(self) -> list[DeviceInfo]:
-        """All that have not fallen off the bus."""
+        """Return all devices that have not fallen off the bus."""
         return [
             DeviceInfo(
                 device=device,
@@ -49,7 +49,7 @@ class SimulatedSource:
         ]
 
     def sample(self) -> dict[str, Sample]:
-        """Advance by the time that passed and read."""
+        """Advance by the time that passed, and read."""
         now = time.monotonic()
         elapsed, self._last = now - self._last, now
         samples = {}
@@ -62,7 +62,7 @@ class SimulatedSource:
         return samples
 
     def poll_events(self) -> list[SourceEvent]:
-        """Events of faults put in since the last call."""
+        """Return events of faults injected since the last call."""
         events, self._events = self._events, []
         return events
 
@@ -72,7 +72,7 @@ class SimulatedSource:
             self._gpus[device].util = min(1.0, max(0.0, util))
 
     def request(self, request: SimulationRequest) -> str:
-        """Carry out a request; returns what is wrong with it, or nothing."""
+        """Handle a request; returns what is wrong with it, or an empty string."""
         gpu = self._gpus.get(request.device)
         if gpu is None:
             return f"is not simulated here; there are {', '.join(self._gpus) or 'none'}"
@@ -83,7 +83,7 @@ class SimulatedSource:
             gpu.put_fault(request.fault, self._random.gauss(0, 1))
             if request.fault == "none":
                 self._pinned.discard(request.device)
-                self._events.append(SourceEvent(request.device, "reset", message="the simulated fault was taken out"))
+                self._events.append(SourceEvent(request.device, "reset", message="the simulated fault was removed"))
         if request.xid is not None:
             self._events.append(SourceEvent(request.device, "xid", request.xid, f"simulated XID {request.xid}"))
             if request.xid == OFF_THE_BUS_XID:
@@ -91,7 +91,7 @@ class SimulatedSource:
         return ""
 
     def set_cap_w(self, device: str, cap_w: float) -> None:
-        """Set a cap. Raises PowerControlError."""
+        """Set a power cap. Raises PowerControlError."""
         self._gpu(device).cap_w = cap_w
 
     def applied_cap_w(self, device: str) -> float:
@@ -99,7 +99,7 @@ class SimulatedSource:
         return self._gpu(device).cap_w
 
     def lock_clock_mhz(self, device: str, clock_mhz: float | None) -> None:
-        """Hold the clock. Raises PowerControlError."""
+        """Limit the clock. Raises PowerControlError."""
         self._gpu(device).clock_mhz = clock_mhz
 
     def enforced_cap_w(self, device: str) -> float:
@@ -113,4 +113,4 @@ class SimulatedSource:
         return gpu
 
     def close(self) -> None:
-        """Nothing is held."""
+        """Do nothing: no resources are held."""

@@ -1,6 +1,6 @@
-"""Which sources a node has: what is found on it, what settings name, else the CPU.
+"""Determine a node's sources: discovered devices, configured ones, or else the CPU.
 
-Nothing here waits for a driver: what may be slow, frozen or not loaded yet is opened in its source's own thread.
+Nothing here waits for a driver: what may be slow, hung or not loaded yet is opened in its source's own thread.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from accelerator_autopilot.transport.clock import utc_now
 
 
 def make_sources(settings: AgentSettings) -> list[DeviceSource]:
-    """The sources that these settings ask for and this machine may have."""
+    """Return the sources that these settings ask for and this machine may have."""
     drivers: list[LateDriverSource] = []
     is_released = partial(released, settings.data_dir, lambda: utc_now().timestamp())
     if settings.nvml:
@@ -56,7 +56,10 @@ def make_sources(settings: AgentSettings) -> list[DeviceSource]:
 
 
 def cpu_without(drivers: Sequence[LateDriverSource]) -> Callable[[], CpuSource]:
-    """Opens the CPU where no driver is; while one hangs, that is not known. It stays when a driver comes later."""
+    """Return the CPU as a source where there is no driver.
+
+    While a driver hangs, that is unknown. The CPU stays when a driver is loaded later.
+    """
 
     def open_cpu() -> CpuSource:
         if not all(driver.absent for driver in drivers):
@@ -75,7 +78,7 @@ def _open_nvml() -> DeviceSource:
 
 
 def _open_amd() -> DeviceSource:
-    """AMD's own library, else what the kernel shows; never both, which would show each card twice."""
+    """Open AMD's own library, else sysfs; never both, which would report each card twice."""
     try:
         return AmdSmiSource()
     except UnavailableError as error:
@@ -87,7 +90,7 @@ def _open_intel() -> DeviceSource:
 
 
 def _shown(source: SysfsSource, otherwise: str) -> SysfsSource:
-    """A source that shows devices now. Raises UnavailableError."""
+    """Return a source that has devices now. Raises UnavailableError."""
     if not source.discover():
         raise UnavailableError(otherwise)
     return source

@@ -1,4 +1,4 @@
-"""Small files of the kernel: texts and numbers that may be missing, or be something else."""
+"""Read small kernel files: texts and numbers that may be missing or malformed."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _MOST_COUNT = 2**63
 
 
 def read_text(path: Path) -> str | None:
-    """A file's text without NUL and white space around it; None where it cannot be read."""
+    """Return a file's text without NUL and surrounding whitespace; None where it cannot be read."""
     try:
         with path.open(encoding="utf-8") as file:
             return file.read(MOST_TEXT).replace("\0", "").strip()
@@ -20,13 +20,13 @@ def read_text(path: Path) -> str | None:
 
 
 def read_word(path: Path) -> str | None:
-    """A file's text where it can be part of a name: not empty and not long."""
+    """Return a file's text if it can be part of a name: not empty and not long."""
     found = read_text(path)
     return found if found and len(found.encode()) <= MOST_WORD_BYTES else None
 
 
 def read_number(path: Path, scale: float = 1.0) -> float | None:
-    """A file's number times `scale`; None where it has none that is finite."""
+    """Return a file's number times `scale`; None unless it is finite."""
     found = read_text(path)
     try:
         number = float(found) * scale if found is not None else None
@@ -36,16 +36,16 @@ def read_number(path: Path, scale: float = 1.0) -> float | None:
 
 
 def read_count(path: Path, below: int = _MOST_COUNT) -> int | None:
-    """A file's whole number from 0 to `below`."""
+    """Return a file's whole number from 0 to `below`."""
     number = read_number(path)
     return int(number) if number is not None and 0 <= number < below else None
 
 
 def read_first(paths: list[Path], scale: float = 1.0) -> float | None:
-    """The first of several files that has a number."""
+    """Return the number of the first file that has one."""
     return next((value for value in (read_number(path, scale) for path in paths) if value is not None), None)
 
 
 def known(**values: float | None) -> dict[str, float]:
-    """A sample of those values that could be read."""
+    """Return a sample of the values that could be read."""
     return {name: value for name, value in values.items() if value is not None}

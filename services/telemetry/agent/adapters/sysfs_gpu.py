@@ -1,8 +1,8 @@
-"""AMD and Intel GPUs and Intel NPUs as the kernel shows them: drm, accel and hwmon.
+"""AMD and Intel GPUs and Intel NPUs from the kernel's files: drm, accel and hwmon.
 
 File names: kernel documentation, gpu/amdgpu/thermal, ABI/testing/sysfs-driver-intel-i915-hwmon,
-sysfs-driver-intel-xe-hwmon; intel_vpu: npu_busy_time_us and its like. Units of hwmon: hwmon/sysfs-interface
-(µW, µJ, m°C, Hz).
+sysfs-driver-intel-xe-hwmon; intel_vpu: npu_busy_time_us and related files. Units of hwmon: hwmon/sysfs-interface (µW,
+µJ, m°C, Hz).
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class _Card:
     was_read: bool = False
 
     def sensor(self, kind: str, label: str) -> Path | None:
-        """The hwmon input of a kind, temp or freq, that has this label."""
+        """Return the hwmon input of a kind, temp or freq, that has this label."""
         if self.hwmon is None:
             return None
         for path in sorted(self.hwmon.glob(f"{kind}*_label")):
@@ -54,7 +54,7 @@ class _Card:
 
 
 class SysfsSource:
-    """Every card of these vendors; NVIDIA's are read through NVML."""
+    """All cards of these vendors; NVIDIA cards are read through NVML."""
 
     name = "sysfs"
 
@@ -63,7 +63,7 @@ class SysfsSource:
         self._cards: dict[str, _Card] = {}
 
     def discover(self) -> list[DeviceInfo]:
-        """Cards and NPUs that are there now."""
+        """Return the cards and NPUs that are present now."""
         self._cards = {card.device: self._cards.get(card.device, card) for card in self._find()}
         return [self._describe(index, card) for index, card in enumerate(self._cards.values())]
 
@@ -109,7 +109,7 @@ class SysfsSource:
         )
 
     def sample(self) -> dict[str, Sample]:
-        """Read every card; one that is gone is left out, one that is there and tells nothing now is not lost."""
+        """Read every card; one that is gone is left out, one that is present but unreadable is not lost."""
         samples = {}
         for device, card in self._cards.items():
             started = time.monotonic()
@@ -180,7 +180,7 @@ class SysfsSource:
         return sample
 
     def poll_events(self) -> list[SourceEvent]:
-        """These drivers tell no events through sysfs."""
+        """Return no events; these drivers report none through sysfs."""
         return []
 
     def set_cap_w(self, device: str, cap_w: float) -> None:
@@ -200,7 +200,7 @@ class SysfsSource:
         return cap
 
     def enforced_cap_w(self, device: str) -> float:
-        """The same: sysfs knows one limiter. Raises PowerControlError."""
+        """Return the same: sysfs exposes one limiter. Raises PowerControlError."""
         return self.applied_cap_w(device)
 
     def _cap_file(self, device: str) -> Path:
@@ -210,7 +210,7 @@ class SysfsSource:
         return card.hwmon / "power1_cap"
 
     def close(self) -> None:
-        """Nothing is held."""
+        """Do nothing: no resources are held."""
 
 
 def _pci(path: Path) -> str | None:

@@ -1,4 +1,4 @@
-"""A source in a thread of its own, so that a driver that never returns cannot freeze the agent."""
+"""Run a source in its own thread, so that a driver call that never returns cannot block the agent."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ MOST_TURNS = 3
 
 
 class ThreadedSource:
-    """Calls a source's methods one at a time, in turn, each with a time limit; while one hangs, no other is tried."""
+    """Calls a source's methods one at a time, each with a time limit; while one hangs, no other is tried."""
 
     def __init__(self, source: DeviceSource, timeout_s: float) -> None:
         self._source, self.name, self._timeout_s = source, source.name, timeout_s
@@ -28,7 +28,7 @@ class ThreadedSource:
         self._turn = asyncio.Lock()
         self._pending: asyncio.Future[Any] | None = None
         self._late_at = 0.0
-        # A daemon: a thread inside a hung driver must not keep the process alive.
+        # A daemon thread: one that is stuck in a hung driver must not keep the process alive.
         threading.Thread(target=self._serve, name=f"source-{source.name}", daemon=True).start()
 
     @property
@@ -37,17 +37,17 @@ class ThreadedSource:
         awaited = self._source
         if not isinstance(awaited, LateDriverSource):
             return awaited
-        # One that is to be let go of is not asked any more: it lets go in its own thread.
+        # A source that is to be released is no longer asked: it is released in its own thread.
         return awaited if awaited.opened is None or awaited.released() else awaited.opened
 
     @property
     def is_driver(self) -> bool:
-        """Whether its failing says something about its devices."""
+        """Whether its failures say something about its devices."""
         return getattr(self.source, "is_driver", True)
 
     @property
     def absent(self) -> bool:
-        """Whether the machine has no such source, as far as is known now."""
+        """Whether the machine has no such source, as far as is known."""
         return isinstance(self._source, LateDriverSource) and self._source.absent
 
     @property
@@ -60,10 +60,10 @@ class ThreadedSource:
         return self._pending is not None and not self._pending.done()
 
     async def call(self, function: Callable[[], T]) -> T:
-        """Run a function of the source in its thread when those before it are done.
+        """Run a function of the source in its thread, after earlier calls.
 
-        Raises SourceHungError when it, or one before it, is not done within its time limit, and
-        SourceBusyError when the others leave no turn; the function is not run later then.
+        Raises SourceHungError when it, or an earlier call, exceeds its time limit, and SourceBusyError when
+        earlier calls leave no time for it; then the function is never run.
         """
         self._refuse_hung()
         async with self._my_turn():
@@ -85,7 +85,7 @@ class ThreadedSource:
                 return await asyncio.wait_for(asyncio.shield(future), self._timeout_s)
             except TimeoutError:
                 if future.done() and not future.cancelled() and future.exception() is not None:
-                    raise  # the function's own
+                    raise  # raised by the function itself
                 raise SourceHungError(f"source {self.name}: no answer in {self._timeout_s:g} s") from None
 
     @asynccontextmanager
@@ -120,7 +120,7 @@ def _later(loop: asyncio.AbstractEventLoop, function: Callable[..., None], *args
     try:
         loop.call_soon_threadsafe(function, *args)
     except RuntimeError:
-        return  # the loop was closed meanwhile: nobody waits any more
+        return  # the loop was closed meanwhile: nobody is waiting any more
 
 
 def _succeed(future: asyncio.Future[T], result: T) -> None:
@@ -131,11 +131,11 @@ def _succeed(future: asyncio.Future[T], result: T) -> None:
 def _fail(future: asyncio.Future[Any], error: Exception) -> None:
     if not future.done():
         future.set_exception(error)
-        future.exception()  # taken note of: its caller may have given up
+        future.exception()  # retrieved so that asyncio does not log it: its caller may have given up
 
 
 def _bearable(error: BaseException) -> Exception:
-    """What a future can hold, and what ends nothing but the call: a driver's package may even exit."""
+    """Convert what a future cannot hold into an error of this call; a driver's package may even call sys.exit()."""
     if isinstance(error, Exception) and not isinstance(error, StopIteration):
         return error
     return RuntimeError(f"{type(error).__name__}: {error}")

@@ -1,1 +1,1 @@
-"""What the agent does: sampling, inventory and power control."""
+"""The agent's use cases: sampling, inventory and power control."""

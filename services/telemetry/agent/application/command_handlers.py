@@ -1,4 +1,4 @@
-"""What the agent does with each message."""
+"""How the agent handles each message."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class PowerCommands:
     fence: CommandFence = field(default_factory=CommandFence)
 
     async def on_command(self, command: PowerCommand) -> None:
-        """Carry out a command and tell the outcome; one that comes again is told of again, not carried out again."""
+        """Apply a command and publish the outcome; a repeated command only republishes its outcome."""
 
         async def act() -> CommandOutcome:
             return await self.power.carry_out(command, await self.read_policy())
@@ -55,12 +55,12 @@ class Simulation:
     _busy: dict[str, tuple[float, float]] = field(default_factory=dict)
 
     async def on_request(self, request: SimulationRequest) -> SimulationReply:
-        """Carry out a request."""
+        """Handle a request."""
         problem = self.source.request(request)
         return SimulationReply(ok=not problem, error=problem)
 
     async def on_pool(self, status: PoolStatus) -> None:
-        """Derive each device's load from the time that its workers were busy."""
+        """Derive each device's load from the busy time of its workers."""
         if status.node != self.node:
             return
         now = status.at.timestamp()

@@ -1,4 +1,4 @@
-"""Caps and clocks set on devices by way of their drivers, and read back; a driver that lies has failed."""
+"""Set caps and clocks through drivers, and read them back; a value that differs counts as a failure."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ TOLERANCE_W, TOLERANCE = 1.0, 0.01
 
 @dataclass
 class PowerDriver:
-    """The drivers of one node's devices. `defaults_w` are those of devices that may be gone when they are wanted."""
+    """The drivers of one node's devices. `defaults_w` includes devices that may be gone when theirs is needed."""
 
     find: Find
     defaults_w: dict[str, float] = field(default_factory=dict)
 
     def note(self, info: DeviceInfo) -> None:
-        """Remember a device's default."""
+        """Record a device's default."""
         if info.power_default_w is not None:
             self.defaults_w[info.device] = info.power_default_w
 
     async def apply_default(self, device: str, *, may_be_locked: bool) -> Told:
-        """Give a device its default back. Raises AutopilotError."""
+        """Restore a device's default. Raises AutopilotError."""
         found = self.find(device)
         default_w = (found[0].power_default_w if found else None) or self.defaults_w.get(device)
         if default_w is None:
@@ -53,7 +53,7 @@ class PowerDriver:
                 except Exception as error:
                     if clock_mhz is not None:
                         raise
-                    problem = error  # the cap is given back all the same
+                    problem = error  # the cap is restored all the same
             actuator.set_cap_w(device, cap_w)
             if problem is not None:
                 raise problem
@@ -65,7 +65,7 @@ class PowerDriver:
         return applied, enforced
 
     async def applied_w(self, device: str) -> float:
-        """The cap that a device tells. Raises AutopilotError."""
+        """Return the cap that a device reports. Raises AutopilotError."""
         return await self._call(device, partial(_applied, device))
 
     async def _call(self, device: str, work: Callable[[PowerActuator], T]) -> T:
@@ -84,7 +84,7 @@ class PowerDriver:
 
 
 def close_to(told_w: float, wanted_w: float) -> bool:
-    """Whether what a driver tells is what was asked for; drivers round, and what is no number is never close."""
+    """Whether a driver reports what was requested; drivers round, and NaN never matches."""
     return abs(told_w - wanted_w) <= max(TOLERANCE_W, TOLERANCE * wanted_w)
 
 

@@ -1,4 +1,4 @@
-"""The node's entry in the inventory, and the discovery of a second agent under the same name."""
+"""Publish the node's inventory, and detect a second agent with the same name."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ RECENT = timedelta(seconds=60)
 
 @dataclass
 class InventoryPublisher:
-    """Writes the inventory; a failure is made up for by the next time."""
+    """Writes the inventory; a failure is retried next time."""
 
     bus: Bus
     health: HealthState
@@ -29,7 +29,7 @@ class InventoryPublisher:
     conflicting: frozenset[str] = frozenset()
 
     async def put(self, inventory: NodeInventory) -> None:
-        """Write, after a look at what stands there."""
+        """Write, after checking the current entry."""
         key = subjects.token(inventory.node)
         try:
             self.compare(await self._before(key), inventory)
@@ -38,15 +38,15 @@ class InventoryPublisher:
             log.warning("inventory not stored", extra={"error": str(error)})
 
     async def _before(self, key: str) -> NodeInventory | None:
-        """What stands there; what cannot be understood is overwritten like what is old."""
+        """Return the current entry; an unreadable one is overwritten like an outdated one."""
         try:
             return await self.bus.read("inventory", key, NodeInventory)
         except ValidationError:
-            log.warning("malformed inventory is replaced", extra={"key": key})
+            log.warning("replacing malformed inventory", extra={"key": key})
             return None
 
     def compare(self, before: NodeInventory | None, ours: NodeInventory) -> None:
-        """An entry that another run wrote after we began means that two agents share one name."""
+        """Detect another agent: an entry that another run wrote after ours started means a shared name."""
         other = (
             before is not None
             and before.agent_epoch_us not in {0, ours.agent_epoch_us}

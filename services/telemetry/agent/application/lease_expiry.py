@@ -1,4 +1,4 @@
-"""Gives devices their default back when leases end, whether or not the broker is there to be told of it."""
+"""Restore devices' defaults when leases end, whether or not the broker is reachable."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ MOST_UNTOLD = 1000
 
 @dataclass
 class LeaseExpiry:
-    """Two loops: one over devices, which never waits for the broker, and one that tells outcomes."""
+    """Two loops: one over devices, which never waits for the broker, and one that publishes outcomes."""
 
     power: PowerControl
     publish: Callable[[CommandOutcome], Awaitable[None]]
@@ -29,7 +29,7 @@ class LeaseExpiry:
     _more: asyncio.Event = field(default_factory=asyncio.Event)
 
     async def run(self) -> None:
-        """Restore what is over and hold the others to their leases, until cancelled."""
+        """Restore expired leases and reassert the others, until cancelled."""
         loop = asyncio.get_running_loop()
         checked = loop.time()
         while True:
@@ -44,7 +44,7 @@ class LeaseExpiry:
             await asyncio.sleep(CHECK_S)
 
     async def run_publisher(self) -> None:
-        """Tell outcomes, each until the stream has it."""
+        """Publish outcomes, retrying each until the stream stores it."""
         while True:
             await self._more.wait()
             self._more.clear()
@@ -52,7 +52,7 @@ class LeaseExpiry:
                 try:
                     await self.publish(self._untold[0])
                 except UnavailableError as error:
-                    log.warning("outcome not told yet", extra={"error": str(error)})
+                    log.warning("outcome not published yet", extra={"error": str(error)})
                     await asyncio.sleep(1.0)
                     continue
                 self._untold.popleft()

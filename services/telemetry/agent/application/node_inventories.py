@@ -1,4 +1,4 @@
-"""Inventories of the nodes that one agent tells of: its own, and the hosts whose exporters it reads."""
+"""Inventories of the nodes that one agent reports: its own, and the hosts whose exporters it reads."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ OK = "ok"
 
 @dataclass
 class NodeInventories:
-    """Writes each node's inventory when it changed or is due; a node without devices any more is told empty."""
+    """Writes each node's inventory when it changed or is due; a node without devices any more gets an empty one."""
 
     node: str
     period_s: float
@@ -32,7 +32,7 @@ class NodeInventories:
         states: Mapping[str, str],
         boot_id: str,
     ) -> None:
-        """Devices with the name of their source, the host of those that are not of this node, and how sources do."""
+        """Publish devices with their source, hosts of devices on other nodes, and the state of sources."""
         nodes: dict[str, dict[str, tuple[DeviceInfo, str]]] = {n: {} for n in [self.node, *self._told]}
         for device, (info, source) in devices.items():
             nodes.setdefault(hosts.get(device, self.node), {})[device] = (info, source)
@@ -60,7 +60,7 @@ class NodeInventories:
 
 
 def _states(states: Mapping[str, str], devices: Mapping[str, tuple[DeviceInfo, str]], *, every: bool) -> dict[str, str]:
-    """How sources do, also by the name that their devices give them: several exporters are "scrape" there."""
+    """Return the states of sources, also under the name that their devices use: several exporters share "scrape"."""
     told = dict(states) if every else {}
     families: dict[str, str] = {}
     for info, source in devices.values():
@@ -69,6 +69,6 @@ def _states(states: Mapping[str, str], devices: Mapping[str, tuple[DeviceInfo, s
         if info.source not in states and families.get(info.source, OK) == OK:
             families[info.source] = state
     if not every and not devices:
-        # A host that left the pages has nothing that could fail.
+        # A host that left the pages has no source that could fail.
         families["scrape"] = next((s for name, s in states.items() if name.startswith("scrape") and s != OK), OK)
     return told | families

@@ -1,4 +1,4 @@
-"""Carries out power commands: judge, write down, apply, read back, and restore when a lease ends."""
+"""Execute power commands: validate, persist, apply, read back, and restore when a lease ends."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ from accelerator_autopilot.transport.clock import utc_now
 
 log = logging.getLogger(__name__)
 
-# A default that a driver does not take is tried again after pauses that grow to this, in seconds.
+# A failed restore is retried with pauses that grow to this, in seconds.
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.5, 5.0
 RETOLD_S = 60.0
-# After a cap file that could not be read, devices that appear are looked at for this long, in seconds.
+# After an unreadable cap file, newly found devices are checked for this long, in seconds.
 SUSPECT_S = 600.0
 
 
 @dataclass
 class _Trouble:
-    """A default that could not be given back yet."""
+    """A default that could not be restored yet."""
 
     pause_s: float = FIRST_PAUSE_S
     next_s: float = 0.0
@@ -42,8 +42,8 @@ class _Trouble:
 class PowerControl:
     """The power caps and locked clocks of one node's devices.
 
-    What is about to be applied is written to the file before it is, and stays there until the default
-    was set and read back: by this process or the next.
+    A change is written to the file before it is applied, and stays there until the default was restored and read
+    back, by this process or the next.
     """
 
     node: str
@@ -66,7 +66,7 @@ class PowerControl:
         self._driver = PowerDriver(self.find)
 
     async def carry_out(self, command: PowerCommand, policy: FleetPolicy) -> CommandOutcome:
-        """Do what a command asks, or say why not, with what was read back."""
+        """Execute a command, or refuse it with the reason; the outcome includes what was read back."""
         self._load()
         async with self._locks[command.device]:
             found = self.find(command.device)
@@ -87,7 +87,7 @@ class PowerControl:
         self._book.begin(device, grant)
         if not self._save():
             self._take_back(device, before, was_owed=was_owed)
-            return self._outcome(command, "refused", "the cap cannot be written down: see to the agent's data folder")
+            return self._outcome(command, "refused", "the cap cannot be persisted: check the agent's data folder")
         try:
             applied, enforced = await self._apply(device, grant.cap_w, grant.clock_mhz)
         except SourceBusyError as error:
@@ -96,7 +96,7 @@ class PowerControl:
             return self._outcome(command, "refused", str(error))
         except SourceHungError as error:
             self._book.owe(device)
-            return self._outcome(command, "refused", f"{error}: the default is given back when it does")
+            return self._outcome(command, "refused", f"{error}; the default is restored when it responds")
         except PowerControlError as error:
             await self._undo(device, before)
             return self._outcome(command, "refused", str(error))
@@ -111,7 +111,7 @@ class PowerControl:
         return self._outcome(command, "applied", detail, applied=applied, read_back=enforced)
 
     async def _lift(self, command: PowerCommand) -> CommandOutcome:
-        """Give a device its default before its lease ends."""
+        """Restore a device's default before its lease ends."""
         device = command.device
         self._book.leases.pop(device, None)
         self._book.owed[device] = None
@@ -124,14 +124,14 @@ class PowerControl:
         return self._outcome(command, "applied", "restored to default", applied=applied, read_back=enforced)
 
     def _take_back(self, device: str, before: Lease | None, *, was_owed: bool) -> None:
-        """Nothing was applied: all is as it was."""
+        """Nothing was applied: return to the previous state."""
         if before is not None:
             self._book.fall_back(device, before)
         elif not was_owed:
             self._book.drop(device)
 
     async def _undo(self, device: str, before: Lease | None) -> None:
-        """Something may have been applied: set what was there before, or else the default."""
+        """Something may have been applied: restore the previous lease, or else the default."""
         try:
             if before is not None and not before.is_over(self._now()):
                 await self._apply(device, before.cap_w, before.clock_mhz)
@@ -142,11 +142,11 @@ class PowerControl:
                 self._given_back(device)
         except AutopilotError as error:
             self._book.owe(device)
-            log.warning("refused cap not undone yet", extra={"device": device, "error": str(error)})
+            log.warning("refused cap not rolled back yet", extra={"device": device, "error": str(error)})
         self._save()
 
     async def restore_expired(self, now: datetime) -> list[CommandOutcome]:
-        """Give devices whose lease ran out, and all that are owed it, their default back."""
+        """Restore the default of devices whose lease expired, and retry failed restores."""
         self._load()
         self._book.end_leases(Moment(now, self.steady()))
         self._suspect()
@@ -164,7 +164,7 @@ class PowerControl:
     async def restore_all(self) -> None:
         """Restore every device that this or a crashed process capped; others are never touched.
 
-        What cannot be restored now stays owed, in the file and for `restore_expired`.
+        What cannot be restored now stays pending, in the file and for `restore_expired`.
         """
         self._load()
         for device in list(self._book.leases):
@@ -176,12 +176,12 @@ class PowerControl:
         self._save()
 
     async def close(self) -> None:
-        """Take no more caps, and restore every device."""
+        """Accept no more caps, and restore every device."""
         self._closed = True
         await self.restore_all()
 
     def _load(self) -> None:
-        """Take up what the process before left, once."""
+        """Load the state of the previous process, once."""
         if self._loaded:
             return
         self._loaded = True
@@ -194,7 +194,7 @@ class PowerControl:
         self._driver.defaults_w = kept.defaults_w | self._driver.defaults_w
 
     def _suspect(self) -> None:
-        """After a cap file that could not be read: every device that can be capped may have been."""
+        """After an unreadable cap file: assume that every device with power control was capped."""
         if self._suspect_until_s == -math.inf:
             return
         if self.steady() >= self._suspect_until_s:
@@ -210,7 +210,7 @@ class PowerControl:
                 self._book.clocks.add(device)
 
     async def reassert(self) -> None:
-        """Apply leased caps again that the device forgot: a driver that is loaded anew starts from its default."""
+        """Reapply leased caps that a device lost: a driver that is reloaded starts from its default."""
         for device in list(self._book.leases):
             async with self._locks[device]:
                 lease = self._book.leases.get(device)
@@ -219,16 +219,16 @@ class PowerControl:
                 try:
                     applied = await self._driver.applied_w(device)
                     gone = not close_to(applied, lease.cap_w)
-                    # No driver tells a locked clock: it is locked again each time.
+                    # No driver reports a locked clock, so it is locked again each time.
                     if gone or lease.clock_mhz is not None:
                         await self._apply(device, lease.cap_w, lease.clock_mhz)
                     if gone:
-                        log.warning("cap was gone and is applied again", extra={"device": device, "found_w": applied})
+                        log.warning("cap was lost; reapplied", extra={"device": device, "found_w": applied})
                 except AutopilotError as error:
                     log.info("cap not checked", extra={"device": device, "error": str(error)})
 
     async def _give_back(self, device: str) -> tuple[float, float] | None:
-        """Try to give a device its default; None when that has to wait."""
+        """Try to restore a device's default; None when that has to be retried later."""
         trouble = self._troubles.get(device)
         if trouble is not None and self.steady() < trouble.next_s:
             return None
@@ -267,7 +267,7 @@ class PowerControl:
         return outcome_of(command, status, detail, self.clock(), **watts)
 
     def _save(self) -> bool:
-        """Write down what may not be at its default; whether that could be done."""
+        """Save what may not be at its default; returns whether that succeeded."""
         devices = self._book.touched | ({ANY} if self._suspect_until_s > self.steady() else set())
         try:
             self.file.save(devices, self._book.clocks, self._driver.defaults_w)

@@ -1,4 +1,4 @@
-"""What is told of power commands and of leases that ended."""
+"""Outcomes of power commands and of leases that ended."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def outcome_of(
     applied: float | None = None,
     read_back: float | None = None,
 ) -> CommandOutcome:
-    """What became of a command; `applied` and `read_back` are caps in W."""
+    """Return the outcome of a command; `applied` and `read_back` are caps in W."""
     return CommandOutcome.model_validate(
         {
             "id": new_id(),
@@ -37,7 +37,7 @@ def outcome_of(
 
 
 def lease_ended(node: str, lease: Lease, restored: tuple[float, float], now: datetime) -> CommandOutcome:
-    """A lease ran out and the default is back: as applied, and as read back."""
+    """Return the outcome of an expired lease whose default was restored: as applied, and as read back."""
     return CommandOutcome(
         id=new_id(),
         command_id=lease.command_id,

@@ -1,4 +1,4 @@
-"""The agent's loop: sample every source on time, publish the frame, tell what changed."""
+"""The agent's main loop: sample every source on schedule, publish frames, report changes."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ PUBLISHED_AT_ONCE = 16
 
 
 def same_host(one: str, other: str) -> bool:
-    """Whether two names are of one host, where one of them may have its domain at the end."""
+    """Whether two names denote one host; either may include its domain."""
     first, second = sorted((one.lower(), other.lower()), key=len)
     return first == second or second.startswith(f"{first}.")
 
@@ -50,10 +50,8 @@ def _now_us() -> int:
 class Sampler:
     """Samples the sources of one node, and of the hosts whose exporters it reads.
 
-    `publish(subject, body, message_id)` returns when it is stored.
-
-    `extra_events` gives what is known besides the sources; `all_told` is called when nothing waits to
-    be published.
+    `publish(subject, body, message_id)` returns when the message is stored. `extra_events` returns events from
+    other origins; `all_told` is called when nothing waits to be published.
     """
 
     node: str
@@ -85,7 +83,7 @@ class Sampler:
     _more: asyncio.Event = field(default_factory=asyncio.Event)
 
     def __post_init__(self) -> None:
-        # They outlive a restart of the loop: numbers of frames must not begin again within one epoch.
+        # They outlive a restart of the loop: frame numbers must not start over within one epoch.
         self._frames = NodeFrames(self.period_s, self.epoch_us)
         self._inventories = NodeInventories(
             self.node,
@@ -98,26 +96,26 @@ class Sampler:
         self._transitions = TransitionWatch(self.resets.cause)
 
     def find(self, device: str) -> tuple[DeviceInfo, GuardedSource] | None:
-        """A device of this node and its source."""
+        """Return a device of this node and its source."""
         return self.devices.get(device)
 
     async def discover(self) -> None:
-        """Look for devices in every source, and publish the inventory."""
+        """Discover devices in every source, and publish the inventory."""
         await self.look_for_devices()
         await self.tell_inventory()
 
     async def tell_inventory(self) -> None:
-        """Publish what is known of devices and sources, when it changed or is due."""
+        """Publish the state of devices and sources, when it changed or is due."""
         devices = {device: (info, source.name) for device, (info, source) in self.devices.items()}
         states = self._states | self._source_watch.reasons
         await self._inventories.tell(devices, self._hosts, states, self.resets.boot_id)
 
     def node_of(self, device: str) -> str:
-        """The host that a device is on, by its exporter's word; else this node."""
+        """Return the host of a device according to its exporter; else this node."""
         return self._hosts.get(device, self.node)
 
     async def look_for_devices(self) -> None:
-        """Ask every source for its devices; one that cannot tell now keeps those it had."""
+        """Discover devices in every source; one that fails keeps its known devices."""
         for source in self.sources:
             beat()
             try:
@@ -128,7 +126,7 @@ class Sampler:
             except Exception as error:
                 reason = f"{type(error).__name__}: {error}"
                 if self._states.get(source.name) != reason:
-                    log.exception("source cannot look for devices", extra={"source": source.name})
+                    log.exception("device discovery failed", extra={"source": source.name})
                 self._states[source.name] = reason
                 continue
             if source.absent:
@@ -138,7 +136,7 @@ class Sampler:
             self._take_devices(source, [self._with_privilege(info) for info in found])
 
     def _forget_source(self, name: str) -> None:
-        """The machine has no such source: that is no trouble, and whatever was told of it is over."""
+        """The machine has no such source, so any failure reported for it is over."""
         self._states.pop(name, None)
         self._source_watch.forget(name)
         self.health.forget(f"source {name}")
@@ -148,7 +146,7 @@ class Sampler:
         self.devices |= {info.device: (info, source) for info in found}
         self._take_hosts(source)
         self._owners |= {info.device: source.name for info in found}
-        # Addresses are those of this machine, whatever its exporter calls the host.
+        # Addresses belong to this machine, whatever name its exporter uses for the host.
         here = getattr(source.source, "on_this_machine", False)
         own = [info for info in found if here or self.node_of(info.device) == self.node]
         whole = [info for info in own if info.pci_bus_id and info.parent is None]
@@ -160,7 +158,7 @@ class Sampler:
             self._queue_event(event, _now_us(), number)
 
     def _take_hosts(self, source: GuardedSource) -> None:
-        """Hosts stay known of devices that left: what ends for them ends where it began."""
+        """Remember the hosts of devices that left, so that their end is reported for the same host."""
         hosts: dict[str, str] = getattr(source.source, "hosts", {})
         self._hosts |= {device: self.node if same_host(host, self.node) else host for device, host in hosts.items()}
 
@@ -185,11 +183,11 @@ class Sampler:
         return events
 
     def device_at(self, pci: str) -> str | None:
-        """The device at a PCI address, also one that is not found any more."""
+        """Return the device at a PCI address, also one that is no longer found."""
         return self.addresses.get(pci)
 
     async def keep_looking(self) -> None:
-        """Look for devices now and then until cancelled; a driver may load, or answer again, at any time."""
+        """Discover devices periodically until cancelled; a driver may load, or respond again, at any time."""
         period_s = min(DISCOVER_PERIOD_S, self.inventory_period_s)
         while True:
             beat()
@@ -197,7 +195,7 @@ class Sampler:
             await asyncio.sleep(period_s)
 
     async def run(self) -> None:
-        """Sample on time until cancelled; a late tick is skipped, never squeezed in."""
+        """Sample on schedule until cancelled; a late tick is skipped, not caught up."""
         loop = asyncio.get_running_loop()
         tell_s = min(DISCOVER_PERIOD_S, self.inventory_period_s)
         next_tick, next_inventory = loop.time(), loop.time() + tell_s
@@ -221,7 +219,7 @@ class Sampler:
         for source, (source_samples, source_events) in zip(self.sources, results, strict=True):
             if source_samples is None:
                 unread |= self._devices_of(source)
-                # Also of those that it did not show when it last looked: they may be back.
+                # Includes devices that the last discovery missed: they may be back.
                 unknown |= {device for device, owner in self._owners.items() if owner == source.name}
             else:
                 samples |= source_samples
@@ -248,14 +246,14 @@ class Sampler:
             self._queue_event(event, start_us, number)
 
     def _completed(self, device: str, sample: Sample, now_s: float) -> Sample:
-        """Without what is no reading, and with energy where its counter stands still."""
+        """Remove implausible values, and complete the energy where its counter is stuck."""
         return self._energy.complete(device, self._plausible.of(device, clean(sample)), now_s)
 
     def _devices_of(self, source: GuardedSource) -> set[str]:
         return {device for device, (_, s) in self.devices.items() if s is source}
 
     async def _sample(self, source: GuardedSource) -> tuple[dict[str, Sample] | None, list[SourceEvent]]:
-        """Samples, or None where nothing is known of the source's devices; and events."""
+        """Return samples, or None where nothing is known of the source's devices; and events."""
         if source.absent:
             return {}, []
         samples: dict[str, Sample] | None = None
@@ -269,7 +267,7 @@ class Sampler:
                 return samples or {}, self._say_hung(source, str(error))
             return samples, self._say_failed(source, error)
         except Exception as error:  # noqa: BLE001  told, and logged when it begins
-            # What was read before the events failed is as good as ever.
+            # Samples read before the events failed are still valid.
             return samples, self._say_failed(source, error)
         if source.is_driver:
             self.health.report(f"source {source.name}", ok=True)
@@ -322,12 +320,12 @@ class Sampler:
         before = self.buffer.dropped
         self.buffer.append(item)
         if self.buffer.dropped > before:
-            log.error("broker away for long, older frames are thinned", extra={"dropped": self.buffer.dropped})
+            log.error("broker unreachable for long; thinning older frames", extra={"dropped": self.buffer.dropped})
 
     async def run_publisher(self) -> None:
-        """Publish what is buffered, oldest first of each subject, each until the stream has it.
+        """Publish what is buffered, oldest first per subject, retrying each until the stream stores it.
 
-        Several at once: frames do not wait behind an event of each of many devices for as many answers of the broker.
+        Several at once: frames do not wait behind one round trip for each event of many devices.
         """
         while True:
             await self._more.wait()
@@ -342,7 +340,7 @@ class Sampler:
             self.all_told()
 
     async def _publish(self, item: Outgoing) -> str:
-        """Publish and forget one; returns why not."""
+        """Publish one message and remove it; returns why that failed, if it did."""
         try:
             await self.publish(item.subject, item.body, item.message_id)
         except AutopilotError as error:

@@ -5,26 +5,26 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
-# Beyond this time between two readings the power between them is not known.
+# Between readings further apart than this, the power is unknown.
 MAX_GAP_S = 5.0
 CHECK_AFTER_S = 60.0
-# The longest time between two samples of an agent; an exporter renews its page at least as often.
+# The longest time between two samples of an agent; exporters refresh their pages at least as often.
 LONGEST_PERIOD_S = 60.0
-# A counter that stands still for so long, over so much energy, does not count (ROCm/amdsmi issue 38).
+# A counter that is stuck for this long, over this much energy, is broken (ROCm/amdsmi issue 38).
 STILL_S, STILL_J = 130.0, 500.0
-MOST_W = 1e6  # no device draws more: what is beyond is no reading
+MOST_W = 1e6  # no device draws more: larger values are not readings
 
 
 @dataclass
 class EnergyIntegral:
-    """Joules by the trapezoidal rule over (time in s, power in W); repeated times are skipped."""
+    """Integrates (time in s, power in W) by the trapezoidal rule, in joules; repeated times are skipped."""
 
     energy_j: float = 0.0
     max_gap_s: float = MAX_GAP_S
     _last: tuple[float, float] | None = None
 
     def add(self, readings: Iterable[tuple[float, float]]) -> None:
-        """Take readings in order of time."""
+        """Add readings in order of time."""
         for at_s, power_w in readings:
             if not 0 <= power_w <= MOST_W:
                 continue
@@ -39,7 +39,7 @@ class EnergyIntegral:
 
 @dataclass
 class _Told:
-    """Energy of one device: what it tells, and the integral of its power beside it."""
+    """Energy of one device: what is reported, and the integral of its power beside it."""
 
     integral: EnergyIntegral = field(default_factory=lambda: EnergyIntegral(max_gap_s=LONGEST_PERIOD_S))
     counter_j: float | None = None
@@ -51,15 +51,15 @@ class _Told:
 
 @dataclass
 class EnergyWatch:
-    """Gives energy to devices whose counter stands still while they draw power.
+    """Provides energy for devices whose counter is stuck while they draw power.
 
-    What is given never falls where the counter did not: a counter that moves again goes on from what was given.
+    The reported value never falls unless the counter does: a counter that moves again continues from it.
     """
 
     _told: dict[str, _Told] = field(default_factory=dict)
 
     def complete(self, device: str, sample: Mapping[str, float], now_s: float) -> dict[str, float]:
-        """The sample, its energy by the counter or, while that stands still, by the power."""
+        """Return the sample with its energy from the counter or, while that is stuck, from the power."""
         power_w, counter_j = sample.get("power_w"), sample.get("energy_j")
         told = self._told.setdefault(device, _Told())
         if power_w is not None:
@@ -75,7 +75,7 @@ class EnergyWatch:
     @staticmethod
     def _move(told: _Told, counter_j: float, now_s: float) -> None:
         if told.counter_j is not None and counter_j < told.counter_j:
-            told.offset_j = 0.0  # it began again, and so does what is given
+            told.offset_j = 0.0  # the counter restarted, and so does the reported value
         else:
             told.offset_j = max(told.offset_j, told.out_j - counter_j)
         told.counter_j, told.moved_s, told.at_move_j = counter_j, now_s, told.integral.energy_j
@@ -84,13 +84,16 @@ class EnergyWatch:
 
 @dataclass
 class EnergyCheck:
-    """Compares what the integral and the counter gained, about once a minute."""
+    """Compares the gains of integral and counter, about once a minute."""
 
     _begin: tuple[float, float, float] | None = None
     ratio: float | None = field(default=None, init=False)
 
     def compare(self, at_s: float, integral_j: float, counter_j: float) -> float | None:
-        """Integral over counter when a minute has passed, else None; a counter that fell starts anew."""
+        """Return integral over counter when a minute has passed, else None.
+
+        A counter that fell restarts the comparison.
+        """
         if self._begin is None or counter_j < self._begin[2]:
             self._begin = (at_s, integral_j, counter_j)
             return None
@@ -106,9 +109,9 @@ class EnergyCheck:
 class CounterBase:
     """Bounds a counter so that float32 still resolves its growth.
 
-    When it would pass `limit` it starts again from the reading before, like a counter that was
-    reset: readers who know resets lose nothing. They see a reset only in a value that falls, so
-    a step larger than the value before it is waited out.
+    When it would pass `limit` it restarts from the previous reading, like a counter that was reset; readers that
+    handle resets lose nothing. They detect a reset only when the value falls, so a step larger than the previous
+    value is deferred.
     """
 
     limit: float
@@ -116,7 +119,7 @@ class CounterBase:
     _last: float | None = None
 
     def apply(self, value: float) -> float:
-        """The bounded counter."""
+        """Return the bounded counter."""
         last = self._last
         self._last = value
         if last is None:

@@ -1,4 +1,4 @@
-"""One event for one occurrence, though the driver, the kernel log and an exporter all tell of it. Pure.
+"""One event per occurrence, though the driver, the kernel log and an exporter may all report it. Pure.
 
 NVML misses some XIDs and the kernel log others (NVSentinel issues 155 and 195), so both are read.
 """
@@ -10,21 +10,21 @@ from dataclasses import dataclass, field
 
 from accelerator_autopilot.telemetry.samples import SourceEvent
 
-# The kernel log is read when its line is there, an NVML event when the driver's queue is drained, and an exporter
-# renews its page every 30 or 60 s.
+# The kernel log is read as lines arrive, an NVML event when the driver's queue is drained, and an exporter refreshes
+# its page every 30 or 60 s.
 PAIR_WITHIN_S = 75.0
 
 
 @dataclass
 class OccurrenceFilter:
-    """Pairs events of several origins one to one: five XIDs that all tell are five events, not fifteen, not one."""
+    """Pairs events of several origins one to one: five XIDs that all report are five events, not fifteen, not one."""
 
     _told: dict[tuple[str, str, int | None], deque[tuple[float, set[str]]]] = field(
         default_factory=lambda: defaultdict(deque)
     )
 
     def is_new(self, event: SourceEvent, now_s: float) -> bool:
-        """Whether nobody told of this occurrence before."""
+        """Whether this occurrence has not been reported before."""
         if not event.origin:
             return True
         occurrences = self._told[event.device, event.kind, event.code]

@@ -1,4 +1,4 @@
-"""Names that exporters of other people give to what we call otherwise, and how each says that it has no value. Pure.
+"""Metric names of third-party exporters, and how each encodes a missing value. Pure.
 
 dcgm-exporter and its 1.x: default-counters.csv and dcgm_structs.h; TPUs: Google Kubernetes Engine, "TPU system
 metrics"; utkuozdemir/nvidia_gpu_exporter: METRICS.md; mindprince/nvidia_gpu_prometheus_exporter: README; AMD's
@@ -26,7 +26,7 @@ class Line(NamedTuple):
 
 
 class Meaning(NamedTuple):
-    """Our metric = the exporter's value x scale; `dialect` is whose name it is."""
+    """Our metric = the exporter's value x scale; `dialect` is the exporter that uses the name."""
 
     metric: str
     scale: float
@@ -109,9 +109,9 @@ _AMD = _all("amd", {
 _AMD_CLOCKS = {"GPU_CLOCK_TYPE_SYSTEM": "clock_sm_mhz", "GPU_CLOCK_TYPE_MEMORY": "clock_mem_mhz",
                "GPU_CLOCK_TYPE_VIDEO": "clock_video_mhz"}  # fmt: skip
 _EXACT: dict[str, Meaning] = _DCGM | _OLD_DCGM | _OWN | _TPU | _SMI | _MINDPRINCE
-# Lines that say who a device is, not how it is.
+# Lines that identify a device rather than describe its state.
 DESCRIPTIONS = frozenset({"nvidia_smi_gpu_info", "nvidia_smi_index"})
-# What every exporter tells of itself.
+# Metrics that every exporter reports about itself.
 OF_THE_EXPORTER = ("go_", "process_", "python_", "promhttp_", "scrape_", "up", "exporter_")
 READ = "dcgm-exporter, nvidia_gpu_exporter, AMD's device-metrics-exporter, TPU device plugins and other agents"
 
@@ -119,7 +119,7 @@ _UINT_MAX = (65535.0, 4294967295.0)
 
 
 def meaning_of(line: Line) -> Meaning | None:
-    """What a line's name means; None where it is not known."""
+    """Return the meaning of a metric name; None for an unknown one."""
     found = _EXACT.get(line.name) or _EXACT.get(line.name.removesuffix("_total"))
     if found is not None:
         return found
@@ -131,10 +131,10 @@ def meaning_of(line: Line) -> Meaning | None:
 
 
 def is_blank(line: Line, meaning: Meaning) -> bool:
-    """Whether the number says that there is none.
+    """Whether the number encodes a missing value.
 
-    DCGM's blanks (not found, not supported, not permitted too) begin at 0x7ffffff0 for int32, at 2^47 for fp64 and at
-    2^63 - 16 for int64; AMD's driver fills what it does not have with ones.
+    DCGM's blanks (also not found, not supported, not permitted) start at 0x7ffffff0 for int32, at 2^47 for fp64 and
+    at 2^63 - 16 for int64; AMD's driver fills missing values with ones.
     """
     value = line.value
     if not math.isfinite(value):

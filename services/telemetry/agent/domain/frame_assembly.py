@@ -1,4 +1,4 @@
-"""From samples to frames and events: one frame per node and tick, transitions as events."""
+"""Build frames and events from samples: one frame per node and tick, transitions as events. Pure."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from accelerator_autopilot.telemetry.agent.domain.energy import CounterBase
 from accelerator_autopilot.telemetry.samples import Sample, SourceEvent
 
 LOST_AFTER_TICKS = 3
-NO_READING: Sample = {"read_errors": 1.0}  # of a device whose source fails: it is not known how it is
-_MOST = 1e30  # no reading is beyond it, and float32 holds what is below
+NO_READING: Sample = {"read_errors": 1.0}  # of a device whose source fails: its state is unknown
+_MOST = 1e30  # no reading is larger, and float32 holds anything smaller
 _HELD = {metric.name for metric in METRICS if metric.held}
 _REBASED = {metric.name: metric.rebase_at for metric in METRICS if metric.rebase_at is not None}
 _THROTTLES = {"sw_power_cap", "hw_slowdown", "sw_thermal", "hw_thermal", "hw_power_brake"}
@@ -23,7 +23,7 @@ _THROTTLES = {"sw_power_cap", "hw_slowdown", "sw_thermal", "hw_thermal", "hw_pow
 
 @dataclass
 class FrameAssembler:
-    """Builds frames of one node, numbering them so that a reader sees a gap."""
+    """Builds the frames of one node, numbered so that readers can detect gaps."""
 
     node: str
     period_s: float
@@ -35,7 +35,7 @@ class FrameAssembler:
     def assemble(
         self, start_us: int, samples: Mapping[str, Sample], simulated: frozenset[str] = frozenset()
     ) -> bytes | None:
-        """The frame of one tick of all devices, with the metrics that any has; None without any sample."""
+        """Return the frame of one tick of all devices, with the metrics that any has; None without any sample."""
         if not samples:
             return None
         samples = {device: self._bounded(device, self._holding(device, s)) for device, s in samples.items()}
@@ -62,13 +62,13 @@ class FrameAssembler:
         )
 
     def _holding(self, device: str, sample: Sample) -> Sample:
-        """Settings that were not read this time still hold; measurements are not made up."""
+        """Carry forward settings that were not read this time; measurements are never made up."""
         held = self._held.setdefault(device, {})
         held |= {name: value for name, value in sample.items() if name in _HELD}
         return held | sample
 
     def _bounded(self, device: str, sample: Sample) -> Sample:
-        """Counters that float32 could not follow start again now and then, as after a reset."""
+        """Restart counters that float32 could not resolve, as after a reset."""
         bounded = dict(sample)
         for metric, limit in _REBASED.items():
             if metric in sample:
@@ -79,7 +79,7 @@ class FrameAssembler:
 
 @dataclass
 class NodeFrames:
-    """Frames of every node that one agent tells of, each node's with numbers of their own."""
+    """Frames of every node that one agent reports, numbered separately for each node."""
 
     period_s: float
     epoch_us: int
@@ -88,7 +88,7 @@ class NodeFrames:
     def assemble(
         self, start_us: int, samples: Mapping[str, Sample], simulated: frozenset[str], node_of: Callable[[str], str]
     ) -> list[tuple[str, bytes, str]]:
-        """One frame a node that has samples: the node, the frame, and the id of its message."""
+        """Return one frame per node that has samples: the node, the frame, and its message id."""
         nodes: dict[str, dict[str, Sample]] = {}
         for device, sample in samples.items():
             nodes.setdefault(node_of(device), {})[device] = sample
@@ -103,14 +103,14 @@ class NodeFrames:
 
 @dataclass
 class TransitionWatch:
-    """Turns what changes between samples into events: lost, appeared, throttling on and off."""
+    """Turns changes between samples into events: lost, appeared, throttling on and off."""
 
     cause: Callable[..., str] = lambda _, *, first: "agent_started" if first else "returned"
     _missed: dict[str, int] = field(default_factory=dict)
     _throttles: dict[str, frozenset[str]] = field(default_factory=dict)
 
     def observe(self, samples: Mapping[str, Sample], unread: Collection[str] = ()) -> list[SourceEvent]:
-        """Compare a tick with the ones before; of `unread` devices nothing is known in this one."""
+        """Compare a tick with earlier ones; devices in `unread` have an unknown state in this one."""
         events: list[SourceEvent] = []
         for device in samples:
             missed = self._missed.get(device)
@@ -134,5 +134,5 @@ class TransitionWatch:
 
 
 def clean(sample: Mapping[str, float]) -> Sample:
-    """A sample without what is no reading: infinities, NaN and numbers beyond all measure."""
+    """Remove invalid readings: infinities, NaN and absurdly large numbers."""
     return {name: value for name, value in sample.items() if -_MOST < value < _MOST}

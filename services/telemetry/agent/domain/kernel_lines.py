@@ -1,7 +1,7 @@
-"""What lines of the kernel log say of accelerators, in every form that drivers have written them. Pure.
+"""Parse kernel log lines about accelerators, in all formats that drivers have used. Pure.
 
-Forms: NVIDIA/open-gpu-kernel-modules (kernel_rc.c: XIDs with the instance of MIG; os.c: GPUs that are off the bus),
-its older drivers (no "PCI:"), nvidia-nvswitch (SXids), and the Linux kernel's amdgpu (amdgpu_device.c, amdgpu_ras.c).
+Formats: NVIDIA/open-gpu-kernel-modules (kernel_rc.c: XIDs with the MIG instance; os.c: GPUs that are off the bus), its
+older drivers (no "PCI:"), nvidia-nvswitch (SXids), and the Linux kernel's amdgpu (amdgpu_device.c, amdgpu_ras.c).
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _AMD_FORMS: tuple[tuple[str, re.Pattern[str]], ...] = (
     ("ring_reset", re.compile(r"\bring \S+ reset succe", re.IGNORECASE)),
 )  # fmt: skip
 _STAMP = re.compile(r"^\d+,\d+,(?P<us>\d{1,19}),")
-# XID 154 tells of both directions; back to none means that the driver sees the device as reset.
+# XID 154 reports both directions; a change back to none means that the driver considers the device reset.
 RECOVERY_XID, OFF_THE_BUS_XID = 154, 79
 _RECOVERED = re.compile(r"\bto (?:0x0+|0)?\s*\(?None\)?", re.IGNORECASE)
 ONE_LOSS_US = 60_000_000
@@ -37,7 +37,7 @@ ONE_LOSS_US = 60_000_000
 
 @dataclass(frozen=True)
 class KernelFact:
-    """What happened to the device at a PCI address; `switch` says that it is an NVSwitch."""
+    """What happened to the device at a PCI address; `switch` means that it is an NVSwitch."""
 
     pci: str
     kind: str
@@ -48,13 +48,13 @@ class KernelFact:
 
 @dataclass
 class KernelLines:
-    """Reads lines in order: a GPU that is lost may be named one line before it is told lost, and twice."""
+    """Parses lines in order: a lost GPU may be named one line before the loss is reported, and reported twice."""
 
     _named: str = ""
     _lost_us: dict[str, int] = field(default_factory=dict)
 
     def read(self, line: str) -> KernelFact | None:
-        """What a line, or a record of several, says."""
+        """Return the facts in a line, or in a record of several lines."""
         text = line.replace("\\x0a", "\n")
         named, self._named = self._named, ""
         if (found := _XID.search(text)) is not None:
@@ -71,7 +71,7 @@ class KernelLines:
             return self._off_the_bus(line, normal_pci(found["pci"]), found[0])
         if named and _ITS_LOSS.search(text):
             return self._off_the_bus(line, named, text)
-        # Lines between the name and the loss say what card it is.
+        # Lines between the name and the loss identify the card.
         found = _ITS_NAME.search(text)
         self._named = normal_pci(found["pci"]) if found is not None else named
         return None
@@ -84,12 +84,12 @@ class KernelLines:
         return KernelFact(pci, kind, code, found[0])
 
     def _off_the_bus(self, line: str, pci: str, text: str) -> KernelFact | None:
-        """The same loss is mostly told as XID 79, too; some drivers tell it without."""
+        """The same loss is usually reported as XID 79 too; some drivers omit that."""
         told = self._note_loss(line, pci)
         return None if told else KernelFact(pci, "xid", OFF_THE_BUS_XID, " ".join(text.split()))
 
     def _note_loss(self, line: str, pci: str) -> bool:
-        """Whether the loss was told just before, by the kernel's own clock."""
+        """Whether the loss was reported just before, by the kernel's own clock."""
         stamp = _STAMP.match(line)
         if stamp is None:
             return False
@@ -104,7 +104,7 @@ def _amd(pci: str, rest: str, text: str) -> KernelFact | None:
 
 
 def normal_pci(address: str) -> str:
-    """Domain, bus and device of a PCI address, as NVML (00000000:3B:00.0), the kernel and exporters write it."""
+    """Normalise the PCI address formats of NVML (00000000:3B:00.0), the kernel and exporters."""
     parts = address.strip().lower().split(":")
     try:
         *domain, bus, slot = parts

@@ -1,4 +1,4 @@
-"""What is no reading though it is a number: zeros that mean unknown, shares a little above the whole. Pure."""
+"""Detect implausible readings: zeros that mean unknown, percentages slightly above 100. Pure."""
 
 from __future__ import annotations
 
@@ -7,21 +7,21 @@ from dataclasses import dataclass, field
 
 from accelerator_autopilot.telemetry.samples import Sample
 
-# L4, T4 and GeForce have no such sensor, and tell 0 °C (NVIDIA/DCGM issue 311).
+# L4, T4 and GeForce lack this sensor and report 0 °C (NVIDIA/DCGM issue 311).
 _ZERO_IS_UNKNOWN = ("temp_mem_c",)
-# Measured over a window that is not quite the one it is divided by; on MIG by as much as this (NVIDIA/DCGM issue 152).
+# Measured over a window that differs slightly from its divisor; on MIG by this much (NVIDIA/DCGM issue 152).
 _SHARES = ("sm_util_pct", "sm_occupancy_pct", "tensor_util_pct", "dram_util_pct", "engine_util_pct")
 WHOLE_PCT, MOST_PCT = 100.0, 150.0
 
 
 @dataclass
 class Plausible:
-    """Remembers of each device which readings it has: a zero of a sensor that told another is a reading."""
+    """Remembers which readings each device has: a zero from a sensor that has reported other values is valid."""
 
     _has: dict[str, set[str]] = field(default_factory=dict)
 
     def of(self, device: str, sample: Mapping[str, float]) -> Sample:
-        """A sample without what is no reading. What is far above the whole stays: detection tells it."""
+        """Return the sample without implausible values. Values far above 100 % stay, for anomaly detection."""
         kept = dict(sample)
         for name in _ZERO_IS_UNKNOWN:
             value = kept.get(name)
@@ -35,5 +35,5 @@ class Plausible:
         return kept
 
     def forget(self, device: str) -> None:
-        """A device that is gone."""
+        """Forget a device that is gone."""
         self._has.pop(device, None)

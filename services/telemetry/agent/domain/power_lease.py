@@ -1,4 +1,4 @@
-"""Power caps as leases: request, clamp, apply, read back, expire. Pure: time is handed in."""
+"""Power caps as leases: request, clamp, apply, read back, expire. Pure: time is an argument."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from datetime import datetime, timedelta
 from accelerator_autopilot.contracts.messages.commands import FleetPolicy, PowerCommand
 from accelerator_autopilot.contracts.messages.telemetry import DeviceInfo
 
-ANY = "*"  # stands for every device: which of them were capped is not known
+ANY = "*"  # stands for every device: which ones were capped is unknown
 
 
 @dataclass(frozen=True)
@@ -22,7 +22,7 @@ class CappedDevices:
 
 @dataclass(frozen=True)
 class Refusal:
-    """Why a command is not carried out; `expired` tells lateness from a forbidden request."""
+    """Why a command is not executed; `expired` distinguishes a late command from a forbidden one."""
 
     detail: str
     expired: bool = False
@@ -30,7 +30,7 @@ class Refusal:
 
 @dataclass(frozen=True)
 class LeaseGrant:
-    """The cap to apply, and the clock to hold if any."""
+    """The cap to apply, and the clock limit if any."""
 
     cap_w: float
     clamped: bool
@@ -40,7 +40,7 @@ class LeaseGrant:
 
 @dataclass(frozen=True)
 class Moment:
-    """One moment on two clocks: `steady_s` never goes back and never jumps, `wall` goes on while a machine sleeps."""
+    """One moment on two clocks: `steady_s` is monotonic, `wall` continues while a machine is suspended."""
 
     wall: datetime
     steady_s: float
@@ -48,7 +48,7 @@ class Moment:
 
 @dataclass(frozen=True)
 class Lease:
-    """A cap in force and who answers for it."""
+    """A cap in force, and the command and issuer behind it."""
 
     device: str
     cap_w: float
@@ -58,17 +58,17 @@ class Lease:
     until_s: float = float("inf")
 
     def is_over(self, now: Moment) -> bool:
-        """Whether either clock says so: a wall clock that is set back lengthens no cap, nor does a sleep."""
+        """Whether either clock has reached the end: setting the wall clock back extends no cap, nor does a suspend."""
         return now.steady_s >= self.until_s or now.wall >= self.until
 
 
 @dataclass
 class LeaseBook:
-    """All caps of one node. Who may command is for the fence to say.
+    """All leases of one node. Who may command is decided by the fence.
 
-    `owed` holds the devices that must get their default back, among them those of which it is not known
-    whether a cap was applied: by device, the lease to tell of when that is done, if any.
-    `clocks` holds the devices whose clock may be locked.
+    `owed` holds the devices whose default must be restored, including those where it is unknown whether a cap was
+    applied: by device, the lease to report when that is done, if any. `clocks` holds the devices whose clock may be
+    locked.
     """
 
     leases: dict[str, Lease] = field(default_factory=dict)
@@ -83,9 +83,9 @@ class LeaseBook:
     def judge(
         self, command: PowerCommand, device: DeviceInfo | None, policy: FleetPolicy, now: datetime
     ) -> LeaseGrant | Refusal:
-        """Decide what a command may do; the device's own limits clamp it, the operator's policy forbids."""
+        """Decide what a command may do: the device's limits clamp it, the operator's policy may forbid it."""
         restores = command.cap_w is None and command.clock_mhz is None
-        # A policy that allows no more caps lets those that there are be given back; others are never touched.
+        # A policy that forbids caps still allows existing ones to be lifted; other devices are never touched.
         allowed = policy.model_copy(update={"power": "all"}) if restores and command.device in self.touched else policy
         refusal = _late(command, now) or _forbidden(command, device, allowed)
         if refusal is not None:
@@ -105,13 +105,13 @@ class LeaseBook:
         return LeaseGrant(cap, clamped=cap != asked or clock != command.clock_mhz, restores=False, clock_mhz=clock)
 
     def begin(self, device: str, grant: LeaseGrant) -> None:
-        """Note what is about to be applied, before it is: whatever comes between, the default is owed."""
+        """Record what is about to be applied: whatever happens next, the default is owed."""
         self.owed.setdefault(device, None)
         if grant.clock_mhz is not None:
             self.clocks.add(device)
 
     def record(self, command: PowerCommand, grant: LeaseGrant, now: Moment) -> None:
-        """Remember an applied grant."""
+        """Record an applied grant."""
         if grant.restores:
             self.drop(command.device)
             return
@@ -129,7 +129,7 @@ class LeaseBook:
             self.clocks.discard(command.device)
 
     def fall_back(self, device: str, lease: Lease) -> None:
-        """The lease that was there before holds on: what was to replace it did not come to be."""
+        """Keep the previous lease: its replacement was not applied."""
         self.leases[device] = lease
         self.owed.pop(device, None)
         if lease.clock_mhz is None:
@@ -141,13 +141,13 @@ class LeaseBook:
         self.owed[device] = lease or self.owed.get(device)
 
     def end_leases(self, now: Moment) -> None:
-        """Let leases run out; their devices are owed their default until `drop` says that they have it."""
+        """Expire leases; their devices are owed their default until `drop` confirms that they have it."""
         for lease in list(self.leases.values()):
             if lease.is_over(now):
                 self.owe(lease.device)
 
     def drop(self, device: str) -> None:
-        """The device has its default back."""
+        """Record that the device has its default again."""
         self.leases.pop(device, None)
         self.owed.pop(device, None)
         self.clocks.discard(device)

@@ -1,4 +1,4 @@
-"""What waits for the broker: thinned when it grows, so that hours away cost detail rather than the past. Pure."""
+"""Messages that wait for the broker, thinned as they accumulate: a long outage costs resolution, not history. Pure."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ class Outgoing(NamedTuple):
 class FrameBuffer:
     """At most `limit` messages, oldest first.
 
-    When it is full every second frame of the older half is given up; events are never thinned, only
-    dropped at last when the buffer holds nothing else.
+    When it is full, every second frame of the older half is dropped; events are dropped only when the buffer holds
+    nothing else.
     """
 
     limit: int
@@ -48,7 +48,7 @@ class FrameBuffer:
         self._items[:half] = kept
 
     def heads(self, most: int) -> list[Outgoing]:
-        """The oldest ones that may go together: no two of a subject, so that each subject keeps its order."""
+        """Return the oldest messages that may be sent together: one per subject, to keep each subject's order."""
         found: dict[str, Outgoing] = {}
         for item in self._items[:most]:
             if item.subject in found:
@@ -57,7 +57,7 @@ class FrameBuffer:
         return list(found.values())
 
     def remove(self, item: Outgoing) -> None:
-        """Take one off, unless thinning took it already."""
+        """Remove a message, unless thinning removed it already."""
         for place, kept in enumerate(self._items):
             if kept is item:
                 del self._items[place]

@@ -1,4 +1,4 @@
-"""Whose line of a metrics page it is: the device with its host, number, address and parent, from the labels. Pure."""
+"""Find the device that a line of a metrics page belongs to, from its labels. Pure."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _VENDORS = {"dcgm": "nvidia", "nvidia_smi": "nvidia", "nvidia_gpu": "nvidia", "a
 
 
 class Owner(NamedTuple):
-    """A line's device; `host` and `parent` are empty where the page tells none."""
+    """A line's device; `host` and `parent` are empty where the page does not name them."""
 
     device: str
     host: str
@@ -29,7 +29,7 @@ class Owner(NamedTuple):
 
 
 def owner_of(line: Line) -> Owner | None:
-    """The device that a line is about; None where it is about none, and of NVSwitches, links and CPUs."""
+    """Return the device that a line is about; None for none, and for NVSwitches, links and CPUs."""
     labels = line.labels
     if labels.get("nvswitch") or labels.get("nvlink") or labels.get("cpu"):
         return None
@@ -41,7 +41,7 @@ def owner_of(line: Line) -> Owner | None:
         whole = f"GPU-{whole}" if _BARE_UUID.fullmatch(whole) and line.name.startswith("nvidia_") else whole
     else:
         place = _first(labels, _PLACES)
-        # "nvidia0" is a name of one host only.
+        # "nvidia0" is unique only within one host.
         whole = f"{host}/{place}" if place and host and not line.name.startswith("autopilot_") else place
     if not whole:
         return None
@@ -52,12 +52,12 @@ def owner_of(line: Line) -> Owner | None:
 
 
 def fits(owner: Owner) -> bool:
-    """Whether its names may be ours."""
+    """Whether its names satisfy our naming rules."""
     return all(len(name.encode()) <= MOST_NAME_BYTES and "\0" not in name for name in owner)
 
 
 def describe(line: Line, owner: Owner, dialect: str) -> DeviceInfo:
-    """What a line says of who its device is; an index that it does not tell is 0."""
+    """Return the device information in a line; a missing index becomes 0."""
     labels = line.labels
     model = _first(labels, _MODELS) or "unknown"
     index = next((int(n[0]) for name in _INDEXES if (n := _NUMBER.match(labels.get(name, "")))), None)

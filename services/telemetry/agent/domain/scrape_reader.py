@@ -1,4 +1,4 @@
-"""A whole metrics page: readings, devices, XIDs, and the names that nobody understands. Pure."""
+"""Read a whole metrics page: readings, devices, XIDs, and unknown names. Pure."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from accelerator_autopilot.telemetry.samples import Sample
 MOST_DEVICES = 1024
 HIGHEST_XID = 100_000
 _CODE = re.compile(r"[0-9]{1,5}")
-# An exporter repeats what is the board's for every instance of MIG: only these are an instance's own.
+# An exporter repeats board-level metrics for every MIG instance: only these belong to an instance itself.
 _OF_AN_INSTANCE = frozenset({
     "gpu_util_pct", "mem_util_pct", "memory_used_bytes", "memory_total_bytes", "memory_free_bytes",
     "memory_reserved_bytes", "sm_util_pct", "sm_occupancy_pct", "tensor_util_pct", "dram_util_pct", "engine_util_pct",
@@ -36,7 +36,10 @@ _MEMORY = ("memory_used_bytes", "memory_total_bytes", "memory_free_bytes", "memo
 
 @dataclass
 class PageReading:
-    """What one page says. `xids` is the last XID of each device, `xid_counts` how often each code came lately."""
+    """The content of one page.
+
+    `xids` is the last XID of each device, `xid_counts` how often each code occurred recently.
+    """
 
     samples: dict[str, Sample] = field(default_factory=dict)
     infos: dict[str, DeviceInfo] = field(default_factory=dict)
@@ -50,7 +53,7 @@ class PageReading:
     _described: dict[str, dict[str, object]] = field(default_factory=dict)
 
     def take(self, line: Line) -> None:
-        """Take a line in."""
+        """Add a line."""
         owner = owner_of(line)
         if line.name in DESCRIPTIONS:
             self._note_description(line, owner)
@@ -116,7 +119,7 @@ class PageReading:
         self._described.setdefault(owner.device, {}).update(said)
 
     def finish(self) -> None:
-        """What follows from the whole page: board values to the board, totals from their parts."""
+        """Derive page-level results: board values belong to the board, totals are summed from their parts."""
         for device, said in self._described.items():
             if device in self.infos:
                 self.infos[device] = self.infos[device].model_copy(update=said)
@@ -132,7 +135,7 @@ class PageReading:
                 self.infos[device] = info.model_copy(update={"memory_bytes": int(total)})
 
     def _add_up_memory(self, board: str) -> None:
-        """A page of instances alone tells the board's memory by its parts."""
+        """Sum the board's memory from its parts, for a page that lists only instances."""
         parts = [self.samples[d] for d, info in self.infos.items() if info.parent == board]
         sample = self.samples[board]
         if not any(name in sample for name in _MEMORY):
@@ -143,7 +146,7 @@ class PageReading:
 
 
 def read_page(lines: Iterable[Line]) -> PageReading:
-    """All that a page says."""
+    """Return everything that a page reports."""
     reading = PageReading()
     for line in lines:
         reading.take(line)
@@ -152,7 +155,7 @@ def read_page(lines: Iterable[Line]) -> PageReading:
 
 
 def _total(sample: Sample) -> None:
-    """Default counters of dcgm-exporter have used and free memory, and not the total."""
+    """Derive the total memory, which dcgm-exporter's default counters omit."""
     if "memory_total_bytes" not in sample and {"memory_used_bytes", "memory_free_bytes"} <= sample.keys():
         parts = ("memory_used_bytes", "memory_free_bytes", "memory_reserved_bytes")
         sample["memory_total_bytes"] = sum(sample.get(name, 0.0) for name in parts)

@@ -1,4 +1,4 @@
-"""What is kept between two pages of one exporter: its devices while they are the same ones, and its XIDs. Pure."""
+"""State kept between two pages of one exporter: its devices, and their XIDs. Pure."""
 
 from __future__ import annotations
 
@@ -8,22 +8,22 @@ from accelerator_autopilot.contracts.messages.telemetry import DeviceInfo
 from accelerator_autopilot.telemetry.agent.domain.scrape_reader import PageReading
 from accelerator_autopilot.telemetry.samples import SourceEvent
 
-# A device that left the page may be broken: it is forgotten when another has its place, or after this time.
+# A device that left the page may be broken: it is forgotten when another takes its place, or after this time.
 GONE_FOR_GOOD_S = 24 * 3600.0
 
-MOST_AT_ONCE = 100  # a count that leaps tells of a storm, and as many events say no more
+MOST_AT_ONCE = 100  # a count that jumps indicates a storm; further events add no information
 
 
 @dataclass
 class PageDevices:
-    """Devices of an exporter and their hosts, also those that it does not tell of now."""
+    """Devices of an exporter and their hosts, including those that its page currently lacks."""
 
     infos: dict[str, DeviceInfo] = field(default_factory=dict)
     hosts: dict[str, str] = field(default_factory=dict)
     _seen_s: dict[str, float] = field(default_factory=dict)
 
     def take(self, page: PageReading, now_s: float) -> None:
-        """Take a page in: instances of MIG that a whole page lacks are no more, and so is what was replaced."""
+        """Process a page: MIG instances missing from a complete page are gone, and so are replaced devices."""
         self.infos |= page.infos
         self.hosts |= page.hosts
         self._seen_s |= dict.fromkeys(page.infos, now_s)
@@ -49,14 +49,14 @@ class PageDevices:
 
 @dataclass
 class PageXids:
-    """Turns last values and counts into events. What a device's first page tells came before, at an unknown time."""
+    """Turns last values and counts into events. XIDs on a device's first page happened earlier, at an unknown time."""
 
     _last: dict[str, int] = field(default_factory=dict)
     _counts: dict[tuple[str, int], int] = field(default_factory=dict)
     _known: set[str] = field(default_factory=set)
 
     def take(self, page: PageReading) -> list[SourceEvent]:
-        """Events since the page before."""
+        """Return the events since the previous page."""
         grown: dict[tuple[str, int], int] = {}
         for device, code in page.xids.items():
             if code and device in self._known and code != self._last.get(device, 0):

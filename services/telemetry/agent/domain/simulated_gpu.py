@@ -1,6 +1,6 @@
-"""A simulated GPU: draw follows load and cap along a measured curve, heat follows draw, clocks follow both.
+"""A simulated GPU: power follows load and cap along a measured curve, heat follows power, clocks follow both.
 
-Pure: time and noise are handed in.
+Pure: time and noise are arguments.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class SimulatedGpu:
 
     @property
     def limit_w(self) -> float:
-        """The cap that has the effect of whatever limits it most: heat, the cap, or a locked clock."""
+        """The effective cap: the lowest of heat limit, power cap and locked clock."""
         if self.throttled:
             return self.curve.min_w
         if self.clock_mhz is None:
@@ -49,12 +49,12 @@ class SimulatedGpu:
         return min(self.cap_w, self.curve.cap_at_speed(self.clock_mhz / self.curve.clock_max_mhz))
 
     def power_w(self) -> float:
-        """What it draws now."""
+        """The current power draw."""
         full = self.curve.draw_at(self.limit_w)
         return self.curve.idle_w + self.util * max(0.0, full - self.curve.idle_w)
 
     def advance(self, dt_s: float) -> None:
-        """Let time pass: first-order heating towards ambient + resistance x power."""
+        """Advance time: first-order heating towards ambient + resistance x power."""
         power = self.power_w()
         resistance = THERMAL_RESISTANCE_C_PER_W * (RUNAWAY_FACTOR if self.fault == "thermal_runaway" else 1.0)
         target = AMBIENT_C + resistance * power
@@ -62,7 +62,7 @@ class SimulatedGpu:
         self.energy_j += power * dt_s
 
     def put_fault(self, fault: str, noise: float = 0.0) -> None:
-        """Put a fault in; "none" takes it out."""
+        """Inject a fault; "none" removes it."""
         if fault == "ecc_dbe":
             self.ecc_dbe += 1
             return
@@ -70,7 +70,7 @@ class SimulatedGpu:
         self.frozen = self.read(noise) if fault == "frozen_sensor" else None
 
     def read(self, noise: float) -> dict[str, float]:
-        """One sample; `noise` is a standard normal number."""
+        """Return one sample; `noise` is a standard normal number."""
         if self.frozen is not None:
             return dict(self.frozen) | {"energy_j": self.energy_j}
         limited = self.util > 0.05 and self.cap_w < self.curve.max_w

@@ -1,4 +1,4 @@
-"""Which sources fail, and what is told of it: a source that fails says nothing about its devices. Pure."""
+"""Track which sources fail; a failing source says nothing about its devices. Pure."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from dataclasses import dataclass, field
 
 from accelerator_autopilot.telemetry.samples import SourceEvent
 
-TOLD_AFTER = 3  # samples in a row; an exporter that restarts within two of them is not worth a word
+TOLD_AFTER = 3  # consecutive samples; an exporter that restarts within two of them is not worth reporting
 
 
 @dataclass
 class SourceWatch:
-    """Counts failures in a row. `reasons` holds why each source gives no readings now."""
+    """Counts consecutive failures. `reasons` holds why each source currently gives no readings."""
 
     reasons: dict[str, str] = field(default_factory=dict)
     _failures: dict[str, int] = field(default_factory=dict)
@@ -20,9 +20,9 @@ class SourceWatch:
     _known: set[str] = field(default_factory=set)
 
     def answered(self, source: str) -> list[SourceEvent]:
-        """A source gave readings.
+        """Record that a source gave readings.
 
-        The first time in a run says so too: the run before may have ended while the source failed.
+        The first time in a run is reported too: the previous run may have ended while the source failed.
         """
         events = [SourceEvent(device, "probe_recovered") for device in self._hung.pop(source, [])]
         if source not in self._known or self._failures.get(source, 0) >= TOLD_AFTER:
@@ -33,13 +33,13 @@ class SourceWatch:
         return events
 
     def failed(self, source: str, reason: str) -> list[SourceEvent]:
-        """A source gave no readings: one event about the source, none about its devices."""
+        """Record that a source gave no readings; returns one event about the source, none about its devices."""
         self.reasons[source] = reason
         count = self._failures[source] = self._failures.get(source, 0) + 1
         return [SourceEvent(source, "source_failed", message=reason)] if count == TOLD_AFTER else []
 
     def hung(self, source: str, devices: Collection[str], reason: str) -> list[SourceEvent]:
-        """A driver call of a source did not return: its devices cannot be used either."""
+        """Record that a driver call hung: its devices cannot be used either."""
         self.reasons[source] = reason
         if source in self._hung:
             return []
@@ -47,7 +47,7 @@ class SourceWatch:
         return [SourceEvent(device, "probe_hung", message=reason) for device in self._hung[source]]
 
     def forget(self, source: str) -> None:
-        """The machine has no such source after all."""
+        """Forget a source that the machine does not have."""
         self.reasons.pop(source, None)
         self._failures.pop(source, None)
         self._hung.pop(source, None)

@@ -1,7 +1,7 @@
-"""Blocks of samples as PostgreSQL's binary COPY stream, built by numpy.
+"""Encode blocks of samples as PostgreSQL's binary COPY stream with numpy.
 
-The format is that of the PostgreSQL manual, "COPY, Binary Format": a header, then for each row the
-number of fields and for each field its length (-1 for NULL) and its bytes in network order.
+The format is described in the PostgreSQL manual, "COPY, Binary Format": a header, then for each row the number of
+fields and for each field its length (-1 for NULL) and its bytes in network order.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ from accelerator_autopilot.telemetry.recorder.domain.frame_blocks import SampleB
 
 _HEADER = b"PGCOPY\n\xff\r\n\0" + struct.pack(">ii", 0, 0)
 _TRAILER = struct.pack(">h", -1)
-# PostgreSQL refuses a mean that is too small for its type, and with it the whole minute.
+# PostgreSQL rejects a mean that underflows its type, and with it the whole minute.
 _LEAST = 1e-30
 _POSTGRES_EPOCH_US = 946_684_800_000_000  # 2000-01-01 UTC, in µs since 1970
 
 
 def copy_binary(block: SampleBlock) -> bytes:
-    """The COPY stream of columns ts, device_id and the block's metrics; NaN becomes NULL, next to nothing 0."""
+    """Return the COPY stream of columns ts, device_id and the block's metrics; NaN becomes NULL, tiny values 0."""
     doubles = [BY_NAME[metric].is_double for metric in block.metrics]
     kind = np.dtype(
         [("fields", ">i2"), ("ts_len", ">i4"), ("ts", ">i8"), ("id_len", ">i4"), ("id", ">i4")]
@@ -38,7 +38,7 @@ def copy_binary(block: SampleBlock) -> bytes:
     rows = np.empty(len(block), kind)
     rows[:] = one
     rows["ts"], rows["id"] = block.at_us - _POSTGRES_EPOCH_US, block.device_ids
-    # Columns one after the other: to convert and copy them lying side by side takes half as long again.
+    # Column by column: converting and copying interleaved columns takes half as long again.
     columns = np.ascontiguousarray(block.values.T)
     tiny = (columns != 0) & (np.abs(columns) < _LEAST)
     if tiny.any():

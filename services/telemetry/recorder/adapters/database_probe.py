@@ -1,4 +1,4 @@
-"""Whether the database takes writes, asked on a connection of its own: a stuck write says nothing for a long time."""
+"""Check on a separate connection whether the database accepts writes: a stuck write reports nothing for a long time."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ Connection: TypeAlias = "asyncpg.Connection[Any]"
 
 PERIOD_S = 2.0
 ANSWER_S = 3.0
-# A write that changes nothing: one that a server refuses which only reads.
+# A write that changes nothing; a read-only server rejects it.
 _WRITE = "UPDATE factors SET value = value"
 
 
 class DatabaseProbe:
-    """Tells readiness under `database` within seconds when the server is away, stands still or takes no writes."""
+    """Updates readiness under `database` within seconds when the server is unreachable, hangs or rejects writes."""
 
     def __init__(self, dsn: str, health: HealthState) -> None:
         self._dsn, self._health = dsn, health
@@ -32,7 +32,7 @@ class DatabaseProbe:
         self._well = True
 
     async def run(self) -> None:
-        """Ask until cancelled."""
+        """Probe until cancelled."""
         try:
             while True:
                 beat()
@@ -60,13 +60,13 @@ class DatabaseProbe:
         if self._well == bool(problem):
             self._well = not problem
             if problem:
-                log.warning("the database takes no writes", extra={"reason": problem})
+                log.warning("the database does not accept writes", extra={"reason": problem})
             else:
-                log.info("the database takes writes again")
+                log.info("the database accepts writes again")
         self._health.report("database", ok=not problem, reason=problem)
 
     def _drop(self) -> None:
-        """Let go of the connection without asking a server that may not answer."""
+        """Close the connection without waiting for a server that may not respond."""
         if self._connection is not None:
             with suppress(*DATABASE_ERRORS):
                 self._connection.terminate()

@@ -1,4 +1,4 @@
-"""Devices, links and processes of the inventory as rows, and the numbers of frames."""
+"""Devices, links and processes of the inventory as rows, and frame numbers."""
 
 from __future__ import annotations
 
@@ -46,13 +46,13 @@ ON CONFLICT (node, epoch_us) DO UPDATE SET seen = fold_numbers(frame_runs.seen +
 
 
 class FleetRows:
-    """What is known of nodes and devices, and which frames were seen. All methods raise asyncpg's errors."""
+    """Known nodes and devices, and which frames were seen. All methods raise asyncpg's errors."""
 
     def __init__(self, pool: asyncpg.Pool[Any]) -> None:
         self._pool = pool
 
     async def write_inventories(self, inventories: Iterable[NodeInventory]) -> None:
-        """Describe every device with its links and processes."""
+        """Upsert every device with its links and processes."""
         devices, links, processes = [], [], []
         for i in inventories:
             for d in i.devices:
@@ -74,7 +74,7 @@ class FleetRows:
             await connection.executemany(_PROCESSES, processes)
 
     async def write_runs(self, runs: dict[tuple[str, int], Run]) -> None:
-        """Unite frame numbers with those of the other recorders; to do it twice changes nothing."""
+        """Merge frame numbers with those of the other recorders; repeating it changes nothing."""
         rows = [
             (node, epoch, datetime.fromtimestamp(run.last_us / 1e6, UTC), _ranges(run))
             for (node, epoch), run in sorted(runs.items(), key=itemgetter(0))
@@ -83,7 +83,7 @@ class FleetRows:
             await connection.executemany(_RUNS, rows)
 
     async def write_factors(self, factors: dict[str, float]) -> None:
-        """Set what dashboards multiply energy with."""
+        """Set the factors that dashboards multiply energy with."""
         async with self._pool.acquire() as connection, connection.transaction():
             await connection.executemany(
                 "INSERT INTO factors VALUES ($1, $2) ON CONFLICT (name) DO UPDATE SET value = excluded.value",
@@ -91,7 +91,7 @@ class FleetRows:
             )
 
     async def write_pipeline(self, recorder: str, totals: Totals, backlog: int, elapsed_s: float) -> None:
-        """How this recorder does, for the pipeline's dashboard; a week of it is kept."""
+        """Write this recorder's statistics for the pipeline dashboard; they are kept for a week."""
         await self._pool.execute(
             "INSERT INTO pipeline VALUES (now(), $1, $2, $3, $4, $5, $6)",
             recorder,
@@ -103,9 +103,9 @@ class FleetRows:
         )
 
     async def last_counted(self) -> datetime | None:
-        """Since when there may be frames that were written and not counted; None where no recorder ran of late.
+        """Return since when frames may have been written but not counted; None where no recorder ran recently.
 
-        That is when the recorder counted last which has not done so for longest, of those that did within minutes.
+        That is the oldest last count among recorders that were active within minutes.
         """
         at: datetime | None = await self._pool.fetchval(
             "SELECT coalesce(min(last) FILTER (WHERE last > now() - interval '5 minutes'), max(last)) FROM "
@@ -114,7 +114,7 @@ class FleetRows:
         return at
 
     async def prune_runs(self) -> int:
-        """Forget runs of agents that ended long ago; of each node the last one stays for three months."""
+        """Delete runs of agents that ended long ago; the last run of each node is kept for three months."""
         deleted = await self._pool.execute(
             "DELETE FROM frame_runs r WHERE last_at < now() - interval '90 days' "
             "OR (last_at < now() - interval '7 days' "
@@ -123,7 +123,7 @@ class FleetRows:
         return int(deleted.rsplit(" ", 1)[-1])
 
     async def missing_frames(self) -> dict[str, int]:
-        """Numbers that no recorder saw, by node, of runs that told something in the last hour."""
+        """Return how many numbers no recorder saw, by node, for runs that were active in the last hour."""
         rows = await self._pool.fetch(
             "SELECT node, sum(missing) AS missing FROM frame_gaps WHERE ts > now() - interval '1 hour' GROUP BY node"
         )

@@ -1,4 +1,4 @@
-"""Retention on both kinds of database, and the partitions of the native kind."""
+"""Retention on both kinds of database, and partition maintenance for native partitioning."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ log = logging.getLogger(__name__)
 LOCKED_WITHIN_MS = 1_000
 PARTITIONED = ("samples", "samples_1m", "samples_1h")
 _FORMAT = "%Y%m%d%H"
-# A month of hours is one partition: they are few and small.
+# One partition per month of hourly rows: they are few and small.
 _SPAN = {"samples_1m": timedelta(days=1), "samples_1h": timedelta(days=30)}
 
 
 class Partitions:
-    """Makes the partitions of the hours to come and drops what is older than its retention."""
+    """Creates partitions for the coming hours and drops those past their retention."""
 
     def __init__(self, pool: Pool, *, hours: int, retention_days: dict[str, int]) -> None:
         self._pool, self._hours, self._retention_days = pool, hours, retention_days
@@ -53,7 +53,8 @@ class Partitions:
                     f"FOR VALUES FROM ('{begin.isoformat()}') TO ('{(begin + span).isoformat()}')",
                 )
             except (asyncpg.CheckViolationError, asyncpg.InvalidObjectDefinitionError):
-                # Rows of that time lie in the default partition, or a partition of another length covers it.
+                # Rows of that time are in the default partition, or a partition of another length
+                # covers it.
                 continue
 
     async def _drop(self, connection: Any, table: str, now: datetime) -> None:
@@ -73,10 +74,10 @@ class Partitions:
 
 
 async def _briefly(connection: Any, statement: str, *arguments: Any) -> None:
-    """Run a statement that gives way to long queries: while it waited for its lock, all writes would wait behind it."""
+    """Run a statement that yields to long queries: while it waited for its lock, all writes would queue behind it."""
     try:
         async with connection.transaction():
             await connection.execute(f"SET LOCAL lock_timeout = '{LOCKED_WITHIN_MS}ms'")
             await connection.execute(statement, *arguments)
     except asyncpg.LockNotAvailableError:
-        log.info("partitions are in use, left for later")
+        log.info("partitions are in use; will retry")

@@ -1,4 +1,4 @@
-"""How many jobs of each kind and priority wait and run, as rows; a month of them is kept."""
+"""Queued and running jobs of each kind and priority, as rows that are kept for a month."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ PREFIX = "pool-"
 
 
 async def write_queue(pool: Pool, js: JetStreamContext) -> None:
-    """One row a consumer of jobs, for now, to ten seconds: several recorders write the same."""
+    """Write one row per job consumer, rounded to ten seconds: several recorders write the same rows."""
     rows = []
     client = js._nc  # noqa: SLF001  the context has no other name for it
     for info in await all_consumers(client, "JOBS"):

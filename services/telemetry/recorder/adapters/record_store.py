@@ -1,4 +1,4 @@
-"""Rows of every stream besides the frames, into the tables of `record_rows`."""
+"""Store the records of every stream except frames in the tables of `record_rows`."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class PostgresRecordStore:
         self._pool = pool
 
     async def write(self, stream: str, rows: Sequence[Row]) -> int:
-        """Insert rows in one transaction and return how many were given. Raises asyncpg's errors."""
+        """Insert rows in one transaction; returns how many were given. Raises asyncpg's errors."""
         if rows:
             async with self._pool.acquire() as connection, connection.transaction():
                 await connection.executemany(_INSERTS[stream], rows)

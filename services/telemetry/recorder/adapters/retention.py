@@ -1,4 +1,4 @@
-"""Old rows of plain tables go in small bites: no writer waits for them, and several recorders share the work."""
+"""Delete old rows of plain tables in small batches: no writer is blocked, and recorders share the work."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ LONGEST_S = 1.0
 
 @dataclass(frozen=True)
 class Kept:
-    """Rows of a table live as long as a setting says, counted from a time that has an index."""
+    """A table, its retention setting, and the indexed time column that it applies to."""
 
     table: str
     time: str
@@ -32,7 +32,7 @@ TABLES = (
     Kept("dead_jobs", "ts", "retention_jobs_days"),
     Kept("processes", "last_seen", "retention_jobs_days"),
     Kept("events", "ts", "retention_records_days"),
-    # One that is still open stays, however old it is.
+    # An alert that is still open stays, however old it is.
     Kept("alerts", "resolved_at", "retention_records_days", "state = 'resolved'"),
     Kept("commands", "ts", "retention_records_days"),
     Kept("outcomes", "ts", "retention_records_days"),
@@ -50,13 +50,13 @@ DELETE FROM {table} WHERE ctid = ANY(ARRAY(
 
 
 class Retention:
-    """Takes out what is older than the settings say; `days` are those settings by name."""
+    """Deletes rows past their retention; `days` are the settings by name."""
 
     def __init__(self, pool: asyncpg.Pool[Any], days: Mapping[str, int]) -> None:
         self._pool, self._days = pool, days
 
     async def sweep(self, now: datetime, busy: Callable[[], bool] = lambda: False) -> int:
-        """A second of it at most, and none while `busy`; return how many rows went."""
+        """Delete for at most a second, and not while `busy`; returns how many rows were deleted."""
         until, gone = time.monotonic() + LONGEST_S, 0
         for kept in TABLES:
             oldest = now - timedelta(days=self._days[kept.setting])

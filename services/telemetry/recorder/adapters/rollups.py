@@ -1,7 +1,7 @@
-"""Minutes, hours, nodes and energy from samples: made again for whatever minute rows were written to.
+"""Minutes, hours, nodes and energy from samples, recomputed for every minute that rows were written to.
 
-Every transaction that writes samples marks the minutes it touched, so late rows, backfills and
-several recorders need nothing besides. A mark is taken by one recorder at a time.
+Every transaction that writes samples marks the minutes it touched, so late rows, backfills and several recorders need
+no special handling. One recorder at a time claims a mark.
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ def _replacing(names: list[str]) -> str:
     return f"ON CONFLICT (device_id, ts) DO UPDATE SET {sets}"
 
 
-# Instances of MIG are parts of their GPU: what is added up is the GPU's.
+# MIG instances are parts of their GPU: sums use the GPU.
 _NODES = """
 INSERT INTO nodes_1m (ts, node, devices, power_w, power_cap_w, gpu_util_pct, gpu_util_max_pct, memory_used_bytes,
   memory_total_bytes, temp_max_c, throttled)
@@ -96,7 +96,7 @@ _NODES_FROM_MINUTES = _NODES.format(
   gpu_util_pct_max AS util_max, memory_used_bytes_avg AS used, memory_total_bytes_last AS total, temp_c_max AS temp,
   clock_event_reasons_max::int AS reasons FROM samples_1m WHERE ts = $1::timestamptz"""
 )
-# A continuous aggregate that is not materialised yet computes all its columns, whichever are asked for.
+# A continuous aggregate that is not materialised yet computes all its columns, whichever are requested.
 _NODES_FROM_TICKS = _NODES.format(
     devices="""SELECT device_id, avg(power_w) AS power_w, max(power_enforced_w) AS cap_w, avg(gpu_util_pct) AS util,
   max(gpu_util_pct) AS util_max, avg(memory_used_bytes) AS used, max(memory_total_bytes) AS total, max(temp_c) AS temp,
@@ -104,8 +104,8 @@ _NODES_FROM_TICKS = _NODES.format(
   WHERE ts >= $1::timestamptz AND ts < $1::timestamptz + interval '1 minute' GROUP BY device_id"""
 )
 
-# A counter's growth from one minute's last value to the next one's: across a reset, what it reached before
-# (the minute's highest) and what it reached since. Without a counter, mean power times the time covered.
+# A counter's growth from one minute's last value to the next: across a reset, what it reached before (the minute's
+# maximum) plus what it reached since. Without a counter, mean power times the time covered.
 _ENERGY = """
 INSERT INTO energy (device_id, ts, energy_j, source)
 SELECT device_id, $1::timestamptz,
@@ -139,7 +139,7 @@ RETURNING ts, marks
 _DONE = "DELETE FROM rollup_marks WHERE kind = $1 AND ts = $2 AND marks = $3"
 _AGAIN = "UPDATE rollup_marks SET taken_until = NULL WHERE kind = $1 AND ts = $2"
 
-# Devices and watts of an hour, from its minutes.
+# Devices and power of an hour, from its minutes.
 _NODE_HOURS = """
 INSERT INTO nodes_1h (ts, node, devices, power_w, power_cap_w, gpu_util_pct, gpu_util_max_pct, memory_used_bytes,
   memory_total_bytes, temp_max_c, throttled)
@@ -152,7 +152,7 @@ ON CONFLICT (ts, node) DO UPDATE SET devices = excluded.devices, power_w = exclu
   memory_total_bytes = excluded.memory_total_bytes, temp_max_c = excluded.temp_max_c, throttled = excluded.throttled
 """
 
-# The energy of a job: mean power of its device while it ran, shared by overlap with the jobs beside it.
+# The energy of a job: mean power of its device while it ran, shared by overlap with concurrent jobs.
 _JOBS = """
 UPDATE jobs SET energy_j = e.energy_j FROM (
   SELECT j.id, p.power_w * extract(epoch FROM j.finished_at - j.started_at) ^ 2
@@ -168,11 +168,11 @@ UPDATE jobs SET energy_j = e.energy_j FROM (
   LIMIT $1
 ) e WHERE e.id = jobs.id
 """
-# Recorded lately, however long ago it ended: a recorder may have been away for hours.
+# By recording time, however long ago the job ended: a recorder may have been away for hours.
 _LATE_JOBS = _JOBS.format(
     which="j.recorded_at > now() - interval '10 minutes' AND j.finished_at < now() - interval '5 seconds'"
 )
-# Of an hour to which samples came late.
+# Jobs of an hour that received late samples.
 _HOUR_JOBS = _JOBS.format(
     which="j.finished_at >= $2::timestamptz AND j.finished_at < $2::timestamptz + interval '1 hour' "
     "AND j.finished_at < now() - interval '5 seconds'"
@@ -180,7 +180,7 @@ _HOUR_JOBS = _JOBS.format(
 
 
 class Rollups:
-    """One recorder's turns at the rollups."""
+    """One recorder's share of the rollups."""
 
     longest_s = LONGEST_S
 
@@ -191,7 +191,7 @@ class Rollups:
         self._hours_not_before = 0.0
 
     async def turn(self, busy: Callable[[], bool] = lambda: False) -> int:
-        """Roll up what was marked, newest first, hours when they are due, until `busy`; return how many."""
+        """Roll up what is marked, newest first, and hours when they are due, until `busy`; returns how many."""
         self._native = await self._pool.fetchval("SELECT relkind = 'p' FROM pg_class WHERE relname = 'samples'")
         present = {row["metric"] for row in await self._pool.fetch("SELECT metric FROM metrics_seen")}
         self._minutes, self._hours = _native_minute(present), _native_hour(present)
@@ -202,12 +202,13 @@ class Rollups:
             started = time.monotonic()
             while done < 2 * MARKS_PER_TURN and not busy() and await self._one("1h", 0):
                 done += 1
-            # On a big fleet an hour takes long to add up: it never takes more than a tenth of a recorder's time.
+            # On a large fleet, aggregating an hour takes long: it uses at most a tenth of a recorder's
+            # time.
             self._hours_not_before = time.monotonic() + max(30.0, 10 * (time.monotonic() - started))
         return done
 
     async def jobs(self) -> None:
-        """Give jobs that were recorded lately the energy that they took; a second of it at most, the rest next time."""
+        """Compute the energy of recently recorded jobs, for at most a second; the rest follows next time."""
         until = time.monotonic() + 1.0
         while time.monotonic() < until:
             status = await self._pool.execute(_LATE_JOBS, JOBS_AT_ONCE)
@@ -215,7 +216,7 @@ class Rollups:
                 return
 
     async def _one(self, kind: str, age_s: float) -> bool:
-        """Take a mark, roll up, and take the mark off unless rows came meanwhile."""
+        """Claim a mark, roll up, and delete the mark unless rows arrived meanwhile."""
         mark = await self._pool.fetchrow(_TAKE, kind, timedelta(seconds=age_s))
         if mark is None:
             return False
@@ -241,6 +242,6 @@ class Rollups:
             await connection.execute(self._hours, hour, timeout=LONGEST_S)
         await connection.execute(_NODE_HOURS, hour, timeout=LONGEST_S)
         await connection.execute(_ENERGY, hour, timeout=LONGEST_S)
-        # Jobs of an hour that goes on have their turn as they are recorded.
+        # Jobs of the current hour are handled as they are recorded.
         if hour < utc_now() - timedelta(hours=1, minutes=10):
             await connection.execute(_HOUR_JOBS, JOBS_OF_AN_HOUR, hour, timeout=LONGEST_S)

@@ -1,4 +1,4 @@
-"""Frames to rows of `samples`: COPY, and a staging table only for a batch that collides."""
+"""Write frames as rows of `samples`: by COPY, with a staging table only for a batch that collides."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ MOST_NODES = 200_000
 
 
 class PostgresFrameStore:
-    """Writes each sample once, whichever of several recorders gets it, however often it comes."""
+    """Writes each sample once, whichever of several recorders gets it, however often it is delivered."""
 
     def __init__(self, pool: asyncpg.Pool[Any]) -> None:
         self._pool = pool
@@ -30,9 +30,9 @@ class PostgresFrameStore:
         self._metrics: set[str] = set()
 
     async def write(self, frames: Sequence[TelemetryFrame]) -> int:
-        """Write frames in one transaction and return the number of new rows."""
+        """Write frames in one transaction; returns the number of new rows."""
         await self._learn_devices(frames)
-        # Metrics of older or newer agents that this schema has no column for are left out.
+        # Metrics of older or newer agents without a column in this schema are left out.
         block = stack(frames, lambda frame: self._device_ids[frame.node, frame.devices], NAMES)
         if not len(block):
             return 0
@@ -68,7 +68,7 @@ class PostgresFrameStore:
             self._device_ids[node, devices] = np.array([ids[node, d] for d in devices], np.int32)
 
     async def _learn_metrics(self, metrics: Sequence[str]) -> None:
-        """Say which metrics this fleet has at all: rollups leave the others out."""
+        """Record which metrics this fleet has: rollups leave the others out."""
         new = set(metrics) - self._metrics
         if new:
             await self._pool.execute(
@@ -82,10 +82,10 @@ async def _whole(data: bytes) -> AsyncIterator[bytes]:
 
 
 async def _mark_minutes(connection: Connection, block: SampleBlock) -> None:
-    """Say which minutes the rollups must look at again.
+    """Mark the minutes that rollups must recompute.
 
-    Last in its transaction, so that its lock on the minute's row is short. A rollup takes the mark off
-    only where no transaction counted it up meanwhile, so that no row is rolled past.
+    This comes last in its transaction, so that its lock on the minute's row is short. A rollup deletes a mark only
+    if no transaction incremented it meanwhile, so no row is missed.
     """
     minutes = [datetime.fromtimestamp(us / 1e6, UTC) for us in block.minutes_us()]
     await connection.execute(

@@ -1,1 +1,1 @@
-"""What the recorder does."""
+"""The recorder's use cases."""

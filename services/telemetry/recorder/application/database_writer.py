@@ -1,4 +1,4 @@
-"""Writing to a database that may be away, and acknowledging only what is written."""
+"""Write to a database that may be unreachable, and acknowledge only what is committed."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ from accelerator_autopilot.transport.wire_protocol import answer_all
 
 log = logging.getLogger(__name__)
 
-# Only these say that the rows themselves are wrong; with anything else the database is away, and rows wait.
+# Only these mean that the rows themselves are invalid; on any other error the database is unavailable, and rows wait.
 REFUSED = (asyncpg.DataError, asyncpg.IntegrityConstraintViolationError)
 KEEP_ALIVE_S = 10.0
 
 
 class DatabaseWriter:
-    """Writes batches of messages, for as long as that takes."""
+    """Writes batches of messages, retrying for as long as it takes."""
 
     def __init__(self, health: HealthState, registry: CollectorRegistry) -> None:
         self._health = health
@@ -36,7 +36,7 @@ class DatabaseWriter:
         )
 
     async def write(self, stream: str, batch: Sequence[Msg], write: Callable[[], Awaitable[int]]) -> int:
-        """Write, waiting while the database is away. Raises one of REFUSED when it refuses the data itself."""
+        """Write, waiting while the database is unavailable. Raises one of REFUSED when it rejects the data itself."""
         while True:
             beat()
             started = time.monotonic()
@@ -45,8 +45,8 @@ class DatabaseWriter:
                     written = await write()
             except REFUSED as error:
                 self._health.report(f"writing {stream}", ok=True)
-                # Its text quotes the rows.
-                log.warning("the database refused rows", extra={"stream": stream, "error": type(error).__name__})
+                # The error's text quotes the rows.
+                log.warning("the database rejected rows", extra={"stream": stream, "error": type(error).__name__})
                 raise
             except DATABASE_ERRORS as error:
                 reason = f"{type(error).__name__}: {error}" if str(error) else f"no answer ({type(error).__name__})"
@@ -60,7 +60,7 @@ class DatabaseWriter:
 
 @asynccontextmanager
 async def _kept_alive(batch: Sequence[Msg]) -> AsyncIterator[None]:
-    """While a server that stands still is waited for, nobody else is to be given the same messages."""
+    """While waiting for a hung server, the messages must not be redelivered to others."""
 
     async def keep() -> None:
         while True:
@@ -75,16 +75,16 @@ async def _kept_alive(batch: Sequence[Msg]) -> AsyncIterator[None]:
 
 
 async def keep_alive(batch: Sequence[Msg]) -> None:
-    """Tell the server that the messages are still being worked on."""
+    """Extend the acknowledgement deadline of these messages."""
     try:
         if batch:
             await answer_all(batch[0]._client, [message.reply for message in batch], b"+WPI")  # noqa: SLF001  no other
     except nats.errors.Error:
-        log.info("broker away too")
+        log.info("broker unreachable too")
 
 
 async def acknowledge(nc: Client, batch: Sequence[Msg]) -> None:
-    """Acknowledge written messages; one that is not confirmed comes again and is written once all the same."""
+    """Acknowledge written messages; an unconfirmed one is redelivered and deduplicated."""
     try:
         await answer_all(nc, [message.reply for message in batch], b"+ACK")
         for message in batch:

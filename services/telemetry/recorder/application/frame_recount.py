@@ -1,4 +1,4 @@
-"""Frame numbers that a recorder had acknowledged and not yet counted when it ended: read again from the stream."""
+"""Recount frame numbers that a recorder acknowledged but had not counted when it ended, from the stream."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from accelerator_autopilot.telemetry.recorder.domain.frame_sequence import Frame
 log = logging.getLogger(__name__)
 
 IDLE_S = 2.0
-# Frames that were told to be written when the recorder counted last may have been taken this long before.
+# Frames that were reported as written at the last count may have been taken this long before.
 SLACK = timedelta(seconds=15)
 
 
 async def recount(js: JetStreamContext, stream: str, durable: str, since: datetime, tally: FrameSequence) -> int:
-    """Note every frame of the stream from `since` on that was given to a recorder; returns how many.
+    """Record every frame of the stream since `since` that was delivered to a recorder; returns how many.
 
-    A number that is noted twice counts once, and frames that are delivered again are noted by whoever writes them.
-    Only headers are read. Raises nats-py's errors.
+    A number that is recorded twice counts once, and redelivered frames are recorded by whoever writes them. Only
+    headers are read. Raises nats-py's errors.
     """
     info = await js.consumer_info(stream, durable)
     last = (info.delivered.stream_seq if info.delivered else 0) or 0
@@ -46,7 +46,7 @@ async def recount(js: JetStreamContext, stream: str, durable: str, since: dateti
             try:
                 node, epoch_us, number = parse_message_id((message.headers or {}).get("Nats-Msg-Id", ""))
             except ValueError:
-                # Of somebody who numbers frames otherwise, or not at all.
+                # From a publisher that numbers frames differently, or not at all.
                 continue
             tally.note(node, epoch_us, number, int(metadata.timestamp.timestamp() * 1e6))
             noted += 1

@@ -1,4 +1,4 @@
-"""Frames from the stream to rows: fetch while writing, acknowledge after the commit, tell what is missing."""
+"""Write frames from the stream as rows: fetch while writing, acknowledge after the commit, report gaps."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ log = logging.getLogger(__name__)
 DURABLE = "recorder-frames"
 FRAMES = Watched("TELEMETRY", durable(DURABLE, max_ack_pending=60_000))
 SLICE = 500
-AGES_A_BATCH = 500  # as many frames of a batch as a histogram needs
+AGES_A_BATCH = 500  # how many frames of a batch the latency histogram samples
 NOT_SUSPICIOUS_US = 20_000_000
 AGES_S = (0.05, 0.1, 0.25, 0.5, 1, 2, 3, 5, 10, 30, 60, 300, 900, 3600)
 
@@ -121,7 +121,7 @@ class FrameWriter:
         await acknowledge(nc, [message for message, _ in pairs])
         now = utc_now().timestamp()
         for frame in frames[:: max(1, len(frames) // AGES_A_BATCH)]:
-            # By a clock that is wrong a frame has no age: its node is told instead.
+            # With a wrong clock a frame has no meaningful age; its node is reported instead.
             if not self.clocks.is_off(frame):
                 age_s = max(0.0, now - frame.end_us / 1e6)
                 self._age.observe(age_s)
@@ -131,7 +131,7 @@ class FrameWriter:
         self._tell(frames)
 
     def _tell(self, frames: list[TelemetryFrame]) -> None:
-        """Newest samples for /metrics, of as many devices as that may show."""
+        """Update the latest samples for /metrics, for as many devices as it may show."""
         now_s, room = time.monotonic(), self._latest.limit
         for frame in frames:
             if room <= 0:
@@ -141,9 +141,10 @@ class FrameWriter:
                 self._latest.update(frame.node, device, sample, now_s)
 
     async def _write(self, store: FrameStore, pairs: list[Pair]) -> tuple[int, list[Pair]]:
-        """Write all frames at once or, where one cannot be written, each half by itself.
+        """Write all frames at once or, when that fails, each half by itself.
 
-        Returns the new rows and what is written; a frame that will never be is put aside, and holds up no other.
+        Returns the new rows and the written frames; a frame that can never be written is quarantined and blocks
+        no other.
         """
         batch, frames = [message for message, _ in pairs], [frame for _, frame in pairs]
         if not pairs:
@@ -169,7 +170,7 @@ class FrameWriter:
                 except Exception as error:  # noqa: BLE001  whatever a frame makes of itself
                     self._bad.inc()
                     await self._poison.settle(message, DURABLE, error)
-            # The transaction before this one is on its way to the server meanwhile.
+            # The previous transaction is being committed meanwhile.
             await asyncio.sleep(0)
         return pairs
 
@@ -180,11 +181,11 @@ class FrameWriter:
         suspicious = abs(frame.start_us - self._batch_stored_us) > NOT_SUSPICIOUS_US or self.clocks.off
         if suspicious and self.clocks.observe(frame, stored_us(message)):
             off_s = round(self.clocks.off.get(frame.node, 0.0), 1)
-            log.warning("clock of a node", extra={"node": frame.node, "off_s": off_s})
+            log.warning("clock skew of a node", extra={"node": frame.node, "off_s": off_s})
         return frame
 
     async def _keep_waiting_alive(self, puller: PullSubscription) -> None:
-        """What waits behind a slow transaction must not be delivered again meanwhile."""
+        """Keep messages queued behind a slow transaction from being redelivered."""
         last = time.monotonic()
         while True:
             await asyncio.sleep(1.0)
@@ -194,7 +195,7 @@ class FrameWriter:
 
 
 def stored_us(message: Msg) -> int:
-    """When the stream took a message, in µs: the last but one token of its acknowledgement subject (NATS ADR-15)."""
+    """Return when the stream stored a message, in µs: the last but one token of its reply subject (NATS ADR-15)."""
     return int(message.reply.rsplit(".", 2)[1]) // 1000
 
 

@@ -1,4 +1,4 @@
-"""Every stream besides the frames to its table."""
+"""Write every stream except frames to its table."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ log = logging.getLogger(__name__)
 
 
 class RecordWriter:
-    """Writes messages as rows; a message that no row can be made of, or that the database refuses, is put aside."""
+    """Writes messages as rows; a message that cannot become a row, or that the database rejects, is quarantined."""
 
     def __init__(
         self, persister: DatabaseWriter, poison: PoisonRule, registry: CollectorRegistry, *, batch: int
@@ -48,11 +48,11 @@ class RecordWriter:
         except Exception as error:  # noqa: BLE001  whatever a message makes of itself
             await self._reject(table, message, error)
             return None
-        # PostgreSQL's texts cannot hold a NUL.
+        # PostgreSQL's text type cannot hold a NUL.
         return message, tuple(value.replace("\0", "") if isinstance(value, str) else value for value in row)
 
     async def _write(self, store: RecordStore, table: RecordTable, rows: list[tuple[Msg, Row]]) -> list[Msg]:
-        """Write all rows at once or, where one is refused, each half by itself; returns what is written."""
+        """Write all rows at once or, when one is rejected, each half by itself; returns what is written."""
         batch = [message for message, _ in rows]
         if not rows:
             return []

@@ -1,4 +1,4 @@
-"""Takes every stream to the database, and keeps the database in order."""
+"""Write every stream to the database, and maintain the database."""
 
 from __future__ import annotations
 
@@ -50,14 +50,17 @@ UPKEEP_PERIOD_S = 5.0
 SWEEP_PERIOD_S = 60.0
 COUNT_PERIOD_S = 10.0
 PROBE_STANDSTILL_S = 30.0
-# Statements that wait for a server which stands still end by themselves first, one after the other.
+# Statements that wait for a hung server time out first, one after another.
 STANDSTILL_S = 1200.0
-# Those of one hour run one after the other, each within its time limit.
+# The statements of one hour run one after another, each within its time limit.
 ROLLUP_STATEMENTS = 4
 
 
 class Recorder:
-    """One recorder process; any number of them share the work. `storage` makes what uses a pool of connections."""
+    """One recorder process; any number of them share the work.
+
+    `storage` creates what uses a pool of connections.
+    """
 
     def __init__(
         self,
@@ -98,14 +101,14 @@ class Recorder:
         try:
             await self._run_parts(js, self._storage(pool))
         finally:
-            # Another turn opens its own; what was being written comes again.
+            # The next attempt opens its own; unwritten messages are redelivered.
             for name in self._parts:
                 self._service.supervisor.end(name)
             pool.terminate()
 
     async def _run_parts(self, js: JetStreamContext, storage: RecorderStorage) -> None:
         nc = client_of(self._service.broker)
-        # One part that fails or stands still starts again by itself and ends no other.
+        # A part that fails or hangs restarts by itself and stops no other.
         self._start("database probe", storage.probe, PROBE_STANDSTILL_S)
         self._start("partitions", lambda: self._keep_in_order(storage, js))
         self._start("retention", lambda: self._sweep(storage.retention))
@@ -146,16 +149,17 @@ class Recorder:
                 self._health.report("upkeep", ok=True)
             except (*DATABASE_ERRORS, *BUS_ERRORS) as error:
                 self._health.report("upkeep", ok=False, reason=f"{type(error).__name__}: {error}")
-                # How long it waited for a server that did not answer says nothing of the work.
+                # Time spent waiting for a server that did not answer does not count as work.
                 began = time.monotonic()
-            # Thousands of nodes take long to look through: never more than a tenth of a recorder's time.
+            # Scanning thousands of nodes takes long: at most a tenth of a recorder's time.
             await asyncio.sleep(max(UPKEEP_PERIOD_S, 10 * (time.monotonic() - began)))
 
     async def _sweep(self, retention: RetentionUpkeep) -> None:
         while True:
             beat()
             try:
-                # What filled up over months goes in many small turns; when all is gone, once a minute is enough.
+                # What accumulated over months is deleted in many small steps; afterwards, once a minute
+                # is enough.
                 soon = bool(await retention.sweep(utc_now(), self._busy))
                 self._health.report("retention", ok=True)
             except DATABASE_ERRORS as error:
@@ -164,7 +168,7 @@ class Recorder:
             await asyncio.sleep(UPKEEP_PERIOD_S if soon else SWEEP_PERIOD_S)
 
     async def _describe_nodes(self, fleet: FleetStore, js: JetStreamContext) -> None:
-        """Write inventories that are newer than what was written."""
+        """Write inventories that are newer than the stored ones."""
         found = (await bucket_items(js, "inventory", NodeInventory)).values()
         news = [i for i in found if self._described.get(i.node) != i.at]
         await fleet.write_inventories(news)
@@ -179,27 +183,27 @@ class Recorder:
                     await rollups.jobs()
                 self._health.report("rollups", ok=True)
             except DATABASE_ERRORS as error:
-                reason = f"not made: {type(error).__name__}: {error}"
+                reason = f"failed: {type(error).__name__}: {error}"
                 self._health.report("rollups", ok=False, reason=reason)
-                log.warning("rollup not made", extra={"error": reason})
+                log.warning("rollup failed", extra={"error": reason})
             await asyncio.sleep(UPKEEP_PERIOD_S)
 
     def _busy(self) -> bool:
-        """Frames that wait come first: a rollup can be made later, a stream's age cannot be turned back."""
+        """Pending frames come first: rollups can be made later, but the stream drops frames by age."""
         beat()
         return self.frames.backlog > 2 * self._settings.frame_batch
 
     async def _recount(self, fleet: FleetStore, js: JetStreamContext) -> None:
-        """What the recorder before this one had written and not counted must not look like a gap."""
+        """Frames that the previous recorder wrote but did not count must not look like a gap."""
         while True:
             beat()
             try:
                 since = await fleet.last_counted()
                 if since is not None:
                     noted = await recount(js, FRAMES.stream, DURABLE, since, self.frames.tally)
-                    log.info("frames counted again", extra={"since": since.isoformat(), "frames": noted})
+                    log.info("frames recounted", extra={"since": since.isoformat(), "frames": noted})
             except (*DATABASE_ERRORS, *BUS_ERRORS) as error:
-                log.info("frames not counted again yet", extra={"error": type(error).__name__})
+                log.info("frames not recounted yet", extra={"error": type(error).__name__})
                 await asyncio.sleep(1.0)
             else:
                 return
@@ -218,7 +222,7 @@ class Recorder:
             except DATABASE_ERRORS:
                 self.frames.tally.give_back(runs)
             else:
-                # What another recorder has and did not count yet is missing in one count only.
+                # What another recorder has not counted yet is missing in only one count.
                 self._tell_missing({node: min(n, before.get(node, 0)) for node, n in now.items()})
                 before = now
             await asyncio.sleep(COUNT_PERIOD_S)

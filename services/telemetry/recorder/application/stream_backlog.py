@@ -1,4 +1,4 @@
-"""How close the stream is to dropping frames that are not in the database yet; said before, and counted after."""
+"""How close the stream is to dropping unwritten frames: warned about before, counted after."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ WARN_AT = 0.8
 
 
 class StreamBacklog:
-    """Looks at TELEMETRY and at the recorders' place in it."""
+    """Monitors TELEMETRY and the recorders' position in it."""
 
     def __init__(self, stream: str, durable: str, health: HealthState, registry: CollectorRegistry) -> None:
         self._stream, self._durable, self._health = stream, durable, health
@@ -31,7 +31,7 @@ class StreamBacklog:
         self._first_lost: int | None = None
 
     async def look(self, js: JetStreamContext, now: datetime) -> float:
-        """The share used, 0 to 1; unready above WARN_AT. Raises the errors of nats-py."""
+        """Return the share used, 0 to 1; unready above WARN_AT. Raises the errors of nats-py."""
         stream = await js.stream_info(self._stream)
         consumer = await js.consumer_info(self._stream, self._durable)
         state, config = stream.state, stream.config
@@ -54,7 +54,7 @@ class StreamBacklog:
         return used
 
     def _count_dropped(self, first: int, written: int) -> None:
-        """Frames between the last one written and the first one left are gone."""
+        """Count frames that are missing between the last written one and the first one left."""
         begin = max(written + 1, self._first_lost or 0)
         if first > begin and written > 0:
             self._dropped.inc(first - begin)

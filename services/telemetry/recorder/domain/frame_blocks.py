@@ -1,4 +1,4 @@
-"""Many frames as one block of rows, ready to be written: times, device ids and a matrix of values."""
+"""Combine many frames into one block of rows: times, device ids and a matrix of values. Pure."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ class SampleBlock:
         return len(self.at_us)
 
     def minutes_us(self) -> list[int]:
-        """Starts of the minutes that the rows lie in."""
+        """The starts of the minutes that the rows fall into."""
         return [int(m) for m in np.unique(self.at_us // 60_000_000 * 60_000_000)]
 
 
 def stack(frames: Sequence[TelemetryFrame], device_ids: DeviceIds, known: Sequence[str]) -> SampleBlock:
-    """One block of all frames in order of device and time, each sample once, with the metrics of `known` only.
+    """Combine all frames, ordered by device and time, each sample once, with only the metrics in `known`.
 
-    Metrics that a frame lacks are NaN. Of two samples of one device and time the later frame's stays.
+    Metrics that a frame lacks are NaN. Of two samples of one device and time, the one of the later frame wins.
     """
     groups: dict[tuple[tuple[str, ...], int, int], list[TelemetryFrame]] = {}
     for frame in frames:
@@ -57,7 +57,7 @@ def stack(frames: Sequence[TelemetryFrame], device_ids: DeviceIds, known: Sequen
 def _stack_alike(
     frames: list[TelemetryFrame], device_ids: DeviceIds, metrics: tuple[str, ...]
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int32], npt.NDArray[np.float32]]:
-    """Frames of one shape: arrays of [frames, ticks, devices] flattened to rows."""
+    """Combine frames of one shape: arrays of [frames, ticks, devices] flattened to rows."""
     first = frames[0]
     ticks, devices = first.ticks, len(first.devices)
     values = np.concatenate([frame.values for frame in frames]).reshape(-1, len(first.metrics))

@@ -1,4 +1,4 @@
-"""Frame numbers per run of an agent, so that one that no recorder ever saw can be told. Pure."""
+"""Frame numbers per agent run, to detect frames that no recorder saw. Pure."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ class Run:
 
 @dataclass
 class FrameSequence:
-    """Numbers to be united with those of the other recorders: one alone sees but its share of the frames."""
+    """Numbers to be merged with those of the other recorders: each sees only its share of the frames."""
 
     _runs: dict[tuple[str, int], Run] = field(default_factory=dict)
 
     def add(self, frames: Iterable[TelemetryFrame]) -> None:
-        """Note frames; one that comes again changes nothing."""
+        """Record frames; repeats change nothing."""
         for frame in frames:
             self.note(frame.node, frame.epoch_us, frame.sequence, frame.end_us)
 
     def note(self, node: str, epoch_us: int, number: int, last_us: int) -> None:
-        """Note one frame by its number alone."""
+        """Record one frame by its number alone."""
         run = self._runs.get((node, epoch_us))
         if run is None:
             self._runs[node, epoch_us] = Run([(number, number)], last_us)
@@ -41,12 +41,12 @@ class FrameSequence:
         run.last_us = max(run.last_us, last_us)
 
     def drain(self) -> dict[tuple[str, int], Run]:
-        """Take what was noted, by (node, start of the run in µs)."""
+        """Remove and return what was recorded, by (node, start of the run in µs)."""
         runs, self._runs = self._runs, {}
         return runs
 
     def give_back(self, runs: dict[tuple[str, int], Run]) -> None:
-        """Put back what could not be stored, or may not have been: twice is once."""
+        """Return what could not be stored, or may not have been: duplicates are harmless."""
         for key, run in runs.items():
             newer = self._runs.get(key)
             if newer is None:
@@ -56,14 +56,14 @@ class FrameSequence:
 
 
 def parse_message_id(message_id: str) -> tuple[str, int, int]:
-    """Node, start of the run in µs and number of a frame, from the id of its message. Raises ValueError."""
+    """Parse a frame's message id into node, start of the run in µs and number. Raises ValueError."""
     node, epoch_us, number = message_id.rsplit(":", 2)
     return node, int(epoch_us), int(number)
 
 
 @dataclass
 class Totals:
-    """What was done since this was last looked at."""
+    """What was done since the last report."""
 
     samples: int = 0
     duplicates: int = 0

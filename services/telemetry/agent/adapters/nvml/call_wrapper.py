@@ -1,4 +1,4 @@
-"""One gate for every NVML call: what is not supported is asked once, what fails is counted, a loss is told apart."""
+"""Wrap every NVML call: unsupported readings are asked once, failures are counted, device loss is distinguished."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 GONE = {pynvml.NVML_ERROR_GPU_IS_LOST}
-# Of one reading: an id that an older driver does not know, or a fan that is not there. A reading that
-# answered before is there all the same.
+# Errors of one reading: an id that an older driver does not know, or a missing fan. If the reading has worked before,
+# it exists.
 DOUBTFUL = {pynvml.NVML_ERROR_INVALID_ARGUMENT, pynvml.NVML_ERROR_NOT_FOUND}
 UNSUPPORTED = {
     pynvml.NVML_ERROR_NOT_SUPPORTED,
@@ -31,16 +31,16 @@ RELOADED = {
 
 
 class DeviceGoneError(Exception):
-    """The device does not answer any more; nothing of this tick's sample can be trusted."""
+    """The device no longer responds; nothing in this tick's sample can be trusted."""
 
 
 class DriverReloadedError(Exception):
-    """The library lost its driver; it must be initialised anew before anything is read."""
+    """The library lost its driver and must be reinitialised before anything is read."""
 
 
 @dataclass
 class NvmlCaller:
-    """Remembers per device what it does not support, and counts the errors of the others."""
+    """Remembers what each device does not support, and counts other errors."""
 
     unsupported: dict[str, set[str]] = field(default_factory=dict)
     errors: Counter[tuple[str, int]] = field(default_factory=Counter)
@@ -51,21 +51,21 @@ class NvmlCaller:
         return name not in self.unsupported.get(device, ())
 
     def refuse(self, device: str, name: str) -> None:
-        """Never ask this device for this reading again."""
+        """Mark a reading as unsupported by this device."""
         self.unsupported.setdefault(device, set()).add(name)
         log.info("not supported", extra={"device": device, "reading": name})
 
     def forget(self, device: str) -> None:
-        """Ask a device for everything again: it came back, perhaps with another driver."""
+        """Forget what a device does not support: it came back, perhaps with another driver."""
         self.unsupported.pop(device, None)
         self._answered.pop(device, None)
 
     def answered(self, device: str, name: str) -> None:
-        """Take note that a device has this reading."""
+        """Record that a device has this reading."""
         self._answered.setdefault(device, set()).add(name)
 
     def read(self, device: str, name: str, call: Callable[[], T]) -> T | None:
-        """What the call returns, or None. Raises DeviceGoneError and DriverReloadedError."""
+        """Return the call's result, or None. Raises DeviceGoneError and DriverReloadedError."""
         if not self.supports(device, name):
             return None
         try:
@@ -74,14 +74,14 @@ class NvmlCaller:
             self.judge(device, name, error.value)
             return None
         except Exception as error:  # noqa: BLE001  a driver's odd answer costs one reading
-            log.debug("odd answer", extra={"device": device, "reading": name, "error": str(error)})
+            log.debug("invalid answer", extra={"device": device, "reading": name, "error": str(error)})
             self.errors[name, -1] += 1
             return None
         self.answered(device, name)
         return value
 
     def judge(self, device: str, name: str, code: int) -> None:
-        """Take note of a failed reading. Raises DeviceGoneError and DriverReloadedError."""
+        """Handle a failed reading. Raises DeviceGoneError and DriverReloadedError."""
         if code in RELOADED:
             raise DriverReloadedError
         if code in GONE:
@@ -93,5 +93,5 @@ class NvmlCaller:
 
 
 def text(value: Any) -> str:
-    """NVML gives bytes or str, depending on its version."""
+    """Decode a string; NVML returns bytes or str, depending on its version."""
     return value.decode(errors="replace") if isinstance(value, bytes) else str(value)

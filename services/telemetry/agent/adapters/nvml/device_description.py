@@ -1,4 +1,4 @@
-"""What a GPU is: identity, limits, modes. Asked when devices are looked for."""
+"""Describe a GPU: identity, limits, modes. Read at device discovery."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _COMPUTE_MODES = {0: "default", 1: "exclusive_thread", 2: "prohibited", 3: "excl
 
 
 def ask(read: Callable[[], Any]) -> Any:
-    """The answer, or None where there is none."""
+    """Return the answer, or None where there is none."""
     try:
         return read()
     except pynvml.NVMLError:
@@ -24,7 +24,7 @@ def ask(read: Callable[[], Any]) -> Any:
 
 
 def describe_gpu(uuid: str, index: int, handle: Any) -> DeviceInfo:
-    """A whole GPU."""
+    """Describe a whole GPU."""
     limits = ask(lambda: pynvml.nvmlDeviceGetPowerManagementLimitConstraints(handle))
     default = ask(lambda: pynvml.nvmlDeviceGetPowerManagementDefaultLimit(handle))
     memory = ask(lambda: pynvml.nvmlDeviceGetMemoryInfo(handle))
@@ -63,7 +63,7 @@ def describe_gpu(uuid: str, index: int, handle: Any) -> DeviceInfo:
 
 
 def describe_instance(uuid: str, handle: Any, parent: DeviceInfo) -> DeviceInfo:
-    """An instance of MIG, numbered as its GPU. Power is of the board, so it can be capped only through its parent."""
+    """Describe a MIG instance, numbered as its GPU. Power belongs to the board, so only the parent can be capped."""
     model = text(ask(lambda: pynvml.nvmlDeviceGetName(handle)) or f"{parent.model} MIG")
     memory = ask(lambda: pynvml.nvmlDeviceGetMemoryInfo(handle))
     return DeviceInfo(
@@ -84,7 +84,7 @@ def describe_instance(uuid: str, handle: Any, parent: DeviceInfo) -> DeviceInfo:
 
 
 def mig_enabled(handle: Any) -> bool | None:
-    """Whether MIG is on; None where the device has none."""
+    """Whether MIG is on; None where the device has no MIG."""
     mode = ask(lambda: pynvml.nvmlDeviceGetMigMode(handle))
     return None if mode is None else bool(mode[0])
 

@@ -1,4 +1,4 @@
-"""Events that the driver itself tells: XIDs, memory errors, clocks, recovery. Each occurrence once."""
+"""Events that the driver reports: XIDs, memory errors, clocks, recovery. Each occurrence once."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from accelerator_autopilot.telemetry.samples import SourceEvent
 log = logging.getLogger(__name__)
 
 MOST_AT_ONCE = 1000
-# Event types by their bits in the NVML API reference; the newest have no name in older packages.
+# Event types by their bits in the NVML API reference; older packages lack names for the newest.
 EVENTS: dict[int, str] = {
     0x1: "ecc_sbe",
     0x2: "ecc",
@@ -29,7 +29,7 @@ EVENTS: dict[int, str] = {
     0x4000: "gpu_unavailable",
     0x8000: "recovery_action",
 }
-# Clocks change many times a second on a busy device: what throttles them is told from the samples.
+# Clocks change many times a second on a busy device; throttling is detected from samples instead.
 _REGISTERED = {bit for bit, kind in EVENTS.items() if kind != "clock_change"}
 
 
@@ -50,41 +50,42 @@ class EventReader:
                 log.info("no events from device", extra={"device": device, "error": str(error)})
 
     def poll(self) -> list[SourceEvent]:
-        """Every event that waits."""
+        """Return all pending events."""
         events: list[SourceEvent] = []
         while len(events) < MOST_AT_ONCE:
             try:
                 data = pynvml.nvmlEventSetWait_v2(self._set, 1)
             except pynvml.NVMLError as error:
                 if error.value != pynvml.NVML_ERROR_TIMEOUT:
-                    # One lost device can spoil the set for all: whoever owns this listens anew.
+                    # One lost device can invalidate the set for all, so the owner creates a new
+                    # one.
                     self.failed = True
                     log.warning("waiting for NVML events failed", extra={"error": str(error)})
                 break
             device = self._device(data.device)
             if device is None:
-                log.error("NVML event of a device that is not known", extra={"code": int(data.eventData)})
+                log.error("NVML event of an unknown device", extra={"code": int(data.eventData)})
                 continue
             kind = EVENTS.get(int(data.eventType), "unknown")
             code = int(data.eventData)
             events.append(SourceEvent(device, kind, code, f"NVML event {kind} {code}", origin="nvml"))
             if kind == "recovery_action" and code == 0:
-                events.append(SourceEvent(device, "reset", message="no recovery action is left", origin="nvml"))
+                events.append(SourceEvent(device, "reset", message="recovery action cleared", origin="nvml"))
         return events
 
     def _device(self, handle: Any) -> str | None:
-        """Whose event it is; a lost device does not tell its UUID any more, its handle stays the same."""
+        """Return the device of an event; a lost device no longer reports its UUID, but its handle stays the same."""
         try:
             return text(pynvml.nvmlDeviceGetUUID(handle))
         except pynvml.NVMLError:
             return self._by_handle.get(_address(handle))
 
     def close(self) -> None:
-        """Free the set."""
+        """Free the event set."""
         pynvml.nvmlEventSetFree(self._set)
 
 
 def _address(handle: Any) -> Any:
-    """What makes two handles of one device equal: NVML's are pointers, each time in another object."""
+    """Return what identifies a device's handle: NVML returns pointers, each time in a new object."""
     target = getattr(handle, "contents", None)
     return handle if target is None else ctypes.addressof(target)

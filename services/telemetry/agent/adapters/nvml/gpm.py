@@ -1,4 +1,4 @@
-"""GPM: what Hopper and newer measure between two samples of their performance monitors."""
+"""GPM: metrics that Hopper and newer measure between two samples of their performance monitors."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ METRICS: dict[int, str] = {
     5: "tensor_util_pct",
     10: "dram_util_pct",
 }
-# These two are rates in MiB/s and are added up, so that the frame carries counters like every other transfer.
+# These two are rates in MiB/s; they are integrated, so that frames carry counters as for other transfers.
 TRANSFERS: dict[int, str] = {60: "nvlink_rx_bytes", 61: "nvlink_tx_bytes"}
 
 
 class GpmReader:
-    """Two samples of one device, taken in turn; each reading is the difference between them."""
+    """Two samples of one device, taken alternately; each reading is the difference between them."""
 
     def __init__(self, take: Callable[[Any], Any]) -> None:
         self._take = take
@@ -28,7 +28,7 @@ class GpmReader:
         self._bytes = dict.fromkeys(TRANSFERS.values(), 0.0)
 
     def read(self, now_s: float) -> dict[str, float]:
-        """Means since the last reading; nothing the first time. Raises NVMLError."""
+        """Return means since the last reading; nothing the first time. Raises NVMLError."""
         self._take(self._samples[1])
         before, self._taken_at = self._taken_at, now_s
         if before is None:

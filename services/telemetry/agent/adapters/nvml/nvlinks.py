@@ -24,7 +24,7 @@ BYTES: dict[str, int] = {
 
 
 def link_numbers(handle: Any) -> list[int]:
-    """The links that the device has, up or down. Raises NVMLError where it has none."""
+    """Return the links that the device has, up or down. Raises NVMLError where it has none."""
     count = pynvml.nvmlDeviceGetFieldValues(handle, [pynvml.NVML_FI_DEV_NVLINK_LINK_COUNT])[0]
     if count.nvmlReturn == pynvml.NVML_SUCCESS:
         return list(range(int(number(count.valueType, count.value))))
@@ -37,7 +37,7 @@ def link_numbers(handle: Any) -> list[int]:
 
 
 def read_totals(handle: Any, links: list[int]) -> dict[str, float]:
-    """Errors and bytes, added up over all links that tell them."""
+    """Return errors and bytes, summed over all links that report them."""
     values: dict[str, float] = {}
     for metric, counter in ERRORS.items():
         for link in links:
@@ -52,7 +52,7 @@ def read_totals(handle: Any, links: list[int]) -> dict[str, float]:
 
 
 def describe(handle: Any, links: list[int]) -> list[LinkInfo]:
-    """Each link's state, for the inventory."""
+    """Return each link's state, for the inventory."""
     speeds = pynvml.nvmlDeviceGetFieldValues(handle, [(pynvml.NVML_FI_DEV_NVLINK_GET_SPEED, link) for link in links])
     found = []
     for link, speed in zip(links, speeds, strict=True):

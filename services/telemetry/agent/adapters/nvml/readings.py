@@ -1,4 +1,4 @@
-"""Which call or field gives which metric. Names and numbers are those of the NVML API reference."""
+"""Which NVML call or field provides which metric. Names and numbers are those of the NVML API reference."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ SCOPE_GPU, SCOPE_MODULE, SCOPE_MEMORY = 0, 1, 2
 
 @dataclass(frozen=True)
 class Field:
-    """A field of nvmlDeviceGetFieldValues: metric = value x scale. A costly one is read once a second at most."""
+    """A field of nvmlDeviceGetFieldValues: metric = value x scale. A costly one is read at most once a second."""
 
     metric: str
     field_id: int
@@ -115,7 +115,7 @@ CALLS: dict[str, dict[str, ReadCall]] = {
     },
 }
 
-# What an older driver or an instance of MIG answers where the first choice is not supported.
+# Fallbacks for older drivers or MIG instances that do not support the first choice.
 FALLBACKS: dict[str, ReadCall] = {"memory": _memory_v1}
 
 FIELDS: dict[str, tuple[Field, ...]] = {
@@ -173,5 +173,5 @@ _MEMBERS = {
 
 
 def number(value_type: int, value: Any) -> float:
-    """The member of NVML's union that holds the value."""
+    """Return the member of NVML's union that holds the value."""
     return float(getattr(value, _MEMBERS.get(value_type, "uiVal")))

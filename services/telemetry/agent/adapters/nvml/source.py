@@ -1,4 +1,4 @@
-"""All GPUs of this node by UUID, and the instances of MIG on them."""
+"""All GPUs of this node by UUID, and their MIG instances."""
 
 from __future__ import annotations
 
@@ -35,18 +35,18 @@ from accelerator_autopilot.telemetry.samples import Sample, SourceEvent
 
 log = logging.getLogger(__name__)
 
-# A tick that comes a little early must not wait for the next one.
+# A tick that comes slightly early must not wait for the next one.
 COSTLY_PERIOD_S = 0.95
 _REASONS = {
     pynvml.NVML_ERROR_NO_PERMISSION: " (needs root)",
-    pynvml.NVML_ERROR_NOT_SUPPORTED: " (this device, as many of laptops, lets nobody set it)",
-    pynvml.NVML_ERROR_INVALID_ARGUMENT: " (outside of what the device takes)",
+    pynvml.NVML_ERROR_NOT_SUPPORTED: " (this device, like many laptop GPUs, does not allow it)",
+    pynvml.NVML_ERROR_INVALID_ARGUMENT: " (outside of the device's range)",
 }
 
 
 @dataclass
 class _Device:
-    """A handle, and what is kept between two readings of it."""
+    """A handle, and the state kept between two readings of it."""
 
     info: DeviceInfo
     handle: Any
@@ -63,7 +63,7 @@ class _Device:
 
 
 class NvmlSource:
-    """NVML as a source. Everything runs in one thread: the library's state is the process's."""
+    """NVML as a source. Everything runs in one thread: the library's state is process-wide."""
 
     name = "nvml"
 
@@ -88,9 +88,9 @@ class NvmlSource:
         return self._gate.errors
 
     def discover(self) -> list[DeviceInfo]:
-        """Enumerate anew: handles of a lost GPU or of an unloaded driver must not be used again.
+        """Enumerate the GPUs again, since handles of a lost GPU or an unloaded driver must not be reused.
 
-        Raises UnavailableError while the driver is not there.
+        Raises UnavailableError while the driver is not loaded.
         """
         before: dict[str, _Device] = self._devices
         found: dict[str, _Device] = {}
@@ -100,8 +100,8 @@ class NvmlSource:
             except DriverReloadedError as error:
                 raise UnavailableError("the driver was reloaded during device discovery") from error
             except Exception as error:  # noqa: BLE001  one bad card must not blind the node
-                log.warning("gpu not readable", extra={"index": index, "error": str(error) or type(error).__name__})
-                # It is asked for samples all the same: an error may pass, and a loss shows there.
+                log.warning("GPU not readable", extra={"index": index, "error": str(error) or type(error).__name__})
+                # It is sampled all the same: an error may pass, and a loss is detected there.
                 found |= {u: d for u, d in before.items() if d.board == index and u not in found}
         self._devices = found
         if self._events is None or before.keys() != found.keys():
@@ -109,7 +109,7 @@ class NvmlSource:
         return [self._complete(device) for device in found.values()]
 
     def _look_at(self, index: int, before: dict[str, _Device]) -> dict[str, _Device]:
-        """The GPU at an index and its instances. Raises whatever the driver makes of it."""
+        """Return the GPU at an index and its instances. Raises any error of the driver."""
         asleep = {u: d for u, d in before.items() if d.board == index and sleeps_at(d.info.pci_bus_id)}
         if asleep:
             return asleep
@@ -194,7 +194,7 @@ class NvmlSource:
             running = self._gate.read(uuid, "processes", lambda: pynvml.nvmlDeviceGetComputeRunningProcesses(handle))
             processes = [describe_process(int(p.pid), p.usedGpuMemory) for p in running or []]
         except Exception as error:  # noqa: BLE001  a device that is lost meanwhile is told by its samples
-            log.info("gpu tells less", extra={"device": uuid, "error": str(error) or type(error).__name__})
+            log.info("GPU reports fewer readings", extra={"device": uuid, "error": str(error) or type(error).__name__})
             return device.info
         return device.info.model_copy(update={"links": found or [], "processes": processes})
 
@@ -211,14 +211,15 @@ class NvmlSource:
             except DeviceGoneError:
                 continue
             except DriverReloadedError:
-                log.warning("driver was reloaded, starting NVML anew")
+                log.warning("driver was reloaded; reinitialising NVML")
                 self._restart()
                 return {}
             except Exception:
-                log.exception("gpu not sampled", extra={"device": uuid})
+                log.exception("GPU not sampled", extra={"device": uuid})
                 continue
             if not sample:
-                # All refused at once is no older driver: ask for everything again.
+                # When every reading is refused at once, an older driver is not the cause: ask for
+                # everything again.
                 self._gate.forget(uuid)
             else:
                 self._note_recovery(uuid, device, sample)
@@ -228,10 +229,10 @@ class NvmlSource:
         return samples
 
     def _note_recovery(self, uuid: str, device: _Device, sample: Sample) -> None:
-        """The driver wanted the device reset, and does not any more: it was."""
+        """Detect a reset: the driver asked for one, and no longer does."""
         action = sample.get("recovery_action", device.action)
         if device.action and not action:
-            self._resets.append(SourceEvent(uuid, "reset", message="no recovery action is left", origin="nvml"))
+            self._resets.append(SourceEvent(uuid, "reset", message="recovery action cleared", origin="nvml"))
         device.action = action
 
     def _restart(self) -> None:
@@ -285,7 +286,7 @@ class NvmlSource:
         return sample
 
     def _integrate(self, uuid: str, device: _Device, sample: Sample, now_s: float) -> None:
-        """Power at the sensor's own rate into energy; the counter, where there is one, is what is told."""
+        """Integrate power at the sensor's own rate into energy; the counter, where there is one, takes precedence."""
         handle, since = device.handle, device.power_seen_us
         answer = self._gate.read(
             uuid, "power_samples", lambda: pynvml.nvmlDeviceGetSamples(handle, pynvml.NVML_TOTAL_POWER_SAMPLES, since)
@@ -300,7 +301,7 @@ class NvmlSource:
             if "power_w" in sample and not self._gate.supports(uuid, "energy_j"):
                 sample["energy_j"] = device.integral.energy_j
             elif device.energy_j is not None:
-                # A minute's energy is taken from its last sample, whichever that is.
+                # Rollups take a minute's energy from its last sample, whichever that is.
                 sample["energy_j"] = device.energy_j
             return
         device.energy_j = sample["energy_j"]
@@ -309,7 +310,7 @@ class NvmlSource:
             log.warning("energy counter and power disagree", extra={"device": uuid, "integral_over_counter": ratio})
 
     def poll_events(self) -> list[SourceEvent]:
-        """Every event that waits, each occurrence once."""
+        """Return all pending events, each occurrence once."""
         resets, self._resets = self._resets, []
         if self._events is None:
             return resets
@@ -319,7 +320,7 @@ class NvmlSource:
         return resets + events
 
     def set_cap_w(self, device: str, cap_w: float) -> None:
-        """Set a cap on the device of this UUID. Raises PowerControlError."""
+        """Set a power cap on the device with this UUID. Raises PowerControlError."""
         try:
             pynvml.nvmlDeviceSetPowerManagementLimit(self._same(device), round(cap_w * 1e3))
         except pynvml.NVMLError as error:
@@ -328,21 +329,21 @@ class NvmlSource:
             ) from error
 
     def enforced_cap_w(self, device: str) -> float:
-        """The cap in force. Raises PowerControlError."""
+        """Return the cap in force. Raises PowerControlError."""
         try:
             return float(pynvml.nvmlDeviceGetEnforcedPowerLimit(self._same(device))) / 1e3
         except pynvml.NVMLError as error:
             raise PowerControlError(f"{device} does not report its power cap: {error}") from error
 
     def applied_cap_w(self, device: str) -> float:
-        """The cap as the driver took it. Raises PowerControlError."""
+        """Return the cap as the driver accepted it. Raises PowerControlError."""
         try:
             return float(pynvml.nvmlDeviceGetPowerManagementLimit(self._same(device))) / 1e3
         except pynvml.NVMLError as error:
             raise PowerControlError(f"{device} does not report its power cap: {error}") from error
 
     def lock_clock_mhz(self, device: str, clock_mhz: float | None) -> None:
-        """Lock the SM clock at most at this; None gives it back. Raises PowerControlError."""
+        """Limit the SM clock to at most this; None removes the limit. Raises PowerControlError."""
         try:
             handle = self._same(device)
             if clock_mhz is None:
@@ -356,14 +357,14 @@ class NvmlSource:
             ) from error
 
     def _same(self, device: str) -> Any:
-        """The device of this UUID, whatever its index is now. Raises PowerControlError and NVMLError."""
+        """Return the device with this UUID, whatever its index is now. Raises PowerControlError and NVMLError."""
         handle = pynvml.nvmlDeviceGetHandleByUUID(device)
         if text(pynvml.nvmlDeviceGetUUID(handle)) != device:
             raise PowerControlError(f"the index of {device} now belongs to another device")
         return handle
 
     def close(self) -> None:
-        """Let go of the driver, however often it was started anew: until then it cannot be replaced."""
+        """Release the driver, however often it was initialised: until then it cannot be replaced."""
         with suppress(pynvml.NVMLError):
             if self._events is not None:
                 self._events.close()
@@ -379,7 +380,7 @@ class NvmlSource:
 
 
 def _why(error: pynvml.NVMLError) -> str:
-    """What an operator can do about a refusal, where that is known."""
+    """Return advice for the operator about a refusal, where the cause is known."""
     return _REASONS.get(error.value, "")
 
 

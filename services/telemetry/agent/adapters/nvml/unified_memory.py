@@ -1,4 +1,4 @@
-"""GPUs without memory of their own: NVML does not support the question, and the machine's memory is theirs."""
+"""GPUs without memory of their own: NVML does not support the query, and they use the system memory."""
 
 from __future__ import annotations
 
@@ -6,17 +6,17 @@ import psutil
 
 from accelerator_autopilot.telemetry.samples import Sample
 
-# GB10 of DGX Spark and its like, and Jetsons whose NVML answers (gpud issue 1170, nvitop issue 208).
+# GB10 of DGX Spark and similar, and Jetsons whose NVML answers (gpud issue 1170, nvitop issue 208).
 _UNIFIED = ("GB10", "Thor", "Orin", "Spark")
 
 
 def is_unified(model: str) -> bool:
-    """Whether a model uses the machine's memory."""
+    """Whether a model uses the system memory."""
     return any(name in model for name in _UNIFIED)
 
 
 def system_memory() -> Sample:
-    """The machine's memory as a GPU's."""
+    """Return the system memory as a GPU's."""
     memory = psutil.virtual_memory()
     return {
         "memory_used_bytes": float(memory.total - memory.available),
