@@ -52,13 +52,13 @@ from accelerator_autopilot.transport.direct_reads import bucket_items
 log = logging.getLogger(__name__)
 
 GANGS_EVERY_S = 30.0
-# The stream holds an event until its alerts are out; it comes again when that takes longer than this.
+# The stream holds an event until its alerts are published; after this time it is redelivered.
 SETTLED_WITHIN_S = 20.0
 LONGEST_KIND = "x" * 40
 
 
 def create_app(settings: AnomalySettings | None = None) -> FastStream:
-    """The anomaly detector."""
+    """Create the anomaly detector app."""
     settings = settings or load(AnomalySettings)
     service = Service("anomaly", settings)
     snapshot_path = settings.data_dir / "anomaly" / "learned.npz"
@@ -88,7 +88,7 @@ def create_app(settings: AnomalySettings | None = None) -> FastStream:
             service.supervise("frames", intake.run, standstill_s=60.0)
             service.supervise("time", partial(watch_time, detection), standstill_s=60.0)
             service.supervise("stored alerts", stored.run, standstill_s=120.0)
-            service.supervise("gone publishers", OrphanedAlerts(js, service.bus).run, standstill_s=180.0)
+            service.supervise("orphaned alerts", OrphanedAlerts(js, service.bus).run, standstill_s=180.0)
             service.supervise("inventories", partial(keep_inventories, js, detection), standstill_s=300.0)
             service.supervise("snapshots", partial(keep_snapshots, partial(save_snapshot, snapshot_path), detection))
             service.supervise("gangs", partial(follow_job_groups, js, detection), standstill_s=180.0)
@@ -99,7 +99,7 @@ def create_app(settings: AnomalySettings | None = None) -> FastStream:
 
 
 def subscribe(service: Service, detection: Detection, outbox: AlertOutbox) -> list[Watched]:
-    """Say what goes where; the durables to keep an eye on."""
+    """Subscribe to every subject; returns the durable consumers to monitor."""
 
     async def on_event(event: DeviceEvent) -> None:
         check_event(event)
@@ -114,7 +114,7 @@ def subscribe(service: Service, detection: Detection, outbox: AlertOutbox) -> li
         await detection.on_inventory(inventory)
 
     events = durable("anomaly-events", subjects.EVENTS)
-    # An operator's word counts also when it was said while nobody listened.
+    # Operator commands also count when they were sent while nobody was listening.
     drains = durable("anomaly-drains", subjects.DRAIN_COMMANDS)
     watched = [
         consume(service.broker, "EVENTS", subjects.EVENTS, events, on_event),
@@ -125,7 +125,7 @@ def subscribe(service: Service, detection: Detection, outbox: AlertOutbox) -> li
 
 
 def check_event(event: DeviceEvent) -> None:
-    """An event's names must fit the subject and the key of an alert. Raises InvalidInputError."""
+    """Check that an event's names fit the subject and the key of an alert. Raises InvalidInputError."""
     longest = Alert(
         id=event.id, node=event.node, device=event.device, kind=LONGEST_KIND, severity="critical", state="opened",
         summary="", opened_at=event.at, at=event.at,
@@ -135,7 +135,7 @@ def check_event(event: DeviceEvent) -> None:
 
 
 async def follow_job_groups(js: JetStreamContext, detection: Detection) -> None:
-    """Follow which devices work together; workers stay for long, so now and then is enough."""
+    """Track which devices work on one job; workers are long-lived, so polling occasionally is enough."""
     while True:
         beat()
         try:
@@ -148,19 +148,19 @@ async def follow_job_groups(js: JetStreamContext, detection: Detection) -> None:
 
 
 def make_engine(settings: AnomalySettings, roster: DeviceSlots | None = None) -> DetectionEngine:
-    """The watch that the settings ask for."""
+    """Create the engine for these settings."""
     return DetectionEngine(settings.false_alarms_per_week, settings.node_timeout_s, roster=roster or DeviceSlots())
 
 
 def restore_learned(detection: Detection, settings: AnomalySettings, snapshot: Snapshot | None) -> None:
-    """Go on from what was learnt before a restart."""
+    """Restore what was learned before a restart."""
     if snapshot is None:
         return
     watch = make_engine(settings, DeviceSlots.restore(snapshot.roster))
     try:
         watch.load(snapshot.arrays)
     except (InvalidInputError, KeyError, ValueError, TypeError, AttributeError, RuntimeError) as error:
-        log.warning("snapshot does not fit, learning anew", extra={"error": str(error)})
+        log.warning("snapshot does not fit; learning from scratch", extra={"error": str(error)})
         return
     watch.fleet = detection.fleet
     detection.watch = watch

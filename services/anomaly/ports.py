@@ -7,4 +7,4 @@ from collections.abc import Callable
 from accelerator_autopilot.anomaly.domain.learned.snapshot import Snapshot
 
 SaveSnapshot = Callable[[Snapshot], None]
-"""Stores a snapshot in whole or not at all. Raises OSError or RuntimeError where nothing can be written."""
+"""Stores a snapshot atomically. Raises OSError or RuntimeError where nothing can be written."""

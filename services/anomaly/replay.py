@@ -1,4 +1,4 @@
-"""Run the detectors over a past span, of a file or of the database.
+"""Run the detectors over a past time span from a file or the database.
 
 `python -m accelerator_autopilot.anomaly.replay --help`
 """
@@ -30,12 +30,12 @@ if TYPE_CHECKING:
     from accelerator_autopilot.anomaly.adapters.replay_plot import Recording
 
 PROGRESS_EVERY_S = 5.0
-# A step of learning takes a few milliseconds, however few devices there are.
+# A learning step takes a few milliseconds, however few devices there are.
 MOST_LEARNT, LONGEST_LEARN_S = 6_000, 300.0
 
 
 def line(told: ReplayedAlert) -> dict[str, object]:
-    """An alert as a line of the output."""
+    """Format an alert as an output line."""
     alert = told.alert
     return {
         "device": alert.device,
@@ -51,13 +51,13 @@ def line(told: ReplayedAlert) -> dict[str, object]:
 
 
 def moment_of(text: str) -> datetime:
-    """An ISO 8601 time; without a zone it is UTC."""
+    """Parse an ISO 8601 time; without a zone it is UTC."""
     at = datetime.fromisoformat(text)
     return at if at.tzinfo else at.replace(tzinfo=UTC)
 
 
 def collect(since: datetime, until: datetime) -> list[Moment]:
-    """The moments of a span of the database."""
+    """Collect the moments of a time span of the database."""
 
     async def read() -> list[Moment]:
         dsn = load(DatabaseSettings).database_url.get_secret_value()
@@ -67,25 +67,25 @@ def collect(since: datetime, until: datetime) -> list[Moment]:
 
 
 def usual_period_s(moments: list[Moment]) -> float:
-    """The middle distance of two moments."""
+    """Return the median distance between moments."""
     steps = sorted(b.at_s - a.at_s for a, b in pairwise(moments))
     return steps[len(steps) // 2] if steps else 1.0
 
 
 def say(text: str) -> None:
-    """One line beside the output."""
+    """Print a line to standard error."""
     sys.stderr.write(f"{text}\n")
 
 
 def learning_period_s(table: Table) -> float:
-    """How often to learn from a table: as live, but for a past that is so long that this would take many minutes."""
+    """Return how often to learn from a table: as in operation, but less often for a very long past."""
     span_s = float(table.at_s[-1] - table.at_s[0]) if len(table.at_s) else 0.0
     usual_s = max(LEARN_S, table.period_s)
     return usual_s if span_s / usual_s <= MOST_LEARNT else min(LONGEST_LEARN_S, span_s / MOST_LEARNT)
 
 
 def rerun_table(again: DetectorReplay, table: Table, slots: Slots, recording: Recording | None) -> None:
-    """Show a table to the watch; how far it is is told every few seconds."""
+    """Process a table, reporting progress every few seconds."""
     total, done, began = len(table.at_s), 0, time.monotonic()
     told_at = began
     for block in table.blocks(slots):
@@ -101,7 +101,7 @@ def rerun_table(again: DetectorReplay, table: Table, slots: Slots, recording: Re
 
 
 def run(arguments: argparse.Namespace) -> list[ReplayedAlert]:
-    """Read, detect, draw. Raises AutopilotError."""
+    """Read, detect, plot. Raises AutopilotError."""
     settings = load(AnomalySettings)
     only = frozenset(arguments.detector) if arguments.detector else None
     recording = None
@@ -137,7 +137,7 @@ def run(arguments: argparse.Namespace) -> list[ReplayedAlert]:
 
 
 def main() -> None:
-    """Replay and write one line of JSON an alert."""
+    """Replay, and write one JSON line per alert."""
     parser = argparse.ArgumentParser(prog="replay", description=__doc__)
     parser.add_argument(
         "--input", type=Path, help="CSV of any dialect, Parquet, Arrow or JSON lines; docs/how-to/replay-telemetry.md"
@@ -146,7 +146,7 @@ def main() -> None:
     parser.add_argument("--to", dest="until", type=moment_of, help="its end")
     parser.add_argument("--out", type=Path, help="JSON lines; standard output when left out")
     parser.add_argument("--detector", action="append", help="only alerts of this kind; may be given several times")
-    parser.add_argument("--plot", type=Path, help="a picture of the alerted devices, PNG or SVG")
+    parser.add_argument("--plot", type=Path, help="plot of the alerted devices, PNG or SVG")
     arguments = parser.parse_args()
     try:
         alerts = run(arguments)

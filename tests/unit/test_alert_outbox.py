@@ -152,7 +152,7 @@ async def test_of_too_many_what_nobody_needs_goes_first(bus: FakeBus, monkeypatc
         box.put(alert(id=f"c{number}", device=f"gpu-{number}"))
     box.put(alert(id="minor", device="gpu-8", severity="warning"))
     assert [key[1] for key in box.on_the_way] == ["gpu-1", "gpu-2", "gpu-3"]
-    assert registry.get_sample_value("autopilot_alerts_dropped_total", {"reason": "too many wait"}) == 2.0
+    assert registry.get_sample_value("autopilot_alerts_dropped_total", {"reason": "queue full"}) == 2.0
 
 
 async def test_an_alert_that_no_subject_can_carry_is_dropped_and_counted(bus: FakeBus) -> None:

@@ -341,7 +341,7 @@ async def test_what_is_in_the_shadow_is_logged_and_not_told(caplog: pytest.LogCa
         await detection.on_event(event("xid", code=79))
         await detection.on_event(event("lost"))
     assert [a.kind for a in published] == ["device_lost"]
-    assert "alert in the shadow" in caplog.messages
+    assert "alert in shadow mode" in caplog.messages
 
 
 async def test_frames_of_one_node_in_one_bunch_are_looked_at_in_order() -> None:

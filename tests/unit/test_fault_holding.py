@@ -95,7 +95,7 @@ class TestXids:
         await bench.until(601)
         assert bench.detection.book.open_alerts == []
 
-    @pytest.mark.parametrize(("boot_id", "epoch", "why"), [("b2", "d1", "booted"), ("b1", "d2", "loaded anew")])
+    @pytest.mark.parametrize(("boot_id", "epoch", "why"), [("b2", "d1", "booted"), ("b1", "d2", "reloaded")])
     async def test_another_boot_or_load_of_the_driver_is_a_reset(self, boot_id: str, epoch: str, why: str) -> None:
         bench = Bench()
         await bench.inventory("gpu-0", "gpu-1")

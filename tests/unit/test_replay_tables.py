@@ -105,7 +105,7 @@ def test_nvidia_smi_as_it_writes(tmp_path: Path) -> None:
     assert column(table, "temp_mem_c") == [None, 44.0]
     assert column(table, "clock_event_reasons") == [4.0, 8.0]
     assert column(table, "row_remap_pending") == [0.0, 1.0]
-    assert table.remarks == ["columns that are not known: what.is.this"]
+    assert table.remarks == ["unknown columns: what.is.this"]
 
 
 def test_cells_that_repeat_themselves_are_read_as_those_that_do_not(tmp_path: Path) -> None:
@@ -129,7 +129,7 @@ def test_a_number_of_the_first_rows_that_is_text_further_down_costs_only_its_cel
     lines[1400] = "1400,b,hot"
     table = read(tmp_path, "t_s,device,temp_c\n" + "\n".join(lines) + "\n")
     assert column(table, "temp_c")[1399:1402] == [49.0, None, 1.0]
-    assert table.remarks == ["column 'temp_c': 1 of 1500 cells are no number"]
+    assert table.remarks == ["column 'temp_c': 1 of 1500 cells are not numbers"]
 
 
 def test_rows_in_any_order_are_put_in_order(tmp_path: Path) -> None:
@@ -175,7 +175,7 @@ def test_cells_that_are_no_number_are_counted_by_column(tmp_path: Path) -> None:
     table = read(tmp_path, "t_s,device,temp_c,power_w\n1,a,hot,1\n2,a,51,[N/A]\nyesterday,a,50,2\n")
     assert table.remarks == [
         "1 rows without time or device were left out",
-        "column 'temp_c': 1 of 3 cells are no number",
+        "column 'temp_c': 1 of 3 cells are not numbers",
     ]
 
 
@@ -187,7 +187,7 @@ def test_cells_that_are_no_number_are_counted_by_column(tmp_path: Path) -> None:
         ("t_s,device,temp_c\n", "no row has a readable time"),
         ("t_s,device,temp_c\nsoon,a,5\n", "no row has a readable time"),
         ("2023/11/14 22:13:20.072, 0, GPU-1, X, 66 %, 223.81 W\n", "no column names"),
-        ("t_s,device,whatever\n1,a,5\n", "not known: whatever"),
+        ("t_s,device,whatever\n1,a,5\n", "unknown columns: whatever"),
         ("t_s,device,temp_c\n1,a,hot\n", "'temp_c': 1 of 1 cells"),
         (b"PAR1 but not really", "cannot be read"),
         (b"\x1f\x8b\x08broken", "cannot be read"),
@@ -236,7 +236,7 @@ def test_parquet_of_any_kind(tmp_path: Path) -> None:
     assert column(table, "fan_pct") == [87.0, None, 88.0, None]
     assert column(table, "clock_sm_mhz") == [1980.0, 1980.0, 300.0, None]
     assert column(table, "memory_used_bytes") == [12.5 * 2**30, 2**30, 2**31, 3 * 2**30]
-    assert table.remarks == ["columns that are not known: samples"]
+    assert table.remarks == ["unknown columns: samples"]
 
 
 def test_memory_without_a_unit_is_mib_unless_no_device_could_have_as_much(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""What the columns of other people's telemetry are: names of nvidia-smi and of DCGM, units in names and in cells.
+"""Column names of third-party telemetry: those of nvidia-smi and DCGM, and units in names and in cells.
 
 nvidia-smi's names are those of `nvidia-smi --help-query-gpu`; DCGM's are in the catalogue.
 """
@@ -68,7 +68,7 @@ OLD_DCGM = {
     "dcgm_fi_dev_clock_throttle_reasons": "clock_event_reasons",
     "dcgm_fi_dev_row_remap_pending": "row_remap_pending",
 }
-# What people call them when they name columns themselves, bare of points, strokes and spaces.
+# What people call them when they name columns themselves, without dots, dashes and spaces.
 _USUAL_NAMES = {
     "gpu_util_pct": "utilizationgpu gpuutilization gpuutil gpuutilpct utilization util gpuusage gpuload gpupercent",
     "mem_util_pct": "utilizationmemory memoryutilization memutil memoryutil memutilpct",
@@ -84,7 +84,7 @@ _USUAL_NAMES = {
 }
 _USUAL = {name: metric for metric, names in _USUAL_NAMES.items() for name in names.split()}
 _DCGM = {m.dcgm.lower(): m for m in METRICS if m.dcgm}
-# To our unit, by the unit of the metric.
+# Factors to our unit, by the unit of the metric.
 _FACTORS: dict[str, dict[str, float]] = {
     "B": {
         "b": 1, "bytes": 1, "kib": 2**10, "mib": 2**20, "gib": 2**30, "tib": 2**40, "kb": 1e3, "mb": 1e6, "gb": 1e9,
@@ -105,7 +105,7 @@ _WORDS = {
     "pending": 1.0, "none pending": 0.0,
 }  # fmt: skip
 _HEADER = re.compile(r"^(?P<name>.*?)\s*[\[(](?P<unit>[^\])]*)[\])]$")
-# DCGM's blanks begin here (dcgm_structs.h: fp64 2^47, int64 2^63 - 16) and no metric of ours comes near it.
+# DCGM's blanks start here (dcgm_structs.h: fp64 2^47, int64 2^63 - 16), and no metric of ours comes near.
 BLANK = 2.0**47
 MOST_MIB = 2.0**24
 _INT32_BLANKS = (2147483632.0, 2147483633.0, 2147483634.0, 2147483635.0)
@@ -116,7 +116,7 @@ def _bare(name: str) -> str:
 
 
 def metric_of(header: str) -> tuple[Metric, float] | None:
-    """The metric that a column holds, with the factor from the column's unit to ours; None when it is unknown."""
+    """Return the metric that a column holds, with the factor from its unit to ours; None when it is unknown."""
     matched = _HEADER.match(header.strip())
     name, unit = (matched["name"], matched["unit"]) if matched else (header, "")
     name = name.strip().lower()
@@ -127,7 +127,7 @@ def metric_of(header: str) -> tuple[Metric, float] | None:
         factor = 1.0 / metric.dcgm_scale
     elif (known := NVIDIA_SMI.get(name) or OLD_DCGM.get(name) or _USUAL.get(_bare(name))) is not None:
         metric = BY_NAME[known]
-        # With nounits nvidia-smi leaves the unit of memory out of the cells, not out of its meaning.
+        # With nounits, nvidia-smi omits the memory unit from the cells, but the values keep it.
         factor = 2.0**20 if metric.unit == "B" else 1.0
     else:
         return None
@@ -135,7 +135,10 @@ def metric_of(header: str) -> tuple[Metric, float] | None:
 
 
 def numbers(column: pl.Series, metric: Metric, factor: float) -> pl.Series:
-    """Cells in the metric's unit as Float64; null where there is no number. A unit in a cell goes before `factor`."""
+    """Parse cells to the metric's unit as Float64; null where there is no number.
+
+    A unit in a cell takes precedence over `factor`.
+    """
     if column.dtype.is_nested():
         return pl.Series(column.name, [None] * len(column), dtype=pl.Float64)
     if column.dtype.is_numeric() or column.dtype == pl.Boolean:
@@ -151,7 +154,7 @@ def numbers(column: pl.Series, metric: Metric, factor: float) -> pl.Series:
 
 def _from_text(column: pl.Series, metric: Metric, factor: float) -> pl.Series:
     cells = column.str.strip_chars()
-    # Thousands that are set apart: 1,980 MHz.
+    # Thousands separators: 1,980 MHz.
     cells = pl.select(
         pl.when(cells.str.contains(_THOUSANDS)).then(cells.str.replace_all(",", "", literal=True)).otherwise(cells)
     ).to_series()
@@ -168,7 +171,7 @@ def _from_text(column: pl.Series, metric: Metric, factor: float) -> pl.Series:
 
 
 def _of_size(values: pl.Series, metric: Metric, factor: float) -> float:
-    """Memory without a unit is in MiB, as nvidia-smi has it, unless no device could have so much: then in bytes."""
+    """Convert memory without a unit: MiB, as in nvidia-smi, unless no device could have so much; then bytes."""
     if metric.unit != "B":
         return factor
     usual = values.filter((values < BLANK) & ~values.is_in(_INT32_BLANKS)).median()
@@ -177,7 +180,7 @@ def _of_size(values: pl.Series, metric: Metric, factor: float) -> float:
 
 
 def unreadable(column: pl.Series, values: pl.Series) -> int:
-    """Cells that say something, but no number."""
+    """Return non-empty cells that contain no number."""
     if column.dtype.is_numeric():
         return 0
     if column.dtype.is_nested():

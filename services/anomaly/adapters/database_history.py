@@ -1,4 +1,4 @@
-"""A past span of the database as batches of rows."""
+"""Read a past time span from the database as batches of rows."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ SLICE = timedelta(minutes=10)
 
 
 async def past_ticks(dsn: str, since: datetime, until: datetime) -> AsyncIterator[Moment]:
-    """Rows of each second of the span, devices named node/device. Raises UnavailableError."""
+    """Yield the rows of each second of the span, devices named node/device. Raises UnavailableError."""
     async with database(dsn) as pool:
         names = {r["device_id"]: f"{r['node']}/{r['device']}" for r in await pool.fetch(DEVICES)}
         columns = ", ".join(COLUMNS)

@@ -1,7 +1,6 @@
-"""Reads what versions before 2 learnt: files of torch.save, without torch.
+"""Read snapshots of versions before 2: files of torch.save, without torch.
 
-Such a file is a zip of one pickle and the bytes of each tensor. The pickle may name what tensors are made of and
-nothing else.
+Such a file is a zip of one pickle and the bytes of each tensor. The pickle may refer only to what tensors consist of.
 """
 
 from __future__ import annotations
@@ -22,7 +21,10 @@ _KINDS = {"FloatStorage": np.float32, "DoubleStorage": np.float64}
 
 
 def read_torch_file(path: Path) -> Any:
-    """What was saved, with arrays in place of tensors. Raises pickle.UnpicklingError, KeyError, ValueError, OSError."""
+    """Return the saved object, with arrays in place of tensors.
+
+    Raises pickle.UnpicklingError, KeyError, ValueError and OSError.
+    """
     with zipfile.ZipFile(path) as file:
         index = next(name for name in file.namelist() if name.endswith("data.pkl"))
         folder = index.removesuffix("data.pkl")
@@ -35,21 +37,21 @@ class _Reader(pickle.Unpickler):
         self._read = read
 
     def find_class(self, module: str, name: str) -> Any:
-        """Only what a file of tensors has."""
+        """Allow only what a file of tensors contains."""
         if module == "torch" and name in _KINDS:
             return name
         if (module, name) == ("torch._utils", "_rebuild_tensor_v2"):
             return _tensor
         if (module, name) == ("collections", "OrderedDict"):
             return OrderedDict
-        raise pickle.UnpicklingError(f"{module}.{name} is no part of a snapshot")
+        raise pickle.UnpicklingError(f"{module}.{name} is not allowed in a snapshot")
 
     def persistent_load(self, pid: Any) -> npt.NDArray[Any]:
-        """The bytes of a tensor."""
+        """Return the bytes of a tensor."""
         _, kind, key, *_ = pid
         return np.frombuffer(self._read(str(key)), _KINDS[kind])
 
 
 def _tensor(numbers: npt.NDArray[Any], offset: int, size: tuple[int, ...], *_: Any) -> npt.NDArray[Any]:
-    """A tensor whose numbers lie one after the other, as all of a snapshot do."""
+    """Return a contiguous tensor as an array, like all tensors of a snapshot."""
     return numbers[offset : offset + math.prod(size)].reshape(size).copy()

@@ -1,4 +1,4 @@
-"""What was learnt, kept in a file across restarts."""
+"""Keep the learned state in a file across restarts."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from accelerator_autopilot.anomaly.domain.learned.snapshot import Snapshot
 log = logging.getLogger(__name__)
 
 VERSION = 2
-# Beside the arrays: the file's version and the roster's rows, as JSON.
+# Besides the arrays: the file's version and the device slots, as JSON.
 ABOUT = "about"
 EARLIER = ".pt"
 
 
 def save(path: Path, snapshot: Snapshot) -> None:
-    """Write a snapshot in whole or not at all."""
+    """Write a snapshot atomically."""
     path.parent.mkdir(parents=True, exist_ok=True)
     fresh = path.with_suffix(".new")
     about = json.dumps({"version": VERSION, "roster": [list(row) for row in snapshot.roster]}).encode()
@@ -34,7 +34,7 @@ def save(path: Path, snapshot: Snapshot) -> None:
 
 
 def load(path: Path) -> Snapshot | None:
-    """Read a snapshot; None where there is none, or none that can be read: then learning begins anew."""
+    """Read a snapshot; None where there is none that can be read: then learning starts over."""
     before = path.with_suffix(EARLIER)
     if not path.exists() and not before.exists():
         return None
@@ -45,13 +45,13 @@ def load(path: Path) -> Snapshot | None:
         with np.load(path, allow_pickle=False) as saved:
             about = json.loads(saved[ABOUT].tobytes())
             if about["version"] != VERSION:
-                log.warning("snapshot of another version, learning anew", extra={"path": str(path)})
+                log.warning("snapshot of another version; learning from scratch", extra={"path": str(path)})
                 return None
             roster = _rows(about["roster"])
             arrays = {name: _numbers(saved[name]) for name in saved.files if name != ABOUT}
         return Snapshot(roster, arrays)
     except Exception as error:  # noqa: BLE001  numpy and zipfile raise a dozen types for damaged files
-        log.warning("snapshot cannot be read, learning anew", extra={"path": str(path), "error": str(error)[:200]})
+        log.warning("snapshot unreadable; learning from scratch", extra={"path": str(path), "error": str(error)[:200]})
         return None
 
 
@@ -61,5 +61,5 @@ def _rows(roster: Any) -> list[tuple[str, str, bool]]:
 
 def _numbers(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
     if not isinstance(array, np.ndarray) or array.dtype.kind != "f" or array.ndim == 0:
-        raise ValueError("no array of numbers")
+        raise ValueError("not an array of numbers")
     return array

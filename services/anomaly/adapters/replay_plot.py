@@ -1,4 +1,4 @@
-"""A picture of a rerun: the telling metrics of alerted devices, with the spans of their alerts."""
+"""Plot a replay: the relevant metrics of alerted devices, with the spans of their alerts."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ SHOWN = ("gpu_util_pct", "power_w", "temp_c", "clock_sm_mhz")
 
 
 class Recording:
-    """Keeps what is drawn while the moments pass."""
+    """Collects what to plot during a replay."""
 
     def __init__(self) -> None:
         self._series: dict[str, list[tuple[float, list[float]]]] = defaultdict(list)
         self._every = 1
 
     def keep(self, moments: Iterable[Moment]) -> Iterator[Moment]:
-        """Pass moments on."""
+        """Record moments and pass them on."""
         columns = [COLUMN[name] for name in SHOWN]
         for moment in moments:
             for device, row in zip(moment.devices, moment.values[:, columns], strict=True):
@@ -37,7 +37,7 @@ class Recording:
             yield moment
 
     def keep_block(self, block: Block, names: list[str], slots: Slots) -> None:
-        """Keep what a block shows of each device, thinned out where that is more than can be seen."""
+        """Record a block's values of each device, thinned beyond what is visible."""
         places = {COLUMNS[column]: place for place, column in enumerate(block.columns.tolist())}
         for name, slot in zip(names, slots.tolist(), strict=True):
             rows = np.flatnonzero(block.slots == slot)[:: self._every]
@@ -52,7 +52,7 @@ class Recording:
                 self._series[name] = self._series[name][::2]
 
     def draw(self, alerts: list[ReplayedAlert], path: Path) -> None:
-        """Write the picture; devices with alerts first."""
+        """Draw the plot; devices with alerts first."""
         alerted = list(dict.fromkeys(t.alert.device for t in alerts if t.alert.device in self._series))
         devices = (alerted + [d for d in self._series if d not in alerted])[:MOST_DEVICES]
         figure, axes = plt.subplots(max(1, len(devices)), 1, figsize=(14, 2.4 * max(1, len(devices))), squeeze=False)

@@ -1,6 +1,6 @@
-"""Files of rows as a frame: CSV of any dialect, Parquet, Arrow and JSON lines, also compressed.
+"""Read files of rows as a data frame: CSV of any dialect, Parquet, Arrow and JSON lines, also compressed.
 
-What a file is, its bytes tell; its name is not asked.
+The format is detected from the content, not from the name.
 """
 
 from __future__ import annotations
@@ -19,12 +19,28 @@ from polars.exceptions import PolarsError
 from accelerator_autopilot.contracts.errors import InvalidInputError
 
 SAMPLE_ROWS, HEAD_BYTES = 1000, 1 << 20
-REPEATED = 4  # times that a cell of a sample comes on average, from which on all are kept once
+REPEATED = 4  # mean repetitions of a cell in a sample above which a column is stored as a category
 SEPARATORS = (",", ";", "\t", "|")
 ABSENT = (
-    "", "-", "--", "n/a", "na", "nan", "null", "none", "nil", "[n/a]", "[not supported]", "not supported",
-    "[unknown error]", "[insufficient permissions]", "[gpu is lost]", "err!", "#n/a", "n.a.",
-)  # fmt: skip
+    "",
+    "-",
+    "--",
+    "n/a",
+    "na",
+    "nan",
+    "null",
+    "none",
+    "nil",
+    "[n/a]",
+    "[not supported]",
+    "not supported",
+    "[unknown error]",
+    "[insufficient permissions]",
+    "[gpu is lost]",
+    "err!",
+    "#n/a",
+    "n.a.",
+)  # What occurs in rows but not in headers: numbers, with or without a unit, times and identifiers.
 # What stands in rows but in no header: numbers, with or without a unit, times and identities.
 _VALUE = re.compile(
     r"[-+]?\d+([.,]\d*)?([eE][-+]?\d+)?( ?[A-Za-z%°]{1,3})?|\d{4}[-/]\d\d?[-/]\d\d?.*|GPU-.*|0x.*|\[?N/A\]?"
@@ -35,11 +51,11 @@ _PLAIN = re.compile(r"[-+]?(\d+(\.\d*)?|\.\d+)([eE][-+]?\d+)?")
 
 
 def read_frame(path: Path) -> pl.DataFrame:
-    """Every column of a file; numbers where all of a column are, else text. Raises InvalidInputError."""
+    """Return every column of a file, as numbers where all of its cells are, else as text. Raises InvalidInputError."""
     try:
         with path.open("rb") as file:
             head = file.read(HEAD_BYTES)
-        # What is as it is read stays in its file, what is packed or in another alphabet is in memory.
+        # Files that need no conversion are scanned in place; packed or re-encoded ones are held in memory.
         source = path if not head.startswith(_PACKED) else _in_memory(_unpacked(path, head))
         if isinstance(source, io.BytesIO):
             head = source.getbuffer()[:HEAD_BYTES].tobytes()
@@ -55,7 +71,7 @@ def read_frame(path: Path) -> pl.DataFrame:
 
 
 def _flat(frame: pl.DataFrame) -> pl.DataFrame:
-    """Columns within columns by the names of both, or by their own where no other has it."""
+    """Flatten nested columns, named by both names, or by their own where that is unique."""
     while nested := [name for name, kind in frame.schema.items() if isinstance(kind, pl.Struct)]:
         taken = {name.lower() for name in frame.columns}
         for name in nested:
@@ -85,7 +101,7 @@ def _in_memory(data: bytes) -> io.BytesIO:
 
 
 def _read_csv(source: Path | io.BytesIO, head: bytes) -> pl.DataFrame:
-    # A comment or an empty line before the header is common where a tool wrote its own name first.
+    # Tools often write a comment or an empty line before the header.
     skipped = 0
     while head[:1] in {b"#", b"\n", b"\r"} and b"\n" in head:
         head, skipped = head.partition(b"\n")[2], skipped + 1
@@ -114,7 +130,7 @@ def _read_csv(source: Path | io.BytesIO, head: bytes) -> pl.DataFrame:
     try:
         frame = read(schema_overrides=types)
     except PolarsError:
-        # A cell further down is no number: such a column is read as text and looked at cell by cell.
+        # A later cell is not a number: the column is read as text and parsed cell by cell.
         frame = read(schema_overrides={n: pl.String() if kind == pl.Float64 else kind for n, kind in types.items()})
     frame = frame.rename({name: name.strip().strip('"').lstrip("\ufeff") for name in frame.columns}, strict=False)
     if separator != ",":
@@ -124,7 +140,7 @@ def _read_csv(source: Path | io.BytesIO, head: bytes) -> pl.DataFrame:
 
 
 def _text(column: pl.Series, separator: str) -> pl.DataType:
-    """How to keep a column of text: cells that repeat themselves, as most do, are kept once."""
+    """Store a column of text as a category if its cells repeat, as most do."""
     repeats = separator == "," and column.n_unique() * REPEATED < len(column)
     return pl.Categorical() if repeats else pl.String()
 

@@ -1,4 +1,4 @@
-"""Anybody's telemetry as moments: our own names, nvidia-smi's CSV, DCGM's fields, in any dialect or file form."""
+"""Read telemetry tables of any origin as moments: our own names, nvidia-smi's CSV, DCGM's fields."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ from accelerator_autopilot.contracts.errors import InvalidInputError
 
 BLOCK_ROWS = 32_768
 PERIOD_ROWS = 1_000_000
-MOMENT_SHARE = 0.3  # of the period: what is read within it is read at once
+MOMENT_SHARE = 0.3  # share of the period: readings within it belong to one moment
 _KNOWN_ASIDE = {"name", "gpu_name", "model", "modelname", "driver_version", "serial", "pci_bus_id", "vbios_version"}
 
 
 @dataclass(frozen=True)
 class Table:
-    """A file's rows in order of time; of two rows of one device and time the later one counts.
+    """A file's rows in order of time; of two rows of one device and time the later one wins.
 
-    Row i is of device `names[codes[i]]` and has the values `packed[i]` of the metrics `metrics`. `remarks` say what of
-    the file was not understood.
+    Row i belongs to device `names[codes[i]]` and has the values `packed[i]` of the metrics `metrics`. `remarks`
+    list what was not understood.
     """
 
     at_s: Doubles
@@ -46,17 +46,17 @@ class Table:
 
     @property
     def devices(self) -> list[str]:
-        """Each row's device."""
+        """The device of each row."""
         return [self.names[code] for code in self.codes]
 
     @property
     def values(self) -> Floats:
-        """Each row's values, [rows, COLUMNS]."""
+        """The values of each row, [rows, COLUMNS]."""
         return self._spread(slice(None))
 
     @cached_property
     def starts(self) -> Slots:
-        """Where each moment's rows begin: devices that are read one after the other are read at one moment."""
+        """Return where each moment's rows start: devices that are read shortly after one another share a moment."""
         if not len(self.at_s):
             return np.empty(0, np.int64)
         steps = np.diff(self.at_s)
@@ -66,18 +66,18 @@ class Table:
         return np.flatnonzero(np.r_[True, steps > 0] if twice else begins)
 
     def ticks(self) -> Iterator[Moment]:
-        """One moment after the other."""
+        """Yield the moments in order."""
         for first, last in pairwise([*self.starts.tolist(), len(self.at_s)]):
             rows = slice(first, last)
             devices = tuple(self.names[code] for code in self.codes[rows])
             yield Moment(float(self.at_s[first]), devices, self._spread(rows))
 
     def blocks(self, slots: Slots, rows: int = BLOCK_ROWS) -> Iterator[Block]:
-        """Many moments at once, about so many rows; `slots` are those of `names`."""
+        """Yield blocks of many moments, of about this many rows; `slots` are those of `names`."""
         bounds = np.r_[self.starts, len(self.at_s)]
         first = 0
         while first < len(self.starts):
-            # So many rows, and at least one moment.
+            # This many rows, and at least one moment.
             last = max(first + 1, int(np.searchsorted(bounds, bounds[first] + rows, side="right")) - 1)
             here = slice(int(bounds[first]), int(bounds[last]))
             moment = np.repeat(np.arange(last - first), np.diff(bounds[first : last + 1]))
@@ -96,7 +96,7 @@ class Table:
 
 
 def read_table(path: Path) -> Table:
-    """Read a file. Raises InvalidInputError that names the file and what is missing in it."""
+    """Read a file. Raises InvalidInputError that names the file and what is missing."""
     frame = read_frame(path)
     names = {name.strip().lower(): name for name in frame.columns}
     at_column = next((names[name] for name in TIMES if name in names), _only_time(frame))
@@ -125,11 +125,11 @@ def read_table(path: Path) -> Table:
     rows = rows.drop_nulls().filter(pl.col("at_s").is_finite())
     if not _in_order(rows):
         rows = rows.sort("at_s", "device", "row")
-    # Of two rows of one device and time the later one counts.
+    # Of two rows of one device and time the later one wins.
     again = (pl.col("at_s") == pl.col("at_s").shift(-1)) & (pl.col("device") == pl.col("device").shift(-1))
     rows = rows.filter(~again.fill_null(value=False))
     order = rows["row"].to_numpy()
-    # Each metric's values lie side by side: they are looked at one metric after the other.
+    # Each metric's values are contiguous, since they are processed metric by metric.
     packed = np.empty((len(found), len(rows)), np.float32).T
     for place, metric in enumerate(list(found)):
         values = found.pop(metric)[order]
@@ -148,20 +148,20 @@ def _in_order(rows: pl.DataFrame) -> bool:
 
 
 def _period_s(rows: pl.DataFrame) -> float:
-    """The usual time from one row of a device to the next."""
+    """Return the median time between rows of a device."""
     steps = rows.head(PERIOD_ROWS).select(pl.col("at_s").diff().over("device").alias("step")).drop_nulls()["step"]
     median = steps.median() if len(steps) else None
     return float(median) if isinstance(median, int | float) and median > 0 else 1.0
 
 
 def _only_time(frame: pl.DataFrame) -> str | None:
-    """The one column that is told to be of times, whatever it is called."""
+    """Return the only column with a time type, whatever its name."""
     found = [name for name, kind in frame.schema.items() if isinstance(kind, pl.Datetime) or kind == pl.Date]
     return found[0] if len(found) == 1 else None
 
 
 def _devices(frame: pl.DataFrame, names: dict[str, str], at_s: pl.Series, path: Path) -> tuple[pl.Series, list[str]]:
-    """Each row's device, with its node before it where there are several, and the columns that say so."""
+    """Return each row's device, prefixed by its node where there are several, and the columns used."""
     column = next((names[name] for name in DEVICES if name in names), None)
     if column is None:
         if at_s.drop_nulls().is_duplicated().any():
@@ -178,7 +178,7 @@ def _devices(frame: pl.DataFrame, names: dict[str, str], at_s: pl.Series, path: 
 
 
 def _as_text(column: pl.Series) -> pl.Series:
-    """Names; a number that was read as 0.0 is 0."""
+    """Convert names to text; a number that was read as 0.0 becomes 0."""
     if column.dtype.is_float():
         whole = column.cast(pl.Int64, strict=False)
         if (whole.cast(pl.Float64) == column).all():
@@ -189,7 +189,7 @@ def _as_text(column: pl.Series) -> pl.Series:
 
 
 def _metrics(frame: pl.DataFrame, aside: set[str], remarks: list[str]) -> dict[str, Floats]:
-    """Columns of numbers by our names; what is not understood is added to the remarks."""
+    """Return columns of numbers under our names; what is not understood is added to the remarks."""
     found: dict[str, Floats] = {}
     unknown = []
     for header in frame.columns:
@@ -204,14 +204,14 @@ def _metrics(frame: pl.DataFrame, aside: set[str], remarks: list[str]) -> dict[s
             continue
         values = numbers(frame[header], metric, factor)
         if bad := unreadable(frame[header], values):
-            remarks.append(f"column {header!r}: {bad} of {len(values)} cells are no number")
+            remarks.append(f"column {header!r}: {bad} of {len(values)} cells are not numbers")
         if values.null_count() < len(values):
             column = values.cast(pl.Float32).fill_null(float("nan")).to_numpy()
-            # Of two columns for one metric the later fills what the earlier leaves open.
+            # Of two columns for one metric, the later fills the gaps of the earlier.
             known = found.get(metric.name)
             found[metric.name] = column if known is None else np.where(np.isnan(known), column, known)
     if unknown:
-        remarks.append(f"columns that are not known: {', '.join(unknown)}")
+        remarks.append(f"unknown columns: {', '.join(unknown)}")
     return found
 
 

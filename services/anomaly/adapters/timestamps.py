@@ -1,4 +1,4 @@
-"""Moments in whatever form people write them, as seconds since 1970 UTC."""
+"""Parse times in any common format, as seconds since 1970 UTC."""
 
 from __future__ import annotations
 
@@ -7,18 +7,18 @@ from collections.abc import Callable
 
 import polars as pl
 
-# Epochs of the years 1973 to 5138 by their size; what is smaller counts seconds from the file's own start.
+# Epochs of the years 1973 to 5138 by their magnitude; smaller numbers are seconds since the file's start.
 _MILLIS, _MICROS, _NANOS = 1e11, 1e14, 1e17
 _STAMP = (
     r"^(\d{4})[-/.](\d{1,2})[-/.](\d{1,2})[T ]+(\d{1,2}):(\d{2})(?::(\d{2}(?:[.,]\d+)?))?\s*(Z|UTC|[-+]\d{2}:?\d{2})?$"
 )
 
-# With all digits and seconds, as most tools write it.
+# The full format with seconds, as most tools write it.
 _USUAL = re.compile(r"\d{4}([-/])\d{2}\1\d{2}([T ])\d{2}:\d{2}:\d{2}(?:\.\d+)?(Z| ?UTC|[-+]\d{2}:?\d{2})?")
 
 
 def seconds(column: pl.Series) -> pl.Series:
-    """Float64 seconds; null where a cell is no time. A time without a zone is UTC."""
+    """Return Float64 seconds; null where a cell is not a time. A time without a zone is UTC."""
     if isinstance(column.dtype, pl.Datetime) or column.dtype == pl.Date:
         return column.dt.epoch("us").cast(pl.Float64) / 1e6
     if column.dtype.is_numeric():
@@ -35,7 +35,7 @@ def _from_text(text: pl.Series) -> pl.Series:
 
 
 def each_once(column: pl.Series, read: Callable[[pl.Series], pl.Series]) -> pl.Series:
-    """What `read` makes of a column of text, each different cell read once: rows repeat themselves."""
+    """Apply `read` to a column of text, once for each distinct cell: rows repeat themselves."""
     kept_once = isinstance(column.dtype, pl.Categorical | pl.Enum)
     text = column if kept_once else column.cast(pl.String, strict=False)
     cells = text.unique().drop_nulls().cast(pl.String)
@@ -55,7 +55,7 @@ def _epoch(values: pl.Series) -> pl.Series:
 
 
 def _stamps(text: pl.Series) -> pl.Series:
-    """Cells of the first one's form at once, all others by their parts, which takes ten times as long."""
+    """Parse cells of the first one's format at once, and all others piece by piece, which takes ten times as long."""
     usual = _of_one_form(text)
     others = (usual.is_null() & text.is_not_null()).arg_true()
     return usual.scatter(others, _by_parts(text.gather(others))) if len(others) else usual

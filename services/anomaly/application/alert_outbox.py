@@ -1,7 +1,7 @@
-"""Publishes alerts: in order for each alert, with a bounded queue, and without delaying detection.
+"""Publish alerts in order, with a bounded queue, and without delaying detection.
 
-While the stream refuses them, of each alert only what is still worth telling is kept: what went on in between gives way
-to its newest state, and an alert that opened and ended unseen is dropped when the same comes again.
+While the stream is unavailable, only the states that still matter are kept for each alert: intermediate states are
+replaced by the newest, and an alert that opened and resolved unpublished is dropped when it recurs.
 """
 
 from __future__ import annotations
@@ -24,16 +24,16 @@ from accelerator_autopilot.runtime.supervision import beat
 log = logging.getLogger(__name__)
 
 Key = tuple[str, str, str]
-MOST_WAITING = 10_000  # alerts, not states of them
+MOST_WAITING = 10_000  # number of alerts, not of their states
 AGAIN_AFTER_S = 0.5
 IDLE_S = 5.0
 MOST_SUBJECT_BYTES = 1023
 
 
 def coalesced(waiting: list[Alert], alert: Alert) -> list[Alert]:
-    """The states of one key still to be told, oldest first, with one more."""
+    """Return the pending states of one key, oldest first, with one more."""
     if not waiting or waiting[-1].state == "resolved":
-        # The newest alert that nobody heard of replaces an older one that nobody heard of.
+        # An unpublished newer alert replaces an unpublished older one.
         pair = len(waiting) >= 2 and waiting[-2].state == "opened" and waiting[-2].id == waiting[-1].id
         return [*(waiting[:-2] if pair else waiting), alert]
     last = waiting[-1]
@@ -49,13 +49,13 @@ def coalesced(waiting: list[Alert], alert: Alert) -> list[Alert]:
 
 @dataclass
 class AlertOutbox:
-    """What waits to be published; `run` publishes it, for ever."""
+    """Pending alerts; `run` publishes them forever."""
 
     bus: Bus
     registry: CollectorRegistry
     _waiting: OrderedDict[Key, list[Alert]] = field(default_factory=OrderedDict)
     _to_keep: dict[Key, Alert] = field(default_factory=dict)
-    _tried: set[Key] = field(default_factory=set)  # whose first state may have arrived
+    _tried: set[Key] = field(default_factory=set)  # alerts whose first state may have been published
     _news: asyncio.Event = field(default_factory=asyncio.Event)
     _settled: asyncio.Condition = field(default_factory=asyncio.Condition)
 
@@ -67,7 +67,7 @@ class AlertOutbox:
         )
 
     def put(self, alert: Alert) -> None:
-        """Publish it as soon as may be. One that no subject can carry is dropped and counted."""
+        """Queue an alert. One that does not fit a subject is dropped and counted."""
         log.info("alert", extra={"id": alert.id, "kind": alert.kind, "state": alert.state, "device": alert.device})
         if not fits(alert):
             self._dropped.labels("name too long").inc()
@@ -76,7 +76,7 @@ class AlertOutbox:
         key = (alert.node, alert.device, alert.kind)
         waiting = self._waiting.get(key, [])
         if key in self._tried:
-            # A state that may have arrived is neither changed nor dropped.
+            # A state that may have been published is neither changed nor dropped.
             self._waiting[key] = [*waiting[:1], *coalesced(waiting[1:], alert)]
         else:
             self._waiting[key] = coalesced(waiting, alert)
@@ -85,22 +85,22 @@ class AlertOutbox:
         self._news.set()
 
     def waits(self, key: Key) -> bool:
-        """Whether anything of an alert is on its way."""
+        """Whether any state of an alert is pending."""
         return key in self._waiting or key in self._to_keep
 
     @property
     def on_the_way(self) -> list[Key]:
-        """Of which alerts something is on its way."""
+        """Return the alerts that have pending states."""
         return [*self._waiting, *self._to_keep]
 
     def keep(self, alert: Alert) -> None:
-        """Store an open alert as it is now, without telling anybody."""
+        """Store the current state of an open alert without publishing it."""
         if fits(alert):
             self._to_keep[alert.node, alert.device, alert.kind] = alert
             self._news.set()
 
     async def run(self) -> None:
-        """Publish what waits, until cancelled."""
+        """Publish pending alerts until cancelled."""
         while True:
             beat()
             self._news.clear()
@@ -114,7 +114,7 @@ class AlertOutbox:
                 await _wait(self._news.wait(), IDLE_S)
 
     async def settled(self, node: str, device: str, timeout_s: float) -> None:
-        """Wait until nothing of a device is on its way. Raises UnavailableError when that takes too long."""
+        """Wait until nothing of a device is pending. Raises UnavailableError when that takes too long."""
 
         def over() -> bool:
             return not any(key[:2] == (node, device) for key in self._waiting)
@@ -157,18 +157,18 @@ class AlertOutbox:
             self._settled.notify_all()
 
     def _make_room(self) -> None:
-        """Of too many, first what opened and ended unseen goes, then the oldest that is not critical."""
+        """Drop pending alerts: first those that opened and resolved unpublished, then the oldest non-critical ones."""
         keys = [key for key in self._waiting if key not in self._tried] or list(self._waiting)
         unseen = next((k for k in keys if [a.state for a in self._waiting[k]] == ["opened", "resolved"]), None)
         minor = next((k for k in keys if self._waiting[k][-1].severity != "critical"), None)
         dropped = unseen or minor or keys[0]
         del self._waiting[dropped]
         self._tried.discard(dropped)
-        self._dropped.labels("too many wait").inc()
+        self._dropped.labels("queue full").inc()
 
 
 def fits(alert: Alert) -> bool:
-    """Whether a subject and a key can carry the alert's names."""
+    """Whether a subject and a key can hold the alert's names."""
     try:
         subject = subjects.alert(alert.severity, alert.node, alert.device)
         key = subjects.alert_key(alert.node, alert.device, alert.kind)
@@ -178,7 +178,7 @@ def fits(alert: Alert) -> bool:
 
 
 async def _wait(work: Awaitable[object], timeout_s: float) -> None:
-    """Wait for something, but not for long."""
+    """Wait for an event, with a timeout."""
     try:
         async with asyncio.timeout(timeout_s):
             await work

@@ -1,7 +1,6 @@
-"""Receives frames and passes them on in batches: one message at a time would cost more than detection itself.
+"""Receive frames and process them in batches; one message at a time would cost more than detection itself.
 
-What waits is bounded in bytes, and one frame in what it asks to be looked at: whatever is sent, neither memory nor the
-event loop is lost to it.
+The queue is bounded in bytes and each frame in its size, so that no input can exhaust memory or block the event loop.
 """
 
 from __future__ import annotations
@@ -23,14 +22,14 @@ GATHER_S = 0.03
 IDLE_S = 1.0
 MOST_FRAMES = 4_000
 MOST_BYTES = 64 * 2**20
-# An hour at 1 Hz; agents send a tick or some seconds a frame.
+# An hour at 1 Hz; agents send one tick or a few seconds per frame.
 MOST_TICKS, MOST_ROWS = 3_600, 100_000
 Waiting = tuple[str, bytes]
 
 
 @dataclass
 class FrameReceiver:
-    """Frames that wait, and whoever looks at them."""
+    """A queue of frames, and its consumer."""
 
     look: Callable[[list[TelemetryFrame]], Awaitable[None]]
     registry: CollectorRegistry
@@ -54,7 +53,7 @@ class FrameReceiver:
         waiting.set_function(lambda: self._bytes)
 
     async def take(self, message: Msg) -> None:
-        """One frame arrived; of too many the oldest go, for they say least about now."""
+        """Queue a frame; when the queue is full the oldest are dropped, since they say least about the present."""
         self._waiting.append((message.subject, message.data))
         self._bytes += len(message.data)
         while self._bytes > MOST_BYTES and len(self._waiting) > 1:
@@ -63,7 +62,7 @@ class FrameReceiver:
         self._arrived.set()
 
     async def run(self) -> None:
-        """Hand frames on until cancelled."""
+        """Process frames until cancelled."""
         while True:
             beat()
             try:
@@ -79,11 +78,11 @@ class FrameReceiver:
                     await self._look(frames)
                 self._looked.inc(sum(frame.ticks * len(frame.devices) for frame in frames))
                 beat()
-                # Alerts, events and health have their turn between bunches.
+                # Alerts, events and health checks run between batches.
                 await asyncio.sleep(0)
 
     async def _look(self, frames: list[TelemetryFrame]) -> None:
-        """Look at a bunch or, where that fails, at each half by itself: one frame spoils no other."""
+        """Process a batch or, when that fails, each half by itself: one bad frame spoils no other."""
         try:
             await self.look(frames)
         except Exception as error:  # noqa: BLE001  whatever a strange frame makes of our own code
@@ -96,7 +95,7 @@ class FrameReceiver:
             await self._look(frames[half:])
 
     def _bunch(self) -> list[TelemetryFrame]:
-        """The next frames, no more than are quickly looked at."""
+        """Return the next frames, no more than can be processed quickly."""
         frames: list[TelemetryFrame] = []
         rows = 0
         while self._waiting and len(frames) < MOST_FRAMES and rows < MOST_ROWS:
@@ -114,7 +113,7 @@ class FrameReceiver:
 
 
 def bounded(frame: TelemetryFrame) -> TelemetryFrame:
-    """The frame, if it is small enough to look at. Raises InvalidInputError."""
+    """Return the frame if it is small enough to process. Raises InvalidInputError."""
     if frame.ticks > MOST_TICKS or frame.ticks * len(frame.devices) > MOST_ROWS:
         size = f"{frame.ticks} x {len(frame.devices)}"
         raise InvalidInputError("ticks x devices", size, f"must not exceed {MOST_TICKS} ticks and {MOST_ROWS} rows")

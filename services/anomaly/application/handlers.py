@@ -31,24 +31,24 @@ from accelerator_autopilot.transport.clock import Clock
 
 log = logging.getLogger(__name__)
 
-# Health, events and alerts have their turn at least this often, whatever frames hold.
+# Health checks, events and alerts run at least this often, whatever frames contain.
 LONGEST_TURN_S = 0.1
-# By so much an operator's clock may be behind and its word still cover what was just seen.
+# An operator's clock may be behind by this much, and its command still cover what was just detected.
 CLOCK_SKEW = timedelta(seconds=5)
 REMOVED = "device removed"
-NODE_GONE_AFTER, NODE_GONE = timedelta(days=7), "the node has not been heard of for so long that it is taken for gone"
-SOURCE_GONE, SOURCE_WELL = "the agent reads this source no longer", "the agent says that the source is well"
-# An inventory may have been made before the source failed.
+NODE_GONE_AFTER, NODE_GONE = timedelta(days=7), "the node has been silent for so long that it is considered removed"
+SOURCE_GONE, SOURCE_WELL = "the agent no longer reads this source", "the agent reports that the source works"
+# An inventory may have been created before the source failed.
 SOURCE_SETTLED = timedelta(seconds=90)
 RECOVERY_ACTION = "recovery_action"
 
 
 def keep_nothing(_alert: Alert) -> None:
-    """Nothing outlives this process."""
+    """Store nothing: no state outlives this process."""
 
 
 def before(until: datetime, why: str) -> Callable[[Alert, datetime], str]:
-    """Says why of what was last found before a moment."""
+    """Return a function that gives `reason` for what was last detected before a moment."""
 
     def over(_alert: Alert, found_at: datetime) -> str:
         return why if found_at <= until else ""
@@ -58,9 +58,9 @@ def before(until: datetime, why: str) -> Callable[[Alert, datetime], str]:
 
 @dataclass
 class Detection:
-    """All detectors, the book of alerts, and where its changes go.
+    """All detectors, the alert lifecycle, and where its changes go.
 
-    `publish` tells a change to everybody; `keep` only stores what is open, for the next run.
+    `publish` publishes a change; `keep` only stores what is open, for the next run.
     """
 
     watch: DetectionEngine
@@ -78,7 +78,7 @@ class Detection:
         self.book.epochs, self.watch.fleet = self.fleet.epochs, self.fleet
 
     async def on_frames(self, frames: Sequence[TelemetryFrame]) -> None:
-        """Show every tick of some frames to the watch."""
+        """Process every tick of some frames."""
         heard_s = self.clock().timestamp()
         turn = time.monotonic()
         for batch in batches(self.watch, frames):
@@ -89,7 +89,7 @@ class Detection:
                 turn = time.monotonic()
 
     async def on_event(self, event: DeviceEvent) -> None:
-        """Show an event to every detector."""
+        """Pass an event to every detector."""
         proof = reset_reason(event)
         if proof:
             devices = self._with_alerts(event.node) if event.device == NODE else [event.device]
@@ -101,7 +101,7 @@ class Detection:
         await self._take(f for detector in self.detectors for f in detector.on_event(event))
 
     async def on_time(self, now: datetime) -> None:
-        """Let every detector see that time passed."""
+        """Let every detector process the passage of time."""
         await self._take(f for detector in self.detectors for f in detector.on_time(now))
         await self._take(self.watch.time(now.timestamp()))
         for alert in self.book.open_alerts:
@@ -109,7 +109,7 @@ class Detection:
                 await self._end_node(alert.node, now)
 
     async def _end_node(self, node: str, now: datetime) -> None:
-        """A node that never came back: its alerts end, but for those that only a reset or an operator ends."""
+        """Resolve the alerts of a node that never came back, except those that only a reset or an operator resolves."""
         self.watch.forget_node(node)
         devices = {alert.device for alert in self.book.open_alerts if alert.node == node}
         held = {alert.device for alert in self.book.held_on(node)}
@@ -121,7 +121,7 @@ class Detection:
             await self._tell(self.book.end(node, device, NODE_GONE, now, held=False))
 
     async def on_command(self, command: DrainCommand) -> None:
-        """An operator who puts a device back to work vouches for it."""
+        """Handle an operator's restore command, which vouches for the device."""
         if command.action != "restore" or command.issuer == "scheduler":
             return
         until = min(self.clock(), command.at + CLOCK_SKEW)
@@ -129,7 +129,7 @@ class Detection:
         await self._release(command.node, command.device, until, over)
 
     async def on_inventory(self, inventory: NodeInventory) -> None:
-        """Learn a device with another driver anew; end what was reset or taken out."""
+        """Handle an inventory: relearn a device with another driver; resolve what was reset or removed."""
         now = self.clock()
         self.fleet.take(inventory, now)
         for device in inventory.devices:
@@ -152,7 +152,7 @@ class Detection:
             await self._tell(self.book.end(inventory.node, name, REMOVED, now))
 
     async def _end_gone_sources(self, inventory: NodeInventory, now: datetime) -> None:
-        """A source that is configured no more, or that is well since the agent's start, tells of no recovery."""
+        """Resolve alerts of sources that are no longer configured, or are healthy since the agent's start."""
         failed = [a for a in self.book.open_alerts if (a.node, a.kind) == (inventory.node, SOURCE_FAILED)]
         for alert in failed if inventory.sources else []:
             state = inventory.sources.get(alert.device)
@@ -162,7 +162,7 @@ class Detection:
                 await self._tell(self.book.end(alert.node, alert.device, why, now, kinds={SOURCE_FAILED}))
 
     async def _look_at_node(self, inventory: NodeInventory) -> None:
-        """Tell devices that it must have and has not; a node without any is not waited for."""
+        """Open or resolve the alert for missing devices; a node without any is not considered silent."""
         found = [missing_devices(inventory)]
         gone = all_gone(inventory)
         if gone is not None:
@@ -171,12 +171,12 @@ class Detection:
         await self._take(found)
 
     def restore(self, alerts: Sequence[Alert]) -> None:
-        """Go on with the alerts that were open before a restart."""
+        """Continue with the alerts that were open before a restart."""
         self.book = AlertLifecycle(self.fleet.epochs)
         self.adopt(alerts)
 
     def adopt(self, alerts: Sequence[Alert]) -> None:
-        """Go on with alerts that are open and not in the book."""
+        """Take over alerts that are open and unknown to the lifecycle."""
         for alert in alerts:
             if alert.kind not in UNDETECTED_KINDS and self.book.adopt(alert):
                 for detector in self.detectors:
@@ -184,12 +184,12 @@ class Detection:
                 self.watch.restore(alert)
 
     def _with_alerts(self, node: str) -> list[str]:
-        """A node's devices that have open alerts; the node itself, its sources and its switches are no devices."""
+        """Return a node's devices that have open alerts; the node itself, its sources and switches are not devices."""
         mine = (a for a in self.book.open_alerts if a.node == node and a.device != NODE)
         return sorted({alert.device for alert in mine if alert.kind != SOURCE_FAILED and not is_sxid(alert.kind)})
 
     async def _release(self, node: str, device: str, until: datetime, over: Callable[[Alert, datetime], str]) -> None:
-        """What was held of a device may end, where `over` says why."""
+        """Release held alerts of a device for which `over` gives a reason."""
         released, ended = self.book.release(node, device, over, self.clock())
         if released:
             self.watch.release(node, device)
@@ -198,7 +198,7 @@ class Detection:
 
     @property
     def told(self) -> list[Alert]:
-        """Open alerts that are told to everybody."""
+        """Return the open alerts that are published."""
         return [alert for alert in self.book.open_alerts if not self._in_shadow(alert)]
 
     def _in_shadow(self, alert: Alert) -> bool:
@@ -213,15 +213,15 @@ class Detection:
                 continue
             await self._tell([alert])
             if recovered:
-                # The driver takes its word back only after a reset.
-                why = "the driver asks for no recovery any more"
+                # The driver clears its request only after a reset.
+                why = "the driver no longer requests recovery"
                 await self._release(finding.node, finding.device, now, lambda *_, said=why: said)
 
     async def _tell(self, alerts: Iterable[Alert]) -> None:
         for alert in alerts:
             if self._in_shadow(alert):
                 told = {"id": alert.id, "kind": alert.kind, "state": alert.state, "device": alert.device}
-                log.info("alert in the shadow", extra=told | {"summary": alert.summary})
+                log.info("alert in shadow mode", extra=told | {"summary": alert.summary})
             else:
                 self.watch.note_alerts(alert.node, alert.device, self.book)
                 await self.publish(alert)

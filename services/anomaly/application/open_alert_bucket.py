@@ -1,4 +1,4 @@
-"""Keeps the bucket of open alerts equal to the detector's state, even if it is lost, recreated or changed by others."""
+"""Keep the bucket of open alerts equal to the detector's state, even if it is lost, recreated or modified."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ BUCKET = "open_alerts"
 
 @dataclass
 class OpenAlertBucket:
-    """Holds the bucket against what is open."""
+    """Reconciles the bucket with the open alerts."""
 
     js: JetStreamContext
     bus: Bus
@@ -36,27 +36,28 @@ class OpenAlertBucket:
     _seen: int = -1
 
     async def run(self) -> None:
-        """Look now and then, until cancelled."""
+        """Reconcile periodically, until cancelled."""
         while True:
             beat()
             await asyncio.sleep(LOOKED_EVERY_S)
             try:
                 await self.look()
             except (*BUS_ERRORS, TimeoutError, UnavailableError) as error:
-                log.info("open alerts not compared", extra={"error": type(error).__name__})
+                log.info("open alerts not reconciled", extra={"error": type(error).__name__})
 
     async def look(self) -> None:
-        """Write again what is missing, adopt what is not known, remove what cannot be read."""
-        # What ends while the bucket is read may still stand there, and must not be taken for somebody else's.
+        """Rewrite missing alerts, adopt unknown ones, remove unreadable ones."""
+        # What is resolved while the bucket is read may still be in it, and must not be mistaken for another
+        # publisher's.
         ours = {*self._known(), *self._on_the_way()}
         try:
             state = (await self.js.stream_info(f"KV_{BUCKET}", subjects_filter=f"$KV.{BUCKET}.>")).state
         except NotFoundError:
-            # Whoever starts or watches makes it again.
+            # Whoever starts or watches recreates it.
             self._seen = -1
             return
         kept = {subject.removeprefix(f"$KV.{BUCKET}.") for subject in state.subjects or {}}
-        # Those of the queue's keeper are not ours.
+        # Those of the queue janitor are not ours.
         kept = {key for key in kept if not key.startswith(f"{subjects.CLUSTER}.")}
         known = self._known()
         ours |= {*known, *self._on_the_way()}
@@ -66,18 +67,18 @@ class OpenAlertBucket:
         lost = [a for key, a in known.items() if key not in stored or stored[key].id != a.id]
         for alert in lost:
             if not self.outbox.waits((alert.node, alert.device, alert.kind)):
-                log.warning("open alert was not stored, writing it again", extra={"id": alert.id})
+                log.warning("open alert was missing in the bucket; rewriting it", extra={"id": alert.id})
                 self.outbox.keep(alert)
         strange = kept - ours - self._on_the_way()
         self.adopt([stored[key] for key in sorted(strange & stored.keys())])
         for key in strange - stored.keys():
             if await self._holds(key):
-                log.warning("stored alert cannot be read, removing it", extra={"key": key})
+                log.warning("stored alert is unreadable; removing it", extra={"key": key})
                 await self.bus.delete(BUCKET, key)
         self._seen = state.last_seq if not lost else -1
 
     async def _holds(self, key: str) -> bool:
-        """Whether there is a value: a key that was removed keeps its subject, and removing it again would do so."""
+        """Whether the key has a value: a removed key keeps its subject, and removing it again would add a marker."""
         try:
             await (await self.js.key_value(BUCKET)).get(key)
         except KeyNotFoundError:

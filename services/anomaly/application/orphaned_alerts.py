@@ -1,7 +1,7 @@
-"""Ends alerts of other publishers, which renew them every minute, once their publisher is gone for good.
+"""Resolve alerts of other publishers, which renew them every minute, once their publisher is gone for good.
 
-A pool that was taken away, or a product that was removed from its machine, ends nothing that it had opened. Whoever
-comes back opens again what is still wrong. What detection opened itself is not among these.
+A pool that was removed, or a product that was uninstalled from its machine, resolves nothing that it had opened. A
+publisher that comes back reopens what is still wrong. Alerts of the detectors themselves are not affected.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ log = logging.getLogger(__name__)
 
 LOOK_EVERY_S = 60.0
 GONE_AFTER_S = 3600.0
-REASON = "not renewed for an hour: whoever told of it is gone"
+REASON = "not renewed for an hour: its publisher is gone"
 
 
 @dataclass
 class OrphanedAlerts:
-    """Goes by how long it has seen an alert unchanged, so that no publisher's clock matters."""
+    """Measures how long an alert has been unchanged, so that no publisher's clock matters."""
 
     js: JetStreamContext
     bus: Bus
@@ -41,17 +41,17 @@ class OrphanedAlerts:
     _seen: dict[str, tuple[str, datetime, float]] = field(default_factory=dict)
 
     async def run(self) -> None:
-        """Look now and then, until cancelled."""
+        """Check periodically, until cancelled."""
         while True:
             beat()
             try:
                 await self.look()
             except (*BUS_ERRORS, TimeoutError, UnavailableError) as error:
-                log.info("renewed alerts not looked at", extra={"error": type(error).__name__})
+                log.info("renewed alerts not checked", extra={"error": type(error).__name__})
             await asyncio.sleep(LOOK_EVERY_S)
 
     async def look(self) -> None:
-        """End what has not been renewed for GONE_AFTER_S. Raises UnavailableError and the errors of nats-py."""
+        """Resolve what has not been renewed for GONE_AFTER_S. Raises UnavailableError and the errors of nats-py."""
         stored = await bucket_items(self.js, BUCKET, Alert)
         renewed = {key: alert for key, alert in stored.items() if alert.kind in RENEWED_KINDS}
         self._seen = {key: seen for key, seen in self._seen.items() if key in renewed}

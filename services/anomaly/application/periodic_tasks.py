@@ -22,7 +22,7 @@ SNAPSHOT_EVERY_S, INVENTORY_EVERY_S = 300.0, 60.0
 
 
 async def watch_time(detection: Detection) -> None:
-    """Let detection see that time passes."""
+    """Let detection process the passage of time."""
     while True:
         beat()
         await detection.on_time(utc_now())
@@ -30,22 +30,22 @@ async def watch_time(detection: Detection) -> None:
 
 
 async def keep_snapshots(save: SaveSnapshot, detection: Detection) -> None:
-    """Keep what was learnt across restarts."""
+    """Save the learned state periodically."""
     while True:
         await asyncio.sleep(SNAPSHOT_EVERY_S)
         keep_snapshot(save, detection)
 
 
 def keep_snapshot(save: SaveSnapshot, detection: Detection) -> None:
-    """Write what was learnt; a disk that takes nothing is no reason to stop."""
+    """Save the learned state; a failure is logged and retried."""
     try:
         save(Snapshot(detection.watch.roster.snapshot(), detection.watch.snapshot()))
     except (OSError, RuntimeError) as error:
-        log.warning("snapshot not kept", extra={"error": str(error)})
+        log.warning("snapshot not saved", extra={"error": str(error)})
 
 
 async def keep_inventories(js: JetStreamContext, detection: Detection) -> None:
-    """Read every inventory: a watch is blind for a while after the server was away."""
+    """Read every inventory: a watch can miss changes after the server was unreachable."""
     while True:
         beat()
         try:

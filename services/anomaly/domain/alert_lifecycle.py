@@ -1,7 +1,7 @@
-"""From findings to alerts: opened after a while, never repeated, resolved after a while. Pure.
+"""Turn findings into alerts: opened after a while, never repeated, resolved after a while. Pure.
 
-A fault that only a reset mends is held: a drained device is quiet because it is drained, so its quiet says nothing.
-Such an alert ends by `release`, after a reset or an operator's word, or by `end`, when the device is there no more.
+A fault that only a reset fixes is held: a drained device is quiet because it is drained, so its quiet proves nothing.
+Such an alert ends by `release`, after a reset or an operator's command, or by `end`, when the device is gone.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from accelerator_autopilot.contracts.ids import derived_id
 from accelerator_autopilot.contracts.messages.alerts import Alert
 
 UPDATE_EVERY = timedelta(minutes=1)
-# What a rest mends once may be the room's; what comes back again and again within a day is the device's.
+# What one rest cures may be due to the room; what recurs again and again within a day is due to the device.
 RETURNS_WITHIN, MOST_RETURNS = timedelta(days=1), 3
 MOST_REMEMBERED = 10_000
 _ORDER = {"info": 0, "warning": 1, "critical": 2}
@@ -27,7 +27,7 @@ Key = tuple[str, str, str]
 
 
 def nothing_told(_node: str, _device: str) -> tuple[str, str]:
-    """Neither boot nor load of the driver."""
+    """Return no boot and no driver load."""
     return "", ""
 
 
@@ -44,10 +44,10 @@ class _Condition:
 
 @dataclass
 class AlertLifecycle:
-    """Every condition that was ever found, and its alert while it has one.
+    """Every condition that was ever detected, and its alert while it has one.
 
-    `epochs` tells the boot of a node and the load of a device's driver as they are now. With `holding` off, as for a
-    past in which nobody reset anything, every alert ends when its condition does.
+    `epochs` returns the current boot of a node and driver load of a device. With `holding` off, as for a past
+    without resets, every alert ends when its condition does.
     """
 
     epochs: Callable[[str, str], tuple[str, str]] = nothing_told
@@ -60,14 +60,14 @@ class AlertLifecycle:
     def restore(
         cls, alerts: Iterable[Alert], epochs: Callable[[str, str], tuple[str, str]] = nothing_told
     ) -> AlertLifecycle:
-        """Go on with the alerts that were open before a restart."""
+        """Continue with the alerts that were open before a restart."""
         book = cls(epochs)
         for alert in alerts:
             book.adopt(alert)
         return book
 
     def adopt(self, alert: Alert) -> bool:
-        """Take an alert over that was opened elsewhere; False when that condition has one already."""
+        """Take over an alert that was opened elsewhere; False when that condition already has one."""
         key = (alert.node, alert.device, alert.kind)
         known = self._conditions.get(key)
         if known is not None and known.alert is not None:
@@ -80,7 +80,7 @@ class AlertLifecycle:
 
     @property
     def open_alerts(self) -> list[Alert]:
-        """Alerts that are open."""
+        """Return the open alerts."""
         return [c.alert for c in self._conditions.values() if c.alert is not None]
 
     def has_open(self, node: str, device: str, kinds: AbstractSet[str]) -> bool:
@@ -88,7 +88,7 @@ class AlertLifecycle:
         return any((condition := self._conditions.get((node, device, kind))) and condition.alert for kind in kinds)
 
     def observe(self, finding: Finding, now: datetime) -> Alert | None:
-        """Take a finding in; returns the alert when it opened, changed or ended."""
+        """Process a finding; returns the alert when it opened, changed or resolved."""
         key = (finding.node, finding.device, finding.kind)
         condition = self._conditions.get(key)
         if condition is None:
@@ -99,7 +99,7 @@ class AlertLifecycle:
             condition.since, condition.firing = now, finding.firing
         held = (now - condition.since).total_seconds()
         if held < 0:
-            # A clock that was set back must not hold a condition for ever.
+            # A clock that was set back must not hold a condition forever.
             condition.since, held = now, 0.0
         if finding.firing:
             condition.count += 1
@@ -113,11 +113,11 @@ class AlertLifecycle:
         return self._resolve(key, condition, now, condition.released) if held >= finding.clear_after_s else None
 
     def held_on(self, node: str) -> list[Alert]:
-        """Alerts of a node that wait for a reset or an operator."""
+        """Return alerts of a node that wait for a reset or an operator."""
         return [a for a in self.open_alerts if a.node == node and a.holds]
 
     def note_epochs(self, alert: Alert, boot_id: str, driver_epoch: str) -> Alert | None:
-        """What the node told only after the fault was seen; the alert when that changed it."""
+        """Add the epochs that the node reported only after the fault; returns the alert when that changed it."""
         condition = self._conditions.get((alert.node, alert.device, alert.kind))
         if condition is None or condition.alert is None or condition.alert.id != alert.id:
             return None
@@ -131,9 +131,9 @@ class AlertLifecycle:
     def release(
         self, node: str, device: str, over: Callable[[Alert, datetime], str], now: datetime
     ) -> tuple[bool, list[Alert]]:
-        """What was held of a device may end; returns whether anything may, and what ended by that.
+        """Allow held alerts of a device to end; returns whether any may, and those that resolved.
 
-        `over` says of an alert, and of when it was last found, why it may; empty when it may not.
+        `over` returns, for an alert and when it was last detected, why it may end; empty when it may not.
         """
         released, ended = False, []
         for key in [key for key in self._conditions if key[:2] == (node, device)]:
@@ -157,7 +157,7 @@ class AlertLifecycle:
         kinds: AbstractSet[str] | None = None,
         held: bool = True,
     ) -> list[Alert]:
-        """Nothing more can be found of a device: its alerts end, all or some kinds of them, `held` ones as well."""
+        """Resolve a device's alerts, all or of some kinds, including held ones: nothing more can be detected on it."""
         ended = []
         for key in [key for key in self._conditions if key[:2] == (node, device)]:
             condition = self._conditions[key]
@@ -175,7 +175,7 @@ class AlertLifecycle:
             condition.alert = self._opened(condition, finding, now)
         else:
             worse = _ORDER[finding.severity] > _ORDER[known.severity]
-            # Told by the time that passed either way: a clock that was set back must not silence it.
+            # The elapsed time in either direction: a clock that was set back must not silence it.
             due = condition.told_at is not None and abs(now - condition.told_at) >= UPDATE_EVERY
             if not worse and not due:
                 return None
@@ -223,10 +223,10 @@ class AlertLifecycle:
         if worse:
             changes |= {"severity": finding.severity, "worsened_at": now}
         if _ORDER[finding.severity] >= _ORDER[known.severity]:
-            # What is said of a lesser finding does not fit an alert that was worse before.
+            # The text of a milder finding does not fit an alert that was worse before.
             changes |= {"summary": finding.summary, "action": finding.action, "runbook": finding.runbook}
         if finding.boot_id or finding.driver_epoch:
-            # It came again, maybe after a reset: only a later one mends it.
+            # It recurred, maybe after a reset: only a later one fixes it.
             changes |= {"boot_id": finding.boot_id, "driver_epoch": finding.driver_epoch}
         return changes
 
@@ -237,7 +237,7 @@ class AlertLifecycle:
         return finding.holds or returned
 
     def _returns(self, finding: Finding, now: datetime) -> int:
-        """How often this has become critical within a day, this time with it."""
+        """Return how often this became critical within a day, including this time."""
         key = (finding.node, finding.device, finding.kind)
         times = self._critical.setdefault(key, deque(maxlen=MOST_RETURNS + 1))
         self._critical.move_to_end(key)

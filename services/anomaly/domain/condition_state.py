@@ -1,4 +1,4 @@
-"""Many conditions of many devices: each counts when it held for a while, and is over when it did not for a while."""
+"""Track many conditions of many devices: each starts after holding for a while, and ends after clearing for a while."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ FLAP_WITHIN_S, MOST_FLAPS, FLAP_CLEAR_S = 3600.0, 6.0, 10.0
 
 @dataclass(frozen=True)
 class Changes:
-    """Indices of rows whose condition began to count, still counts and is due to be told again, or ended."""
+    """Indices of rows whose condition started, continues and is due to be reported again, or ended."""
 
     opened: Slots
     going_on: Slots
@@ -22,7 +22,7 @@ class Changes:
 
 
 class Conditions:
-    """Timers of one condition, one a slot."""
+    """Timers of one condition, one per slot."""
 
     def __init__(self, open_after_s: float, clear_after_s: float) -> None:
         self.open_after_s, self.clear_after_s = open_after_s, clear_after_s
@@ -34,7 +34,7 @@ class Conditions:
         self._flaps = np.empty(0)
 
     def grow(self, slots: int) -> None:
-        """Have at least this many slots."""
+        """Grow to at least this many slots."""
         more = slots - len(self._firing)
         if more > 0:
             more = max(more, len(self._firing))
@@ -46,32 +46,32 @@ class Conditions:
             self._flaps = np.concatenate([self._flaps, np.zeros(more)])
 
     def counts(self, slots: Slots) -> Bools:
-        """Whether the condition counts for these slots."""
+        """Whether the condition is active for these slots."""
         counts: Bools = self._counts[slots]
         return counts
 
     def hold(self, slot: int, at_s: float) -> None:
-        """Take the condition as counting, after a restart."""
+        """Mark the condition as active, after a restart."""
         self._firing[slot] = self._counts[slot] = True
         self._since_s[slot] = self._told_s[slot] = at_s
 
     def clear(self, slot: int) -> None:
-        """Take the condition as over, without telling: there is nothing more to judge it by."""
+        """Mark the condition as inactive, without reporting: there is nothing left to judge it by."""
         self._firing[slot] = self._counts[slot] = False
 
     def update(self, slots: Slots, at_s: Doubles, firing: Bools, known: Bools) -> Changes:
-        """Take in what rows say; rows that are not `known` change nothing."""
+        """Update from rows; rows that are not `known` change nothing."""
         if not (known & firing).any() and not (self._firing[slots] | self._counts[slots]).any():
             nothing = np.empty(0, np.int64)
             return Changes(nothing, nothing, nothing)
         firing = np.where(known, firing, self._firing[slots])
         turned = firing != self._firing[slots]
-        # A clock that was set back must not hold a condition for ever.
+        # A clock that was set back must not hold a condition forever.
         since_s = np.minimum(np.where(turned, at_s, self._since_s[slots]), at_s)
         held_s = at_s - since_s
         before = self._counts[slots]
         opened = known & firing & ~before & (held_s >= self.open_after_s)
-        # What comes again soon after its end has to be gone for longer, each time twice as long.
+        # What recurs soon after its end must stay clear for longer, twice as long each time.
         flaps = self._flaps[slots]
         again = (self.clear_after_s + FLAP_CLEAR_S) * 2**flaps
         ended = known & ~firing & before & (held_s >= np.where(flaps > 0, again, self.clear_after_s))
@@ -86,7 +86,10 @@ class Conditions:
         return Changes(np.flatnonzero(opened), np.flatnonzero(going_on), np.flatnonzero(ended))
 
     def update_many(self, slots: Slots, at_s: Doubles, firing: Bools, known: Bools) -> Changes:
-        """The same for several rows of each slot in order of time, all [moments, slots]; indices count them all."""
+        """Update from several rows of each slot in order of time, all [moments, slots].
+
+        Indices are into the flat array.
+        """
         opened: list[int] = []
         going_on: list[int] = []
         ended: list[int] = []
@@ -99,7 +102,10 @@ class Conditions:
         return Changes(*(np.array(sorted(found), np.int64) for found in (opened, going_on, ended)))
 
     def _follow(self, slot: int, at_s: Doubles, firing: Bools) -> tuple[list[int], list[int], list[int]]:
-        """Which rows of one slot open, go on and end; looked at where it turns or something is due, not row by row."""
+        """Find rows of one slot that start, continue and end.
+
+        Only rows where it flips or something is due are visited.
+        """
         opened: list[int] = []
         going_on: list[int] = []
         ended: list[int] = []
@@ -138,9 +144,9 @@ class Conditions:
 
 
 def _when(at_s: Doubles, first: int, last: int, since_s: float, after_s: float) -> int:
-    """The first row at least this long after a time; `last` when there is none."""
+    """Return the first row at least this long after a time; `last` when there is none."""
     row = first + int(np.searchsorted(at_s[first:last], since_s + after_s))
-    # The sum is rounded otherwise than the difference that counts.
+    # The sum rounds differently than the difference that counts.
     while row > first and at_s[row - 1] - since_s >= after_s:
         row -= 1
     while row < last and at_s[row] - since_s < after_s:

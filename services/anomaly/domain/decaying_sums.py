@@ -1,4 +1,4 @@
-"""Sums that fade, over many rows of many devices at once. Pure."""
+"""Exponentially decaying sums, over many rows of many devices at once. Pure."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ import numpy as np
 from accelerator_autopilot.anomaly.domain.last_values import Bools, Doubles, Floats
 
 SHORT_CHUNK, CHUNK = 64, 512
-# In a chunk whose rows keep less than this each, the product of all of them would not be a number to divide by.
+# In a chunk whose rows keep less than this each, the product of all would underflow as a divisor.
 LEAST_KEPT, LEAST_PRODUCT = 0.5, 1e-100
-# Farther from zero than this no reading of power, heat or load lies.
+# No reading of power, temperature or load is further from zero than this.
 REACH, LIFT = 4e5, 1e6
 
 
 def fading(start: Doubles | Floats, keep: Doubles, add: Doubles) -> Doubles:
-    """y[t] = y[t-1] * keep[t] + add[t] from y[-1] = `start` [slots], for `keep` and `add` [rows, slots]."""
+    """Return y[t] = y[t-1] * keep[t] + add[t] from y[-1] = `start` [slots], for `keep` and `add` [rows, slots]."""
     rows = len(add)
     if rows == 1:
         return start * keep + add
@@ -38,7 +38,7 @@ def fading(start: Doubles | Floats, keep: Doubles, add: Doubles) -> Doubles:
 
 
 def _chunk(least_kept: float) -> int:
-    """How many rows that keep at least so much each may be multiplied up."""
+    """Return how many rows that keep at least this much each can be multiplied without underflow."""
     if least_kept < LEAST_KEPT:
         return SHORT_CHUNK
     return CHUNK if least_kept >= 1 else min(CHUNK, int(math.log(LEAST_PRODUCT) / math.log(least_kept)))
@@ -47,11 +47,11 @@ def _chunk(least_kept: float) -> int:
 def running_extremes(
     level: Doubles, begun: Bools, known: Bools, high: Doubles, low: Doubles
 ) -> tuple[Doubles, Doubles]:
-    """Highest and lowest `level` [rows, slots] since the last known row that has `begun`; unknown rows change nothing.
+    """Return the highest and lowest `level` [rows, slots] since the last known row that has `begun`.
 
-    `high` and `low` [slots] are those before the first row.
+    Unknown rows change nothing. `high` and `low` [slots] are those before the first row.
     """
-    # One maximum over all rows, with every beginning lifted above what was before it.
+    # One maximum over all rows, with every start lifted above what was before it.
     section = np.add.accumulate(begun & known, axis=0)
     lift = section * LIFT
 

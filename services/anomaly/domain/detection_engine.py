@@ -37,7 +37,7 @@ CLEARED_SHARE = 0.7
 
 @dataclass
 class DetectionEngine:
-    """Rules, trends, silence and the learned detector over one roster."""
+    """Rules, trends, staleness and the learned detector over one set of device slots."""
 
     false_alarms_per_week: float = 0.1
     node_timeout_s: float = 10.0
@@ -64,7 +64,7 @@ class DetectionEngine:
         self._grow()
 
     def slots(self, node: str, devices: Sequence[str], simulated: frozenset[str] = frozenset()) -> Slots:
-        """Slots of a node's devices."""
+        """Return the slots of a node's devices."""
         before = len(self.roster)
         slots = self.roster.slots(node, devices, simulated)
         if len(self.roster) > len(self._node_of):
@@ -74,7 +74,7 @@ class DetectionEngine:
         return slots
 
     def forget(self, node: str, device: str) -> None:
-        """Learn a device anew, as after a change of its driver."""
+        """Relearn a device, as after a change of its driver."""
         slot = self.roster.find(node, device)
         if slot is not None:
             slots = np.array([slot])
@@ -82,7 +82,7 @@ class DetectionEngine:
             self._learned.forget(slots)
 
     def release(self, node: str, device: str) -> None:
-        """The device was reset, or an operator vouches for it: errors that were counted before count no more."""
+        """Clear counted errors: the device was reset, or an operator vouches for it."""
         slot = self.roster.find(node, device)
         if slot is not None:
             for rule, _ in self._rules:
@@ -90,7 +90,7 @@ class DetectionEngine:
                     rule.reset(slot)
 
     def remove(self, node: str, device: str) -> None:
-        """The device was taken out: it is neither silent nor anything else."""
+        """Remove a device: it is no longer monitored."""
         slot = self.roster.find(node, device)
         if slot is not None:
             self._silence.forget(slot)
@@ -99,14 +99,14 @@ class DetectionEngine:
                     conditions.clear(slot)
 
     def forget_node(self, node: str) -> None:
-        """The node has no devices any more: it is not silent."""
+        """Forget a node without devices: it is not silent."""
         if node in self.roster.node_names:
             number = self.roster.node_names.index(node)
             self._silence.node_heard_s[number] = np.nan
             self._silent_nodes.clear(number)
 
     def rows(self, slots: Slots, at_s: Doubles, values: Floats, period_s: Doubles, heard_s: Doubles) -> list[Finding]:
-        """Take rows in, each slot at most once; `values` is [rows, COLUMNS] with NaN for what is missing."""
+        """Process rows, each slot at most once; `values` is [rows, COLUMNS] with NaN for what is missing."""
         view = self._history.advance(slots, at_s, values)
         self._silence.hear(slots, self._node_of[slots], heard_s, period_s)
         findings = self._judged(view)
@@ -118,21 +118,21 @@ class DetectionEngine:
         return findings
 
     def rows_of(self, part: Part) -> tuple[list[tuple[int, Finding]], list[Span]]:
-        """What rules and trends find in rows of several moments, with the row, and what there is to learn from them."""
+        """Apply rules and trends to rows of several moments; returns findings by row, and what to learn from them."""
         view = self._history.advance_many(part.slots, part.at_s, part.values, part.columns)
         found = self._judged_rows(view)
         spans = self._channels.spans(view, self._node_of[part.slots]) if self._wanted(UNUSUAL) else []
         return found, spans
 
     def learn(self, at_s: float, spans: Sequence[Span]) -> list[Finding]:
-        """Learn from what devices of one moment did, and tell what is unusual about it."""
+        """Learn from the devices of one moment, and report what is unusual."""
         slots, own, slow_w, period_s = (
             np.concatenate([getattr(span, name) for span in spans]) for name in ("slots", "own", "slow_w", "period_s")
         )
         return self._learn(slots, np.full(len(slots), at_s), beside_peers(own, slow_w, self._node_of[slots]), period_s)
 
     def hear(self, slots: Slots, heard_s: Doubles, period_s: float) -> None:
-        """Devices were heard at these times; those that never were are left out."""
+        """Record when devices were heard; those that never were are left out."""
         there = np.isfinite(heard_s)
         slots, heard_s = slots[there], heard_s[there]
         order = np.argsort(heard_s, kind="stable")
@@ -141,17 +141,17 @@ class DetectionEngine:
 
     @property
     def heard_s(self) -> Doubles:
-        """When each slot was last heard; NaN for never."""
+        """Return when each slot was last heard; NaN for never."""
         heard: Doubles = self._silence.heard_s[: len(self.roster)]
         return heard
 
     def late(self, behind_s: Doubles, period_s: float) -> Bools:
-        """Whether devices that are so long behind their node are silent."""
+        """Whether devices that are this far behind their node are silent."""
         return behind_s > self._silence.patience_s(period_s)
 
     @property
     def told_silent(self) -> bool:
-        """Whether anybody was silent when time was last looked at."""
+        """Whether anything was silent at the last check."""
         count = len(self.roster)
         return bool(self._silent_devices.counts(np.arange(count)).any())
 
@@ -172,7 +172,7 @@ class DetectionEngine:
         return findings
 
     def time(self, now_s: float) -> list[Finding]:
-        """Look at who is silent; `now_s` is on the clock of `heard_s`."""
+        """Check for silence; `now_s` is on the clock of `heard_s`."""
         count = len(self.roster)
         findings: list[Finding] = []
         if self._wanted(DEVICE):
@@ -187,7 +187,7 @@ class DetectionEngine:
         return findings
 
     def _silence_severity(self, slot: int, silent: frozenset[tuple[str, str]], silent_s: float) -> Severity:
-        """Critical is what a device does alone: what all devices of a source do is the source's doing."""
+        """Return the severity: critical if only this device is silent, since otherwise its source is the cause."""
         node, device = self.roster.nodes[slot], self.roster.devices[slot]
         others = self.fleet.mates(node, device) - {device}
         if self.fleet.source_fails(node, device):
@@ -198,7 +198,7 @@ class DetectionEngine:
         return "warning" if alone else "critical"
 
     def restore(self, alert: Alert) -> None:
-        """Go on with an alert that was open before a restart."""
+        """Continue with an alert that was open before a restart."""
         (slot,) = self.slots(alert.node, [alert.device]) if alert.device != NODE else (0,)
         at_s = alert.at.timestamp()
         for kind, conditions in self._all_conditions():
@@ -210,7 +210,7 @@ class DetectionEngine:
                 conditions.hold(int(slot), at_s)
 
     def join(self, gangs: Iterable[tuple[str, Sequence[str]]]) -> None:
-        """The nodes and devices of all jobs that now have several devices."""
+        """Set the nodes and devices of all jobs that run on several devices."""
         gang_of = np.full(len(self.roster), ALONE, np.int64)
         for number, (node, devices) in enumerate(gangs):
             slots = [slot for device in devices if (slot := self.roster.find(node, device)) is not None]
@@ -220,18 +220,18 @@ class DetectionEngine:
                 rule.join(gang_of)
 
     def note_alerts(self, node: str, device: str, book: AlertLifecycle) -> None:
-        """A device's alerts changed: while there is one that disturbs, nothing is learnt from it."""
+        """Track a device's alerts: while a disturbing one is open, nothing is learned from the device."""
         slot = self.roster.find(node, device)
         if slot is not None:
             self._alerted[slot] = book.has_open(node, device, self._disturbing)
 
     def snapshot(self) -> dict[str, npt.NDArray[Any]]:
-        """What was learnt, to be saved with the roster's snapshot."""
+        """Return the learned state, to be saved with the device slots."""
         wear = {f"wear.{w.kind.name}.{key}": t for w in self._wear for key, t in w.snapshot().items()}
         return self._learned.snapshot() | wear
 
     def load(self, saved: Saved) -> None:
-        """Go on from a snapshot. Raises InvalidInputError when it is another version's."""
+        """Restore a snapshot. Raises InvalidInputError for one of another version."""
         self._learned.load(saved)
         self._learned.grow(len(self._node_of))
         for wear in self._wear:
@@ -241,15 +241,15 @@ class DetectionEngine:
 
     @property
     def bytes_per_device(self) -> int:
-        """Memory of what is learnt of one device."""
+        """Memory of the learned state per device."""
         return self._learned.bytes_per_slot
 
     def last_known(self, slot: int) -> Floats:
-        """The last known values of a slot, [COLUMNS]."""
+        """Return the last known values of a slot, [COLUMNS]."""
         return self._history.held(slot)
 
     def _testable(self, view: View) -> list[tuple[Rule, Conditions]]:
-        """Rules for which there was ever anything to read: most fleets lack half of the metrics."""
+        """Return rules whose metrics were ever read: most fleets lack half of the metrics."""
         fresh = view.told() & ~self._seen
         if fresh.any():
             self._seen |= fresh
@@ -310,7 +310,7 @@ class DetectionEngine:
         firing = np.zeros(count, bool)
         firing[silent] = True
         lasting = dict(zip(silent.tolist(), silent_s.tolist(), strict=True))
-        # Who was not heard since a restart is as it was before.
+        # Devices that were not heard since a restart keep their previous state.
         changes = conditions.update(everyone, np.full(count, now_s), firing, known)
         gone = frozenset((self.roster.nodes[i], self.roster.devices[i]) for i in lasting) if kind is DEVICE else None
         at = datetime.fromtimestamp(now_s, UTC)

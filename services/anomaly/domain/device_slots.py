@@ -1,4 +1,4 @@
-"""Every device gets a slot: a row of every array that detection keeps."""
+"""Assign every device a slot: its row in every array that detection keeps."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ NODE = "node"  # stands for the node itself where a device is named
 
 @dataclass
 class DeviceSlots:
-    """Slots of devices; they are never given away, so that a device that returns finds its history."""
+    """Slots of devices; they are never reused, so that a device that returns finds its history."""
 
     nodes: list[str] = field(default_factory=list)
     devices: list[str] = field(default_factory=list)
@@ -29,7 +29,7 @@ class DeviceSlots:
     def slots(
         self, node: str, devices: Sequence[str], simulated: frozenset[str] = frozenset()
     ) -> npt.NDArray[np.int64]:
-        """Slots of a node's devices; new devices get new ones."""
+        """Return the slots of a node's devices; new devices get new ones."""
         key = (node, tuple(devices))
         known = self._known.get(key)
         if known is None:
@@ -39,11 +39,11 @@ class DeviceSlots:
 
     @property
     def node_names(self) -> list[str]:
-        """Every node, in the order of their numbers in `node_of`."""
+        """Every node, in the order of its number in `node_of`."""
         return list(self._node_ids)
 
     def find(self, node: str, device: str) -> int | None:
-        """The slot of a device, if it was ever seen."""
+        """Return the slot of a device, if it was ever seen."""
         return self._slots.get((node, device))
 
     def _slot(self, node: str, device: str, *, simulated: bool) -> int:
@@ -57,12 +57,12 @@ class DeviceSlots:
         return slot
 
     def snapshot(self) -> list[tuple[str, str, bool]]:
-        """Every slot's node, device and whether it is simulated, in order."""
+        """Return every slot's node, device and whether it is simulated, in order."""
         return list(zip(self.nodes, self.devices, self.simulated, strict=True))
 
     @classmethod
     def restore(cls, rows: Sequence[tuple[str, str, bool]]) -> DeviceSlots:
-        """Go on from a snapshot."""
+        """Restore a snapshot."""
         roster = cls()
         for node, device, simulated in rows:
             roster._slot(node, device, simulated=simulated)

@@ -28,7 +28,7 @@ UNUSUAL = Kind(
 def of_row(
     roster: DeviceSlots, view: View, row: int, kind: Kind, *, firing: bool, more: Mapping[str, Doubles]
 ) -> Finding:
-    """What a rule or trend finds in a row; `more` are its own figures, [rows] each."""
+    """Return the finding of a rule or trend in a row; `more` are its own figures, [rows] each."""
     slot = int(view.slots[row])
     at = datetime.fromtimestamp(float(view.at_s[row]), UTC)
     values = {name: float(view.get(name)[row]) for name in kind.metrics}
@@ -68,9 +68,12 @@ def anomaly_finding(
     share: float,
     why: list[tuple[str, float, float, float]],
 ) -> Finding:
-    """What the learned detector finds; `share` is of the score at which it alarms, `why` what told most."""
+    """Return the finding of the learned detector.
+
+    `share` is the score relative to the threshold, `why` the top metrics.
+    """
     at = datetime.fromtimestamp(at_s, UTC)
-    first = f"{why[0][0]} is {why[0][2]:g}, usually {why[0][3]:g}" if why else "the whole is unusual"
+    first = f"{why[0][0]} is {why[0][2]:g}, usually {why[0][3]:g}" if why else "the combination is unusual"
     evidence = [Evidence(metric="score", value=share, expected="below 1", at=at)]
     evidence += [Evidence(metric=n, value=v, expected=f"about {usual:g}", at=at) for n, _, v, usual in why]
     return Finding(
@@ -92,7 +95,7 @@ def anomaly_finding(
 def stale_finding(
     roster: DeviceSlots, number: int, kind: Kind, silent_s: float, at: datetime, *, firing: bool, severity: Severity
 ) -> Finding:
-    """A device, or with the kind AGENT a node, by its number in the roster, that was not heard for so long."""
+    """Return the finding for a silent device or, with the kind AGENT, a node, by its number."""
     on_node = kind is AGENT
     return Finding(
         roster.node_names[number] if on_node else roster.nodes[number],

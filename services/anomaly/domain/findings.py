@@ -1,4 +1,4 @@
-"""What detectors say, and those that look at events."""
+"""Findings of detectors, and the interface of event detectors."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from accelerator_autopilot.contracts.messages.telemetry import DeviceEvent
 
 @dataclass(frozen=True)
 class Finding:
-    """A detector's word on one condition of one device: it holds, or it does not.
+    """A detector's verdict on one condition of one device: it holds, or it does not.
 
-    `open_after_s` and `clear_after_s` are how long the condition must hold, or not, to count. `score` is how sure
-    it is: 1 for a rule; of what was learnt, the share of the alarm threshold s as s / (1 + s).
-    A finding that `holds` is of a fault that quiet does not mend: its alert ends by a reset or by an operator.
-    `boot_id` and `driver_epoch` are what the node told of itself when it happened.
+    `open_after_s` and `clear_after_s` are how long the condition must hold, or clear, to count. `score` is the
+    confidence: 1 for a rule; for the learned detector, the ratio s to its threshold as s / (1 + s). A finding that
+    `holds` is of a fault that quiet does not fix: its alert ends by a reset or by an operator. `boot_id` and
+    `driver_epoch` are what the node reported when it happened.
     """
 
     node: str
@@ -40,28 +40,28 @@ class Finding:
 
 
 class EventDetector(Protocol):
-    """Looks at events one by one; keeps state and never looks at a clock."""
+    """Processes events one by one; keeps state and never reads a clock."""
 
     name: str
 
     def on_event(self, event: DeviceEvent) -> list[Finding]:
-        """Look at an event."""
+        """Process an event."""
 
     def on_time(self, now: datetime) -> list[Finding]:
-        """Look at the time that passed; called every second."""
+        """Process the passage of time; called every second."""
 
     def restore(self, alert: Alert) -> None:
-        """Learn after a restart of an alert that is open."""
+        """Learn of an open alert after a restart."""
 
     def release(self, node: str, device: str, until: datetime) -> list[Finding]:
-        """The device was reset, or an operator vouches for it: what was found before then is over."""
+        """Clear earlier findings: the device was reset, or an operator vouches for it."""
 
     def forget(self, node: str, device: str) -> None:
-        """The device is there no more."""
+        """Forget a device that is gone."""
 
 
 class NullDetector:
-    """Finds nothing; detectors override what they look at."""
+    """Finds nothing; detectors override what they need."""
 
     def on_event(self, event: DeviceEvent) -> list[Finding]:  # noqa: ARG002
         """Find nothing."""
@@ -72,11 +72,11 @@ class NullDetector:
         return []
 
     def restore(self, alert: Alert) -> None:
-        """Keep nothing."""
+        """Ignore it."""
 
     def release(self, node: str, device: str, until: datetime) -> list[Finding]:  # noqa: ARG002
         """Find nothing."""
         return []
 
     def forget(self, node: str, device: str) -> None:
-        """Keep nothing."""
+        """Ignore it."""

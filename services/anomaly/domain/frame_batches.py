@@ -1,4 +1,4 @@
-"""Frames as batches of rows in which each device stands at most once."""
+"""Convert frames to batches of rows with at most one row per device."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Batch:
 
 
 def batches(watch: DetectionEngine, frames: Sequence[TelemetryFrame]) -> Iterator[Batch]:
-    """All ticks of all frames in order: of one node, one tick a batch."""
+    """Yield all ticks of all frames in order, with one tick of a node per batch."""
     waves: dict[int, dict[tuple[str, ...], list[tuple[TelemetryFrame, int]]]] = defaultdict(lambda: defaultdict(list))
     of_node: dict[str, int] = defaultdict(int)
     for frame in frames:

@@ -1,4 +1,4 @@
-"""Alerts that belong together are one incident: a device's, a node's, or a kind's on many nodes at once. Pure."""
+"""Group related alerts into incidents: of a device, of a node, or of a kind on many nodes at once. Pure."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ class _Opened:
 
 @dataclass
 class IncidentGrouper:
-    """Remembers what opened lately and is still open."""
+    """Remembers what opened recently and is still open."""
 
     _recent: deque[_Opened] = field(default_factory=lambda: deque(maxlen=MOST_REMEMBERED))
     _open: set[str] = field(default_factory=set)
 
     def incident_of(self, alert_id: str, node: str, device: str, kind: str, now: datetime) -> str:
-        """The incident that an alert belongs to as it opens; a new one is named after the alert."""
+        """Return the incident of an alert as it opens; a new one is named after the alert."""
         while self._recent and now - self._recent[0].at > ON_DEVICE:
             self._recent.popleft()
         related = self._same_device(node, device) or self._same_node(node, kind, now) or self._many_nodes(kind, now)
@@ -43,13 +43,13 @@ class IncidentGrouper:
         return incident
 
     def know(self, alert: Alert) -> None:
-        """Go on with an alert that was open before a restart."""
+        """Continue with an alert that was open before a restart."""
         name = alert.incident or alert.id
         self._recent.append(_Opened(alert.id, name, alert.node, alert.device, alert.kind, alert.opened_at))
         self._open.add(alert.id)
 
     def forget(self, alert: Alert) -> None:
-        """An alert ended."""
+        """Forget an alert that was resolved."""
         self._open.discard(alert.id)
 
     def _same_device(self, node: str, device: str) -> _Opened | None:
@@ -57,11 +57,11 @@ class IncidentGrouper:
         return next(mine, None)
 
     def _same_node(self, node: str, kind: str, now: datetime) -> _Opened | None:
-        """The same kind on a neighbour, or the node itself is silent."""
+        """Find the same kind on the same node, or the node's own silence."""
         near = (o for o in reversed(self._recent) if o.node == node and now - o.at <= ON_NODE)
         return next((o for o in near if o.kind in {kind, "agent_silent"}), None)
 
     def _many_nodes(self, kind: str, now: datetime) -> _Opened | None:
-        """The same kind on several nodes within a short time: what they share has failed."""
+        """Find the same kind on several nodes within a short time: a shared component failed."""
         alike = [o for o in self._recent if o.kind == kind and now - o.at <= ACROSS_NODES]
         return alike[0] if len({o.node for o in alike}) >= MANY_NODES - 1 else None

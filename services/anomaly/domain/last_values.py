@@ -1,4 +1,4 @@
-"""What was last known of every device, and each batch of rows beside it."""
+"""The last known values of every device, and each batch of rows beside them."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ EVERY: Slots = np.arange(len(COLUMNS))
 
 
 def any_of(there: Bools) -> Bools:
-    """Whether any column of each row is true."""
+    """Return whether any column of each row is true."""
     found: Bools = np.any(there, axis=1)
     return found
 
 
 def all_of(there: Bools) -> Bools:
-    """Whether every column of each row is true."""
+    """Return whether every column of each row is true."""
     found: Bools = np.all(there, axis=1)
     return found
 
@@ -38,11 +38,10 @@ def all_of(there: Bools) -> Bools:
 class View:
     """Rows of one batch. Arrays are [rows, columns]; NaN is unknown.
 
-    Each slot has one row, or one in each of several `moments`, then all slots of the first moment come first.
-
-    `now` is what was read in this row, `held` the last known values with this row's, `before` without them.
-    `peak` and `trough` are the highest and lowest values ever held. `dt_s` is the time since the slot's last row.
-    `places` says in which of their columns each of COLUMNS is: of many moments only what was ever read has one.
+    Each slot has one row, or one in each of several `moments`, with all slots of the first moment first. `now` is
+    what was read in this row, `held` the last known values including this row's, `before` without them. `peak` and
+    `trough` are the highest and lowest values ever held. `dt_s` is the time since the slot's last row. `places`
+    maps COLUMNS to the columns of these arrays: a block of many moments only contains columns that were ever read.
     """
 
     slots: Slots
@@ -60,33 +59,36 @@ class View:
         return len(self.slots)
 
     def get(self, name: str) -> Floats:
-        """The last known value of a metric."""
+        """Return the last known value of a metric."""
         return self._column(self.held, name)
 
     def read(self, name: str) -> Floats:
-        """The value of a metric in this row, NaN where it was not read."""
+        """Return the value of a metric in this row, NaN where it was not read."""
         return self._column(self.now, name)
 
     def highest(self, name: str) -> Floats:
-        """The highest value of a metric so far."""
+        """Return the highest value of a metric so far."""
         return self._column(self.peak, name)
 
     def lowest(self, name: str) -> Floats:
-        """The lowest value of a metric so far."""
+        """Return the lowest value of a metric so far."""
         return self._column(self.trough, name)
 
     def growth(self, name: str) -> Floats:
-        """What a counter gained since it was last read; a counter that fell began anew. NaN where it was not read."""
+        """Return a counter's increase since its last reading; a counter that fell restarted.
+
+        NaN where it was not read.
+        """
         gained = self._column(self.now, name) - self._column(self.before, name)
         return np.where(gained < 0, np.float32(0), gained)
 
     def pick(self, values: Floats, columns: Sequence[int]) -> Floats:
-        """Some of COLUMNS of `now`, `held`, `before`, `peak` or `trough`, [rows, columns]."""
+        """Return some of COLUMNS of `now`, `held`, `before`, `peak` or `trough`, [rows, columns]."""
         picked: Floats = values[:, self.places[list(columns)]]
         return picked
 
     def told(self) -> Bools:
-        """Which of COLUMNS any of the rows has read."""
+        """Return which of COLUMNS any of the rows has read."""
         unread: Bools = np.all(np.isnan(self.now), axis=0)
         told: Bools = ~unread[self.places]
         return told
@@ -101,7 +103,7 @@ class View:
         return self.slots[: len(self.slots) // self.moments]
 
     def grid(self, values: Array) -> Array:
-        """Values [rows, ...] as [moments, slots, ...]."""
+        """Reshape values [rows, ...] to [moments, slots, ...]."""
         shape = (self.moments, len(values) // self.moments, *values.shape[1:])
         return cast("Array", values.reshape(shape))
 
@@ -112,7 +114,7 @@ class View:
 
 
 class History:
-    """Last known values of every slot."""
+    """The last known values of every slot."""
 
     def __init__(self) -> None:
         self._held = np.empty((0, len(COLUMNS)), np.float32)
@@ -120,7 +122,7 @@ class History:
         self._at_s = np.empty(0)
 
     def grow(self, slots: int) -> None:
-        """Have at least this many slots."""
+        """Grow to at least this many slots."""
         more = slots - len(self._at_s)
         if more > 0:
             more = max(more, len(self._at_s))
@@ -131,17 +133,17 @@ class History:
             self._at_s = np.concatenate([self._at_s, np.full(more, np.nan)])
 
     def forget(self, slots: Slots) -> None:
-        """Know nothing of these slots."""
+        """Forget the values of these slots."""
         for values in (self._held, self._peak, self._trough):
             values[slots] = np.nan
 
     def held(self, slot: int) -> Floats:
-        """The last known values of a slot."""
+        """Return the last known values of a slot."""
         values: Floats = self._held[slot]
         return values
 
     def advance(self, slots: Slots, at_s: Doubles, now: Floats) -> View:
-        """Take a batch in. A clock that steps back counts as no time, a long gap as at most an hour."""
+        """Process a batch. A clock that steps back counts as no time, a long gap as at most an hour."""
         before = self._held[slots]
         held = np.where(np.isnan(now), before, now)
         peak, trough = np.fmax(self._peak[slots], now), np.fmin(self._trough[slots], now)
@@ -150,13 +152,13 @@ class History:
         return View(slots, at_s, dt_s, now, held, before, peak, trough)
 
     def advance_many(self, slots: Slots, at_s: Doubles, now: Floats, columns: Slots) -> View:
-        """Take in rows of several moments: `at_s` [moments, slots], `now` [columns, moments, slots]."""
+        """Process rows of several moments: `at_s` [moments, slots], `now` [columns, moments, slots]."""
         moments, width = at_s.shape
         unknown: Bools = np.all(np.isnan(self._held[slots]), axis=0)
         known = ~unknown
         known[columns] = True
         told = np.flatnonzero(known)
-        # One column more, in which nothing is ever known, stands for all others.
+        # One more column, which is always unknown, stands for all others.
         places = np.full(len(COLUMNS), len(told))
         places[told] = np.arange(len(told))
         read = np.full((len(told) + 1, moments + 1, width), np.nan, np.float32)
@@ -172,7 +174,7 @@ class History:
         self._at_s[slots] = at_s[-1]
 
         def flat(values: Floats) -> Floats:
-            # Each column's rows lie side by side, as rules look at columns.
+            # Each column's rows are contiguous, since rules read columns.
             return values.reshape(len(values), moments * width).T
 
         return View(
@@ -182,7 +184,7 @@ class History:
 
 
 def _last_known(values: Floats) -> Floats:
-    """Along the moments of [columns, moments, slots], what was last known in place of what is unknown."""
+    """Forward-fill unknown values along the moments of [columns, moments, slots]."""
     found = values.copy()
     for column in found[:-1]:
         unknown = np.isnan(column)

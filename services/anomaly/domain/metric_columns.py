@@ -1,4 +1,4 @@
-"""The metrics that detection looks at, in the order of its arrays' columns."""
+"""The metrics that detection uses, in the order of its arrays' columns."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ COLUMN = {name: i for i, name in enumerate(COLUMNS)}
 
 
 def columns_of(metrics: Sequence[str]) -> tuple[list[int], list[int]]:
-    """Positions of the watched ones among `metrics`, and their columns."""
+    """Return the positions of the used ones among `metrics`, and their columns."""
     pairs = [(i, COLUMN[name]) for i, name in enumerate(metrics) if name in COLUMN]
     return [i for i, _ in pairs], [j for _, j in pairs]
 
 
 def matrix(values: npt.NDArray[np.float32], metrics: Sequence[str]) -> npt.NDArray[np.float32]:
-    """Values [rows, metrics] as [rows, COLUMNS]."""
+    """Rearrange values [rows, metrics] to [rows, COLUMNS]."""
     here, there = columns_of(metrics)
     out = np.full((len(values), len(COLUMNS)), np.nan, np.float32)
     out[:, there] = values[:, here]
-    # Infinity is no reading.
+    # Infinite values are not readings.
     out[~np.isfinite(out)] = np.nan
     return out

@@ -1,4 +1,4 @@
-"""A node that has fewer GPUs than it must: one that is missing since the boot sends nothing that could stop. Pure."""
+"""Detect nodes with fewer GPUs than expected: one that is missing since boot sends nothing that could stop. Pure."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from accelerator_autopilot.contracts.messages.alerts import Evidence
 from accelerator_autopilot.contracts.messages.telemetry import NodeInventory
 
 KIND = "devices_missing"
-# Drivers load after the agent, and a reset takes a device away for a moment: two inventories at least.
+# Drivers load after the agent, and a reset briefly removes a device: at least two inventories.
 OPEN_AFTER_S = 45.0
 
 
 def missing_devices(inventory: NodeInventory) -> Finding:
-    """Whether the node has fewer whole, real accelerators than it must have."""
+    """Return a finding whether the node has fewer whole, real accelerators than expected."""
     there = [i for i in inventory.devices if i.parent is None and not i.simulated and i.vendor != "cpu"]
     fewer = len(there) < inventory.expected_devices
     return Finding(
@@ -35,5 +35,5 @@ def missing_devices(inventory: NodeInventory) -> Finding:
 
 
 def all_gone(inventory: NodeInventory) -> Finding | None:
-    """A node that lists no device any more sends no frame: that it is silent is no fault."""
+    """Whether a node lists no devices any more: it sends no frames, and its silence is not a fault."""
     return None if inventory.devices else Finding(inventory.node, NODE, "agent_silent", firing=False)

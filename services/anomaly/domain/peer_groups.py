@@ -1,4 +1,4 @@
-"""A device beside the others of its group: its node, its job."""
+"""Compare a device with the others of its group: its node, or its job."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from accelerator_autopilot.anomaly.domain.last_values import Doubles, Slots
 
 
 def median_of_others(value: Doubles, group_of: Slots | Doubles) -> Doubles:
-    """[N] the median of the group's others, which one odd value does not move; NaN where there are none."""
+    """Return [N] the median of the group's others, which one outlier does not move; NaN where there are none."""
     group = _numbered(group_of)
     order = np.lexsort((value, group))  # NaN sorts last
     ordered, groups = value[order], group[order]
@@ -29,7 +29,7 @@ def median_of_others(value: Doubles, group_of: Slots | Doubles) -> Doubles:
 
 
 def _numbered(group_of: Slots | Doubles) -> Slots:
-    """The groups as 0, 1, …; most often there is but one, which is told in a tenth of the time."""
+    """Number the groups 0, 1, …; usually there is only one, which is detected in a tenth of the time."""
     if len(group_of) and (group_of == group_of[0]).all():
         return np.zeros(len(group_of), np.int64)
     group: Slots = np.unique(group_of, return_inverse=True)[1]

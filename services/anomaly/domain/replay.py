@@ -1,4 +1,4 @@
-"""What the detectors would have said of a past span: the same watch and the same book, on the time of the samples."""
+"""Replay detection over a past time span: the same engine and alert lifecycle, on the clock of the samples."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from accelerator_autopilot.anomaly.domain.learned.input_channels import Span
 from accelerator_autopilot.anomaly.domain.row_blocks import Block
 from accelerator_autopilot.contracts.messages.alerts import Alert
 
-# An open alert is told again each minute.
+# An open alert is reported again each minute.
 LOOK_S = 30.0
 
 
@@ -32,7 +32,7 @@ class Moment:
 
 @dataclass(frozen=True)
 class ReplayedAlert:
-    """One alert from its opening to its end, if it ended."""
+    """One alert from its opening to its resolution, if it was resolved."""
 
     alert: Alert
     opened_s: float
@@ -40,7 +40,7 @@ class ReplayedAlert:
 
 
 class DetectorReplay:
-    """A watch and a book over moments in order of time."""
+    """An engine and an alert lifecycle over moments in order of time."""
 
     def __init__(self, watch: DetectionEngine, node: str, period_s: float) -> None:
         self._watch, self._node, self._period_s = watch, node, period_s
@@ -48,14 +48,14 @@ class DetectorReplay:
         self._told: dict[str, ReplayedAlert] = {}
 
     def take(self, moment: Moment) -> None:
-        """Show a moment to the watch."""
+        """Process a moment."""
         slots = self._watch.slots(self._node, moment.devices)
         at_s, period_s = np.full(len(slots), moment.at_s), np.full(len(slots), self._period_s)
         self._note(self._watch.rows(slots, at_s, moment.values, period_s, at_s), moment.at_s)
         self._note(self._watch.time(moment.at_s), moment.at_s)
 
     def take_block(self, block: Block) -> None:
-        """Show many moments to the watch: the same as one after the other, in a fraction of the time."""
+        """Process many moments: with the same result as one after another, in a fraction of the time."""
         found: list[list[Finding]] = [[] for _ in block.moment_s]
         learnable: dict[int, list[Span]] = defaultdict(list)
         for part in block.parts():
@@ -70,7 +70,7 @@ class DetectorReplay:
         for moment in sorted({*learnable, *quiet, *(m for m, findings in enumerate(found) if findings)}):
             at_s = float(block.moment_s[moment])
             if moment in learnable:
-                # What is judged as this moment's alerts comes after what is learnt of it, as with a single one.
+                # Alerts of a moment are evaluated after learning from it, as for a single moment.
                 found[moment] += self._watch.learn(at_s, learnable[moment])
             self._note(found[moment], at_s)
             if moment in quiet:
@@ -80,7 +80,7 @@ class DetectorReplay:
         self._heard_last(block)
 
     def _looked_at(self, block: Block) -> dict[int, tuple[Slots, Doubles]]:
-        """Moments at which somebody falls silent, is silent for another while, or is heard again."""
+        """Return the moments at which a device falls silent, escalates, or is heard again."""
         everyone = np.arange(len(self._watch.roster))
         heard_s = block.heard_s(everyone, self._watch.heard_s)
         behind_s = np.where(np.isfinite(heard_s), heard_s.max(axis=1, keepdims=True) - heard_s, 0.0)
@@ -101,7 +101,7 @@ class DetectorReplay:
 
     @property
     def told(self) -> list[ReplayedAlert]:
-        """The alerts so far, in order of their opening."""
+        """Return the alerts so far, in order of their opening."""
         return sorted(self._told.values(), key=lambda t: t.opened_s)
 
     def _note(self, findings: Iterable[Finding], at_s: float) -> None:
@@ -116,7 +116,7 @@ class DetectorReplay:
 
 
 def rerun(watch: DetectionEngine, node: str, moments: Iterable[Moment], period_s: float) -> list[ReplayedAlert]:
-    """Show every moment to the watch; returns the alerts in order of their opening."""
+    """Process every moment; returns the alerts in order of their opening."""
     again = DetectorReplay(watch, node, period_s)
     for moment in moments:
         again.take(moment)

@@ -1,4 +1,4 @@
-"""Rows of many moments at once: what a rerun of a long past is made of. Pure."""
+"""Rows of many moments at once, for replays of a long past. Pure."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from accelerator_autopilot.anomaly.domain.last_values import Doubles, Floats, Sl
 class Part:
     """Devices with the same number of rows: `slots` [devices], `at_s` [rows, devices].
 
-    `values` [columns, rows, devices] are those of `columns`, places in COLUMNS. `moment` [rows, devices] says which
-    moment of the block each row belongs to.
+    `values` [columns, rows, devices] are those of `columns`, indices into COLUMNS. `moment` [rows, devices] is the
+    moment of the block that each row belongs to.
     """
 
     slots: Slots
@@ -40,7 +40,7 @@ class Block:
     moment_s: Doubles
 
     def parts(self) -> Iterator[Part]:
-        """Rectangles: rules look at each device by itself, so devices with as many rows go together."""
+        """Split into rectangles: rules process devices separately, so devices with equally many rows go together."""
         order = np.argsort(self.slots, kind="stable")
         slots, starts, counts = np.unique(self.slots[order], return_index=True, return_counts=True)
         for count in np.unique(counts):
@@ -50,7 +50,7 @@ class Block:
             yield Part(slots[here], self.at_s[rows], values, self.columns, self.moment[rows])
 
     def heard_s(self, slots: Slots, before_s: Doubles) -> Doubles:
-        """When each of these slots was last heard by each moment [moments, slots]; `before_s` is before the first."""
+        """Return when each slot was last heard by each moment [moments, slots]; `before_s` is before the first."""
         column = np.full(int(slots.max(initial=0)) + 1, -1)
         column[slots] = np.arange(len(slots))
         heard = np.full((len(self.moment_s) + 1, len(slots)), -np.inf)

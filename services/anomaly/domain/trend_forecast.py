@@ -1,7 +1,7 @@
-"""Failures to come: a straight line through the recent past of memory and temperature, and when it meets its limit.
+"""Forecast failures: a linear trend through recent memory use and temperature, and when it reaches the limit.
 
-Weighted least squares with exponentially fading weights; sums are kept about the newest row, so that nothing grows
-with time (West 1979). The interval is of the slope, plus and minus two standard errors.
+Weighted least squares with exponentially decaying weights; sums are kept relative to the newest row, so that nothing
+grows with time (West 1979). The interval is that of the slope, plus and minus two standard errors.
 """
 
 from __future__ import annotations
@@ -16,18 +16,18 @@ from accelerator_autopilot.anomaly.domain.rules.base import Kind, filled
 
 FADE_S = 1800.0
 LEAST_SPAN_S = 3600.0
-STEADY = 0.97  # share of the variance that the line explains
+STEADY = 0.97  # share of the variance that the trend explains
 HORIZON_S = 6 * 3600.0
 FALL = 0.1
 AFTER_FALL_ROWS = 8
-BEYOND_HIGHEST = 1.5  # a limit that is not told is taken as half as much again as was ever seen
+BEYOND_HIGHEST = 1.5  # an unreported limit is assumed to be half as much again as the highest value seen
 
 Sums = tuple[Doubles, ...]
 
 
 @dataclass(frozen=True)
 class Extrapolation:
-    """Of each row: whether the limit comes within the horizon, whether that can be said, and when, from and to."""
+    """For each row: whether the limit is reached within the horizon, whether that can be determined, and when."""
 
     firing: Bools
     known: Bools
@@ -36,15 +36,15 @@ class Extrapolation:
     latest_s: Doubles
 
     def told(self, unit_s: float, unit: str) -> dict[str, Doubles]:
-        """When, from and to, in this unit of time and called after it."""
+        """Return when, from and to, in this unit of time, named with its suffix."""
         named = {"in": self.in_s, "from": self.earliest_s, "to": self.latest_s}
         return {f"{name}_{unit}": seconds / unit_s for name, seconds in named.items()}
 
 
 def _one(sums: Sums, share: Doubles, known: Bools, dt: Doubles, fade: Doubles) -> Sums:
-    """The sums, and the span of time that they are of, with one more row of each slot."""
+    """Update the sums, and the time span that they cover, with one row of each slot."""
     w, t, tt, y, ty, yy, span_s = sums
-    # A fall by a tenth of the limit is an end of what grew.
+    # A fall by a tenth of the limit ends the trend.
     fallen = known & (w > 0) & (share < y / np.maximum(w, 1e-9) - FALL)
     tt, t, ty = tt - 2 * dt * t + dt * dt * w, t - dt * w, ty - dt * y
     keep = np.where(fallen, 0.0, fade)
@@ -54,7 +54,7 @@ def _one(sums: Sums, share: Doubles, known: Bools, dt: Doubles, fade: Doubles) -
 
 
 def _many(sums: Sums, share: Doubles, known: Bools, dt: Doubles, fade: Doubles) -> list[Doubles]:
-    """The same over many rows of each slot: as many at once as there are without a fall."""
+    """Update with many rows of each slot: as many at once as there are without a fall."""
     parts: list[Sums] = []
     first, ahead = 0, CHUNK
     while first < len(share):
@@ -77,9 +77,9 @@ def _many(sums: Sums, share: Doubles, known: Bools, dt: Doubles, fade: Doubles) 
 
 
 def _rising(sums: Sums, share: Doubles, known: Bools, dt: Doubles, fade: Doubles) -> tuple[Sums, int]:
-    """The same over some rows as if none fell, and the first row in which one does, the number of rows if none.
+    """Update as if no row fell; returns also the first row in which one does, the number of rows if none.
 
-    Sums about the first row's time, moved to each row's.
+    Sums relative to the first row's time, moved to each row's.
     """
     if len(share) == 1:
         return tuple(values[None] for values in _one(sums, share[0], known[0], dt[0], fade[0])), 1
@@ -107,12 +107,12 @@ class Trend:
         self._span_s: Doubles = np.empty(0)
 
     def grow(self, slots: int) -> None:
-        """Have at least this many slots."""
+        """Grow to at least this many slots."""
         self._sums = [filled(values, slots, 0.0) for values in self._sums]
         self._span_s = filled(self._span_s, slots, 0.0)
 
     def test(self, view: View) -> Extrapolation:
-        """Take the rows in and look ahead."""
+        """Process the rows and extrapolate."""
         value, limit = view.read(self._metric).astype(np.float64), view.get(self._limit).astype(np.float64)
         limit = np.where(np.isnan(limit), BEYOND_HIGHEST * view.highest(self._metric), limit)
         known = ~np.isnan(value) & (limit > 0)
@@ -153,7 +153,7 @@ class Trend:
 
 
 def make() -> list[Trend]:
-    """One of each."""
+    """Create one of each."""
     return [
         Trend(
             Kind(

@@ -1,8 +1,8 @@
-"""Failures to come from wear: spares that are used up one by one, and when the last one is likely to go.
+"""Forecast failures from wear: spares that are used up one by one, and when the last one is likely to go.
 
-The events are taken as a Poisson process. With n events in a time T the rate is Gamma(n + 1/2, T) (Jeffreys' prior),
-so the time until k more come is T times a ratio of two gamma variables, a beta prime; its quantiles are those of
-Paulson's normal approximation (1942), which is within some per cent for two events and more.
+The events are modelled as a Poisson process. With n events in a time T the rate is Gamma(n + 1/2, T) (Jeffreys' prior),
+so the time until the next k events is T times a ratio of two gamma variables, a beta prime; its quantiles are those of
+Paulson's normal approximation (1942), which is accurate within some per cent for two events and more.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from accelerator_autopilot.anomaly.domain.trend_forecast import Extrapolation
 DAY_S = 86_400.0
 HORIZON_S, WINDOW_S = 30 * DAY_S, 60 * DAY_S
 LEAST_SPAN_S, LEAST_EVENTS = DAY_S, 3.0
-Z = 1.645  # nine in ten lie within
-# NVIDIA, "GPU Memory Error Management": retirements of a frame buffer, and remappings for uncorrected errors.
+Z = 1.645  # nine out of ten lie within
+# NVIDIA, "GPU Memory Error Management": frame buffer retirements, and remappings for uncorrected errors.
 MOST_RETIRED_PAGES, MOST_REMAPPED_ROWS = 64.0, 512.0
 
 
 class Wear:
-    """Follows counters of spares that are used up; what it knows outlives restarts."""
+    """Tracks counters of spares that are used up; its state survives restarts."""
 
     unit_s, unit = DAY_S, "d"
 
@@ -35,11 +35,11 @@ class Wear:
         self._first: Doubles = np.empty(0)
 
     def grow(self, slots: int) -> None:
-        """Have at least this many slots."""
+        """Grow to at least this many slots."""
         self._since_s, self._first = filled(self._since_s, slots, np.inf), filled(self._first, slots, np.inf)
 
     def test(self, view: View) -> Extrapolation:
-        """Take the rows in and look ahead."""
+        """Process the rows and extrapolate."""
         parts = np.stack([view.read(name).astype(np.float64) for name in self._counters])
         known: Bools = ~all_of(np.isnan(parts.T))
         if not known.any():
@@ -50,7 +50,7 @@ class Wear:
         return self._course(known, used - first, view.at_s - since_s, self._limit - used)
 
     def _begin(self, view: View, used: Doubles, known: Bools) -> tuple[Doubles, Doubles]:
-        """Of each row: since when its counter is followed, and what it was then."""
+        """Return for each row since when its counter is tracked, and its value then."""
         times, counts, there = view.grid(view.at_s), view.grid(used), view.grid(known)
         since_s, first = self._since_s[view.each], self._first[view.each]
         begins, firsts = np.empty(times.shape), np.empty(times.shape)
@@ -67,10 +67,10 @@ class Wear:
     def _follow(
         since_s: Doubles, first: Doubles, at_s: Doubles, used: Doubles, known: Bools
     ) -> tuple[Doubles, Doubles]:
-        # A counter that fell is another device's; a clock that was set back makes no sense of the span.
+        # A counter that fell belongs to another device; after a clock was set back, the span is meaningless.
         anew = known & ~((used >= first) & (at_s >= since_s))
         since_s, first = np.where(anew, at_s, since_s), np.where(anew, used, first)
-        # The older half of a long past is forgotten: what wears out wears faster.
+        # The older half of a long history is forgotten: wear accelerates.
         old = known & (at_s - since_s > WINDOW_S)
         return np.where(old, at_s - WINDOW_S / 2, since_s), np.where(old, (first + used) / 2, first)
 
@@ -85,17 +85,17 @@ class Wear:
         return Extrapolation(ready & (in_s < HORIZON_S), known, in_s, earliest_s, latest_s)
 
     def snapshot(self) -> dict[str, Doubles]:
-        """What it remembers, to be saved."""
+        """Return its state, to be saved."""
         return {"since_s": self._since_s, "first": self._first}
 
     def load(self, saved: dict[str, npt.NDArray[Any]]) -> None:
-        """Go on from a snapshot; one without anything of this is begun anew."""
+        """Restore a snapshot; without its state, start over."""
         if {"since_s", "first"} <= set(saved):
             self._since_s, self._first = (np.array(saved[name], np.float64) for name in ("since_s", "first"))
 
 
 def paulson(a: Doubles, b: Doubles, z: float) -> Doubles:
-    """The quantile at `z` standard deviations of the ratio of two gamma variables of these shapes and of mean one."""
+    """Return the quantile at `z` standard deviations of the ratio of two gamma variables, these shapes, mean one."""
     p, q = 1.0 / (9.0 * a), 1.0 / (9.0 * b)
     below = (1.0 - q) ** 2 - q * z**2
     root = np.sqrt(np.maximum(p * (1.0 - q) ** 2 + q * (1.0 - p) ** 2 - p * q * z**2, 0.0))
@@ -105,13 +105,13 @@ def paulson(a: Doubles, b: Doubles, z: float) -> Doubles:
 
 
 def make() -> list[Wear]:
-    """One of each."""
+    """Create one of each."""
     return [
         Wear(
             Kind(
                 "spare_rows",
                 "warning",
-                "spare memory rows will be used up in {in_d:.0f} days at the present rate "
+                "spare memory rows will be used up in {in_d:.0f} days at the current rate "
                 "(between {from_d:.0f} and {to_d:.0f})",
                 "plan the replacement of the GPU; run diagnostics when it is idle",
                 ("remapped_rows", "ecc_dbe_total"),
@@ -125,7 +125,7 @@ def make() -> list[Wear]:
             Kind(
                 "spare_pages",
                 "warning",
-                "the limit of retired memory pages will be reached in {in_d:.0f} days at the present rate "
+                "the limit of retired memory pages will be reached in {in_d:.0f} days at the current rate "
                 "(between {from_d:.0f} and {to_d:.0f})",
                 "plan the replacement of the GPU; run diagnostics when it is idle",
                 ("retired_pages_sbe", "retired_pages_dbe", "ecc_dbe_total"),

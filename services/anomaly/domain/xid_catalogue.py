@@ -123,5 +123,5 @@ ADVICE: dict[Action, str] = {
 
 
 def look_up(code: int) -> Xid:
-    """The catalogue's entry for a code."""
+    """Return the catalogue's entry for a code."""
     return CATALOGUE.get(code, UNKNOWN)

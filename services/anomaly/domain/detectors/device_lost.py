@@ -21,8 +21,8 @@ class _Kind:
     name: str
     summary: str
     action: str
-    critical_after: timedelta  # of one device among others of its source
-    alone_after: timedelta  # of the only one of its source
+    critical_after: timedelta  # for one device among others of its source
+    alone_after: timedelta  # for the only one of its source
 
 
 _BEGIN: Mapping[str, _Kind] = {
@@ -49,7 +49,7 @@ _THE_SOURCE = "check the node's driver or exporter: all devices of this source a
 @dataclass
 class _Absence:
     event: DeviceEvent
-    since: datetime | None  # on the clock of whoever listens
+    since: datetime | None  # on the listener's clock
     severity: Severity = "warning"
 
 
@@ -63,7 +63,7 @@ class DeviceLostDetector(NullDetector):
         self._absent: dict[tuple[str, str, str], _Absence] = {}
 
     def on_event(self, event: DeviceEvent) -> list[Finding]:
-        """Lost and hung fire, appeared and recovered clear."""
+        """Process an event: lost and hung open, appeared and recovered resolve."""
         kind = _BEGIN.get(event.kind)
         if kind is not None:
             absence = self._absent.setdefault((kind.name, event.node, event.device), _Absence(event, None))
@@ -71,7 +71,7 @@ class DeviceLostDetector(NullDetector):
         return [self._over(name, event) for name in _END.get(event.kind, ())]
 
     def on_time(self, now: datetime) -> list[Finding]:
-        """What lasts, and is the device's own, becomes critical."""
+        """Escalate to critical what lasts and concerns only this device."""
         found = []
         for (name, _, _), absence in self._absent.items():
             if absence.since is None or absence.since > now:
@@ -82,7 +82,7 @@ class DeviceLostDetector(NullDetector):
         return found
 
     def restore(self, alert: Alert) -> None:
-        """Go on with an alert that was open before a restart."""
+        """Continue with an alert that was open before a restart."""
         if alert.kind in _BY_NAME:
             event = DeviceEvent(
                 id=alert.id, node=alert.node, device=alert.device, at=alert.at, kind=alert.kind,
@@ -91,19 +91,19 @@ class DeviceLostDetector(NullDetector):
             self._absent[alert.kind, alert.node, alert.device] = _Absence(event, None, alert.severity)
 
     def forget(self, node: str, device: str) -> None:
-        """A device that was taken out is not lost."""
+        """Forget a device that was removed: it is not lost."""
         for name in _BY_NAME:
             self._absent.pop((name, node, device), None)
 
     def _own(self, kind: _Kind, absence: _Absence, now: datetime) -> bool:
-        """Whether this says something about the device, not about what reads it."""
+        """Whether this says something about the device, not about its source."""
         node, device = absence.event.node, absence.event.device
         lasted = now - (absence.since or now)
         others = self._fleet.mates(node, device) - {device}
         if self._fleet.source_fails(node, device):
             return False
         if not others:
-            # Nothing to compare it with; what nobody lists is judged by the event alone.
+            # Without other devices to compare with, or without an inventory, the event alone decides.
             unlisted = self._fleet.of(node) is None
             after = kind.critical_after if unlisted else kind.alone_after
             return lasted >= after and not self._fleet.from_exporter(node, device)
@@ -132,5 +132,5 @@ class DeviceLostDetector(NullDetector):
 
 
 def make(_: float, fleet: SourceTopology | None = None) -> DeviceLostDetector:
-    """Build it."""
+    """Create the detector."""
     return DeviceLostDetector(fleet)

@@ -22,7 +22,7 @@ _NOT_FATAL = re.compile(r"\bnon-?\s?fatal\b", re.IGNORECASE)
 
 @dataclass(frozen=True)
 class Fault:
-    """What an event of the driver becomes: an alert of this kind."""
+    """The alert that a driver event becomes."""
 
     kind: str
     severity: Severity
@@ -46,7 +46,10 @@ _SXID_FATAL = "drain the node; reset its GPUs and NVSwitches together, or reboot
 
 
 class DriverFaultDetector(NullDetector):
-    """Resolves a fault some time after its last occurrence; one that needs a reset is held until a reset is seen."""
+    """Resolves a fault some time after its last occurrence.
+
+    One that needs a reset is held until a reset is detected.
+    """
 
     name = "driver_faults"
 
@@ -55,7 +58,7 @@ class DriverFaultDetector(NullDetector):
         self._last: dict[tuple[str, str, str], DeviceEvent] = {}
 
     def on_event(self, event: DeviceEvent) -> list[Finding]:
-        """A fault fires."""
+        """Open an alert for a fault."""
         fault = _fault_of(event)
         if fault is None:
             return []
@@ -63,24 +66,24 @@ class DriverFaultDetector(NullDetector):
         return [_finding(event, fault, firing=True)]
 
     def on_time(self, now: datetime) -> list[Finding]:
-        """What has not come again for the hold time is over."""
+        """Resolve faults that have not recurred for the hold time."""
         for key, event in self._last.items():
             if event.at > now:
-                # Of a clock that runs ahead: it must not hold an alert for as long as that.
+                # From a clock that runs ahead: it must not hold an alert for that long.
                 self._last[key] = event.model_copy(update={"at": now})
         return self._clear(lambda _, event: now - event.at > self._hold)
 
     def release(self, node: str, device: str, until: datetime) -> list[Finding]:
-        """A reset clears what came before it."""
+        """Clear what happened before a reset."""
         return self._clear(lambda key, event: key[:2] == (node, device) and event.at <= until)
 
     def forget(self, node: str, device: str) -> None:
-        """A device that is gone has no faults."""
+        """Forget a device that is gone."""
         for key in [key for key in self._last if key[:2] == (node, device)]:
             del self._last[key]
 
     def restore(self, alert: Alert) -> None:
-        """Go on holding an alert that was open before a restart."""
+        """Continue with an alert that was open before a restart."""
         if alert.kind in _BY_ALERT or is_sxid(alert.kind):
             code = alert.kind.rpartition("_")[2]
             self._last[alert.node, alert.device, alert.kind] = DeviceEvent(
@@ -134,5 +137,5 @@ def _finding(event: DeviceEvent, fault: Fault, *, firing: bool) -> Finding:
 
 
 def make(xid_hold_s: float, _fleet: SourceTopology | None = None) -> DriverFaultDetector:
-    """Build it."""
+    """Create the detector."""
     return DriverFaultDetector(xid_hold_s)

@@ -16,7 +16,7 @@ class SourceFailedDetector(NullDetector):
     name = KIND
 
     def on_event(self, event: DeviceEvent) -> list[Finding]:
-        """A source that failed fires, one that answers again clears."""
+        """Process an event: a failed source opens an alert, one that answers again resolves it."""
         if event.kind not in {"source_failed", "source_recovered"}:
             return []
         evidence = Evidence(metric="pages", value=0.0, expected="one per tick", at=event.at)
@@ -36,5 +36,5 @@ class SourceFailedDetector(NullDetector):
 
 
 def make(_: float, _fleet: SourceTopology | None = None) -> SourceFailedDetector:
-    """Build it."""
+    """Create the detector."""
     return SourceFailedDetector()

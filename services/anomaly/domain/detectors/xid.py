@@ -1,10 +1,9 @@
 """XID errors: the code and the other devices affected show whether the application or the hardware is at fault.
 
 An application error on many devices at once is the application's fault; the same error on one device alone, repeatedly,
-is the device's (NVIDIA/NVSentinel, docs on its health events analyzer: RepeatedXIDErrorOnSameGPU and its bursts).
-
-An application's fault lapses. What the catalogue says to reset, reboot or replace for is held (`holds`): a GPU that
-is drained is quiet, and a restart of the agent or of the detector mends nothing.
+is the device's (NVIDIA/NVSentinel, docs on its health events analyzer: RepeatedXIDErrorOnSameGPU and its bursts). An
+application's fault expires. What the catalogue says to reset, reboot or replace for is held (`holds`): a drained GPU is
+quiet, and a restart of the agent or of the detector fixes nothing.
 """
 
 from __future__ import annotations
@@ -21,9 +20,9 @@ from accelerator_autopilot.anomaly.domain.xid_catalogue import ADVICE, look_up
 from accelerator_autopilot.contracts.messages.alerts import Alert, Evidence, Severity
 from accelerator_autopilot.contracts.messages.telemetry import DeviceEvent
 
-TEARDOWN = 45  # the driver's clean-up after another error or a killed job: says nothing by itself
+TEARDOWN = 45  # the driver's clean-up after another error or a killed job: no information by itself
 REPEAT_WITHIN = timedelta(days=1)
-BURST = timedelta(minutes=3)  # repeats within it are one occurrence
+BURST = timedelta(minutes=3)  # repetitions within it are one occurrence
 REPEATS = 3
 MANY_WITHIN = timedelta(minutes=3)
 MANY_DEVICES = 3
@@ -32,7 +31,7 @@ MOST_REMEMBERED = 100
 
 @dataclass
 class _Seen:
-    """Bursts of one application code: on each device, and everywhere lately."""
+    """Bursts of one application code: on each device, and anywhere recently."""
 
     bursts: dict[tuple[str, str], deque[datetime]] = field(default_factory=dict)
     lately: deque[tuple[datetime, str, str]] = field(default_factory=lambda: deque(maxlen=MOST_REMEMBERED))
@@ -49,31 +48,31 @@ class XidDetector(NullDetector):
         self._seen: dict[int, _Seen] = defaultdict(_Seen)
 
     def on_event(self, event: DeviceEvent) -> list[Finding]:
-        """An XID fires."""
+        """Open an alert for an XID."""
         if event.kind != "xid" or event.code is None or event.code == TEARDOWN or asks_for_nothing(event):
             return []
         self._last[event.node, event.device, event.code] = event
         return [_finding(event, *self._judge(event))]
 
     def on_time(self, now: datetime) -> list[Finding]:
-        """What has not come again for the hold time is over."""
+        """Resolve XIDs that have not recurred for the hold time."""
         for key, event in self._last.items():
             if event.at > now:
-                # Of a clock that runs ahead: it must not hold an alert for as long as that.
+                # From a clock that runs ahead: it must not hold an alert for that long.
                 self._last[key] = event.model_copy(update={"at": now})
         return self._clear(lambda e: now - e.at > self._hold)
 
     def release(self, node: str, device: str, until: datetime) -> list[Finding]:
-        """A reset clears what came before it."""
+        """Clear what happened before a reset."""
         return self._clear(lambda e: (e.node, e.device) == (node, device) and e.at <= until)
 
     def forget(self, node: str, device: str) -> None:
-        """A device that is gone has no XIDs."""
+        """Forget a device that is gone."""
         for key in [key for key in self._last if key[:2] == (node, device)]:
             del self._last[key]
 
     def restore(self, alert: Alert) -> None:
-        """Go on holding an alert that was open before a restart."""
+        """Continue with an alert that was open before a restart."""
         code = alert.kind.removeprefix("xid_")
         if code != alert.kind and code.isdigit():
             self._last[alert.node, alert.device, int(code)] = DeviceEvent(
@@ -87,7 +86,7 @@ class XidDetector(NullDetector):
             )
 
     def _judge(self, event: DeviceEvent) -> tuple[Severity, str, str]:
-        """Severity, what it is, and what to do."""
+        """Return severity, meaning and action."""
         xid = look_up(event.code or 0)
         if not xid.application:
             return xid.severity, xid.meaning, ADVICE[xid.action]
@@ -138,10 +137,10 @@ def _finding(event: DeviceEvent, severity: Severity | None = None, meaning: str 
 
 
 def needs_reset(code: int) -> bool:
-    """Whether nothing but a reset, a reboot or another card mends what this code tells."""
+    """Whether only a reset, a reboot or another card fixes the fault behind this code."""
     return code == RECOVERY_CHANGED or look_up(code).action in {"reset_device", "reboot", "replace", "reduced_memory"}
 
 
 def make(xid_hold_s: float, _fleet: SourceTopology | None = None) -> XidDetector:
-    """Build it."""
+    """Create the detector."""
     return XidDetector(xid_hold_s)

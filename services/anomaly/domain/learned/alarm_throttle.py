@@ -1,4 +1,4 @@
-"""Sparing alarms from surprise: a row alarms where surprise is high and was not as high lately.
+"""Throttle alarms from surprise: a row alarms where surprise is high and was not as high recently.
 
 After an alarm, rows alarm again within `REST_ROWS` only when they are clearly more surprising.
 """
@@ -16,17 +16,17 @@ GROWTH = 1.2
 
 
 class AlarmThrottle:
-    """Follows the last alarm of each slot."""
+    """Tracks the last alarm of each slot."""
 
     def __init__(self) -> None:
         self.slots = Slots({"since": (), "strength": ()}, {"since": 1e9})
 
     def grow(self, slots: int) -> None:
-        """Have at least this many slots."""
+        """Grow to at least this many slots."""
         self.slots.grow(slots)
 
     def step(self, slots: Indices, surprise: Floats) -> Floats:
-        """Strength of each row's alarm, zero where there is none."""
+        """Return the strength of each row's alarm, zero where there is none."""
         s = self.slots.read(slots)
         since = s["since"] + 1
         fires = (surprise > LEAST_SURPRISE) & ((since > REST_ROWS) | (surprise > GROWTH * s["strength"]))

@@ -1,10 +1,9 @@
-"""How rarely a metric was near its present value, level and restlessness before.
+"""Score how rarely a metric was near its present value, level and variability before.
 
-Six views of a metric: its value, its level over 20 rows, the level of its logarithm over 20 and 100 rows, the
-logarithm of its restlessness (mean absolute step over 20 rows), and how far it is off what it was a season ago. Each
-view keeps a histogram of its whole past; its surprise is -log10 of the share of the past that lay within a window
-around the present. Leaving the range seen so far adds to it. Evidence of the views adds up, as logarithms of
-probabilities do.
+Six views of a metric: its value, its level over 20 rows, the level of its logarithm over 20 and 100 rows, the logarithm
+of its variability (mean absolute step over 20 rows), and its difference from one season ago. Each view keeps a
+histogram of its whole past; its surprise is -log10 of the share of the past that lay within a window around the
+present. Leaving the range seen so far adds to it. Surprises of the views add up, as log-probabilities do.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ from accelerator_autopilot.anomaly.domain.learned.seasonal_memory import Seasona
 from accelerator_autopilot.anomaly.domain.learned.slot_tensors import Floats, Slots, quietly
 
 WARM_UP_ROWS = 100
-BINS, BIN_WIDTH = 64, 0.2  # of asinh((x - c) / q): even steps near the middle, even ratios far out
+BINS, BIN_WIDTH = 64, 0.2  # bins of asinh((x - c) / q): even steps near the middle, even ratios far out
 VIEWS = ("value", "level", "log_level", "log_level_slow", "restless", "off_season")
 WINDOW = (1.0, 1.0, 0.3, 0.3, 0.3, 0.3)  # half width of "near", in mean absolute deviations
 WEIGHT = (0.2, 0.9, 0.35, 0.15, 1.0, 0.5)
@@ -30,7 +29,7 @@ ZERO = np.float32(0)
 
 
 class DensityScore:
-    """Follows the histograms of each slot's metrics."""
+    """Tracks the histograms of each slot's metrics."""
 
     def __init__(self, metrics: int) -> None:
         views = (len(VIEWS), metrics)
@@ -48,7 +47,7 @@ class DensityScore:
 
     @quietly
     def step(self, slots: Indices, x: Floats, learn: Bools) -> Floats:
-        """Surprise [rows, metrics] of rows `x` [rows, metrics] (NaN: missing, no surprise)."""
+        """Return the surprise [rows, metrics] of rows `x` [rows, metrics] (NaN: missing, no surprise)."""
         s = self.slots.read(slots)
         known = np.isfinite(x)
         x = np.where(known, x, s["last"])
@@ -64,7 +63,7 @@ class DensityScore:
 
     @staticmethod
     def _begin_anew(s: dict[str, Floats], off: Floats, anew: Bools) -> None:
-        """Forget how far off the season a metric was where that means something else from now on."""
+        """Reset the seasonal view where its season changed, and with it the view's meaning."""
         if anew.any():
             s["bins"][:, 5] = np.where(anew[..., None], ZERO, s["bins"][:, 5])
             for side in ("high", "low"):
@@ -72,11 +71,12 @@ class DensityScore:
 
     @staticmethod
     def _views(s: dict[str, Floats], x: Floats) -> Floats:
-        """The views but the last, [rows, views, metrics]; the smoothed values move on also where nothing is learnt."""
+        """Return all views but the last, [rows, views, metrics]; smoothing continues where nothing is learned."""
         n = s["count"]
         first = n == 0
         once = 1 / (n + 1)
-        # The logarithm's unit is the usual size of the first values, for ever: a view must not change its meaning.
+        # The logarithm's unit is the usual size of the first values, permanently: a view must not change its
+        # meaning.
         s["unit"] = np.where(n < WARM_UP_ROWS, s["unit"] + once * (np.abs(x) - s["unit"]), s["unit"])
         log = np.arcsinh(x / np.maximum(s["unit"], TINY))
         step = np.where(first, ZERO, np.abs(x - s["last"]))
@@ -113,7 +113,7 @@ class DensityScore:
 
     @staticmethod
     def _settle(s: dict[str, Floats], views: Floats, takes: Bools) -> None:
-        """Keep the first rows as they are, then choose the histogram's middle and width by them."""
+        """Buffer the first rows, then choose the histogram's centre and width from them."""
         early = takes & (s["count"] < WARM_UP_ROWS)
         if not early.any():
             return
@@ -134,7 +134,7 @@ class DensityScore:
 
     @staticmethod
     def _beyond(s: dict[str, Floats], x: Floats, views: Floats, takes: Bools) -> Floats:
-        """How far the logarithm of the value, the restlessness and the last view lie outside the range seen so far."""
+        """Return how far the log value, the variability and the seasonal view lie outside the range seen so far."""
         log = np.arcsinh(x / np.maximum(s["unit"], TINY))
         now = np.stack([log, views[:, 4], views[:, 5]], 1)
         first = (s["count"] < 1)[:, None, :]
@@ -158,12 +158,12 @@ def _bin(x: Floats, center: Floats, width: Floats) -> Indices:
 
 
 def _at(values: Floats, places: npt.NDArray[np.int64]) -> Floats:
-    """One value of the last axis for each place."""
+    """Pick one value of the last axis for each index."""
     return np.take_along_axis(values, places[..., None], axis=-1)[..., 0]
 
 
 def _histograms(bins: npt.NDArray[np.int64]) -> Floats:
-    """How often each bin occurs along the last axis."""
+    """Count how often each bin occurs along the last axis."""
     rows = bins.reshape(-1, bins.shape[-1])
     flat = rows + BINS * np.arange(len(rows))[:, None]
     counts = np.bincount(flat.ravel(), minlength=BINS * len(rows))

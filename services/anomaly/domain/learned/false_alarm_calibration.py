@@ -1,9 +1,9 @@
-"""From a score to a false-alarm rate: how high a score must be to come once in a given time by chance.
+"""Calibrate scores to a false-alarm rate: how high a score must be to occur by chance once in a given time.
 
-The highest score of each block of six hours of a healthy device follows a Gumbel law (Gumbel, Statistics of Extremes,
-1958): with mean m and deviation s of such maxima, the level that is passed once in R blocks is
-m + s sqrt(6) / pi (ln R - 0.5772). A device's own blocks count beside those of all devices, and before there are any,
-beside what the caller expects.
+The maximum score in each six-hour block of a healthy device follows a Gumbel distribution (Gumbel, Statistics of
+Extremes, 1958): with mean m and deviation s of such maxima, the level that is exceeded once in R blocks is m + s
+sqrt(6) / pi (ln R - 0.5772). A device's own blocks count together with those of all devices and, before there are any,
+with the caller's expectation.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ BLOCK_S = 6 * 3600.0
 WEEK_S = 7 * 86_400.0
 GUMBEL, EULER = math.sqrt(6) / math.pi, 0.5772
 OWN_SPAN, ALL_SPAN = 60.0, 1_000.0  # blocks: two weeks of a device
-ALL_WEIGHT = 6.0  # blocks that the others' experience counts for
+ALL_WEIGHT = 6.0  # blocks that the other devices' experience counts for
 ABOVE_HIGHEST = 1.1
 FADE = 0.02
 DOUBT = 0.8
@@ -29,7 +29,7 @@ BOUND = 1.3
 
 
 class FalseAlarmCalibration:
-    """Follows the highest scores of each slot's blocks, for several scores at once."""
+    """Tracks the block maxima of each slot, for several scores at once."""
 
     def __init__(
         self, false_alarms_per_week: float, expected_mean: Sequence[float], expected_sd: Sequence[float]
@@ -45,14 +45,14 @@ class FalseAlarmCalibration:
 
     @quietly
     def step(self, slots: Indices, score: Floats, period_s: Floats, learn: Bools) -> Floats:
-        """Scores [rows, scores] as shares of their thresholds: above 1 is an alarm. Then learns."""
+        """Return scores [rows, scores] relative to their thresholds: above 1 is an alarm. Then learn."""
         s = self.slots.read(slots)
         weight = (s["blocks"] / (s["blocks"] + ALL_WEIGHT))[:, None]
         mean = weight * s["mean"] + (1 - weight) * self.all_mean
         apart = (s["mean"] - self.all_mean) ** 2 * weight * (1 - weight)
         variance = weight * s["variance"] + (1 - weight) * self.all_variance + apart
         threshold = np.maximum(mean + self._reach * np.sqrt(variance), ABOVE_HIGHEST * s["record"])
-        # A device that is new has not shown yet all that it does.
+        # A new device has not shown its full range of behaviour yet.
         threshold = threshold * (1 + DOUBT * np.exp(-s["blocks"]))[:, None]
         self._learn(s, score, period_s, learn, threshold)
         self.slots.write(slots, s)
@@ -60,7 +60,7 @@ class FalseAlarmCalibration:
         return share
 
     def _learn(self, s: dict[str, Floats], score: Floats, period_s: Floats, learn: Bools, threshold: Floats) -> None:
-        # Of what passes the threshold and does not last, it is experience that it happens, not how high it went.
+        # Of a short excursion above the threshold, its occurrence is learned, but not its height.
         bounded = np.minimum(score, BOUND * threshold)
         s["highest"] = np.where(learn[:, None], np.maximum(s["highest"], bounded), s["highest"])
         s["elapsed_s"] = s["elapsed_s"] + period_s * learn

@@ -1,4 +1,4 @@
-"""Unknown faults of a fleet: learned scores of every device, calibrated to the false alarms that are allowed."""
+"""Detect unknown faults in a fleet: learned scores of every device, calibrated to the allowed false alarms."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from accelerator_autopilot.anomaly.domain.learned.physics_model import EFFECTS, 
 from accelerator_autopilot.anomaly.domain.learned.slot_tensors import Floats, Saved, quietly
 from accelerator_autopilot.anomaly.domain.learned.slot_tensors import Slots as SlotArrays
 
-# Deviations are averaged over this many learning rows: a fault stays, a phase of a job passes.
+# Deviations are averaged over this many learning rows: a fault persists, a phase of a job passes.
 PERSISTENCE_ROWS = 20
 RELEARN_S = 86_400.0
-# Mean and deviation of the highest score of six hours that are assumed before anything is known.
+# Prior mean and deviation of the six-hour maximum score.
 ODD_EXPECTED, CAUSES_EXPECTED = (10.0, 5.0), (2.2, 0.45)
 
 
 class FleetDetector:
-    """Scores rows of channels; learns from devices that are not alerted."""
+    """Scores rows of channels; learns from devices without alerts."""
 
     def __init__(self, false_alarms_per_week: float) -> None:
         self.detector = LearnedDetector(len(NAMES), surprise=False)
         self.causes = PhysicsModel()
-        # All ways to be odd share the false alarms that are allowed.
+        # All scores share the allowed false alarms.
         self.tail = FalseAlarmCalibration(
             false_alarms_per_week, *zip(ODD_EXPECTED, *[CAUSES_EXPECTED] * len(EFFECTS), strict=True)
         )
@@ -41,24 +41,24 @@ class FleetDetector:
         return {"causes": self.causes.slots, "level": self._level, "tail": self.tail.slots}
 
     def grow(self, slots: int) -> None:
-        """Have at least this many slots."""
+        """Grow to at least this many slots."""
         self.detector.grow(slots)
         for part in self._parts.values():
             part.grow(slots)
 
     def forget(self, slots: Slots) -> None:
-        """Begin anew with these slots: a new driver is a new device."""
+        """Relearn these slots: with a new driver, a device behaves like a new one."""
         self.detector.forget(slots)
         for part in self._parts.values():
             part.forget(slots)
 
     @quietly
     def step(self, slots: Slots, channels: Floats, period_s: Doubles, alerted: Bools) -> tuple[Floats, Floats, Floats]:
-        """Share of the alarm threshold [rows], and of each metric its score and usual value [rows, NAMES]."""
+        """Return the alarm ratio [rows], and the score and usual value of each metric [rows, NAMES]."""
         period = period_s.astype(np.float32)
         s = self._level.read(slots)
         s["alerted_s"] = np.where(alerted, s["alerted_s"] + period, np.float32(0))
-        # What stays odd for a day is how it is now.
+        # What stays anomalous for a day is the new normal.
         learn = ~alerted | (s["alerted_s"] > RELEARN_S)
         scores = self.detector.step(slots, channels, learn)
         rate = 2 / (PERSISTENCE_ROWS + 1)
@@ -73,7 +73,7 @@ class FleetDetector:
         return share.max(1), by_metric, expected
 
     def snapshot(self) -> dict[str, Floats]:
-        """All state, to be saved."""
+        """Return all state, to be saved."""
         saved = {f"detector.{key}": array for key, array in self.detector.snapshot().items()}
         for name, part in self._parts.items():
             saved |= {f"{name}.{key}": array for key, array in part.snapshot().items()}
@@ -85,7 +85,7 @@ class FleetDetector:
         )
 
     def load(self, saved: Saved) -> None:
-        """Go on from a snapshot. Raises InvalidInputError when it is another version's, and changes nothing then."""
+        """Restore a snapshot. Raises InvalidInputError for one of another version, and then changes nothing."""
 
         def part(name: str) -> dict[str, Floats]:
             return {k.removeprefix(f"{name}."): v for k, v in saved.items() if k.startswith(f"{name}.")}
@@ -103,7 +103,7 @@ class FleetDetector:
 
 
 def telling(scores: Floats, values: Floats, expected: Floats, most: int = 3) -> list[tuple[str, float, float, float]]:
-    """The metrics that speak most for one row: name, score, value, usual value."""
+    """Return the metrics that contribute most to one row: name, score, value, usual value."""
     own = [i for i in np.argsort(-np.nan_to_num(scores)) if not NAMES[i].startswith("peer_")]
     order = own[:most]
     return [

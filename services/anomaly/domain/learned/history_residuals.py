@@ -1,9 +1,9 @@
-"""How far each metric lies from its own past, on three horizons.
+"""Measure how far each metric is from its own past, on three horizons.
 
 `long` and `short` are |x - m| / s with m an exponential mean over `span` rows and s the long-run mean of such
-residuals, so that a channel that is always restless counts less. `local` is |x - median| / (1.4826 MAD + 0.1
-standard deviation): median and MAD are followed by steps of bounded size (the Huber form of stochastic
-approximation, Robbins and Monro 1951), which one spike can hardly move.
+residuals, so that a channel that always fluctuates counts less. `local` is |x - median| / (1.4826 MAD + 0.1 standard
+deviation): median and MAD are updated in steps of bounded size (the Huber form of stochastic approximation, Robbins and
+Monro 1951), which a single spike hardly moves.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ LONG_SPAN, SHORT_SPAN, LOCAL_SPAN = 20_000, 3, 200
 SCALE_SPAN = 20_000
 SHORT_RATE = 2 / (SHORT_SPAN + 1)
 LONG_CLIP, SHORT_CLIP, LOCAL_CLIP = 100.0, 10.0, 100.0
-RANGE_SHARE = 0.01  # of the largest value seen: no spread is taken for smaller
-SETTLED = 20  # rows before residuals are clipped, when nothing is known of the spread
+RANGE_SHARE = 0.01  # share of the largest value seen: the assumed minimum spread
+SETTLED = 20  # rows before residuals are clipped, when the spread is unknown
 MAD_TO_SIGMA, STD_SHARE = 1.4826, 0.1
 TINY = 1e-12
 
@@ -37,7 +37,7 @@ class Residual:
 
 
 class HistoryResiduals:
-    """Follows each metric of each slot."""
+    """Tracks each metric of each slot."""
 
     def __init__(self, metrics: int) -> None:
         names = ("count", "peak", "long_mean", "long_spread", "short_mean", "short_spread", "median", "mad")
@@ -56,7 +56,8 @@ class HistoryResiduals:
         seen = known & (s["count"] > 1)
         takes = known & learn[:, None]
         s["count"] = s["count"] + takes.astype(np.float32)
-        # What is short forgets by itself: were it held, whatever goes on would be far from it.
+        # The short horizon adapts even while learning is paused: otherwise any ongoing change would stay far
+        # from it.
         recent = known & (s["count"] > 0)
         warm = s["count"] > SETTLED
         once = 1.0 / np.maximum(s["count"], 1)

@@ -1,4 +1,4 @@
-"""What the learned detector sees of a device: means over some seconds, its own slow power, and its neighbours."""
+"""Input of the learned detector for a device: means over some seconds, its own slow power, and its neighbours."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ NAMES = (*OWN, "power_slow_w", "peer_temp_c", "peer_power_w")
 TEMP, POWER = OWN.index("temp_c"), OWN.index("power_w")
 LEARN_S, TURNS = 10.0, 10
 DUE_SHARE = 0.95
-SLOW_S = 60.0  # heat follows power with a time constant of about a minute
+SLOW_S = 60.0  # temperature follows power with a time constant of about a minute
 MOST_PEERS = 16
 
 
 @dataclass(frozen=True)
 class Span:
-    """What some slots did until a row of a block: means of their own channels, slow power, seconds."""
+    """Aggregates of some slots up to a row of a block: means of their own channels, slow power, seconds."""
 
     row: int
     slots: Slots
@@ -34,12 +34,12 @@ class Span:
     period_s: Doubles
 
     def of(self, here: Bools) -> Span:
-        """Some of its slots."""
+        """Return a subset of its slots."""
         return Span(self.row, self.slots[here], self.own[here], self.slow_w[here], self.period_s[here])
 
 
 class InputChannels:
-    """Adds rows up until a learning tick is due."""
+    """Accumulates rows until a learning tick is due."""
 
     def __init__(self, learn_s: float = LEARN_S) -> None:
         self._learn_s = learn_s
@@ -50,7 +50,7 @@ class InputChannels:
         self._since_s = np.empty(0)
 
     def grow(self, slots: int) -> None:
-        """Have at least this many slots."""
+        """Grow to at least this many slots."""
         more = slots - len(self._since_s)
         if more > 0:
             more = max(more, len(self._since_s))
@@ -60,7 +60,7 @@ class InputChannels:
             self._since_s = np.concatenate([self._since_s, np.full(more, np.nan)])
 
     def add(self, view: View, node: Slots) -> Slots:
-        """Take rows of these nodes in; returns the indices of rows whose slots are due."""
+        """Add rows of these nodes; returns the indices of rows whose slots are due."""
         slots = view.slots
         now = view.pick(view.now, self._columns)
         there = ~np.isnan(now)
@@ -69,14 +69,14 @@ class InputChannels:
         power = view.get("power_w")
         before = np.where(np.isnan(self._slow_w[slots]), power, self._slow_w[slots])
         self._slow_w[slots] = before + (1 - np.exp(-view.dt_s / SLOW_S)) * (np.nan_to_num(power) - before)
-        # Nodes take turns, so that a fleet is not learnt from all at once; a node's devices stay together.
+        # Nodes are staggered, so that a fleet is not learned all at once; a node's devices stay together.
         begun_s = view.at_s - view.dt_s - self._learn_s * (node % TURNS) / TURNS
         since_s = np.where(np.isnan(self._since_s[slots]), begun_s, self._since_s[slots])
         self._since_s[slots] = np.minimum(since_s, view.at_s)
         return np.flatnonzero(view.at_s - self._since_s[slots] >= self._learn_s * DUE_SHARE)
 
     def take(self, view: View, due: Slots, node_of: Slots) -> tuple[Floats, Doubles]:
-        """The channels [rows, NAMES] of the rows that are due and the seconds they cover; adding begins anew."""
+        """Return the channels [rows, NAMES] of due rows and the seconds they cover, and restart their accumulation."""
         slots = view.slots[due]
         with np.errstate(invalid="ignore", divide="ignore"):
             own = self._sum[slots] / self._count[slots]
@@ -86,7 +86,7 @@ class InputChannels:
         return beside_peers(own, self._slow_w[slots], node_of[due]), period_s
 
     def spans(self, view: View, node: Slots) -> list[Span]:
-        """Take rows of several moments in, of slots of these nodes; returns the spans that ended, in order of time."""
+        """Add rows of several moments, of slots of these nodes; returns the spans that ended, in order of time."""
         s, at_s = view.each, view.grid(view.at_s)
         now = view.grid(view.pick(view.now, self._columns))
         there = ~np.isnan(now)
@@ -114,7 +114,7 @@ class InputChannels:
         return ended
 
     def _slow_power(self, view: View) -> Doubles:
-        """The power of the last minute in each row [moments, slots]."""
+        """Return the power of the last minute in each row [moments, slots]."""
         s, power = view.each, view.grid(view.get("power_w")).astype(np.float64)
         told = ~np.isnan(power)
         ever, first = told.any(axis=0), told.argmax(axis=0)
@@ -127,11 +127,11 @@ class InputChannels:
 
 
 def beside_peers(own: Doubles, slow_w: Doubles, node_of: Slots) -> Floats:
-    """The channels [rows, NAMES] of devices, with the others of their nodes among the rows."""
+    """Return the channels [rows, NAMES] of devices, compared with the others of their nodes among the rows."""
     peers = np.stack([median_of_others(own[:, column], node_of) for column in (TEMP, POWER)], 1)
     return np.concatenate([own, slow_w[:, None], peers], 1).astype(np.float32)
 
 
 def _due(at_s: Doubles, first: int, since_s: float, learn_s: float) -> int:
-    """The first row that is late enough; the number of rows when there is none."""
+    """Return the first row that is late enough; the number of rows when there is none."""
     return max(first, int(np.searchsorted(at_s, since_s + learn_s * DUE_SHARE)))

@@ -1,8 +1,8 @@
-"""The learned detector: every horizon, the relations and the surprises of each slot, as one score.
+"""The learned detector: every horizon, the relations and the surprises of each slot, combined into one score.
 
-Fusion: the fourth-power mean of four parts, each in spreads of its own past: relations (over metrics in the square),
-long residuals (in the fourth power: one far channel counts), short residuals (in the square), local residuals
-(in the square root: most channels have to agree). Smoothed over 4 rows, with a peak that fades over 10.
+Fusion: the fourth-power mean of four parts, each in spreads of its own past: relations (squared over metrics), long
+residuals (fourth power: one far channel counts), short residuals (squared), local residuals (square root: most channels
+have to agree). Smoothed over 4 rows, with a peak that decays over 10.
 """
 
 from __future__ import annotations
@@ -22,15 +22,15 @@ from accelerator_autopilot.contracts.errors import InvalidInputError
 
 LONG_WEIGHT, SHORT_WEIGHT, LOCAL_WEIGHT = 0.5, 1.0, 1.25
 SMOOTH_ROWS, HOLD_ROWS = 4, 10
-# Of many metrics one is surprising by chance: Bonferroni's correction, for a sum of several logarithms.
+# Among many metrics one is surprising by chance: Bonferroni's correction, for a sum of several logarithms.
 MANY_METRICS = 1.5
 
 
 @dataclass(frozen=True)
 class Scores:
-    """Of each row: `oddness` [rows] ranks, `surprise` [rows] alarms, `by_metric` [rows, metrics] explains.
+    """For each row: `oddness` [rows] ranks, `surprise` [rows] alarms, `by_metric` [rows, metrics] explains.
 
-    `expected` [rows, metrics] is what each metric usually is.
+    `expected` [rows, metrics] is the usual value of each metric.
     """
 
     oddness: Floats
@@ -40,12 +40,12 @@ class Scores:
 
 
 class LearnedDetector:
-    """Learns online, all slots of a batch at once; nothing is trained beforehand."""
+    """Learns online, all slots of a batch at once; nothing is pretrained."""
 
     def __init__(self, metrics: int, *, surprise: bool = True) -> None:
         self.metrics = metrics
         self._residuals, self._relations = HistoryResiduals(metrics), MetricRelations(metrics)
-        # Histograms take most of the memory: 3.4 kB a metric.
+        # Histograms take most of the memory: 3.4 kB per metric.
         self._surprise = DensityScore(metrics) if surprise else None
         self._smooth = Slots({"count": (), "level": (), "held": ()})
         self._parts = {
@@ -60,12 +60,12 @@ class LearnedDetector:
         return sum(part.bytes_per_slot for part in self._parts.values())
 
     def grow(self, slots: int) -> None:
-        """Have at least this many slots."""
+        """Grow to at least this many slots."""
         for part in self._parts.values():
             part.grow(slots)
 
     def forget(self, slots: Indices) -> None:
-        """Begin anew with these slots."""
+        """Relearn these slots."""
         for part in self._parts.values():
             part.forget(slots)
 
@@ -92,18 +92,18 @@ class LearnedDetector:
         return held
 
     def snapshot(self) -> dict[str, Floats]:
-        """All state, to be saved."""
+        """Return all state, to be saved."""
         return {f"{name}.{key}": t for name, part in self._parts.items() for key, t in part.snapshot().items()}
 
     def load(self, saved: Saved) -> None:
-        """Go on from a snapshot. Raises InvalidInputError when it is another version's, and changes nothing then."""
+        """Restore a snapshot. Raises InvalidInputError for one of another version, and then changes nothing."""
         parts = {
             name: {key.removeprefix(f"{name}."): t for key, t in saved.items() if key.startswith(f"{name}.")}
             for name in self._parts
         }
         lengths = {len(t) for t in saved.values()}
         if len(lengths) != 1:
-            raise InvalidInputError("snapshot", sorted(lengths), "must have one number of slots")
+            raise InvalidInputError("snapshot", sorted(lengths), "must have the same number of slots")
         for name, part in self._parts.items():
             part.check(parts[name])
         for name, part in self._parts.items():
@@ -111,7 +111,7 @@ class LearnedDetector:
 
 
 def fuse(residual: Residual, related: Floats, known: Bools) -> Floats:
-    """One number a row from the four parts; metrics that are missing do not count."""
+    """Combine the four parts into one number per row; missing metrics do not count."""
     parts = np.stack(
         [
             _mean(np.abs(related), 2.0, known),

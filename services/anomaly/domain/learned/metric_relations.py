@@ -1,8 +1,9 @@
-"""What each metric should be given the others: the residual of the best linear guess.
+"""Predict each metric from the others: the residual of the best linear prediction.
 
-With S the covariance of the standardised metrics and R = (S + ridge I)^-1, the residual of metric j given all
-others, in its own standard deviations, is (R d)_j / sqrt(R_jj) (Lauritzen, Graphical Models, 1996, 5.1.3). A fan,
-a pump, a paste, a miner or a stuck clock breaks such a relation while every single metric stays in its usual range.
+With S the covariance of the standardised metrics and R = (S + ridge I)^-1, the residual of metric j given all others,
+in its own standard deviations, is (R d)_j / sqrt(R_jj) (Lauritzen, Graphical Models, 1996, 5.1.3). A faulty fan, pump
+or thermal paste, a cryptominer or a stuck clock breaks such a relation while every single metric stays in its usual
+range.
 """
 
 from __future__ import annotations
@@ -18,12 +19,12 @@ RIDGE = 0.02
 WARM_UP_ROWS = 200
 REFRESH_ROWS = 50
 CLIP = 30.0
-SPREAD_SHARE = 1e-3  # of the largest value seen
+SPREAD_SHARE = 1e-3  # share of the largest value seen
 TINY = 1e-30
 
 
 class MetricRelations:
-    """Follows mean and covariance of each slot's metrics; the inverse is renewed every few rows."""
+    """Tracks mean and covariance of each slot's metrics; the inverse is recomputed every few rows."""
 
     def __init__(self, metrics: int) -> None:
         self._metrics = metrics
@@ -35,7 +36,7 @@ class MetricRelations:
 
     @quietly
     def step(self, slots: Indices, x: Floats, learn: Bools) -> Floats:
-        """Residuals [rows, metrics] of rows `x` (NaN: missing, guessed by the mean), in standard deviations."""
+        """Return residuals [rows, metrics] of rows `x` (NaN: missing, replaced by the mean), in standard deviations."""
         if self._metrics < 2:
             return np.zeros_like(x)
         s = self.slots.read(slots)
@@ -51,7 +52,7 @@ class MetricRelations:
         rate = (np.maximum(1 / np.maximum(count, 1), 2 / (SPAN + 1)) * learn)[:, None]
         mean = mean + rate * d
         peak = np.maximum(s["peak"], np.abs(np.where(known, x, mean)))
-        # Standardised by the largest value, so that bytes squared stay within float32.
+        # Standardised by the largest value, so that squared bytes stay within float32.
         e = d / np.maximum(peak, TINY)
         rescale = s["peak"] / np.maximum(peak, TINY)
         old = s["cov"] * rescale[:, :, None] * rescale[:, None, :]

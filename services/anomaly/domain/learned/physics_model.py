@@ -1,10 +1,10 @@
-"""What a device should draw and how warm it should be, given what is asked of it.
+"""Predict a device's power and temperature from its load.
 
-Each effect is guessed from its causes alone: power from load and clocks, heat from the power of the last minute and
-from the neighbours. (Given everything else, a fan that rises with the temperature would explain the temperature
-away.) The guess is linear, by least squares on an exponentially fading covariance; what remains, in the spreads that
-are usual at such a load, is bounded and averaged with its sign over some rows: a fault stays on one side while jobs
-come and go.
+Each effect is predicted from its causes alone: power from load and clocks, temperature from the power of the last
+minute and from the neighbours. (Given everything else, a fan that rises with the temperature would explain the
+temperature away.) The prediction is linear, by least squares on an exponentially fading covariance; the residual, in
+spreads that are usual at such a load, is clipped and averaged with its sign over some rows: a fault stays on one side
+while jobs come and go.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ WARM_UP_ROWS = 120
 REFRESH_ROWS = 20
 LEVEL_ROWS, SCALE_SPAN = 15, 3_000
 BUSY_PCT = 5.0
-FLOOR_SHARE = 0.004  # of the largest value seen: what is closer is exact enough
+FLOOR_SHARE = 0.004  # share of the largest value seen: closer predictions are exact enough
 CLIP = 6.0
 
 
 class PhysicsModel:
-    """Follows the covariance of each slot's channels and what remains of each effect."""
+    """Tracks the covariance of each slot's channels and the residual of each effect."""
 
     def __init__(self) -> None:
         k, m = len(NAMES), len(EFFECTS)
@@ -49,7 +49,7 @@ class PhysicsModel:
 
     @quietly
     def step(self, slots: Indices, x: Floats, learn: Bools) -> tuple[Floats, Floats]:
-        """How far each effect stays from its guess, 0 to CLIP [rows, EFFECTS], and the guesses themselves."""
+        """Return how far each effect stays from its prediction, 0 to CLIP [rows, EFFECTS], and the predictions."""
         s = self.slots.read(slots)
         zero = np.float32(0)
         known = np.isfinite(x)
@@ -61,7 +61,7 @@ class PhysicsModel:
         there = known[:, TARGETS]
         rest = np.where(there, d[:, TARGETS] - guess, zero)
         ready = s["count"] > WARM_UP_ROWS
-        # Idle devices are still, busy ones are not.
+        # Idle devices fluctuate little, busy ones a lot.
         busy = np.nan_to_num(x[:, NAMES.index("gpu_util_pct")]) > BUSY_PCT
         rows, state = np.arange(len(x)), busy.astype(np.int64)
         usual = s["scale"][rows, state]
@@ -89,7 +89,7 @@ class PhysicsModel:
         return np.abs(level), expected
 
     def _weights(self, cov: Floats) -> Floats:
-        """Least squares of each effect on its own causes, [rows, EFFECTS, channels]."""
+        """Return the least-squares weights of each effect on its own causes, [rows, EFFECTS, channels]."""
         k = cov.shape[1]
         variance = np.diagonal(cov, axis1=1, axis2=2)
         sd = np.sqrt(variance + np.float32(1e-8))

@@ -1,7 +1,7 @@
-"""Seasonal memory: how far a metric is from what it was a season ago.
+"""Seasonal memory: how far a metric is from its value one season ago.
 
-The season is the lag, of some that day and week have at usual periods, at which the past was nearest to the present;
-it counts as one only where that is much nearer than the mean is.
+The season is the lag, among those that day and week have at usual periods, at which the past was closest to the
+present; it counts as one only where that is much closer than the mean is.
 """
 
 from __future__ import annotations
@@ -12,15 +12,15 @@ from accelerator_autopilot.anomaly.domain.last_values import Bools
 from accelerator_autopilot.anomaly.domain.last_values import Slots as Indices
 from accelerator_autopilot.anomaly.domain.learned.slot_tensors import Floats, Slots, quietly
 
-# A day and a week of hours, halves, quarters and tenths of hours, minutes by five.
+# A day and a week in hours, halves, quarters and tenths of hours, and minutes in steps of five.
 LAGS = (24, 48, 96, 144, 288, 336, 672, 1008, 2016)
 KEPT = 2048
 SEASONS_SEEN = 1.5
-SEASONAL = 0.5  # error at the lag, as a share of the mean absolute deviation, below which it is a season
-STAYS = 1.3  # times the least error: so much a lag may have and be kept
+SEASONAL = 0.5  # error at the lag, relative to the mean absolute deviation, below which it is a season
+STAYS = 1.3  # factor on the smallest error up to which the current lag is kept
 ERROR_ROWS, SCALE_ROWS = 2000, 1000
 SMOOTH = 2 / 11
-LEAST_SCALE = 0.02  # of the mean absolute deviation
+LEAST_SCALE = 0.02  # share of the mean absolute deviation
 TINY = 1e-9
 
 
@@ -38,10 +38,10 @@ class SeasonalMemory:
 
     @quietly
     def step(self, slots: Indices, x: Floats, spread: Floats, takes: Bools) -> tuple[Floats, Bools]:
-        """How far rows `x` [rows, metrics] are off, and where that is measured anew since a season was found or lost.
+        """Return how far rows `x` [rows, metrics] are off, and where a season was found or lost since.
 
-        The first is in units of its own usual size, and of that the arcsinh; without a season it is 0. `spread` is the
-        mean absolute deviation; rows that are not to be learnt from are remembered as they were expected.
+        The distance is in units of its own usual size, as arcsinh; without a season it is 0. `spread` is the
+        mean absolute deviation; rows that must not be learned from are stored as their expected values.
         """
         s, zero = self.slots.read(slots), np.float32(0)
         count = s["count"]

@@ -1,4 +1,4 @@
-"""Arrays with one row a slot: gathered for the slots of a batch, written back, grown, saved and loaded."""
+"""Arrays with one row per slot: read for the slots of a batch, written back, grown, saved and loaded."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ import numpy.typing as npt
 from accelerator_autopilot.anomaly.domain.last_values import Slots as Indices
 from accelerator_autopilot.contracts.errors import InvalidInputError
 
-# float32; what numpy's types make of one beside a plain number is wider than what numpy does.
+# float32; numpy's type stubs widen an operation with a Python number more than numpy does.
 Floats = npt.NDArray[Any]
 Saved = Mapping[str, npt.NDArray[Any]]
-# What is missing is NaN and becomes nothing by name; what was never seen is divided by nothing, and not told.
+# Missing values are NaN and become zero explicitly; unseen ones are divided by zero without a warning.
 quietly = np.errstate(invalid="ignore", divide="ignore", over="ignore", under="ignore")
 
 
@@ -31,11 +31,11 @@ class Slots:
 
     @property
     def bytes_per_slot(self) -> int:
-        """Memory that one slot takes."""
+        """Memory of one slot."""
         return sum(4 * math.prod(array.shape[1:]) for array in self._arrays.values())
 
     def grow(self, slots: int) -> None:
-        """Have at least this many slots."""
+        """Grow to at least this many slots."""
         if slots <= len(self):
             return
         more = max(slots, 2 * len(self)) - len(self)
@@ -44,25 +44,25 @@ class Slots:
             self._arrays[name] = np.concatenate([array, fresh])
 
     def forget(self, slots: Indices) -> None:
-        """Give slots their initial values again."""
+        """Reset slots to their initial values."""
         for name, array in self._arrays.items():
             array[slots] = self._initial[name]
 
     def read(self, slots: Indices) -> dict[str, Floats]:
-        """Copies of the rows of these slots."""
+        """Return copies of the rows of these slots."""
         return {name: array.take(slots, axis=0) for name, array in self._arrays.items()}
 
     def write(self, slots: Indices, rows: Mapping[str, Floats]) -> None:
-        """Put rows back; names that are left out stay."""
+        """Write rows back; arrays that are left out keep theirs."""
         for name, row in rows.items():
             self._arrays[name][slots] = row
 
     def snapshot(self) -> dict[str, Floats]:
-        """The arrays themselves, to be saved."""
+        """Return the arrays themselves, to be saved."""
         return dict(self._arrays)
 
     def check(self, saved: Saved) -> None:
-        """Whether saved arrays fit. Raises InvalidInputError when names or shapes are another version's."""
+        """Check whether saved arrays fit. Raises InvalidInputError when names or shapes are of another version."""
         for name, array in self._arrays.items():
             found = saved.get(name)
             if found is None or found.ndim == 0 or found.shape[1:] != array.shape[1:]:
@@ -70,6 +70,6 @@ class Slots:
                 raise InvalidInputError(f"snapshot.{name}", shape, f"must have the shape {array.shape}")
 
     def load(self, saved: Saved) -> None:
-        """Take saved arrays. Raises InvalidInputError."""
+        """Load saved arrays. Raises InvalidInputError."""
         self.check(saved)
         self._arrays = {name: np.array(saved[name], np.float32) for name in self._arrays}

@@ -1,4 +1,4 @@
-"""What the learned detector knows, ready to be stored."""
+"""The learned detector's state, ready to be stored."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 @dataclass(frozen=True)
 class Snapshot:
-    """The device slots' rows and the learned arrays."""
+    """The device slots and the learned arrays."""
 
     roster: list[tuple[str, str, bool]]
     arrays: dict[str, npt.NDArray[Any]]

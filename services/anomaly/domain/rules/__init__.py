@@ -1,4 +1,4 @@
-"""Every rule; adding one is adding it to a file's `make`."""
+"""Every rule; to add one, add it to a module's `make`."""
 
 from __future__ import annotations
 
@@ -9,6 +9,6 @@ from accelerator_autopilot.anomaly.domain.rules.base import Rule
 
 
 def all_rules() -> list[Rule]:
-    """One of each."""
+    """Create one of each."""
     modules = [import_module(f"{__name__}.{m.name}") for m in pkgutil.iter_modules(__path__) if m.name != "base"]
     return [rule for module in modules for rule in module.make()]

@@ -14,7 +14,7 @@ from accelerator_autopilot.anomaly.domain.metric_columns import COLUMN
 from accelerator_autopilot.contracts.messages.alerts import Severity
 
 Tested = tuple[Bools, Bools]
-# One count fades below it after the window: 1/e.
+# After the window, a count has decayed to 1/e.
 ANY_GROWTH = 0.367
 
 
@@ -45,31 +45,31 @@ class Kind:
 
 
 class Rule(Protocol):
-    """One kind of fault; rules may keep a little state for each slot."""
+    """One kind of fault; rules may keep a little state per slot."""
 
     kind: Kind
 
     @property
     def reads(self) -> tuple[str, ...]:
-        """Metrics without any of which there is nothing to test."""
+        """The metrics without which there is nothing to test."""
 
     def grow(self, slots: int) -> None:
-        """Have at least this many slots."""
+        """Grow to at least this many slots."""
 
     def test(self, view: View) -> Tested:
-        """Whether the fault is there [rows], and whether that can be said [rows]."""
+        """Return whether the fault is present [rows], and whether that can be determined [rows]."""
 
 
 class Stateless:
-    """Keeps nothing of any slot."""
+    """Keeps no state."""
 
     def grow(self, slots: int) -> None:
-        """Nothing is kept."""
+        """Do nothing: there is no state."""
 
 
 @dataclass
 class Simple(Stateless):
-    """A rule without memory: `fires` of the last known values. Unknown where any of `needs` was never read."""
+    """A stateless rule: `fires` on the last known values. Unknown where any of `needs` was never read."""
 
     kind: Kind
     needs: tuple[str, ...]
@@ -77,7 +77,7 @@ class Simple(Stateless):
 
     @property
     def reads(self) -> tuple[str, ...]:
-        """Whatever it needs."""
+        """The metrics it needs."""
         return self.needs
 
     def test(self, view: View) -> Tested:
@@ -88,7 +88,7 @@ class Simple(Stateless):
 
 @dataclass
 class Growth:
-    """Counters of one thing: fires while the growth of the busiest within a fading window exceeds `most`."""
+    """Counters of one fault: fires while the fastest one's growth within a fading window exceeds `most`."""
 
     kind: Kind
     counters: tuple[str, ...]
@@ -102,13 +102,13 @@ class Growth:
         return self.counters
 
     def grow(self, slots: int) -> None:
-        """Have at least this many slots."""
+        """Grow to at least this many slots."""
         more = slots - len(self._sum)
         if more > 0:
             self._sum = np.concatenate([self._sum, np.zeros(max(more, len(self._sum)), np.float32)])
 
     def test(self, view: View) -> Tested:
-        """Let the sums fade, add what grew."""
+        """Decay the sums and add the growth."""
         gained = np.stack([view.growth(name) for name in self.counters], 1)
         known = ~all_of(np.isnan(gained))
         keep, more = np.exp(-view.dt_s / self.window_s), np.nan_to_num(gained).max(1)
@@ -118,12 +118,12 @@ class Growth:
         return total > self.most, known | (total > 0)
 
     def reset(self, slot: int) -> None:
-        """The device was reset: what grew before then counts no more."""
+        """Clear the sums after a device reset."""
         self._sum[slot] = 0.0
 
 
 def filled(array: Doubles | Floats | Slots, slots: int, value: float) -> Doubles:
-    """An array lengthened to at least this many slots."""
+    """Return an array extended to at least this many slots."""
     more = slots - len(array)
     if more <= 0:
         return array  # type: ignore[return-value]

@@ -26,16 +26,16 @@ class CollectiveRule:
     _gang: Doubles = field(default_factory=lambda: np.empty(0))
 
     def grow(self, slots: int) -> None:
-        """Have at least this many slots."""
+        """Grow to at least this many slots."""
         self._gang = filled(self._gang, slots, ALONE)
 
     def join(self, gang_of: Slots) -> None:
-        """From now on: the gang of each slot, ALONE for none."""
+        """Set the job group of each slot, ALONE for none."""
         self._gang[:] = ALONE
         self._gang[: len(gang_of)] = gang_of
 
     def test(self, view: View) -> Tested:
-        """Test rows whose devices work with others that are here too."""
+        """Test rows whose job has other devices among the rows."""
         gang = self._gang[view.slots]
         rows = np.flatnonzero(gang != ALONE)
         firing, known = np.zeros(len(view), bool), np.zeros(len(view), bool)
@@ -44,7 +44,7 @@ class CollectiveRule:
             others_util, others_clock = (median_of_others(value, gang[rows]) for value in (util, clock))
             known[rows] = ~np.isnan(util) & ~np.isnan(others_util)
             firing[rows] = known[rows] & self.compare(util, others_util, clock, others_clock)
-        # A device that has left its job has the fault no longer.
+        # A device that has left its job no longer has the fault.
         return firing, known | (gang == ALONE)
 
 
@@ -59,7 +59,7 @@ def _burdened(util: Doubles, others_util: Doubles, _: Doubles, __: Doubles) -> B
 
 
 def make() -> list[Rule]:
-    """One of each."""
+    """Create one of each."""
     return [
         CollectiveRule(
             Kind(

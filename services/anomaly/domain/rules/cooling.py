@@ -8,7 +8,7 @@ from accelerator_autopilot.anomaly.domain.last_values import Bools, View
 from accelerator_autopilot.anomaly.domain.rules.base import Kind, Rule, Simple, Stateless, Tested
 
 MARGIN_C = 5.0
-HOT_C = 92.0  # where a device does not report its limit: above the slowdown of the usual cards, 83 to 92 °C
+HOT_C = 92.0  # used where a device does not report its limit: above the slowdown of common cards, 83 to 92 °C
 MEMORY_HOT_C = 100.0  # HBM and GDDR6X throttle at 95 to 110 °C
 FAN_STOPPED_PCT, FAN_NEEDED_C = 5.0, 65.0
 HW_SLOWDOWN, SW_THERMAL, HW_THERMAL, POWER_BRAKE = 0x8, 0x20, 0x40, 0x80
@@ -40,14 +40,14 @@ class Thermal(Stateless):
 
 
 def reasons(view: View, bits: int) -> Bools:
-    """Whether any of these clock event reasons is given."""
+    """Whether any of these clock event reasons is set."""
     mask = np.nan_to_num(view.get("clock_event_reasons")).astype(np.int64)
     there: Bools = (mask & bits) != 0
     return there
 
 
 def make() -> list[Rule]:
-    """One of each."""
+    """Create one of each."""
     return [
         Thermal(),
         Simple(
@@ -74,7 +74,7 @@ def make() -> list[Rule]:
                 open_after_s=10.0,
             ),
             ("temp_c",),
-            # A device whose fan was never seen turning has none of its own.
+            # A device whose fan was never seen turning has no fan.
             lambda view: (
                 (view.get("temp_c") >= FAN_NEEDED_C)
                 & (

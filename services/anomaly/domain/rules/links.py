@@ -12,7 +12,7 @@ DOWN_AFTER_S = 60.0
 
 
 def make() -> list[Rule]:
-    """One of each."""
+    """Create one of each."""
     return [
         Growth(
             Kind(
@@ -80,7 +80,7 @@ def make() -> list[Rule]:
                 disturbs=False,
             ),
             ("pcie_width",),
-            # An idle link lowers its generation to save power, never its width.
+            # An idle link lowers its generation to save power, but never its width.
             lambda view: (
                 (view.get("pcie_width") < view.highest("pcie_width"))
                 | (view.busy & (view.get("pcie_gen") < view.highest("pcie_gen")))

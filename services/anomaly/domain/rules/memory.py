@@ -28,7 +28,7 @@ def _flag(
 
 
 def make() -> list[Rule]:
-    """One of each."""
+    """Create one of each."""
     return [
         Growth(
             Kind(

@@ -12,7 +12,7 @@ from accelerator_autopilot.anomaly.domain.rules.cooling import reasons
 BUSY_PCT, FULL_PCT, IDLE_PCT = 50.0, 95.0, 3.0
 LOW_CLOCK_SHARE = 0.7
 CAUSES = 0x2 | 0x4 | 0x8 | 0x20 | 0x40 | 0x80  # locked clocks, power cap, slowdown, heat, brake
-USUAL_ROWS = 200.0  # rows over which the usual clock under load is followed
+USUAL_ROWS = 200.0  # rows over which the usual clock under load is averaged
 LEARNED_ROWS = 30.0
 HIDDEN_SHARE, HUNG_SHARE = 0.4, 0.12
 
@@ -37,11 +37,11 @@ class ClocksLow:
         self._rows: Doubles = np.empty(0)
 
     def grow(self, slots: int) -> None:
-        """Have at least this many slots."""
+        """Grow to at least this many slots."""
         self._usual, self._rows = filled(self._usual, slots, 0.0), filled(self._rows, slots, 0.0)
 
     def test(self, view: View) -> Tested:
-        """Compare with the clock that this device usually has under load; low clocks are not learnt."""
+        """Compare with the device's usual clock under load; low clocks are not learned."""
         clock = view.read("clock_sm_mhz")
         known = (view.get("gpu_util_pct") >= BUSY_PCT) & ~np.isnan(clock)
         capped = view.get("power_cap_w") < 0.98 * view.highest("power_cap_w")
@@ -57,7 +57,7 @@ class ClocksLow:
         return low.ravel() & known & ~caused, known
 
     def _follow(self, slots: Slots, read: Floats, learnable: Bools) -> Bools:
-        """Which of these clocks [moments, slots] are low, each beside what was usual before it."""
+        """Return which clocks [moments, slots] are low, each compared with the usual clock before it."""
         usual, rows = self._usual[slots], self._rows[slots]
         counted = rows + np.add.accumulate(learnable, axis=0)
         before = counted - learnable
@@ -78,7 +78,7 @@ class ClocksLow:
 
 
 def _span(view: View) -> tuple[Doubles, Bools]:
-    """Where power lies between its lowest and highest so far, and whether both are known well enough."""
+    """Return where power lies between its minimum and maximum so far, and whether both are known well enough."""
     lowest, highest = view.lowest("power_w"), view.highest("power_w")
     wide = (highest - lowest) > 0.25 * highest
     share = (view.get("power_w") - lowest) / np.maximum(highest - lowest, 1e-3)
@@ -86,7 +86,7 @@ def _span(view: View) -> tuple[Doubles, Bools]:
 
 
 class HiddenLoad(Stateless):
-    """High power without utilisation: hidden work, or a counter that is stuck."""
+    """High power without utilisation: hidden work, or a stuck counter."""
 
     kind = Kind(
         "power_without_load",
@@ -108,7 +108,7 @@ class HiddenLoad(Stateless):
 
 
 class Hung(Stateless):
-    """Full utilisation at idle power for a long time: a kernel that spins or waits for a peer that died."""
+    """Full utilisation at idle power for a long time: a kernel that spins or waits for a dead peer."""
 
     kind = Kind(
         "hung_kernel",
@@ -130,5 +130,5 @@ class Hung(Stateless):
 
 
 def make() -> list[Rule]:
-    """One of each."""
+    """Create one of each."""
     return [ClocksLow(), HiddenLoad(), Hung()]

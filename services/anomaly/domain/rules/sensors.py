@@ -15,7 +15,7 @@ STILL_TICKS, STILL_S = 30.0, 25.0
 ALL = ("power_w", "temp_c", "clock_sm_mhz", "gpu_util_pct", "memory_used_bytes")
 USUAL_FACTOR = 3.0
 KNOWN_ROWS, KNOWN_STILL_TICKS = 500.0, 12.0
-# Until a value has changed twice it is not known how often its exporter renews it: every 30 s, a minute, or five.
+# Until a value has changed twice, its exporter's refresh period is unknown: 30 s, a minute, or five.
 CHANGES_KNOWN, UNKNOWN_STILL_S = 2.0, 330.0
 IDLE_ROWS = 100.0
 SETTLE_TICKS = 12.0
@@ -34,10 +34,10 @@ LIMITS: dict[str, tuple[float, float]] = {
 
 @dataclass(frozen=True)
 class Standing:
-    """Of each row: for how many rows and seconds the value has stood still, beside what is known of that.
+    """For each row: for how many rows and seconds the value has been unchanged, compared with its history.
 
-    `usual` is the longest time that it stood still before, in rows, and `rows` how many there were of this state;
-    `changes` counts how often it moved, its first value too.
+    `usual` is the longest time it was unchanged before, in rows, and `rows` how many there were in this state;
+    `changes` counts how often it changed, including its first value.
     """
 
     busy: Bools
@@ -48,19 +48,19 @@ class Standing:
     changes: Doubles
 
     def lasts(self, least_s: float) -> Bools:
-        """Whether it stands still for much longer than ever before."""
+        """Whether it has been unchanged for much longer than ever before."""
         seen_before = self.rows - self.ticks
         least = np.where(seen_before >= KNOWN_ROWS, KNOWN_STILL_TICKS, STILL_TICKS)
-        # Some devices stand still when idle: that has to be known before it can be odd.
+        # Some devices are static when idle: that must be known before it counts as anomalous.
         judged = self.busy | (seen_before >= IDLE_ROWS)
         lasting: Bools = judged & (self.ticks >= np.maximum(USUAL_FACTOR * self.usual, least))
-        # Of the first value only a part of its time was seen.
+        # The first value was seen for only part of its time.
         paced = self.changes > CHANGES_KNOWN
         return lasting & (self.still_s >= np.where(paced, least_s, np.maximum(least_s, UNKNOWN_STILL_S)))
 
 
 class Stillness:
-    """How long a value has repeated itself, beside the longest time that it did so and moved on, idle and busy."""
+    """Tracks how long a value has repeated, compared with the longest time it did before, idle and busy."""
 
     def __init__(self) -> None:
         self._ticks: Doubles = np.empty(0)
@@ -70,14 +70,14 @@ class Stillness:
         self._changes: Doubles = np.empty(0)
 
     def grow(self, slots: int) -> None:
-        """Have at least this many slots."""
+        """Grow to at least this many slots."""
         self._ticks, self._still_s = filled(self._ticks, slots, 0.0), filled(self._still_s, slots, 0.0)
         self._rows = [filled(values, slots, 0.0) for values in self._rows]
         self._longest = [filled(values, slots, 0.0) for values in self._longest]
         self._changes = filled(self._changes, slots, 0.0)
 
     def count(self, view: View, same: Bools, known: Bools) -> Standing:
-        """Take rows in; returns how long the value has stood still in each."""
+        """Process rows; returns how long the value has been unchanged in each."""
         if view.moments > 1:
             return self._count_many(view, same, known)
         s, busy = view.slots, self._busy(view)
@@ -95,10 +95,10 @@ class Stillness:
         return Standing(busy, self._ticks[s], self._still_s[s], usual, rows, self._changes[s])
 
     def _count_many(self, view: View, same: Bools, known: Bools) -> Standing:
-        """The same over several moments."""
+        """Process several moments."""
         s, busy, same, known = view.each, view.grid(self._busy(view)), view.grid(same), view.grid(known)
         counted = np.add.accumulate(known, axis=0)
-        # Where the value last moved: how many known rows had been by then, and how much time.
+        # Where the value last changed: how many known rows, and how much time, had passed by then.
         moved = known & ~same
         ago = np.maximum.accumulate(np.where(moved, counted, -1), axis=0)
         ticks = np.where(ago >= 0, counted - ago, self._ticks[s] + counted).astype(np.float64)
@@ -144,11 +144,11 @@ class Frozen:
         self._still = Stillness()
 
     def grow(self, slots: int) -> None:
-        """Have at least this many slots."""
+        """Grow to at least this many slots."""
         self._still.grow(slots)
 
     def test(self, view: View) -> Tested:
-        """Count rows that repeat the one before; what a device did before while it was well is usual."""
+        """Count rows that repeat the previous one; what a device did while it was healthy is usual."""
         now, before = view.pick(view.now, self._columns), view.pick(view.before, self._columns)
         known = ~np.isnan(now[:, 0])
         same = known & all_of((now == before) | np.isnan(now))
@@ -156,7 +156,7 @@ class Frozen:
 
 
 class Stuck:
-    """A value repeats exactly while another one that it normally follows has changed much."""
+    """A value repeats exactly while another one that it normally follows has changed a lot."""
 
     def __init__(self, metric: str, follows: str, share_of_peak: float, points: float, text: str) -> None:
         self._metric, self._follows, self._share, self._points = metric, follows, share_of_peak, points
@@ -176,18 +176,18 @@ class Stuck:
         self._level: Doubles = np.empty(0)
 
     def grow(self, slots: int) -> None:
-        """Have at least this many slots."""
+        """Grow to at least this many slots."""
         self._still.grow(slots)
         self._high, self._low = filled(self._high, slots, -np.inf), filled(self._low, slots, np.inf)
         self._level = filled(self._level, slots, np.nan)
 
     def test(self, view: View) -> Tested:
-        """How far the other has moved, in its mean over a few rows, since this one last changed."""
+        """Measure how far the other's mean over a few rows has moved since this one last changed."""
         now, other = view.read(self._metric), view.read(self._follows)
         known = ~np.isnan(now) & ~np.isnan(other)
         same = known & (now == view.pick(view.before, [COLUMN[self._metric]])[:, 0])
         standing = self._still.count(view, same, known)
-        # The mean needs some rows to arrive where the other already is.
+        # The mean lags behind by some rows.
         begun = standing.ticks <= SETTLE_TICKS
         high, low = (self._span if view.moments == 1 else self._span_many)(view, other, known, begun)
         moved = (high - low) >= np.maximum(self._share * np.nan_to_num(view.highest(self._follows)), self._points)
@@ -195,7 +195,7 @@ class Stuck:
         return standing.lasts(STUCK_S) & known & moved & ~extreme, known
 
     def _span(self, view: View, other: Floats, known: Bools, begun: Bools) -> tuple[Doubles, Doubles]:
-        """The highest and lowest mean of the other since this one last changed."""
+        """Return the range of the other's mean since this one last changed."""
         s = view.slots
         level = np.where(np.isnan(self._level[s]), other, self._level[s] + LEVEL_RATE * (other - self._level[s]))
         high = np.where(begun, level, np.maximum(self._high[s], level))
@@ -205,7 +205,7 @@ class Stuck:
         return high, low
 
     def _span_many(self, view: View, other: Floats, known: Bools, begun: Bools) -> tuple[Doubles, Doubles]:
-        """The same over several moments."""
+        """Process several moments."""
         s, told, there = view.each, view.grid(other).astype(np.float64), view.grid(known)
         ever = there.any(axis=0)
         first = told[there.argmax(axis=0), np.arange(len(s))]
@@ -238,9 +238,9 @@ class Impossible(Stateless):
         self._high = np.array([high for _, high in LIMITS.values()], np.float32)
 
     def test(self, view: View) -> Tested:
-        """Compare with the limits, and memory used with memory there is."""
+        """Compare with the limits, and used memory with total memory."""
         now = view.pick(view.now, self._columns)
-        # Missing sensors report 0: from a sensor that never reported anything else, it is not a value.
+        # Missing sensors report 0: from a sensor that never reported anything else, it is not a reading.
         absent = (now == 0) & ~(view.pick(view.peak, self._columns) > 0)
         out = any_of(((now < self._low) & ~absent) | (now > self._high))
         out |= view.get("memory_used_bytes") > 1.02 * view.get("memory_total_bytes")
@@ -269,18 +269,19 @@ class Missing:
         self._share: Doubles = np.empty(0)
 
     def grow(self, slots: int) -> None:
-        """Have at least this many slots."""
+        """Grow to at least this many slots."""
         self._share = filled(self._share, slots, 0.0)
 
     def test(self, view: View) -> Tested:
-        """Follow the share of rows in which a metric that was read before was not."""
+        """Track the share of rows in which a metric that was read before was missing."""
         now = view.pick(view.now, self._columns)
         gone = any_of(np.isnan(now) & ~np.isnan(view.pick(view.before, self._columns)))
-        # A row without failed readings lacks only what its source no longer reports.
+        # A row without failed readings only lacks what its source no longer reports.
         gone &= view.read("read_errors") != 0
         rate = np.full(len(view), 2 / (MISSING_ROWS + 1))
         if gone.any():
-            # A row with nothing but a failed reading is of a source that fails: it says nothing about its devices.
+            # A row with nothing but a failed reading comes from a failing source and says nothing about its
+            # devices.
             alone = (~np.isnan(view.now)).sum(axis=1) == 1
             rate[alone & ~np.isnan(view.get("read_errors"))] = 0.0
         shares = fading(self._share[view.each], view.grid(1 - rate), view.grid(gone * rate))
@@ -289,7 +290,7 @@ class Missing:
 
 
 def make() -> list[Rule]:
-    """One of each."""
+    """Create one of each."""
     return [
         Frozen(),
         Stuck("temp_c", "power_w", MOVED["power_w"], 20.0, "temperature"),
