@@ -16,10 +16,10 @@ from accelerator_autopilot.scheduler.settings import ExecutorSettings, KedaSetti
 
 
 def main() -> None:
-    """Run the scheduler, or what carries its commands out elsewhere."""
+    """Run the scheduler, or an executor of its commands."""
     role = sys.argv[1] if len(sys.argv) == 2 else ""
     if len(sys.argv) == 1:
-        # Before numpy is imported: for small matrices more threads only stand in each other's way.
+        # Before numpy is imported: more threads only slow small matrices down.
         os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
         settings = load(SchedulerSettings)
         leave_out_websockets(settings.nats_url)

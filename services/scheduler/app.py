@@ -56,13 +56,13 @@ from accelerator_autopilot.transport.direct_reads import last_messages
 
 log = logging.getLogger(__name__)
 
-# The first round may have an hour of looks to show to every policy, and each read may wait for its time limit.
+# The first round may show an hour of observations to every policy, and each read may take up to its time limit.
 STANDSTILL_S = 120.0
 SCALES_RECALLED = 1_000
 
 
 def create_app(settings: SchedulerSettings | None = None) -> FastStream:
-    """The scheduler; any number may run, one leads."""
+    """Create the scheduler app; any number may run, one leads."""
     settings = settings or load(SchedulerSettings)
     service = Service("scheduler", settings)
     makers = usable_policies(settings)
@@ -83,7 +83,7 @@ def create_app(settings: SchedulerSettings | None = None) -> FastStream:
         async with service.running(watched) as js:
             reader = FleetReader(js, settings.stale_after_s, frames)
             nc = client_of(service.broker)
-            # Raw subscriptions: a framework's work on each message would cost more than the decisions.
+            # Raw subscriptions: a framework's overhead per message would exceed the cost of the decisions.
             await nc.subscribe(subjects.FRAMES, cb=frames.take)
             await nc.subscribe(subjects.SCALE_COMMANDS, cb=partial(record_operator_size, governor))
             leadership = LeaderElection(js, f"{settings.node}-{new_id()[:8]}", "scheduler")
@@ -123,7 +123,8 @@ def create_app(settings: SchedulerSettings | None = None) -> FastStream:
                 decider, leadership, partial(recall_all, js, remembering, governor, crowning), service.health, wake,
                 settings.decision_interval_s, leading,
             )  # fmt: skip
-            # Before the first round too, which a collector at its defaults would stop again and again.
+            # Before the first round too, which a collector with default settings would interrupt again and
+            # again.
             freeze_gc()
             service.supervise("decisions", deciding_for_ever, standstill_s=STANDSTILL_S)
             yield
@@ -134,7 +135,7 @@ def create_app(settings: SchedulerSettings | None = None) -> FastStream:
 
 
 def subscribe(service: Service, wake: asyncio.Event) -> list[Watched]:
-    """Follow alerts and what operators do; the durables to keep an eye on."""
+    """Subscribe to alerts and operator commands; returns the durable consumers to monitor."""
 
     async def on_alert(alert: Alert) -> None:
         if alert.severity == "critical":
@@ -152,7 +153,7 @@ def subscribe(service: Service, wake: asyncio.Event) -> list[Watched]:
 
 
 async def record_operator_size(governor: Governor, message: Msg) -> None:
-    """An operator set the size of a pool; one of our own commands, of which there are many, says nothing new."""
+    """Record that an operator set the size of a pool; the scheduler's own commands are ignored."""
     try:
         command = ScaleCommand.model_validate_json(message.data)
         check_address(message.subject, command)
@@ -164,7 +165,7 @@ async def record_operator_size(governor: Governor, message: Msg) -> None:
 
 
 async def record_operator_drain(bus: Bus, command: DrainCommand) -> None:
-    """Keep an operator's last word on a device: it goes before what alerts say."""
+    """Record an operator's last command for a device: it takes precedence over alerts."""
     if command.issuer == "scheduler":
         return
     key = subjects.operator_drain_key(command.node, command.device)
@@ -177,7 +178,7 @@ async def record_operator_drain(bus: Bus, command: DrainCommand) -> None:
 
 
 def usable_policies(settings: SchedulerSettings) -> dict[str, PoolPolicyMaker]:
-    """Those that can be made; without the fall-back there is nothing safe to do. Raises SettingsError."""
+    """Return the policies that can be created; the fall-back policy is required. Raises SettingsError."""
     makers = {name: policy_maker(name) for name in settings.panel}
     if settings.policy_file is not None:
         makers["learned"] = lambda: Learned(load_checkpoint(settings.policy_file or Path()))
@@ -188,30 +189,30 @@ def usable_policies(settings: SchedulerSettings) -> dict[str, PoolPolicyMaker]:
         except SettingsError as error:
             if name == settings.fallback_policy:
                 raise
-            log.warning("policy left out", extra={"policy": name, "reason": str(error)})
+            log.warning("policy skipped", extra={"policy": name, "reason": str(error)})
             continue
         usable[name] = make
     return usable
 
 
 def freeze_gc() -> None:
-    """What there is stays for long: the collector need not look through all code and a large fleet ever again."""
+    """Freeze existing objects: they are long-lived, so the collector need not scan code and a large fleet again."""
     gc.freeze()
     gc.set_threshold(50_000, 20, 100)
 
 
 async def recall(crowning: PolicyEvaluator) -> None:
-    """The champion of before; one that cannot be read or is unknown gives way to the first."""
+    """Restore the previous champion; an unreadable or unknown one is replaced by the first policy."""
     try:
         await crowning.recall()
     except (AutopilotError, ValidationError) as error:
-        log.warning("champion not recalled", extra={"reason": str(error)})
+        log.warning("champion not restored", extra={"reason": str(error)})
 
 
 async def recall_all(
     js: JetStreamContext, remembering: ObservationStore, governor: Governor, crowning: PolicyEvaluator | None = None
 ) -> None:
-    """What a process that begins to lead has not seen: the last looks, the champion, the sizes set by operators."""
+    """Restore what a new leader has not seen: recent observations, the champion, sizes set by operators."""
     await remembering.recall()
     if crowning is not None:
         await recall(crowning)
@@ -229,7 +230,7 @@ async def run_decision_loop(
     period_s: float,
     leading: Gauge,
 ) -> None:
-    """Decide every period, and at once when woken, while this process leads."""
+    """Decide every period, and immediately when woken, while this process leads."""
     led_with: int | None = None
     settled = False
     while True:

@@ -1,4 +1,4 @@
-"""What the scheduler needs from outside: the fleet as it is and as it was."""
+"""Ports of the scheduler: the fleet's present state and its history."""
 
 from __future__ import annotations
 
@@ -16,26 +16,26 @@ from accelerator_autopilot.scheduler.domain.observation import PoolObservation
 
 
 class FleetState(Protocol):
-    """The fleet as it is now."""
+    """The present state of the fleet."""
 
     @property
     def held(self) -> Collection[str]:
-        """Pools that `pools` left out last, because a part of theirs went silent."""
+        """Pools that `pools` left out last time, because one of their nodes fell silent."""
 
     async def look(self) -> None:
-        """Take in the newest frames and what the queues say. Raises UnavailableError."""
+        """Read the newest frames and queue counts. Raises UnavailableError."""
 
     async def pools(self, now: datetime) -> Mapping[str, Sequence[PoolStatus]]:
-        """Pools with their part on every node. Raises UnavailableError."""
+        """Return pools with their status on every node. Raises UnavailableError."""
 
     async def critical(self) -> CriticalAlerts:
-        """What the open alerts say of devices. Raises UnavailableError."""
+        """Return what the open alerts say about devices. Raises UnavailableError."""
 
     async def devices(self) -> DeviceRegistry:
-        """Every device of every node. Raises UnavailableError."""
+        """Return every device of every node. Raises UnavailableError."""
 
     def samples(self, metric: str, now: datetime) -> Readings:
-        """A metric that devices told lately."""
+        """Return the recent readings of a metric."""
 
     def observe(
         self,
@@ -47,19 +47,19 @@ class FleetState(Protocol):
         power_level: float,
         now: datetime,
     ) -> PoolObservation | None:
-        """A pool as a policy sees it; None while its queue cannot be read."""
+        """Return a pool as a policy sees it; None while its queue cannot be read."""
 
 
 class PastReader(Protocol):
-    """The fleet as it was."""
+    """The fleet's history."""
 
     async def read_past(self, since: datetime, until: datetime) -> FleetHistory:
-        """A span of the fleet. Raises UnavailableError."""
+        """Read a time span of the fleet. Raises UnavailableError."""
 
     async def read_block(
         self, since: datetime, until: datetime, slack_s: Mapping[str, float], default_slack_s: float
     ) -> JobTotals:
-        """Jobs that were submitted in the span; late is who waited longer than the slack of its pool, in seconds.
+        """Aggregate jobs that were submitted in the span. Raises UnavailableError.
 
-        Raises UnavailableError.
+        A job is late when it waited longer than the slack of its pool, in seconds.
         """

@@ -32,12 +32,12 @@ class SchedulerSettings(ServiceSettings):
 
     @property
     def panel(self) -> list[str]:
-        """Names of all policies that are run, active or in shadow mode."""
+        """Names of all policies that run, active or in shadow mode."""
         return sorted({self.policy_name, self.fallback_policy, *self.challengers})
 
 
 class ExecutorSettings(ServiceSettings):
-    """Carries out scale commands where an orchestrator runs the pools."""
+    """Applies scale commands where an orchestrator runs the pools."""
 
     orchestrator: Literal["kubernetes", "docker"] = Field("kubernetes", description="where pools run")
     pool_label: str = Field("autopilot.pool", description="label on a Deployment or container that names its pool")

@@ -1,7 +1,7 @@
-"""Rows of a query as PostgreSQL copies them out, straight into arrays: no Python object for any of their values.
+"""Read query results through PostgreSQL's binary COPY straight into arrays, without a Python object per value.
 
-https://www.postgresql.org/docs/current/sql-copy.html, "Binary Format". It fits queries whose columns all take eight
-bytes and are never null, so that every row is as long as the others.
+https://www.postgresql.org/docs/current/sql-copy.html, "Binary Format". It suits queries whose columns are all eight
+bytes wide and never null, so that all rows have the same length.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from accelerator_autopilot.contracts.errors import UnavailableError
 HEADER_BYTES = 19
 SIGNATURE = b"PGCOPY\n\xff\r\n\x00"
 TRAILER_BYTES = 2
-# PostgreSQL counts microseconds from here.
+# PostgreSQL's epoch.
 EPOCH_2000_S = 946_684_800
 Wide = Literal["float", "int", "time"]
 _STORED = {"float": ">f8", "int": ">i8", "time": ">i8"}
 
 
 class CopiedRows:
-    """Takes what COPY sends and gives the columns; a `time` in microseconds since 1970."""
+    """Collects COPY output and returns the columns; a `time` is in microseconds since 1970."""
 
     def __init__(self, columns: Mapping[str, Wide]) -> None:
         self._columns = columns
@@ -39,7 +39,7 @@ class CopiedRows:
         self._chunks: list[NDArray[np.void]] = []
 
     async def take(self, data: bytes) -> None:
-        """The next bytes. Raises UnavailableError for rows of another form."""
+        """Add the next bytes. Raises UnavailableError for rows of another format."""
         data = self._left + data
         if not self._begun:
             if len(data) < HEADER_BYTES:
@@ -54,7 +54,7 @@ class CopiedRows:
             self._chunks.append(np.frombuffer(data, self._row, whole))
 
     def made(self) -> dict[str, NDArray[Any]]:
-        """Every column. Raises UnavailableError when some rows had nulls or values of another width."""
+        """Return every column. Raises UnavailableError when some rows had nulls or values of another width."""
         rows = np.concatenate(self._chunks) if self._chunks else np.zeros(0, self._row)
         odd = any((rows[f"{name} bytes"] != 8).any() for name in self._columns)
         if odd or (rows["fields"] != len(self._columns)).any() or len(self._left) > TRAILER_BYTES:

@@ -1,7 +1,7 @@
-"""A past span of the fleet from the database: jobs, devices by the minute, and who they were.
+"""Read a past time span of the fleet from the database: jobs, per-minute device metrics, and devices.
 
 A day of a busy fleet holds millions of jobs and a hundred million device minutes. They are copied straight into arrays,
-and no more of them than a bounded number: the newest jobs, and the minutes of so many devices.
+up to a limit: the newest jobs, and the minutes of a number of devices.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ from accelerator_autopilot.scheduler.domain.pool_arrays import Doubles
 MOST_JOBS = 1_000_000
 MOST_MINUTES = 2_000_000
 HOUR = timedelta(hours=1)
-# An hour's energy is added up some minutes after its end.
+# An hour's energy is aggregated some minutes after its end.
 ADDED_UP_AFTER = timedelta(minutes=15)
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-# Workers are called by their pool and six letters.
+# Workers are named after their pool, plus six letters.
 POOL = "regexp_replace(worker, '-[^-]*$', '')"
 WHO = "hashtextextended(concat_ws(chr(31), worker, kind, node, device), 0)"
 JOBS_IN_ALL = "SELECT count(*) FROM jobs WHERE submitted_at >= $1 AND submitted_at < $2 AND started_at IS NOT NULL"
@@ -41,7 +41,8 @@ JOB_COLUMNS: dict[str, Wide] = {
     "who": "int", "submitted": "time", "started": "time", "finished": "time", "run_s": "float", "batch": "float",
     "energy_j": "float",
 }  # fmt: skip
-# One job of each, found by its time: names of a million jobs would take longer than all their numbers.
+# One job of each group, looked up by its time: reading the names of a million jobs would take longer than all their
+# numbers.
 NAMES = f"""
 SELECT DISTINCT {WHO} AS who, {POOL} AS pool, kind, node, device FROM jobs WHERE submitted_at = ANY($1)
 """  # noqa: S608  no input
@@ -78,19 +79,19 @@ MINUTE_COLUMNS: dict[str, Wide] = {
 async def read_past(
     dsn: str, since: datetime, until: datetime, *, most_jobs: int = MOST_JOBS, most_minutes: int = MOST_MINUTES
 ) -> FleetHistory:
-    """The span, of its jobs the newest and of its devices as many as the limits allow. Raises UnavailableError."""
+    """Read the span: the newest jobs and as many devices as the limits allow. Raises UnavailableError."""
     since, until = since.astimezone(UTC), until.astimezone(UTC)
     async with (
         database(dsn) as pool,
         pool.acquire() as connection,
-        # One look: what is deleted or comes meanwhile is in all of it or in none.
+        # One snapshot: concurrent changes are in all of the reads or in none.
         connection.transaction(isolation="repeatable_read", readonly=True),
     ):
         copied = await _copied(connection, JOBS, (since, until, most_jobs + 1), JOB_COLUMNS)
         in_all, from_s = len(copied["who"]), 0.0
         if in_all > most_jobs:
             in_all = await connection.fetchval(JOBS_IN_ALL, since, until) or 0
-            # Two that were submitted in the same moment are read together or not at all.
+            # Jobs that were submitted at the same moment are read together or not at all.
             oldest = copied["submitted"][-1]
             copied = {name: column[copied["submitted"] > oldest] for name, column in copied.items()}
             from_s = float(oldest + 1 - _us(since)) / 1e6
@@ -110,7 +111,7 @@ async def read_past(
 async def read_block(
     dsn: str, since: datetime, until: datetime, slack_s: Mapping[str, float], default_slack_s: float
 ) -> JobTotals:
-    """Jobs that were submitted in the span, counted by the database. Raises UnavailableError."""
+    """Aggregate jobs that were submitted in the span, in the database. Raises UnavailableError."""
     async with database(dsn) as pool:
         slack = [timedelta(seconds=seconds) for seconds in slack_s.values()]
         default = timedelta(seconds=default_slack_s)
@@ -121,18 +122,18 @@ async def read_block(
 
 @dataclass(frozen=True)
 class DatabaseHistory:
-    """The past in the database at a DSN; every look opens a connection of its own."""
+    """Reads history from the database at a DSN; every read opens its own connection."""
 
     dsn: str
 
     async def read_past(self, since: datetime, until: datetime) -> FleetHistory:
-        """A span of the fleet. Raises UnavailableError."""
+        """Read a past time span of the fleet. Raises UnavailableError."""
         return await read_past(self.dsn, since, until)
 
     async def read_block(
         self, since: datetime, until: datetime, slack_s: Mapping[str, float], default_slack_s: float
     ) -> JobTotals:
-        """Jobs that were submitted in the span, counted. Raises UnavailableError."""
+        """Aggregate jobs that were submitted in the span. Raises UnavailableError."""
         return await read_block(self.dsn, since, until, slack_s, default_slack_s)
 
 
@@ -145,21 +146,21 @@ async def _copied(
 
 
 async def _names(connection: Any, copied: Mapping[str, NDArray[Any]]) -> dict[int, tuple[str, str, tuple[str, str]]]:
-    """Pool, kind and device of whoever ran any of the jobs."""
+    """Return the pools, kinds and devices of the workers that ran any of the jobs."""
     _, each = np.unique(copied["who"], return_index=True)
     at = [EPOCH + timedelta(microseconds=moment) for moment in copied["submitted"][each].tolist()]
     return {r["who"]: (r["pool"], r["kind"], (r["node"], r["device"])) for r in await connection.fetch(NAMES, at)}
 
 
 async def _energy_by_hour(connection: Any, since: datetime, until: datetime) -> Doubles:
-    """Joules of all devices in each hour of the clock that the span touches."""
+    """Return the joules of all devices in each clock hour that overlaps the span."""
     first = since.replace(minute=0, second=0, microsecond=0)
     hours = [first + HOUR * n for n in range(int((until - first) / HOUR) + 1)]
     known = {
         r["ts"]: r["energy_j"] for r in await connection.fetch(ENERGY_OF_HOURS, since, until - HOUR - ADDED_UP_AFTER)
     }
     missing = [hour for hour in hours if hour not in known]
-    # Hours that begin or end outside the span, or are not added up yet: each row of them in one go.
+    # Hours that are only partly in the span, or not aggregated yet: all their rows in one query.
     ends = [n for n, (one, other) in enumerate(pairwise(missing)) if other - one > HOUR]
     for start, end in pairwise([0, *(n + 1 for n in ends), len(missing)]):
         if start < end:
@@ -179,7 +180,7 @@ def _jobs(
     in_all: int,
     from_s: float,
 ) -> JobHistory:
-    """In the order of submission."""
+    """Return the jobs in order of submission."""
     columns = {name: column[::-1] for name, column in copied.items()}
     whose, place = np.unique(columns["who"], return_inverse=True)
     each, places = [names[who] for who in whose.tolist()], place.tolist()

@@ -1,4 +1,4 @@
-"""Frames of nodes that differ in no more than the node's name, the time and the values, read as one block of bytes."""
+"""Decode frames that differ only in node name, time and values as one block of bytes."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from accelerator_autopilot.contracts.frame_decoder import TIME_BYTES, FrameLayou
 from accelerator_autopilot.scheduler.domain.device_columns import Floats
 from accelerator_autopilot.scheduler.domain.pool_arrays import Doubles
 
-Waiting = dict[str, tuple[float, bytes]]  # when it came, and what, by subject
+Waiting = dict[str, tuple[float, bytes]]  # arrival time and bytes, by subject
 Bytes = NDArray[np.uint8]
 
 
 @dataclass(frozen=True)
 class Taken:
-    """What the frames of a block told: [rows] by metric, and when."""
+    """Decoded frames of a block: [rows] by metric, and their times."""
 
     rows: NDArray[np.intp]
     told: dict[str, Floats]
@@ -26,14 +26,14 @@ class Taken:
 
 
 class FrameGroup:
-    """Nodes by the subject of their frames, with what stands around the values, and the rows of their devices."""
+    """Nodes by the subject of their frames, with the bytes around the values, and the rows of their devices."""
 
     def __init__(self, like: FrameLayout, metrics: Collection[str]) -> None:
         self._like = like
         self._places = {name: place for place, name in enumerate(like.metrics) if name in metrics}
         self._layouts: dict[str, FrameLayout] = {}
         self._rows_of: dict[str, NDArray[np.intp]] = {}
-        self._heard: dict[str, float] = {}  # of nodes that joined since the block was arranged
+        self._heard: dict[str, float] = {}  # nodes that joined since the block was arranged
         self._subjects: list[str] = []
         self._rows = np.zeros((0, len(like.devices)), np.intp)
         self._heads, self._middles = (np.zeros((0, len(part)), np.uint8) for part in (like.head, like.middle))
@@ -42,34 +42,35 @@ class FrameGroup:
 
     @staticmethod
     def key(layout: FrameLayout) -> tuple[int, ...]:
-        """The same for frames that can be read as one block."""
-        # Names by the identity of their tuple, which `decode` keeps once: to hash them for each node would cost more.
+        """Return a key that is equal for frames that can be decoded as one block."""
+        # Names by the identity of their tuple, which `decode` caches: hashing them for each node would cost
+        # more.
         around = len(layout.head), len(layout.middle), layout.values_end, layout.tick_bytes
         return layout.length, *around, len(layout.devices), id(layout.metrics)
 
     def __len__(self) -> int:
-        """How many nodes."""
+        """Return the number of nodes."""
         return len(self._layouts)
 
     def join(self, subject: str, layout: FrameLayout, rows: NDArray[np.intp], heard_s: float) -> None:
-        """A node's frame was read: the next ones are taken with the others'."""
+        """Add a node whose frame was decoded, so that its next frames are decoded with the others'."""
         self._layouts[subject], self._rows_of[subject], self._heard[subject] = layout, rows, heard_s
         self._arranged = False
 
     def leave(self, subject: str) -> str:
-        """A node's frames have changed, or there are none any more; its name."""
+        """Remove a node whose frames changed or stopped; returns its name."""
         self._arranged = False
         self._heard.pop(subject, None)
         del self._rows_of[subject]
         return self._layouts.pop(subject).node
 
     def silent(self, since_s: float) -> list[str]:
-        """Nodes that were not heard since then."""
+        """Return nodes that have not been heard since then."""
         self._arrange()
         return [self._subjects[place] for place in np.flatnonzero(self._heard_s < since_s).tolist()]
 
     def take(self, waiting: Waiting, start: int, most: int, now_s: float) -> Taken | None:
-        """Of `most` nodes from a place on; what is not as it was before is left waiting."""
+        """Decode up to `most` nodes from a position on; frames whose format changed stay in the queue."""
         self._arrange()
         if self._like.length < 0:
             return None
@@ -88,7 +89,7 @@ class FrameGroup:
                 if not fits:
                     waiting[self._subjects[place]] = came_s, frame
             places, values = places[same], values[same]
-        # A clock that was set back must not keep a reading for ever.
+        # A clock that was set back must not keep a reading valid forever.
         heard_s = np.minimum(np.array(at_s)[same], now_s)
         self._heard_s[places] = heard_s
         told = {name: values[:, :, place].reshape(-1) for name, place in self._places.items()}
@@ -97,7 +98,7 @@ class FrameGroup:
     def _fitting(
         self, waiting: Waiting, subjects: Sequence[str], start: int
     ) -> tuple[NDArray[np.intp], list[bytes], list[float]]:
-        """Frames of the right length, taken out of those that wait, with their places."""
+        """Remove frames of the right length from the queue, and return them with their positions."""
         places, frames, at_s, length = [], [], [], self._like.length
         for place, subject in enumerate(subjects, start):
             frame = waiting.get(subject)
@@ -109,7 +110,7 @@ class FrameGroup:
         return np.array(places, np.intp), frames, at_s
 
     def _same(self, block: Bytes, places: NDArray[np.intp]) -> NDArray[np.bool_]:
-        """Whether what stands around the values is what stood there before."""
+        """Whether the bytes around the values are unchanged."""
         head, middle = self._heads.shape[1], self._middles.shape[1]
         after_time = head + TIME_BYTES
         same: NDArray[np.bool_] = (block[:, :head] == self._heads[places]).all(axis=1)

@@ -1,4 +1,4 @@
-"""Frames as they come: the bytes of each node's newest wait until a round reads what it decides from."""
+"""Keep each node's newest frame as bytes until a round decodes what it decides from."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ from accelerator_autopilot.scheduler.domain.device_columns import DeviceColumns
 log = logging.getLogger(__name__)
 
 MOST_BYTES = 256 * 2**20
-BLOCK = 500  # frames alike that are read in one piece of work: as many as stay in a core's own cache
-BUNCH = 50  # frames that are unpacked one by one
+BLOCK = 500  # frames of one format that are decoded together: as many as fit a core's cache
+BUNCH = 50  # frames that are decoded one by one
 
 
 @dataclass
 class LatestFrames:
-    """What every node said last. `clock` tells seconds since 1970.
+    """The newest frame of every node. `clock` returns seconds since 1970.
 
-    A frame of a node that is not known, or that is not as its frames were, is unpacked; all others are read in blocks.
+    A frame of an unknown node, or one whose format changed, is decoded alone; all others are decoded in blocks.
     """
 
     columns: DeviceColumns
@@ -49,11 +49,11 @@ class LatestFrames:
         )
 
     async def take(self, message: Msg) -> None:
-        """One frame arrived. One that was not read before is of no use any more."""
+        """Receive one frame; an unread older one of its node is dropped."""
         self.put(message.subject, message.data)
 
     def put(self, subject: str, data: bytes) -> None:
-        """The same, by its subject."""
+        """Receive a frame by its subject."""
         before = self._waiting.pop(subject, None)
         self._bytes += len(data) - (len(before[1]) if before else 0)
         self._waiting[subject] = self.clock(), data
@@ -63,7 +63,7 @@ class LatestFrames:
             self._dropped.inc()
 
     async def read(self) -> None:
-        """Write what came since the last round into the columns, and forget nodes that fell silent."""
+        """Decode what arrived since the last round into the columns, and forget nodes that fell silent."""
         turns, now_s = CooperativeLoop(), self.clock()
         waiting, self._waiting, self._bytes = self._waiting, {}, 0
         for alike in self._alike.values():
@@ -81,7 +81,7 @@ class LatestFrames:
         self._alike = {key: alike for key, alike in self._alike.items() if len(alike)}
 
     def _unpack(self, bunch: Sequence[tuple[str, float, bytes]], now_s: float) -> None:
-        """Frames of the same shape are written at once."""
+        """Decode frames one by one; frames of the same shape are written together."""
         told: dict[tuple[int, int], list[tuple[TelemetryFrame, NDArray[np.intp], float]]] = {}
         for subject, at_s, data in bunch:
             try:

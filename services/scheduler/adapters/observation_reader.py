@@ -1,4 +1,4 @@
-"""Reads the fleet: pools, queues, alerts, and the newest samples."""
+"""Read the state of the fleet: pools, queues, alerts, and the newest samples."""
 
 from __future__ import annotations
 
@@ -30,15 +30,15 @@ from accelerator_autopilot.scheduler.domain.observation import PoolObservation
 from accelerator_autopilot.transport.bucket_changes import BucketChanges
 from accelerator_autopilot.transport.unreadable_values import parse_value
 
-MOST_SLOTS = 16  # no policy was trained on more
+MOST_SLOTS = 16  # no policy was trained with more
 OPEN_ALERTS = "open_alerts"
-GONE_AFTER = 6  # times `stale_after_s`: longer than a pool takes to restart or a broker to come back
+GONE_AFTER = 6  # times `stale_after_s`: longer than a pool takes to restart or a broker to recover
 READ_METRICS = ("power_w", "temp_c", "power_cap_w")
 
 
 @dataclass
 class FleetReader:
-    """Turns what the bus holds into observations. Each round reads only what was written since the one before."""
+    """Turns what the bus holds into observations. Each round reads only what was written since the previous one."""
 
     js: JetStreamContext
     stale_after_s: float
@@ -48,7 +48,7 @@ class FleetReader:
     _nodes: dict[str, str] = field(default_factory=dict)  # by key of the inventory
     _parts: dict[str, PoolStatus] = field(default_factory=dict)
     _texts: dict[str, tuple[bytes, bytes]] = field(default_factory=dict)
-    _alerts: dict[str, Alert | None] = field(default_factory=dict)  # None: it cannot be read
+    _alerts: dict[str, Alert | None] = field(default_factory=dict)  # None: unreadable
     _queues: Queues = field(default_factory=lambda: Queues({}))
     _tracks: dict[str, PoolRates] = field(default_factory=dict)
     _crews: dict[str, PoolWorkers] = field(default_factory=dict)
@@ -59,15 +59,16 @@ class FleetReader:
         self._of_alerts = BucketChanges(self.js, OPEN_ALERTS)
 
     async def look(self) -> None:
-        """Take in the newest frames and what the queues say. Raises UnavailableError."""
+        """Read the newest frames and queue counts. Raises UnavailableError."""
         await self.frames.read()
         self._queues = Queues(await queue_counts(self.js._nc))  # noqa: SLF001  it has no other name
 
     async def pools(self, now: datetime) -> dict[str, list[PoolStatus]]:
-        """Pools with their part on every node. Raises UnavailableError.
+        """Return pools with their status on every node. Raises UnavailableError.
 
-        A pool of which a part went silent lately is left out: what its others show is not the whole, and to
-        decide on it would double or empty it. A part that stays silent is gone, and the others are the pool.
+        A pool of which one node recently fell silent is left out: the others do not show the whole pool, and
+        deciding on them would double or empty it. A node that stays silent is gone, and the others are the
+        pool.
         """
         turns = CooperativeLoop()
         for key, value in (await self._of_pools.changes()).items():
@@ -90,7 +91,7 @@ class FleetReader:
         return {pool: each for pool, each in parts.items() if pool not in uncertain}
 
     def _part(self, key: str, value: bytes) -> PoolStatus | None:
-        """A part's status, which most often says what it said before and when: then only the time is read."""
+        """Return a node's status; when only its time changed, which is usual, only the time is parsed."""
         before, (head, at, tail) = self._texts.get(key), split_at_time(value)
         if before == (head, tail):
             with suppress(ValueError):
@@ -99,7 +100,7 @@ class FleetReader:
         return parse_value("pools", key, value, PoolStatus)
 
     async def critical(self) -> CriticalAlerts:
-        """What the open alerts say of devices. Raises UnavailableError while there is nothing to read them from."""
+        """Return what the open alerts say about devices. Raises UnavailableError while they cannot be read."""
         try:
             created = (await self.js.stream_info(f"KV_{OPEN_ALERTS}")).created
         except NotFoundError as error:
@@ -125,7 +126,7 @@ class FleetReader:
         return CriticalAlerts(critical, doubtful, created)
 
     async def devices(self) -> DeviceRegistry:
-        """Every device of every node. Raises UnavailableError."""
+        """Return every device of every node. Raises UnavailableError."""
         turns = CooperativeLoop()
         for key, value in (await self._of_inventory.changes()).items():
             told = None if value is None else parse_value("inventory", key, value, NodeInventory)
@@ -138,7 +139,7 @@ class FleetReader:
         return self._book
 
     def samples(self, metric: str, now: datetime) -> Readings:
-        """A metric that devices told lately."""
+        """Return the recent readings of a metric."""
         return self.frames.columns.readings(metric, now.timestamp() - self.stale_after_s)
 
     def observe(
@@ -151,7 +152,7 @@ class FleetReader:
         power_level: float,
         now: datetime,
     ) -> PoolObservation | None:
-        """A pool as a policy sees it; None while its queue cannot be read."""
+        """Return a pool as a policy sees it; None while its queue cannot be read."""
         queue = self._queues.of(parts[0].kinds if len(parts) == 1 else [kind for part in parts for kind in part.kinds])
         if queue is None:
             return None
@@ -185,14 +186,14 @@ class FleetReader:
 
 
 def split_at_time(value: bytes) -> tuple[bytes, bytes, bytes]:
-    """A status before, in and after its time."""
+    """Split a status into the bytes before, in and after its time."""
     head, _, rest = value.partition(b'"at":"')
     at, _, tail = rest.partition(b'"')
     return head, at, tail
 
 
 def _device_of(key: str) -> set[Device]:
-    """The device that a key of an alert is about."""
+    """Return the device that an alert's key refers to."""
     tokens = key.split(".")
     return {(subjects.untoken(tokens[0]), subjects.untoken(tokens[1]))} if len(tokens) == 3 else set()
 

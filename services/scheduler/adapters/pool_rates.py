@@ -1,4 +1,4 @@
-"""What was seen of a pool before, to make rates and waits of what its queue and its workers count."""
+"""Turn counters of a pool's queue and workers into rates and waiting times."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ LOAD_MEMORY = 0.3
 
 @dataclass(frozen=True)
 class QueueCount:
-    """What a pool's consumers say: jobs not yet given to a worker, given and not ended, deliveries ever.
+    """Counts of a pool's consumers: jobs not delivered yet, delivered but not ended, deliveries in total.
 
-    `redelivered` is how many of those in hand were given more than once.
+    `redelivered` is how many of the delivered jobs were delivered more than once.
     """
 
     pending: int
@@ -29,7 +29,7 @@ class QueueCount:
 
 @dataclass(frozen=True)
 class Progress:
-    """Since the look before."""
+    """Progress since the previous observation."""
 
     waiting: int
     arrivals: int
@@ -55,7 +55,7 @@ class PoolRates:
     _seen: list[list[WorkerStatus]] = field(default_factory=list)
 
     def look(self, queue: QueueCount, parts: Sequence[PoolStatus], now: datetime) -> Progress:
-        """Take one look in."""
+        """Process one observation."""
         done, busy_s = (0, 0.0) if self._same(parts) else self._look_at(parts, now)
         waiting = queue.pending + max(0, queue.in_hand - self._running)
         arrivals = self._arrivals(queue, done)
@@ -70,24 +70,25 @@ class PoolRates:
         )
 
     def _same(self, parts: Sequence[PoolStatus]) -> bool:
-        """Whether the workers say what they said at the look before: then it is the same list."""
+        """Whether the workers' status is unchanged since the previous observation: then it is the same list object."""
         before, self._seen = self._seen, [part.workers for part in parts]
         return len(before) == len(self._seen) and all(map(is_, before, self._seen))
 
     def _look_at(self, parts: Sequence[PoolStatus], now: datetime) -> tuple[int, float]:
-        """Jobs done and seconds of work since the look before."""
+        """Return jobs done and seconds of work since the previous observation."""
         workers = [w for part in parts for w in part.workers]
         self._running = sum(len(w.running) for w in workers)
         self._learn_load_time(workers, now)
-        # Remembered, so that a pool without workers stays the pool that it was.
+        # Remembered, so that a pool without workers keeps its properties.
         self._slots = max((w.together for w in workers), default=self._slots)
         return self._counts.since(workers)
 
     def _arrivals(self, queue: QueueCount, done: int) -> int:
-        """Jobs that came since the look before.
+        """Return the jobs that arrived since the previous observation.
 
-        Deliveries count a job again each time it is given back, and the server tells no others. While
-        any job in hand was given twice, what came is what is there now and was not before, and what was done.
+        Deliveries count a job again each time it is given back, and the server has no other count. While any
+        delivered job was redelivered, arrivals are estimated as the change in the backlog plus the completed
+        jobs.
         """
         before, self._before = self._before or queue, queue
         if queue.redelivered or before.redelivered:
@@ -97,7 +98,7 @@ class PoolRates:
         return max(0, came)
 
     def _oldest_wait_s(self, arrivals: int, waiting: int, now: datetime) -> float:
-        # First come, first served: the job at the head came when the count passed all that are no longer here.
+        # First come, first served: the job at the head arrived when the count exceeded those that have left.
         self._came += arrivals
         if arrivals:
             self._arrived.append((now, self._came))

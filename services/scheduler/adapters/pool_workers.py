@@ -1,4 +1,4 @@
-"""The workers of a pool over all its nodes, counted once for as long as they say the same."""
+"""Aggregate the workers of a pool over all its nodes, cached while their status is unchanged."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from accelerator_autopilot.scheduler.domain.power_curves import PowerCurve, curv
 
 @dataclass(frozen=True)
 class PoolWorkers:
-    """What is counted of workers and their devices."""
+    """Aggregates of workers and their devices."""
 
     ready: int
     starting: int
@@ -27,7 +27,7 @@ class PoolWorkers:
 
     @classmethod
     def of(cls, parts: Sequence[PoolStatus], book: DeviceRegistry) -> PoolWorkers:
-        """Count."""
+        """Aggregate the workers."""
         workers = [(part.node, w) for part in parts for w in part.workers]
         devices = sorted({(node, device) for node, w in workers for device in w.device.split("+")})
         return cls(
@@ -41,7 +41,7 @@ class PoolWorkers:
         )
 
     def is_of(self, parts: Sequence[PoolStatus], book: DeviceRegistry) -> bool:
-        """Whether nothing has changed: who says the same again gives the same objects."""
+        """Whether nothing changed: an unchanged status is the same object."""
         return (
             len(parts) == len(self._workers)
             and all(map(is_, [part.workers for part in parts], self._workers))
@@ -50,7 +50,7 @@ class PoolWorkers:
 
 
 def _curve(devices: Sequence[DeviceFacts]) -> PowerCurve:
-    """Of the model that most of them are; devices of other models follow at the same power level."""
+    """Return the power curve of the most frequent model; devices of other models use the same power level."""
     if not devices:
         return curve_of("", None, None)
     model, _ = Counter(d.model for d in devices).most_common(1)[0]

@@ -1,4 +1,4 @@
-"""What the consumers of all kinds say of their queues, read in pages once a round."""
+"""Read the queue counts of all job consumers, in pages, once per round."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from accelerator_autopilot.transport.consumer_listing import consumer_pages
 
 
 async def queue_counts(nc: Client) -> dict[str, QueueCount]:
-    """By consumer. Raises UnavailableError where the server does not answer.
+    """Return counts by consumer. Raises UnavailableError when the server does not answer.
 
-    One page tells of 256 consumers; to ask for each by its name takes a hundred times as long.
+    One page describes 256 consumers; requesting each by name takes a hundred times as long.
     """
     turns, found = CooperativeLoop(), dict[str, QueueCount]()
     async for page in consumer_pages(nc, "JOBS"):
@@ -29,7 +29,7 @@ async def queue_counts(nc: Client) -> dict[str, QueueCount]:
 
 
 class Queues:
-    """The queues of one round."""
+    """The queues in one round."""
 
     def __init__(self, counts: Mapping[str, QueueCount]) -> None:
         self._counts = counts
@@ -37,7 +37,7 @@ class Queues:
         self._of_kinds: dict[tuple[str, ...], QueueCount | None] = {}
 
     def of(self, kinds: Sequence[str]) -> QueueCount | None:
-        """Of some kinds together, each once; None while one of them has no consumer that tells."""
+        """Sum several kinds, each counted once; None while one of them has no readable consumer."""
         key = tuple(kinds)
         if key not in self._of_kinds:
             self._of_kinds[key] = _sum([self._kind(kind) for kind in set(kinds)])

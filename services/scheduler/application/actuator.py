@@ -1,4 +1,4 @@
-"""Turns a decision into a command, a recommendation or nothing, depending on the operator's autonomy setting."""
+"""Turn a decision into a command, a recommendation or nothing, depending on the operator's autonomy setting."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ log = logging.getLogger(__name__)
 
 COMMAND_TTL = timedelta(seconds=15)
 ADVISE_AGAIN = timedelta(minutes=1)
-# It is told anew while it holds; what was seen longer ago is no reason any more.
+# A recommendation is renewed while it holds; older evidence no longer counts.
 ADVICE_VALID = timedelta(minutes=15)
 NOT_SENT: dict[Autonomy, Reason] = {"observe": "mode_observe", "advise": "mode_advise", "approve": "mode_approve"}
 
 
 @dataclass
 class Actuator:
-    """Sends, proposes or keeps still."""
+    """Sends a command, publishes a recommendation, or does neither."""
 
     bus: Bus
     clock: Clock
@@ -36,14 +36,14 @@ class Actuator:
     _advised: dict[str, tuple[str, datetime]] = field(default_factory=dict)
 
     def count(self, reason: Reason) -> None:
-        """One more decision for this reason."""
+        """Count one decision with this reason."""
         counter = self._counters.get(reason)
         if counter is None:
             counter = self._counters[reason] = self.decisions.labels(reason)
         counter.inc()
 
     def base(self, token: int, reason: Reason, evidence: dict[str, float]) -> dict[str, Any]:
-        """What every command of ours carries."""
+        """Return the fields that every command of the scheduler carries."""
         now = self.clock()
         return {
             "id": new_id(),
@@ -66,7 +66,7 @@ class Actuator:
         effect: str,
         decision: str | None = None,
     ) -> bool:
-        """True when the command was sent."""
+        """Send or recommend; True when the command was sent."""
         if autonomy == "act":
             await self.bus.publish(subject, command, command.id)
             log.info("command", extra={"scope": scope, "action": action, "reason": command.reason, "id": command.id})
@@ -93,5 +93,5 @@ class Actuator:
         return False
 
     async def record(self, record: DecisionRecord) -> None:
-        """Keep what was seen, considered and allowed, for whoever asks why."""
+        """Record what was observed, considered and decided, for explanations."""
         await self.bus.publish(subjects.decision(record.id), record, record.id)

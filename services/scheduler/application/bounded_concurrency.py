@@ -1,4 +1,4 @@
-"""Runs many small tasks that wait for the broker, a limited number at a time."""
+"""Run many small tasks that wait for the broker, a limited number at a time."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ async def in_flight(
     left_out: Callable[[T], None] = lambda _: None,
     most: int = MOST,
 ) -> None:
-    """Work on every item. Raises the first UnavailableError when what had begun has ended.
+    """Process every item. Raises the first UnavailableError once the tasks that had started have ended.
 
-    What the bus does not take of one item it does not take of the next: after such an error none is begun, and
-    `left_out` is told of each. Any other error of `work` ends it in the same way.
+    If the bus fails for one item it will fail for the next: after such an error no further task starts, and
+    `left_out` is called for each remaining item. Any other error of `work` stops it in the same way.
     """
     items = list(items)
     waiting = iter(items)

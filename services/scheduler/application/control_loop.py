@@ -28,14 +28,14 @@ log = logging.getLogger(__name__)
 
 @dataclass
 class Failures:
-    """What went wrong in parts of a round: it is told at its end, so that one part does not stop the others."""
+    """Errors in parts of a round, raised at its end, so that one part does not stop the others."""
 
     actor: Actuator
     _first: list[tuple[str, Exception]] = field(default_factory=list)
 
     @asynccontextmanager
     async def noting(self, part: str) -> AsyncIterator[None]:
-        """Note what is raised in here."""
+        """Collect an error raised in this context."""
         try:
             yield
         except Exception as error:  # noqa: BLE001  whatever it is, the other parts go on
@@ -44,7 +44,7 @@ class Failures:
             self._first.append((part, error))
 
     def tell(self) -> None:
-        """Raise DecisionError if anything went wrong."""
+        """Raise DecisionError if anything failed."""
         if self._first:
             part, error = self._first[0]
             raise DecisionError(f"{part}: {type(error).__name__}: {error}") from error
@@ -62,7 +62,7 @@ class ControlLoop:
     _cordons: dict[str, set[str]] = field(default_factory=dict)
 
     async def decide(self, token: int) -> None:
-        """One round with this fencing token."""
+        """Run one round with this fencing token."""
         actor = self.pools.actor
         policy = await actor.bus.policy()
         devices = await self.reader.devices()
@@ -72,7 +72,7 @@ class ControlLoop:
         for _ in self.reader.held:
             actor.count("missing_data")
         if not parts:
-            # Without pools nobody knows what is wanted: what was wanted is held, and budgets with it.
+            # Without pool states the demand is unknown: previous decisions are held, including budgets.
             actor.count("missing_data")
             await self.devices.cap(devices, self.reader.samples("power_cap_w", now), self._wanted, policy, token)
             return
@@ -101,7 +101,7 @@ class ControlLoop:
         failed.tell()
 
     def _cordoned(self, parts: Mapping[str, Sequence[PoolStatus]]) -> set[Device]:
-        """Devices out of service; of nodes that are not heard now, what they said last."""
+        """Return devices out of service; for silent nodes, as they last reported."""
         told: dict[str, set[str]] = {}
         for part in (part for each in parts.values() for part in each):
             told.setdefault(part.node, set()).update(part.cordoned)
@@ -118,7 +118,7 @@ class ControlLoop:
                 level = self.pools.levels.get(name, 1.0)
                 pool = self.reader.observe(name, each, devices, power_w, policy.pool(name), level, now)
             except Exception as error:
-                log.exception("pool not looked at", extra={"pool": name, "error": type(error).__name__})
+                log.exception("pool not observed", extra={"pool": name, "error": type(error).__name__})
                 pool = None
             if pool is None:
                 self.pools.actor.count("missing_data")

@@ -1,4 +1,4 @@
-"""Controls devices: drains those with critical alerts, restores recovered ones, and sets power caps."""
+"""Control devices: drain those with critical alerts, restore recovered ones, and set power caps."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ from accelerator_autopilot.scheduler.domain.power_capping import CapDecision, ca
 log = logging.getLogger(__name__)
 
 DRAIN_SETTLES = timedelta(seconds=5)
-MOST_ASKED = 200  # critical devices in a round of which an operator's word is looked up; the others wait
+MOST_ASKED = 200  # critical devices per round whose last operator command is looked up; the others wait
 WORDS_AT_ONCE = 32
 
 
@@ -64,7 +64,10 @@ class DeviceController:
         policy: FleetPolicy,
         token: int,
     ) -> None:
-        """One round of drains. What is about to be drained is written down before: no device is out unknown to us."""
+        """Run one round of drains.
+
+        Each drain is recorded before it is sent, so that no device is out of service without a record.
+        """
         now = self.actor.clock()
         on_the_way = {d for d, at in self._drains.items() if timedelta(0) <= now - at < DRAIN_SETTLES}
         memory = await self._recalled(now)
@@ -126,11 +129,11 @@ class DeviceController:
         policy: FleetPolicy,
         token: int,
     ) -> None:
-        """One round of caps. A device that no pool uses is left at its default, under every limit."""
+        """Run one round of caps. A device that no pool uses stays at its default, subject to every limit."""
         await self._kept.follow(devices)
         board = self._kept.board(caps_now_w, wanted_levels, policy.cap_fraction)
         now = self.actor.clock()
-        # Each of these looks at every device in one piece: others have their turn between them.
+        # Each of these steps processes every device at once; other tasks may run between them.
         await asyncio.sleep(0)
         decided = caps(board, policy, now, self.cap_lease_s)
         await asyncio.sleep(0)
@@ -166,30 +169,31 @@ class DeviceController:
             command,
             scope=f"{node}/{device}",
             action=f"cap at {decision.cap_w:g} W" if decision.cap_w else "lift the cap",
-            effect="less energy a job" if decision.cap_w else "jobs in time",
+            effect="less energy per job" if decision.cap_w else "jobs in time",
         )
         if sent and decision.cap_w is not None:
             self._kept.remember(decision.device, decision.cap_w, now)
 
     async def _recalled(self, now: datetime) -> DrainMemory:
-        """What stands written counts, whoever wrote it last: another process may have led meanwhile."""
+        """Load the stored state, whoever wrote it last: another process may have led meanwhile."""
         try:
             kept = await self.actor.bus.read("scheduler", "drain_notes", DrainNotes)
             drained = await self.actor.bus.read("scheduler", "drained", DeviceSet)
         except ValidationError:
-            log.warning("list of drained devices is unreadable: those are for an operator to restore")
+            log.warning("list of drained devices is unreadable: an operator must restore them")
             kept = drained = None
         if kept is None and drained is not None:
-            # Of a version that kept no more than this.
+            # Written by a version that stored only this.
             kept = DrainNotes(notes=[DrainNote(node=node, device=device, at=now) for node, device in drained.devices])
         self._written = kept is not None
         if kept is not None:
             self._memory.notes = {(n.node, n.device): n for n in kept.notes}
-        # Whoever has none left writes that down: without a value the bucket was lost, and what is known here counts.
+        # A leader with no drained devices stores an empty list: a missing value means that the bucket was lost,
+        # and the state in memory is used.
         return self._memory
 
     async def _words(self, devices: Sequence[Device]) -> dict[Device, DrainCommand]:
-        """An operator's last word on each of some devices, a few dozen asked for at once: a link may be slow."""
+        """Return the last operator command for each of some devices, a few dozen requests at a time."""
         words: dict[Device, DrainCommand] = {}
 
         async def read(device: Device) -> None:
@@ -210,7 +214,7 @@ class DeviceController:
 
 
 def levels_by_device(pools: list[PoolObservation], levels: Mapping[str, float]) -> dict[Device, float]:
-    """The power level of each device; where pools share one, the highest."""
+    """Return the power level of each device; where pools share one, the highest."""
     wanted: dict[Device, float] = {}
     for pool in pools:
         level = levels.get(pool.pool)

@@ -1,4 +1,4 @@
-"""Keeps the latest observations of each pool in the object store, so that they outlive the process."""
+"""Store the latest observations of each pool in the object store, so that they survive a restart."""
 
 from __future__ import annotations
 
@@ -32,38 +32,38 @@ class ObservationStore:
     name: str
 
     async def run(self, leads: Callable[[], bool]) -> None:
-        """Write it now and then while this process leads."""
+        """Write periodically while this process leads."""
         while True:
             await asyncio.sleep(KEPT_EVERY_S)
             if leads():
                 await self.keep()
 
     async def keep(self) -> None:
-        """Write what is known; the broker being away is no reason to stop."""
+        """Write the known observations; failures of the broker are logged and retried."""
         data = await asyncio.to_thread(_written_down, self.panel.looks, self.name)
         if data is None:
             return
         try:
             await write_object(self.js, "artifacts", OBJECT, data)
         except UnavailableError as error:
-            log.info("looks not kept", extra={"error": type(error).__name__})
+            log.info("observations not stored", extra={"error": type(error).__name__})
 
     async def recall(self) -> None:
-        """Go on from what another process wrote; nothing, or something unreadable, is a past that is not known."""
+        """Continue from what another process wrote; a missing or unreadable object counts as no history."""
         try:
             data = await read_object(self.js, "artifacts", OBJECT)
             kept = _unpacked(data, self.panel.looks.interval_s, self.name)
             if kept:
                 self.panel.recall(kept)
-                log.info("looks recalled", extra={"pools": len(kept)})
+                log.info("observations restored", extra={"pools": len(kept)})
         except NotFoundError:
             return
         except (UnavailableError, ValueError, KeyError, TypeError, IndexError) as error:
-            log.warning("looks not recalled", extra={"error": type(error).__name__})
+            log.warning("observations not restored", extra={"error": type(error).__name__})
 
 
 def _written_down(looks: PolicyWarmup, writer: str) -> bytes | None:
-    """In a thread: to copy an hour of looks at a thousand pools takes half a second."""
+    """Run in a thread: copying an hour of observations of a thousand pools takes half a second."""
     kept = looks.kept()
     return _packed(kept, looks.interval_s, writer) if kept else None
 

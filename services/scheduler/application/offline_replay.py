@@ -1,4 +1,4 @@
-"""Replays a past time span with every policy on the digital twin."""
+"""Replay a past time span with every policy on the digital twin."""
 
 from __future__ import annotations
 
@@ -37,25 +37,25 @@ FEWEST_JOBS = 20
 
 @dataclass(frozen=True)
 class PoolReplay:
-    """A pool as it was, ready to be played."""
+    """A past pool, ready to be simulated."""
 
     pool: str
     model: PoolModel
     trace: Trace
     floor: int
-    energy_j: float  # of its jobs, as recorded; NaN where that is not known
+    energy_j: float  # recorded energy of its jobs; NaN where unknown
 
 
 def interval_s(past: FleetHistory) -> float:
-    """Between decisions of a replay: as in operation, wider for long spans."""
+    """Return the interval between decisions in a replay: as in operation, longer for long spans."""
     return max(DECIDED_EVERY_S, past.length_s / MOST_DECISIONS)
 
 
 def past_pools(past: FleetHistory, policy: FleetPolicy, ceiling: int | None, slack_s: float | None) -> list[PoolReplay]:
-    """The pools that ran jobs. Raises InvalidInputError when there are too few."""
+    """Return the pools that ran jobs. Raises InvalidInputError when there are too few jobs."""
     jobs, runs = past.jobs, _runs(past)
     found = []
-    # What stood still before the first job says nothing about a policy.
+    # Idle time before the first job says nothing about a policy.
     began_s = max(0.0, float(jobs.submitted_s.min(initial=np.inf)) - BEFORE_THE_FIRST_S)
     for pool in sorted(set(jobs.pool)):
         its = np.array([p == pool for p in jobs.pool])
@@ -87,7 +87,7 @@ def past_pools(past: FleetHistory, policy: FleetPolicy, ceiling: int | None, sla
 
 
 def _curve(past: FleetHistory, its: NDArray[np.bool_], runs: JobRuns) -> PowerCurve:
-    """Of the devices that ran these jobs; each model counts with its jobs."""
+    """Return the mean curve of the devices that ran these jobs, weighted by jobs."""
     models: dict[str, list[DeviceHistory]] = {}
     ran_on = {past.jobs.device[i] for i in np.flatnonzero(its)}
     for device in past.devices:
@@ -119,23 +119,23 @@ def _runs(past: FleetHistory) -> JobRuns:
 
 
 class MinReplicasPolicy:
-    """A policy that never goes below the operator's floors, as the governor would see to it."""
+    """A policy that never goes below the operator's floors, as the governor would enforce."""
 
     def __init__(self, policy: PoolPolicy, floors: Ints) -> None:
         self.name, self._policy, self._floors = policy.name, policy, floors
 
     def reset(self, facts: PoolFacts) -> None:
-        """These pools from now on."""
+        """Start over with these pools."""
         self._policy.reset(facts)
 
     def decide(self, seen: PoolObservations) -> Action:
-        """What the policy says, and no less than the floor."""
+        """Return the policy's action, raised to the floor."""
         action = self._policy.decide(seen)
         return replace(action, replicas=np.maximum(action.replicas, self._floors))
 
 
 def played(pools: Sequence[PoolReplay], names: Sequence[str], seed: int = 0) -> dict[str, Outcome]:
-    """Each policy on all pools of the past."""
+    """Simulate each policy on all past pools."""
     models, traces = [p.model for p in pools], [p.trace for p in pools]
     floors = np.array([p.floor for p in pools], np.int64)
     return {name: play(partial(_floored, name, floors), models, traces, seed) for name in names}

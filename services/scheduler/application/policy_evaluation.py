@@ -1,4 +1,4 @@
-"""Selects the active policy: evaluates all policies on the fleet's last day, and monitors the active one."""
+"""Select the active policy: evaluate all policies on the fleet's last day, and monitor the active one."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ BLOCK = timedelta(seconds=BLOCK_S)
 
 @dataclass
 class PolicyEvaluator:
-    """Replays now and then, and a look at every block of live operation."""
+    """Evaluates policies periodically, and checks every block of live operation."""
 
     past: PastReader
     bus: Bus
@@ -44,14 +44,14 @@ class PolicyEvaluator:
     replayed: timedelta = timedelta(days=1)
 
     async def run(self) -> None:
-        """For ever."""
+        """Run forever."""
         self._tell()
         next_replay = self.clock() + BLOCK
         while True:
             await asyncio.sleep(BLOCK_S)
             now = self.clock()
             if not self.leads():
-                # Who leads looks back, and keeps what it found where the next one reads it.
+                # The leader evaluates, and stores its choice for the next leader.
                 continue
             try:
                 if now >= next_replay:
@@ -59,11 +59,11 @@ class PolicyEvaluator:
                     await self.replay(now)
                 await self.watch(now)
             except (AutopilotError, *BUS_ERRORS) as error:
-                # Without its past the fleet goes on with whoever decides.
-                log.info("no replay", extra={"reason": str(error)})
+                # Without history, the fleet continues with the current policy.
+                log.info("policy evaluation skipped", extra={"reason": str(error)})
 
     async def replay(self, now: datetime) -> Choice:
-        """Play every policy on what was. Raises UnavailableError or InvalidInputError."""
+        """Simulate every policy on the recorded history. Raises UnavailableError or InvalidInputError."""
         past = await self.past.read_past(now - self.replayed, now)
         policy = await self.bus.policy()
         choice, band = await asyncio.to_thread(self._judge, past, policy)
@@ -74,7 +74,7 @@ class PolicyEvaluator:
         return choice
 
     def _judge(self, past: FleetHistory, policy: FleetPolicy) -> tuple[Choice, ExpectedRange]:
-        # The twin brings a compiler: a scheduler that never looks back need not load it.
+        # The twin imports a compiler; a scheduler that never evaluates need not load it.
         from accelerator_autopilot.scheduler.application.offline_replay import interval_s, past_pools, played  # noqa: PLC0415
 
         pools = past_pools(past, policy, None, None)
@@ -83,7 +83,7 @@ class PolicyEvaluator:
         return choice, replays[choice.champion].band
 
     async def watch(self, now: datetime) -> None:
-        """Hold the last block against what was predicted. Raises UnavailableError."""
+        """Compare the last block with the prediction. Raises UnavailableError."""
         policy = await self.bus.policy()
         slack_s = {name: bounds.target_wait_s for name, bounds in policy.pools.items()}
         block = await self.past.read_block(now - BLOCK, now, slack_s, policy.pool("").target_wait_s)
@@ -91,7 +91,7 @@ class PolicyEvaluator:
             return
         fell = self.championship.live(block.jobs, block.late, block.energy_j * block.jobs)
         if fell:
-            log.warning("champion fell", extra={"why": fell, "deciding": self.championship.deciding})
+            log.warning("champion demoted", extra={"why": fell, "deciding": self.championship.deciding})
             await self._keep(now, fell)
 
     async def _keep(self, now: datetime, why: str) -> None:
@@ -103,7 +103,7 @@ class PolicyEvaluator:
             await self.bus.write("scheduler", "champion", status)
 
     async def recall(self) -> None:
-        """Go on with the champion that was found before a restart."""
+        """Restore the champion that was selected before a restart."""
         kept = await self.bus.read("scheduler", "champion", ChampionStatus)
         if kept is None:
             return

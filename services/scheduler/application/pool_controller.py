@@ -1,4 +1,4 @@
-"""Controls pool sizes: every policy proposes; the champion's proposal is bounded, placed on nodes and commanded."""
+"""Control pool sizes: every policy proposes; the champion's proposal is bounded, placed on nodes and commanded."""
 
 from __future__ import annotations
 
@@ -31,23 +31,23 @@ from accelerator_autopilot.scheduler.policies.policy_runner import PolicyProposa
 log = logging.getLogger(__name__)
 
 SILENT = ("no_change", "waiting_to_settle")
-LEVEL_TOLD = 0.25  # a change of the power level that is worth a record
+LEVEL_TOLD = 0.25  # a change of the power level that is worth recording
 
 
 class DecisionError(AutopilotError):
-    """Something could not be decided; the rest was."""
+    """Some decisions failed; the others were made."""
 
 
 @dataclass(frozen=True)
 class _Plan:
-    """What was decided of one pool."""
+    """The decision for one pool."""
 
     seen: PoolObservation
     considered: PolicyProposals
     proposal: Proposal
     verdict: Verdict
-    delay_s: float | None  # to be told to its workers
-    news: bool  # worth a record
+    delay_s: float | None  # batch delay to send to its workers
+    news: bool  # whether it is worth recording
 
 
 @dataclass
@@ -69,8 +69,8 @@ class PoolController:
         policy: FleetPolicy,
         token: int,
     ) -> None:
-        """One round. `rooms` tells the places that a pool has, of those that are to change."""
-        # In a thread, since the first round may have an hour of looks to show.
+        """Run one round. `rooms` returns the nodes that a pool can use, for pools that are about to change."""
+        # In a thread, since the first round may show an hour of observations.
         opinions = await asyncio.to_thread(self.panel.propose, pools, late_weight(policy, self.actor.clock()))
         failed: list[Exception] = []
         plans: list[_Plan] = []
@@ -102,7 +102,7 @@ class PoolController:
         failed.append(error)
 
     def _judge(self, seen: PoolObservation, considered: PolicyProposals, policy: FleetPolicy) -> _Plan | None:
-        """What is to be sent and told of a pool; None where there is nothing."""
+        """Return what to send and publish for a pool; None where there is nothing."""
         proposal = considered.by(seen.bounds.policy or "") or considered.by(self.championship.deciding)
         if proposal is None:
             self.actor.count("absurd_data")
@@ -167,7 +167,7 @@ class PoolController:
             subjects.batch_command(seen.pool),
             command,
             scope=f"{seen.pool}/batch",
-            action=f"let jobs wait {delay_s:g} s for company",
+            action=f"let jobs wait {delay_s:g} s for a fuller batch",
             effect="fewer, larger batches",
         )
         self.batch_delays.told(seen.pool, delay_s, seen.at)
@@ -182,7 +182,7 @@ class PoolController:
 
 
 def _shares(replicas: int, rooms: Sequence[NodeRoom], policy: FleetPolicy) -> dict[str, int] | None:
-    """Workers by node: only who is named acts, so a node that nobody saw keeps what it has."""
+    """Return workers by node: nodes that are not named keep what they have, which includes unseen ones."""
     if len(rooms) == 1:
         return {rooms[0].node: replicas}
     return spread(replicas, rooms, policy.shares) if rooms else None

@@ -20,7 +20,7 @@ FIRST_ROWS = 256
 
 
 class PowerCapState:
-    """Follows the inventory node by node; caps that we set outlive whatever else changes of a device."""
+    """Follows the inventory node by node; caps that the scheduler set survive other changes of a device."""
 
     def __init__(self) -> None:
         self._nodes: dict[str, tuple[DeviceFacts, ...]] = {}
@@ -37,7 +37,7 @@ class PowerCapState:
         self._grow()
 
     async def follow(self, book: DeviceRegistry) -> None:
-        """Take in the nodes that changed."""
+        """Update the nodes that changed."""
         turns = CooperativeLoop()
         while book.changed:
             node = book.changed.pop()
@@ -48,12 +48,12 @@ class PowerCapState:
         self._away.clear()
 
     def ours(self) -> dict[Device, tuple[float, float]]:
-        """Devices that we capped: watts, and when."""
+        """Return the devices that the scheduler capped: watts, and when."""
         rows = np.flatnonzero(~np.isnan(self._ours_w))
         return {self._names[row]: (float(self._ours_w[row]), float(self._ours_at_s[row])) for row in rows}
 
     def remember(self, device: Device, cap_w: float, at: datetime) -> None:
-        """A cap was sent."""
+        """Record that a cap was sent."""
         row = self._rows.get(device)
         if row is not None:
             self._ours_w[row], self._ours_at_s[row] = cap_w, at.timestamp()
@@ -61,7 +61,7 @@ class PowerCapState:
     def board(
         self, caps_now_w: Readings, wanted_levels: Mapping[Device, float], cap_fraction: float | None
     ) -> DeviceCapState:
-        """As the decision about caps reads it; a device that no policy wants anything of has NaN there."""
+        """Return the input of the cap decision; devices for which no policy wants a cap have NaN."""
         wanted_w = np.full(len(self._names), np.nan)
         known = [(row, level) for d, level in wanted_levels.items() if (row := self._rows.get(d)) is not None]
         if known and cap_fraction is not None:

@@ -1,4 +1,4 @@
-"""Creates the weekly report on energy and service when a week has ended, and keeps it in the object store."""
+"""Create the weekly report on energy and service when a week has ended, and store it in the object store."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ MEASURED = "SELECT 1 FROM samples_1m WHERE ts >= $1 AND ts < $2 LIMIT 1"
 
 
 def last_week(now: datetime) -> tuple[datetime, datetime]:
-    """The last whole week, from Monday to Monday."""
+    """Return the last full week, from Monday to Monday."""
     midnight = now.replace(hour=0, minute=0, second=0, microsecond=0)
     until = midnight - timedelta(days=midnight.weekday())
     return until - WEEK, until
@@ -39,7 +39,7 @@ def last_week(now: datetime) -> tuple[datetime, datetime]:
 
 @dataclass
 class WeeklyReports:
-    """Looks now and then whether the last week has its report."""
+    """Checks periodically whether the last week has its report."""
 
     dsn: str
     bus: Bus
@@ -48,17 +48,20 @@ class WeeklyReports:
     leads: Callable[[], bool]
 
     async def run(self) -> None:
-        """For ever."""
+        """Run forever."""
         while True:
             await asyncio.sleep(LOOKED_EVERY_S)
             if self.leads():
                 try:
                     await self.make()
                 except (AutopilotError, TimeoutError, *BUS_ERRORS) as error:
-                    log.info("no report", extra={"reason": f"{type(error).__name__}: {error}"})
+                    log.info("weekly report not created", extra={"reason": f"{type(error).__name__}: {error}"})
 
     async def make(self) -> str | None:
-        """The last week's report, its name; none where nothing was measured. Raises UnavailableError."""
+        """Create the last week's report; returns its name, or None where nothing was measured.
+
+        Raises UnavailableError.
+        """
         since, until = last_week(self.clock())
         name = report_name(since)
         store = await self.js.object_store("artifacts")
@@ -69,7 +72,7 @@ class WeeklyReports:
             if page is None:
                 return None
             await write_object(self.js, "artifacts", name, page)
-            log.info("report made", extra={"report": name})
+            log.info("weekly report created", extra={"report": name})
         return name
 
     async def _measured(self, since: datetime, until: datetime) -> bool:
@@ -80,7 +83,7 @@ class WeeklyReports:
         policy = await self.bus.policy()
         with tempfile.TemporaryDirectory(prefix="autopilot-report-") as folder:
             out = Path(folder) / "report.html"
-            # In a process of its own: plots and the twin would double this one's memory.
+            # In a separate process: plots and the twin would double this one's memory.
             process = await asyncio.create_subprocess_exec(
                 sys.executable, "-m", REPORT, "--out", str(out), "--from", since.isoformat(), "--to", until.isoformat(),
                 "--fleet-policy", policy.model_dump_json(),
@@ -92,10 +95,10 @@ class WeeklyReports:
             except TimeoutError:
                 code = -1
             finally:
-                # Also where this service ends meanwhile: nobody would read what it makes.
+                # Also when this service stops meanwhile: nobody would read the result.
                 if process.returncode is None:
                     process.kill()
             if code:
-                log.warning("report failed", extra={"exit_code": code})
+                log.warning("weekly report failed", extra={"exit_code": code})
                 return None
             return await asyncio.to_thread(out.read_bytes)

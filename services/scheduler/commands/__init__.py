@@ -1,1 +1,1 @@
-"""Programs that compute from the fleet's past."""
+"""Command-line programs that analyse the fleet's history."""

@@ -1,4 +1,4 @@
-"""What the past of the fleet advises: python -m accelerator_autopilot.scheduler.commands.advisor --help."""
+"""Recommend changes from the fleet's history: python -m accelerator_autopilot.scheduler.commands.advisor --help."""
 
 from __future__ import annotations
 
@@ -43,12 +43,12 @@ from accelerator_autopilot.transport.clock import utc_now
 
 STEP_S = 60.0
 CAPPED_BELOW = 0.98
-# Days of minutes are behind it, which a few more do not change much.
+# It is based on days of data, so it stays valid for a few more days.
 ADVICE_VALID = timedelta(days=7)
 
 
 def advise(past: FleetHistory, policy: FleetPolicy) -> list[Advice]:
-    """Every advice, the largest savings of each kind first."""
+    """Return all advice, the largest savings of each kind first."""
     devices = list(_devices(past))
     found = idle_devices(devices) + caps_worth_setting(devices) + unused_memory(devices)
     for pool in sorted(set(past.jobs.pool)):
@@ -76,7 +76,7 @@ def _devices(past: FleetHistory) -> Iterator[DeviceMinutes]:
 
 
 def running_at_once(past: FleetHistory, pool: str) -> Doubles:
-    """[T] jobs of a pool that ran at each minute of the span."""
+    """Return [T] the jobs of a pool that ran at each minute of the span."""
     its = np.array([p == pool for p in past.jobs.pool], bool)
     steps = np.arange(past.jobs.from_s, past.length_s, STEP_S)
     began = np.searchsorted(np.sort(past.jobs.started_s[its]), steps, side="right")
@@ -104,7 +104,7 @@ def _kinds(past: FleetHistory) -> Iterator[KindJobs]:
 
 
 def effect(before: FleetHistory, after: FleetHistory) -> dict[str, float]:
-    """What a change really did: means after against before, with the 90 % interval of the difference."""
+    """Measure the effect of a change: mean after against before, with the 90 % interval of the difference."""
     told: dict[str, float] = {}
     for name, values in {
         "watts_per_device": [np.concatenate([d.power_w for d in p.devices] or [np.zeros(0)]) for p in (before, after)],
@@ -120,13 +120,13 @@ def effect(before: FleetHistory, after: FleetHistory) -> dict[str, float]:
 
 
 def main() -> None:
-    """Analyse and write a line for each advice."""
+    """Analyse, and print one line per recommendation."""
     ask = argparse.ArgumentParser(prog="analyse", description=__doc__)
     add_span(ask)
-    ask.add_argument("--applied", type=moment_of, help="instead: what a change at this moment really did")
+    ask.add_argument("--applied", type=moment_of, help="instead: measure the effect of a change at this moment")
     ask.add_argument("--fleet-policy", type=FleetPolicy.model_validate_json, default=FleetPolicy(), help="as JSON")
     ask.add_argument("--json", action="store_true")
-    ask.add_argument("--recommendations", action="store_true", help="as the bus carries them, a line each")
+    ask.add_argument("--recommendations", action="store_true", help="print messages as JSON lines")
     a = ask.parse_args()
     try:
         if a.applied:
@@ -148,7 +148,7 @@ def main() -> None:
 
 
 def recommendation(each: Advice, now: datetime) -> Recommendation:
-    """As the bus carries it; those about one device can be approved."""
+    """Return the recommendation message; those about a single device can be approved."""
     node, _, device = each.scope.partition("/")
     base = {"id": new_id(), "issuer": "analyse", "reason": each.kind, "at": now, "expires_at": now}
     command: Command | None = None

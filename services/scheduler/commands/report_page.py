@@ -34,7 +34,7 @@ STYLE = (
 
 
 def page(past: FleetHistory, policy: FleetPolicy) -> str:
-    """The whole report, with the price and the carbon of a kWh that the recorder was told."""
+    """Return the whole report, with the recorder's configured price and carbon intensity per kWh."""
     kwh = past.energy_by_hour_j / 3.6e6
     money, co2_g = (float(kwh.sum()) * past.factors.get(n, 0.0) for n in ("price_per_kwh", "co2_g_per_kwh"))
     jobs = past.jobs
@@ -42,7 +42,7 @@ def page(past: FleetHistory, policy: FleetPolicy) -> str:
     slack_s = np.array([policy.pool(p).target_wait_s for p in jobs.pool])
     figures = {
         "Energy": f"{kwh.sum():.3f} kWh, {money:.2f} in money, {co2_g:.0f} g CO2",
-        "Jobs": f"{jobs.in_all}" + (f", the last {len(wait_s)} looked at" if jobs.in_all > len(wait_s) else ""),
+        "Jobs": f"{jobs.in_all}" + (f", the last {len(wait_s)} analysed" if jobs.in_all > len(wait_s) else ""),
         "In time": f"{float((wait_s <= slack_s).mean()):.2%} started within the wait that the policy allows"
         if len(wait_s)
         else "no jobs",
@@ -53,7 +53,7 @@ def page(past: FleetHistory, policy: FleetPolicy) -> str:
     rows = "".join(f"<tr><th>{html.escape(n)}</th><td>{html.escape(v)}</td></tr>" for n, v in figures.items())
     hours = np.arange(len(kwh))
     arrivals = in_blocks(jobs.submitted_s, np.ones(len(wait_s)), past.length_s, HOUR_S)
-    pictures = _picture("kWh an hour", hours, kwh) + _picture("jobs an hour", np.arange(len(arrivals)), arrivals)
+    pictures = _picture("kWh per hour", hours, kwh) + _picture("jobs per hour", np.arange(len(arrivals)), arrivals)
     advice = "".join(
         f"<li><b>{html.escape(a.scope)}</b>: {html.escape(a.action)}; saves {a.saving:.3g} {html.escape(a.unit)} "
         f"({a.low:.3g} to {a.high:.3g}): {html.escape(a.why)}<br><code>{html.escape(a.command)}</code></li>"

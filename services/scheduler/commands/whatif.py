@@ -1,4 +1,4 @@
-"""Play policies on the twin over a past span of the fleet.
+"""Simulate policies on the twin over a past time span of the fleet.
 
 `python -m accelerator_autopilot.scheduler.commands.whatif --help`
 """
@@ -25,19 +25,19 @@ from accelerator_autopilot.scheduler.policies.builtin import policy_names
 
 
 def moment_of(text: str) -> datetime:
-    """An ISO 8601 time; without a zone it is UTC."""
+    """Parse an ISO 8601 time; without a zone it is UTC."""
     at = datetime.fromisoformat(text)
     return at if at.tzinfo else at.replace(tzinfo=UTC)
 
 
 def add_span(ask: argparse.ArgumentParser) -> None:
-    """--from and --to."""
+    """Add the options --from and --to."""
     ask.add_argument("--from", dest="since", type=moment_of, help="start of the span, ISO 8601")
     ask.add_argument("--to", dest="until", type=moment_of, help="its end; now when left out")
 
 
 def past_of(arguments: argparse.Namespace, length: timedelta) -> FleetHistory:
-    """The span that was asked for. Raises AutopilotError."""
+    """Read the requested span. Raises AutopilotError."""
     until = arguments.until or datetime.now(UTC)
     since = arguments.since or until - length
     dsn = load(DatabaseSettings).database_url.get_secret_value()
@@ -45,7 +45,7 @@ def past_of(arguments: argparse.Namespace, length: timedelta) -> FleetHistory:
 
 
 def main() -> None:
-    """Play and write a table, or lines of JSON."""
+    """Simulate, and print a table or JSON lines."""
     ask = argparse.ArgumentParser(prog="whatif", description=__doc__)
     add_span(ask)
     ask.add_argument("--policy", action="append", help="all when left out")

@@ -1,4 +1,4 @@
-"""When to tell a pool anew how long its jobs may wait for company in a batch. Pure: time is handed in."""
+"""When to resend a pool's batch delay: how long its jobs may wait for a fuller batch. Pure: time is an argument."""
 
 from __future__ import annotations
 
@@ -10,31 +10,31 @@ from accelerator_autopilot.contracts.messages.commands import PoolPolicy
 
 LEASE_S = 60.0
 RENEWED_FROM_S, RENEWED_BY_S = LEASE_S / 6, LEASE_S / 3
-CHANGE, CHANGE_S = 0.25, 0.01  # what is worth a command: a share of what holds, and at least this
+CHANGE, CHANGE_S = 0.25, 0.01  # smallest change worth a command: this share of the current value, and at least this
 
 
 def bounded_s(wanted_s: float, bounds: PoolPolicy) -> float:
-    """What the operator allows of it: not over the limit, nor over half of what a job may wait."""
+    """Bound a delay by the operator's limit, and by half of what a job may wait."""
     return min(max(wanted_s, 0.0), bounds.batch_delay_max_s, bounds.target_wait_s / 2)
 
 
 def renewed_at_s(pool: str) -> float:
-    """When this pool is told again: what was told to many pools together is not all renewed in the same round."""
+    """Return when to renew a pool's delay: delays that were sent together are not all renewed in the same round."""
     return RENEWED_FROM_S + (RENEWED_BY_S - RENEWED_FROM_S) * (crc32(pool.encode()) / 2**32)
 
 
 @dataclass
 class BatchDelays:
-    """What each pool was told, and when."""
+    """What each pool was last sent, and when."""
 
     _told: dict[str, tuple[float, datetime]] = field(default_factory=dict)
 
     def due(self, pool: str, delay_s: float, now: datetime) -> bool:
-        """Whether this has to be said: it is news, or the lease of what was said runs out."""
+        """Whether to send this delay: it changed, or the lease of the last one is running out."""
         told_s, at = self._told.get(pool, (0.0, now))
         changed = abs(delay_s - told_s) > max(CHANGE * told_s, CHANGE_S) or (delay_s == 0.0) != (told_s == 0.0)
         return changed or (delay_s > 0.0 and (now - at).total_seconds() > renewed_at_s(pool))
 
     def told(self, pool: str, delay_s: float, now: datetime) -> None:
-        """It was said."""
+        """Record that it was sent."""
         self._told[pool] = (delay_s, now)

@@ -1,4 +1,4 @@
-"""Which policy decides: the one that won on the fleet's own replay, until the fleet shows that it was wrong. Pure."""
+"""Select the active policy: the winner on the fleet's own replay, until live results contradict it. Pure."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ import numpy as np
 
 from accelerator_autopilot.scheduler.domain.pool_arrays import Doubles
 
-BLOCK_S = 900.0  # of a course, compared as one
+BLOCK_S = 900.0  # blocks of time, compared in pairs
 IN_TIME_GOAL = 0.99
 FEWEST_BLOCKS = 8  # blocks of replay below which nothing is promoted
 RESAMPLES = 2000
-OUTSIDE_TO_FALL_BACK = 6  # live blocks in a row outside the band
+OUTSIDE_TO_FALL_BACK = 6  # consecutive live blocks outside the band
 BAND_SLACK = 0.02
 
 
 @dataclass(frozen=True)
 class Replayed:
-    """A policy on the fleet's own days: [B] blocks of time, the same for every policy."""
+    """A policy's results on the fleet's own days: [B] blocks of time, the same for every policy."""
 
     joules: Doubles
     jobs: Doubles
@@ -27,12 +27,12 @@ class Replayed:
 
     @property
     def in_time(self) -> float:
-        """Share of all jobs."""
+        """The share of all jobs that were in time."""
         return 1.0 - float(self.late.sum()) / max(1.0, float(self.jobs.sum()))
 
     @property
     def band(self) -> ExpectedRange:
-        """Where nine of ten blocks of a live run should lie."""
+        """The band that should contain nine out of ten blocks of a live run."""
         busy = self.jobs > 0
         in_time = 1.0 - self.late[busy] / self.jobs[busy]
         joules = self.joules[busy] / self.jobs[busy]
@@ -44,27 +44,27 @@ class Replayed:
 
 @dataclass(frozen=True)
 class ExpectedRange:
-    """What a policy was predicted to do."""
+    """The predicted range of a policy's results."""
 
     in_time_low: float
-    joules_high: float  # a job
+    joules_high: float  # per job
 
 
 @dataclass(frozen=True)
 class Choice:
-    """Who decides, why, and how sure that is."""
+    """The selected policy, why, and how certain that is."""
 
     champion: str
     why: str
-    saving: float = 0.0  # of energy against the champion before, as a share
+    saving: float = 0.0  # energy saved against the previous champion, as a share
     saving_low: float = 0.0  # lower end of its 95 % interval
 
 
 def choose(champion: str, replays: Mapping[str, Replayed], seed: int = 0) -> Choice:
-    """Promote the challenger that is in time and surely saves energy; else keep the champion.
+    """Promote the challenger that is in time and reliably saves energy; else keep the champion.
 
-    Surely: the lower end of the 95 % interval of the saving, by paired bootstrap over the blocks, is above
-    zero. A champion that is not in time gives way to any challenger that is more in time.
+    Reliably: the lower end of the 95 % interval of the saving, by paired bootstrap over the blocks, is above zero.
+    A champion that is not in time is replaced by any challenger that is in time more often.
     """
     ours = replays.get(champion)
     if ours is None or len(ours.joules) < FEWEST_BLOCKS:
@@ -74,10 +74,10 @@ def choose(champion: str, replays: Mapping[str, Replayed], seed: int = 0) -> Cho
     if ours.in_time < IN_TIME_GOAL:
         better = {n: r for n, r in replays.items() if r.in_time > ours.in_time}
         if not better:
-            return Choice(champion, "not in time, but nobody is more so")
+            return Choice(champion, "not in time, but no policy is in time more often")
         name = min(in_time or better, key=lambda n: float(replays[n].joules.sum()) if in_time else -replays[n].in_time)
         return Choice(name, f"{champion} is in time with {ours.in_time:.2%}, {name} with {replays[name].in_time:.2%}")
-    best = Choice(champion, "no challenger surely saves energy")
+    best = Choice(champion, "no challenger reliably saves energy")
     for name, replay in in_time.items():
         saving, low = _saving(ours, replay, seed)
         if low > 0 and saving > best.saving:
@@ -93,25 +93,25 @@ def _saving(ours: Replayed, theirs: Replayed, seed: int) -> tuple[float, float]:
 
 @dataclass
 class ChampionChallenger:
-    """The champion and its fall-back, live."""
+    """The champion and its fall-back in live operation."""
 
     champion: str
     fallback: str
     band: ExpectedRange | None = None
-    fallen: str | None = field(default=None)  # why the fall-back decides
+    fallen: str | None = field(default=None)  # why the fall-back is active
     _outside: int = 0
 
     @property
     def deciding(self) -> str:
-        """Who decides now."""
+        """The policy that decides now."""
         return self.fallback if self.fallen else self.champion
 
     def crown(self, choice: Choice, band: ExpectedRange | None) -> None:
-        """A new replay was judged; what was found there ends a fall-back."""
+        """Process a new evaluation; it ends a fall-back."""
         self.champion, self.band, self.fallen, self._outside = choice.champion, band, None, 0
 
     def live(self, jobs: int, late: int, joules: float) -> str | None:
-        """A block of live operation; the reason when the champion just fell."""
+        """Process a block of live operation; returns the reason when the champion was just demoted."""
         if self.band is None or self.fallen or not jobs:
             return None
         in_time, each_j = 1.0 - late / jobs, joules / jobs

@@ -1,4 +1,4 @@
-"""The newest readings of every device: a column a metric, a row a device. Pure."""
+"""The newest readings of every device: a column per metric, a row per device. Pure."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ FIRST_ROWS = 1024
 
 
 class DeviceColumns:
-    """Only the metrics that decisions read; what was told before a node's newest tick is forgotten with it."""
+    """Only the metrics that decisions read; readings older than a node's newest tick are dropped."""
 
     def __init__(self, metrics: Sequence[str]) -> None:
         self.metrics = {name: column for column, name in enumerate(metrics)}
@@ -27,11 +27,11 @@ class DeviceColumns:
         self._free: list[int] = list(range(FIRST_ROWS))
 
     def __len__(self) -> int:
-        """How many devices have a row."""
+        """Return how many devices have a row."""
         return len(self._rows)
 
     def rows_of(self, node: str, devices: tuple[str, ...]) -> NDArray[np.intp]:
-        """The rows of a node's devices, in their order; devices that it no longer tells lose theirs."""
+        """Return the rows of a node's devices, in order; devices that it no longer reports lose theirs."""
         known = self._of_node.get(node)
         if known is not None and (known[0] is devices or known[0] == devices):
             return known[1]
@@ -43,24 +43,24 @@ class DeviceColumns:
         return rows
 
     def write(self, rows: NDArray[np.intp], told: Mapping[str, Floats], at_s: Doubles | float) -> None:
-        """Readings that came at `at_s`, [len(rows)] by metric; metrics that nobody reads are passed over."""
+        """Store readings that arrived at `at_s`, [len(rows)] by metric; unused metrics are skipped."""
         self._at_s[rows] = at_s
         for name, column in self.metrics.items():
             values = told.get(name)
             if values is None:
                 self._values[column, rows] = np.nan
                 continue
-            # An infinite reading is none.
+            # Infinite values are not readings.
             self._values[column, rows] = np.where(np.isfinite(values), values, np.float32(np.nan))
 
     def forget(self, node: str) -> None:
-        """A node that has not been heard for long."""
+        """Forget a node that has been silent for long."""
         known = self._of_node.pop(node, None)
         for device in known[0] if known else ():
             self._drop((node, device))
 
     def readings(self, metric: str, since_s: float) -> Readings:
-        """A metric as told at `since_s` or later."""
+        """Return a metric as reported at `since_s` or later."""
         return Readings(self._rows, self._values[self.metrics[metric]], self._at_s, since_s)
 
     def _row(self, device: Device) -> int:
@@ -94,12 +94,12 @@ class Readings:
 
     @classmethod
     def of(cls, told: dict[Device, float]) -> Readings:
-        """Of a few devices."""
+        """Return the readings of a few devices."""
         rows = {device: row for row, device in enumerate(told)}
         return cls(rows, np.array(list(told.values()), np.float32), np.zeros(len(told)), 0.0)
 
     def get(self, device: Device) -> float | None:
-        """What a device told; None where it told nothing lately."""
+        """Return a device's reading; None where it has none recently."""
         row = self._rows.get(device)
         if row is None or self._at_s[row] < self._since_s:
             return None
@@ -107,14 +107,14 @@ class Readings:
         return value if value == value else None  # noqa: PLR0124  not NaN
 
     def total(self, devices: Sequence[Device]) -> float:
-        """The sum of what some devices told lately."""
+        """Return the sum of the recent readings of some devices."""
         total = 0.0
         for device in devices:
             total += self.get(device) or 0.0
         return total
 
     def many(self, devices: Sequence[Device]) -> Doubles:
-        """The same of many devices; NaN where nothing was told lately."""
+        """Return the readings of many devices; NaN where there is none recently."""
         if not self._rows:
             return np.full(len(devices), np.nan)
         rows = np.array([self._rows.get(device, -1) for device in devices], np.intp)

@@ -1,4 +1,4 @@
-"""Every device of every node, by what decisions need to know of it. Pure."""
+"""What decisions need to know about every device of every node. Pure."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ class DeviceFacts(NamedTuple):
 
     @classmethod
     def of(cls, info: DeviceInfo) -> DeviceFacts:
-        """From what its node tells of it."""
+        """Create the facts from what its node reports."""
         return cls(info.device, info.model, info.simulated, info.power_default_w, info.power_min_w, info.driver_epoch)
 
 
 @dataclass
 class DeviceRegistry:
-    """Kept up node by node; a node whose devices are the same again keeps the same object in `nodes`.
+    """Updated node by node; a node whose devices are unchanged keeps the same object in `nodes`.
 
-    `changed` are nodes that came, went or have other devices; whoever follows the book takes them out one by one.
+    `changed` holds nodes that came, went or have other devices; its consumer removes them one by one.
     """
 
     nodes: dict[str, tuple[DeviceFacts, ...]] = field(default_factory=dict)
@@ -40,7 +40,7 @@ class DeviceRegistry:
     _boots: dict[str, str] = field(default_factory=dict)
 
     def take(self, node: str, boot_id: str, devices: Sequence[DeviceInfo]) -> None:
-        """What a node told last."""
+        """Update a node's devices."""
         facts = tuple(DeviceFacts.of(info) for info in devices)
         if self.nodes.get(node) != facts:
             self.forget(node)
@@ -55,7 +55,7 @@ class DeviceRegistry:
             self.epochs[node, each.device] = boot_id, each.driver_epoch
 
     def forget(self, node: str) -> None:
-        """A node that is no longer listed."""
+        """Forget a node that is no longer listed."""
         self._boots.pop(node, None)
         self.changed.add(node)
         for each in self.nodes.pop(node, ()):

@@ -1,4 +1,4 @@
-"""Which devices to drain and restore. Pure."""
+"""Decide which devices to drain and restore. Pure."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from accelerator_autopilot.contracts.messages.commands import DrainCommand, Drai
 from accelerator_autopilot.scheduler.domain.observation import Reason
 
 Device = tuple[str, str]
-Epochs = tuple[str, str]  # boot of the node, load of the driver; empty where they are not told
+Epochs = tuple[str, str]  # boot of the node and driver load; empty where unreported
 
-# Long enough for the detector to write alerts again that a bucket lost.
+# Long enough for the detector to rewrite alerts that a bucket lost.
 RESTORE_AFTER = timedelta(seconds=10)
 
 
 @dataclass(frozen=True)
 class DrainDecision:
-    """Take a device out of service, or back; `action` is None when policy or the breaker says no."""
+    """Take a device out of service or back; `action` is None when the policy or the breaker forbids it."""
 
     device: Device
     action: str | None
@@ -27,9 +27,9 @@ class DrainDecision:
 
 @dataclass(frozen=True)
 class CriticalAlerts:
-    """What open alerts say: devices with a critical one and since when, those with one that cannot be read.
+    """What open alerts say: devices with a critical one and since when, and those with an unreadable one.
 
-    `kept_since` is when the bucket that holds them was made: of a fault that is older, it knows nothing.
+    `kept_since` is when the bucket of alerts was created: it knows nothing of older faults.
     """
 
     critical: Mapping[Device, datetime] = field(default_factory=dict)
@@ -48,15 +48,15 @@ def drains(
     held: Collection[Device] = (),
     unheard: Collection[Device] = (),
 ) -> list[DrainDecision]:
-    """Drain what has a critical alert, restore what we drained and has none.
+    """Drain devices with a critical alert, and restore those that the scheduler drained and that have none.
 
-    `vouched` are devices that an operator put back to work in spite of their alerts, `held` those that must not be
-    restored yet, `unheard` those of which nobody says now whether they are out. A breaker keeps the fleet in service
-    when too large a share of it would be drained at once: then the fault is more likely in what we see than in every
+    `vouched` are devices that an operator restored in spite of their alerts, `held` those that must not be restored
+    yet, `unheard` those whose cordon state is currently unknown. A breaker keeps the fleet in service when too
+    large a share of it would be drained at once: then a fault in the observations is more likely than one in every
     device.
     """
     decisions = []
-    # What we drained and nobody reports now is out all the same.
+    # Devices that the scheduler drained and that nobody reports now are still out.
     out = sum(device in fleet for device in {*cordoned, *drained_by_us})
     limit = max(1, int(policy.max_drained_fraction * len(fleet))) if policy.max_drained_fraction else 0
     for device in sorted(device for device in {*critical}.difference(cordoned) if device in fleet):
@@ -72,14 +72,14 @@ def drains(
             continue
         out += not known
         decisions.append(DrainDecision(device, "drain", "critical_alert"))
-    # What is not in the fleet was not seen: it may be anything.
+    # Devices outside the fleet were not seen: their state is unknown.
     healthy = (set(drained_by_us) & set(cordoned)).difference(critical, held, unheard)
     return decisions + [DrainDecision(d, "restore", "alert_resolved") for d in sorted(healthy) if d in fleet]
 
 
 @dataclass
 class DrainMemory:
-    """What is known of the devices that we drained: since when, of which boot, and whether they left the fleet."""
+    """What is known of devices that the scheduler drained: since when, in which boot, whether they left the fleet."""
 
     notes: dict[Device, DrainNote] = field(default_factory=dict)
     _ill_at: dict[Device, datetime] = field(default_factory=dict)
@@ -93,12 +93,12 @@ class DrainMemory:
         heard: Collection[str],
         now: datetime,
     ) -> None:
-        """Take in what is seen.
+        """Process an observation.
 
-        `epochs` are boot and load of the driver of the fleet's devices: another one is a reset. `heard` are the nodes
-        whose pools told of their cordons.
+        `epochs` are the boot and driver load of the fleet's devices: a new one is a reset. `heard` are the
+        nodes whose pools reported their cordons.
         """
-        # Of a large fleet it costs more to list its nodes than to look at what was drained.
+        # In a large fleet, listing its nodes costs more than checking what was drained.
         some_left = any(device not in epochs for device in self.notes)
         listed_nodes = {node for node, _ in epochs} if some_left else set()
         for device, note in list(self.notes.items()):
@@ -106,7 +106,8 @@ class DrainMemory:
                 self._ill_at[device] = now
             self._ill_at[device] = min(self._ill_at[device], now)
             if device[0] in heard and device not in cordoned and device not in on_the_way:
-                # Seen back in service, by whoever's doing: a restore that got lost is sent again until then.
+                # Forget it once it is back in service, by whoever: until then a lost restore command is
+                # resent.
                 del self.notes[device], self._ill_at[device]
             elif device not in epochs and device[0] in listed_nodes:
                 self.notes[device] = note.model_copy(update={"left": True})
@@ -116,14 +117,14 @@ class DrainMemory:
                 self.notes[device] = note.model_copy(update={"at": now})
 
     def add(self, device: Device, epochs: Epochs, now: datetime) -> None:
-        """It is about to be drained."""
+        """Record a device that is about to be drained."""
         if device not in self.notes:
             boot_id, load = epochs
             self.notes[device] = DrainNote(node=device[0], device=device[1], at=now, boot_id=boot_id, driver_epoch=load)
         self._ill_at[device] = now
 
     def held(self, sight: CriticalAlerts, now: datetime) -> set[Device]:
-        """Devices that must not be restored: too fresh, back without a reset, or of whose fault nothing is known."""
+        """Return devices that must not be restored: drained recently, back without a reset, or with unknown faults."""
         return {
             device
             for device, note in self.notes.items()
@@ -140,10 +141,10 @@ def _was_reset(note: DrainNote, epochs: Epochs) -> bool:
 
 
 def operator_restored(critical: Mapping[Device, datetime], words: Mapping[Device, DrainCommand]) -> set[Device]:
-    """Devices that an operator put back to work after their alerts opened or got worse."""
+    """Return devices that an operator restored after their alerts opened or worsened."""
     return {d for d, word in words.items() if word.action == "restore" and d in critical and word.at >= critical[d]}
 
 
 def operator_drained(notes: Mapping[Device, DrainNote], words: Mapping[Device, DrainCommand]) -> set[Device]:
-    """Devices that an operator took out after we did: only an operator puts them back."""
+    """Return devices that an operator drained after the scheduler did: only an operator restores them."""
     return {d for d, word in words.items() if word.action != "restore" and d in notes and word.at > notes[d].at}

@@ -1,4 +1,4 @@
-"""What a past span of the fleet was: its jobs, and its devices by the minute."""
+"""A past time span of the fleet: its jobs, and per-minute device metrics."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from accelerator_autopilot.scheduler.domain.pool_arrays import Doubles
 
 @dataclass(frozen=True)
 class JobHistory:
-    """[N] in the order of submission; times in seconds since the span began."""
+    """[N] jobs in order of submission; times in seconds since the span began."""
 
     pool: list[str]
     kind: list[str]
@@ -21,16 +21,16 @@ class JobHistory:
     submitted_s: Doubles
     started_s: Doubles
     finished_s: Doubles
-    work_s: Doubles  # of the device, the batch's time shared by its jobs
+    work_s: Doubles  # device time: the batch's time divided by its jobs
     batch_size: NDArray[np.int64]
-    energy_j: Doubles  # NaN: not known
-    in_all: int = 0  # in the span; those here are the newest of them
-    from_s: float = 0.0  # when the first of them could have been submitted
+    energy_j: Doubles  # NaN: unknown
+    in_all: int = 0  # jobs in the span; those here are the newest
+    from_s: float = 0.0  # start of the time that those here cover
 
 
 @dataclass(frozen=True)
 class DeviceHistory:
-    """A device with its minutes, [M] each; NaN where something was not told."""
+    """A device with its minutes, [M] each; NaN where something was not reported."""
 
     node: str
     device: str
@@ -55,21 +55,21 @@ class FleetHistory:
     until: datetime
     jobs: JobHistory
     devices: list[DeviceHistory]
-    load_s: dict[str, Doubles]  # load times of each pool, as the scheduler had measured them at each command
-    factors: dict[str, float]  # price_per_kwh, co2_g_per_kwh: as the recorder was told
-    energy_by_hour_j: Doubles = field(default_factory=lambda: np.zeros(0))  # of all devices, by the clock's hours
-    devices_in_all: int = 0  # with their minutes here are no more than can be held
+    load_s: dict[str, Doubles]  # load times of each pool, as the scheduler measured them at each command
+    factors: dict[str, float]  # price_per_kwh, co2_g_per_kwh: the recorder's settings
+    energy_by_hour_j: Doubles = field(default_factory=lambda: np.zeros(0))  # of all devices, by clock hour
+    devices_in_all: int = 0  # the minutes of at most as many devices as the limit allows are here
 
     @property
     def length_s(self) -> float:
-        """Seconds."""
+        """The length in seconds."""
         return (self.until - self.since).total_seconds()
 
 
 @dataclass(frozen=True)
 class JobTotals:
-    """How the jobs of a short span went."""
+    """Totals of the jobs in a short span."""
 
     jobs: int
     late: int
-    energy_j: float | None  # of a job in the mean; None where no job's is known
+    energy_j: float | None  # mean per job; None where no job's energy is known

@@ -1,4 +1,4 @@
-"""The governor: limits that no policy can cross. Pure: time is handed in."""
+"""The governor: limits that no policy can exceed. Pure: time is an argument."""
 
 from __future__ import annotations
 
@@ -35,27 +35,27 @@ class _PoolMemory:
 
 @dataclass
 class Governor:
-    """One action in flight, bounded steps, up at once, down after a while, hands off what an operator set."""
+    """One action in flight, bounded steps, fast up, slow down, and no interference with an operator's choice."""
 
     _memory: dict[str, _PoolMemory] = field(default_factory=dict)
 
     def manual(self, pool: str, at: datetime) -> None:
-        """An operator set the size of this pool."""
+        """Record that an operator set the size of this pool."""
         memory = self._of(pool)
         memory.manual_at, memory.pending = at, None
 
     def not_sent(self, pool: str) -> None:
-        """The last verdict went to nobody: there is nothing to wait for."""
+        """Record that the last verdict was not sent: there is nothing to wait for."""
         memory = self._of(pool)
         memory.pending = None
         if memory.changes:
             memory.changes.pop()
 
     def judge(self, seen: PoolObservation, proposal: Proposal, *, acts: bool | None = None) -> Verdict:
-        """Bound a proposal by the operator's policy and by what happened before.
+        """Bound a proposal by the operator's policy and by earlier actions.
 
-        Where the operator lets nothing be done (`acts` is false), a verdict is advice: nothing will come of it that
-        could be waited for, and no breaker opens when nothing does.
+        Where the operator allows no actions (`acts` is false), a verdict is advice: it has no effect to wait
+        for, and no breaker opens when none follows.
         """
         memory = self._of(seen.pool)
         held = self._held(memory, seen)
@@ -96,7 +96,7 @@ class Governor:
             memory.surplus_since = min(memory.surplus_since or seen.at, seen.at)
             if (seen.at - memory.surplus_since).total_seconds() < seen.bounds.scale_down_after_s:
                 return "waiting_to_scale_down"
-        # A clock that was set back must neither hold nor count for ever.
+        # A clock that was set back must neither hold a pool nor count steps forever.
         while memory.changes and not timedelta(0) <= seen.at - memory.changes[0] < timedelta(minutes=1):
             memory.changes.popleft()
         return "rate_limited" if len(memory.changes) >= seen.bounds.actions_per_min else None
@@ -106,12 +106,13 @@ class Governor:
             return "breaker_open"
         if memory.pending is not None and memory.pending_since is not None:
             if seen.desired == memory.pending:
-                # Taken is done: models load for a minute and more, and a burst does not wait for them.
+                # Accepted is enough: models load for a minute and more, and a burst cannot wait for
+                # them.
                 memory.pending, memory.timeouts = None, 0
             elif timedelta(0) <= seen.at - memory.pending_since <= SETTLE_TIMEOUT:
                 return "waiting_to_settle"
             else:
-                # With a time limit: a pool that does not answer must not be frozen for ever.
+                # With a time limit: a pool that does not respond must not be frozen forever.
                 return self._timed_out(memory, seen)
         manual_s = (seen.at - memory.manual_at).total_seconds() if memory.manual_at else math.inf
         ceiling = max(seen.bounds.floor, seen.bounds.ceiling)

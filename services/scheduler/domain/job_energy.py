@@ -1,4 +1,4 @@
-"""Joules that a node needs for a job of a pool, followed from what its workers did and its devices drew. Pure."""
+"""Estimate the joules that a node needs per job of a pool, from its workers' results and its devices' power. Pure."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ MEMORY = 0.2
 
 @dataclass
 class WorkerCounts:
-    """What workers finished since the look before."""
+    """What workers completed since the previous observation."""
 
     _before: dict[str, tuple[int, float]] = field(default_factory=dict)
 
     def since(self, workers: Sequence[WorkerStatus]) -> tuple[int, float]:
-        """Jobs done and seconds of work."""
+        """Return jobs done and seconds of work."""
         now = {w.worker: (w.jobs_done, w.busy_s) for w in workers}
         before = {name: self._before.get(name, (0, 0.0)) for name in now}
         self._before = now
@@ -28,28 +28,28 @@ class WorkerCounts:
 
 @dataclass
 class NodeEfficiency:
-    """Of each pool on each node."""
+    """Energy per job of each pool on each node."""
 
     _counts: dict[tuple[str, str], WorkerCounts] = field(default_factory=dict)
     _joules: dict[tuple[str, str], float] = field(default_factory=dict)
     _seen: dict[tuple[str, str], list[WorkerStatus]] = field(default_factory=dict)
 
     def known(self, part: PoolStatus) -> float:
-        """0 until a job ended on a device whose draw was told."""
+        """Return the estimate; 0 until a job ended on a device with a power reading."""
         return self._joules.get((part.pool, part.node), 0.0)
 
     def look(self, part: PoolStatus, power_w: Readings) -> float:
-        """Take a look in; 0 until a job ended on a device whose draw was told."""
+        """Process an observation; returns 0 until a job ended on a device with a power reading."""
         key = part.pool, part.node
         if self._seen.get(key) is part.workers:
-            # The same as at the look before: nothing ended.
+            # The same status as before: nothing ended.
             return self._joules.get(key, 0.0)
         self._seen[key] = part.workers
         done, busy_s = self._counts.setdefault(key, WorkerCounts()).since(part.workers)
         devices = {(part.node, device) for w in part.workers if w.running for device in w.device.split("+")}
         watts = [told for device in devices if (told := power_w.get(device)) is not None]
         if done and busy_s > 0 and watts:
-            # A worker's devices all draw while it works.
+            # All of a worker's devices draw power while it works.
             of_worker = sum(watts) / max(1, sum(bool(w.running) for w in part.workers))
             fresh = busy_s / done * of_worker
             old = self._joules.get(key, fresh)

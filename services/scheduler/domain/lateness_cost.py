@@ -1,4 +1,4 @@
-"""What a late job may cost now, from the operator's weights, prices and carbon intensity. Pure."""
+"""The current cost of a late job, from the operator's weights, prices and carbon intensity. Pure."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from accelerator_autopilot.scheduler.domain.time_of_day import mean_of, value_at
 
 
 def late_weight(policy: FleetPolicy, now: datetime) -> float:
-    """How much lateness weighs against energy, 1 by default.
+    """Return how much lateness weighs against energy, 1 by default.
 
-    When a kWh costs more than on the day's mean, or comes with more carbon, and the operator gives that
-    weight, energy counts for more and lateness for less.
+    When a kWh costs more than the day's mean, or emits more carbon, and the operator gives that weight, energy
+    counts for more and lateness for less.
     """
     objective = policy.objective
     price, carbon = _against_mean(policy.prices, now), _against_mean(policy.carbon, now)

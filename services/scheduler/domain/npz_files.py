@@ -1,4 +1,4 @@
-"""Arrays from the bytes of an .npz file. Pure."""
+"""Load arrays from the bytes of an .npz file. Pure."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ MOST_BYTES = 512 * 2**20
 
 
 def load_arrays(data: bytes) -> dict[str, NDArray[Any]]:
-    """By name. Raises ValueError for what is damaged, is no such file, or unpacks to more than MOST_BYTES."""
+    """Return arrays by name. Raises ValueError for a damaged file, or one that unpacks to more than MOST_BYTES."""
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
             size = sum(member.file_size for member in archive.infolist())

@@ -1,4 +1,4 @@
-"""What is seen of one pool, and what a policy proposes for it."""
+"""What is observed of one pool, and what a policy proposes for it."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ Reason = Literal[
 
 @dataclass(frozen=True)
 class PoolObservation:
-    """A pool at one moment. Counts are since the look before."""
+    """A pool at one moment. Counts are since the previous observation."""
 
     pool: str
     at: datetime
@@ -66,22 +66,22 @@ class PoolObservation:
     bounds: PoolPolicy
     curve: PowerCurve
     power_level: float = 1.0  # 0: the cheapest cap of its devices; 1: full power
-    slots: int = 1  # jobs that a worker takes together
+    slots: int = 1  # jobs that a worker runs together
     devices: list[tuple[str, str]] = field(default_factory=list)
 
     @property
     def absurd(self) -> bool:
-        """Numbers that cannot be: nothing is decided on them."""
+        """Whether numbers are impossible: nothing is decided on them."""
         told = (
             self.desired, self.ready, self.starting, self.busy, self.waiting, self.oldest_wait_s, self.arrivals,
             self.completions, self.service_s or 0.0, self.load_time_s, self.power_w,
         )  # fmt: skip
-        # A sum with what is not finite is not finite.
+        # A sum with non-finite terms is not finite.
         return not (min(told) >= 0 and sum(told) < math.inf)
 
     @property
     def numbers(self) -> dict[str, float]:
-        """The same as evidence for a command."""
+        """Return the numbers as evidence for a command."""
         told = {
             "desired": self.desired,
             "ready": self.ready,
@@ -110,7 +110,7 @@ class Proposal:
 
 
 def reason_for(seen: PoolObservation, replicas: int) -> Reason:
-    """The plain word for a change."""
+    """Return the reason for a change in plain words."""
     if replicas > seen.desired:
         return "backlog" if seen.waiting else "demand_forecast"
     return "idle" if replicas < seen.desired else "no_change"

@@ -1,4 +1,4 @@
-"""Observations of pools as the arrays that policies read, and back."""
+"""Convert observations of pools to the arrays that policies read, and back."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ NOT_THERE = (0.0,) * len(COLUMNS)
 
 
 def facts_of(pools: Sequence[PoolObservation], interval_s: float) -> PoolFacts:
-    """What is told once of each pool."""
+    """Return the facts that do not change between decisions."""
     most = max(len(p.curve.cap_w) for p in pools)
     return PoolFacts(
         max_replicas=np.array([p.bounds.ceiling for p in pools], np.int64),
@@ -38,7 +38,7 @@ def _padded(rows: Sequence[Doubles], length: int) -> Doubles:
 
 
 def columns_of(pools: Sequence[PoolObservation | None]) -> Doubles:
-    """[len(COLUMNS), P] what is seen of each pool now; None is a pool that is not there."""
+    """Return [len(COLUMNS), P] the current observations; None is a pool that is missing."""
     columns: Doubles = np.array(
         [
             (
@@ -64,7 +64,7 @@ def columns_of(pools: Sequence[PoolObservation | None]) -> Doubles:
 
 
 def seen_from(columns: Doubles, late_weight: float = 1.0) -> PoolObservations:
-    """The same for policies. What is absurd (negative, not finite) counts as nothing seen."""
+    """Return the observations for policies. Impossible values (negative, not finite) count as unobserved."""
     clean = np.where(np.isfinite(columns) & (columns >= 0), columns, 0.0)
     counts = clean.astype(np.int64)
     service_s = np.where(clean[5] > 0, clean[5], np.nan)
@@ -85,7 +85,7 @@ def seen_from(columns: Doubles, late_weight: float = 1.0) -> PoolObservations:
 
 
 def power_levels(facts: PoolFacts, action: Action) -> Doubles:
-    """[P] where each cap lies between the pool's cheapest (0) and full power (1)."""
+    """Return [P] where each cap lies between the pool's cheapest (0) and full power (1)."""
     low = facts.cap_w[np.arange(len(facts)), facts.cheapest]
     span = facts.cap_w[:, -1] - low
     levels: Doubles = np.where(span > 0, (action.power_cap_w - low) / np.where(span > 0, span, 1.0), 1.0)

@@ -1,4 +1,4 @@
-"""On which nodes a pool's workers are: healthy, cool, efficient ones, few of them, in the operator's shares. Pure."""
+"""Place a pool's workers on nodes: healthy, cool, efficient, few, in the operator's shares. Pure."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ class NodeRoom:
     """A node as a place for workers."""
 
     node: str
-    kind: str  # of accelerator: gpu, cpu, npu, tpu
-    workers: int  # wanted there now
-    devices: int  # healthy ones that are in service
+    kind: str  # kind of accelerator: gpu, cpu, npu, tpu
+    workers: int  # desired there now
+    devices: int  # healthy devices in service
     hottest_c: float = 0.0
-    joules_per_job: float = 0.0  # 0: not known
+    joules_per_job: float = 0.0  # 0: unknown
     models_loaded: int = 0
 
 
 def spread(replicas: int, rooms: Sequence[NodeRoom], shares: Mapping[str, float]) -> dict[str, int]:
-    """Workers for each node, `replicas` in all where any node is healthy.
+    """Return workers for each node, `replicas` in total where any node is healthy.
 
-    Nodes that have workers keep them, as far as there are too many of none; new ones go where a device is
-    free, best where there are workers already, so that idle nodes stay idle.
+    Nodes keep their workers unless they have too many; new ones go to nodes with a free device, preferably those
+    with workers already, so that idle nodes stay idle.
     """
     wanted: dict[str, int] = {room.node: 0 for room in rooms}
     healthy = [room for room in rooms if room.devices > 0]

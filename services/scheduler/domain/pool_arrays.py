@@ -1,7 +1,7 @@
-"""Many pools at once as arrays: what is known of them, what is seen of them, what to do with them.
+"""Many pools at once as arrays: facts, observations, and actions.
 
-Every array has one entry a pool (P), so that one policy call decides for all pools of a fleet, for one
-pool, or for all environments of a training run.
+Every array has one entry per pool (P), so that one policy call decides for all pools of a fleet, for one pool, or for
+all environments of a training run.
 """
 
 from __future__ import annotations
@@ -24,40 +24,40 @@ class PoolFacts:
     interval_s: Doubles  # [P] between decisions
     load_time_s: Doubles  # [P] from start to ready, median
     slack_s: Doubles  # [P] how long a job may take beyond its own work
-    slots: Ints  # [P] jobs that a replica can work on together
-    idle_w: Doubles  # [P] a ready replica without work
-    load_w: Doubles  # [P] a loading replica
-    cap_w: Doubles  # [P, C] rising
-    relative_time: Doubles  # [P, C] of a job at this cap
-    power_w: Doubles  # [P, C] drawn at work at this cap
+    slots: Ints  # [P] jobs that a replica can run together
+    idle_w: Doubles  # [P] power of a ready replica without work
+    load_w: Doubles  # [P] power of a loading replica
+    cap_w: Doubles  # [P, C] caps, ascending
+    relative_time: Doubles  # [P, C] time of a job at this cap
+    power_w: Doubles  # [P, C] power at work at this cap
 
     def __len__(self) -> int:
-        """How many pools."""
+        """Return the number of pools."""
         return len(self.max_replicas)
 
     @property
     def relative_energy(self) -> Doubles:
-        """[P, C] energy of a job at each cap, 1 at full power."""
+        """Return [P, C] the energy of a job at each cap, 1 at full power."""
         energy = self.relative_time * self.power_w
         full: Doubles = energy / energy[:, -1:]
         return full
 
     @property
     def cheapest(self) -> Ints:
-        """[P] index of the cap that costs least energy a job."""
+        """Return [P] the index of the cap with the least energy per job."""
         return np.asarray(self.relative_energy.argmin(axis=1), np.int64)
 
 
 @dataclass(frozen=True)
 class PoolObservations:
-    """What a decision is made on. Counts and means are since the decision before."""
+    """The input of a decision. Counts and means are since the previous decision."""
 
     time_s: Doubles
     queue_depth: Ints
     oldest_wait_s: Doubles
     arrivals: Ints
     completions: Ints
-    mean_service_s: Doubles  # of a replica for a job, shared by those that ran together; NaN: nothing was completed
+    mean_service_s: Doubles  # replica time per job, divided among those that ran together; NaN: nothing completed
     ready: Ints
     busy: Ints
     loading: Ints
@@ -68,7 +68,7 @@ class PoolObservations:
 
 @dataclass(frozen=True)
 class Action:
-    """Replicas and power cap for each pool, and how long the first job waits for company in a batch."""
+    """Replicas and power cap for each pool, and how long the first job waits for a fuller batch."""
 
     replicas: Ints
     power_cap_w: Doubles
@@ -76,12 +76,12 @@ class Action:
 
     @classmethod
     def at_once(cls, replicas: Ints, power_cap_w: Doubles) -> Self:
-        """No job waits for company."""
+        """Return an action without batch delays."""
         return cls(replicas, power_cap_w, np.zeros(len(replicas)))
 
 
 def relative_time(facts: PoolFacts, cap_w: Doubles) -> Doubles:
-    """[P] how much longer a job takes at this cap, by the pool's curve; between its points a straight line."""
+    """Return [P] the relative job time at this cap, interpolated linearly on the pool's curve."""
     caps = facts.cap_w
     right = np.clip((caps < cap_w[:, None]).sum(axis=1), 1, caps.shape[1] - 1)
     at = np.arange(len(facts))

@@ -1,4 +1,4 @@
-"""Share out watts: caps as wanted, as far as every budget allows. Pure, over all devices at once."""
+"""Share out power: caps as wanted, as far as every budget allows. Pure, over all devices at once."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from accelerator_autopilot.scheduler.domain.pool_arrays import Doubles
 
 @dataclass(frozen=True)
 class Limit:
-    """Watts that some devices may have together."""
+    """The most watts that some devices may have together."""
 
     watts: float
-    members: NDArray[np.intp]  # their rows
+    members: NDArray[np.intp]  # the rows of the devices
 
 
 @dataclass(frozen=True)
 class Shared:
-    """[D] caps, whether a budget narrowed them, and whether one is broken even with every cap at its lowest."""
+    """[D] caps, whether a budget lowered them, and whether one is exceeded even with every cap at its minimum."""
 
     cap_w: Doubles
     narrowed: NDArray[np.bool_]
@@ -29,9 +29,9 @@ class Shared:
 
 
 def allocate_power(wanted_w: Doubles, lowest_w: Doubles, limits: Sequence[Limit]) -> Shared:
-    """Each limit takes from its devices in proportion to what they have above their lowest cap.
+    """Reduce caps to fit each limit, in proportion to what each device has above its lowest cap.
 
-    Narrower limits first, so that a wide one does not take from devices that a narrow one takes from anyway.
+    Narrower limits go first, so that a wide one does not take from devices that a narrow one takes from anyway.
     Caps only ever fall, so a limit that was met stays met.
     """
     cap_w = np.maximum(wanted_w, lowest_w)

@@ -1,4 +1,4 @@
-"""Which devices to cap, and at how many watts. Pure, over all devices at once."""
+"""Decide which devices to cap, and at how many watts. Pure, over all devices at once."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class CapDecision:
 
 @dataclass
 class DeviceCapState:
-    """What is known of every device that can be capped; [D] each. A row that no device has is all zeros."""
+    """The state of every device that can be capped; [D] each. An unused row is all zeros."""
 
     devices: list[Device]
     rows: Mapping[Device, int]
@@ -42,25 +42,25 @@ class DeviceCapState:
     simulated: NDArray[np.bool_]
     default_w: Doubles
     lowest_w: Doubles
-    told_w: Callable[[NDArray[np.intp]], Doubles]  # the cap that devices tell, of some rows; NaN: not lately
-    wanted_w: Doubles  # by the policy of the device's pool; NaN: nobody wants anything
-    ours_w: Doubles  # the cap that we set last; NaN: none
-    ours_at_s: Doubles  # and when
+    told_w: Callable[[NDArray[np.intp]], Doubles]  # reported caps of some rows; NaN: not recent
+    wanted_w: Doubles  # by the policy of the device's pool; NaN: no cap wanted
+    ours_w: Doubles  # the cap that was last set; NaN: none
+    ours_at_s: Doubles  # when it was set
 
     def __len__(self) -> int:
-        """How many devices."""
+        """Return the number of devices."""
         return len(self.devices)
 
 
 def caps(board: DeviceCapState, policy: FleetPolicy, now: datetime, lease_s: float) -> list[CapDecision]:
-    """What to command: hold what is wanted under every limit, renew before the lease ends, lift what is not wanted.
+    """Return the commands: hold what is wanted within every limit, renew before leases end, lift unwanted caps.
 
-    A cap that we did not set is an operator's and is left alone, but its watts count.
+    A cap that the scheduler did not set is an operator's and is left alone, but its watts count.
     """
     target, narrowed, limited, broken = _targets(board, policy, now)
     hold = target < board.default_w - CAP_TOLERANCE_W
     allowed = np.zeros(len(board), bool) if policy.power == "off" else board.simulated | (policy.power == "all")
-    # Only where something is wanted or was set by us is it worth asking what a device told.
+    # Reported caps only matter where one is wanted or was set by the scheduler.
     rows = np.flatnonzero(allowed & (hold | ~np.isnan(board.ours_w)))
     now_w, ours_w, default_w = board.told_w(rows), board.ours_w[rows], board.default_w[rows]
     hold, wanted_w, known = hold[rows], target[rows], ~np.isnan(now_w)
@@ -69,7 +69,7 @@ def caps(board: DeviceCapState, policy: FleetPolicy, now: datetime, lease_s: flo
         capped = now_w < default_w - CAP_TOLERANCE_W
         as_ours = mine & (np.abs(ours_w - now_w) <= CAP_TOLERANCE_W)
         settled = capped & (np.abs(now_w - wanted_w) <= CAP_TOLERANCE_W)
-        # A command on its way must not be sent again at every look.
+        # A command on its way must not be resent in every round.
         rested = ~mine | (age_s > SENT_AGAIN_AFTER_S)
         due = mine & (age_s > lease_s * renewed_at(rows, board.ours_at_s[rows]))
     free = known & rested & ~(capped & ~as_ours)
@@ -90,9 +90,9 @@ def caps(board: DeviceCapState, policy: FleetPolicy, now: datetime, lease_s: flo
 
 
 def renewed_at(rows: NDArray[np.intp], set_at_s: Doubles) -> Doubles:
-    """[D] after which share of its lease each cap is renewed: what was set together is not renewed together.
+    """Return [D] the share of its lease after which each cap is renewed: caps set together renew at different times.
 
-    Multiples of the golden ratio lie evenly between the two bounds; each time a row takes another of its own.
+    Multiples of the golden ratio spread evenly between the two bounds; each row takes a new one each time.
     """
     drawn = rows * GOLDEN * (1.0 + np.floor(set_at_s) % MULTIPLES) % 1.0
     between: Doubles = RENEWED_BY - (RENEWED_BY - RENEWED_FROM) * drawn
@@ -113,12 +113,12 @@ def _targets(
 
 
 def _device_limits(board: DeviceCapState, limits: Mapping[str, float]) -> Doubles:
-    """Of a device, as `node/device`, or of all devices of a model."""
+    """Return the limits of devices: of one, as `node/device`, or of all devices of a model."""
     most = np.full(len(board), np.inf)
     for name, watts in limits.items():
         rows = board.rows_of_model(name)
         most[rows] = np.minimum(most[rows], watts)
-        # Either name may have a slash in it.
+        # Either name may contain a slash.
         parts = name.split("/")
         for end in range(1, len(parts)):
             row = board.rows.get(("/".join(parts[:end]), "/".join(parts[end:])))

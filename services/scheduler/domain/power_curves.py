@@ -1,4 +1,4 @@
-"""How fast and how thirsty a device is at each power cap: the published sweep that fits it best, to its scale."""
+"""Speed and power of a device at each power cap: the best fitting published sweep, scaled to the device."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from accelerator_autopilot.scheduler.domain.pool_arrays import Doubles
 
 REFERENCE = "resnet50"
 TYPICAL = "a40"
-IDLE_SHARE = 0.25  # of the default power with a context open: A40 0.23, V100 0.28, A100 0.2 (Zeus, Perseus)
-LOADING_SHARE = 0.2  # of what lies between idle and full
+IDLE_SHARE = 0.25  # share of the default power with a context open: A40 0.23, V100 0.28, A100 0.2 (Zeus, Perseus)
+LOADING_SHARE = 0.2  # share of the range between idle and full power
 
 
 @dataclass(frozen=True)
 class PowerCurve:
-    """[C] each, caps rising to the device's default; one point where nothing can be capped."""
+    """[C] each, caps ascending to the device's default; one point where nothing can be capped."""
 
     cap_w: Doubles
     relative_time: Doubles
@@ -28,23 +28,23 @@ class PowerCurve:
 
     @property
     def load_w(self) -> float:
-        """While a model is loaded."""
+        """The power while a model is loaded."""
         return self.idle_w + LOADING_SHARE * (float(self.cap_w[-1]) - self.idle_w)
 
     def cap_at(self, level: float) -> float:
-        """Watts at a power level between the cheapest cap (0) and full power (1)."""
+        """Return the cap at a power level between the cheapest cap (0) and full power (1)."""
         low, high = self.span_w
         return low + min(max(level, 0.0), 1.0) * (high - low)
 
     @cached_property
     def span_w(self) -> tuple[float, float]:
-        """The cap that costs least energy a job, and full power."""
+        """Return the cap with the least energy per job, and full power."""
         return float(self.cap_w[(self.relative_time * self.power_w).argmin()]), float(self.cap_w[-1])
 
 
 @cache
 def published() -> dict[tuple[str, str], Doubles]:
-    """[3, C] caps, relative time and watts of the published sweeps (Zeus, NSDI'23), by GPU and network."""
+    """Return [3, C] caps, relative time and watts of the published sweeps (Zeus, NSDI'23), by GPU and network."""
     with (resources.files("accelerator_autopilot.scheduler") / "data" / "power_curves.csv").open() as file:
         rows = list(csv.DictReader(file))
     found: dict[tuple[str, str], list[tuple[float, float, float]]] = {}
@@ -56,7 +56,10 @@ def published() -> dict[tuple[str, str], Doubles]:
 
 @cache
 def curve_of(model: str, default_w: float | None, low_w: float | None) -> PowerCurve:
-    """The curve of a device model, the same object each time. A device that cannot be capped has one point."""
+    """Return the curve of a device model, the same object each time.
+
+    A device that cannot be capped has one point.
+    """
     if not default_w or not low_w or low_w >= default_w:
         watts = np.array([default_w or 1.0])
         return PowerCurve(watts, np.ones(1), watts, IDLE_SHARE * float(watts[0]))

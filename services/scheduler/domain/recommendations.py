@@ -1,4 +1,4 @@
-"""What a fleet's past says should change, each with what it would save, and how sure that is. Pure."""
+"""What a fleet's history suggests to change, each with what it would save, and how certain that is. Pure."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ IDLE_PCT, IDLE_SHARE = 5.0, 0.9
 BUSY_PCT, WORTH_CAPPING = 50.0, 0.05
 UNUSED_MEMORY = 0.5
 FEWEST_MINUTES, FEWEST_JOBS = 30, 50
-COMPANY_S, WITH_COMPANY = 0.2, 0.3  # a job that could have had company: another came so soon after it
-MOST_SHARE = 0.9  # of a pool for one kind of accelerator, so that a fault of it does not stop the pool
+COMPANY_S, WITH_COMPANY = 0.2, 0.3  # a job that could have been batched: another came this soon after it
+MOST_SHARE = 0.9  # most of a pool on one kind of accelerator, so that a fault of that kind does not stop the pool
 
 
 @dataclass(frozen=True)
 class Advice:
-    """One thing to change. `saving` in the unit named, with its 90 % interval."""
+    """One recommended change. `saving` is in the named unit, with its 90 % interval."""
 
     scope: str
     kind: str
@@ -35,12 +35,12 @@ class Advice:
     why: str
     query: str
     command: str
-    value: float | None = None  # what is to be set, where it is a number
+    value: float | None = None  # the value to set, where it is a number
 
 
 @dataclass(frozen=True)
 class DeviceMinutes:
-    """A device by the minute, [M] each; NaN where it was not told."""
+    """A device's minutes, [M] each; NaN where it did not report."""
 
     name: str
     util_pct: Doubles
@@ -53,7 +53,7 @@ class DeviceMinutes:
 
 @dataclass(frozen=True)
 class KindJobs:
-    """Jobs of one kind on one pool in the order of submission, [N] each."""
+    """Jobs of one kind on one pool in order of submission, [N] each."""
 
     pool: str
     kind: str
@@ -61,21 +61,21 @@ class KindJobs:
     wait_s: Doubles
     work_s: Doubles
     batch_size: Doubles
-    energy_j: Doubles  # NaN: not known
+    energy_j: Doubles  # NaN: unknown
     accelerator: NDArray[np.str_]
 
 
 def interval(
     values: Doubles, seed: int = 0, of: Callable[[Doubles], float] = lambda x: float(x.mean())
 ) -> tuple[float, float]:
-    """The 90 % bootstrap interval of a statistic of [N] values."""
+    """Return the 90 % bootstrap interval of a statistic of [N] values."""
     random = np.random.default_rng(seed)
     picks = [of(values[random.integers(len(values), size=len(values))]) for _ in range(RESAMPLES)]
     return float(np.quantile(picks, 0.05)), float(np.quantile(picks, 0.95))
 
 
 def idle_devices(devices: Sequence[DeviceMinutes]) -> list[Advice]:
-    """Devices that did nothing for nearly all of the time."""
+    """Find devices that were idle for nearly all of the time."""
     found = []
     for device in devices:
         known = np.isfinite(device.util_pct) & np.isfinite(device.power_w)
@@ -93,7 +93,7 @@ def idle_devices(devices: Sequence[DeviceMinutes]) -> list[Advice]:
                 float(kwh.mean()),
                 low,
                 high,
-                "kWh a day",
+                "kWh per day",
                 f"at most {IDLE_PCT:g} % in {idle.mean():.0%} of {len(util)} minutes, at {power[idle].mean():.0f} W",
                 _minutes_query(device.name, "gpu_util_pct_avg, power_w_avg"),
                 f"autopilot drain {device.name.split('/')[-1]} drain",
@@ -103,7 +103,7 @@ def idle_devices(devices: Sequence[DeviceMinutes]) -> list[Advice]:
 
 
 def caps_worth_setting(devices: Sequence[DeviceMinutes]) -> list[Advice]:
-    """Busy devices at full power whose curve says that a cap costs little."""
+    """Find busy devices at full power where a cap would cost little time."""
     found = []
     for device in devices:
         known = np.isfinite(device.util_pct) & np.isfinite(device.power_w)
@@ -126,7 +126,7 @@ def caps_worth_setting(devices: Sequence[DeviceMinutes]) -> list[Advice]:
                 kwh * share,
                 kwh * low,
                 kwh * high,
-                "kWh a day",
+                "kWh per day",
                 f"{len(busy)} busy minutes at {busy.mean():.0f} W; a job's time {curve.relative_time[at] - 1:+.0%}",
                 _minutes_query(device.name, "gpu_util_pct_avg, power_w_avg, power_cap_w_avg"),
                 f"autopilot cap {device.name.split('/')[-1]} {curve.cap_w[at]:.0f} --lease-s 86400",
@@ -145,7 +145,7 @@ def _published_range(fraction: float) -> tuple[float, float]:
 
 
 def pools_too_large(pool: str, running: Doubles, floor: int, idle_w: float) -> list[Advice]:
-    """A floor above what was ever needed. `running` [T] jobs at once, at even steps."""
+    """Find floors above what was ever needed. `running` [T] jobs at once, at even steps."""
     needed = int(np.ceil(np.quantile(running, 0.99))) if len(running) else 0
     if len(running) < FEWEST_MINUTES or floor <= max(1, needed):
         return []
@@ -159,7 +159,7 @@ def pools_too_large(pool: str, running: Doubles, floor: int, idle_w: float) -> l
             float(spare.mean()),
             low,
             high,
-            "kWh a day",
+            "kWh per day",
             f"99 % of the time at most {needed} jobs ran at once",
             f"SELECT started_at, finished_at FROM jobs WHERE worker LIKE '{pool}-%' ORDER BY started_at",  # noqa: S608
             f"autopilot policy --pool {pool} --floor {max(1, needed)}",
@@ -168,7 +168,7 @@ def pools_too_large(pool: str, running: Doubles, floor: int, idle_w: float) -> l
 
 
 def kinds_to_batch(kinds: Sequence[KindJobs]) -> list[Advice]:
-    """Kinds whose jobs waited while the device took them in small batches, though larger ones were cheaper."""
+    """Find kinds whose jobs queued while devices ran small batches, though larger ones were more efficient."""
     found = []
     for jobs in kinds:
         small, large = jobs.batch_size <= 2, jobs.batch_size >= 4
@@ -186,7 +186,7 @@ def kinds_to_batch(kinds: Sequence[KindJobs]) -> list[Advice]:
             Advice(
                 f"{jobs.pool}/{jobs.kind}",
                 "batch",
-                "give its batches more time" if queued else f"let its jobs wait {COMPANY_S:g} s for company",
+                "give its batches more time" if queued else f"let its jobs wait {COMPANY_S:g} s for a fuller batch",
                 float(np.median(gain)) * share,
                 low * share,
                 high * share,
@@ -203,7 +203,7 @@ def kinds_to_batch(kinds: Sequence[KindJobs]) -> list[Advice]:
 
 
 def shares_of_accelerators(kinds: Sequence[KindJobs], days: float) -> list[Advice]:
-    """Kinds of job that one kind of accelerator does for fewer joules than another, in no more than the same time."""
+    """Find kinds of job that one kind of accelerator runs with fewer joules than another, and no slower."""
     found = []
     for jobs in kinds:
         known = np.isfinite(jobs.energy_j)
@@ -226,8 +226,8 @@ def shares_of_accelerators(kinds: Sequence[KindJobs], days: float) -> list[Advic
                     float(kwh.mean()),
                     low,
                     high,
-                    "kWh a day",
-                    f"{energy_j[cheap].mean():.3g} J a job on {cheap}, {energy_j[dear].mean():.3g} J on {dear}",
+                    "kWh per day",
+                    f"{energy_j[cheap].mean():.3g} J per job on {cheap}, {energy_j[dear].mean():.3g} J on {dear}",
                     f"SELECT device, energy_j, run_s FROM jobs WHERE kind = '{jobs.kind}'",  # noqa: S608
                     f"autopilot policy --share {cheap}={MOST_SHARE:g} --share {dear}={1 - MOST_SHARE:.2g}",
                 )
@@ -236,7 +236,7 @@ def shares_of_accelerators(kinds: Sequence[KindJobs], days: float) -> list[Advic
 
 
 def unused_memory(devices: Sequence[DeviceMinutes]) -> list[Advice]:
-    """Devices whose memory was never more than half used, though they worked."""
+    """Find devices that used at most half of their memory while they worked."""
     found = []
     for device in devices:
         used = device.memory_used_bytes[np.isfinite(device.memory_used_bytes)]

@@ -1,4 +1,4 @@
-"""Values by time of day. Pure."""
+"""Values that depend on the time of day. Pure."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from accelerator_autopilot.contracts.messages.commands import PowerBudget, Timed
 
 
 def value_at(table: Sequence[TimedValue], now: datetime, otherwise: float) -> float:
-    """The first value whose span holds this moment (UTC)."""
+    """Return the first value whose span contains this moment (UTC)."""
     return next((entry.value for entry in table if within(entry.start, entry.end, now)), otherwise)
 
 
 def mean_of(table: Sequence[TimedValue], otherwise: float) -> float:
-    """Over the day, in steps of a quarter of an hour."""
+    """Return the mean over the day, in steps of a quarter of an hour."""
     if not table:
         return otherwise
     day = datetime(2000, 1, 1)  # noqa: DTZ001  only hours and minutes are read
@@ -23,12 +23,12 @@ def mean_of(table: Sequence[TimedValue], otherwise: float) -> float:
 
 
 def budgets_at(budgets: Sequence[PowerBudget], now: datetime) -> list[PowerBudget]:
-    """The budgets that hold at this moment."""
+    """Return the budgets in effect at this moment."""
     return [b for b in budgets if within(b.start, b.end, now)]
 
 
 def within(start: str, end: str, now: datetime) -> bool:
-    """Whether HH:MM of now lies in [start, end); the same start and end are all day."""
+    """Whether the time of now is in [start, end), given as HH:MM; equal start and end mean all day."""
     at = now.strftime("%H:%M")
     if start == end:
         return True

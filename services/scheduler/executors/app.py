@@ -1,4 +1,4 @@
-"""Carries scale commands out on an orchestrator and reports what was read back.
+"""Apply scale commands to an orchestrator and report what was read back.
 
 `python -m accelerator_autopilot.scheduler executor`
 """
@@ -28,7 +28,7 @@ log = logging.getLogger(__name__)
 
 
 async def connect(settings: ExecutorSettings) -> PoolExecutor:
-    """The orchestrator that the settings name. Raises HandsError."""
+    """Connect to the configured orchestrator. Raises ExecutorError."""
     if settings.orchestrator == "kubernetes":
         from accelerator_autopilot.scheduler.executors.kubernetes import KubernetesExecutor  # noqa: PLC0415  optional
 
@@ -41,14 +41,14 @@ async def connect(settings: ExecutorSettings) -> PoolExecutor:
 
 
 class ScaleCommands:
-    """Each command once, none that is too old or from a scheduler that no longer leads."""
+    """Runs each command once, and none that expired or came from a former leader."""
 
     def __init__(self, hands: PoolExecutor, fence: CommandFence | None = None) -> None:
         self._hands = hands
         self._fence = fence or CommandFence()
 
     async def carry_out(self, command: ScaleCommand) -> CommandOutcome:
-        """What became of it. Raises UnavailableError when nobody can say now who leads."""
+        """Run a command; returns the outcome. Raises UnavailableError when the leader cannot be determined."""
         outcome = CommandOutcome(
             id=new_id(),
             command_id=command.id,
@@ -72,7 +72,7 @@ class ScaleCommands:
         try:
             read_back = await self._hands.scale(command.pool, command.replicas)
         except ExecutorError as error:
-            log.warning("scale refused", extra={"pool": command.pool, "error": str(error)})
+            log.warning("scale failed", extra={"pool": command.pool, "error": str(error)})
             return outcome.model_copy(update={"detail": str(error)})
         return outcome.model_copy(
             update={"status": "applied", "applied": float(command.replicas), "read_back": float(read_back)}
@@ -80,7 +80,7 @@ class ScaleCommands:
 
 
 def create_executor(settings: ExecutorSettings | None = None, hands: PoolExecutor | None = None) -> FastStream:
-    """One process a cluster or host."""
+    """Create the executor app; run one per cluster or host."""
     settings = settings or load(ExecutorSettings)
     service = Service("hands", settings)
     commands: ScaleCommands | None = None

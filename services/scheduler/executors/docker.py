@@ -22,18 +22,18 @@ class DockerExecutor:
 
     @classmethod
     async def connect(cls, label: str) -> DockerExecutor:
-        """By DOCKER_HOST or the usual socket. Raises HandsError."""
+        """Connect through DOCKER_HOST or the default socket. Raises ExecutorError."""
         try:
             return cls(await asyncio.to_thread(docker.from_env), label)
         except DockerException as error:
             raise ExecutorError(f"docker: does not answer ({error}): mount its socket or set DOCKER_HOST") from error
 
     async def replicas(self, pool: str) -> int:
-        """Containers that run."""
+        """Return the number of running containers."""
         return len(await self._running(pool))
 
     async def scale(self, pool: str, replicas: int) -> int:
-        """Start copies, or stop the youngest, which drain on SIGTERM."""
+        """Start copies, or stop the youngest ones, which drain on SIGTERM."""
         running = await self._running(pool)
         if not running:
             raise ExecutorError(

@@ -1,4 +1,4 @@
-"""What the scheduler wants, told to KEDA: python -m accelerator_autopilot.scheduler keda."""
+"""Provide the scheduler's decisions to KEDA: python -m accelerator_autopilot.scheduler keda."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ log = logging.getLogger(__name__)
 
 
 def create_keda(settings: KedaSettings | None = None) -> FastStream:
-    """Any number may run: each follows every command."""
+    """Create the KEDA app; any number may run, since each follows every command."""
     settings = settings or load(KedaSettings)
     service = Service("keda", settings)
     wanted: dict[str, int] = {}

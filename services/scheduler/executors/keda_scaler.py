@@ -1,7 +1,7 @@
 """KEDA's external scaler: KEDA asks over gRPC how many replicas a pool needs, and does the scaling.
 
-The messages are those of KEDA's externalscaler.proto, described here field by field, so that no generated
-code is kept. A ScaledObject names the pool in its metadata: `pool: <name>`.
+The messages follow KEDA's externalscaler.proto, described here field by field, so that no generated code is checked in.
+A ScaledObject names the pool in its metadata: `pool: <name>`.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 SERVICE = "externalscaler.ExternalScaler"
 METRIC = "autopilot-replicas"
 _TYPES = {"string": 9, "bool": 8, "int64": 3, "double": 1, "message": 11}
-# Of each message its fields: name, type, number, and whether there are many.
+# The fields of each message: name, type, number, and whether it is repeated.
 _MESSAGES: dict[str, tuple[tuple[str, str, int, bool], ...]] = {
     "ScaledObjectRef": (
         ("name", "string", 1, False),
@@ -63,7 +63,7 @@ MESSAGES = _messages()
 
 
 class ExternalScaler:
-    """Answers for every pool that the scheduler decided for; KEDA keeps what it has for one that is not known."""
+    """Answers for every pool with a decision; KEDA keeps the size of an unknown pool."""
 
     def __init__(self, wanted: Mapping[str, int]) -> None:
         self._wanted = wanted
@@ -72,11 +72,11 @@ class ExternalScaler:
         return str(ref.scalerMetadata.get("pool") or ref.name)
 
     async def is_active(self, ref: Any, context: Any) -> Any:
-        """False lets KEDA scale to zero."""
+        """Whether replicas are wanted; False lets KEDA scale to zero."""
         return MESSAGES["IsActiveResponse"](result=await self._known(self._pool(ref), context) > 0)
 
     async def stream_is_active(self, ref: Any, context: Any) -> AsyncIterator[Any]:
-        """Again whenever it changes."""
+        """Stream that whenever it changes."""
         told: bool | None = None
         while True:
             active = await self._known(self._pool(ref), context) > 0
@@ -86,12 +86,12 @@ class ExternalScaler:
             await asyncio.sleep(1.0)
 
     async def get_metric_spec(self, ref: Any, context: Any) -> Any:  # noqa: ARG002
-        """One replica for each one that is wanted."""
+        """Return a target of one, so that the metric is the number of replicas."""
         spec = MESSAGES["MetricSpec"](metricName=METRIC, targetSize=1, targetSizeFloat=1.0)
         return MESSAGES["GetMetricSpecResponse"](metricSpecs=[spec])
 
     async def get_metrics(self, request: Any, context: Any) -> Any:
-        """The replicas that the scheduler wants."""
+        """Return the replicas that the scheduler wants."""
         wanted = await self._known(self._pool(request.scaledObjectRef), context)
         value = MESSAGES["MetricValue"](metricName=METRIC, metricValue=wanted, metricValueFloat=float(wanted))
         return MESSAGES["GetMetricsResponse"](metricValues=[value])
@@ -103,7 +103,7 @@ class ExternalScaler:
 
 
 def serve(scaler: ExternalScaler, address: str) -> tuple[grpc.aio.Server, int]:
-    """A server to be started, and its port."""
+    """Create a server, and return it with its port."""
 
     def unary(method: Any, request: str) -> grpc.RpcMethodHandler:
         return grpc.unary_unary_rpc_method_handler(

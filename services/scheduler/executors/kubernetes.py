@@ -1,6 +1,6 @@
-"""Deployments through their scale subresource: nothing but `replicas` is ever written.
+"""Scale Deployments through their scale subresource; only `replicas` is ever written.
 
-Needs the verbs list on deployments and get and patch on deployments/scale in one namespace.
+Requires the verbs list on deployments and get and patch on deployments/scale in one namespace.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from accelerator_autopilot.scheduler.executors.ports import ExecutorError
 
 
 class KubernetesExecutor:
-    """The Deployment that carries `label=<pool>` in one namespace is the pool."""
+    """The Deployment with the label `label=<pool>` in one namespace is the pool."""
 
     def __init__(self, api: client.ApiClient, namespace: str, label: str) -> None:
         self._api, self._namespace, self._label = api, namespace, label
@@ -20,7 +20,7 @@ class KubernetesExecutor:
 
     @classmethod
     async def connect(cls, namespace: str, label: str, kubeconfig: str | None) -> KubernetesExecutor:
-        """With the pod's service account, or with a kubeconfig. Raises HandsError."""
+        """Connect with the pod's service account, or with a kubeconfig. Raises ExecutorError."""
         try:
             if kubeconfig is None:
                 config.load_incluster_config()  # type: ignore[no-untyped-call]
@@ -33,7 +33,7 @@ class KubernetesExecutor:
         return cls(client.ApiClient(), namespace, label)
 
     async def replicas(self, pool: str) -> int:
-        """Of the Deployment's spec."""
+        """Return the replicas in the Deployment's spec."""
         name = await self._deployment(pool)
         try:
             scale = await self._apps.read_namespaced_deployment_scale(name, self._namespace)
@@ -42,7 +42,7 @@ class KubernetesExecutor:
         return int(scale.spec.replicas or 0)
 
     async def scale(self, pool: str, replicas: int) -> int:
-        """Patch the scale, so that nothing else of the Deployment can be overwritten."""
+        """Patch the scale subresource, so that nothing else of the Deployment is overwritten."""
         name = await self._deployment(pool)
         try:
             scale = await self._apps.patch_namespaced_deployment_scale(

@@ -1,4 +1,4 @@
-"""What carries a pool's size out where pools are not processes of one node."""
+"""The interface for scaling pools that an orchestrator runs."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ from accelerator_autopilot.contracts.errors import AutopilotError
 
 
 class ExecutorError(AutopilotError):
-    """The orchestrator refused, or did not answer."""
+    """The orchestrator refused, or did not respond."""
 
 
 class PoolExecutor(Protocol):
-    """An orchestrator that keeps so many replicas of a pool."""
+    """An orchestrator that maintains the replicas of a pool."""
 
     async def replicas(self, pool: str) -> int:
-        """How many are wanted now. Raises HandsError."""
+        """Return the desired number of replicas. Raises ExecutorError."""
 
     async def scale(self, pool: str, replicas: int) -> int:
-        """Want so many; what was read back. Raises HandsError."""
+        """Set the desired number of replicas; returns what was read back. Raises ExecutorError."""
 
     async def close(self) -> None:
-        """Let go of connections."""
+        """Close connections."""

@@ -1,1 +1,1 @@
-"""Scaling policies and what they are made of. Pure."""
+"""Scaling policies and their components. Pure."""

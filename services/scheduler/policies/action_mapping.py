@@ -1,8 +1,8 @@
-"""From the network's numbers to replicas, watts and batches: what to hold, how hard to react, how long to gather.
+"""Map gains to actions: how much to reserve, how strongly to react, how long to batch.
 
-Where models load well within the slack, a share of recent peaks is held and the queue answered; where they do not,
-what would have been enough in hindsight is held, and much is started at once. Zeros give a plain rule that is already
-usable, so that training starts from something sensible.
+Where models load well within the slack, a share of recent peaks is reserved and the queue is answered; where they do
+not, what would have been sufficient in hindsight is reserved, and many replicas are started at once. All-zero gains are
+a plain rule that is usable by itself, so that training starts from something sensible.
 """
 
 from __future__ import annotations
@@ -24,19 +24,19 @@ from accelerator_autopilot.scheduler.policies.scale_up_rule import ScaleUpRule
 
 OUTPUTS = ("hold", "react", "drain", "power", "patience", "spare", "base", "company")
 HOLD, REACT, DRAIN = 0.5, 1.0, 1.0
-BASE = 0.1  # of what the operator sized the pool for
-COMPANY, MOST_COMPANY = 0.1, 0.4  # of the slack that a job may wait for others in its batch
-PATIENCE_LOADS = 4.0  # load times without an arrival after which less is held
-IDLE_AFTER_S = 600.0  # without an arrival nothing is held
-HELD_WINDOW = 5  # of WINDOWS_S: 600 s
-FULL_POWER_WAIT, FULL_POWER_DRAIN = 0.5, 0.7  # of the slack
+BASE = 0.1  # share of the operator's size
+COMPANY, MOST_COMPANY = 0.1, 0.4  # share of the slack that a job may wait for a fuller batch
+PATIENCE_LOADS = 4.0  # load times without an arrival after which less is reserved
+IDLE_AFTER_S = 600.0  # without an arrival nothing is reserved
+HELD_WINDOW = 5  # index in WINDOWS_S: 600 s
+FULL_POWER_WAIT, FULL_POWER_DRAIN = 0.5, 0.7  # share of the slack
 
 
 @dataclass(frozen=True)
 class PolicyParameters:
-    """What a rule with its gains asks for, [P] each."""
+    """What a rule with its gains requests, [P] each."""
 
-    replicas: Doubles  # not yet whole
+    replicas: Doubles  # not rounded yet
     power: Doubles  # 0: the cheapest cap; 1: full power
     batch_delay_s: Doubles
 
@@ -44,7 +44,7 @@ class PolicyParameters:
 def proposed(
     facts: PoolFacts, seen: PoolObservations, demand: Demand, output: NDArray[np.floating]
 ) -> PolicyParameters:
-    """What the rule asks for with `output` [P, len(OUTPUTS)], each between -3 and 3."""
+    """Return what the rule requests with `output` [P, len(OUTPUTS)], each between -3 and 3."""
     out = np.clip(output.astype(float), -3.0, 3.0)
     short = shortness(facts)
     wanted = (1.0 - short) * _long_slack(facts, seen, demand, out) + short * _short_slack(facts, seen, demand, out)
@@ -58,28 +58,28 @@ def proposed(
 
 
 def corrected(facts: PoolFacts, rule: Doubles, output: NDArray[np.floating]) -> Doubles:
-    """The rule's gains and what a network adds to them: nothing where slack is short.
+    """Return the rule's gains plus a network's corrections, which are zero where the slack is short.
 
-    There networks that were trained with those pools, too, saved energy by being late with bursts.
+    Networks that were also trained on pools with short slack traded lateness in bursts for energy.
     """
     say: Doubles = rule + output * (1.0 - shortness(facts))[:, None]
     return say
 
 
 def shortness(facts: PoolFacts) -> Doubles:
-    """[P] 0 where the slack is much longer than the load time, 1 where it is much shorter."""
+    """Return [P] 0 where the slack is much longer than the load time, 1 where it is much shorter."""
     short: Doubles = 1.0 / (1.0 + (facts.slack_s / facts.load_time_s) ** 16)
     return short
 
 
 def patience_s(facts: PoolFacts, gain: Doubles) -> Doubles:
-    """[P] time without an arrival after which less is held."""
+    """Return [P] the time without an arrival after which less is reserved."""
     patience: Doubles = PATIENCE_LOADS * np.exp(gain) * facts.load_time_s
     return patience
 
 
 def reaction(out: Doubles) -> ScaleUpRule:
-    """How gains [P, len(OUTPUTS)] answer work where slack is short."""
+    """Return how gains [P, len(OUTPUTS)] react to work where the slack is short."""
     return ScaleUpRule(grow=np.exp(out[:, 1]), drain=np.exp(out[:, 2]), spare=out[:, 5])
 
 
@@ -90,14 +90,14 @@ def _long_slack(facts: PoolFacts, seen: PoolObservations, demand: Demand, out: D
     arriving = REACT * np.exp(out[:, 1]) * demand.rate[:, 0] * demand.work_s
     waiting = seen.queue_depth * np.minimum(1.0, demand.work_s / facts.slack_s)
     wanted = np.maximum(np.maximum(held, arriving), seen.busy + DRAIN * np.exp(out[:, 2]) * waiting)
-    # Load times differ: with some to spare the first are ready sooner, and the rest is called back.
+    # Load times vary: with extra starts the first are ready sooner, and the surplus is cancelled.
     missing = np.maximum(wanted - seen.ready, 0.0)
     more: Doubles = np.where(missing > 0, seen.ready + np.exp(np.maximum(out[:, 5], 0.0)) * missing, wanted)
     return more
 
 
 def _short_slack(facts: PoolFacts, seen: PoolObservations, demand: Demand, out: Doubles) -> Doubles:
-    # What the operator sized the pool for counts while little is known of its past.
+    # The operator's size counts while little is known of the pool's history.
     known = np.maximum(np.exp(out[:, 0]) * demand.enough, BASE * np.exp(out[:, 6]) * facts.max_replicas * demand.doubt)
     held = np.exp(-demand.quiet_s / patience_s(facts, out[:, 4])) * known
     held = np.where(demand.quiet_s < IDLE_AFTER_S, held, 0.0)
@@ -108,7 +108,7 @@ def _short_slack(facts: PoolFacts, seen: PoolObservations, demand: Demand, out: 
 
 
 def urgency(facts: PoolFacts, seen: PoolObservations, demand: Demand) -> Doubles:
-    """0, or 1 where jobs have waited long or will."""
+    """Return 0, or 1 where jobs have waited for long or will."""
     waited = seen.oldest_wait_s / facts.slack_s
     to_drain = seen.queue_depth * demand.work_s / (facts.slack_s * np.maximum(seen.ready, 1))
     late: Doubles = np.where((waited > FULL_POWER_WAIT) | (to_drain > FULL_POWER_DRAIN), 1.0, 0.0)
@@ -116,18 +116,18 @@ def urgency(facts: PoolFacts, seen: PoolObservations, demand: Demand) -> Doubles
 
 
 def action(facts: PoolFacts, asked: PolicyParameters) -> Action:
-    """Whole replicas, and watts between the cheapest cap and full power."""
+    """Return whole replicas, and watts between the cheapest cap and full power."""
     replicas = np.clip(np.ceil(asked.replicas - 1e-6), 0, facts.max_replicas).astype(np.int64)
     return Action(replicas, cap_at(facts, asked.power), asked.batch_delay_s)
 
 
 def cap_at(facts: PoolFacts, power: Doubles) -> Doubles:
-    """[P] watts at a power level between the cheapest cap (0) and full power (1)."""
+    """Return [P] the watts at a power level between the cheapest cap (0) and full power (1)."""
     low, high = facts.cap_w[np.arange(len(facts)), facts.cheapest], facts.cap_w[:, -1]
     watts: Doubles = low + np.clip(power, 0.0, 1.0) * (high - low)
     return watts
 
 
 def slowness(facts: PoolFacts, power: Doubles) -> Doubles:
-    """[P] how much longer than at full power a job takes while none is urgent."""
+    """Return [P] the relative job time while none is urgent, 1 at full power."""
     return relative_time(facts, cap_at(facts, power))

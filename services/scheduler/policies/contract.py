@@ -1,4 +1,4 @@
-"""The contract of a scaling policy, classical or learned."""
+"""The interface of a scaling policy, classical or learned."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from accelerator_autopilot.scheduler.domain.pool_arrays import Action, PoolFacts
 class PoolPolicy(Protocol):
     """Proposes replicas and power for many pools at once.
 
-    It may remember what it saw; what may be done is the governor's word.
+    It may remember its observations; the governor decides what is allowed.
     """
 
     name: str
 
     def reset(self, facts: PoolFacts) -> None:
-        """Forget everything; these are the pools from now on."""
+        """Start over with these pools."""
 
     def decide(self, seen: PoolObservations) -> Action:
-        """Look at all pools and say what each needs."""
+        """Observe all pools and return an action for each."""
 
 
 PoolPolicyMaker = Callable[[], PoolPolicy]

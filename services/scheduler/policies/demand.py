@@ -1,4 +1,4 @@
-"""What a policy remembers of each pool: recent demand, arrivals, and how long a job works."""
+"""Track each pool's recent demand, arrivals, and job durations."""
 
 from __future__ import annotations
 
@@ -21,34 +21,34 @@ LATE_MEMORY_S = 3600.0
 class Demand:
     """Demand of each pool; [P] or [P, W], W for WINDOWS_S."""
 
-    work_s: Doubles  # [P] of a job at full power, mean
-    now: Doubles  # [P] replicas that would end what is here in time
-    offered: Doubles  # [P] replicas that arriving work asks for, smoothed over the time that it may take
-    peak: Doubles  # [P, W] the most of `offered` in each window
-    peak_now: Doubles  # [P, W] the most of `now`
-    rate: Doubles  # [P, W] arrivals a second
-    forecast: Doubles  # [P, 2H] arrivals a second, the mean and what nine in ten are below, for each horizon
+    work_s: Doubles  # [P] mean work of a job at full power
+    now: Doubles  # [P] replicas that would finish the current jobs in time
+    offered: Doubles  # [P] replicas for the arriving work, smoothed over the time that it may take
+    peak: Doubles  # [P, W] the maximum of `offered` in each window
+    peak_now: Doubles  # [P, W] the maximum of `now`
+    rate: Doubles  # [P, W] arrivals per second
+    forecast: Doubles  # [P, 2H] arrivals per second, the mean and the 90th percentile, for each horizon
     quiet_s: Doubles  # [P] since the last arrival, at most the longest window
-    started: Doubles  # [P] jobs since the look before
-    late: Doubles  # [P] of these, estimated
+    started: Doubles  # [P] jobs since the previous observation
+    late: Doubles  # [P] late ones among them, estimated
     late_share: Doubles  # [P] estimated, of recent jobs
-    prompt: Doubles  # [P] share of starts that are ready by the next look
-    enough: Doubles  # [P] replicas that would have been enough, in hindsight
-    doubt: Doubles  # [P] how little is known of the past: 1 at first, then less and less
+    prompt: Doubles  # [P] share of starts that are ready by the next observation
+    enough: Doubles  # [P] replicas that would have been sufficient, in hindsight
+    doubt: Doubles  # [P] how little is known of the past: 1 at first, then decreasing
 
 
 class DemandHistory:
-    """Rings over the longest window. Asked once a decision, in order."""
+    """Ring buffers over the longest window. Called once per decision, in order."""
 
     def __init__(self, facts: PoolFacts, hindsight: WhatIfSizing) -> None:
         p = len(facts)
         self.facts = facts
         self.period_s = float(facts.interval_s[0])
         ends = np.maximum(1, np.round(np.array(WINDOWS_S) / self.period_s)).astype(np.int64)
-        # Windows that are shorter than a period are all of them the newest slot.
+        # Windows shorter than a period all refer to the newest slot.
         self._starts = np.minimum(np.concatenate([[0], ends[:-1]]), ends - 1)
         self._ends = ends
-        # Some of these windows are the same, and a sum must not count one twice.
+        # Some of these windows coincide, and a sum must not count one twice.
         self._parts, self._part_of = np.unique(ends, return_inverse=True)
         self._part_starts = np.concatenate([[0], self._parts[:-1]])
         most = int(ends[-1])
@@ -66,7 +66,7 @@ class DemandHistory:
         self._promptness, self._hindsight = StartupLatency(facts), hindsight
 
     def observe(self, seen: PoolObservations) -> Demand:
-        """Take one look in."""
+        """Process one observation."""
         facts = self.facts
         slow = relative_time(facts, seen.power_cap_w)
         self._learn_work(seen, slow)
@@ -118,7 +118,7 @@ class DemandHistory:
         self._work_s = np.where(known, old + weight * (fresh - old), self._work_s)
 
     def _estimate_late(self, seen: PoolObservations, slow: Doubles, work_s: Doubles) -> tuple[Doubles, Doubles]:
-        """From the queue's head before and now: the jobs started between waited from one to the other."""
+        """Estimate late jobs from the queue's head before and now: jobs started between waited a time in between."""
         started = np.maximum(self._depth + seen.arrivals - seen.queue_depth, 0.0)
         longest = self._oldest_s + np.where(self._depth > 0, self.period_s / 2, 0.0)
         shortest = np.where(seen.queue_depth > 0, seen.oldest_wait_s, 0.0)

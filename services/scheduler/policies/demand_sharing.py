@@ -1,4 +1,4 @@
-"""Policies that remember the same of the same pools remember it once."""
+"""Share one demand history between policies that track the same pools with the same parameters."""
 
 from __future__ import annotations
 
@@ -12,37 +12,37 @@ from accelerator_autopilot.scheduler.policies.demand import Demand
 
 
 class ObservedDemand(Protocol):
-    """What is remembered of each pool's demand."""
+    """Tracks each pool's demand."""
 
     def observe(self, seen: PoolObservations) -> Demand:
-        """Take one look in."""
+        """Process one observation."""
         ...
 
 
 @runtime_checkable
 class PolicyWithHistory(Protocol):
-    """A policy with a history, and the numbers [P, n] that decide what is kept in it."""
+    """A policy with a history, and the numbers [P, n] that determine its content."""
 
     history: ObservedDemand
     numbers: Doubles
 
 
 class SharedHistory:
-    """One history of several policies, which are all shown the same looks: each is taken in once."""
+    """One history of several policies that receive the same observations: each is processed once."""
 
     def __init__(self, history: ObservedDemand) -> None:
         self._history = history
         self._told: tuple[PoolObservations, Demand] | None = None
 
     def observe(self, seen: PoolObservations) -> Demand:
-        """Take one look in, unless another policy was shown it before."""
+        """Process one observation, unless another policy was shown it before."""
         if self._told is None or self._told[0] is not seen:
             self._told = seen, self._history.observe(seen)
         return self._told[1]
 
 
 def share_histories(policies: Iterable[object]) -> None:
-    """Of policies that were just reset to the same pools, and from now on are shown the same looks in turn."""
+    """Share histories between policies that were just reset to the same pools and receive the same observations."""
     known: list[tuple[Doubles, SharedHistory]] = []
     for policy in policies:
         if not isinstance(policy, PolicyWithHistory):

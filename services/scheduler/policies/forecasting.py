@@ -1,9 +1,9 @@
-"""Arrivals to come, with an interval: simple forecasters weighted by how wrong each was lately, for many pools at once.
+"""Forecast arrivals with an interval: simple forecasters weighted by their recent errors, for many pools at once.
 
-No single forecaster wins on published traces: the last value does over a minute, means do on bursty code
-traffic, the time of day over hours. The weights are those of exponentially weighted experts with sharing
-(Herbster and Warmuth 1998), so that what was bad yesterday can win today; the interval is the spread of the
-mixture's own recent errors, which needs no assumption about their law.
+No single forecaster wins on published traces: the last value does over a minute, means do on bursty code traffic, the
+time of day over hours. The weights are those of exponentially weighted experts with sharing (Herbster and Warmuth
+1998), so that what was bad yesterday can win today; the interval is the spread of the mixture's own recent errors,
+which needs no assumption about their distribution.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ class Forecast:
     """[P, H] arrivals in each period, H horizons."""
 
     mean: Doubles
-    low: Doubles  # one in ten is below
-    high: Doubles  # one in ten is above
+    low: Doubles  # 10th percentile
+    high: Doubles  # 90th percentile
 
 
 class Forecaster:
-    """One call of `observe` a period. `season` periods are a day; 0: no season."""
+    """One call of `observe` per period. A `season` of this many periods is a day; 0: no season."""
 
     def __init__(self, pools: int, horizons: tuple[int, ...], season: int = 0) -> None:
         self.horizons, self._season = horizons, season
@@ -49,7 +49,7 @@ class Forecaster:
         self._count = 0
 
     def observe(self, arrivals: Doubles) -> Forecast:
-        """Take a period in, tell the next ones."""
+        """Process a period, and forecast the next ones."""
         value = arrivals.astype(float)
         self._learn(value)
         self._values = np.concatenate([self._values, value[:, None]], axis=1)[:, -self._kept :]
@@ -118,7 +118,7 @@ class Forecaster:
 
 
 class MinuteForecasts:
-    """Arrivals of the next minute and of the fifth, told anew each minute."""
+    """Forecasts of arrivals for the next minute and the fifth, updated each minute."""
 
     def __init__(self, pools: int) -> None:
         self._forecaster = Forecaster(pools, HORIZONS_MIN)
@@ -127,7 +127,7 @@ class MinuteForecasts:
         self.latest: Forecast | None = None
 
     def observe(self, arrivals: Ints, period_s: float) -> Forecast | None:
-        """Take a period in. None until the first minute is over."""
+        """Process a period. None until the first minute is over."""
         self._minute = self._minute + arrivals
         self._lasted_s += period_s
         if self._lasted_s >= MINUTE_S:

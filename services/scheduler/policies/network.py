@@ -20,13 +20,13 @@ VERSION = 1
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A trained policy: layers of weights [out, in] and biases [out] and its card."""
+    """A trained policy: layers of weights [out, in] and biases [out], and its model card."""
 
     layers: list[tuple[Floats, Floats]]
     card: dict[str, Any]
 
     def output(self, features: Floats) -> Floats:
-        """[P, F] to [P, O]; tanh between the layers."""
+        """Map [P, F] to [P, O]; tanh between the layers."""
         x = features
         for i, (weight, bias) in enumerate(self.layers):
             x = x @ weight.T + bias
@@ -35,7 +35,7 @@ class Checkpoint:
         return x
 
     def save(self, path: Path) -> None:
-        """Write it, with what it was made for."""
+        """Save it, with the version that it was trained for."""
         arrays: dict[str, NDArray[Any]] = {}
         for i, (weight, bias) in enumerate(self.layers):
             arrays[f"weight_{i}"], arrays[f"bias_{i}"] = weight.astype(np.float32), bias.astype(np.float32)
@@ -51,7 +51,7 @@ class Checkpoint:
 
 
 def load_checkpoint(path: Path) -> Checkpoint:
-    """Read one. Raises SettingsError where it is damaged or made for another version of the policy."""
+    """Load a checkpoint. Raises SettingsError for a damaged one, or one for another version of the policy."""
     try:
         arrays = load_arrays(path.read_bytes())
         header = json.loads(bytes(arrays["header"]).decode())

@@ -1,4 +1,4 @@
-"""What the network sees of a pool: numbers without units, so that one network serves pools of any size and speed."""
+"""The network's input features: dimensionless numbers, so that one network serves pools of any size and speed."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from accelerator_autopilot.scheduler.policies.demand import WINDOWS_S, Demand
 from accelerator_autopilot.scheduler.policies.forecasting import HORIZONS_MIN
 
 Floats = NDArray[np.float32]
-LATE_PRICES = (2.0, 80.0)  # what a late job may cost, in mean energies of a job
+LATE_PRICES = (2.0, 80.0)  # cost of a late job, in mean energies of a job
 
 FEATURES = (
     "ready", "busy", "loading", "queued", "drain", "oldest_wait", "idle_share", "demand",
@@ -29,7 +29,7 @@ FEATURES = (
 def features(
     facts: PoolFacts, seen: PoolObservations, demand: Demand, rule: Doubles, caution: Doubles, late_price: Doubles
 ) -> Floats:
-    """[P, len(FEATURES)], each within about -3 and 3; `rule` [P, len(OUTPUTS)] are the gains to be corrected."""
+    """Return [P, len(FEATURES)], each within about -3 and 3; `rule` [P, len(OUTPUTS)] are the gains to correct."""
     at = np.arange(len(facts))
     asked = proposed(facts, seen, demand, rule)
     plain = asked.replicas

@@ -1,4 +1,4 @@
-"""The policies side by side: each sees every pool, one of them decides for it."""
+"""Run policies side by side: each sees every pool, and one of them decides for it."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from accelerator_autopilot.scheduler.policies.forecasting import HORIZONS_MIN, F
 from accelerator_autopilot.scheduler.policies.policy_warmup import PolicyWarmup, Rows
 
 MOST_COHORTS = 20
-MOST_ABSENT = 60  # looks without a pool before its memory is dropped
+MOST_ABSENT = 60  # observations without a pool before its state is dropped
 
 
 @dataclass
 class _Cohort:
-    """Pools that came together and share one instance of each policy."""
+    """Pools that appeared together and share one instance of each policy."""
 
     pools: list[str]
     shapes: list[object]
@@ -32,7 +32,7 @@ class _Cohort:
     absent: Counter[str] = field(default_factory=Counter)
 
     def keep(self, shapes: Mapping[str, object]) -> None:
-        """A pool that is long gone, or whose bounds or devices changed, is an empty row from now on."""
+        """Blank the rows of pools that are long gone, or whose bounds or devices changed."""
         for name, shape in zip(self.pools, self.shapes, strict=True):
             if name not in shapes:
                 self.absent[name] += 1
@@ -46,7 +46,7 @@ class _Cohort:
 
 @dataclass(frozen=True)
 class Said:
-    """What one policy said of all pools of a cohort, as plain numbers."""
+    """One policy's output for all pools of a cohort, as plain numbers."""
 
     replicas: list[int]
     levels: list[float]
@@ -54,13 +54,13 @@ class Said:
 
     @classmethod
     def of(cls, facts: PoolFacts, action: Action) -> Said:
-        """From arrays: to take one number at a time out of these would cost more than to decide."""
+        """Convert from arrays: taking single numbers out of these would cost more than deciding."""
         return cls(action.replicas.tolist(), power_levels(facts, action).tolist(), action.batch_delay_s.tolist())
 
 
 @dataclass(frozen=True, slots=True)
 class PolicyProposals:
-    """What each policy said of one pool; made into proposals only where somebody looks."""
+    """Each policy's output for one pool; converted to proposals only when accessed."""
 
     pool: PoolObservation
     row: int
@@ -69,7 +69,7 @@ class PolicyProposals:
 
     @property
     def expected(self) -> dict[str, float]:
-        """Arrivals forecast for the next minute and for the fifth, with what nine in ten stay below."""
+        """Return the arrivals forecast for the next minute and the fifth, with their 90th percentiles."""
         if self.forecast is None:
             return {}
         mean, high = self.forecast.mean[self.row], self.forecast.high[self.row]
@@ -78,7 +78,7 @@ class PolicyProposals:
         return told | {f"{name}_high": value for name, value in zip(names, high.round(2).tolist(), strict=True)}
 
     def by(self, policy: str) -> Proposal | None:
-        """What this policy proposes; None where there is no such policy or its number is none."""
+        """Return this policy's proposal; None for an unknown policy or an invalid number."""
         said = self.said.get(policy)
         if said is None:
             return None
@@ -89,16 +89,16 @@ class PolicyProposals:
         return Proposal(policy, replicas, level, reason_for(self.pool, replicas), delay_s)
 
     def all(self) -> list[Proposal]:
-        """Of every policy."""
+        """Return the proposals of every policy."""
         return [proposal for name in self.said if (proposal := self.by(name)) is not None]
 
 
 @dataclass
 class PolicyRunner:
-    """Opinions of several policies on every pool.
+    """Runs several policies on every pool.
 
-    A pool whose facts change, or that is seen for the first time since a restart, is another pool to the policies:
-    they are shown the last looks at it again.
+    A pool whose facts change, or that is seen for the first time since a restart, is a new pool to the policies:
+    they are shown its recent observations again.
     """
 
     makers: Mapping[str, PoolPolicyMaker]
@@ -110,12 +110,12 @@ class PolicyRunner:
         self.looks = PolicyWarmup(self.interval_s)
 
     def recall(self, kept: Mapping[str, Rows]) -> None:
-        """Go on from the looks of a process that led before. Raises ValueError."""
+        """Continue from the observations of a previous leader. Raises ValueError."""
         self.looks.recall(kept)
         self._cohorts = []
 
     def propose(self, pools: Sequence[PoolObservation], late_weight: float = 1.0) -> dict[str, PolicyProposals]:
-        """By pool."""
+        """Return proposals by pool."""
         by_name = {p.pool: p for p in pools}
         self._arrange(by_name)
         opinions: dict[str, PolicyProposals] = {}
@@ -163,6 +163,6 @@ class PolicyRunner:
 
 def _shape(pool: PoolObservation) -> object:
     bounds = pool.bounds
-    # Load times are measured and wander: only a change by half makes another pool of it.
+    # Measured load times vary: only a change by half counts as a new pool.
     load = round(math.log2(max(pool.load_time_s, 1e-3)) * 2)
     return bounds.ceiling, bounds.target_wait_s, load, pool.slots, id(pool.curve)

@@ -1,4 +1,4 @@
-"""The last looks at each pool, shown to policies that have not seen them: after a restart, or a changed bound."""
+"""Show recent observations of each pool to policies that have not seen them: after a restart or a changed bound."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from accelerator_autopilot.scheduler.domain.observation_arrays import COLUMNS, s
 from accelerator_autopilot.scheduler.domain.pool_arrays import Doubles, PoolObservations
 
 LONGEST_S, MOST_LOOKS = 3600.0, 900
-MOST_SHOWN = 100_000  # looks times pools, so that a large fleet's first round is still a matter of seconds
+MOST_SHOWN = 100_000  # observations times pools, so that a large fleet's first round still takes only seconds
 POOLS_A_BLOCK = 256
 Rows = NDArray[np.float32]
 
 
 class _Block:
-    """Rings of the looks at some pools; memory that no look was written to costs nothing."""
+    """Ring buffers of the observations of some pools; memory that was never written costs nothing."""
 
     def __init__(self, most: int) -> None:
         self._most = most
@@ -27,26 +27,26 @@ class _Block:
         self.count = np.zeros(POOLS_A_BLOCK, np.intp)
 
     def add(self, places: NDArray[np.intp], rows: Rows) -> None:
-        """One look at each of these."""
+        """Add one observation of each of these pools."""
         self._looks[places, self._next[places]] = rows
         self._next[places] = (self._next[places] + 1) % self._most
         self.count[places] = np.minimum(self.count[places] + 1, self._most)
 
     def rows(self, place: int) -> Rows:
-        """A copy, the oldest first."""
+        """Return a copy, the oldest first."""
         count, following = int(self.count[place]), int(self._next[place])
         looks = self._looks[place]
         return looks[:count].copy() if count < self._most else np.concatenate([looks[following:], looks[:following]])
 
     def put(self, place: int, rows: Rows) -> None:
-        """These instead of what was there."""
+        """Replace the content."""
         rows = rows[-self._most :]
         self._looks[place, : len(rows)] = rows
         self.count[place], self._next[place] = len(rows), len(rows) % self._most
 
 
 class PolicyWarmup:
-    """Rows of `pool_rows.COLUMNS` for each pool, the oldest first. One thread may add while another copies."""
+    """Rows of `observation_arrays.COLUMNS` for each pool, the oldest first. One thread may add while another copies."""
 
     def __init__(self, interval_s: float) -> None:
         self.interval_s = interval_s
@@ -57,7 +57,7 @@ class PolicyWarmup:
         self._blocks: list[_Block] = []
 
     def add(self, pools: Sequence[str | None], columns: Doubles) -> None:
-        """One look at these pools, `columns` [len(COLUMNS), P]; None is one that was not there."""
+        """Add one observation of these pools, `columns` [len(COLUMNS), P]; None is a pool that was missing."""
         there = [pool is not None for pool in pools]
         rows = columns.T.astype(np.float32)[np.array(there, bool)]
         with self._lock:
@@ -68,14 +68,14 @@ class PolicyWarmup:
                 self._blocks[number].add(places[here] % POOLS_A_BLOCK, rows[here])
 
     def alike(self, pools: Iterable[str]) -> list[list[str]]:
-        """The same pools in groups that were looked at about as long."""
+        """Group the same pools by roughly equal numbers of observations."""
         groups: dict[int, list[str]] = {}
         for pool in pools:
             groups.setdefault(self._count(pool).bit_length(), []).append(pool)
         return list(groups.values())
 
     def shown(self, pools: Sequence[str]) -> list[PoolObservations]:
-        """Looks at these pools together, as many as there are of each; the newest is the last."""
+        """Return the common observations of these pools; the newest is the last."""
         count = min((self._count(pool) for pool in pools), default=0)
         count = min(count, MOST_SHOWN // max(len(pools), 1))
         if not count:
@@ -84,7 +84,7 @@ class PolicyWarmup:
         return [seen_from(columns.astype(float)) for columns in looks]
 
     def forget_all_but(self, pools: Iterable[str]) -> None:
-        """Pools that are long gone."""
+        """Forget all but these pools."""
         kept = set(pools)
         with self._lock:
             for pool in [pool for pool in self._places if pool not in kept]:
@@ -93,7 +93,7 @@ class PolicyWarmup:
                 self._free.append(place)
 
     def kept(self) -> dict[str, Rows]:
-        """[T, len(COLUMNS)] by pool, to be written down: copies, so it is work for a thread."""
+        """Return [T, len(COLUMNS)] by pool, to be stored: copies, so call it in a thread."""
         found = {}
         for pool in list(self._places):
             with self._lock:
@@ -103,9 +103,9 @@ class PolicyWarmup:
         return found
 
     def recall(self, kept: Mapping[str, Rows]) -> None:
-        """What was written down, instead of what is known. Raises ValueError for rows of another shape."""
+        """Replace the state by stored observations. Raises ValueError for rows of another shape."""
         if any(rows.ndim != 2 or rows.shape[1] != len(COLUMNS) for rows in kept.values()):
-            raise ValueError(f"looks have {len(COLUMNS)} columns: {', '.join(COLUMNS)}")
+            raise ValueError(f"observations have {len(COLUMNS)} columns: {', '.join(COLUMNS)}")
         with self._lock:
             self._places, self._free, self._blocks = {}, [], []
             for pool, rows in kept.items():

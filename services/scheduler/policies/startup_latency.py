@@ -1,4 +1,4 @@
-"""Which share of what is started is ready by the next look: model loads are quick from a cache and slow without one."""
+"""Learn which share of starts is ready by the next observation: models load fast from a cache and slowly without."""
 
 from __future__ import annotations
 
@@ -7,19 +7,19 @@ import numpy as np
 from accelerator_autopilot.scheduler.domain.pool_arrays import Doubles, PoolFacts, PoolObservations
 
 PRIOR_READY, PRIOR_STARTS = 1.0, 4.0
-FEWEST = 0.12  # share from which on it pays to start more than is missing, and to call back what is not ready
-RARELY = 1.3  # started for one that is missing where hardly any is quick
+FEWEST = 0.12  # share above which it pays to start more than is missing, and to cancel what is not ready
+RARELY = 1.3  # starts per missing replica where hardly any is fast
 
 
 class StartupLatency:
-    """[P] learnt from looks before which nothing was loading."""
+    """[P] learned from observations before which nothing was loading."""
 
     def __init__(self, facts: PoolFacts) -> None:
         self._came, self._began = np.full(len(facts), PRIOR_READY), np.full(len(facts), PRIOR_STARTS)
         self._before: PoolObservations | None = None
 
     def observe(self, seen: PoolObservations) -> Doubles:
-        """Take one look in."""
+        """Process one observation."""
         if self._before is not None:
             began = (seen.ready + seen.loading) - (self._before.ready + self._before.loading)
             known = (self._before.loading == 0) & (began > 0)
@@ -32,6 +32,6 @@ class StartupLatency:
 
 
 def starts_for_one(prompt: Doubles, spare: Doubles) -> Doubles:
-    """[P] how many to start for each that is missing: with `spare` 1 as many as give one by the next look."""
+    """Return [P] how many to start per missing replica: with `spare` 1, enough that one is ready by the next time."""
     more: Doubles = np.where(prompt > FEWEST, 1.0 / np.maximum(prompt, FEWEST), RARELY) ** np.maximum(spare, 0.0)
     return more

@@ -1,10 +1,10 @@
-"""How many replicas would have been enough, in hindsight: a pool's own past replayed against several sizes at once.
+"""How many replicas would have been sufficient, in hindsight: a pool's history replayed at several sizes at once.
 
-Where a model loads slower than a job may wait, what is started when a burst is seen comes too late for its first
-jobs: what counts is what was held. The work of each interval is given to as many imagined pools as there are sizes;
-each holds its size, reacts as the rule does, and is late with the jobs that a fluid queue would be late with. The
-least size that was late with few enough is the answer. Work is taken to have been further from its mean than it was,
-by a margin that shrinks while more of the past is known. Pure.
+Where a model loads slower than a job may wait, what is started when a burst is seen comes too late for its first jobs:
+only the reserve counts. The work of each interval is given to one imagined pool per size; each keeps its size, reacts
+as the rule does, and is late with the jobs that a fluid queue would be late with. The answer is the smallest size with
+few enough late jobs. Deviations of work from its mean are inflated by a margin that shrinks as more history is known.
+Pure.
 """
 
 from __future__ import annotations
@@ -16,24 +16,24 @@ import numpy as np
 from accelerator_autopilot.scheduler.domain.pool_arrays import Doubles, PoolFacts, PoolObservations
 from accelerator_autopilot.scheduler.policies.scale_up_rule import ScaleUpRule
 
-SIZES, SMALLEST = 14, 0.03  # of the pool's most replicas, in even steps of the logarithm
-FIRST_LOOKS, SPREADS = 10.0, (0.1, 1.0)  # until then work counts as varying by its mean, and as no more than that
-PROMPT_PART, LOADED_PART = 0.8, 0.5  # of an interval that replicas work which became ready in it
+SIZES, SMALLEST = 14, 0.03  # shares of the pool's maximum replicas, in even logarithmic steps
+FIRST_LOOKS, SPREADS = 10.0, (0.1, 1.0)  # until then, work is assumed to vary by its mean, and by no more
+PROMPT_PART, LOADED_PART = 0.8, 0.5  # share of an interval that replicas work which became ready in it
 
 
 @dataclass(frozen=True)
 class WhatIfParameters:
-    """How much of the past counts, and how strictly; one number each, or [P]."""
+    """How much history counts, and how strictly; one number each, or [P]."""
 
-    margin: float | Doubles  # how many times further from its mean work is taken to have been
-    doubt: float | Doubles  # the same, on top, at first
+    margin: float | Doubles  # factor on deviations of work from its mean
+    doubt: float | Doubles  # additional factor at first
     doubt_s: float | Doubles  # after which half of the doubt is left
-    late_goal: float | Doubles  # share of late jobs that a size may have
-    memory_s: float | Doubles  # half-life of the past
+    late_goal: float | Doubles  # allowed share of late jobs
+    memory_s: float | Doubles  # half-life of history
 
 
 class WhatIfSizing:
-    """Imagined pools, [S, P] for S sizes. Asked once a decision, in order."""
+    """Imagined pools, [S, P] for S sizes. Called once per decision, in order."""
 
     def __init__(
         self, facts: PoolFacts, numbers: WhatIfParameters, reaction: ScaleUpRule, patience_s: Doubles, slowness: Doubles
@@ -46,13 +46,13 @@ class WhatIfSizing:
         self._ready, self._loading, self._waiting_s = self._sizes.copy(), nothing, nothing
         self._wait_s, self._late = nothing, nothing
         self._jobs = np.zeros(len(facts))
-        self._rate = np.zeros(len(facts))  # of work, as the imagined pools saw it last
+        self._rate = np.zeros(len(facts))  # work, as the imagined pools last saw it
         self._mean, self._square, self._looks = np.zeros(len(facts)), np.zeros(len(facts)), 0
         self._quiet_s = np.zeros(len(facts))
 
     @property
     def doubt(self) -> Doubles:
-        """[P] 1 while nothing is known, half after `doubt_s` where work varies by its mean, sooner if steadier."""
+        """Return [P] 1 while nothing is known, half after `doubt_s` where work varies by its mean, less if steadier."""
         spread = np.maximum(self._square - self._mean**2, 0.0) ** 0.5 / np.maximum(self._mean, 1e-9)
         spread = (spread * self._looks + FIRST_LOOKS) / (self._looks + FIRST_LOOKS)
         age_s = self._looks * self._facts.interval_s
@@ -60,7 +60,10 @@ class WhatIfSizing:
         return left
 
     def observe(self, seen: PoolObservations, work_s: Doubles, prompt: Doubles, quiet_s: Doubles) -> Doubles:
-        """[P] take one interval in; replicas that would have been enough at the power of quiet times."""
+        """Process one interval.
+
+        Returns [P] the replicas that would have been sufficient at the power of quiet times.
+        """
         numbers = self._numbers
         work_s = work_s * self._slowness
         self._looks += 1

@@ -1,8 +1,8 @@
 """Train the network that corrects the tuned rule: `python -m accelerator_autopilot.scheduler.training.train`.
 
-Proximal policy optimisation (Schulman et al. 2017) of Stable-Baselines3 on random pools of the twin. Every
-round draws its pools and its random numbers from the seed and its own number, so a run is the same each time
-on one machine, and one that was broken off goes on as if it had not been.
+Proximal policy optimisation (Schulman et al. 2017) of Stable-Baselines3 on random pools of the twin. Every round
+derives its pools and random numbers from the seed and its own number, so a run is reproducible on one machine, and an
+interrupted run resumes identically.
 """
 
 from __future__ import annotations
@@ -49,9 +49,9 @@ INTERVALS_S = (2.0, 5.0, 10.0, 10.0)
 
 @dataclass
 class ScenarioPool:
-    """Pools to draw episodes from: made once, since making one takes longer than playing it.
+    """Pools to draw episodes from, generated once, since generating takes longer than simulating.
 
-    The pools of a draw are decided for at the same interval, which is another one in each draw.
+    All pools of a draw use the same decision interval, which differs between draws.
     """
 
     models: list[PoolModel]
@@ -59,7 +59,7 @@ class ScenarioPool:
     lengths_s: list[float]
 
     def draw(self, random: np.random.Generator, count: int) -> tuple[list[PoolModel], list[Trace]]:
-        """Some of them, each from some moment on."""
+        """Draw some of them, each from a random moment on."""
         chosen = random.integers(len(self.models), size=count)
         interval_s = float(random.choice(INTERVALS_S))
         spare_s = [max(0.0, self.lengths_s[i] - DECISIONS * interval_s) for i in chosen]
@@ -77,7 +77,7 @@ def main(arguments: list[str] | None = None) -> None:
     ask.add_argument("--short", action="store_true", help="few pools and rounds, to see that it works")
     ask.add_argument("--stop-after", type=int, help="rounds; --resume goes on from there to --rounds")
     ask.add_argument("--database", help="also learn from this fleet's own jobs")
-    ask.add_argument("--days", type=float, default=7.0, help="of the fleet's past")
+    ask.add_argument("--days", type=float, default=7.0, help="days of the fleet's history")
     ask.add_argument("--start", type=Path, help="a checkpoint to begin from, for fine-tuning")
     a = ask.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
@@ -92,14 +92,14 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def own_pools(dsn: str, days: float) -> list[PoolReplay]:
-    """The fleet's pools of so many days. Raises AutopilotError."""
+    """Return the fleet's own pools of this many days. Raises AutopilotError."""
     until = datetime.now(UTC)
     past = asyncio.run(read_past(dsn, until - timedelta(days=days), until))
     return past_pools(past, FleetPolicy(), None, None)
 
 
 class Training:
-    """One run."""
+    """One training run."""
 
     def __init__(
         self,
@@ -112,13 +112,13 @@ class Training:
         own: Sequence[PoolReplay] = (),
         start: Checkpoint | None = None,
     ) -> None:
-        torch.set_num_threads(1)  # the network is too small to share
+        torch.set_num_threads(1)  # the network is too small to parallelise
         self.out, self.seed, self.rounds, self.start = out, seed, rounds, start
         random = np.random.default_rng([seed, 0])
         models, traces = random_pools(random, stock, LENGTH_S)
         lengths_s = [LENGTH_S] * stock
         if own:
-            # As many of the fleet's own as of the others, so that neither is forgotten.
+            # As many of the fleet's own pools as random ones, so that neither is forgotten.
             again = max(1, stock // len(own))
             models += [pool.model for pool in own] * again
             traces += [pool.trace for pool in own] * again
@@ -130,7 +130,7 @@ class Training:
         self.took_s = 0.0
 
     def run(self, *, resume: bool, stop_after: int | None = None) -> None:
-        """Every round; a state and a checkpoint are written every few."""
+        """Run every round; saves the state and a checkpoint every few rounds."""
         model = self._resumed() if resume else self._fresh()
         reference = self._validate(make_reserve())
         log.info("the rule alone: %s", reference)
@@ -158,7 +158,7 @@ class Training:
             gamma=0.98,
             gae_lambda=0.95,
             learning_rate=RATE,
-            # Noise that depends on the state and is kept for a while: replicas that jump about cost starts.
+            # State-dependent noise that persists for a while: replicas that jump around cost starts.
             use_sde=True,
             sde_sample_freq=30,
             policy_kwargs={"net_arch": [HIDDEN, HIDDEN], "log_std_init": FIRST_LOG_STD},

@@ -1,8 +1,8 @@
-"""Find the numbers of the reserve rule: `python -m accelerator_autopilot.scheduler.training.tune`.
+"""Find the parameters of the reserve rule: `python -m accelerator_autopilot.scheduler.training.tune`.
 
-Covariance matrix adaptation (Hansen 2016) on random pools of the twin: least energy, with a penalty where
-more than the allowed share of jobs is late. Once on pools whose models load well within the slack, once on
-pools whose do not.
+Covariance matrix adaptation (Hansen 2016) on random pools of the twin: minimise energy, with a penalty where more than
+the allowed share of jobs is late. It runs once on pools whose models load well within the slack, and once on pools
+whose do not.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ log = logging.getLogger(__name__)
 
 POOLS, STOCK, LENGTH_S, CANDIDATES = 40, 240, 3600.0, 12
 REGIMES = ("long-slack", "short-slack")
-STEADY = 0.25  # share of the pools whose work comes without bursts
-LONG, SHORT = 0.85, 1.2  # load time over slack, at most and at least
+STEADY = 0.25  # share of the pools whose work arrives without bursts
+LONG, SHORT = 0.85, 1.2  # load time over slack, maximum and minimum
 ALLOWED_LATE, LATE_WEIGHT, MOST_PENALTY = 0.008, 25.0, 1.0
-SPACE = {  # least, most, where the search begins for long slack and for short
+SPACE = {  # minimum, maximum, and where the search starts for long slack and for short
     "hold": (-2.5, 1.2, -0.6, 0.0),
     "react": (-2.5, 1.5, -1.0, 0.6),
     "drain": (-2.0, 3.0, 0.7, 0.0),
@@ -53,7 +53,7 @@ LOWEST, HIGHEST, *STARTS = np.array([SPACE[name] for name in NAMES]).T
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Tune and write."""
+    """Tune, and write the parameters."""
     ask = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     ask.add_argument("--generations", type=int, default=40)
     ask.add_argument("--seed", type=int, default=1)
@@ -77,7 +77,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def tune(models: list[PoolModel], traces: list[Trace], regime: int, generations: int, seed: int) -> Doubles:
-    """[len(NAMES)] the numbers of one regime: 0 for long slack, 1 for short."""
+    """Return [len(NAMES)] the parameters of one regime: 0 for long slack, 1 for short."""
     ratio = np.array([np.median(m.load_s) / m.slack_s for m in models])
     chosen = np.flatnonzero(ratio > SHORT if regime else ratio < LONG)[:POOLS]
     span = HIGHEST - LOWEST

@@ -1,4 +1,4 @@
-"""From a fleet's own past to the twin: service times, arrivals, load times, and what devices draw idle and at work."""
+"""Calibrate the twin from a fleet's own history: service times, arrivals, load times, power idle and at work."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from accelerator_autopilot.scheduler.twin.simulation import PoolModel, Trace
 IDLE_UTIL_PCT, BUSY_UTIL_PCT = 5.0, 80.0
 FEWEST_MINUTES, FEWEST_JOBS = 10, 30
 FULL_SPEED = 1.005  # relative time up to which a cap counts as full power
-BEND = (0.25, 3.0)  # of a published curve's logarithm, at least and at most
+BEND = (0.25, 3.0)  # bounds of the exponent on a published curve
 MOST_SLOTS, MOST_STRETCH = 16, 1.0
-LEVELS = 9  # of power, in the curve of a pool of several models
-ALONE = 0.7  # of the working power: ML.ENERGY v3, LLMs on H100, a batch of 8 against the largest
+LEVELS = 9  # share of power, in the curve of a pool of several models
+ALONE = 0.7  # share of the working power: ML.ENERGY v3, LLMs on H100, a batch of 8 against the largest
 
 
 @dataclass(frozen=True)
 class Minutes:
-    """What devices of one kind told, [M] each."""
+    """Readings of devices of one kind, [M] each."""
 
     util_pct: Doubles
     power_w: Doubles
@@ -34,21 +34,21 @@ class Minutes:
 class JobRuns:
     """Jobs, [N] each."""
 
-    kind: NDArray[np.intp]  # a number for each kind of job
+    kind: NDArray[np.intp]  # number of the job's kind
     batch_size: NDArray[np.int64]
     run_s: Doubles  # of the whole batch
-    cap_w: Doubles  # of the device while it ran; NaN: not known
+    cap_w: Doubles  # of the device while it ran; NaN: unknown
 
     def of(self, chosen: NDArray[np.bool_]) -> JobRuns:
-        """Some of them."""
+        """Return a subset."""
         return JobRuns(self.kind[chosen], self.batch_size[chosen], self.run_s[chosen], self.cap_w[chosen])
 
 
 def calibrated_speed(published: PowerCurve, runs: JobRuns) -> PowerCurve:
-    """The published relative times, bent to how much longer jobs of a kind ran under a cap than at full power.
+    """Adjust published relative times to how much longer jobs of a kind ran under a cap than at full power.
 
-    One number is fitted, the exponent of the whole curve, by least squares in logarithms, so that a few caps say
-    something of all. Without enough jobs under a cap and at full power the curve stays as published.
+    One number is fitted, the exponent of the whole curve, by least squares in logarithms, so that a few caps inform
+    all. Without enough jobs under a cap and at full power the published curve is kept.
     """
     slow = np.interp(runs.cap_w, published.cap_w, published.relative_time)
     known = np.isfinite(runs.cap_w) & (runs.run_s > 0)
@@ -68,7 +68,7 @@ def calibrated_speed(published: PowerCurve, runs: JobRuns) -> PowerCurve:
 
 
 def calibrated_batching(runs: JobRuns) -> tuple[int, float]:
-    """Jobs at once on a worker, and by which share each further one makes all slower; (1, 0) where too few say so."""
+    """Return jobs per worker, and by which share each further one slows all; (1, 0) with too few samples."""
     further, slower = [], []
     for kind in np.unique(runs.kind):
         its, several = runs.kind == kind, runs.batch_size > 1
@@ -85,9 +85,9 @@ def calibrated_batching(runs: JobRuns) -> tuple[int, float]:
 
 
 def work_alone_s(curve: PowerCurve, batching: tuple[int, float], runs: JobRuns) -> Doubles:
-    """[N] how long each job would have run alone at full power.
+    """Return [N] how long each job would have run alone at full power.
 
-    Where batches are larger than the twin's, or their cost is not known, a job counts with its part of the batch.
+    Where batches are larger than the twin's, or their cost is unknown, a job counts as its part of the batch.
     """
     slots, stretch = batching
     slow = np.interp(runs.cap_w, curve.cap_w, curve.relative_time)
@@ -97,7 +97,7 @@ def work_alone_s(curve: PowerCurve, batching: tuple[int, float], runs: JobRuns) 
 
 
 def calibrated_curve(published: PowerCurve, told: Sequence[Minutes]) -> PowerCurve:
-    """The published curve, moved to what was measured: idle watts, and watts at work against those at the same cap."""
+    """Shift the published curve to measurements: idle watts, and watts at work against those at the same cap."""
     if not told:
         return published
     util = np.concatenate([m.util_pct for m in told])
@@ -116,7 +116,7 @@ def calibrated_curve(published: PowerCurve, told: Sequence[Minutes]) -> PowerCur
 
 
 def mixed(curves: Sequence[PowerCurve], parts: Doubles) -> PowerCurve:
-    """The mean device of a pool of several models, `parts` [K] of each, all at the same power level."""
+    """Return the mean device of a pool of several models, with `parts` [K] of each, all at the same power level."""
     if len(curves) == 1:
         return curves[0]
     levels = np.linspace(0.0, 1.0, LEVELS)
@@ -141,7 +141,7 @@ def pool_model(
     step_s: float = 0.25,
     batching: tuple[int, float] = (1, 0.0),
 ) -> PoolModel:
-    """A pool of the twin with these bounds; it is found as a scheduler would find it, with nothing running."""
+    """Return a pool of the twin with these bounds, in the state in which a scheduler would find it: nothing running."""
     return PoolModel(
         size=ceiling,
         curve=np.stack([curve.cap_w, curve.relative_time, curve.power_w]),
@@ -159,12 +159,12 @@ def pool_model(
 
 
 def trace_of(submitted_s: Doubles, work_s: Doubles) -> Trace:
-    """Jobs in the order of arrival."""
+    """Return the jobs in order of arrival."""
     order = np.argsort(submitted_s, kind="stable")
     return Trace(submitted_s[order], work_s[order])
 
 
 def in_blocks(at_s: Doubles, amount: Doubles, length_s: float, block_s: float) -> Doubles:
-    """Sums over blocks of time."""
+    """Sum over blocks of time."""
     which: NDArray[np.intp] = np.minimum(at_s // block_s, length_s // block_s).astype(np.intp)
     return np.bincount(which, weights=amount, minlength=int(length_s // block_s) + 1).astype(np.float64)

@@ -1,4 +1,4 @@
-"""The twin as a Gymnasium vector environment: many random pools, one decision of each a step."""
+"""The twin as a Gymnasium vector environment: many random pools, one decision for each per step."""
 
 from __future__ import annotations
 
@@ -23,11 +23,10 @@ MakePools = Callable[[Generator, int], tuple[list[PoolModel], list[Trace]]]
 
 
 class TwinEnv(VectorEnv[Floats, Floats, NDArray[Any]]):
-    """Every pool starts and ends with the others.
+    """All pools start and end together. Actions are added to the gains of the tuned rule.
 
-    Actions are added to the gains of the tuned rule. A pool's reward is minus its energy in that rule's mean
-    energy of an interval, minus the late jobs times the late price in the rule's energy of a job, scaled so
-    that it is about -1 whatever the pool and the price.
+    A pool's reward is minus its energy, in that rule's mean energy of an interval, minus the late jobs times the
+    late price, in the rule's energy of a job, scaled to about -1 whatever the pool and the price.
     """
 
     def __init__(self, make_pools: MakePools, pools: int, decisions: int, seed: int) -> None:
@@ -44,7 +43,7 @@ class TwinEnv(VectorEnv[Floats, Floats, NDArray[Any]]):
         self._random = random
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Floats, dict[str, Any]]:  # noqa: ARG002
-        """New pools, new work, new prices."""
+        """Reset to new pools, new work, new prices."""
         if seed is not None:
             self._random = np.random.default_rng(seed)
         models, traces = self._make_pools(self._random, self.num_envs)
@@ -58,7 +57,7 @@ class TwinEnv(VectorEnv[Floats, Floats, NDArray[Any]]):
         return self._look(), {}
 
     def step(self, actions: Floats) -> tuple[Floats, NDArray[Any], NDArray[Any], NDArray[Any], dict[str, Any]]:
-        """One decision for every pool."""
+        """Decide once for every pool."""
         gains_now = corrected(self._facts, self._rule, actions)
         self.twin.act(action(self._facts, proposed(self._facts, self._seen, self._demand, gains_now)))
         pools = self.twin.pools
@@ -67,7 +66,7 @@ class TwinEnv(VectorEnv[Floats, Floats, NDArray[Any]]):
         self._step += 1
         over = np.full(self.num_envs, self._step >= self._decisions)
         observed = self._look()
-        # Pools with dear lateness and single bursts of late jobs must not drown the others in an update.
+        # Pools with a high lateness price and single bursts of late jobs must not dominate an update.
         reward = np.maximum(-(energy + late) / (1.0 + PRICE_SHARE * self.late_price), LOWEST_REWARD)
         return observed, reward, np.zeros(self.num_envs, bool), over, {}
 

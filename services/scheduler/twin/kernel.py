@@ -1,10 +1,9 @@
-"""One interval of many pools at once, compiled: queue, loading, work, energy, heat, faults.
+"""Simulate one interval of many pools at once, compiled: queue, loading, work, energy, heat, faults.
 
-The rules of one replica: off, loading, ready. A replica that is switched on loads its model first, one
-that is switched off while busy finishes its jobs. Jobs start in the order in which they came, up to
-`slots` at once on a replica. Work runs at the speed, and draws the power, that the measured curve gives
-for the power cap. Every row is a pool of its own with its own clock and random numbers, so a row's
-outcome does not depend on the rows beside it.
+The states of a replica: off, loading, ready. A replica that is switched on loads its model first; one that is switched
+off while busy finishes its jobs. Jobs start in order of arrival, up to `slots` at once on a replica. Speed and power at
+work follow the measured curve for the power cap. Every row is a pool with its own clock and random numbers, so a row's
+outcome does not depend on the other rows.
 """
 
 from __future__ import annotations
@@ -17,37 +16,37 @@ import numpy as np
 OFF, LOADING, READY = 0, 1, 2
 NO_JOB = -1
 HEAT_TIME_S = 60.0  # a heat sink's time constant; between 30 and 120 s on air-cooled cards
-HEAT_SLOWDOWN = 0.6  # speed left while the hardware holds the clocks down
+HEAT_SLOWDOWN = 0.6  # speed left while the hardware throttles
 
 POOL = np.dtype(
     [
-        ("size", "i8"),  # replicas at most
+        ("size", "i8"),  # maximum replicas
         ("slots", "i8"),  # jobs at once on a replica
-        ("caps", "i8"),  # how many caps the curve has
-        ("interval_s", "f8"),  # between decisions
-        ("step_s", "f8"),  # of the simulation
-        ("idle_w", "f8"),  # ready and without work
-        ("load_w", "f8"),  # while loading
-        ("stretch", "f8"),  # each further job on a replica makes all of them slower by this share
+        ("caps", "i8"),  # number of caps in the curve
+        ("interval_s", "f8"),  # time between decisions
+        ("step_s", "f8"),  # time step of the simulation
+        ("idle_w", "f8"),  # power when ready and without work
+        ("load_w", "f8"),  # power while loading
+        ("stretch", "f8"),  # each further job on a replica slows all of them by this share
         ("alone", "f8"),  # share of the working power above idle that one job alone draws
-        ("fault_per_s", "f8"),  # chance that a replica fails
+        ("fault_per_s", "f8"),  # probability that a replica fails
         ("ambient_c", "f8"),
-        ("heat_c_per_w", "f8"),  # steady temperature above ambient for each watt
-        ("hot_c", "f8"),  # clocks go down above this
-        ("first", "i8"),  # where the pool's jobs begin
-        ("last", "i8"),  # and end
+        ("heat_c_per_w", "f8"),  # steady temperature above ambient per watt
+        ("hot_c", "f8"),  # clocks are reduced above this
+        ("first", "i8"),  # index of the pool's first job
+        ("last", "i8"),  # index after its last job
         ("head", "i8"),  # first job that waits
-        ("come", "i8"),  # first job that is yet to come
+        ("come", "i8"),  # first job that has not arrived yet
         ("time_s", "f8"),
         ("cap_w", "f8"),
-        ("delay_s", "f8"),  # how long the first job waits for company
+        ("delay_s", "f8"),  # how long the first job waits for a fuller batch
         ("done", "i8"),
         ("late", "i8"),
         ("starts", "i8"),
         ("faults", "i8"),
         ("joules", "f8"),
         ("random", "u8"),
-        ("new_arrivals", "i8"),  # in the last interval, as all that follow
+        ("new_arrivals", "i8"),  # in the last interval, like all that follow
         ("new_completions", "i8"),
         ("new_late", "i8"),
         ("new_service_s", "f8"),
@@ -66,7 +65,7 @@ def _jit(function: Any) -> Any:
 
 @_jit
 def _uniform(pool: Any) -> Any:
-    # xorshift64*, Vigna 2016: a stream for each pool.
+    # xorshift64*, Vigna 2016: a stream per pool.
     x = pool.random
     x ^= x >> np.uint64(12)
     x ^= x << np.uint64(25)
@@ -107,7 +106,7 @@ def _start(pool: Any, replicas: Any, load_s: Any, missing: int) -> None:
 
 @_jit
 def _stop(pool: Any, replicas: Any, surplus: int) -> None:
-    # First what loads, then what idles, then what works.
+    # First what loads, then what is idle, then what works.
     for wanted in range(3):
         for r in range(pool.size):
             if surplus == 0:
@@ -223,10 +222,10 @@ def _apply(pool: Any, replicas: Any, load_s: Any, wanted: int) -> None:
 def advance(
     pools: Any, replicas: Any, slots: Any, jobs: Any, curves: Any, loads_s: Any, wanted: Any, cap_w: Any, delay_s: Any
 ) -> None:
-    """Apply one action to each pool and let one interval pass.
+    """Apply one action to each pool and simulate one interval.
 
-    Shapes: pools [P], replicas [P, R], slots [P, R, K], jobs [N + 1] (the last never comes), curves
-    [P, 3, C] (caps in watts, relative time, watts), loads_s [P, L]; wanted replicas, caps and delays [P].
+    Shapes: pools [P], replicas [P, R], slots [P, R, K], jobs [N + 1] (the last never arrives), curves [P, 3, C]
+    (caps in watts, relative time, watts), loads_s [P, L]; wanted replicas, caps and delays [P].
     """
     for p in range(pools.shape[0]):
         pool, curve, load_s = pools[p], curves[p], loads_s[p]

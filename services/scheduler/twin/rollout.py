@@ -1,4 +1,4 @@
-"""Play a policy on the twin and say what came of it."""
+"""Run a policy on the twin and measure its results."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from accelerator_autopilot.scheduler.twin.simulation import PoolModel, Trace, Tw
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a policy reached on each of P pools."""
+    """A policy's results on each of P pools."""
 
     jobs: Ints
     in_time: Doubles  # share
@@ -26,14 +26,14 @@ class Outcome:
     course: Doubles  # [T, 3] joules, jobs done and jobs late of all pools in each interval
 
     def blocks(self, intervals: int) -> Replayed:
-        """The course in blocks of so many intervals; a last block that is not whole is left out."""
+        """Sum the intervals in blocks; an incomplete last block is dropped."""
         whole = len(self.course) // intervals * intervals
         sums = self.course[:whole].reshape(-1, intervals, 3).sum(axis=1)
         return Replayed(joules=sums[:, 0], jobs=sums[:, 1], late=sums[:, 2])
 
 
 def play(make: PoolPolicyMaker, models: Sequence[PoolModel], traces: Sequence[Trace], seed: int) -> Outcome:
-    """Until every pool has ended. Pools whose jobs are done are frozen, so none pays for a longer neighbour."""
+    """Simulate until every pool has ended. Finished pools are frozen, so none pays for a longer neighbour."""
     twin = Twin(models, traces, seed)
     policy = make()
     policy.reset(twin.facts)

@@ -1,4 +1,4 @@
-"""The digital twin: pools, their jobs, and what a policy would see of them."""
+"""The digital twin: pools, their jobs, and what a policy would observe of them."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ SAME_NAME = (
 
 @dataclass(frozen=True)
 class PoolModel:
-    """One pool of the twin. `curve` is [3, C]: caps in watts (rising), relative time, watts at work."""
+    """One pool of the twin. `curve` is [3, C]: caps in watts (ascending), relative time, watts at work."""
 
     size: int
     curve: Doubles
     idle_w: float
     load_w: float
-    load_s: Doubles  # load times to draw from, any number
+    load_s: Doubles  # load times to sample from, any number
     slack_s: float
     interval_s: float = 10.0
     step_s: float = 0.5
@@ -36,34 +36,34 @@ class PoolModel:
     ambient_c: float = 25.0
     heat_c_per_w: float = 0.0
     hot_c: float = 90.0
-    warm: bool = True  # found with every replica ready
+    warm: bool = True  # starts with every replica ready
 
 
 @dataclass(frozen=True)
 class Trace:
-    """Jobs of one pool in the order of arrival: [N] each."""
+    """Jobs of one pool in order of arrival: [N] each."""
 
     arrival_s: Doubles
     work_s: Doubles
 
     def allowed_s(self, slack_s: float) -> Doubles:
-        """From arrival to end: twice its work, or its work and the slack, whichever is more."""
+        """Return the allowed time from arrival to end: twice its work, or its work plus the slack if that is more."""
         allowed: Doubles = np.maximum(2.0 * self.work_s, self.work_s + slack_s)
         return allowed
 
     def since(self, start_s: float) -> Trace:
-        """What comes after this moment, which becomes zero."""
+        """Return the part after this moment, which becomes zero."""
         first = int(np.searchsorted(self.arrival_s, start_s))
         return Trace(self.arrival_s[first:] - start_s, self.work_s[first:])
 
     @property
     def length_s(self) -> float:
-        """Until the last arrival."""
+        """The time until the last arrival."""
         return float(self.arrival_s[-1]) if len(self.arrival_s) else 0.0
 
 
 def bound_j(model: PoolModel, trace: Trace) -> float:
-    """Joules that no policy can beat: each job at its cheapest cap and company in time, no idling, no loading."""
+    """Return a lower bound in joules: each job at its cheapest cap and in a full batch, no idling, no loading."""
     _, relative_time, power_w = model.curve
     allowed_s = trace.allowed_s(model.slack_s)[:, None]
     cheapest = np.full(len(trace.work_s), np.inf)
@@ -76,7 +76,7 @@ def bound_j(model: PoolModel, trace: Trace) -> float:
 
 
 class Twin:
-    """P pools that run beside each other; `act` lets one interval pass."""
+    """P pools side by side; `act` simulates one interval."""
 
     def __init__(self, models: Sequence[PoolModel], traces: Sequence[Trace], seed: int) -> None:
         self.models, self.traces = list(models), list(traces)
@@ -92,7 +92,7 @@ class Twin:
 
     @property
     def facts(self) -> PoolFacts:
-        """What a policy is told of the pools."""
+        """Return the facts about the pools that a policy gets."""
         return PoolFacts(
             max_replicas=self.pools["size"].copy(),
             interval_s=self.pools["interval_s"].copy(),
@@ -107,7 +107,7 @@ class Twin:
         )
 
     def seen(self) -> PoolObservations:
-        """What a policy sees now."""
+        """Return what a policy observes now."""
         pools, replicas = self.pools, self.replicas
         depth = pools["come"] - pools["head"]
         oldest = np.where(depth > 0, self.jobs["arrival_s"][pools["head"]], pools["time_s"])
@@ -127,7 +127,7 @@ class Twin:
         )
 
     def act(self, action: Action) -> None:
-        """One interval with this action."""
+        """Simulate one interval with this action."""
         kernel.advance(
             self.pools,
             self.replicas,
@@ -142,7 +142,7 @@ class Twin:
 
     @property
     def ended(self) -> NDArray[np.bool_]:
-        """[P] every job done, or an hour past the last arrival."""
+        """Return [P] whether every job is done, or an hour has passed since the last arrival."""
         pools = self.pools
         ended: NDArray[np.bool_] = pools["done"] >= pools["last"] - pools["first"]
         return ended | (pools["time_s"] > self._last_s + 3600.0)

@@ -1,10 +1,9 @@
-"""Random pools and random days of work, wide enough that a policy which does well on them meets few surprises.
+"""Random pools and random days of work, diverse enough that a policy which does well on them generalises.
 
-Nothing here is a recording. The ranges enclose what published traces show: bursts with an inter-arrival
-coefficient of variation up to 13 and silences of minutes (Azure LLM inference 2023), days with a
-factor of nine between peak and valley (Azure 2024), 10 min peaks of eleven times the mean and two modes of
-load time, cached and not (Alibaba GenAI 2026), lognormal service times, batches that slow a job little and use
-a device much better (ML.ENERGY v3).
+Nothing here is a recording. The ranges enclose what published traces show: bursts with an inter-arrival coefficient of
+variation up to 13 and silences of minutes (Azure LLM inference 2023), days with a factor of nine between peak and
+valley (Azure 2024), 10 min peaks of eleven times the mean and two modes of load time, cached and not (Alibaba GenAI
+2026), lognormal service times, batches that slow a job little and use a device much better (ML.ENERGY v3).
 """
 
 from __future__ import annotations
@@ -19,13 +18,13 @@ from accelerator_autopilot.scheduler.domain.power_curves import published
 from accelerator_autopilot.scheduler.twin.simulation import PoolModel, Trace, Twin
 
 MOST_REPLICAS = 96
-UNSERVED = 0.002  # late jobs that even all replicas may have
+UNSERVED = 0.002  # share of late jobs that even all replicas may have
 FEWEST_JOBS = 40
 BATCHING, BATCHES = 0.3, (2, 4, 8, 16)  # share of pools that run several jobs together, and how many
 
 
 def random_curve(random: Generator) -> Doubles:
-    """A measured curve, bent and scaled a little: another card of the same family."""
+    """Return a measured curve, distorted and scaled a little: another card of the same family."""
     curves = list(published().values())
     curve = curves[random.integers(len(curves))].copy()
     scale = random.uniform(0.7, 2.0)
@@ -38,20 +37,20 @@ def random_curve(random: Generator) -> Doubles:
 
 @dataclass(frozen=True)
 class Shape:
-    """How the rate of a day moves; drawn once for each trace."""
+    """How the rate of a day varies; drawn once per trace."""
 
     level_jobs_per_s: float
     swing: float  # lognormal sigma of the slow level
     swing_time_s: float
     on_s: float  # mean length of busy spans
     off_s: float  # mean length of silences, 0 for none
-    beat_s: float  # period of a beat, 0 for none
-    burst: float  # mean jobs that come together
+    beat_s: float  # period of a periodic load, 0 for none
+    burst: float  # mean jobs that arrive together
     burst_s: float  # within this time
 
 
 def steady_shape(random: Generator, level_jobs_per_s: float) -> Shape:
-    """A level that hardly swings, as where many people chat."""
+    """Return a nearly constant level, as with many chat users."""
     return Shape(
         level_jobs_per_s=level_jobs_per_s,
         swing=random.uniform(0.05, 0.4),
@@ -65,7 +64,7 @@ def steady_shape(random: Generator, level_jobs_per_s: float) -> Shape:
 
 
 def random_shape(random: Generator, level_jobs_per_s: float) -> Shape:
-    """A level that swings, perhaps with silences, a beat, and bursts."""
+    """Return a varying level, perhaps with silences, a periodic load, and bursts."""
     silent = random.random() < 0.6
     return Shape(
         level_jobs_per_s=level_jobs_per_s,
@@ -80,7 +79,7 @@ def random_shape(random: Generator, level_jobs_per_s: float) -> Shape:
 
 
 def random_arrivals(random: Generator, shape: Shape, length_s: float) -> Doubles:
-    """Arrival times: a Cox process of clusters."""
+    """Return arrival times: a Cox process of clusters."""
     grid_s = 5.0
     n = int(length_s / grid_s) + 1
     memory = np.exp(-grid_s / shape.swing_time_s)
@@ -115,7 +114,7 @@ def _on_off(random: Generator, shape: Shape, n: int, grid_s: float) -> Doubles:
 
 
 def random_load_s(random: Generator) -> Doubles:
-    """Load times with one mode or two: from a cache and from a disk or a network."""
+    """Return load times with one mode or two: from a cache, and from a disk or a network."""
     slow_s = float(np.exp(random.uniform(np.log(5), np.log(60))))
     loads = slow_s * random.lognormal(0.0, random.uniform(0.05, 0.5), 256)
     if random.random() < 0.5:
@@ -125,7 +124,7 @@ def random_load_s(random: Generator) -> Doubles:
 
 
 def random_batching(random: Generator) -> tuple[int, float, float]:
-    """Jobs at once, how much each further one slows all, and the share of the working power that one alone draws."""
+    """Return jobs at once, how much each further one slows all, and one job's share of the working power."""
     if random.random() >= BATCHING:
         return 1, 0.0, 1.0
     stretch = float(np.exp(random.uniform(np.log(0.005), np.log(0.2))))
@@ -135,7 +134,7 @@ def random_batching(random: Generator) -> tuple[int, float, float]:
 def random_pool(
     random: Generator, length_s: float, interval_s: float = 10.0, steady: float = 0.0
 ) -> tuple[PoolModel, Trace]:
-    """A pool and its jobs, the share `steady` without bursts. Raises nothing; a trace has at least one job."""
+    """Return a pool and its jobs, the share `steady` without bursts. A trace has at least one job."""
     work_s = float(np.exp(random.uniform(np.log(0.5), np.log(60))))
     spread = random.uniform(0.2, 1.1)
     busy = float(np.exp(random.uniform(np.log(0.7), np.log(14))))
@@ -167,7 +166,7 @@ def random_pool(
 def random_pools(
     random: Generator, count: int, length_s: float, steady: float = 0.0
 ) -> tuple[list[PoolModel], list[Trace]]:
-    """Pools that some policy can serve: all replicas at full power are in time with nearly every job."""
+    """Return pools that some policy can serve: all replicas at full power are in time with nearly every job."""
     models: list[PoolModel] = []
     traces: list[Trace] = []
     while len(models) < count:

@@ -1,4 +1,4 @@
-"""energy_sweep: the predictive rule at the power cap that costs least energy a job, as Zeus finds it."""
+"""energy_sweep: the predictive rule at the power cap with the least energy per job, as Zeus finds it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from accelerator_autopilot.scheduler.policies.builtin.predictive import Predicti
 
 
 class EnergySweep(Predictive):
-    """The cheapest point of the measured curve, always."""
+    """Always uses the cheapest point of the measured curve."""
 
     name = "energy_sweep"
 
@@ -20,5 +20,5 @@ class EnergySweep(Predictive):
 
 
 def make() -> EnergySweep:
-    """Build it."""
+    """Create the policy."""
     return EnergySweep()

@@ -16,7 +16,7 @@ from accelerator_autopilot.scheduler.policies.network import Checkpoint, load_ch
 from accelerator_autopilot.scheduler.policies.network_features import LATE_PRICES, features
 from accelerator_autopilot.scheduler.policies.reserve_parameters import gains, history, shipped_numbers
 
-LATE_PRICE = 5.0  # of a late job in mean energies of a job, where the operator's objective says nothing else
+LATE_PRICE = 5.0  # cost of a late job in mean energies of a job, unless the operator's objective differs
 
 
 class Learned:
@@ -28,14 +28,14 @@ class Learned:
         self._checkpoint, self._late_price = checkpoint, late_price
 
     def reset(self, facts: PoolFacts) -> None:
-        """These pools from now on."""
+        """Start over with these pools."""
         self._facts = facts
         self.numbers = shipped_numbers().of(facts)
         self.history: ObservedDemand = history(facts, self.numbers)
         self._caution = LatenessController(len(facts))
 
     def decide(self, seen: PoolObservations) -> Action:
-        """One pass of the network for all pools."""
+        """Run the network once for all pools."""
         facts = self._facts
         demand = self.history.observe(seen)
         caution = self._caution.observe(demand)
@@ -47,10 +47,10 @@ class Learned:
 
 @cache
 def shipped_checkpoint() -> Checkpoint:
-    """The one that the product comes with. Raises SettingsError."""
+    """Return the packaged checkpoint. Raises SettingsError."""
     return load_checkpoint(Path(str(resources.files("accelerator_autopilot.scheduler") / "data" / "policy.npz")))
 
 
 def make() -> Learned:
-    """Build it."""
+    """Create the policy."""
     return Learned(shipped_checkpoint())

@@ -12,12 +12,12 @@ UNKNOWN_WORK_S = 20.0
 
 
 class Predictive:
-    """Holt's level and trend of the arrival rate, Little's law, head room."""
+    """Holt's level and trend of the arrival rate, Little's law, headroom."""
 
     name = "predictive"
 
     def reset(self, facts: PoolFacts) -> None:
-        """These pools from now on."""
+        """Start over with these pools."""
         self._facts = facts
         p = len(facts)
         self._level, self._trend = np.zeros(p), np.zeros(p)
@@ -25,7 +25,7 @@ class Predictive:
         self._held = SlidingMax(p, HOLD_S, float(facts.interval_s[0]))
 
     def decide(self, seen: PoolObservations) -> Action:
-        """Replicas for the rate expected when what starts now is ready."""
+        """Return replicas for the rate expected when what starts now is ready."""
         return Action.at_once(self._replicas(seen), self._cap_w(seen))
 
     def _replicas(self, seen: PoolObservations) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
@@ -45,5 +45,5 @@ class Predictive:
 
 
 def make() -> Predictive:
-    """Build it."""
+    """Create the policy."""
     return Predictive()

@@ -12,17 +12,17 @@ COOLDOWN_S = 300.0  # KEDA's default
 
 
 class QueueLag:
-    """One replica for each so many jobs."""
+    """One replica per number of jobs."""
 
     name = "queue_lag"
 
     def reset(self, facts: PoolFacts) -> None:
-        """These pools from now on."""
+        """Start over with these pools."""
         self._facts = facts
         self._held = SlidingMax(len(facts), COOLDOWN_S, float(facts.interval_s[0]))
 
     def decide(self, seen: PoolObservations) -> Action:
-        """The most that was wanted during the cooldown."""
+        """Return the most that was wanted during the cooldown."""
         load = seen.queue_depth + seen.busy
         wanted = self._held.push(np.maximum(1.0, np.ceil(load / JOBS_A_REPLICA)))
         replicas = np.minimum(wanted, self._facts.max_replicas).astype(np.int64)
@@ -30,5 +30,5 @@ class QueueLag:
 
 
 def make() -> QueueLag:
-    """Build it."""
+    """Create the policy."""
     return QueueLag()

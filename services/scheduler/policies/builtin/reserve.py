@@ -1,4 +1,4 @@
-"""reserve: the tuned heuristic of `reserve_rule`."""
+"""reserve: the tuned heuristic of `reserve_parameters` and `action_mapping`."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from accelerator_autopilot.scheduler.policies.reserve_parameters import (
 
 
 class Reserve:
-    """A share of recent peaks, or what would have been enough, is held; what waits and what arrives is answered."""
+    """Reserves a share of recent peaks, or what would have been sufficient, and answers queued and arriving work."""
 
     name = "reserve"
 
@@ -23,19 +23,19 @@ class Reserve:
         self._rule = rule
 
     def reset(self, facts: PoolFacts) -> None:
-        """These pools from now on."""
+        """Start over with these pools."""
         self._facts = facts
         self.numbers = self._rule.of(facts)
         self.history: ObservedDemand = history(facts, self.numbers)
         self._caution = LatenessController(len(facts))
 
     def decide(self, seen: PoolObservations) -> Action:
-        """What the rule says."""
+        """Apply the rule."""
         demand = self.history.observe(seen)
         output = gains(self.numbers, self._caution.observe(demand))
         return action(self._facts, proposed(self._facts, seen, demand, output))
 
 
 def make() -> Reserve:
-    """Build it."""
+    """Create the policy."""
     return Reserve(shipped_numbers())

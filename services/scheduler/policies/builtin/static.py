@@ -1,4 +1,4 @@
-"""static: every replica, full power; what an operator without a scaler does."""
+"""static: every replica at full power, as an operator without autoscaling runs a pool."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ class Static:
     name = "static"
 
     def reset(self, facts: PoolFacts) -> None:
-        """These pools from now on."""
+        """Start over with these pools."""
         self._facts = facts
 
     def decide(self, seen: PoolObservations) -> Action:  # noqa: ARG002
-        """All of it."""
+        """Return all replicas."""
         return Action.at_once(self._facts.max_replicas, self._facts.cap_w[:, -1])
 
 
 def make() -> Static:
-    """Build it."""
+    """Create the policy."""
     return Static()

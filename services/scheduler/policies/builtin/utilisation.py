@@ -1,4 +1,4 @@
-"""utilisation: the Kubernetes HPA's rule, replicas in proportion to use over target, at full power."""
+"""utilisation: the Kubernetes HPA's rule, replicas in proportion to utilisation over target, at full power."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ TARGET, TOLERANCE, STABILISATION_S = 0.6, 0.1, 300.0  # tolerance and stabilisat
 
 
 class Utilisation:
-    """Holds use near the target."""
+    """Keeps utilisation near the target."""
 
     name = "utilisation"
 
     def reset(self, facts: PoolFacts) -> None:
-        """These pools from now on."""
+        """Start over with these pools."""
         self._facts = facts
         self._held = SlidingMax(len(facts), STABILISATION_S, float(facts.interval_s[0]))
 
     def decide(self, seen: PoolObservations) -> Action:
-        """Replicas x use / target, unless that is within the tolerance."""
+        """Return replicas x utilisation / target, unless that is within the tolerance."""
         have = np.maximum(1, seen.ready + seen.loading)
         use = (seen.busy + np.minimum(seen.queue_depth, have)) / have
         wanted = np.where(np.abs(use / TARGET - 1) < TOLERANCE, have, np.maximum(1.0, np.ceil(have * use / TARGET)))
@@ -30,5 +30,5 @@ class Utilisation:
 
 
 def make() -> Utilisation:
-    """Build it."""
+    """Create the policy."""
     return Utilisation()
