@@ -20,7 +20,7 @@ COMMANDS = (
     Command("status", "product", MACHINE, "Show whether each process is ready, or why not.", "autopilot status"),
     Command("doctor", "doctor", MACHINE, "Check what this machine has and what is missing.", "autopilot doctor"),
     Command("tour", "tour", MACHINE, "Show the product at work, on a temporary instance.", "autopilot tour"),
-    Command("key", "product", MACHINE, "Make a key for the HTTP API.", "autopilot key operator --user ada"),
+    Command("key", "product", MACHINE, "Create an API key.", "autopilot key operator --user ada"),
     Command(
         "driver", "steering", MACHINE, "Close GPU drivers for an upgrade.", "autopilot driver release --minutes 15"
     ),
@@ -32,16 +32,20 @@ COMMANDS = (
     Command("scale", "steering", FLEET, "Set the number of workers of a pool.", "autopilot scale default 4"),
     Command("submit", "jobs", JOBS, "Submit a job.", "autopilot submit summarize README.md --wait"),
     Command("map", "jobs", JOBS, "Submit a batch, one job for each input.", "autopilot map embed a.md b.md --wait"),
-    Command("batch", "jobs", JOBS, "Show how far a batch is, or its results.", "autopilot batch 3f2a9c --results"),
+    Command("batch", "jobs", JOBS, "Show the progress of a batch, or its results.", "autopilot batch 3f2a9c --results"),
     Command("jobs", "jobs", JOBS, "List jobs that wait, run or have ended.", "autopilot jobs --limit 10"),
     Command("result", "jobs", JOBS, "Print the output of a job.", "autopilot result 3f2a9c"),
     Command("cancel", "jobs", JOBS, "Cancel a job that has not ended yet.", "autopilot cancel 3f2a9c"),
     Command("dead", "jobs", JOBS, "List jobs that failed permanently, or retry one.", "autopilot dead --kind embed"),
     Command("alerts", "alerts", ALERTS, "List open alerts and what to do about them.", "autopilot alerts --history"),
-    Command("incidents", "alerts", ALERTS, "Group alerts by their likeliest cause.", "autopilot incidents"),
+    Command("incidents", "alerts", ALERTS, "Group alerts by their most likely cause.", "autopilot incidents"),
     Command("risk", "alerts", ALERTS, "Rank devices by how likely they are to fail.", "autopilot risk"),
     Command(
-        "acknowledge", "alerts", ALERTS, "Take on an open alert.", "autopilot acknowledge 3f2a9c --note 'fan ordered'"
+        "acknowledge",
+        "alerts",
+        ALERTS,
+        "Acknowledge an alert.",
+        "autopilot acknowledge 3f2a9c --note 'fan ordered'",
     ),
     Command(
         "silence",
@@ -56,7 +60,7 @@ COMMANDS = (
         "subscribe",
         "subscriptions",
         ALERTS,
-        "Have alerts posted to a URL.",
+        "Post alerts to a URL.",
         "autopilot subscribe https://example.com/hook --severity critical",
     ),
     Command("subscriptions", "subscriptions", ALERTS, "List subscriptions to alerts.", "autopilot subscriptions"),
@@ -86,12 +90,12 @@ COMMANDS = (
     Command(
         "recommendations", "scheduling", SCHEDULING, "List what the scheduler recommends.", "autopilot recommendations"
     ),
-    Command("approve", "steering", SCHEDULING, "Carry out a recommendation.", "autopilot approve 3f2a9c"),
+    Command("approve", "steering", SCHEDULING, "Apply a recommendation.", "autopilot approve 3f2a9c"),
     Command(
         "whatif",
         "analysis",
         HISTORY,
-        "Compare scaling policies on the fleet's past.",
+        "Compare scaling policies on the fleet's history.",
         "autopilot whatif --policy reserve --policy queue_lag --ceiling 8",
     ),
     Command("analyse", "analysis", HISTORY, "Find what would save energy.", "autopilot analyse --from 2026-11-20"),
@@ -116,7 +120,7 @@ app = typer.Typer(
     name="autopilot",
     cls=Autopilot,
     no_args_is_help=True,
-    # Plain help pages: they fit any width, and boxes are in the way of `autopilot --help | less`.
+    # Plain help pages: they fit any width, and boxes get in the way of `autopilot --help | less`.
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
     context_settings=CONTEXT,
@@ -137,7 +141,7 @@ def _print_version(wanted: bool) -> None:
 def shared_options(
     no_color: Annotated[bool, typer.Option("--no-color", help="Print without colour, as NO_COLOR=1 does.")] = False,
     show_version: Annotated[
-        bool, typer.Option("--version", help="Print the version and end.", callback=_print_version, is_eager=True)
+        bool, typer.Option("--version", help="Print the version and exit.", callback=_print_version, is_eager=True)
     ] = False,
 ) -> None:
     """Run and steer a fleet of accelerators: telemetry, jobs, alerts, scaling and power.
@@ -147,7 +151,7 @@ def shared_options(
     """
     from accelerator_autopilot.cli import output  # noqa: PLC0415  help and completion do without
 
-    del show_version  # its callback has ended the process
+    del show_version  # its callback has already exited
     output.use(json=False, color=not no_color)
 
 
@@ -157,7 +161,7 @@ def main() -> None:
 
     leave_out_websockets(os.environ.get("AUTOPILOT_NATS_URL", ""))
     for stream in (sys.stdout, sys.stderr):
-        # A terminal that knows no degree sign is no reason to end with an error.
+        # A terminal without a degree sign is no reason to fail.
         stream.reconfigure(errors="replace")  # type: ignore[union-attr]
     app(prog_name="autopilot")
 

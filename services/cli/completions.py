@@ -1,7 +1,7 @@
-"""Names that a shell completes: asked of the server where it answers at once, else none.
+"""Complete names in a shell: asked from the server if it answers quickly, else none.
 
-A shell waits for these while somebody types. So a server that takes longer than BUDGET_S is given up, whatever hangs:
-the process that completes has nothing else to do.
+A shell waits for these while somebody types. So a server that takes longer than BUDGET_S is abandoned, whatever hangs:
+the completing process has nothing else to do.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from accelerator_autopilot.client import AutopilotClient
 
 BUDGET_S = 0.4
-GIVE_UP_S = 0.05  # after the budget, for what no cancellation ends
+GIVE_UP_S = 0.05  # after the budget, for what cannot be cancelled
 MOST = 200
 
 Complete = Callable[[typer.Context], list[str]]
@@ -27,8 +27,9 @@ Question = Callable[["AutopilotClient"], Awaitable[Iterable[str]]]
 
 
 def _answered(context: typer.Context, question: Question) -> list[str]:
-    """What the server answers within the budget; nothing where it does not."""
-    # Imported here, for completions of options and commands do without; before the clock starts, for it ends by itself.
+    """Return the server's answer within the budget, or nothing."""
+    # Imported here, since completing options and commands does not need it; before the timer starts, since the
+    # import always ends.
     from accelerator_autopilot.cli.session import DEFAULT_FOLDER, nats_settings  # noqa: PLC0415
     from accelerator_autopilot.client import AutopilotClient  # noqa: PLC0415
     from accelerator_autopilot.contracts.errors import AutopilotError  # noqa: PLC0415
@@ -41,7 +42,7 @@ def _answered(context: typer.Context, question: Question) -> list[str]:
     begun = threading.Thread(target=_ask, args=(client, question, found), daemon=True)
     begun.start()
     begun.join(BUDGET_S)
-    # Whatever still hangs must not keep the shell waiting when this process ends.
+    # Whatever still hangs must not keep the shell waiting when this process exits.
     last_resort = threading.Timer(GIVE_UP_S, os._exit, [0])
     last_resort.daemon = True
     if begun.is_alive():

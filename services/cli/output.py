@@ -1,4 +1,4 @@
-"""Where every command writes: tables on a terminal, lines with tabs in a pipe, one JSON document with --json."""
+"""Output of every command: tables on a terminal, tab-separated lines in a pipe, one JSON document with --json."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from accelerator_autopilot.contracts.exit_codes import ExitCode
 from accelerator_autopilot.transport.clock import utc_now
 
 Listing = tuple[Table, Sequence[Row]]
-LABEL_SHARE = 3  # a value moves below its label where labels take more than this part of the width
+LABEL_SHARE = 3  # a value moves below its label where labels take more than this share of the width
 
 
 @dataclass
@@ -32,33 +32,33 @@ _mode = _Mode()
 
 
 def use(*, json: bool | None = None, color: bool | None = None) -> None:
-    """Choose how this process writes from now on."""
+    """Set the output format of this process."""
     _mode.json = _mode.json if json is None else json
     _mode.color = _mode.color if color is None else color
 
 
 def writes_json() -> bool:
-    """Whether a program reads a JSON document from us."""
+    """Whether the output is a JSON document."""
     return _mode.json
 
 
 def on_terminal() -> bool:
-    """Whether a person looks at what is written."""
+    """Whether the output goes to a terminal."""
     return not _mode.json and sys.stdout.isatty()
 
 
 def console(*, stderr: bool = False) -> Console:
-    """A console without markup; without styles too where NO_COLOR or --no-color say so, or nobody looks."""
+    """Return a console without markup; without styles too for NO_COLOR, --no-color or a pipe."""
     colored = _mode.color and not os.environ.get("NO_COLOR")
     return Console(stderr=stderr, markup=False, emoji=False, highlight=False, color_system="auto" if colored else None)
 
 
 def show(*listings: Listing, note: str = "", **more: object) -> None:
-    """Print tables. `note` is for people alone, `more` are further parts of the JSON document."""
+    """Print tables. `note` is for people only, `more` are further parts of the JSON document."""
     if _mode.json:
         print(json_text(document(*listings) | more))
     elif not on_terminal():
-        # A program reads the first table; of others a heading alone would only be in its way.
+        # A program reads the first table; a heading without rows would only be in its way.
         shown = [listing for number, listing in enumerate(listings) if not number or listing[1]]
         print("\n\n".join(tab_separated(table, rows) for table, rows in shown))
     else:
@@ -77,7 +77,7 @@ def say(text: str, **facts: object) -> None:
 
 
 def say_prose(text: str) -> None:
-    """Print sentences, on a terminal broken between words."""
+    """Print sentences, wrapped between words on a terminal."""
     if on_terminal():
         console().print(Text(clean_lines(text)))
     else:
@@ -85,36 +85,36 @@ def say_prose(text: str) -> None:
 
 
 def show_document(content: Any) -> None:
-    """Print what is JSON anyway: the output of a job, a policy."""
+    """Print what is JSON already: the output of a job, a policy."""
     print(json_text(content))
 
 
 def progress(text: str, *, end: str = "\n") -> None:
-    """Tell people how far something is, beside the output."""
+    """Report progress to people, on standard error."""
     console(stderr=True).print(Text(clean_lines(text)), end=end, soft_wrap=True)
 
 
 def fail(text: str, code: int = ExitCode.FAILED) -> NoReturn:
-    """Say in one line what is wrong, and end."""
+    """Print an error in one line, and exit."""
     line = Text("error: ", style="red").append(clean_lines(text), style="default")
     console(stderr=True).print(line, soft_wrap=True)
     raise typer.Exit(int(code))
 
 
 def document(*listings: Listing) -> dict[str, object]:
-    """Tables as JSON has them: rows of every column below the name of their table."""
+    """Return tables for JSON: rows of every column under the name of their table."""
     return {table.name: [{c.key: row.get(c.key) for c in table.columns} for row in rows] for table, rows in listings}
 
 
 def tab_separated(table: Table, rows: Sequence[Row]) -> str:
-    """A line of keys, then a line a row: every column, values as programs read them."""
+    """Return a header line, then a line per row: every column, values for programs."""
     lines = ["\t".join(c.key for c in table.columns)]
     lines += ["\t".join(plain(row.get(c.key)) for c in table.columns) for row in rows]
     return "\n".join(lines)
 
 
 def drawn(listing: Listing, width: int) -> RenderableType:
-    """A table as a terminal of this width shows it."""
+    """Return a table as a terminal of this width shows it."""
     table, rows = listing
     if not rows:
         return Text(table.empty, style="dim")
@@ -139,7 +139,7 @@ def _columns(layout: Layout, rows: Sequence[Row]) -> RichTable:
 
 
 class _Lines:
-    """Lines that are printed as they are: the terminal breaks those that are too long, and a copy is whole."""
+    """Lines that are printed unchanged: the terminal wraps long ones, and copying one yields all of it."""
 
     def __init__(self, lines: Sequence[Text]) -> None:
         self._lines = lines

@@ -1,4 +1,4 @@
-"""From files on the command line to the payload that a kind expects."""
+"""Convert files on the command line to the payload that a kind expects."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ LEFT_OUT = {".git", ".venv", "node_modules", "__pycache__"}
 
 
 def read_payload(kind: str, sources: list[str], settings: Iterable[str] = ()) -> dict[str, Any]:
-    """A JSON object is taken as it is; other files and folders become the input that the kind expects.
+    """Convert files to a payload: a JSON object is used as it is; other files and folders become the kind's input.
 
-    `settings` are further fields, NAME=JSON or NAME=text. Raises InvalidInputError for what cannot be read.
+    `settings` are further fields, NAME=JSON or NAME=text. Raises InvalidInputError for unreadable input.
     """
     payload: dict[str, Any] = {}
     paths = [Path(s) for s in sources if s != "-"]
@@ -46,7 +46,7 @@ def read_payload(kind: str, sources: list[str], settings: Iterable[str] = ()) ->
 
 
 def read_lines(source: str) -> list[dict[str, Any]]:
-    """One JSON object a line. Raises InvalidInputError, naming the line, for anything else."""
+    """Parse one JSON object per line. Raises InvalidInputError, naming the line, for anything else."""
     text = sys.stdin.read() if source == "-" else _text(Path(source))
     found = []
     for number, line in enumerate(text.splitlines(), 1):

@@ -1,6 +1,6 @@
-"""How commands become one application: each is imported when it is called, and all have --json and --no-color.
+"""Assemble commands into one application: each is imported when it is called, and all have --json and --no-color.
 
-A shell that completes, and `--help`, need the names and summaries alone: they do not wait for clients and models.
+Completion and `--help` only need names and summaries, so they do not wait for clients and models to be imported.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ CONTEXT = {"help_option_names": ["--help", "-h"]}
 
 @dataclass(frozen=True)
 class Command:
-    """A command, the module of its function (which has its name), its summary, and how it is called, say."""
+    """A command: the module of its function (which has its name), its summary, and an example."""
 
     name: str
     module: str
@@ -43,7 +43,7 @@ class Command:
         return found
 
     def load(self) -> Any:
-        """The command that parses arguments and calls the function."""
+        """Create the command that parses arguments and calls the function."""
         alone = typer.Typer(add_completion=False, rich_markup_mode=None)
         epilog = f"\b\nExample:\n  {self.example}"
         alone.command(self.name, epilog=epilog, context_settings=CONTEXT)(with_shared_options(self.function()))
@@ -61,13 +61,13 @@ class LazyGroup(TyperGroup):
             self.add_command(TyperCommand(command.name, help=command.summary))
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
-        """The command that these arguments name, imported now."""
+        """Return the command that these arguments name, imported now."""
         name, placeholder, rest = super().resolve_command(ctx, args)
         wanted = next((c for c in self.known if c.name == name), None)
         return name, wanted.load() if wanted is not None else placeholder, rest
 
     def format_commands(self, ctx: Any, formatter: Any) -> None:  # noqa: ARG002  the group's interface
-        """Write a section after the other."""
+        """Write the sections one after another."""
         widest = max((len(c.name) for c in self.known), default=0)
         for section in dict.fromkeys(c.section for c in self.known):
             with formatter.section(section):
@@ -76,7 +76,7 @@ class LazyGroup(TyperGroup):
 
 
 def with_shared_options(function: Callable[..., None]) -> Callable[..., None]:
-    """The function with the options that all commands have."""
+    """Return the function with the options that all commands have."""
 
     @functools.wraps(function)
     def called(*, as_json: bool = False, no_color: bool = False, **arguments: Any) -> None:

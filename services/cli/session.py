@@ -1,6 +1,6 @@
-"""How commands reach the running product, and how they end when something goes wrong.
+"""Connect commands to the running product, and turn errors into exit codes.
 
-What connects is imported when it does: a shell that completes options must not wait for it.
+The client is imported on connecting: shell completion of options must not wait for it.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ DataDir = Annotated[
 
 
 def moment(text: str) -> str:
-    """A time in ISO 8601, as it was given. Raises typer.BadParameter."""
+    """Parse an ISO 8601 time, returned unchanged. Raises typer.BadParameter."""
     try:
         datetime.fromisoformat(text)
     except ValueError:
@@ -51,7 +51,7 @@ def moment(text: str) -> str:
 
 
 def nats_settings(data_dir: Path) -> NatsSettings:
-    """Settings from the environment, else those of the instance on this folder. Raises UnavailableError."""
+    """Return settings from the environment, else those of the instance in this folder. Raises UnavailableError."""
     from pydantic import SecretStr  # noqa: PLC0415
 
     from accelerator_autopilot.deploy.local.instance import Instance  # noqa: PLC0415
@@ -68,7 +68,7 @@ def nats_settings(data_dir: Path) -> NatsSettings:
 
 @asynccontextmanager
 async def connected(data_dir: Path) -> AsyncIterator[AutopilotClient]:
-    """A client of the running product. Raises UnavailableError."""
+    """Yield a connected client of the running product. Raises UnavailableError."""
     from accelerator_autopilot.client import AutopilotClient  # noqa: PLC0415
 
     async with AutopilotClient(nats_settings(data_dir), name="cli") as client:
@@ -76,7 +76,7 @@ async def connected(data_dir: Path) -> AsyncIterator[AutopilotClient]:
 
 
 def run(work: Callable[[], Awaitable[T]]) -> T:
-    """Run a command; an error of ours is one line, with the exit code of its kind."""
+    """Run a command; one of our errors becomes one line, with the exit code of its type."""
     from accelerator_autopilot.client.call_errors import translated  # noqa: PLC0415
 
     async def guarded() -> T:
@@ -98,7 +98,7 @@ def run(work: Callable[[], Awaitable[T]]) -> T:
 
 
 def facts(message: Message, *without: str) -> dict[str, Any]:
-    """A message as a JSON document has it: its fields, without the version of its form on the bus."""
+    """Return a message's fields for a JSON document, without its schema version."""
     return {name: _plain(value) for name, value in message if name not in {*without, "schema_version"}}
 
 

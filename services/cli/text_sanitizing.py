@@ -1,4 +1,4 @@
-"""Text that others wrote, made fit to be shown: nothing of it is markup or a command to the terminal. Pure."""
+"""Make untrusted text safe to display: nothing in it is markup or a terminal escape sequence. Pure."""
 
 from __future__ import annotations
 
@@ -8,27 +8,27 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
 
-LONGEST = 500  # characters of one value in a table; pipes and JSON have all of it
+LONGEST = 500  # characters of one value in a table; pipes and JSON are not truncated
 REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
 
 
 def clean(text: str) -> str:
-    """One line of printable text: white space becomes blanks, and what a terminal could obey a replacement mark."""
+    """Return one line of printable text: white space becomes blanks, escape characters a replacement mark."""
     return "".join(c if c.isprintable() else " " if c.isspace() else REPLACEMENT for c in text)
 
 
 def clean_lines(text: str) -> str:
-    """The same for a text of several lines."""
+    """Return several lines of printable text."""
     return "\n".join(map(clean, text.split("\n")))
 
 
 def clipped(text: str, longest: int = LONGEST) -> str:
-    """The text without its end where it is longer than any table should show."""
+    """Truncate text that is longer than any table should show."""
     return text if len(text) <= longest else text[: longest - 1] + "…"
 
 
 def plain(value: object) -> str:
-    """A value as one field of a line, as programs read it: no unit, no rounding, times in ISO 8601."""
+    """Return a value as one field of a line for programs: no unit, no rounding, times in ISO 8601."""
     if value is None:
         return ""
     if isinstance(value, bool):
@@ -43,7 +43,7 @@ def plain(value: object) -> str:
 
 
 def json_text(document: object, *, indent: int | None = 2) -> str:
-    """A JSON document in which letters stay letters, and what a terminal could obey is escaped."""
+    """Return a JSON document with unescaped letters and escaped terminal controls."""
     text = json.dumps(_jsonable(document), ensure_ascii=False, indent=indent, allow_nan=False)
     return "".join(c if c.isprintable() or c == "\n" else json.dumps(c)[1:-1] for c in text)
 

@@ -1,4 +1,4 @@
-"""The steps of the tour: each does one thing, checks what it sees, and says it in a line."""
+"""The steps of the tour: each does one thing, checks the result, and reports it in one line."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ CAP_W, LEASE_S = 150.0, 3.0
 
 
 class StepError(Exception):
-    """A step saw something else than it should."""
+    """A step observed something unexpected."""
 
 
 @dataclass
 class Stage:
-    """What the steps work with."""
+    """Shared state of the steps."""
 
     autopilot: AutopilotClient
     runtime: Runtime
@@ -47,7 +47,7 @@ class Stage:
 
 
 async def eventually(look: Callable[[], Awaitable[T]], wanted: Callable[[T], bool], within_s: float, what: str) -> T:
-    """Look until it is as wanted. Raises StepError with what was seen last."""
+    """Poll until the result is as wanted. Raises StepError with the last result."""
     loop = asyncio.get_running_loop()
     until = loop.time() + within_s
     while True:
@@ -60,7 +60,7 @@ async def eventually(look: Callable[[], Awaitable[T]], wanted: Callable[[T], boo
 
 
 async def discover(stage: Stage) -> str:
-    """Accelerators found and sampled."""
+    """Accelerators are discovered and sampled."""
     views = await eventually(
         stage.autopilot.fleet.devices,
         lambda v: bool(v) and all(d.sample for d in v),
@@ -87,7 +87,7 @@ async def discover(stage: Stage) -> str:
 
 
 async def summarise(stage: Stage) -> str:
-    """A text summarised and embedded with the real MiniLM model."""
+    """A text is summarised and embedded with the real MiniLM model."""
     text = _document()
     summary = await stage.autopilot.jobs.submit("summarize", {"text": text, "max_sentences": 2})
     embedding = await stage.autopilot.jobs.submit("embed", {"texts": [text[:1000], "an unrelated line about cooking"]})
@@ -104,7 +104,7 @@ async def summarise(stage: Stage) -> str:
 
 
 async def burst(stage: Stage) -> str:
-    """A burst of jobs, the pool scaled up and down."""
+    """A burst of jobs scales the pool up and down."""
     autopilot = stage.autopilot
     bounds = PoolPolicy(floor=1, ceiling=4, scale_down_after_s=2, step_down=4, target_wait_s=10)
     await autopilot.steering.set_policy(FleetPolicy(pools={"default": bounds}, cap_fraction=None))
@@ -142,7 +142,7 @@ async def burst(stage: Stage) -> str:
 
 
 async def cap(stage: Stage) -> str:
-    """A power cap on a simulated GPU, expiring by itself."""
+    """A power cap on a simulated GPU expires by itself."""
     autopilot = stage.autopilot
     view = next(v for v in await autopilot.fleet.devices() if v.info.simulated and v.info.can_cap)
     node, device = view.node, view.info.device
@@ -175,7 +175,7 @@ async def _power(stage: Stage, device: str, wanted: Callable[[float], bool]) -> 
 
 
 async def fault(stage: Stage) -> str:
-    """A fault: alert, webhook, drain, recovery."""
+    """A fault leads to an alert, a webhook, a drain and a recovery."""
     autopilot = stage.autopilot
     subscription = await autopilot.alerts.subscribe(stage.catcher.url, severities=["critical"])
     views = [v for v in await autopilot.fleet.devices() if v.info.simulated]
@@ -192,7 +192,7 @@ async def fault(stage: Stage) -> str:
     await _delivered(stage, subscription.secret, {"thermal", "xid_79"})
     await autopilot.steering.simulate(node, SimulationRequest(device=device, fault="none", util=0.0))
     await _alert(stage, device, "thermal", "resolved")
-    # Quiet mends no XID 79: somebody has to say that the device is well again.
+    # Quiet does not resolve an XID 79: somebody has to confirm that the device is well again.
     await autopilot.steering.drain(node, device, "restore")
     await _alert(stage, device, "xid_79", "resolved")
     await _healthy(stage, device)
@@ -215,7 +215,7 @@ async def _healthy(stage: Stage, device: str) -> None:
     async def look() -> list[str]:
         return [a.kind for a in await stage.autopilot.alerts.open() if a.device == device and a.severity == "critical"]
 
-    # An alert that came twice has to be gone for longer before it counts as resolved.
+    # An alert that recurred must stay clear for longer before it is resolved.
     await eventually(look, lambda kinds: not kinds, 60, f"no critical alert of {device}")
 
 
@@ -240,7 +240,7 @@ async def _delivered(stage: Stage, secret: str, kinds: set[str]) -> None:
 
 
 async def kill(stage: Stage) -> str:
-    """A worker killed in the middle of a job."""
+    """A worker is killed in the middle of a job."""
     autopilot = stage.autopilot
     handle = await autopilot.jobs.submit("echo", {"text": "survives", "work_s": 1.5})
 
@@ -257,7 +257,7 @@ async def kill(stage: Stage) -> str:
 
 
 async def count(stage: Stage) -> str:
-    """What the database holds."""
+    """The database contains everything."""
     expected = BURST + 3
 
     async def look() -> dict[str, int]:
@@ -272,7 +272,7 @@ async def count(stage: Stage) -> str:
 
 
 def _document() -> str:
-    """A text file of the repository where there is one, else what the package says of itself."""
+    """Return a text file of the repository where there is one, else the package's description."""
     readme = Path(__file__).resolve().parents[2] / "README.md"
     if readme.exists():
         return readme.read_text(encoding="utf-8")

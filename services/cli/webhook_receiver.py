@@ -1,4 +1,4 @@
-"""A small receiver of webhooks, for the tour and the tests."""
+"""A small webhook receiver for the tour and the tests."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from standardwebhooks.webhooks import Webhook, WebhookVerificationError
 
 @dataclass(frozen=True)
 class Caught:
-    """One request as it came."""
+    """One received request."""
 
     headers: dict[str, str]
     body: bytes
 
     def verified(self, secret: str) -> dict[str, Any] | None:
-        """The body when its signature is valid."""
+        """Return the body when its signature is valid."""
         try:
             found = Webhook(secret).verify(self.body, self.headers)
         except WebhookVerificationError:
@@ -27,7 +27,7 @@ class Caught:
 
 
 class WebhookCatcher:
-    """Keeps what is posted to it; `answers` are the statuses to give, the last one for ever."""
+    """Records what is posted to it; `answers` are the statuses to return, the last one repeats."""
 
     def __init__(self, answers: tuple[int, ...] = (204,)) -> None:
         self.caught: list[Caught] = []
@@ -44,7 +44,7 @@ class WebhookCatcher:
                 self.end_headers()
 
             def log_message(self, *_: object) -> None:
-                """Say nothing."""
+                """Log nothing."""
 
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self.url = f"http://127.0.0.1:{self._server.server_address[1]}/hook"

@@ -20,9 +20,9 @@ EXIT_NOT_STARTED = 1
 
 
 class GatewayServer(uvicorn.Server):
-    """Ends within its grace when it is asked to, whatever the broker does; before it serves, and asked twice, at once.
+    """Shuts down within its grace period, whatever the broker does; immediately before it serves, or when asked twice.
 
-    Its exit code is then that of every service, 0, where uvicorn would raise the signal again.
+    Its exit code is then 0, like every service's, whereas uvicorn would raise the signal again.
     """
 
     def __init__(self, config: uvicorn.Config) -> None:
@@ -30,15 +30,15 @@ class GatewayServer(uvicorn.Server):
         self._ending = Ending(GRACE_S)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:  # noqa: ARG002  uvicorn calls it so
-        """End."""
+        """Shut down."""
         self._ending.ask()
         if not self.started:
-            end_asked("asked to end before it served anything")
+            end_asked("shutdown requested before serving")
         self.should_exit = True
 
 
 def server_options(settings: GatewaySettings) -> dict[str, Any]:
-    """How uvicorn serves: no connection waits for ever, and there are only so many."""
+    """Return uvicorn's options: bounded waits and a bounded number of connections."""
     from accelerator_autopilot.gateway.http.server_protocol import TimedProtocol  # noqa: PLC0415  as the app
 
     return {
@@ -56,7 +56,7 @@ def server_options(settings: GatewaySettings) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Serve until told to stop."""
+    """Serve until stopped."""
     settings = load(GatewaySettings)
     setup_logging("gateway", settings.log_level)
     drop_privileges(settings, Needs(read=(settings.api_keys_file.absolute(),)))

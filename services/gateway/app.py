@@ -48,14 +48,14 @@ ROUTERS = [module.router for module in (jobs, batches, dead_letters, openai, fle
 KEYS_EVERY_S = 1.0
 STANDSTILL_S = 30.0
 UNFINISHED_STANDSTILL_S = 120.0
-# They come of thousands of alerts of months, and move within days.
+# They are derived from thousands of alerts over months, and change within days.
 RISKS_FRESH_S = 30.0
-# What a stream's reader may leave untaken: of samples only the newest count, of alerts all.
+# How far a stream's reader may fall behind: of samples only the newest count, of alerts all.
 FRAMES_WAITING, ALERTS_WAITING = 32, 1_000
 
 
 def create_app(settings: GatewaySettings | None = None) -> FastAPI:
-    """The gateway. Raises SettingsError when the keys cannot be read."""
+    """Create the gateway app. Raises SettingsError when the keys cannot be read."""
     settings = settings or load(GatewaySettings)
     health, registry = HealthState("gateway"), CollectorRegistry()
     keys = KeyRing(settings.api_keys_file)
@@ -141,7 +141,7 @@ def create_app(settings: GatewaySettings | None = None) -> FastAPI:
 
 
 def make_fanouts(client: AutopilotClient, poison: PoisonRule) -> tuple[EventFanout[TelemetryFrame], EventFanout[Alert]]:
-    """What is followed over HTTP: samples and alerts."""
+    """Return what is streamed over HTTP: samples and alerts."""
     odd_frame, odd_alert = partial(poison.drop, "live samples"), partial(poison.drop, "live alerts")
     frames = EventFanout(partial(client.fleet.live, odd_frame), _words, depth=FRAMES_WAITING, failed=odd_frame)
     alerts = EventFanout(partial(client.alerts.follow, odd_alert), _alert_words, depth=ALERTS_WAITING, failed=odd_alert)

@@ -11,7 +11,7 @@ from accelerator_autopilot.contracts.errors import UnavailableError
 
 
 def client(request: Request) -> AutopilotClient:
-    """The connected client, in the name of whose key it is. Raises UnavailableError while NATS is away."""
+    """Return the connected client, acting for the key's user. Raises UnavailableError while NATS is unreachable."""
     autopilot: AutopilotClient = request.app.state.client
     if not autopilot.connected:
         raise UnavailableError("the gateway is not connected to NATS; try again later")

@@ -47,7 +47,7 @@ TESTS_AT_ONCE = 16
 
 
 def create_app(settings: NotifierSettings | None = None) -> FastStream:
-    """The notifier."""
+    """Create the notifier app."""
     settings = settings or load(NotifierSettings)
     service = Service("notifier", settings)
     broker = service.broker
@@ -81,7 +81,7 @@ def create_app(settings: NotifierSettings | None = None) -> FastStream:
             )
             dispatcher = Dispatcher(around, service.supervisor)
             running.append(dispatcher)
-            # Names are looked up in threads: a few that do not resolve must leave some to the others.
+            # Names are looked up in threads: a few that hang must leave some for the others.
             asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(LOOKUPS, "lookup"))
             service.supervise("open alerts", partial(around.still_open.run, js), standstill_s=STANDSTILL_S)
             service.supervise("audit", outbox.run, standstill_s=STANDSTILL_S)
@@ -96,14 +96,15 @@ def create_app(settings: NotifierSettings | None = None) -> FastStream:
 
 
 async def write_audit(bus: Bus, record: AuditRecord) -> None:
-    """Put a record into the audit stream."""
+    """Write a record to the audit stream."""
     await bus.publish(subjects.audit(record.actor), record, record.id)
 
 
 async def needs_escalation(bus: Bus, alert: Alert) -> bool:
-    """Whether an alert is still open and nobody has taken it on. Raises UnavailableError while that is not known.
+    """Whether an alert is still open and unacknowledged. Raises UnavailableError while that is unknown.
 
-    An alert that the bucket lacks has ended, which will be told soon, or it was lost there and is as open as before.
+    An alert missing in the bucket was resolved, which will be published soon, or it was lost there and is still
+    open.
     """
     if await bus.read("acknowledged", subjects.token(alert.id), Acknowledgement) is not None:
         return False
@@ -114,7 +115,7 @@ async def needs_escalation(bus: Bus, alert: Alert) -> bool:
 
 
 async def open_alerts(js: JetStreamContext) -> list[Alert]:
-    """Every alert that is open. Raises UnavailableError."""
+    """Return every open alert. Raises UnavailableError."""
     try:
         return list((await bucket_items(js, "open_alerts", Alert)).values())
     except BUS_ERRORS as error:
@@ -125,13 +126,13 @@ async def keep_synced(service: Service, dispatcher: Dispatcher, changed: asyncio
     """Follow subscriptions and silences until cancelled."""
     js = dispatcher.around.js
     loop, next_tidy_s = asyncio.get_running_loop(), 0.0
-    # Watches go blind for a while after an outage, so the buckets are read anew now and then.
+    # A watch can miss changes after an outage, so the buckets are reread periodically.
     while True:
         beat()
         changed.clear()
         try:
             dispatcher.silence(await bucket_items(js, "silences", Silence))
-            # Without its bucket nothing is known, which is not the same as no subscription.
+            # Without its bucket nothing is known, which differs from having no subscription.
             await js.stream_info("KV_subscriptions")
             values = await bucket_values(js, "subscriptions")
             parsed = {key: parse_value("subscriptions", key, value, Subscription) for key, value in values.items()}

@@ -14,23 +14,23 @@ class WebhookSender(Protocol):
     """Posts to receivers."""
 
     async def post(self, subscription: Subscription, message_id: str, at: datetime, body: Body) -> int:
-        """Post and return the status. Raises UnavailableError for anything but a 2xx, RefusedTargetError."""
+        """Post, and return the status. Raises UnavailableError for anything but a 2xx, and RefusedTargetError."""
 
 
 class LedgerStore(Protocol):
-    """Keeps ledgers across restarts. Every method raises UnavailableError while the store is away."""
+    """Persists ledgers. Every method raises UnavailableError while the store is unreachable."""
 
     async def load(self, subscription_id: str) -> dict[str, LedgerEntry]:
-        """The entries of a subscription by alert id; unreadable ones are left out."""
+        """Return the entries of a subscription by alert id; unreadable ones are left out."""
 
     async def put(self, subscription_id: str, entry: LedgerEntry) -> None:
-        """Keep an entry."""
+        """Store an entry."""
 
     async def place(self, subscription_id: str) -> StreamPosition | None:
-        """A subscription's position in the stream; None where nothing is known."""
+        """Return a subscription's position in the stream; None where unknown."""
 
     async def put_place(self, subscription_id: str, place: StreamPosition) -> None:
-        """Keep a subscription's position in the stream."""
+        """Store a subscription's position in the stream."""
 
     async def remove(self, subscription_id: str, alert_id: str = "") -> None:
-        """Forget an alert, or everything of a subscription."""
+        """Remove an alert, or everything of a subscription."""

@@ -138,7 +138,7 @@ class TestSubmitFor:
         jobs.fill = 0.99
         autopilot = SimpleNamespace(jobs=jobs, batches=jobs, fleet=jobs)
         submit = CallerSubmission(autopilot, admission, Caller("ada", Role.operator), _Depth(), jobs)  # type: ignore[arg-type]
-        with pytest.raises(BusyError, match="the results kept take 99% of their room"):
+        with pytest.raises(BusyError, match="stored results use 99% of their space"):
             await submit.job("echo", {}, {})
 
 

@@ -60,7 +60,7 @@ INCIDENTS = Table(
         Column("severity", style=_severity),
         Column("devices", text=_shown_devices, prose=True),
         Column("alerts", priority=2),
-        Column("cause", "likeliest cause", prose=True),
+        Column("cause", "most likely cause", prose=True),
         Column("action", "what to do", priority=1, prose=True),
     ),
     "No alert is open.",
@@ -68,7 +68,7 @@ INCIDENTS = Table(
 RISKS = Table(
     "risks",
     (Column("device"), Column("risk", text=lambda row: f"{row['risk']:.2f}"), Column("reasons", prose=True)),
-    "No device has had an alert that points to a failure.",
+    "No device has had an alert that indicates a failure.",
 )
 SILENCES = Table(
     "silences",
@@ -89,7 +89,7 @@ SILENCES = Table(
 
 def alerts(
     history: Annotated[
-        bool, typer.Option("--history", help="List the newest changes instead, resolved alerts too.")
+        bool, typer.Option("--history", help="List the newest changes instead, including resolved alerts.")
     ] = False,
     data_dir: DataDir = DEFAULT_FOLDER,
 ) -> None:
@@ -103,7 +103,7 @@ def alerts(
 
 
 def alert_rows(found: Iterable[Alert], acknowledged: Mapping[str, Acknowledgement]) -> list[Row]:
-    """Alerts, with who has taken them on."""
+    """Return alerts with who acknowledged them."""
     return [
         {
             "id": a.id,
@@ -132,7 +132,7 @@ def _evidence(alert: Alert) -> str:
 
 
 def incidents(data_dir: DataDir = DEFAULT_FOLDER) -> None:
-    """Group open alerts that belong together, with the likeliest cause of each group."""
+    """Group open alerts that belong together, with the most likely cause of each group."""
     found = grouped(ask(data_dir, lambda autopilot: autopilot.alerts.open()))
     rows: list[Row] = [
         {
@@ -159,7 +159,7 @@ def acknowledge(
     note: Annotated[str, typer.Option(help="What others should know.")] = "",
     data_dir: DataDir = DEFAULT_FOLDER,
 ) -> None:
-    """Take on an open alert, so that it is not escalated any further."""
+    """Acknowledge an open alert, so that it is not escalated any further."""
     taken = ask(data_dir, lambda autopilot: autopilot.alerts.acknowledge(alert_id, note))
     say("acknowledged", **facts(taken))
 

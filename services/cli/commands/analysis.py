@@ -1,4 +1,4 @@
-"""whatif, analyse, report, replay: what is computed from the past, by programs of the scheduler and the detector."""
+"""whatif, analyse, report, replay: analyses of the past, run by programs of the scheduler and the detector."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ POLICIES = Table(
         Column("starts", priority=2),
         Column("blocks", terminal=False),
     ),
-    "There were no jobs in this span.",
+    "There were no jobs in this time span.",
 )
 SAVINGS = Table(
     "savings",
@@ -100,7 +100,7 @@ def whatif(
     slack_s: Annotated[float | None, typer.Option(min=0.1, help="Seconds that a job may wait.")] = None,
     data_dir: DataDir = DEFAULT_FOLDER,
 ) -> None:
-    """Compare scaling policies on a simulation of the fleet's past: jobs in time, energy, starts of workers."""
+    """Compare scaling policies on a simulation of the fleet's history: jobs in time, energy, starts of workers."""
     given = {"--from": since, "--to": until, "--ceiling": ceiling, "--slack-s": slack_s}
     more = [part for name in policy or [] for part in ("--policy", name)]
     lines = _run(f"{SCHEDULER}.whatif", given, [*more, "--json", *_fleet_policy(data_dir)], data_dir)
@@ -117,11 +117,11 @@ def analyse(
         ),
     ] = None,
     publish: Annotated[
-        bool, typer.Option("--publish", help="Publish as recommendations, which `autopilot approve` carries out.")
+        bool, typer.Option("--publish", help="Publish as recommendations, which `autopilot approve` applies.")
     ] = False,
     data_dir: DataDir = DEFAULT_FOLDER,
 ) -> None:
-    """Find idle devices, caps worth setting, oversized pools and kinds to batch, and what each would save."""
+    """Find idle devices, caps worth setting, oversized pools and kinds to batch, with the savings of each."""
     given = {"--from": since, "--to": until, "--applied": applied}
     form = "--recommendations" if publish else "--json"
     lines = _run(f"{SCHEDULER}.advisor", given, [form, *_fleet_policy(data_dir)], data_dir)
@@ -170,9 +170,7 @@ def replay(
     ] = None,
     since: Annotated[
         str | None,
-        typer.Option(
-            "--from", parser=moment, metavar="TIME", help="Start of a span of the database instead, ISO 8601."
-        ),
+        typer.Option("--from", parser=moment, metavar="TIME", help="Start of a database span instead, ISO 8601."),
     ] = None,
     until: Annotated[str | None, typer.Option("--to", parser=moment, metavar="TIME", help="End of the span.")] = None,
     out: Annotated[Path | None, typer.Option(help="File for the alerts, as JSON lines.")] = None,
@@ -194,7 +192,7 @@ def _rows(lines: list[str]) -> list[dict[str, Any]]:
 
 
 def _effects(found: Row) -> list[Row]:
-    """A row a measure, from a mapping that holds each with its interval."""
+    """Return a row per measure, from a mapping that holds each with its interval."""
     names = [name for name in found if not name.endswith(("_low", "_high"))]
     return [{"measure": n, "change": found[n], "low": found[f"{n}_low"], "high": found[f"{n}_high"]} for n in names]
 
@@ -206,7 +204,7 @@ def _fleet_policy(data_dir: Path) -> list[str]:
 def _run(
     program: str, given: Mapping[str, object], more: list[str], data_dir: Path, *, needs_database: bool = True
 ) -> list[str]:
-    """Lines that a program writes; what goes wrong in it is said by itself."""
+    """Yield the lines that a program writes; it reports its own errors."""
     arguments = [part for name, value in given.items() if value is not None for part in (name, str(value))]
     environment = dict(os.environ)
     if needs_database and "AUTOPILOT_DATABASE_URL" not in environment:

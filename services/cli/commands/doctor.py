@@ -1,4 +1,4 @@
-"""doctor: what holds on this machine."""
+"""doctor: check this machine."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""devices, pools, watch: the fleet as it is now."""
+"""devices, pools, watch: the present state of the fleet."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ POOLS = Table(
 
 
 def device_rows(views: Iterable[DeviceView], alerts: Sequence[Alert], cordoned: set[str]) -> list[Row]:
-    """Devices with their newest samples and what is wrong with them."""
+    """Return devices with their newest samples and problems."""
     return [
         {
             "node": view.node,
@@ -105,7 +105,7 @@ def device_rows(views: Iterable[DeviceView], alerts: Sequence[Alert], cordoned: 
 
 
 def pool_rows(pools: Iterable[PoolStatus]) -> list[Row]:
-    """Pools, a row for each node that they are on."""
+    """Return pools, with a row for each of their nodes."""
     return [
         {
             "pool": p.pool,
@@ -177,14 +177,14 @@ def watch(
 
 
 async def _pause(until: float, every_s: float) -> bool:
-    """Wait for the next look; False when it would be too late."""
+    """Wait for the next update; False when it would be too late."""
     left = until - asyncio.get_running_loop().time()
     await asyncio.sleep(min(every_s, max(0.0, left)))
     return left > every_s
 
 
 def _lines(found: Listing, pooled: Listing, jobs: int, *, heading: bool) -> str:
-    """One look as programs read it."""
+    """Format one update for programs."""
     now = utc_now()
     if writes_json():
         parts = {

@@ -39,7 +39,7 @@ Sources = Annotated[
 ]
 Fields = Annotated[list[str] | None, typer.Option("--set", help="Additional payload field, NAME=JSON; repeatable.")]
 Priority = Annotated[PriorityName, typer.Option(help="How urgent it is.")]
-Limit = Annotated[int, typer.Option(min=1, max=1000, help="Show at most this many.")]
+Limit = Annotated[int, typer.Option(min=1, max=1000, help="Maximum number to show.")]
 Job = Annotated[str, typer.Argument(help="ID of the job.", autocompletion=completions.jobs)]
 
 STYLES = {"failed": "red", "cancelled": "yellow", "succeeded": "green"}
@@ -77,7 +77,7 @@ SET_ASIDE = Table(
         Column("at", "at (UTC)", priority=3),
         Column("reason", prose=True),
     ),
-    "No message was set aside.",
+    "No message is quarantined.",
 )
 
 
@@ -139,7 +139,7 @@ async def _awaited(handle: JobHandle, timeout_s: float) -> JobResult:
 
 
 async def _warn_of_unknown(kind: str, autopilot: AutopilotClient) -> None:
-    """Tell who mistyped a kind that nothing runs it now; a pool that does may still come."""
+    """Warn that nothing runs this kind now; a pool that does may still start."""
     pools = await autopilot.fleet.pools()
     known = sorted({name for pool in pools for name in pool.kinds})
     if pools and kind not in known:
@@ -198,7 +198,7 @@ def batch(
     cancel: Annotated[bool, typer.Option("--cancel", help="Cancel what has not ended yet.")] = False,
     data_dir: DataDir = DEFAULT_FOLDER,
 ) -> None:
-    """Show how far a batch is, print its results, or cancel it."""
+    """Show the progress of a batch, print its results, or cancel it."""
 
     async def work(autopilot: AutopilotClient) -> BatchView | int:
         if cancel:
@@ -216,7 +216,7 @@ def batch(
 
 
 async def _print_results(batch_id: str, found: AsyncIterator[JobResult]) -> int:
-    """Results as they come, or all in one document; how many failed."""
+    """Print results as they arrive, or all in one document; returns how many failed."""
     failed, kept = 0, []
     async for one in found:
         failed += one.status != "succeeded"
@@ -262,14 +262,14 @@ def dead(
 
 
 def dead_rows(letters: Iterable[DeadJob]) -> list[Row]:
-    """Dead jobs, with what they said where they were no jobs at all."""
+    """Return dead jobs, with their content where they were not jobs at all."""
     return [
         {"id": d.id, "kind": d.kind, "at": d.at, "reason": d.reason, "error": _last_error(d) or d.raw} for d in letters
     ]
 
 
 def set_aside_rows(aside: Iterable[PoisonMessage]) -> list[Row]:
-    """Where each message is and why it was set aside; never what it said."""
+    """Return where each message is and why it was quarantined; never its content."""
     return [
         {
             "stream": m.stream,
@@ -296,7 +296,7 @@ def result(job_id: Job, data_dir: DataDir = DEFAULT_FOLDER) -> None:
 
 
 def _show_result(outcome: JobResult) -> None:
-    """Its output, or with --json all that is known of it."""
+    """Show its output, or with --json everything known about it."""
     if writes_json():
         document = {"id": outcome.job_id, **facts(outcome, "job_id", "output_ref"), "error": _last_error(outcome)}
         show_document(document)
@@ -316,7 +316,7 @@ def jobs(limit: Limit = 30, data_dir: DataDir = DEFAULT_FOLDER) -> None:
 
 
 def job_rows(views: Iterable[JobView]) -> list[Row]:
-    """Jobs, with where those that ended ran."""
+    """Return jobs, with where finished ones ran."""
     return [
         {
             "id": view.id,

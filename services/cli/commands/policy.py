@@ -41,7 +41,7 @@ def policy(
         Path | None, typer.Option(help="JSON file with a whole policy, which replaces the current one.")
     ] = None,
     mode: Annotated[
-        AutonomyName | None, typer.Option(help="How far the scheduler may go, where a pool says nothing.")
+        AutonomyName | None, typer.Option(help="How far the scheduler may go, unless a pool overrides it.")
     ] = None,
     power: Annotated[PowerName | None, typer.Option(help="Which devices may be capped.")] = None,
     pool: Annotated[
@@ -94,7 +94,7 @@ def policy(
 def changed(
     now: FleetPolicy, file: Path | None, changes: dict[str, Any], pool: str | None, pool_changes: dict[str, Any]
 ) -> FleetPolicy:
-    """The policy with what was given; ends with a message for what cannot be read or is no policy."""
+    """Return the changed policy; exits with a message for input that is unreadable or invalid."""
     try:
         base = FleetPolicy.model_validate_json(file.read_bytes()) if file else now
         wanted = base.model_dump() | changes

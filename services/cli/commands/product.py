@@ -36,7 +36,7 @@ PROCESSES = Table(
         Column("pid", priority=2),
         Column("restarts", priority=1),
     ),
-    "No process is known.",
+    "No processes found.",
 )
 BACKLOG = Table(
     "backlog", (Column("stream"), Column("consumer"), Column("messages", "messages behind")), "No consumer is behind."
@@ -101,7 +101,7 @@ async def _serve(product: EmbeddedProduct) -> None:
 
 
 def _greet(folder: Path, runtime: Runtime, took_s: float) -> None:
-    """Say where everything is and what to try next."""
+    """Print where everything is and what to try next."""
     hint = "" if folder == DEFAULT_FOLDER.resolve() else f" --data-dir {folder}"
     text = f"""\
 ready in {took_s:.1f} s
@@ -171,7 +171,7 @@ def status(data_dir: DataDir = DEFAULT_FOLDER) -> None:
 
 
 def process_rows(processes: Mapping[str, Any], problems: Mapping[str, str]) -> list[Row]:
-    """Processes by name, each ready or what keeps it from being that."""
+    """Return processes by name, each ready or with the reason why not."""
     return [
         {
             "process": name,
@@ -196,9 +196,9 @@ def key(
     keys_file: Annotated[Path, typer.Option(help="File of keys that the gateway reads.")] = Path("api_keys.json"),
     user: Annotated[str | None, typer.Option(help="Owner of the key: the name in the audit log.")] = None,
 ) -> None:
-    """Make an API key, add its digest to the gateway's file, and print the key, which is not shown again.
+    """Create an API key, add its digest to the gateway's file, and print the key, which is not shown again.
 
-    A running gateway reads the file again within a second or two.
+    A running gateway reloads the file within a second or two.
     """
     if user is not None and (user in SERVICE_NAMES or not user.isprintable() or not 1 <= len(user.encode()) <= 100):
         fail(f"--user {user!r}: must be 1 to 100 printable bytes, and not the name of a service", ExitCode.USAGE)

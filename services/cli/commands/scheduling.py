@@ -1,4 +1,4 @@
-"""decisions, explain, recommendations: what the scheduler did or advises, and why."""
+"""decisions, explain, recommendations: what the scheduler did or recommends, and why."""
 
 from __future__ import annotations
 
@@ -24,17 +24,17 @@ if TYPE_CHECKING:
     from accelerator_autopilot.client import AutopilotClient
     from accelerator_autopilot.client.fleet import Decision, Explanation
 
-Limit = Annotated[int, typer.Option(min=1, max=1000, help="Show at most this many, the newest.")]
-KEPT = 1000  # decisions that are looked through for one that changed something
+Limit = Annotated[int, typer.Option(min=1, max=1000, help="Maximum number to show, newest first.")]
+KEPT = 1000  # decisions to search for one that changed something
 
 
 def _outcome(row: Row) -> str:
-    """The status; where it is not what was wanted, with the reason, which matters most then."""
+    """Return the status, with the reason where it is not the desired one."""
     return f"{row['status']}: {row['detail']}" if row["status"] == "refused" else str(row["status"])
 
 
 def _command(row: Row) -> str:
-    """What was to be done: of a drain command its action says it all."""
+    """Return the command; for a drain command its action is enough."""
     return str(row["value"]) if row["command"] == "drain" else f"{row['command']} {row['value']}"
 
 
@@ -65,7 +65,7 @@ CONSIDERED = Table(
         Column("batch_delay_s", "batch delay", priority=1, text=lambda row: f"{row['batch_delay_s']:g} s"),
         Column("chosen", text=lambda row: "yes" if row["chosen"] else ""),
     ),
-    "No policy was asked.",
+    "No policy made a proposal.",
 )
 RECOMMENDATIONS = Table(
     "recommendations",
@@ -89,7 +89,7 @@ def decisions(limit: Limit = 30, data_dir: DataDir = DEFAULT_FOLDER) -> None:
 
 
 def decision_row(decision: Decision) -> Row:
-    """A command with its outcome."""
+    """Return a command with its outcome."""
     command, outcome = decision.command, decision.outcome
     return {
         "at": command.at,
@@ -106,7 +106,7 @@ def decision_row(decision: Decision) -> Row:
 
 
 def _value(command: AnyCommand) -> str:
-    """What a command sets, in a word or two."""
+    """Describe briefly what a command sets."""
     match command:
         case PowerCommand():
             parts = [f"{command.cap_w:g} W"] if command.cap_w else []
@@ -144,7 +144,10 @@ def explain(
 
 
 def newest_change(records: list[DecisionRecord]) -> DecisionRecord:
-    """Of decisions, oldest first: the newest that led to a command, else the newest. Raises NotFoundError."""
+    """Return the newest of some decisions, oldest first, that led to a command, else the newest.
+
+    Raises NotFoundError.
+    """
     if not records:
         raise NotFoundError("the scheduler has not decided anything yet; `autopilot status` shows whether it is ready")
     return next((r for r in reversed(records) if r.command_id is not None), records[-1])
@@ -171,7 +174,7 @@ def _show_explanation(found: Explanation) -> None:
 
 
 def recommendations(limit: Limit = 30, data_dir: DataDir = DEFAULT_FOLDER) -> None:
-    """List what the scheduler recommends; `autopilot approve ID` carries one out."""
+    """List the scheduler's recommendations; `autopilot approve ID` applies one."""
     found = ask(data_dir, lambda autopilot: autopilot.fleet.recommendations(limit))
     rows: list[Row] = [
         {

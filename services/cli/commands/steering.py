@@ -1,4 +1,4 @@
-"""cap, drain, scale, approve, driver: what an operator has done, and what became of it."""
+"""cap, drain, scale, approve, driver: operator commands, and their outcomes."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def cap(
     ] = None,
     data_dir: DataDir = DEFAULT_FOLDER,
 ) -> None:
-    """Limit the power of a device, or its clock, for a while."""
+    """Limit the power of a device, or its clock, for a limited time."""
 
     async def work(autopilot: AutopilotClient) -> CommandOutcome:
         node = (await autopilot.fleet.find(device)).node
@@ -107,7 +107,7 @@ def approve(
     ],
     data_dir: DataDir = DEFAULT_FOLDER,
 ) -> None:
-    """Carry out a recommendation of the scheduler."""
+    """Apply a recommendation of the scheduler."""
 
     async def work(autopilot: AutopilotClient) -> CommandOutcome:
         found = [r for r in await autopilot.fleet.recommendations(1000) if r.id == recommendation]
@@ -122,7 +122,7 @@ async def _outcome(autopilot: AutopilotClient, command: AnyCommand) -> CommandOu
     try:
         return await autopilot.steering.outcome(command.id)
     except TimeoutError:
-        text = f"the command for {command.target} has not been carried out yet; `autopilot decisions` shows its outcome"
+        text = f"the command for {command.target} has no outcome yet; `autopilot decisions` shows its outcome"
         fail(text, ExitCode.TIMED_OUT)
 
 

@@ -1,4 +1,4 @@
-"""subscribe, unsubscribe, subscriptions, deliveries: who is sent notifications of alerts, and what became of them."""
+"""subscribe, unsubscribe, subscriptions, deliveries: who is notified of alerts, and the outcomes."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def subscribe(
     ] = None,
     template: Annotated[Path | None, typer.Option(help="File with the JSON body, for --channel template.")] = None,
     by_incident: Annotated[
-        bool, typer.Option("--by-incident", help="Send only the first alert of an incident, and what makes it worse.")
+        bool, typer.Option("--by-incident", help="Send only the first alert of an incident, and escalations.")
     ] = False,
     per_minute: Annotated[
         int | None, typer.Option(help="Maximum notifications per minute; more are sent later.")
@@ -151,7 +151,7 @@ def deliveries(
         str | None,
         typer.Option(help="Send a test alert to this subscription first.", autocompletion=completions.subscriptions),
     ] = None,
-    limit: Annotated[int, typer.Option(min=1, max=1000, help="Show at most this many, the newest.")] = 20,
+    limit: Annotated[int, typer.Option(min=1, max=1000, help="Maximum number to show, newest first.")] = 20,
     data_dir: DataDir = DEFAULT_FOLDER,
 ) -> None:
     """List notifications, their recipients and their outcomes."""
@@ -170,7 +170,7 @@ def deliveries(
 
 
 def delivery_rows(found: Iterable[AuditRecord]) -> list[Row]:
-    """Deliveries as the notifier wrote them down."""
+    """Return deliveries from the delivery log."""
     return [
         {
             "at": d.at,

@@ -1,4 +1,4 @@
-"""tour: the main job from end to end, on an instance of its own, one line a step."""
+"""tour: the main use case end to end, on a temporary instance, one line per step."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ async def _tour() -> None:
 
 
 async def _walk(stage: Stage) -> list[dict[str, object]]:
-    """Take every step; what each saw."""
+    """Run every step; returns the results."""
     done: list[dict[str, object]] = []
     for number, step in enumerate(STEPS, start=1):
         began = time.monotonic()
@@ -75,6 +75,6 @@ async def _walk(stage: Stage) -> list[dict[str, object]]:
 
 
 def _tell(line: str) -> None:
-    """Each step as it is done; with --json all of them come in one document at the end."""
+    """Print each step as it finishes; with --json all of them come in one document at the end."""
     if not writes_json():
         say(line)

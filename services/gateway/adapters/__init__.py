@@ -1,1 +1,1 @@
-"""The gateway's connections."""
+"""The gateway's adapters."""

@@ -1,4 +1,4 @@
-"""The gateway's connection to NATS: made, watched, and never half there."""
+"""The gateway's connection to NATS, and its supervision."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ WRITTEN_WITHIN_S = 20.0
 
 
 class NatsConnection:
-    """A client whose end, unless it was asked for, is the end of the process: a closed one never comes back."""
+    """A client whose unexpected end terminates the process: a closed one never reconnects."""
 
     def __init__(self, settings: GatewaySettings, health: HealthState) -> None:
         self._settings, self._health = settings, health
@@ -32,7 +32,7 @@ class NatsConnection:
         self.client = AutopilotClient(settings, name="gateway", actor="gateway", on_closed=self._closed)
 
     async def open(self) -> AutopilotClient:
-        """Connect, however long it takes."""
+        """Connect, retrying forever."""
         while True:
             try:
                 return await self.client.__aenter__()
@@ -47,7 +47,7 @@ class NatsConnection:
         await self.client.__aexit__(None, None, None)
 
     async def watch(self) -> None:
-        """Tell liveness and readiness until cancelled; end the process when the connection can never come back."""
+        """Update liveness and readiness until cancelled; exit when the connection can never come back."""
         loop = asyncio.get_running_loop()
         hope = loop.time()
         while True:
@@ -58,13 +58,13 @@ class NatsConnection:
             if can_come_back(nc):
                 hope = loop.time()
             elif loop.time() - hope > STUCK_S:
-                log.critical("nats client neither connected nor reconnecting, exiting")
+                log.critical("NATS client neither connected nor reconnecting; exiting")
                 end_process()
             self._health.report("nats", ok=nc.is_connected, reason="not connected")
             await asyncio.sleep(0.5)
 
     async def prove_writes(self) -> None:
-        """Write something small every few seconds: ready is who gets it confirmed."""
+        """Write something small every few seconds: the gateway is ready while that is confirmed."""
         key = f"gateway-{subjects.token(self._settings.node)}"
         while True:
             beat()
@@ -72,17 +72,17 @@ class NatsConnection:
                 bucket = await self.client.js.key_value("probes")
                 await bucket.put(key, b"1")
             except (nats.errors.Error, OSError) as error:
-                self._health.report("write", ok=False, reason=f"JetStream took no write: {type(error).__name__}")
+                self._health.report("write", ok=False, reason=f"JetStream rejected a write: {type(error).__name__}")
             else:
                 self._health.report("write", ok=True, max_age_s=WRITTEN_WITHIN_S)
             await asyncio.sleep(WRITE_EVERY_S)
 
     async def _closed(self) -> None:
         if not self._expected:
-            log.critical("nats connection closed for good, exiting")
+            log.critical("NATS connection closed permanently; exiting")
             end_process()
 
 
 def end_process() -> None:
-    """Leave at once: whoever supervises starts a new process."""
+    """Exit immediately: the supervisor starts a new process."""
     os._exit(1)

@@ -19,7 +19,7 @@ LEAST_RATE = 0.1
 
 @dataclass(frozen=True)
 class Quota:
-    """What one submitter may have. Beyond `fair_share` unfinished jobs the next ones queue behind everybody's."""
+    """What one submitter may use. Beyond `fair_share` unfinished jobs, further ones get a lower priority."""
 
     jobs_per_minute: int
     unfinished: int
@@ -40,7 +40,7 @@ class _Counted:
 
 @dataclass
 class Admission:
-    """Keeps the accounts."""
+    """Tracks usage by submitter."""
 
     quota: Quota
     queue_limit: int
@@ -49,7 +49,7 @@ class Admission:
     _owners: dict[str, _Counted] = field(default_factory=dict)
 
     def admit(self, submitter: str, count: int, queued: int, now_s: float) -> None:
-        """Raises BusyError, with the time to come back, when `count` more jobs are too many."""
+        """Raise BusyError, with the time to retry, when `count` more jobs are too many."""
         account = self._accounts.setdefault(submitter, _Account())
         while account.submitted and account.submitted[0] <= now_s - WINDOW_S:
             account.submitted.popleft()
@@ -68,18 +68,18 @@ class Admission:
             raise BusyError(f"{submitter} may submit at most {self.quota.jobs_per_minute} jobs per minute", wait_s)
 
     def priority(self, submitter: str, wanted: Priority) -> Priority:
-        """The priority that a submitter's next job gets."""
+        """Return the priority of a submitter's next job."""
         account = self._accounts.get(submitter)
         crowded = account is not None and len(account.unfinished) >= self.quota.fair_share
         return LOWER[wanted] if crowded else wanted
 
     def uncounted(self, submitter: str, job_ids: list[str]) -> list[str]:
-        """Those of some jobs that are not counted as unfinished."""
+        """Return the given jobs that are not counted as unfinished."""
         account = self._accounts.get(submitter)
         return [job_id for job_id in job_ids if account is None or job_id not in account.unfinished]
 
     def submitted(self, submitter: str, job_ids: list[str], now_s: float) -> list[str]:
-        """Jobs are about to be stored; those that were not counted before. Results may come before all are stored."""
+        """Count jobs about to be stored that were not counted before. Results may arrive before all are stored."""
         account = self._accounts.setdefault(submitter, _Account())
         new = self.uncounted(submitter, job_ids)
         account.submitted.extend([now_s] * len(new))
@@ -88,7 +88,7 @@ class Admission:
         return new
 
     def withdrawn(self, job_ids: list[str]) -> None:
-        """Jobs that were counted did not come to be."""
+        """Uncount jobs that were not stored."""
         for job_id in job_ids:
             counted = self._owners.pop(job_id, None)
             if counted is not None:
@@ -98,24 +98,24 @@ class Admission:
                     account.submitted.pop()
 
     def finished(self, job_id: str, now_s: float) -> None:
-        """A job has its result."""
+        """Record that a job has its result."""
         self._finished.append(now_s)
         self.gone(job_id)
 
     def gone(self, job_id: str) -> None:
-        """A job counts no more, however it ended."""
+        """Uncount a job, however it ended."""
         counted = self._owners.pop(job_id, None)
         if counted is not None:
             self._accounts[counted.owner].unfinished.discard(job_id)
 
     def doubtful(self, counted_before_s: float, most: int) -> list[str]:
-        """Some jobs that have counted as unfinished for long; the next ones the next time."""
+        """Return some jobs that have counted as unfinished for long; each call returns the next ones."""
         found = list(islice((job for job, counted in self._owners.items() if counted.at_s < counted_before_s), most))
         for job_id in found:
             self._owners[job_id] = self._owners.pop(job_id)
         return found
 
     def _rate(self, now_s: float) -> float:
-        """Jobs that end each second, over the last minute."""
+        """Return how many jobs end per second, over the last minute."""
         recent = sum(at > now_s - WINDOW_S for at in self._finished)
         return max(LEAST_RATE, recent / WINDOW_S)

@@ -1,7 +1,7 @@
-"""Recognises batches that are sent again after a lost response, by their content if there is no Idempotency-Key.
+"""Recognise batches that are resent after a lost response, by content if there is no Idempotency-Key.
 
-The same batch of the same user is the first one again for as long as that has not been answered: its client went away
-or lost its patience, an answer was an error, a gateway died. Once it was answered, the same content is a new batch.
+The same batch from the same user is a retry as long as the first has not been answered: its client disconnected or
+timed out, the response was an error, or a gateway died. Once it was answered, the same content is a new batch.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ KEPT_S = 600.0
 
 
 class BatchDeduplicator:
-    """Which id a batch has that is under way. The store is that of all gateways."""
+    """Maps a batch in progress to its id. The store is shared by all gateways."""
 
     def __init__(self, js: JetStreamContext) -> None:
         self._js = js
 
     async def id_of(self, digest: str) -> tuple[str, bool]:
-        """The batch of this content, and whether it is a new one. Raises UnavailableError."""
+        """Return the id of a batch with this content, and whether it is new. Raises UnavailableError."""
         try:
             kv = await self._js.key_value(BUCKET)
             while True:
@@ -41,11 +41,14 @@ class BatchDeduplicator:
             raise not_stored("the claim of a batch", error) from error
 
     async def forget(self, digest: str) -> None:
-        """The batch was answered, or never came to be; where that cannot be said now, it is forgotten by itself."""
+        """Forget a batch that was answered or never stored.
+
+        If the store is unreachable, the claim expires by itself.
+        """
         with suppress(*BUS_ERRORS):
             await (await self._js.key_value(BUCKET)).purge(_key(digest), msg_ttl=60)
 
 
 def _key(digest: str) -> str:
-    # No id of a job has a slash, so none can be mistaken for this.
+    # Job ids contain no slash, so none can collide with this.
     return f"batch/{digest}"

@@ -1,4 +1,4 @@
-"""Fans one subscription out to all HTTP clients that follow it, with a bounded queue for each."""
+"""Fan one subscription out to all HTTP clients that follow it, with a bounded queue for each."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ class _Listener:
         self.told = asyncio.Event()
 
     def put(self, text: str) -> None:
-        # A full one drops its oldest: who reads slowly sees less, and costs no more.
+        # A full queue drops its oldest event: slow readers see less, and cost no more.
         self.waiting.append(text)
         self.told.set()
 
 
 class EventFanout(Generic[T]):
-    """Reads a source while somebody listens; everything is put into words once, for all."""
+    """Reads a source while anybody listens; each event is serialised once for all."""
 
     def __init__(
         self,
@@ -60,7 +60,7 @@ class EventFanout(Generic[T]):
                 self._wanted.clear()
 
     async def listen(self) -> AsyncIterator[str]:
-        """What comes from now on."""
+        """Yield events from now on."""
         listener = _Listener(self._depth)
         self._listeners.add(listener)
         self._wanted.set()
@@ -75,14 +75,14 @@ class EventFanout(Generic[T]):
 
 
 class StreamLimit:
-    """How many streams a key's user has open, at most."""
+    """Limits how many streams the user of a key has open."""
 
     def __init__(self, most: int) -> None:
         self._most = most
         self._open: Counter[str] = Counter()
 
     def enter(self, request: Request) -> None:
-        """Count a request's stream until the request is over. Raises BusyError when there are too many."""
+        """Count a request's stream until the request ends. Raises BusyError when there are too many."""
         user: str = request.state.caller.user
         if self._open[user] >= self._most:
             raise BusyError(f"{user} already follows {self._most} streams, the maximum", 5.0)
@@ -96,6 +96,6 @@ class StreamLimit:
 
 
 def counted(request: Request) -> None:
-    """A dependency: this request is a stream. Raises BusyError."""
+    """Count this request as a stream, as a dependency. Raises BusyError."""
     limit: StreamLimit = request.app.state.streams
     limit.enter(request)

@@ -1,4 +1,4 @@
-"""Submits jobs for a caller: checks admission and sets the priority that the caller's share allows."""
+"""Submit jobs for a caller: check admission, and set the priority that the caller's share allows."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class _Depth:
 
 @dataclass
 class CallerSubmission:
-    """One caller's way to the queue."""
+    """Submits jobs for one caller."""
 
     autopilot: AutopilotClient
     admission: Admission
@@ -51,7 +51,7 @@ class CallerSubmission:
         options = options | {"priority": self.admission.priority(self.caller.user, wanted)}
         key = identity.get("idempotency_key")
         job_id = identity.get("job_id") or self.autopilot.jobs.identify(kind, self.caller.user, key)
-        # A result may come before the confirmation: what is counted after it would never be taken off.
+        # A result may arrive before the confirmation: counting afterwards would never be undone.
         counted = self.count([job_id])
         try:
             handle = await self.autopilot.jobs.submit(
@@ -69,7 +69,7 @@ class CallerSubmission:
     ) -> BatchHandle:
         """Submit a batch. Raises BusyError when it is not admitted as a whole.
 
-        The same `key` is the same batch. Without one the same content is, until it was `answered`.
+        The same `key` means the same batch. Without a key the same content does, until it was `answered`.
         """
         digest, first = fingerprint(kind, payloads), False
         if key:
@@ -101,35 +101,35 @@ class CallerSubmission:
         return handle
 
     async def answered(self) -> None:
-        """Whoever sent a batch knows of it: the same content is another batch from now on."""
+        """Record that the submitter knows of a batch: the same content is a new batch from now on."""
         if self.unanswered:
             await self.retries.forget(self.unanswered)
 
     async def admit(self, count: int) -> None:
-        """Raises BusyError when so many more jobs are too many, or results have no room."""
+        """Raise BusyError when this many more jobs are too many, or results have no room."""
         now = asyncio.get_running_loop().time()
         if now - self.depth.at > _QUEUE_FRESH_S:
             self.depth.jobs, self.depth.at = await self.autopilot.fleet.queue_depth(), now
             self.depth.results_fill = await self.autopilot.fleet.results_fill()
         if self.depth.results_fill >= RESULTS_FULL:
-            reason = f"the results kept take {self.depth.results_fill:.0%} of their room, so no job could end"
+            reason = f"stored results use {self.depth.results_fill:.0%} of their space, so no job could finish"
             raise BusyError(reason, RETRY_WHEN_FULL_S)
         self.admission.admit(self.caller.user, count, self.depth.jobs, now)
 
     def count(self, job_ids: list[str]) -> list[str]:
-        """Jobs are about to be stored; those that were not counted before."""
+        """Count jobs about to be stored that were not counted before."""
         self.depth.jobs += len(job_ids)
         return self.admission.submitted(self.caller.user, job_ids, asyncio.get_running_loop().time())
 
     def forget(self, job_ids: list[str]) -> None:
-        """Jobs that were counted did not come to be."""
+        """Uncount jobs that were not stored."""
         self.admission.withdrawn(job_ids)
 
 
 def submit_for(
     request: Request, autopilot: Autopilot, caller: Annotated[Caller, Depends(require(Role.operator))]
 ) -> CallerSubmission:
-    """The caller's way to the queue; needs the role operator."""
+    """Return the caller's submission service; requires the role operator."""
     if not hasattr(request.app.state, "depth"):
         request.app.state.depth = _Depth()
     retries = BatchDeduplicator(autopilot.js)

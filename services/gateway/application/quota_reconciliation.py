@@ -1,4 +1,4 @@
-"""Finds jobs whose result was missed while NATS was unreachable, which would otherwise count as unfinished for ever."""
+"""Find jobs whose result was missed while NATS was unreachable, which would otherwise count as unfinished forever."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from accelerator_autopilot.runtime.supervision import beat
 log = logging.getLogger(__name__)
 
 LOOKED_EVERY_S, LOOKED_AT_ONCE = 30.0, 200
-# Most jobs are over by then, or it is well known that they wait.
+# By then most jobs have ended, or are known to wait.
 DOUBTFUL_AFTER_S = 60.0
 
 View = Callable[[str], Awaitable[JobView]]
 
 
 async def reconcile(admission: Admission, view: View, now_s: float) -> None:
-    """Take off some of those that have ended. Raises UnavailableError and the errors of nats-py."""
+    """Uncount some of those that have ended. Raises UnavailableError and the errors of nats-py."""
     missed = 0
     for job_id in admission.doubtful(now_s - DOUBTFUL_AFTER_S, LOOKED_AT_ONCE):
         beat()
@@ -35,11 +35,11 @@ async def reconcile(admission: Admission, view: View, now_s: float) -> None:
             missed += 1
             admission.gone(job_id)
     if missed:
-        log.info("ends of jobs were missed", extra={"jobs": missed})
+        log.info("missed results of jobs", extra={"jobs": missed})
 
 
 async def reconcile_loop(admission: Admission, view: View) -> None:
-    """Look now and then, until cancelled."""
+    """Reconcile periodically, until cancelled."""
     loop = asyncio.get_running_loop()
     while True:
         beat()
@@ -47,4 +47,4 @@ async def reconcile_loop(admission: Admission, view: View) -> None:
         try:
             await reconcile(admission, view, loop.time())
         except (UnavailableError, nats.errors.Error, OSError) as error:
-            log.info("unfinished jobs not looked at", extra={"error": type(error).__name__})
+            log.info("unfinished jobs not reconciled", extra={"error": type(error).__name__})

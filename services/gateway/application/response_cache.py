@@ -1,4 +1,4 @@
-"""Caches expensive responses for a short time."""
+"""Cache expensive responses for a short time."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ T = TypeVar("T")
 
 
 class CachedResponse(Generic[T]):
-    """The answer to one question, which is the same whoever asks."""
+    """A cached response that is the same for every caller."""
 
     def __init__(self, fresh_s: float) -> None:
         self._fresh_s = fresh_s
@@ -18,7 +18,7 @@ class CachedResponse(Generic[T]):
         self._kept: tuple[float, T] | None = None
 
     async def get(self, make: Callable[[], Awaitable[T]]) -> T:
-        """The answer, made anew when it is older than `fresh_s` seconds. Raises what `make` raises."""
+        """Return the response, recreated when it is older than `fresh_s` seconds. Raises what `make` raises."""
         async with self._making:
             now = asyncio.get_running_loop().time()
             if self._kept is None or now - self._kept[0] > self._fresh_s:

@@ -1,1 +1,1 @@
-"""Requests and answers: bodies, parameters, problem details."""
+"""Requests and responses: bodies, parameters, problem details."""

@@ -19,7 +19,7 @@ _HIDDEN_SCHEMAS = frozenset({"HTTPValidationError", "ValidationError"})
 
 
 def reference_page(document: Mapping[str, Any]) -> str:
-    """The page for an OpenAPI document."""
+    """Return the page for an OpenAPI document."""
     info, schemas = document["info"], document.get("components", {}).get("schemas", {})
     groups: dict[str, list[tuple[str, str, Mapping[str, Any]]]] = {}
     for path, operations in document["paths"].items():
@@ -92,7 +92,7 @@ def _table(rows: Iterable[tuple[str, str, bool, str]]) -> str:
 
 
 def _about(given: Mapping[str, Any]) -> str:
-    """Description, default and limits of a field or parameter."""
+    """Return description, default and limits of a field or parameter."""
     schema = given.get("schema", given)
     parts = [escape(given["description"])] if given.get("description") else []
     if schema.get("default") is not None:
@@ -103,7 +103,7 @@ def _about(given: Mapping[str, Any]) -> str:
 
 
 def _type(schema: Mapping[str, Any]) -> str:
-    """A schema in a word or a few, as HTML."""
+    """Return a short HTML description of a schema's type."""
     if "$ref" in schema:
         name = escape(schema["$ref"].removeprefix(_REF))
         return f'<a href="#{name}">{name}</a>'

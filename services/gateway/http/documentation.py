@@ -1,4 +1,4 @@
-"""Serves the manual under /docs and the API browser under /api/docs, to everybody and without a key."""
+"""Serve the manual under /docs and the API browser under /api/docs, without a key."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _HEADERS = {"Content-Security-Policy": html_page.CSP, "Cache-Control": "max-age=
 
 
 def install(app: FastAPI, manual: Manual | None = None) -> frozenset[str]:
-    """Add the routes. Returns the paths that need no key."""
+    """Add the routes; returns the paths that need no key."""
     shown = manual or Manual(folder())
 
     @app.get(PREFIX, include_in_schema=False)

@@ -1,4 +1,4 @@
-"""The frame of every HTML page that the gateway serves, and its style sheet. No script, nothing from another host."""
+"""The frame of every HTML page that the gateway serves, and its style sheet: no scripts, no external resources."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ main img { max-width: 100%; height: auto; }
 
 
 def page(title: str, content: str, *, side: str) -> str:
-    """A page. `content` and `side`, the navigation, are HTML; the title is text."""
+    """Return a page. `content` and `side`, the navigation, are HTML; the title is text."""
     return (
         '<!doctype html><html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'

@@ -1,6 +1,6 @@
-"""The manual under /docs: the Markdown pages of docs/, rendered without anything from another host.
+"""The manual under /docs: the Markdown pages of docs/, rendered without external resources.
 
-Pages keep the names of their files, so links between them and the `runbook` of an alert work as they are.
+Pages keep the names of their files, so that links between them and the `runbook` of an alert work unchanged.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from accelerator_autopilot.gateway.http import html_page
 PREFIX = "/docs"
 HOME = "index.md"
 MEDIA_TYPES = {".md": "text/html", ".json": "application/json", ".svg": "image/svg+xml"}
-# Where pages were before the manual had its four groups. Stored alerts still name the old ones.
+# Paths of pages before the manual had its four groups. Stored alerts still refer to them.
 MOVED = {
     "alerts.md": "reference/alerts.md",
     "gpu-check.md": "how-to/check-a-gpu-machine.md",
@@ -38,13 +38,13 @@ _COMMENT = re.compile(r"<!--.*?-->", re.DOTALL)
 
 
 def folder() -> Path:
-    """Where the pages are: beside this package in a wheel, in docs/ of a checkout."""
+    """Return where the pages are: beside this package in a wheel, in docs/ of a checkout."""
     packaged = Path(__file__).parents[1] / "manual"
     return packaged if packaged.is_dir() else Path(__file__).resolve().parents[3] / "docs"
 
 
 class Manual:
-    """The files of the manual by their path below /docs. Empty where none were shipped."""
+    """The files of the manual by their path below /docs. Empty where none are packaged."""
 
     def __init__(self, root: Path) -> None:
         self._root = root
@@ -59,11 +59,11 @@ class Manual:
         return [name for name in self.files if name.endswith(".md")]
 
     def media_type(self, name: str) -> str:
-        """The media type of a file. Raises KeyError."""
+        """Return the media type of a file. Raises KeyError."""
         return MEDIA_TYPES.get(self.files[name].suffix, "text/plain")
 
     def read(self, name: str) -> bytes:
-        """A file as it is sent, pages as HTML. Raises KeyError."""
+        """Return a file's content, pages as HTML. Raises KeyError."""
         return self._page(name).encode() if name.endswith(".md") else self.files[name].read_bytes()
 
     def _render(self, name: str) -> str:
@@ -72,7 +72,7 @@ class Manual:
         return html_page.page(title, _html(tokens), side=self._navigation(name))
 
     def _navigation(self, current: str) -> str:
-        """The pages in the order and the groups of the home page, with links from the current page."""
+        """Return the pages in the order and groups of the home page, with links relative to the current page."""
         parts = [f'<a href="{_relative(HOME, current)}">Home</a>']
         for title, links in navigation(self.files[HOME].read_text(encoding="utf-8")):
             parts.append(f"<h2>{escape(title)}</h2>")
@@ -82,7 +82,7 @@ class Manual:
 
 
 def parse(text: str) -> list[Token]:
-    """The Markdown of a page, with an id for each heading as mkdocs gives it."""
+    """Parse the Markdown of a page, giving each heading the id that mkdocs gives it."""
     tokens = _parser().parse(_COMMENT.sub("", text))
     taken: Counter[str] = Counter()
     for inline, opening in _following(tokens):
@@ -94,7 +94,7 @@ def parse(text: str) -> list[Token]:
 
 
 def navigation(home: str) -> list[tuple[str, list[tuple[str, str]]]]:
-    """The groups of the home page: title, then text and target of each link."""
+    """Return the groups of the home page: title, then text and target of each link."""
     groups: list[tuple[str, list[tuple[str, str]]]] = []
     for token, before in _following(parse(home)):
         if before.type == "heading_open" and before.tag == "h2":
@@ -105,7 +105,7 @@ def navigation(home: str) -> list[tuple[str, list[tuple[str, str]]]]:
 
 
 def links(tokens: Iterable[Token]) -> list[tuple[str, str]]:
-    """Text and target of each link among inline tokens."""
+    """Yield text and target of each link among inline tokens."""
     found: list[tuple[str, str]] = []
     for token in tokens:
         if token.type == "link_open":
@@ -116,13 +116,13 @@ def links(tokens: Iterable[Token]) -> list[tuple[str, str]]:
 
 
 def slugify(text: str) -> str:
-    """The id of a heading."""
+    """Return the id of a heading."""
     ascii_text = unicodedata.normalize("NFKD", text).encode("ascii", "ignore").decode()
     return re.sub(r"[-\s]+", "-", re.sub(r"[^\w\s-]", "", ascii_text).strip().lower())
 
 
 def _following(tokens: list[Token]) -> Iterable[tuple[Token, Token]]:
-    """Each inline token with the one that opened its block."""
+    """Yield each inline token with the one that opened its block."""
     return ((token, before) for before, token in pairwise(tokens) if token.type == "inline")
 
 

@@ -1,4 +1,4 @@
-"""Every error as problem details (RFC 9457)."""
+"""Return every error as problem details (RFC 9457)."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from accelerator_autopilot.contracts.errors import (
     UnavailableError,
 )
 
-# The first that fits. What NATS does not answer in time may be answered later.
+# The first match applies. What NATS does not answer in time may succeed later.
 _STATUS: dict[type[Exception], int] = {
     BusyError: 429,
     JobFailedError: 422,
@@ -45,19 +45,19 @@ MOST_ERRORS = 20
 
 
 def status_of(error: Exception) -> int:
-    """The HTTP status of an error; 500 for one that nobody foresaw."""
+    """Return the HTTP status of an error; 500 for an unexpected one."""
     return next((status for kind, status in _STATUS.items() if isinstance(error, kind)), 500)
 
 
 def detail_of(error: Exception) -> str:
-    """What is told of an error: our own words, of NATS's the kind."""
+    """Return the detail to show of an error: our own messages, but only the type of NATS errors."""
     if isinstance(error, AutopilotError):
         return str(error)
-    return f"NATS did not do it: {type(error).__name__}; try again" if status_of(error) == 503 else str(error)
+    return f"NATS request failed: {type(error).__name__}; try again" if status_of(error) == 503 else str(error)
 
 
 def retry_after(error: Exception, response: Response) -> Response:
-    """The response, with the time to come back where that helps."""
+    """Add Retry-After to the response where a retry helps."""
     if isinstance(error, BusyError):
         response.headers["Retry-After"] = str(math.ceil(error.retry_after_s))
     elif response.status_code == 503:
@@ -66,7 +66,7 @@ def retry_after(error: Exception, response: Response) -> Response:
 
 
 def problem(status: int, detail: str, **more: Any) -> Response:
-    """One problem."""
+    """Return one problem."""
     body = {"type": "about:blank", "title": HTTPStatus(status).phrase, "status": status, "detail": detail} | more
     response = Response(json.dumps(body).encode(), status, media_type="application/problem+json")
     if status == 401:
@@ -75,7 +75,7 @@ def problem(status: int, detail: str, **more: Any) -> Response:
 
 
 def install(app: FastAPI) -> None:
-    """Have the app answer every error this way."""
+    """Make the app return every error this way."""
 
     async def on_known(_: Request, error: Exception) -> Response:
         status = status_of(error)
@@ -107,5 +107,5 @@ def install(app: FastAPI) -> None:
 
 
 def _shown(value: Any) -> str:
-    """A value, short: the whole of a large one would cost more than the request."""
+    """Shorten a value: echoing all of a large one would cost more than the request."""
     return repr(value[:200])[:200] if isinstance(value, str | bytes) else reprlib.repr(value)[:200]

@@ -1,4 +1,4 @@
-"""Request bodies: read with a limit, a least speed and a budget for all together, and parsed beside the event loop."""
+"""Read request bodies with a size limit, a minimum rate and a memory budget, and parse them off the event loop."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Receive = Callable[[], Awaitable[Any]]
 FIRST_BYTES_S = 10.0
 LEAST_BYTES_S = 64 * 1024
 SMALL_BODY = 2**20
-# Parsed JSON takes many times the room of its text; what it takes goes with how many values it has.
+# Parsed JSON takes several times the memory of its text; the memory depends on the number of values.
 MOST_VALUES = 1_000_000
 VALUE_BYTES = 100
 MOST_DEPTH = 100
@@ -31,7 +31,7 @@ _HUGE_EXPONENT = re.compile(r"[eE]\+?[0-9]{3}")
 
 
 class BodyTooLargeError(HTTPException):
-    """More bytes or values than the route takes."""
+    """The body has more bytes or values than the route accepts."""
 
     def __init__(self, detail: str) -> None:
         super().__init__(413, detail)
@@ -39,44 +39,44 @@ class BodyTooLargeError(HTTPException):
 
 @dataclass
 class MemoryBudget:
-    """Memory that all bodies together may take while their requests last, estimated in bytes."""
+    """A budget for the estimated memory of all bodies while their requests last, in bytes."""
 
     limit: int
     taken: int = 0
 
     def take(self, amount: int) -> None:
-        """Raises BusyError when there is no room for so much more."""
+        """Reserve memory. Raises BusyError when the budget is exhausted."""
         if self.taken + amount > self.limit:
             raise BusyError(f"the requests in progress take {self.taken} of {self.limit} bytes", 1.0)
         self.taken += amount
 
     def give_back(self, amount: int) -> None:
-        """A request is over."""
+        """Release a request's memory."""
         self.taken -= amount
 
 
 class Share:
-    """What one request has of the budget."""
+    """One request's share of the budget."""
 
     def __init__(self, budget: MemoryBudget) -> None:
         self._budget, self._taken = budget, 0
 
     def take(self, amount: int) -> None:
-        """Raises BusyError."""
+        """Reserve memory. Raises BusyError."""
         self._budget.take(amount)
         self._taken += amount
 
     def give_back(self) -> None:
-        """All of it."""
+        """Release all of it."""
         self._budget.give_back(self._taken)
         self._taken = 0
 
 
 async def read_body(receive: Receive, declared: int | None, limit: int, share: Share) -> bytes | None:
-    """The whole body; None when the client went away.
+    """Read the whole body; None when the client disconnected.
 
     Raises BodyTooLargeError past `limit` bytes, BusyError past the budget, and HTTPException (408) for a body that
-    comes slower than `LEAST_BYTES_S` after `FIRST_BYTES_S`.
+    arrives slower than `LEAST_BYTES_S` after `FIRST_BYTES_S`.
     """
     loop = asyncio.get_running_loop()
     began, chunks, size = loop.time(), [], 0
@@ -101,11 +101,11 @@ async def read_body(receive: Receive, declared: int | None, limit: int, share: S
 
 
 def count_values(body: bytes, most: int) -> int:
-    """How many values a JSON text has at most; counting stops soon after `most`."""
+    """Return an upper bound of the number of values in a JSON text; counting stops soon after `most`."""
     quick = 1 + sum(body.count(sign) for sign in (b",", b"[", b"{"))
     if quick <= most:
         return quick
-    # Texts have commas too, so those in strings are left out where it matters.
+    # Strings contain commas too, so those are excluded where it matters.
     found, position = 1, 0
     for text in _STRING.finditer(body):
         found += sum(body.count(sign, position, text.start()) for sign in (b",", b"[", b"{"))
@@ -116,7 +116,7 @@ def count_values(body: bytes, most: int) -> int:
 
 
 async def weigh(body: bytes, share: Share) -> None:
-    """Take the parsed body's memory of the budget. Raises BodyTooLargeError for too many values, BusyError."""
+    """Reserve memory for the parsed body. Raises BodyTooLargeError for too many values, and BusyError."""
     if len(body) < BESIDE_LOOP:
         values = count_values(body, MOST_VALUES)
     else:
@@ -127,7 +127,7 @@ async def weigh(body: bytes, share: Share) -> None:
 
 
 def parse(body: bytes) -> Any:
-    """The JSON value of a body. Raises HTTPException (422) that says what is wrong with it."""
+    """Parse a body as JSON. Raises HTTPException (422) that says what is wrong with it."""
     try:
         text = body.decode()
         finite = _finite if _HUGE_EXPONENT.search(text) else None
@@ -148,10 +148,10 @@ def parse(body: bytes) -> Any:
 
 
 class JsonRequest(Request):
-    """A request whose JSON is checked as it is parsed, off the event loop when there is much of it."""
+    """A request whose JSON is validated while parsing, off the event loop when it is large."""
 
     async def json(self) -> Any:
-        """The body's value. Raises HTTPException and JSONDecodeError."""
+        """Return the body's value. Raises HTTPException and JSONDecodeError."""
         body = await self.body()
         return parse(body) if len(body) < BESIDE_LOOP else await asyncio.to_thread(parse, body)
 

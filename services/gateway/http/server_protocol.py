@@ -1,4 +1,4 @@
-"""uvicorn's HTTP/1.1 with times of its own for both ways: headers that do not come, and answers that nobody takes."""
+"""uvicorn's HTTP/1.1 with timeouts in both directions: for headers that do not arrive, and responses nobody reads."""
 
 from __future__ import annotations
 
@@ -7,24 +7,24 @@ import asyncio
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 HEADERS_S = 10.0
-# A whole answer may wait for its reader in memory, also when the route has long returned.
+# A complete response may be buffered for its reader, also long after the route has returned.
 TAKEN_WITHIN_S = 30.0
 
 
 class TimedProtocol(H11Protocol):
-    """Closes a connection on which nothing, or half a request, comes, and one that takes nothing of its answer."""
+    """Closes connections that are idle, send half a request, or do not read their response."""
 
     headers_s, taken_s = HEADERS_S, TAKEN_WITHIN_S
     _waiting: asyncio.TimerHandle | None = None
     _reading: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """A client is there: the clock runs."""
+        """Start the timer for a new connection."""
         super().connection_made(transport)
         self._waiting = self.loop.call_later(self.headers_s, self._late)
 
     def data_received(self, data: bytes) -> None:
-        """Bytes came; the clock stops when they complete the headers."""
+        """Stop the timer when the headers are complete."""
         super().data_received(data)
         if self._answering():
             self._stop()
@@ -32,19 +32,19 @@ class TimedProtocol(H11Protocol):
             self._waiting = self.loop.call_later(self.headers_s, self._late)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """The client has gone."""
+        """Stop the timer: the client has disconnected."""
         self._stop()
         self._all_taken()
         super().connection_lost(exc)
 
     def pause_writing(self) -> None:
-        """Much of the answer waits for its reader: the clock runs."""
+        """Start the timer: the client is slow to read."""
         super().pause_writing()
         self._all_taken()
         self._look_again()
 
     def resume_writing(self) -> None:
-        """The reader has taken most of it."""
+        """Stop the timer: the client has read most of the response."""
         super().resume_writing()
         self._all_taken()
 

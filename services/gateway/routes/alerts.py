@@ -195,7 +195,7 @@ async def unsilence(silence_id: Id, autopilot: Autopilot) -> None:
 
 
 def _host_only(url: AnyHttpUrl) -> AnyHttpUrl:
-    """A receiver's URL without what is a secret of its own: a Slack webhook's path, a user's password."""
+    """Remove the parts of a receiver's URL that may be secret: a Slack webhook's path, a user's password."""
     port = f":{url.port}" if url.port else ""
     host = f"[{url.host.strip('[]')}]" if url.host and ":" in url.host else url.host
     return AnyHttpUrl(f"{url.scheme}://{host}{port}/hidden")

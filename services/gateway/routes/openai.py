@@ -1,6 +1,6 @@
 """The OpenAI-compatible API: chat, completions, embeddings and models, with errors in OpenAI's format.
 
-https://platform.openai.com/docs/api-reference. Unsupported parameters are refused with an error that names them.
+https://platform.openai.com/docs/api-reference. Unsupported parameters are rejected with an error that names them.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ TYPES = {401: "authentication_error", 403: "permission_error", 404: "not_found_e
 
 
 def openai_error(status: int, message: str, param: str | None = None) -> JSONResponse:
-    """An error in OpenAI's format."""
+    """Return an error in OpenAI's format."""
     kind = TYPES.get(status, "invalid_request_error" if status < 500 else "server_error")
     body = {"error": {"message": message, "type": kind, "param": param, "code": None}}
     return JSONResponse(body, status_code=status)
@@ -59,7 +59,7 @@ class OpenAIRoute(GuardedRoute):
     """Returns every error in OpenAI's format."""
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
-        """The handler, guarded."""
+        """Return the guarded handler."""
         handle = super().get_route_handler()
 
         async def guarded(request: Request) -> Response:
@@ -72,7 +72,7 @@ class OpenAIRoute(GuardedRoute):
 
     @staticmethod
     def refusal(status: int, detail: str) -> Response:
-        """The response to a caller without access."""
+        """Return the response to a caller without access."""
         return openai_error(status, detail)
 
 
@@ -232,7 +232,7 @@ async def _stream(
         async for event in source:
             if isinstance(event, JobProgress):
                 piece = event.partial if isinstance(event.partial, dict) else {}
-                # A piece that was lost on the way is made up for by the result.
+                # Pieces that were lost on the way are filled in from the result.
                 if piece.get("offset") == told and piece.get("text"):
                     told += len(piece["text"])
                     yield chunk(piece["text"])
@@ -255,7 +255,7 @@ async def _stream(
 
 
 async def _abandon(to_queue: CallerSubmission, job_id: str) -> None:
-    """Nobody reads any more: end the job."""
+    """Cancel the job: nobody reads its output any more."""
     try:
         await to_queue.autopilot.jobs.cancel(job_id)
     except (AutopilotError, NatsError):

@@ -1,1 +1,1 @@
-"""Who may do what over HTTP."""
+"""Authentication and authorisation."""

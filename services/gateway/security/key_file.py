@@ -1,4 +1,4 @@
-"""The file of API keys, read anew when it changes."""
+"""The file of API keys, reloaded when it changes."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ LONGEST_KEY = 500
 
 
 class Role(IntEnum):
-    """Each role may do what the lower ones may."""
+    """Each role includes the permissions of the lower ones."""
 
     viewer = 1
     operator = 2
@@ -29,14 +29,14 @@ class Role(IntEnum):
 
 @dataclass(frozen=True)
 class Caller:
-    """Whose key it is, and what it may do."""
+    """The user of a key, and its role."""
 
     user: str
     role: Role
 
 
 def load_keys(path: Path) -> dict[str, Caller]:
-    """Callers by their keys' digests. Raises SettingsError for a file that is missing or wrong."""
+    """Return callers by the digests of their keys. Raises SettingsError for a missing or invalid file."""
     try:
         return {d: _caller(d, entry) for d, entry in json.loads(path.read_text()).items()}
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
@@ -59,7 +59,7 @@ def _caller(key_digest: str, entry: str | dict[str, str]) -> Caller:
 
 
 class KeyRing:
-    """The keys that are valid now. Raises SettingsError when there are none to begin with."""
+    """The currently valid keys. Raises SettingsError when there are none at first."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -68,16 +68,16 @@ class KeyRing:
         self.problem = ""
 
     def find(self, key: str) -> Caller | None:
-        """Whose key it is; None for an unknown one."""
+        """Return the caller with this key; None for an unknown one."""
         if not 0 < len(key) <= LONGEST_KEY:
             return None
         wanted = digest(key)
-        # Every digest is compared, so that the time tells nothing of which was near.
+        # Every digest is compared, so that timing reveals nothing.
         found = [caller for known, caller in self._callers.items() if hmac.compare_digest(known, wanted)]
         return found[0] if found else None
 
     def refresh(self) -> None:
-        """Read the file again if it changed; one that cannot be read leaves the keys of before and a `problem`."""
+        """Reload the file if it changed; an unreadable one leaves the previous keys and a `problem`."""
         stamp = self._look()
         if stamp == self._stamp and not self.problem:
             return
@@ -85,10 +85,10 @@ class KeyRing:
             self._callers = load_keys(self._path)
         except SettingsError as error:
             if self.problem != str(error):
-                log.exception("keys not read, those of before stay valid")
+                log.exception("API keys not reloaded; the previous ones stay valid")
             self.problem = str(error)
         else:
-            log.info("keys read", extra={"keys": len(self._callers)})
+            log.info("API keys loaded", extra={"keys": len(self._callers)})
             self._stamp, self.problem = stamp, ""
 
     def _look(self) -> tuple[int, int, int] | None:

@@ -1,4 +1,4 @@
-"""Keys that nobody knows: counted each, and told to the audit now and then, however many come."""
+"""Unknown API keys: each is counted, and summaries are audited periodically, however many arrive."""
 
 from __future__ import annotations
 
@@ -18,22 +18,22 @@ MOST_TOLD = 10
 
 
 class RejectedKeyAudit:
-    """Collects refused keys by the address that they came from."""
+    """Collects rejected requests by client address."""
 
     def __init__(self, put: Callable[[AuditRecord], None], registry: prometheus_client.CollectorRegistry) -> None:
         self._put = put
         self._since: Counter[str] = Counter()
         self._counted = prometheus_client.Counter(
-            "autopilot_http_keys_refused", "requests refused for a missing or unknown API key", registry=registry
+            "autopilot_http_keys_refused", "requests rejected for a missing or unknown API key", registry=registry
         )
 
     def count(self, address: str, _status: int) -> None:
-        """One more."""
+        """Count one request."""
         self._counted.inc()
         self._since[address if address in self._since or len(self._since) < MOST_ADDRESSES else "others"] += 1
 
     def tell(self) -> None:
-        """Put what came since the last time into one record."""
+        """Write an audit record of what was collected since the last one."""
         if self._since:
             total = str(self._since.total())
             worst = {address: str(count) for address, count in self._since.most_common(MOST_TOLD)}
@@ -41,7 +41,7 @@ class RejectedKeyAudit:
             self._since.clear()
 
     async def run(self) -> None:
-        """Tell until cancelled."""
+        """Write records until cancelled."""
         while True:
             beat()
             await asyncio.sleep(TELL_EVERY_S)

@@ -1,6 +1,6 @@
-"""The guard before every route: first the key, then the body within its limits, then the route; an answer to all.
+"""The guard in front of every route: it checks the key, then limits the body, then calls the route.
 
-Pure ASGI, so that a caller without a key is sent away after the headers, before anything of a body is read.
+It is pure ASGI, so that a caller without a key is rejected after the headers, before any of the body is read.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ Send = Callable[[Any], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
-# A reader that takes nothing for so long has gone, whatever its connection says.
+# A reader that takes nothing for this long is gone, whatever its connection says.
 SEND_S = 60.0
 LINGER_S, LINGER_BYTES = 1.0, 2**20
 SECURITY_HEADERS = (
@@ -46,7 +46,7 @@ SECURITY_HEADERS = (
 
 
 class RefusedError(Exception):
-    """A request that comes no further than the guard."""
+    """A request that the guard rejects."""
 
     def __init__(self, status: int, detail: str) -> None:
         self.status, self.detail = status, detail
@@ -55,7 +55,7 @@ class RefusedError(Exception):
 
 @dataclass
 class Exchange:
-    """One request and its answer."""
+    """One request and its response."""
 
     scope: Scope
     send_on: Send
@@ -63,7 +63,7 @@ class Exchange:
     cleanups: list[Callable[[], None]] = field(default_factory=list)
 
     async def send(self, message: Any) -> None:
-        """Pass a part of the answer on, its head with the headers that every answer has. Raises TimeoutError."""
+        """Send a part of the response, adding the common headers to its head. Raises TimeoutError."""
         if message["type"] == "http.response.start":
             self.status = message["status"]
             given = list(message.get("headers", []))
@@ -73,13 +73,13 @@ class Exchange:
             await self.send_on(message)
 
     def header(self, name: bytes) -> str | None:
-        """A header of the request."""
+        """Return a header of the request."""
         found = next((value for key, value in self.scope["headers"] if key == name), None)
         return found.decode("latin-1") if found is not None else None
 
 
 class RequestGuard:
-    """Lets in whose key is known, in the right role, with a body that is not too much."""
+    """Admits requests with a known key, a sufficient role, and a body within its limits."""
 
     def __init__(
         self,
@@ -99,7 +99,7 @@ class RequestGuard:
         )
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer one request."""
+        """Handle one request."""
         if scope["type"] == "lifespan":
             await self._app(scope, receive, send)
         elif scope["type"] == "http":
@@ -130,7 +130,7 @@ class RequestGuard:
             self._requests.labels(method, access.path, exchange.status or "none").inc()
 
     def _let_in(self, exchange: Exchange, access: Access) -> int | None:
-        """The declared length of the body; None without. Raises RefusedError."""
+        """Return the declared length of the body; None without. Raises RefusedError."""
         state = exchange.scope["state"] = dict(exchange.scope.get("state") or {})
         state["cleanups"] = exchange.cleanups
         caller = self._caller(exchange)
@@ -149,7 +149,7 @@ class RequestGuard:
         return int(declared)
 
     def _count(self, exchange: Exchange, user: str) -> None:
-        """Count a request until it is over: one user must leave connections to the others. Raises RefusedError."""
+        """Count a request until it ends: one user must leave connections for the others. Raises RefusedError."""
         if self._at_once[user] >= self._most_at_once:
             raise RefusedError(429, f"{user} has {self._most_at_once} requests in progress, the maximum")
         self._at_once[user] += 1
@@ -198,22 +198,22 @@ class RequestGuard:
                 response.headers["Retry-After"] = "1"
         unread = exchange.header(b"transfer-encoding") is not None or (exchange.header(b"content-length") or "0") != "0"
         if unread:
-            # What is still to come is not read, so the connection can carry no other request.
+            # The rest of the body is not read, so the connection cannot be reused.
             response.headers["Connection"] = "close"
         await self._send(exchange, response, receive if unread else None)
 
     async def _failed(self, exchange: Exchange, access: Access, error: Exception) -> None:
         status = status_of(error)
         if exchange.status:
-            # The head is out: only breaking off tells that the rest is missing.
-            log.info("answer broken off", extra={"route": access.path, "error": type(error).__name__})
+            # The head is already sent: only closing the connection signals that the rest is missing.
+            log.info("response aborted", extra={"route": access.path, "error": type(error).__name__})
             raise error
         if status != 500:
             await self._send(exchange, retry_after(error, access.refusal(status, detail_of(error))), None)
             return
         identity = new_id()
         log.error("request failed", extra={"route": access.path, "id": identity} | failure_fields(error))
-        detail = f"something went wrong that should not; the gateway's log has it under {identity}"
+        detail = f"unexpected error; the gateway's log has it under {identity}"
         await self._send(exchange, access.refusal(500, detail), None)
 
     @staticmethod
@@ -230,7 +230,7 @@ class RequestGuard:
 
 
 async def _linger(receive: Receive) -> None:
-    """Take a little of what is still on its way: closing over unread bytes would take the answer back."""
+    """Read a little of the rest: closing with unread bytes would reset the connection and lose the response."""
     taken = 0
     with suppress(TimeoutError):
         async with asyncio.timeout(LINGER_S):
@@ -242,7 +242,7 @@ async def _linger(receive: Receive) -> None:
 
 
 def _once(body: bytes, receive: Receive) -> Receive:
-    """The body as one message, then whatever else comes: the end of the connection."""
+    """Yield the body as one message, then pass on further events: the end of the connection."""
     told = False
 
     async def next_message() -> Any:

@@ -1,6 +1,6 @@
-"""Which role a route needs: a viewer reads, an operator also submits and steers, an admin also sets policy.
+"""Roles: a viewer reads, an operator also submits and steers, an admin also sets policy.
 
-The guard has asked for the key before anything else; here the route asks for the role once more.
+The guard has already checked the key; here the route checks the role once more.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ NO_KEY = "send an API key in the header X-API-Key or as a bearer token"
 
 
 class RoleCheck:
-    """A dependency that lets keys of at least this role pass."""
+    """A dependency that admits keys of at least this role."""
 
     def __init__(self, least: Role) -> None:
         self.least = least
@@ -30,7 +30,7 @@ class RoleCheck:
         _key: Annotated[str | None, Depends(_header)],
         _token: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)],
     ) -> Caller:
-        """Whose key the guard found. Raises HTTPException."""
+        """Return the caller that the guard identified. Raises HTTPException."""
         caller: Caller | None = getattr(request.state, "caller", None)
         if caller is None:
             raise HTTPException(401, NO_KEY)
@@ -40,12 +40,12 @@ class RoleCheck:
 
 
 def too_low(least: Role, caller: Caller) -> str:
-    """What is said to a key of a lower role."""
+    """Return the error message for a key of a lower role."""
     return f"this needs the role {least.name}, the key has {caller.role.name}"
 
 
 def require(least: Role) -> Callable[..., Caller]:
-    """The check of a role."""
+    """Return the check of a role."""
     return RoleCheck(least)
 
 

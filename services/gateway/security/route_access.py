@@ -1,4 +1,4 @@
-"""What each route asks for before anything of its body is read: a role, and how much it takes."""
+"""What each route requires before any of its body is read: a role, and limits on the body."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from accelerator_autopilot.gateway.security.roles import RoleCheck
 
 
 class GuardedRoute(APIRoute):
-    """A route whose body is checked as it is parsed, and that says in its own form what the guard refuses."""
+    """A route whose body is validated while parsing, and that formats the guard's rejections in its own way."""
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
-        """The handler."""
+        """Return the handler."""
         handle = super().get_route_handler()
 
         async def checked(request: Request) -> Response:
@@ -32,13 +32,13 @@ class GuardedRoute(APIRoute):
 
     @staticmethod
     def refusal(status: int, detail: str) -> Response:
-        """What a caller is told who is not let in."""
+        """Return the response to a rejected caller."""
         return problem(status, detail)
 
 
 @dataclass(frozen=True)
 class Access:
-    """What one route asks for."""
+    """The requirements of one route."""
 
     path: str
     least: Role | None
@@ -47,7 +47,7 @@ class Access:
 
 
 class AccessTable:
-    """Every route of some routers, in their order."""
+    """Every route of some routers, in order."""
 
     def __init__(self, routers: Iterable[APIRouter], *, most_bytes: int, public: frozenset[str]) -> None:
         self._small = min(SMALL_BODY, most_bytes)
@@ -60,7 +60,7 @@ class AccessTable:
         ]
 
     def of(self, scope: MutableMapping[str, Any]) -> Access:
-        """What a request's route asks for; of a path that leads nowhere still a key."""
+        """Return the requirements of a request's route; an unknown path still requires a key."""
         for route, access in self._routes:
             match, _ = route.matches(scope)
             if match is Match.FULL:

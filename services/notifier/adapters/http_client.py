@@ -1,4 +1,4 @@
-"""Posts over aiohttp, to addresses that were checked."""
+"""Post over aiohttp, only to addresses that were checked."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Check = Callable[[str, str], None]
 
 
 class CheckedResolver(aiohttp.ThreadedResolver):
-    """Resolves names for the connector: what was checked is what is connected to, a name cannot change in between."""
+    """Resolves names for the connector, which connects to the checked address: DNS cannot change in between."""
 
     def __init__(self, check: Check) -> None:
         super().__init__()
@@ -23,7 +23,7 @@ class CheckedResolver(aiohttp.ThreadedResolver):
     async def resolve(
         self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_UNSPEC
     ) -> list[ResolveResult]:
-        """Every address of a name. Raises OSError, and what the check of host and address raises."""
+        """Return every address of a name. Raises OSError, and what the check of host and address raises."""
         found = await super().resolve(host, port, family)
         for entry in found:
             self._check(host, entry["host"])
@@ -31,9 +31,9 @@ class CheckedResolver(aiohttp.ThreadedResolver):
 
 
 class WebhookClient:
-    """Has no limit of its own: how many posts are under way is each subscription's to say.
+    """An HTTP client without a connection limit: each subscription limits its own posts.
 
-    Redirects are not followed, so none can lead inside.
+    Redirects are not followed, so none can lead inside the network.
     """
 
     def __init__(self, timeout_s: float, check: Check) -> None:
@@ -41,7 +41,7 @@ class WebhookClient:
         self._session = aiohttp.ClientSession(connector=connector, timeout=aiohttp.ClientTimeout(total=timeout_s))
 
     async def post(self, url: str, data: str, headers: Mapping[str, str]) -> int:
-        """The status. Raises UnavailableError where there is none, and what the check raises."""
+        """Post, and return the status. Raises UnavailableError where there is none, and what the check raises."""
         try:
             async with self._session.post(url, data=data, headers=headers, allow_redirects=False) as response:
                 return response.status

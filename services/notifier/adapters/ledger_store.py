@@ -1,4 +1,4 @@
-"""Where the ledgers outlive a restart: KV `notices`, a key a subscription for its place, and one each of its alerts."""
+"""Persist delivery ledgers in the KV bucket `notices`: one key per subscription for its position, one per alert."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ log = logging.getLogger(__name__)
 
 BUCKET = "notices"
 AT_ONCE = 64
-# The server takes messages up to 1 MiB; of a larger entry only a part of the evidence is kept.
+# The server's limit is 1 MiB per message; a larger entry keeps only part of the evidence.
 MOST_BYTES, EVIDENCE_KEPT = 768 * 1024, 3
 
 
 class NatsLedgerStore:
-    """Every method raises UnavailableError while the broker is away."""
+    """Every method raises UnavailableError while the broker is unreachable."""
 
     def __init__(self, js: JetStreamContext) -> None:
         self._js = js
 
     async def load(self, subscription_id: str) -> dict[str, LedgerEntry]:
-        """What is kept of a subscription; what cannot be read is left out."""
+        """Return the stored entries of a subscription; unreadable ones are left out."""
         wildcard = f"$KV.{BUCKET}.{subjects.token(subscription_id)}.>"
         try:
             found = (await self._js.stream_info(f"KV_{BUCKET}", subjects_filter=wildcard)).state.subjects or {}
@@ -44,14 +44,14 @@ class NatsLedgerStore:
         return entries
 
     async def put(self, subscription_id: str, entry: LedgerEntry) -> None:
-        """Keep an entry."""
+        """Store an entry."""
         body = entry.model_dump_json().encode()
         if len(body) > MOST_BYTES:
             body = _shorter(entry).model_dump_json().encode()
         await self._write(_subject(subscription_id, entry.alert.id), body)
 
     async def place(self, subscription_id: str) -> StreamPosition | None:
-        """How far a subscription has come in the stream; None where nothing is known."""
+        """Return a subscription's position in the stream; None where unknown."""
         try:
             message = await self._js.get_last_msg(f"KV_{BUCKET}", _place(subscription_id))
             return StreamPosition.model_validate_json(message.data or b"")
@@ -61,11 +61,11 @@ class NatsLedgerStore:
             raise UnavailableError(f"the stream position could not be read: {type(error).__name__}") from error
 
     async def put_place(self, subscription_id: str, place: StreamPosition) -> None:
-        """Keep how far it has come."""
+        """Store a subscription's position."""
         await self._write(_place(subscription_id), place.model_dump_json().encode())
 
     async def remove(self, subscription_id: str, alert_id: str = "") -> None:
-        """Forget an alert, or all of a subscription, without a trace: markers of what is gone would add up."""
+        """Remove an alert, or all of a subscription, including tombstones, which would accumulate."""
         gone = [_subject(subscription_id, alert_id)] + ([] if alert_id else [_place(subscription_id)])
         try:
             for subject in gone:
@@ -86,7 +86,7 @@ class NatsLedgerStore:
         except NotFoundError:
             return None
         except ValidationError:
-            log.warning("notice not readable, left out", extra={"key": key})
+            log.warning("ignoring unreadable ledger entry", extra={"key": key})
             return None
 
 
@@ -100,7 +100,7 @@ def _brief(alert: Alert) -> Alert:
 
 
 def _place(subscription_id: str) -> str:
-    # One token fewer than an alert's key, so that reading all alerts does not read it.
+    # One token fewer than an alert's key, so that reading all alerts does not include it.
     return f"$KV.{BUCKET}.{subjects.token(subscription_id)}"
 
 

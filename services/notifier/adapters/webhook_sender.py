@@ -1,4 +1,4 @@
-"""Posts a signed webhook; refuses receivers inside the network unless the operator allows them."""
+"""Post signed webhooks; receivers inside the network are refused unless the operator allows them."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 _NAT64 = ipaddress.ip_network("64:ff9b::/96")
-# Addresses that stand for others (6to4, Teredo, local NAT64, compatible ones), lead nowhere in particular, or are old.
+# Addresses that stand for others (6to4, Teredo, local NAT64, compatible ones), are unroutable, or obsolete.
 _NEVER = tuple(
     ipaddress.ip_network(net)
     for net in (
@@ -32,7 +32,7 @@ _NEVER = tuple(
 
 
 def is_public(address: str) -> bool:
-    """Whether an address is a public one of a single host, also behind the IPv6 forms that carry an IPv4 address."""
+    """Whether an address is the public address of one host, also in the IPv6 forms that embed an IPv4 address."""
     ip = ipaddress.ip_address(address)
     if isinstance(ip, ipaddress.IPv6Address):
         if ip.ipv4_mapped is not None:
@@ -44,7 +44,7 @@ def is_public(address: str) -> bool:
 
 
 class AiohttpWebhookSender:
-    """One HTTP client, from the first post on: a notifier that nobody subscribed to does without its 10 MB."""
+    """One HTTP client, created at the first post: a notifier without subscriptions saves its 10 MB."""
 
     def __init__(self, timeout_s: float, *, private_targets: bool) -> None:
         self._timeout_s, self._private_targets = timeout_s, private_targets
@@ -68,13 +68,13 @@ class AiohttpWebhookSender:
         return status
 
     def _check_literal(self, url: str) -> None:
-        # An address in place of a name never comes past the resolver.
+        # A literal address bypasses the resolver.
         host = urlsplit(url).hostname or ""
         with suppress(ValueError):
             self.check(host, str(ipaddress.ip_address(host)))
 
     def check(self, host: str, address: str) -> None:
-        """Raises RefusedTargetError for an address inside the network, unless the operator allows those."""
+        """Raise RefusedTargetError for an address inside the network, unless the operator allows those."""
         if not self._private_targets and not is_public(address.split("%", maxsplit=1)[0]):
             raise RefusedTargetError(
                 f"{host} is {address}, which is not a public address; AUTOPILOT_WEBHOOK_PRIVATE_TARGETS=true allows it"
@@ -87,7 +87,7 @@ class AiohttpWebhookSender:
 
 
 def _signature(secret: str, message_id: str, at: datetime, data: str) -> dict[str, str]:
-    """Headers of Standard Webhooks. Raises InvalidInputError for a secret that is none."""
+    """Return the headers of Standard Webhooks. Raises InvalidInputError for an invalid secret."""
     try:
         signature = Webhook(secret).sign(message_id, at, data)
     except Exception as error:  # the library raises bare exceptions for a bad secret

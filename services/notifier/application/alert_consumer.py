@@ -1,4 +1,4 @@
-"""Reads the alerts of one subscription from the stream, with a durable consumer of its own."""
+"""Read the alerts of one subscription from the stream, with its own durable consumer."""
 
 from __future__ import annotations
 
@@ -27,20 +27,20 @@ from accelerator_autopilot.transport.stream_setup import ensure_consumer
 log = logging.getLogger(__name__)
 
 AT_ONCE = 64
-PULL_S = 30.0  # a thousand subscriptions that ask every second or two would keep a core busy with asking
+PULL_S = 30.0  # a thousand subscriptions that poll every second or two would keep a core busy
 PAUSE_S = 0.5
 MOST_FILTERS = 100
 _FILES_GONE = "no such file or directory"
 
 
 def durable_name(subscription_id: str) -> str:
-    """The consumer of a subscription."""
+    """Return the durable name of a subscription's consumer."""
     return f"notifier-{subscription_id}"
 
 
 def stream_filters(subscription: Subscription) -> list[str]:
-    """Subjects that hold all that a subscription wants, so that the server sends it little else; none is all."""
-    # An alert may get worse than what is wanted, and its end comes under its last severity.
+    """Return subjects that cover a subscription's filters, so that the server sends little else; none means all."""
+    # An alert may escalate past the filter, and it is resolved under its last severity.
     lowest = min((RANK[s] for s in subscription.severities if s in RANK), default=0)
     wanted = {name for name, rank in RANK.items() if rank >= lowest} if lowest and subscription.severities else set()
     severities, nodes = sorted(wanted), sorted(set(subscription.nodes))
@@ -50,15 +50,14 @@ def stream_filters(subscription: Subscription) -> list[str]:
     try:
         return [subjects.alerts_matching(severity, node) for severity, node in pairs]
     except InvalidInputError:
-        # A name that no subject can have matches nothing, and must not keep the others from being told.
+        # A name that no subject can contain matches nothing, and must not disable the other filters.
         return []
 
 
 class AlertConsumer:
-    """Pulls messages and wakes whoever waits for them.
+    """Pulls messages and wakes waiting tasks. `place` is the current position.
 
-    `place` is how far it has come. A consumer that is gone is made again from there: what was told once is not told
-    again because the server has forgotten to whom.
+    A consumer that was lost is recreated from there: what was delivered once is not delivered again.
     """
 
     def __init__(
@@ -76,26 +75,26 @@ class AlertConsumer:
         self._puller = PullSubscription(nc, "ALERTS", durable_name(subscription.id), arrived, expires_s=PULL_S)
 
     async def start(self) -> bool:
-        """Make the consumer, however long it takes, and open the inbox; True when the stream is another than before."""
+        """Create the consumer, retrying as needed, and open the inbox; True when the stream was recreated."""
         anew = await self._make()
         await self._puller.start()
         return anew
 
     async def ask(self) -> bool:
-        """Have requests standing, and make a consumer again that is gone; True when the stream is another one."""
+        """Keep pull requests open, and recreate a lost consumer; True when the stream was recreated."""
         try:
             await self._puller.ask(AT_ONCE)
         except (nats.errors.Error, OSError) as error:
-            log.info("not asked", extra={"durable": self._puller.durable, "error": type(error).__name__})
+            log.info("pull request failed", extra={"durable": self._puller.durable, "error": type(error).__name__})
             await asyncio.sleep(PAUSE_S)
         if not self._puller.missing:
             return False
-        # The server may still be removing the files of the one before, and those of the new one with them.
+        # The server may still be deleting the previous consumer's files, and the new one's with them.
         await asyncio.sleep(PAUSE_S)
         return await self._make()
 
     def taken(self) -> list[Msg]:
-        """What has arrived."""
+        """Return what has arrived."""
         ready = self._puller.ready
         messages = [ready.popleft() for _ in range(min(AT_ONCE, len(ready)))]
         sequences = [message.metadata.sequence.stream for message in messages]
@@ -104,17 +103,17 @@ class AlertConsumer:
         return messages
 
     async def settle(self, message: Msg) -> None:
-        """What it says is kept: it need not come again."""
+        """Acknowledge a message whose content is stored."""
         with suppress(nats.errors.Error):
             await message.ack()
         self.passed(message)
 
     def passed(self, message: Msg) -> None:
-        """Somebody else has told the stream what is to become of it."""
+        """Note that another component acknowledges the message."""
         self._unsettled.discard(message.metadata.sequence.stream)
 
     def come_to(self) -> StreamPosition | None:
-        """Up to where everything is settled, when that is further than before."""
+        """Return the position up to which everything is acknowledged, when that has advanced."""
         sequence = min(self._unsettled) - 1 if self._unsettled else self._seen
         if sequence <= self.place.sequence:
             return None
@@ -122,7 +121,7 @@ class AlertConsumer:
         return self.place
 
     async def stop(self) -> None:
-        """Give back what was not taken."""
+        """Give back what was not processed."""
         for message in await self._puller.stop():
             await message.nak()
 
@@ -134,7 +133,7 @@ class AlertConsumer:
                 anew = self._look_at(str(stream.created))
                 await ensure_consumer(self._js, "ALERTS", await self._config())
             except (APIError, nats.errors.Error, OSError) as error:
-                log.warning("consumer not made yet", extra={"durable": self._puller.durable, "error": str(error)})
+                log.warning("consumer not created yet", extra={"durable": self._puller.durable, "error": str(error)})
                 if _FILES_GONE in str(error):
                     await self._delete()
                 await asyncio.sleep(1.0)
@@ -142,17 +141,17 @@ class AlertConsumer:
                 return anew
 
     def _look_at(self, stream: str) -> bool:
-        """Whether the stream is another one than before; then its sequences begin again."""
+        """Whether the stream was recreated; then its sequences start over."""
         anew = self.place.stream not in {"", stream}
         if anew:
-            log.warning("the stream of alerts was made anew", extra={"subscription": self._subscription.id})
+            log.warning("the alert stream was recreated", extra={"subscription": self._subscription.id})
             self._unsettled.clear()
             self._seen = 0
         self.place = StreamPosition(stream=stream, sequence=0 if anew else self.place.sequence)
         return anew
 
     async def _config(self) -> ConsumerConfig:
-        """The consumer as it is to be: where it begins cannot be changed later."""
+        """Return the consumer's configuration; its start cannot be changed later."""
         wanted = durable(
             durable_name(self._subscription.id),
             *stream_filters(self._subscription),
@@ -165,7 +164,7 @@ class AlertConsumer:
             if self.place.sequence:
                 begin = {"deliver_policy": DeliverPolicy.BY_START_SEQUENCE, "opt_start_seq": self.place.sequence + 1}
             else:
-                # A clock that ran ahead then must not keep it waiting for as long as that.
+                # A clock that was ahead then must not delay it by that much.
                 created = min(self._subscription.created_at, utc_now())
                 begin = {"deliver_policy": DeliverPolicy.BY_START_TIME, "opt_start_time": created}
             return replace(wanted, **begin)  # type: ignore[arg-type]
@@ -181,6 +180,6 @@ class AlertConsumer:
         )
 
     async def _delete(self) -> None:
-        """Remove a consumer whose files the server has lost: it can neither be used nor updated."""
+        """Delete a consumer whose files the server has lost: it can be neither used nor updated."""
         with suppress(APIError, nats.errors.Error, OSError):
             await self._js.delete_consumer("ALERTS", self._puller.durable)

@@ -1,4 +1,4 @@
-"""Renews open alerts in Alertmanager, which resolves alerts that are not renewed."""
+"""Repost open alerts to Alertmanager, which resolves alerts that are not renewed."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from accelerator_autopilot.transport.clock import utc_now
 log = logging.getLogger(__name__)
 
 RENEW_S, RENEW_AGAIN_S, AT_ONCE = 60.0, 15.0, 100
-# After a start: by then what waited in the stream is here, so that nothing is renewed that has ended.
+# After a start: by then the stream's backlog has been read, so that no resolved alert is renewed.
 CAUGHT_UP_S = 2.0
 TASK = "renewal"
 
 
 class AlertmanagerRenewal:
-    """The renewals of one subscription; `under_way` are its posts by alert, this one's task among them."""
+    """The renewals of one subscription; `under_way` are its posts by alert, including this task's."""
 
     def __init__(
         self,
@@ -50,10 +50,10 @@ class AlertmanagerRenewal:
         return {alert.id for alert in known if ledger.adopt(alert)}
 
     def renew(self) -> float:
-        """Begin to post what is open when it is time; returns how long until it is."""
+        """Post open alerts when they are due; returns how long until the next time."""
         now_s = asyncio.get_running_loop().time()
         if now_s >= self._at_s and TASK not in self._under_way:
-            # Whatever else waits to be told of it, what was told goes on until it is told otherwise.
+            # Whatever else is pending for it, the delivered state stays valid until the next delivery.
             alerts = [entry.alert.id for entry in self._ledger.open_and_told()] if self._subscription.active else []
             if alerts:
                 self._under_way[TASK] = asyncio.create_task(self._post(alerts))
@@ -64,7 +64,8 @@ class AlertmanagerRenewal:
         try:
             for start in range(0, len(alerts), AT_ONCE):
                 beat()
-                # What has ended meanwhile, or is just being told, must not be said to go on after that.
+                # Alerts that were resolved meanwhile, or are being delivered, must not be renewed after
+                # that.
                 open_ = {entry.alert.id: entry for entry in self._ledger.open_and_told()}
                 part = [a for a in alerts[start : start + AT_ONCE] if a in open_ and a not in self._under_way]
                 self.posting = frozenset(part)

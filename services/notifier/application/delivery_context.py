@@ -1,4 +1,4 @@
-"""The dependencies that all deliveries share: sender, ledger store, silences and audit outbox."""
+"""Dependencies that all deliveries share: sender, ledger store, silences and audit outbox."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ log = logging.getLogger(__name__)
 
 @dataclass
 class DeliveryContext:
-    """`audit` puts a record into an outbox and never waits.
+    """`audit` queues a record and never blocks.
 
-    `needs_somebody` (whether an alert is open and nobody has taken it on) and `open_alerts` raise UnavailableError.
+    `needs_somebody` (whether an alert is open and unacknowledged) and `open_alerts` raise UnavailableError.
     """
 
     nc: Client
@@ -41,7 +41,7 @@ class DeliveryContext:
     silences: dict[str, Silence] = field(default_factory=dict)
 
     def note(self, action: str, subscription: Subscription, alert: Alert, attempt: int, detail: str) -> None:
-        """Write the delivery log, whenever the broker takes it."""
+        """Write to the delivery log as soon as the broker accepts it."""
         log.info(action, extra={"subscription": subscription.id, "alert": alert.id, "attempt": attempt})
         told = {"alert": alert.id, "state": alert.state, "attempt": str(attempt), "detail": detail}
         self.audit(record("notifier", action, subscription.id, **told))

@@ -1,4 +1,4 @@
-"""Starts and stops the worker of each subscription, and passes on silences. No subscription waits for another."""
+"""Start and stop the worker of each subscription, and pass on silences. No subscription waits for another."""
 
 from __future__ import annotations
 
@@ -29,17 +29,17 @@ STANDSTILL_S = 120.0
 
 @dataclass
 class Dispatcher:
-    """Runs one delivery loop per subscription, under supervision."""
+    """Runs one delivery worker per subscription, under supervision."""
 
     around: DeliveryContext
     supervisor: TaskSupervisor
     _loops: dict[str, SubscriptionWorker] = field(default_factory=dict)
 
     async def sync(self, subscriptions: dict[str, Subscription], kept: Collection[str] | None = None) -> None:
-        """Start loops of new subscriptions, stop those of removed ones, restart changed ones.
+        """Start workers of new subscriptions, stop those of removed ones, restart changed ones.
 
-        `kept` are all keys that there are: one whose value cannot be read, by this version, goes on as it was. What a
-        removed one was told is forgotten, and could only be told again.
+        `kept` are all existing keys: a subscription whose value this version cannot read continues unchanged.
+        The ledger of a removed one is deleted, so everything would be delivered again.
         """
         there = subscriptions.keys() if kept is None else set(kept)
         for key in list(self._loops):
@@ -56,14 +56,14 @@ class Dispatcher:
                 self.supervisor.start(_task(key), deliveries.run, standstill_s=STANDSTILL_S)
 
     def silence(self, silences: dict[str, Silence]) -> None:
-        """What is silenced from now on; whatever waits is looked at again when that changed."""
+        """Apply the current silences; pending alerts are re-evaluated when these changed."""
         if silences != self.around.silences:
             self.around.silences = silences
             for deliveries in self._loops.values():
                 deliveries.look_again()
 
     async def deliver_now(self, request: DeliveryRequest) -> DeliveryReply:
-        """Tell one subscription of one alert, whatever its filters say."""
+        """Deliver one alert to a subscription, ignoring its filters."""
         deliveries = self._loops.get(request.subscription_id)
         if deliveries is None:
             return DeliveryReply(ok=False, detail=f"subscription {request.subscription_id} does not exist")
@@ -80,7 +80,7 @@ class Dispatcher:
         return DeliveryReply(ok=True, detail=detail)
 
     async def remove_orphans(self, kept: Collection[str]) -> None:
-        """Remove what is left of subscriptions that ended while nobody listened, or the broker was away."""
+        """Delete what is left of subscriptions that were removed while this service or the broker was down."""
         try:
             consumers = await all_consumers(self.around.js._nc, "ALERTS")  # noqa: SLF001  it has no other name
         except UnavailableError as error:
@@ -90,7 +90,7 @@ class Dispatcher:
         for name in [str(info["name"]) for info in consumers]:
             identity = name.removeprefix(prefix)
             if name.startswith(prefix) and identity not in kept and identity not in self._loops:
-                log.info("consumer of a removed subscription", extra={"subscription": identity})
+                log.info("deleting the consumer of a removed subscription", extra={"subscription": identity})
                 await self._remove(identity)
 
     async def _remove(self, identity: str) -> None:
@@ -99,7 +99,7 @@ class Dispatcher:
                 await self.around.js.delete_consumer("ALERTS", durable_name(identity))
             await self.around.store.remove(identity)
         except (UnavailableError, nats.errors.Error, OSError) as error:
-            log.warning("consumer left behind", extra={"subscription": identity, "error": str(error)})
+            log.warning("consumer not deleted", extra={"subscription": identity, "error": str(error)})
 
 
 def _task(subscription_id: str) -> str:
@@ -107,7 +107,7 @@ def _task(subscription_id: str) -> str:
 
 
 def test_alert() -> Alert:
-    """What the test button sends."""
+    """Return the alert that the test button sends."""
     now = utc_now()
     return Alert(
         id=f"test-{new_id()[:8]}",

@@ -1,6 +1,7 @@
-"""Delivers missed resolutions: alerts that are open in a ledger but no longer in the bucket of open alerts.
+"""Deliver missed resolutions: alerts that are open in a ledger but no longer in the bucket of open alerts.
 
-Their detector or the stream lost the word. Nobody would ever end them: an Alertmanager would be told every minute.
+Their detector or the stream lost the resolution. Nobody else would resolve them: Alertmanager would be sent a renewal
+every minute.
 """
 
 from __future__ import annotations
@@ -23,27 +24,27 @@ from accelerator_autopilot.transport.direct_reads import bucket_items
 log = logging.getLogger(__name__)
 
 LOOKED_EVERY_S = 60.0
-# The detector writes again within seconds what the bucket has lost.
+# The detector rewrites within seconds what the bucket has lost.
 MISSING_S = 600.0
-# A bucket that was made after the alert knows nothing of it; whoever does not come back in a day is gone.
+# A bucket that was created after the alert does not know it; a publisher that is away for a day is gone.
 MISSING_IN_ANOTHER_S = 86_400.0
 EARLY = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 @dataclass
 class OpenAlerts:
-    """The ids of all open alerts as they were last read; `at_s` is on the loop's clock, 0 while nothing was read."""
+    """The ids of all open alerts at the last read; `at_s` is on the loop's clock, 0 before the first."""
 
     ids: frozenset[str] = frozenset()
     kept_since: datetime = EARLY
     at_s: float = 0.0
 
     async def run(self, js: JetStreamContext) -> None:
-        """Read them now and then, until cancelled."""
+        """Read them periodically, until cancelled."""
         while True:
             beat()
             try:
-                # Without its bucket nothing is known, which is not the same as nothing open.
+                # Without its bucket nothing is known, which differs from nothing being open.
                 created = (await js.stream_info("KV_open_alerts")).created
                 found = await bucket_items(js, "open_alerts", Alert)
             except (NotFoundError, TimeoutError, *BUS_ERRORS) as error:
@@ -56,14 +57,14 @@ class OpenAlerts:
 
 @dataclass
 class MissedResolutions:
-    """Since when a subscription's open alerts are missing from what is open."""
+    """Tracks since when a subscription's open alerts have been missing in the bucket."""
 
     time: Callable[[], float] = field(default=lambda: asyncio.get_running_loop().time())
     _seen_s: float = 0.0
     _missing_s: dict[str, float] = field(default_factory=dict)
 
     def look(self, ledger: SubscriptionLedger, known: OpenAlerts) -> list[str]:
-        """Alerts that have been missing for long enough."""
+        """Return alerts that have been missing for long enough."""
         if known.at_s == self._seen_s:
             return []
         self._seen_s = known.at_s
@@ -73,6 +74,6 @@ class MissedResolutions:
         for key, since_s in self._missing_s.items():
             older = ledger.entries[key].alert.at >= known.kept_since
             if known.at_s - since_s >= (MISSING_S if older else MISSING_IN_ANOTHER_S):
-                log.warning("the end of an alert was never told", extra={"alert": key})
+                log.warning("the resolution of an alert was never published", extra={"alert": key})
                 over.append(key)
         return over

@@ -1,4 +1,4 @@
-"""Delivers one subscription's alerts: in order for each alert, with retries, and no alert delayed by another."""
+"""Deliver one subscription's alerts: in order for each alert, with retries, and without one alert delaying another."""
 
 from __future__ import annotations
 
@@ -33,16 +33,16 @@ log = logging.getLogger(__name__)
 
 LOOK_S = 5.0
 MOST_WAITING = 20_000
-# At the end: for answers to what is being posted, and to keep what was told.
+# At shutdown: for answers to posts in progress, and to store what was delivered.
 ANSWER_S, KEEP_S = 1.0, 1.0
-# Whether anybody has to be told is asked again and again, and when nobody can say it they are.
+# Whether an alert needs escalation is checked repeatedly; if that stays unknown, it is escalated.
 NOT_KNOWN_S, TOLD_UNKNOWN_S = 2.0, 30.0
-# A machine that slept, or a clock that was set, moves the end of a silence or of quiet hours.
+# A suspended machine, or a clock that was set, moves the end of a silence or of quiet hours.
 HELD_S = 60.0
 
 
 class SubscriptionWorker:
-    """The loop of one subscription."""
+    """Delivers the alerts of one subscription."""
 
     def __init__(self, subscription: Subscription, around: DeliveryContext) -> None:
         self.subscription, self.around = subscription, around
@@ -50,7 +50,7 @@ class SubscriptionWorker:
         self._breaker, self._rate = CircuitBreaker(), Rate()
         self._wake = asyncio.Event()
         self._under_way: dict[str, asyncio.Task[None]] = {}
-        # When to look at an alert again, on the loop's clock: of held ones, and of those whose post failed.
+        # When to re-evaluate an alert, on the loop's clock: held ones, and those whose post failed.
         self._held: dict[str, float] = {}
         self._retry: dict[str, float] = {}
         self._unknown_since: dict[str, float] = {}
@@ -59,7 +59,7 @@ class SubscriptionWorker:
         self._lost_ends = MissedResolutions()
 
     async def run(self) -> None:
-        """Deliver until cancelled; what was not told is told after the next start."""
+        """Deliver until cancelled; the rest is delivered after the next start."""
         store, identity = self.around.store, self.subscription.id
         self._ledger = SubscriptionLedger(self.subscription, await store.load(identity))
         intake = AlertConsumer(
@@ -87,7 +87,7 @@ class SubscriptionWorker:
             await self._finish(intake)
 
     async def _finish(self, intake: AlertConsumer) -> None:
-        """Keep what is told by now, else it would be told again after the next start."""
+        """Store what was delivered, or it would be delivered again after the next start."""
         if self._under_way:
             await asyncio.wait(self._under_way.values(), timeout=ANSWER_S)
         for task in self._under_way.values():
@@ -100,15 +100,15 @@ class SubscriptionWorker:
                 await intake.stop()
 
     def look_again(self) -> None:
-        """Silences changed: what is held may be told."""
+        """Re-evaluate held alerts after silences changed."""
         self._held.clear()
         self._wake.set()
 
     async def tell(self, alert: Alert, cause: str, before: Severity | None = None) -> None:
-        """Post one alert now; `before` is the severity that it was told with. Raises AutopilotError."""
+        """Post one alert now; `before` is the severity of its last delivery. Raises AutopilotError."""
         identity = f"msg_{derived_id(self.subscription.id, cause)}"
         if self.subscription.channel == "alertmanager":
-            # What is open is so now; no end is in a future of another machine's clock.
+            # Clocks differ: an open alert must not start in the future, nor a resolved one end there.
             now = utc_now()
             alert = alert.model_copy(update={"at": now if alert.state != "resolved" else min(alert.at, now)})
         body = body_of(self.subscription, alert, identity)
@@ -121,7 +121,7 @@ class SubscriptionWorker:
         self._unsaved |= self._ledger.entries.keys()
 
     def _end_lost(self) -> None:
-        """End what is open no more without anybody's word: else an Alertmanager would be told of it for ever."""
+        """Resolve what is no longer open although nobody published that: Alertmanager would keep it forever."""
         for alert_id in self._lost_ends.look(self._ledger, self.around.still_open):
             self._ledger.end(alert_id, utc_now())
             self._unsaved.add(alert_id)
@@ -144,12 +144,12 @@ class SubscriptionWorker:
                 self._held.pop(alert.id, None)
             taken.append((alert.id, message))
         if messages:
-            # Nothing stands any more that asks for the next ones.
+            # No pull request is open any more.
             self._wake.set()
         self._unsaved |= self._ledger.sweep(utc_now())
         await self._save()
         for alert_id, message in taken:
-            # What is not kept yet comes again.
+            # What is not stored yet is redelivered.
             if alert_id not in self._unsaved:
                 await intake.settle(message)
         place = intake.come_to()
@@ -158,7 +158,7 @@ class SubscriptionWorker:
                 await self.around.store.put_place(self.subscription.id, place)
 
     async def _save(self) -> None:
-        """Keep what changed, or forget what is over; the broker may be away, then later."""
+        """Store changed entries, and delete finished ones; retried later if the broker is unreachable."""
         for alert_id in list(self._unsaved):
             if alert_id in self._under_way:
                 continue
@@ -176,7 +176,7 @@ class SubscriptionWorker:
                 self._unsaved.discard(alert_id)
 
     async def _begin_all(self) -> float:
-        """Begin whatever may be told now; returns how long until there may be more."""
+        """Start every delivery that is due; returns how long until the next may be."""
         now_s = asyncio.get_running_loop().time()
         pause_s = self._breaker.wait_s(now_s)
         if pause_s > 0:
@@ -208,7 +208,7 @@ class SubscriptionWorker:
         return max(0.01, min(times))
 
     async def _holds(self, alert_id: str, now_s: float) -> bool:
-        """Whether an alert waits, or is not to be told at all."""
+        """Return why an alert is on hold, or drop it if it must not be delivered at all."""
         entry, now = self._ledger.entries[alert_id], utc_now()
         alert = entry.waiting[0].alert
         silences = list(self.around.silences.values())
@@ -216,7 +216,7 @@ class SubscriptionWorker:
         if held is not None:
             later = [notice.alert for notice in entry.waiting[1:] if notice.alert.state != "resolved"]
             if any(hold(self.subscription, silences, worse, now) is None for worse in later):
-                # What is worse may be told, and then what was held before it has nothing more to say.
+                # An escalation may be delivered, and supersedes the state on hold before it.
                 self._ledger.supersede(alert_id)
                 self._unsaved.add(alert_id)
                 return await self._holds(alert_id, now_s)
@@ -225,7 +225,7 @@ class SubscriptionWorker:
                 self._ledger.silence(alert_id)
                 self._unsaved.add(alert_id)
             if held.reason != "quiet" and entry.ended_at is not None:
-                # It was over before anybody had to know.
+                # It was resolved before anybody had to know.
                 return self._drop(alert_id)
             self._held[alert_id] = now_s + min(HELD_S, (held.until - now).total_seconds())
             return True
@@ -267,7 +267,7 @@ class SubscriptionWorker:
         else:
             took_ms = (asyncio.get_running_loop().time() - began) * 1e3
             if self._breaker.failures >= THRESHOLD:
-                # It is back: what failed while it was away need not wait for its own next attempt.
+                # It is back: deliveries that failed meanwhile need not wait for their own retry.
                 self._retry.clear()
             self._breaker.succeeded()
             self._ledger.told(alert_id)
@@ -283,12 +283,12 @@ class SubscriptionWorker:
         now, now_s = utc_now(), asyncio.get_running_loop().time()
         notice = self._ledger.failed(alert_id, now)
         late = notice.tried_at and now - notice.tried_at > timedelta(seconds=self.around.settings.webhook_give_up_s)
-        # An Alertmanager that comes back has to know what is still open.
+        # An Alertmanager that comes back needs everything that is still open.
         if late and not (self.subscription.channel == "alertmanager" and notice.alert.state != "resolved"):
             self.around.note("webhook.abandoned", self.subscription, notice.alert, notice.attempts, reason)
             self._ledger.drop(alert_id)
             return
         self._retry[alert_id] = now_s + retry_delay_s(notice.attempts, random.random())
         if self._breaker.failed(now_s):
-            log.warning("receiver left alone for a while", extra={"subscription": self.subscription.id})
+            log.warning("circuit breaker opened for a receiver", extra={"subscription": self.subscription.id})
         self.around.note("webhook.failed", self.subscription, notice.alert, notice.attempts, reason)

@@ -1,4 +1,4 @@
-"""A circuit breaker: after failures in a row a receiver is left alone for a while. Pure."""
+"""A circuit breaker: after consecutive failures a receiver gets no deliveries for a while. Pure."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ FIRST_PAUSE_S, LONGEST_PAUSE_S = 5.0, 300.0
 
 @dataclass
 class CircuitBreaker:
-    """Closed while deliveries succeed; open for a pause that doubles; then one trial."""
+    """Closed while deliveries succeed; open for a pause that doubles; then a single trial."""
 
     failures: int = 0
     open_until_s: float = 0.0
     _pause_s: float = FIRST_PAUSE_S
 
     def wait_s(self, now_s: float) -> float:
-        """How long to leave the receiver alone."""
+        """Return how long to wait before the next delivery."""
         return max(0.0, self.open_until_s - now_s)
 
     def succeeded(self) -> None:
-        """Close."""
+        """Close the breaker."""
         self.failures, self.open_until_s, self._pause_s = 0, 0.0, FIRST_PAUSE_S
 
     def failed(self, now_s: float) -> bool:

@@ -1,4 +1,7 @@
-"""What is delivered to whom, and when: filters, silences, quiet hours, rates, retries. Pure: chance is handed in."""
+"""What is delivered to whom, and when: filters, silences, quiet hours, rates, retries.
+
+Pure: randomness is an argument.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +19,7 @@ MINUTE_S = 60.0
 
 
 def wants(subscription: Subscription, alert: Alert, *, any_state: bool = False) -> bool:
-    """Whether a subscription's filters take an alert, in `any_state` if told so; an empty filter takes all."""
+    """Whether a subscription's filters accept an alert, in `any_state` if set; an empty filter accepts all."""
     return (
         subscription.active
         and (not subscription.severities or alert.severity in subscription.severities)
@@ -29,18 +32,18 @@ def wants(subscription: Subscription, alert: Alert, *, any_state: bool = False) 
 
 
 def silenced(silences: Iterable[Silence], alert: Alert, now: datetime) -> Silence | None:
-    """The silence that covers an alert now, if there is one."""
+    """Return the silence that covers an alert now, if there is one."""
     return next((silence for silence in silences if silence.covers(alert, now)), None)
 
 
 def quiet_s(subscription: Subscription, alert: Alert, now: datetime) -> float:
-    """How long quiet hours still last for an alert; critical alerts know none."""
+    """Return how long quiet hours still last for an alert; critical alerts ignore them."""
     if subscription.quiet_from is None or subscription.quiet_to is None or alert.severity == "critical":
         return 0.0
     now = now.astimezone(UTC)
     start, end = (datetime.combine(now.date(), t, UTC) for t in (subscription.quiet_from, subscription.quiet_to))
     if end <= start:
-        # Over midnight: either it began yesterday or it ends tomorrow.
+        # Across midnight: either it began yesterday or it ends tomorrow.
         if now < end:
             start -= timedelta(days=1)
         else:
@@ -50,14 +53,14 @@ def quiet_s(subscription: Subscription, alert: Alert, now: datetime) -> float:
 
 @dataclass(frozen=True)
 class Hold:
-    """Why an alert is not told yet, and until when."""
+    """Why an alert is on hold, and until when."""
 
     reason: Literal["silenced", "escalating", "quiet"]
     until: datetime
 
 
 def hold(subscription: Subscription, silences: Iterable[Silence], alert: Alert, now: datetime) -> Hold | None:
-    """What keeps an alert from being told now; an end waits for nothing but quiet hours."""
+    """Return what keeps an alert on hold; a resolution waits only for quiet hours."""
     if alert.state != "resolved":
         silence = silenced(silences, alert, now)
         if silence is not None:
@@ -71,12 +74,12 @@ def hold(subscription: Subscription, silences: Iterable[Silence], alert: Alert, 
 
 @dataclass
 class Rate:
-    """At most so many a minute."""
+    """At most this many per minute."""
 
     _sent_s: deque[float] = field(default_factory=deque)
 
     def wait_s(self, per_minute: int | None, now_s: float) -> float:
-        """Zero when one may go now, and then it counts; else how long to wait."""
+        """Return zero when one may go now, which then counts; else how long to wait."""
         if per_minute is None:
             return 0.0
         while self._sent_s and now_s - self._sent_s[0] >= MINUTE_S:
@@ -88,6 +91,6 @@ class Rate:
 
 
 def retry_delay_s(attempt: int, jitter: float) -> float:
-    """Exponential backoff with full jitter in its upper half; `jitter` is from 0 to 1."""
+    """Return an exponential backoff with full jitter in its upper half; `jitter` is from 0 to 1."""
     ceiling = min(LONGEST_RETRY_S, FIRST_RETRY_S * 2.0 ** min(attempt - 1, 30))
     return ceiling * (0.5 + 0.5 * jitter)

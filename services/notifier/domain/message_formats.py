@@ -1,4 +1,4 @@
-"""Turns an alert into the message format of each kind of receiver. Pure.
+"""Convert an alert to the message format of each kind of receiver. Pure.
 
 Sources: Standard Webhooks (standardwebhooks.com), CloudEvents 1.0 JSON format, Alertmanager's API v2 (postableAlerts),
 Slack incoming webhooks (blocks), PagerDuty Events API v2.
@@ -22,7 +22,7 @@ _SLACK_MARK = {"info": ":information_source:", "warning": ":warning:", "critical
 
 
 def webhook(_: Subscription, alert: Alert, __: str) -> Body:
-    """The body that Standard Webhooks recommends."""
+    """Return the body that Standard Webhooks recommends."""
     return {
         "type": f"alert.{alert.state}",
         "timestamp": alert.at.isoformat(),
@@ -31,7 +31,7 @@ def webhook(_: Subscription, alert: Alert, __: str) -> Body:
 
 
 def cloudevents(_: Subscription, alert: Alert, message_id: str) -> Body:
-    """CloudEvents 1.0, structured mode."""
+    """Return a CloudEvents 1.0 event in structured mode."""
     return {
         "specversion": "1.0",
         "id": message_id,
@@ -45,17 +45,20 @@ def cloudevents(_: Subscription, alert: Alert, message_id: str) -> Body:
 
 
 def alertmanager(_: Subscription, alert: Alert, __: str) -> Body:
-    """POST /api/v2/alerts. Equal labels identify an alert; it ends at `endsAt` unless posted again."""
+    """Return the body of POST /api/v2/alerts.
+
+    Equal labels identify an alert; it is resolved at `endsAt` unless reposted.
+    """
     labels = {"alertname": alert.kind, "severity": alert.severity, "node": alert.node, "device": alert.device}
     if alert.simulated:
         labels["simulated"] = "true"
-    # Alertmanager ends what has no end of its own after its resolve_timeout: an open one ends a little later, and is
-    # posted again before that for as long as it is open.
+    # Alertmanager resolves alerts without an end after its resolve_timeout: open ones end slightly later, and are
+    # reposted before that for as long as they are open.
     ends_at = alert.at if alert.state == "resolved" else alert.at + ALERTMANAGER_AHEAD
     told: dict[str, object] = {
         "labels": labels,
         "annotations": {"summary": alert.summary, "action": alert.action, "evidence": _evidence(alert)},
-        # A clock that was set back meanwhile must not make an end before the start: Alertmanager refuses that.
+        # A clock that was set back must not put the end before the start: Alertmanager rejects that.
         "startsAt": min(alert.opened_at, ends_at).isoformat(),
         "endsAt": ends_at.isoformat(),
     }
@@ -63,13 +66,13 @@ def alertmanager(_: Subscription, alert: Alert, __: str) -> Body:
 
 
 def alertmanager_end(subscription: Subscription, alert: Alert, severity: Severity) -> Body:
-    """Ends an alert under a severity that it no longer has, since the severity is one of its labels."""
+    """Resolve an alert under its previous severity, since the severity is one of its labels."""
     ended = alert.model_copy(update={"severity": severity, "state": "resolved"})
     return alertmanager(subscription, ended, "")
 
 
 def slack(_: Subscription, alert: Alert, __: str) -> Body:
-    """An incoming webhook's message: one line for notifications, blocks for the channel."""
+    """Return an incoming webhook's message: one line for notifications, blocks for the channel."""
     where = f"{alert.node}/{alert.device}" + (" (simulated)" if alert.simulated else "")
     mark = ":white_check_mark:" if alert.state == "resolved" else _SLACK_MARK[alert.severity]
     text = f"{mark} {alert.state}: {alert.kind} on {where}: {alert.summary}"
@@ -83,7 +86,7 @@ def slack(_: Subscription, alert: Alert, __: str) -> Body:
 
 
 def pagerduty(subscription: Subscription, alert: Alert, _: str) -> Body:
-    """Events API v2: trigger and resolve with one key per alert."""
+    """Return an Events API v2 event: trigger and resolve with one key per alert."""
     return {
         "routing_key": subscription.secret,
         "event_action": "resolve" if alert.state == "resolved" else "trigger",
@@ -101,7 +104,7 @@ def pagerduty(subscription: Subscription, alert: Alert, _: str) -> Body:
 
 
 def template(subscription: Subscription, alert: Alert, message_id: str) -> Body:
-    """The subscription's own JSON with $names of the alert's fields. Raises InvalidInputError."""
+    """Fill the subscription's own JSON template, with $names of the alert's fields. Raises InvalidInputError."""
     fields = {name: json.dumps(str(value))[1:-1] for name, value in alert.model_dump(mode="json").items()}
     fields |= {"evidence": json.dumps(_evidence(alert))[1:-1], "message_id": message_id}
     try:
@@ -131,10 +134,10 @@ FORMATS: dict[Channel, Callable[[Subscription, Alert, str], Body]] = {
     "template": template,
 }
 CONTENT_TYPES: dict[Channel, str] = {"cloudevents": "application/cloudevents+json"}
-# Only formats whose receivers check the signature are signed.
+# Only formats whose receivers verify signatures are signed.
 SIGNED: frozenset[Channel] = frozenset({"webhook", "cloudevents", "template"})
 
 
 def body_of(subscription: Subscription, alert: Alert, message_id: str) -> Body:
-    """The body to post. Raises InvalidInputError when the subscription's template fails."""
+    """Return the body to post. Raises InvalidInputError when the subscription's template fails."""
     return FORMATS[subscription.channel](subscription, alert, message_id)

@@ -1,6 +1,6 @@
-"""What one subscription has been told of each alert, and what it is still to be told. Pure.
+"""What has been delivered to a subscription for each alert, and what is still pending. Pure.
 
-Order is kept within an alert alone: what one waits for holds back no other.
+Order is kept within an alert only: an alert on hold delays no other.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from accelerator_autopilot.contracts.messages.notifications import Subscription
 from accelerator_autopilot.notifier.domain.delivery_rules import wants
 
 RANK: dict[str, int] = {"info": 0, "warning": 1, "critical": 2}
-# An incident's end is not known: for so long an alert that ended still speaks for it, where there are not too many.
+# The end of an incident is unknown: a resolved alert represents it for this long, unless there are too many.
 REMEMBERED, MOST_REMEMBERED = timedelta(days=1), 5_000
-NEVER_TOLD = "it is open no more, and its end was never told"
+NEVER_TOLD = "it is no longer open, and its resolution was never published"
 
 
 class Notice(Message):
-    """One state of an alert that is to be told; `sequence` is where the stream has it."""
+    """One state of an alert to deliver; `sequence` is its position in the stream."""
 
     alert: Alert
     sequence: int
@@ -31,7 +31,7 @@ class Notice(Message):
 
 
 class LedgerEntry(Message):
-    """One alert, as a subscription knows it; KV `notices`, key = subscription and alert."""
+    """One alert of a subscription; KV `notices`, key = subscription and alert."""
 
     alert: Alert
     waiting: list[Notice] = []
@@ -43,15 +43,15 @@ class LedgerEntry(Message):
 
     @property
     def rank(self) -> int:
-        """The worst that was told or is to be; -1 when nothing is."""
+        """The highest severity that was delivered or is pending; -1 for none."""
         ranks = [RANK[notice.alert.severity] for notice in self.waiting]
         return max([*ranks, RANK[self.told] if self.told else -1], default=-1)
 
 
 class StreamPosition(Message):
-    """How far a subscription has come in the stream of alerts; KV `notices`, key = subscription.
+    """A subscription's position in the stream of alerts; KV `notices`, key = subscription.
 
-    `stream` is when that stream was made: the sequences of another one begin again.
+    `stream` is when that stream was created: the sequences of another one start over.
     """
 
     stream: str = ""
@@ -66,11 +66,11 @@ class SubscriptionLedger:
         self.entries = dict(entries or {})
 
     def take(self, alert: Alert, sequence: int) -> bool:
-        """Take a change of an alert in; True when there is something new to keep."""
+        """Add a change of an alert; True when there is something new to store."""
         known = self.entries.get(alert.id)
         if known is not None and sequence <= known.sequence:
             return False
-        # What was told has an end also where it grew past what the filter takes.
+        # What was delivered is also resolved where the alert has escalated past the filter.
         ends = known is not None and alert.state == "resolved" and self.subscription.active
         if not ends and not wants(self.subscription, alert, any_state=True):
             return False
@@ -82,7 +82,7 @@ class SubscriptionLedger:
         return known is None or entry.waiting != known.waiting or entry.ended_at != known.ended_at
 
     def adopt(self, alert: Alert) -> bool:
-        """Take in what was open before this subscription was; True when it is new here and is to be told."""
+        """Add what was open before the subscription; True when it is new here and has to be delivered."""
         if alert.id in self.entries:
             return False
         seen = alert.model_copy(update={"at": max(alert.at, self.subscription.created_at)})
@@ -109,30 +109,30 @@ class SubscriptionLedger:
     def _ended(self, known: LedgerEntry | None, alert: Alert, sequence: int) -> LedgerEntry:
         entry = known or LedgerEntry(alert=alert, known=False)
         waiting = entry.waiting
-        # What was never told has no end to be told; of what began before this ledger nobody knows.
+        # A resolution is only delivered if the alert was; alerts that began before this ledger are unknown.
         if (entry.rank >= 0 or not entry.known) and self._state_wanted(alert) and entry.ended_at is None:
             waiting = [*waiting, Notice(alert=alert, sequence=sequence)]
         return entry.model_copy(update={"alert": alert, "waiting": waiting, "sequence": sequence, "ended_at": alert.at})
 
     def end(self, alert_id: str, now: datetime) -> None:
-        """The alert is open no more, though nobody said so: that is told as its end."""
+        """Resolve an alert that is no longer open although nobody published that."""
         entry = self.entries[alert_id]
         if entry.ended_at is None:
             alert = entry.alert.model_copy(update={"state": "resolved", "at": now, "end_reason": NEVER_TOLD})
             self.entries[alert_id] = self._ended(entry, alert, entry.sequence)
 
     def begin_anew(self) -> None:
-        """The stream was made anew, and its sequences begin again: any is newer than what is known."""
+        """Restart after the stream was recreated and its sequences start over: any is newer than what is known."""
         self.entries = {key: entry.model_copy(update={"sequence": 0}) for key, entry in self.entries.items()}
 
     def told(self, alert_id: str) -> None:
-        """The first that waited was told."""
+        """Mark the first pending state as delivered."""
         entry = self.entries[alert_id]
         worst = max(entry.waiting[0].alert.severity, entry.told or "info", key=RANK.__getitem__)
         self.entries[alert_id] = entry.model_copy(update={"waiting": entry.waiting[1:], "told": worst})
 
     def drop(self, alert_id: str) -> None:
-        """The first that waited is not told any more; nor is the end of what was never told."""
+        """Drop the first pending state; also the resolution of an alert that was never delivered."""
         entry = self.entries[alert_id]
         waiting = entry.waiting[1:]
         if entry.told is None and entry.known:
@@ -140,12 +140,12 @@ class SubscriptionLedger:
         self.entries[alert_id] = entry.model_copy(update={"waiting": waiting})
 
     def supersede(self, alert_id: str) -> None:
-        """The first that waited is told by what is worse and comes after it."""
+        """Drop the first pending state in favour of the escalation after it."""
         entry = self.entries[alert_id]
         self.entries[alert_id] = entry.model_copy(update={"waiting": entry.waiting[1:]})
 
     def failed(self, alert_id: str, now: datetime) -> Notice:
-        """Count an attempt at the first that waits."""
+        """Count an attempt to deliver the first pending state."""
         entry = self.entries[alert_id]
         first = entry.waiting[0]
         first = first.model_copy(update={"attempts": first.attempts + 1, "tried_at": first.tried_at or now})
@@ -153,29 +153,29 @@ class SubscriptionLedger:
         return first
 
     def silence(self, alert_id: str) -> None:
-        """Remember that its silence was noted."""
+        """Remember that its silence was recorded."""
         self.entries[alert_id] = self.entries[alert_id].model_copy(update={"silenced": True})
 
     def over(self, alert_id: str, now: datetime) -> bool:
-        """Whether nothing needs to be known of an alert any more."""
+        """Whether an alert's entry is no longer needed."""
         entry = self.entries[alert_id]
         if entry.ended_at is None or entry.waiting:
             return False
         return not self.subscription.by_incident or now - entry.ended_at > REMEMBERED
 
     def waiting(self) -> list[str]:
-        """Alerts with something to tell: the worst first, then in their order."""
+        """Return alerts with something to deliver: the most severe first, then in order."""
         going_on = self._incidents_going_on()
         found = [
             (-RANK[e.waiting[-1].alert.severity], e.waiting[0].sequence, key)
             for key, e in self._waiting()
-            # One message an incident: its end is that of its last alert.
+            # One message per incident: it is resolved with its last alert.
             if e.waiting[0].alert.state != "resolved" or _incident(e.alert) not in going_on
         ]
         return [key for _, _, key in sorted(found)]
 
     def sweep(self, now: datetime) -> set[str]:
-        """Forget alerts that nothing needs to be known of any more; returns them."""
+        """Remove entries that are no longer needed; returns them."""
         ended = [(entry.ended_at, key) for key, entry in self.entries.items() if entry.ended_at and not entry.waiting]
         gone = {key for _, key in ended if self.over(key, now)}
         gone |= {key for _, key in sorted(ended)[: max(0, len(ended) - MOST_REMEMBERED)]}
@@ -185,15 +185,15 @@ class SubscriptionLedger:
 
     @property
     def crowd(self) -> int:
-        """How many alerts have something to tell."""
+        """Return how many alerts have something to deliver."""
         return sum(1 for _ in self._waiting())
 
     def open(self) -> list[str]:
-        """Alerts that have not ended, as far as is known."""
+        """Return alerts that are open, as far as is known."""
         return [key for key, entry in self.entries.items() if entry.ended_at is None]
 
     def open_and_told(self) -> list[LedgerEntry]:
-        """Alerts that were told and whose end is not to be told yet."""
+        """Return alerts that were delivered and have no resolution pending."""
         going_on = self._incidents_going_on()
         return [
             entry
@@ -223,7 +223,7 @@ def _incident(alert: Alert) -> str:
 
 
 def _with(waiting: list[Notice], notice: Notice) -> list[Notice]:
-    """Of changes that nobody was told of yet only the newest stays; the first may just be on its way."""
+    """Of undelivered changes only the newest is kept; the first may be in delivery."""
     last = waiting[-1] if len(waiting) > 1 else None
     if last is None or {last.alert.state, notice.alert.state} != {"updated"}:
         return [*waiting, notice]
