@@ -1,1 +1,1 @@
-"""What containers run besides the services."""
+"""Scripts that run in containers beside the services."""

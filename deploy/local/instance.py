@@ -1,4 +1,4 @@
-"""The data folder of one embedded product: its lock, its secrets, and what a client needs to find it."""
+"""The data folder of one embedded product: its lock, its secrets, and how clients find it."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _SECRET = re.compile(r"[!-~]{16,500}")
 
 @dataclass
 class Runtime:
-    """What a running instance tells others; kept in `runtime.json`, readable by its owner alone."""
+    """How to reach a running instance; stored in `runtime.json`, readable by its owner only."""
 
     pid: int
     nats_url: str
@@ -46,22 +46,23 @@ class Instance:
         self._lock: IO[str] | None = None
 
     def path(self, *parts: str) -> Path:
-        """A path inside."""
+        """Return a path inside."""
         return self.folder.joinpath(*parts)
 
     def acquire(self) -> None:
-        """Take the folder for this process. The lock dies with its process, so none goes stale.
+        """Lock the folder for this process. The lock ends with the process, so it never becomes stale.
 
         Raises SettingsError when the folder cannot be written, ConflictError when it is in use.
         """
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            # As root, PostgreSQL and the workers run as users of their own: they pass through, but see nothing.
+            # As root, PostgreSQL and the workers run as their own users: they may traverse the folder, but
+            # not list it.
             self.folder.chmod(0o711 if os.geteuid() == 0 else 0o700)
             logs = self.path("logs")
             logs.mkdir(mode=0o700, exist_ok=True)
             logs.chmod(0o700)
-            # Whoever can open the lock could hold it.
+            # Whoever can open the lock file could hold the lock.
             self._lock = os.fdopen(os.open(self.path("lock"), os.O_RDWR | os.O_CREAT, 0o600), "r+")
             self.path("lock").chmod(0o600)
         except OSError as error:
@@ -74,35 +75,39 @@ class Instance:
             raise ConflictError(f"another instance runs on {self.folder}; 'autopilot down' stops it") from None
 
     def release(self) -> None:
-        """Let go of the folder."""
+        """Unlock the folder."""
         self.path(RUNTIME_FILE).unlink(missing_ok=True)
         if self._lock is not None:
             self._lock.close()
             self._lock = None
 
     def secret(self, name: str) -> str:
-        """A random secret that stays the same across restarts."""
+        """Return a random secret that stays the same across restarts."""
         path = self.path(f"{name}.secret")
         known = path.read_text(errors="replace").strip() if path.exists() else ""
         if not _SECRET.fullmatch(known):
-            # None yet, or what a crash or a full disk left of one: an empty one would be a key that everybody has.
+            # Missing, or left incomplete by a crash or a full disk: an empty secret would be a key that
+            # anybody has.
             known = secrets.token_urlsafe(24)
             _write_private(path, known)
         return known
 
     def write_api_keys(self, key: str) -> Path:
-        """The gateway's file of keys: this one as admin, beside any that the operator added. Raises SettingsError."""
+        """Write the gateway's key file: this key as admin, besides those that the operator added.
+
+        Raises SettingsError.
+        """
         path = self.path("api_keys.json")
         keys = {d: entry for d, entry in read_keys_file(path).items() if d != digest("")} | {digest(key): "admin"}
         _write_private(path, json.dumps(keys, indent=1))
         return path
 
     def save(self, runtime: Runtime) -> None:
-        """Tell others how to find this instance."""
+        """Save how to reach this instance."""
         _write_private(self.path(RUNTIME_FILE), json.dumps(asdict(runtime), indent=1))
 
     def load(self) -> Runtime:
-        """How to find the instance. Raises UnavailableError when none runs."""
+        """Return how to reach the instance. Raises UnavailableError when none runs."""
         runtime: Runtime | None
         try:
             runtime = TypeAdapter(Runtime).validate_json(self.path(RUNTIME_FILE).read_bytes(), strict=True)
@@ -115,7 +120,7 @@ class Instance:
         return runtime
 
     def _is_free(self) -> bool:
-        """Whether nobody holds the folder, as far as this user can tell."""
+        """Whether nobody holds the folder's lock, as far as this user can tell."""
         try:
             with self.path("lock").open("r+") as lock:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -124,11 +129,11 @@ class Instance:
         return True
 
     def save_processes(self, processes: dict[str, Any]) -> None:
-        """Tell the state of each process."""
+        """Save the state of each process."""
         _write_private(self.path("processes.json"), json.dumps(processes), durable=False)
 
     def load_processes(self) -> dict[str, Any]:
-        """The state of each process."""
+        """Return the state of each process."""
         try:
             found = json.loads(self.path("processes.json").read_text())
         except (OSError, ValueError, RecursionError):
@@ -137,7 +142,7 @@ class Instance:
 
 
 def read_keys_file(path: Path) -> dict[str, Any]:
-    """The entries of a file of API keys; none where there is no file. Raises SettingsError for what is no such file."""
+    """Return the entries of a key file; none where there is no file. Raises SettingsError for an invalid one."""
     try:
         found = json.loads(path.read_text()) if path.exists() else {}
     except (OSError, ValueError, RecursionError) as error:
@@ -149,7 +154,7 @@ def read_keys_file(path: Path) -> dict[str, Any]:
 
 
 def _check_running(pid: int) -> None:
-    """Raises ValueError and OSError for what is no process: 0 and negative numbers are groups of them."""
+    """Raise ValueError or OSError unless it is a process: 0 and negative numbers are process groups."""
     if not 0 < pid < 2**31:
         raise ValueError(f"{pid} is not a process id")
     os.kill(pid, 0)
@@ -160,7 +165,7 @@ def _is_process(state: Any) -> bool:
 
 
 def replace_text(path: Path, text: str) -> None:
-    """Replace a file as a whole, with the owner and mode that it had."""
+    """Replace a file atomically, keeping its owner and mode."""
     draft = path.with_name(f".{path.name}.{os.getpid()}")
     draft.write_text(text)
     if path.exists():
@@ -180,7 +185,7 @@ def _write_private(path: Path, text: str, *, durable: bool = True) -> None:
         if durable:
             os.fsync(file.fileno())
     if os.geteuid() == 0 and path.exists():
-        # A service that is root no more may read it by its group, and goes on to.
+        # A service without root privileges may read it through its group, and keeps that access.
         before = path.stat()
         os.chown(draft, -1, before.st_gid)
         draft.chmod(0o600 | before.st_mode & stat.S_IRGRP)
@@ -188,7 +193,7 @@ def _write_private(path: Path, text: str, *, durable: bool = True) -> None:
 
 
 def take_port(wanted: int, what: str) -> int:
-    """The wanted port, or a free one for 0. Raises ConflictError when it is taken."""
+    """Return the wanted port, or a free one for 0. Raises ConflictError when it is taken."""
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:

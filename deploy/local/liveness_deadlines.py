@@ -1,10 +1,10 @@
-"""For how long a process may be silent before it is taken for dead. Pure: times are in seconds of any clock."""
+"""How long a process may be silent before it counts as dead. Pure: times are in seconds of any clock."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-# Looks that are further apart than this tell that the watcher itself stood still.
+# Checks that are further apart than this mean that the watcher itself was suspended.
 STALL_S = 10.0
 
 
@@ -12,7 +12,7 @@ STALL_S = 10.0
 class LivenessDeadline:
     """`start_within_s` from its start to its first answer, then `dead_after_s`.
 
-    While the watcher itself stood still, or the whole machine did, it heard nobody, which is nobody's fault.
+    While the watcher itself, or the whole machine, was suspended, it heard nobody; that does not count.
     """
 
     start_within_s: float
@@ -23,11 +23,11 @@ class LivenessDeadline:
 
     @classmethod
     def of(cls, start_within_s: float, dead_after_s: float, now: float) -> LivenessDeadline:
-        """With a process that starts now."""
+        """Create a deadline for a process that starts now."""
         return cls(start_within_s, dead_after_s, now, now)
 
     def begin(self, now: float) -> None:
-        """It is started anew."""
+        """Restart the deadline with the process."""
         self.since = self.looked_at = now
         self.answered_once = False
 
@@ -42,5 +42,5 @@ class LivenessDeadline:
         return self.silent_s(now) > (self.dead_after_s if self.answered_once else self.start_within_s)
 
     def silent_s(self, now: float) -> float:
-        """For how long it has been silent."""
+        """Return how long it has been silent."""
         return now - self.since

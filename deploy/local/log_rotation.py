@@ -11,17 +11,17 @@ KEPT = 3
 
 
 def open_log(path: Path) -> int:
-    """A file descriptor that appends to a log which only its owner can read."""
+    """Return a file descriptor that appends to a log which only its owner can read."""
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
     os.fchmod(descriptor, 0o600)
     return descriptor
 
 
 def rotate(path: Path, *, max_bytes: int = MAX_BYTES, kept: int = KEPT) -> bool:
-    """Move a log that has grown past `max_bytes` to `<name>.1`, and older ones one further; True when it did.
+    """Move a log that exceeds `max_bytes` to `<name>.1`, and older ones one further; True when it did.
 
-    The process keeps its descriptor, so the content is copied and the file cut to nothing: what is
-    written between the two is lost, a line at most. Raises OSError, for one when the disk is full.
+    The process keeps its descriptor, so the content is copied and the file truncated: what is written in between is
+    lost, a line at most. Raises OSError, for example when the disk is full.
     """
     if not path.exists() or path.stat().st_size <= max_bytes:
         return False
@@ -34,6 +34,6 @@ def rotate(path: Path, *, max_bytes: int = MAX_BYTES, kept: int = KEPT) -> bool:
         with path.open("rb") as source, os.fdopen(open_log(first), "wb") as copy:
             shutil.copyfileobj(source, copy)
     finally:
-        # A disk that is full needs the room more than it needs the log.
+        # A full disk needs the space more than the log.
         os.truncate(path, 0)
     return True

@@ -1,7 +1,7 @@
-"""The disk under nats-server: an alert before it is full, and a server that writes again afterwards.
+"""Monitor the disk under nats-server: alert before it is full, and make the server write again afterwards.
 
-nats-server keeps the first write error of a stream until it starts anew, also when there is room again. A disk may be
-full for less time than lies between two looks, so its write errors count as well as free space.
+nats-server keeps the first write error of a stream until it restarts, even when there is space again. A disk may be
+full for less time than lies between two checks, so write errors count as well as free space.
 """
 
 from __future__ import annotations
@@ -31,20 +31,20 @@ log = logging.getLogger(__name__)
 
 CHECK_EVERY_S = 0.5
 TELL_EVERY_S = 1.0
-# A server that has just started may have none for a moment.
+# A server that has just started may not have one yet.
 OFF_FOR_S = 5.0
 DEVICE = "disk"
 ACTION = (
     "free space on the disk of the data folder, or enlarge it: while it is full, jobs, results and telemetry "
-    "are refused; nats-server restarts automatically once there is space"
+    "are rejected; nats-server restarts automatically once there is space"
 )
 
 
 @dataclass
 class DiskWatch:
-    """Watches the disk of `folder`, where the server that writes `log_file` keeps its streams.
+    """Monitors the disk of `folder`, where the server that writes `log_file` stores its streams.
 
-    `restart` ends that server so that it starts anew.
+    `restart` stops that server so that it is restarted.
     """
 
     folder: Path
@@ -64,7 +64,7 @@ class DiskWatch:
         )
 
     async def run(self) -> None:
-        """Look and tell, until cancelled."""
+        """Check and report, until cancelled."""
         try:
             await run_together(self._keep_looking(), self._keep_telling())
         finally:
@@ -79,7 +79,7 @@ class DiskWatch:
             await asyncio.sleep(CHECK_EVERY_S)
 
     async def look(self) -> None:
-        """Look once: note the alert, start the server anew where that is due. Raises OSError."""
+        """Check once: note the alert, and restart the server where that is due. Raises OSError."""
         now = asyncio.get_running_loop().time()
         usage = await asyncio.to_thread(shutil.disk_usage, self.folder)
         failed = await asyncio.to_thread(self._errors.seen)

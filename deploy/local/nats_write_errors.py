@@ -1,4 +1,4 @@
-"""How nats-server says that it cannot write: in its log, and by switching JetStream off."""
+"""How nats-server reports that it cannot write: in its log, and by disabling JetStream."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from nats.js.errors import APIError, ServiceUnavailableError
 
 from accelerator_autopilot.runtime.bus import BUS_ERRORS
 
-# Of the server's own store: what clients say of themselves stands behind their address.
+# Of the server's own store: text from clients comes after their address.
 _REFUSED = re.compile(
     rb"^\[\d+\] \S+ \S+ \[\w+\] (?:JetStream|Filestore)\b.*(?:no space left on device|disk quota exceeded)$",
     re.MULTILINE,
@@ -28,15 +28,15 @@ class WriteErrors:
         self.skip()
 
     def skip(self) -> None:
-        """What is there already counts no more."""
+        """Ignore what is already there."""
         self._position = self._log_file.stat().st_size if self._log_file.exists() else 0
 
     def seen(self) -> bool:
-        """Whether there are any that were not seen yet. Raises OSError."""
+        """Return whether there are any new ones. Raises OSError."""
         if not self._log_file.exists():
             return False
         size = self._log_file.stat().st_size
-        # A log that was rotated is shorter; of one that grew by very much its end is enough.
+        # A rotated log is shorter; of one that grew by very much, its end is enough.
         start = max(self._position if size >= self._position else 0, size - MOST_BYTES)
         with self._log_file.open("rb") as file:
             file.seek(start)
@@ -47,11 +47,11 @@ class WriteErrors:
 
 
 async def jetstream_is_off(nc: Client) -> bool:
-    """Whether a server that answers says that it has no JetStream; False where nothing is known."""
+    """Return whether a responding server reports that it has no JetStream; False where that is unknown."""
     try:
         await nc.jetstream(timeout=2.0).account_info()
     except ServiceUnavailableError:
-        # Nobody listens for such questions: only a server that is there says so.
+        # Nobody subscribes to such requests: only a running server says so.
         return nc.is_connected
     except APIError as error:
         return error.err_code in NOT_ENABLED

@@ -1,4 +1,4 @@
-"""Whether a server or service on this machine lives, asked over its own door."""
+"""Probe whether a server or service on this machine is alive, through its own endpoint."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from collections.abc import Awaitable, Callable
 from contextlib import suppress
 
 TIMEOUT_S = 2.0
-# PostgreSQL's SSLRequest: answered with one byte before anything is authenticated, also while it recovers.
+# PostgreSQL's SSLRequest: answered with one byte before authentication, even during recovery.
 SSL_REQUEST = (8).to_bytes(4, "big") + (80877103).to_bytes(4, "big")
 
 
 def service_lives(port: int) -> Callable[[], Awaitable[bool]]:
-    """A probe of a service's /livez."""
+    """Return a probe of a service's /livez."""
 
     async def look() -> bool:
         connecting = asyncio.open_connection("127.0.0.1", port)
@@ -23,7 +23,7 @@ def service_lives(port: int) -> Callable[[], Awaitable[bool]]:
 
 
 def nats_lives(port: int) -> Callable[[], Awaitable[bool]]:
-    """A probe of nats-server: it greets whoever connects."""
+    """Return a probe of nats-server: it greets every connection."""
 
     async def look() -> bool:
         return (await _ask(asyncio.open_connection("127.0.0.1", port), b"", b"\r\n")).startswith(b"INFO")
@@ -32,14 +32,14 @@ def nats_lives(port: int) -> Callable[[], Awaitable[bool]]:
 
 
 async def postgres_lives(socket_path: str) -> bool:
-    """Whether the postmaster answers on its socket."""
+    """Return whether the postmaster answers on its socket."""
     return await _ask(asyncio.open_unix_connection(socket_path), SSL_REQUEST, b"") != b""
 
 
 async def _ask(
     connecting: Awaitable[tuple[asyncio.StreamReader, asyncio.StreamWriter]], request: bytes, until: bytes
 ) -> bytes:
-    """What comes back: up to `until`, or one byte; nothing when nobody answers in time."""
+    """Return the answer: up to `until`, or one byte; empty when nothing answers in time."""
     writer: asyncio.StreamWriter | None = None
     try:
         async with asyncio.timeout(TIMEOUT_S):

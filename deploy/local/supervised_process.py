@@ -1,4 +1,4 @@
-"""One supervised process: started, watched, restarted with a growing pause, its output in a file."""
+"""A supervised process: started, watched, restarted with a growing delay, its output in a file."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ log = logging.getLogger(__name__)
 PAUSES_S = (0.1, 0.5, 1.0, 2.0, 5.0)
 STEADY_S = 30.0
 STOP_TIMEOUT_S = 15.0
-# Slower than any start, and than a machine that is busy for a while: a restart loses what the process was doing.
+# Longer than any start, even on a busy machine: a restart loses what the process was doing.
 DEAD_AFTER_S = 30.0
 START_WITHIN_S = 180.0
 PROBE_EVERY_S = 2.0
@@ -31,10 +31,10 @@ Probe = Callable[[], Awaitable[bool]]
 
 
 class ManagedProcess:
-    """A command that is to run until it is stopped.
+    """A command that runs until it is stopped.
 
-    With a `probe` it also has to live: one that answered and then does not for `dead_after_s`, or that
-    does not answer within START_WITHIN_S of its start, is killed and started again.
+    With a `probe` it also has to be alive: a process that stops answering for `dead_after_s`, or that does not
+    answer within START_WITHIN_S of its start, is killed and restarted.
     """
 
     def __init__(
@@ -71,12 +71,12 @@ class ManagedProcess:
             self._tasks.append(asyncio.create_task(self._watch_life(self._probe)))
 
     async def restart(self) -> None:
-        """Ask it to end; it starts again by itself."""
+        """Ask it to stop; it is restarted automatically."""
         if self._process is not None and self._process.returncode is None:
             await _end(self._process, self._stop_timeout_s)
 
     async def _spawn(self) -> None:
-        """Start it, unless it is to stop: whoever stops it waits until it can be told to."""
+        """Start it, unless it is being stopped: stopping waits until a start is complete."""
         async with self._spawning:
             if not self._stopping:
                 await self._start_process()
@@ -106,13 +106,13 @@ class ManagedProcess:
                 return
             quick = 0 if loop.time() - began > STEADY_S else quick + 1
             self.restarts += 1
-            log.warning("process ended, starting it again", extra={"child": self.name, "exit_code": self.last_exit})
+            log.warning("process ended; restarting it", extra={"child": self.name, "exit_code": self.last_exit})
             while not self._stopping:
                 await asyncio.sleep(PAUSES_S[min(quick, len(PAUSES_S) - 1)])
                 try:
                     await self._spawn()
                     break
-                except OSError as error:  # out of processes, memory or disk: none of it lasts for ever
+                except OSError as error:  # out of processes, memory or disk: none of it lasts forever
                     quick += 1
                     log.warning("process not started", extra={"child": self.name, "error": str(error)})
 
@@ -128,7 +128,7 @@ class ManagedProcess:
                 patience.begin(now)
             elif patience.over(now, answered=answered) and self._process is not None:
                 silent_s = round(patience.silent_s(now), 1)
-                log.warning("process does not answer, killing it", extra={"child": self.name, "silent_s": silent_s})
+                log.warning("process does not answer; killing it", extra={"child": self.name, "silent_s": silent_s})
                 with suppress(ProcessLookupError):
                     self._process.kill()
                 patience.begin(now)
@@ -142,7 +142,7 @@ class ManagedProcess:
                 log.warning("log not rotated", extra={"child": self.name, "error": str(error)})
 
     async def stop(self) -> None:
-        """Ask it to end, and kill it when it does not."""
+        """Ask it to stop, and kill it when it does not."""
         self._stopping = True
         async with self._spawning:
             pass
@@ -164,7 +164,7 @@ async def _end(process: asyncio.subprocess.Process, timeout_s: float) -> None:
 
 
 def _detach() -> None:
-    # Its own session, so that Ctrl-C reaches the supervisor alone; dying with it all the same.
+    # Its own session, so that Ctrl-C only reaches the supervisor; it still dies with it.
     os.setsid()
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)

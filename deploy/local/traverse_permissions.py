@@ -1,7 +1,8 @@
-"""Folders above the data folder that are opened for passing through, for as long as the product runs.
+"""Folders above the data folder that others may traverse, for as long as the product runs.
 
-As root, PostgreSQL is a user of its own, and so are services that join its group to reach its socket: neither comes to
-a data folder below `/root` otherwise. The wheel lets everybody list all those folders; passing through is enough.
+As root, PostgreSQL runs as its own user, and so do services that join its group to reach its socket: otherwise neither
+could reach a data folder below `/root`. The wheel makes all those folders listable by everybody; traversing them is
+enough.
 """
 
 from __future__ import annotations
@@ -20,14 +21,14 @@ PASS, LIST = 0o011, 0o055
 
 
 class TraversePermissions:
-    """What was opened is written down before, so that it is closed again also by the run after a crash."""
+    """Changed modes are recorded first, so that they are restored even by the run after a crash."""
 
     def __init__(self, record: Path) -> None:
         self._record = record
 
     @contextmanager
     def opened(self, folder: Path) -> Iterator[None]:
-        """Whatever is done to the folders above `folder` meanwhile, others may only pass through them afterwards."""
+        """Allow only traversal of the folders above `folder`, whatever changes their modes within this context."""
         if os.geteuid() != 0:
             yield
             return
@@ -42,21 +43,21 @@ class TraversePermissions:
                     above.chmod(mode | PASS)
                     changed += [str(above)] if mode | PASS != mode else []
             if changed:
-                log.info("opened for passing through until the product is stopped", extra={"folders": changed})
+                log.info("folder opened for traversal until the product stops", extra={"folders": changed})
 
     def close(self) -> None:
-        """Give the folders the modes that they had, where nobody else has changed them since."""
+        """Restore the folders' previous modes, unless somebody else has changed them since."""
         for above, mode in self._noted().items():
             try:
                 if _mode(above) in {mode | PASS, mode | LIST}:
                     above.chmod(mode)
             except OSError as error:
-                log.warning("folder not closed again", extra={"folder": str(above), "error": error.strerror})
+                log.warning("folder mode not restored", extra={"folder": str(above), "error": error.strerror})
         self._record.unlink(missing_ok=True)
 
     def _note(self, modes: dict[Path, int]) -> None:
         noted = self._noted()
-        # What the run before noted and did not come to close was the mode before.
+        # What an earlier run recorded and did not restore was the original mode.
         wanted = modes | noted
         if wanted != noted:
             draft = self._record.with_suffix(".tmp")
@@ -70,7 +71,7 @@ class TraversePermissions:
         except FileNotFoundError:
             return {}
         except (OSError, ValueError, TypeError, AttributeError, RecursionError) as error:
-            log.warning("record of opened folders unreadable", extra={"error": type(error).__name__})
+            log.warning("record of changed folder modes unreadable", extra={"error": type(error).__name__})
             return {}
 
 

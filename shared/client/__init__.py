@@ -1,4 +1,4 @@
-"""The client: submit jobs, follow them, read the fleet and steer it, all over NATS.
+"""The client: submit jobs, follow them, read the fleet and control it, all over NATS.
 
 Programs use `accelerator_autopilot.connect` or `connect_async`. `AutopilotClient` is the layer below, which the
 services use themselves.

@@ -43,31 +43,31 @@ from accelerator_autopilot.transport.direct_reads import bucket_items, last_mess
 M = TypeVar("M", bound=Message)
 DELIVER_S = 15.0
 RISK_ALERTS = 5_000
-# Each subscription is a consumer with requests of its own, each silence is held against every alert.
+# Each subscription is a consumer with its own requests, and each silence is compared with every alert.
 MOST_SUBSCRIPTIONS, MOST_SILENCES = 1_000, 1_000
 FORGOTTEN_AFTER = timedelta(days=30)
 
 
 class Alerts:
-    """Read alerts, follow them, and have them delivered."""
+    """Read alerts, follow them, and manage their deliveries."""
 
     def __init__(self, nc: Client, js: JetStreamContext, actor: str) -> None:
         self._nc, self._js, self._actor = nc, js, actor
 
     async def open(self) -> list[Alert]:
-        """Alerts that are open now, oldest first."""
+        """Return the open alerts, oldest first."""
         return sorted((await bucket_items(self._js, "open_alerts", Alert)).values(), key=lambda a: a.opened_at)
 
     async def history(self, limit: int = 50) -> list[Alert]:
-        """The newest changes of alerts, oldest first."""
+        """Return the newest changes of alerts, oldest first."""
         return await last_messages(self._js, "ALERTS", subjects.ALERTS, Alert, limit=limit)
 
     async def risks(self) -> list[Risk]:
-        """Devices by their risk, from the alerts of the last months."""
+        """Return devices by their risk, from the alerts of the last months."""
         return risks(await self.history(RISK_ALERTS), utc_now())
 
     async def follow(self, unreadable: Callable[[Exception], None] | None = None) -> AsyncGenerator[Alert, None]:
-        """Alerts as they change; `unreadable` is told of what is left out."""
+        """Yield alerts as they change; `unreadable` is called for what is left out."""
         subscription = await self._nc.subscribe(subjects.ALERTS)
         try:
             async for message in subscription.messages:
@@ -83,7 +83,7 @@ class Alerts:
             await subscription.unsubscribe()
 
     async def subscribe(self, url: str, **more: object) -> Subscription:
-        """Have alerts posted to a URL; `more` are fields of Subscription, empty filters take all.
+        """Post alerts to a URL; `more` are fields of Subscription, empty filters match all.
 
         Raises InvalidInputError that names the field, ConflictError when there are too many.
         """
@@ -97,7 +97,7 @@ class Alerts:
         return subscription
 
     async def deliver(self, subscription_id: str, alert: Alert | None = None) -> DeliveryReply:
-        """Tell a subscription of an alert now, or of a test alert.
+        """Send an alert, or a test alert, to a subscription now.
 
         Raises NotFoundError for an unknown subscription, and UnavailableError without a notifier.
         """
@@ -114,11 +114,11 @@ class Alerts:
         return DeliveryReply.model_validate_json(reply.data)
 
     async def deliveries(self, limit: int = 50) -> list[AuditRecord]:
-        """The newest deliveries and what became of them, oldest first."""
+        """Return the newest deliveries and their outcomes, oldest first."""
         return await last_messages(self._js, "AUDIT", subjects.audit("notifier"), AuditRecord, limit=limit)
 
     async def acknowledge(self, alert_id: str, note: str = "") -> Acknowledgement:
-        """Take an open alert on: it escalates no further. Raises NotFoundError."""
+        """Acknowledge an open alert: it is not escalated further. Raises NotFoundError."""
         if not alert_id or alert_id not in {a.id for a in await self.open()}:
             raise NotFoundError(f"alert {alert_id} is not open")
         taken = _checked(Acknowledgement, {"alert_id": alert_id, "by": self._actor, "at": utc_now(), "note": note})
@@ -127,12 +127,12 @@ class Alerts:
         return taken
 
     async def acknowledgements(self) -> dict[str, Acknowledgement]:
-        """Who has taken which alert on, by the alert's id."""
+        """Return acknowledgements by alert id."""
         taken = await bucket_items(self._js, "acknowledged", Acknowledgement)
         return {a.alert_id: a for a in taken.values()}
 
     async def silence(self, ends_at: datetime, *, starts_at: datetime | None = None, **more: object) -> Silence:
-        """Do not tell of alerts that match until a time, or in a planned window.
+        """Suppress notifications of matching alerts until a time, or in a planned window.
 
         Raises InvalidInputError, and ConflictError when there are too many.
         """
@@ -144,7 +144,7 @@ class Alerts:
         return silence
 
     async def _make_room_for_a_silence(self) -> None:
-        """Forget those that are long over; nothing else would."""
+        """Delete silences that ended long ago; nothing else would."""
         now, kv = utc_now(), await self._js.key_value("silences")
         found = await bucket_items(self._js, "silences", Silence)
         for key in [key for key, known in found.items() if now - known.ends_at > FORGOTTEN_AFTER]:
@@ -153,7 +153,7 @@ class Alerts:
             raise ConflictError(f"there are {MOST_SILENCES} silences, the maximum: end some, or use patterns")
 
     async def silences(self) -> list[Silence]:
-        """Silences that are not over, the first to end first."""
+        """Return silences that have not ended, the first to end first."""
         found = (await bucket_items(self._js, "silences", Silence)).values()
         return sorted((s for s in found if s.ends_at > utc_now()), key=lambda s: s.ends_at)
 
@@ -162,7 +162,7 @@ class Alerts:
         await self._remove("silences", silence_id, "silence")
 
     async def subscriptions(self) -> list[Subscription]:
-        """All subscriptions."""
+        """Return all subscriptions."""
         return list((await bucket_items(self._js, "subscriptions", Subscription)).values())
 
     async def unsubscribe(self, subscription_id: str) -> None:
@@ -178,10 +178,10 @@ class Alerts:
         await kv.delete(key)
 
     async def _known(self, bucket: str, key: str, kind: str) -> KeyValue:
-        """The bucket, which has the key. Raises NotFoundError."""
+        """Return the bucket if it has the key. Raises NotFoundError."""
         kv = await self._js.key_value(bucket)
         try:
-            # Ids that we make are plain; another would be a pattern, or no key at all.
+            # Our own ids are plain; another would be a pattern, or no valid key.
             if not key or subjects.token(key) != key:
                 raise NotFoundError(f"{kind} {key!r} does not exist")
             await kv.get(key)
@@ -194,7 +194,7 @@ class Alerts:
 
 
 def _checked(model: type[M], fields: dict[str, object]) -> M:
-    """A message of these fields. Raises InvalidInputError that names the first field that is wrong."""
+    """Create a message from these fields. Raises InvalidInputError that names the first invalid field."""
     try:
         return model.model_validate(fields)
     except ValidationError as error:

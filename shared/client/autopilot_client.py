@@ -1,4 +1,4 @@
-"""The client: one connection, and what can be done over it by topic."""
+"""The client: one connection, and its functions by topic."""
 
 from __future__ import annotations
 
@@ -61,18 +61,19 @@ class AutopilotClient:
             seen[:] = [error]
 
         async def closed() -> None:
-            # A first try that failed closes too, and that is told otherwise.
+            # A failed first attempt closes the connection too, and is reported elsewhere.
             if connected and self._on_closed is not None:
                 await self._on_closed()
 
         options |= {"error_cb": remember, "closed_cb": closed}
         nc = Client()
         try:
-            # The library tries for ever, which is right once connected; a first time must end.
+            # The library retries forever, which is right once connected; the first attempt must end.
             async with asyncio.timeout(self._connect_timeout_s):
                 await nc.connect(self._settings.servers, **options)
         except (NatsError, OSError) as error:
-            # A server that refuses a client may close before its reason is read: its greeting says what it asks for.
+            # A server that rejects a client may close before its reason is read: its greeting says what it
+            # requires.
             refused = bool(nc._server_info.get("auth_required"))  # noqa: SLF001  no other name
             await _close(nc)
             cause = seen[0] if seen else error
@@ -96,14 +97,14 @@ class AutopilotClient:
         self.steering = Steering(nc, js, self._actor)
 
     def acting_as(self, actor: str) -> AutopilotClient:
-        """The same connection in the name of somebody else, for as long as this one is open."""
+        """Return the same connection acting for somebody else, for as long as this one is open."""
         other = AutopilotClient(self._settings, name=self._name, actor=actor)
         other._nc = self.nc
         other._bind(self.nc, self.js, self.jobs.acting_as(actor))
         return other
 
     async def audit(self, action: str, target: str, /, **detail: str) -> None:
-        """Write down what the actor is about to do. Raises UnavailableError: then it must not be done."""
+        """Record what the actor is about to do. Raises UnavailableError: then it must not be done."""
         await audit_records.write(self.js, audit_records.record(self._actor, action, target, **detail))
 
     async def __aexit__(
@@ -120,14 +121,14 @@ class AutopilotClient:
 
     @property
     def nc(self) -> Client:
-        """The nats-py client underneath."""
+        """The underlying nats-py client."""
         if self._nc is None:
             raise UnavailableError("the client is not connected: use it in 'async with'")
         return self._nc
 
 
 def _why_not(url: str, cause: Exception, *, refused: bool) -> str:
-    """Why there is no connection, and what to do. An address may hold a password, which is not repeated."""
+    """Explain why there is no connection, and what to do. A URL may contain a password, which is not repeated."""
     where = re.sub(r"//[^@/,]*@", "//", url)
     if refused or "authorization" in str(cause).lower():
         return f"the NATS server at {where} refuses this client ({cause}): it wants a token, a user or credentials"
@@ -135,7 +136,7 @@ def _why_not(url: str, cause: Exception, *, refused: bool) -> str:
 
 
 async def _close(nc: Client) -> None:
-    """Close, also where a server that stands still takes no more bytes."""
+    """Close the connection, even when a hung server accepts no more bytes."""
     with suppress(TimeoutError, NatsError, OSError):
         async with asyncio.timeout(CLOSE_TIMEOUT_S):
             await nc.close()

@@ -1,4 +1,4 @@
-"""Results of a batch in the order of its jobs: many at a time where they are there, else one by one."""
+"""Read the results of a batch in the order of its jobs: many at a time where available, else one by one."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from accelerator_autopilot.contracts.messages.jobs import JobResult
 from accelerator_autopilot.transport.result_publishing import BUS_ERRORS
 from accelerator_autopilot.transport.stream_reader import reading
 
-# Another reading costs as much as a few looks at single results.
+# Another read costs as much as a few lookups of single results.
 WORTH_READING = 16
 READ_AT_ONCE = 100
-# Results that came before their turn; with more of them the stream keeps the others until there is room.
+# Results that arrived before their turn; beyond this number the stream keeps the rest until there is room.
 MOST_HELD_BYTES = 16 * 2**20
 
 Parse = Callable[[bytes], Awaitable[JobResult | None]]
@@ -29,9 +29,10 @@ Find = Callable[[str], Awaitable[JobResult | None]]
 
 
 class BatchResults:
-    """One reading of a batch's results; `parse` reads a stored one, `find` looks for that of a job.
+    """A reader of a batch's results; `parse` reads a stored result, `find` looks up that of one job.
 
-    `others` tells the numbers of all jobs that there are where one is not among them, `expired` what stands for that.
+    `others` returns the indices of all existing jobs where one is not among them, `expired` the placeholder for
+    that.
     """
 
     def __init__(
@@ -54,7 +55,10 @@ class BatchResults:
         self._news, self._arrived = asyncio.Event(), WORTH_READING
 
     async def in_order(self, count: int, timeout_s: float | None) -> AsyncGenerator[JobResult, None]:
-        """The results of the first `count` jobs. Raises TimeoutError when the next takes longer than `timeout_s`."""
+        """Yield the results of the first `count` jobs.
+
+        Raises TimeoutError when the next takes longer than `timeout_s`.
+        """
 
         async def on_result(_: Msg) -> None:
             self._arrived += 1
@@ -77,7 +81,7 @@ class BatchResults:
                 await self._read_ahead(index)
             stored = self._held.pop(index, None)
             self._held_bytes -= len(stored or b"")
-            # What was nowhere once, of a batch that is published, never comes.
+            # In a published batch, a job that is once found nowhere never appears.
             if stored is None and self._there is not None and str(index) not in self._there:
                 return self._expired(index)
             found = await self._parse(stored) if stored is not None else await self._find(f"{self._batch_id}.{index}")
@@ -91,7 +95,7 @@ class BatchResults:
                 await asyncio.wait_for(self._news.wait(), next(pauses))
 
     async def _read_ahead(self, index: int) -> None:
-        """Take what the stream has from where the last reading ended; where it cannot be read, `find` goes on alone."""
+        """Read on from where the last read ended; where the stream is unreadable, only `find` is used."""
         self._arrived = 0
         config = ConsumerConfig(
             filter_subject=subjects.results_of(self._batch_id),

@@ -1,4 +1,4 @@
-"""Many jobs under one handle. The streams' subjects tell how far it is; no second store counts along."""
+"""Many jobs under one handle. Progress is derived from the streams' subjects, without a second store."""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ from accelerator_autopilot.transport.result_publishing import BUS_ERRORS, not_st
 
 T = TypeVar("T")
 QUEUE = "JOBS"
-# Jobs that are one write, and the bytes of them; inputs that are stored as objects at once.
+# Jobs and bytes per write; inputs that are stored as objects concurrently.
 TOGETHER, TOGETHER_BYTES, LARGE_AT_ONCE = 1000, 4 * 2**20, 8
-PREPARED_AT_ONCE = 100  # then others have their turn at the event loop
+PREPARED_AT_ONCE = 100  # then other tasks get a turn at the event loop
 ENDED_AT_ONCE = 1000
 
 
 class BatchView(BaseModel):
-    """How far a batch is."""
+    """The progress of a batch."""
 
     id: str
     kind: str
@@ -48,7 +48,7 @@ class BatchView(BaseModel):
 
     @property
     def finished(self) -> bool:
-        """Whether every job has a result, or had one that has expired."""
+        """Whether every job has a result, or had one that expired."""
         return self.done + self.expired >= self.count
 
 
@@ -60,27 +60,27 @@ class BatchHandle:
     count: int
     batches: Batches
     there: frozenset[int] = frozenset()
-    """Jobs that were there already, by their numbers."""
+    """Indices of jobs that existed already."""
 
     @property
     def duplicate(self) -> bool:
-        """Whether it had been submitted before; what was missing of it is there now."""
+        """Whether it had been submitted before; missing jobs have been added."""
         return bool(self.there)
 
     async def progress(self) -> BatchView:
-        """How far it is."""
+        """Return its progress."""
         return await self.batches.view(self.id)
 
     def results(self, timeout_s: float = 3600.0) -> AsyncIterator[JobResult]:
-        """Results in the order of the inputs, each as soon as it and those before it are there."""
+        """Yield results in the order of the inputs, each as soon as it and those before it are available."""
         return self.batches.results(self.id, timeout_s)
 
     async def outputs(self, timeout_s: float = 3600.0) -> list[Any]:
-        """All outputs, None where a job failed."""
+        """Return all outputs, None where a job failed."""
         return [r.output async for r in self.results(timeout_s)]
 
     async def cancel(self) -> int:
-        """End what has no result yet; returns how many jobs."""
+        """Cancel what has no result yet; returns how many jobs."""
         return await self.batches.cancel(self.id)
 
 
@@ -101,13 +101,11 @@ class Batches:
         digest: str | None = None,
         **options: Any,
     ) -> BatchHandle:
-        """One job an input. The same `batch_id` is the same batch while any of its jobs or results exists.
+        """Submit one job per input. The same `batch_id` is the same batch while any of its jobs or results exists.
 
-        `digest` is what `fingerprint` says of kind and inputs, for who knows it already.
-
-        Raises InvalidInputError for a bad argument, ConflictError when the batch has other inputs, and
-        UnavailableError when not every job was confirmed; with a `batch_id` the call can then be repeated, and
-        publishes what is missing.
+        `digest` is the `fingerprint` of kind and inputs, if known already. Raises InvalidInputError for a bad
+        argument, ConflictError when the batch has other inputs, and UnavailableError when not every job was
+        confirmed; with a `batch_id` the call can then be repeated, and publishes what is missing.
         """
         chosen, inputs = make_options(**options), [dict(p) for p in payloads]
         if not inputs:
@@ -138,7 +136,7 @@ class Batches:
         options: Options,
         submitter: str,
     ) -> None:
-        """Publish what is not there yet. Raises what the first job raised that was not confirmed."""
+        """Publish what does not exist yet. Raises the error of the first unconfirmed job."""
         missing = [number for number in range(len(inputs)) if number not in there]
         for start in range(0, len(missing), TOGETHER):
             part = missing[start : start + TOGETHER]
@@ -158,7 +156,7 @@ class Batches:
             await _some_at_once(TOGETHER, [job for job, m in messages if m.stream != QUEUE], self._jobs.publish)
 
     async def _register(self, record: Batch) -> frozenset[int]:
-        """Make the batch known; which of its jobs are there already, by their numbers."""
+        """Record the batch; returns the indices of its jobs that exist already."""
         key, body = subjects.token(record.id), record.model_dump_json().encode()
         try:
             kv = await self._js.key_value("batches")
@@ -178,7 +176,7 @@ class Batches:
         return frozenset()
 
     async def view(self, batch_id: str) -> BatchView:
-        """How far a batch is. Raises NotFoundError for an unknown id."""
+        """Return the progress of a batch. Raises NotFoundError for an unknown id."""
         record = await self._record(batch_id)
         done = await count_messages(self._js, "RESULTS", subjects.results_of(batch_id))
         expired = 0
@@ -187,7 +185,7 @@ class Batches:
         return BatchView(id=batch_id, kind=record.kind, count=record.count, done=done, expired=max(0, expired))
 
     async def results(self, batch_id: str, timeout_s: float | None = 3600.0) -> AsyncIterator[JobResult]:
-        """Results in the order of the inputs. Raises TimeoutError when the next takes longer than `timeout_s`."""
+        """Yield results in the order of the inputs. Raises TimeoutError when the next takes longer than `timeout_s`."""
         record = await self._record(batch_id)
         reader = BatchResults(
             self._nc, self._js, batch_id, parse=self._jobs.read_result, find=self._jobs.find_result,
@@ -198,13 +196,13 @@ class Batches:
                 yield result
 
     async def _note_published(self, record: Batch) -> None:
-        """Without the note, whoever follows the batch waits for what has expired; that is no reason to fail."""
+        """Without the note, followers wait for expired results; that is no reason to fail."""
         body = record.model_copy(update={"published": True}).model_dump_json().encode()
         with suppress(*BUS_ERRORS):
             await (await self._js.key_value("batches")).put(subjects.token(record.id), body)
 
     async def _others(self, batch_id: str, index: int) -> set[str] | None:
-        """The numbers of all jobs and results that there are, when this job is not among them; else None."""
+        """Return the indices of all existing jobs and results, when this job is not among them; else None."""
         try:
             if await self._claims.exists(f"{batch_id}.{index}") or not (await self._record(batch_id)).published:
                 return None
@@ -214,7 +212,7 @@ class Batches:
         return None if str(index) in there else there
 
     async def completed(self, batch_id: str, timeout_s: float | None = 3600.0) -> AsyncIterator[tuple[int, JobResult]]:
-        """Results as they come, each with its job's number. Raises TimeoutError as `results` does."""
+        """Yield results as they arrive, each with its job's index. Raises TimeoutError as `results` does."""
         record = await self._record(batch_id)
         told: asyncio.Queue[str] = asyncio.Queue()
         find = patient(self._nc, self._jobs.find_result)
@@ -242,7 +240,7 @@ class Batches:
     async def _ended(
         self, batch_id: str, left: Mapping[str, int], told: asyncio.Queue[str], find: Find
     ) -> list[tuple[str, JobResult]]:
-        """Results that are there, of the jobs that were told of; else of all, for news get lost."""
+        """Return existing results of the announced jobs; otherwise of all, since announcements may be lost."""
         candidates = []
         while not told.empty():
             candidates.append(told.get_nowait())
@@ -257,15 +255,16 @@ class Batches:
         return found
 
     async def cancel(self, batch_id: str) -> int:
-        """End what has no result yet; returns how many jobs.
+        """Cancel what has no result yet; returns how many jobs.
 
-        Raises UnavailableError (BusyError without room for results) when not all could be ended; it can be repeated.
+        Raises UnavailableError (BusyError without room for results) when not all could be cancelled; it can be
+        repeated.
         """
         record = await self._record(batch_id)
         try:
             done = await subjects_of(self._js, "RESULTS", subjects.results_of(batch_id))
             left = [job for job in (f"{batch_id}.{i}" for i in range(record.count)) if subjects.result(job) not in done]
-            # Workers begin at the other end. No job leaves the queue before it has its result.
+            # Workers start at the other end. No job leaves the queue before it has its result.
             left.reverse()
             ended = 0
             for start in range(0, len(left), ENDED_AT_ONCE):
@@ -300,7 +299,7 @@ def _expired(record: Batch, index: int) -> JobResult:
 
 
 def _groups(messages: list[tuple[Job, Outgoing]]) -> Iterator[list[tuple[Job, Outgoing]]]:
-    """Parts of them that are not too large to be one write."""
+    """Split into parts that are small enough for one write."""
     group, size = list[tuple[Job, Outgoing]](), 0
     for job, message in messages:
         if group and size + len(message.body) > TOGETHER_BYTES:
@@ -313,7 +312,7 @@ def _groups(messages: list[tuple[Job, Outgoing]]) -> Iterator[list[tuple[Job, Ou
 
 
 async def _some_at_once(most: int, items: Iterable[T], work: Callable[[T], Awaitable[object]]) -> None:
-    """Do the work of every item. Raises the first error, and leaves none running."""
+    """Process every item. Raises the first error, and leaves none running."""
     waiting = iter(items)
 
     async def lane() -> None:

@@ -1,4 +1,4 @@
-"""Errors of the connection as errors of ours."""
+"""Translate connection errors to our own."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ NOT_OURS = "this NATS server holds no Autopilot: `autopilot up` starts one"
 
 @contextmanager
 def translated(what: str) -> Iterator[None]:
-    """Raise UnavailableError for what nats-py raises in this block."""
+    """Raise UnavailableError for nats-py's errors in this block."""
     try:
         yield
     except (NotFoundError, ServiceUnavailableError, NoStreamResponseError, nats.errors.NoRespondersError) as error:
@@ -31,7 +31,7 @@ def translated(what: str) -> Iterator[None]:
 
 
 def call(method: Callable[P, Coroutine[Any, Any, T]]) -> Callable[P, Coroutine[Any, Any, T]]:
-    """A method of the client that raises UnavailableError for what nats-py raises."""
+    """Wrap a method of the client to raise UnavailableError for nats-py's errors."""
 
     @wraps(method)
     async def called(*arguments: P.args, **named: P.kwargs) -> T:

@@ -1,4 +1,4 @@
-"""Where a client connects to: what it is told, what the environment says, or the product on this machine."""
+"""Determine where a client connects: arguments, the environment, or the product on this machine."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def connect_settings(
     certificate: str | Path | None = None,
     key: str | Path | None = None,
 ) -> NatsSettings:
-    """Settings of the connection. Raises InvalidInputError."""
+    """Return settings of the connection. Raises InvalidInputError."""
     given: dict[str, Any] = {
         "nats_url": url if url is None or isinstance(url, str) else ",".join(url),
         "nats_token": token,
@@ -44,7 +44,7 @@ def connect_settings(
         raise InvalidInputError("user", user, "user and password must be given together")
     for name in ("nats_credentials", "nats_ca", "nats_certificate", "nats_key"):
         if name in given and not Path(given[name]).is_file():
-            raise InvalidInputError(name.removeprefix("nats_"), str(given[name]), "is no file")
+            raise InvalidInputError(name.removeprefix("nats_"), str(given[name]), "is not a file")
     if url is None and "AUTOPILOT_NATS_URL" not in os.environ:
         given = local_product() | given
     try:
@@ -54,7 +54,7 @@ def connect_settings(
 
 
 def local_product() -> dict[str, Any]:
-    """How to reach the product that runs on this machine, by the file that it writes; nothing when there is none."""
+    """Return how to reach the product that runs on this machine, from its runtime file; None when there is none."""
     folder = Path(os.environ.get("AUTOPILOT_DATA_DIR") or DEFAULT_DATA_DIR)
     names = ("nats_url", "nats_user", "nats_password")
     try:
@@ -65,7 +65,7 @@ def local_product() -> dict[str, Any]:
 
 
 def default_actor() -> str:
-    """The user of this process."""
+    """Return the user of this process."""
     try:
         return getpass.getuser()
     except (OSError, KeyError, ImportError):

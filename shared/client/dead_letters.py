@@ -1,4 +1,4 @@
-"""Jobs that could not succeed, with another life for them, and other messages that nobody could handle."""
+"""Dead letters: jobs that could not succeed, which can be replayed, and quarantined messages."""
 
 from __future__ import annotations
 
@@ -21,24 +21,24 @@ NEWEST = 1000
 
 
 class DeadJobs:
-    """The dead letters of the last thirty days, and messages put aside within the last seven."""
+    """The dead letters of the last thirty days, and messages quarantined within the last seven."""
 
     def __init__(self, js: JetStreamContext, jobs: Jobs) -> None:
         self._js, self._jobs = js, jobs
 
     async def put_aside(self, limit: int = 50) -> list[PoisonMessage]:
-        """The newest messages that no consumer could handle, newest first; `body_base64` is what they said."""
+        """Return the newest quarantined messages, newest first; `body_base64` is their content."""
         return (await last_messages(self._js, "POISON", subjects.POISON, PoisonMessage, limit=limit))[::-1]
 
     async def list(self, kind: str | None = None, limit: int = 50) -> list[DeadJob]:
-        """The newest dead letters, newest first."""
+        """Return the newest dead letters, newest first."""
         subject = subjects.dead(kind) if kind else subjects.DEAD
         return (await last_messages(self._js, "DEAD", subject, DeadJob, limit=limit))[::-1]
 
     async def replay(self, job_id: str) -> JobHandle:
-        """Submit a dead job again, as a new job; replaying it twice is the same new job.
+        """Submit a dead job again, as a new job; replaying it twice yields the same new job.
 
-        Raises NotFoundError when it is unknown, was no job at all, or its payload has expired.
+        Raises NotFoundError when it is unknown, was not a job at all, or its payload has expired.
         """
         dead = next((d for d in await self.list(limit=NEWEST) if d.id == job_id), None)
         if dead is None or dead.job is None:

@@ -1,4 +1,4 @@
-"""The fleet as it is now: nodes, devices, their newest samples, pools and decisions."""
+"""The present state of the fleet: nodes, devices, their newest samples, pools and decisions."""
 
 from __future__ import annotations
 
@@ -40,13 +40,13 @@ class DeviceView(BaseModel):
     sample: dict[str, float] = {}
 
     def row(self) -> dict[str, Any]:
-        """The device as one row of a table, its newest sample in a column a metric."""
+        """Return the device as one row of a table, its newest sample in a column per metric."""
         told = self.info.model_dump(include={"device", "index", "model", "vendor", "simulated", "memory_bytes"})
         return {"node": self.node} | told | self.sample
 
 
 class Decision(BaseModel):
-    """A command with what became of it."""
+    """A command with its outcome."""
 
     command: AnyCommand
     kind: str
@@ -55,7 +55,7 @@ class Decision(BaseModel):
 
 
 class Explanation(BaseModel):
-    """A decision of the scheduler with its command's outcome, where there was a command."""
+    """A decision of the scheduler with its command's outcome, if there was a command."""
 
     record: DecisionRecord
     outcome: CommandOutcome | None = None
@@ -68,11 +68,11 @@ class Fleet:
         self._nc, self._js = nc, js
 
     async def inventories(self) -> list[NodeInventory]:
-        """Every node that ever reported, newest state each."""
+        """Return every node that ever reported, newest state each."""
         return list((await bucket_items(self._js, "inventory", NodeInventory)).values())
 
     async def frame(self, node: str) -> TelemetryFrame | None:
-        """The newest frame of a node, if the stream still holds one."""
+        """Return the newest frame of a node, if the stream still holds one."""
         from accelerator_autopilot.contracts.frames import decode  # noqa: PLC0415  numpy's 10 MB are only for who looks at frames
 
         try:
@@ -82,7 +82,7 @@ class Fleet:
             return None
 
     async def devices(self) -> list[DeviceView]:
-        """All devices with their newest samples."""
+        """Return all devices with their newest samples."""
         views = []
         for inventory in await self.inventories():
             frame = await self.frame(inventory.node)
@@ -94,14 +94,14 @@ class Fleet:
         return sorted(views, key=lambda view: (view.node, view.info.index, view.info.device))
 
     async def find(self, device: str) -> DeviceView:
-        """The device of this name. Raises NotFoundError."""
+        """Return the device of this name. Raises NotFoundError."""
         for view in await self.devices():
             if view.info.device == device:
                 return view
         raise Missing(f"device {device!r} is in no node's inventory")
 
     async def live(self, unreadable: Callable[[Exception], None] | None = None) -> AsyncGenerator[TelemetryFrame, None]:
-        """Frames as they are published; `unreadable` is told of what is left out."""
+        """Yield frames as they are published; `unreadable` is called for what is left out."""
         from accelerator_autopilot.contracts.frames import decode  # noqa: PLC0415  as above
 
         subscription = await self._nc.subscribe(subjects.FRAMES)
@@ -118,21 +118,21 @@ class Fleet:
             await subscription.unsubscribe()
 
     async def pools(self) -> list[PoolStatus]:
-        """Every pool on every node."""
+        """Return every pool on every node."""
         return list((await bucket_items(self._js, "pools", PoolStatus)).values())
 
     async def queue_depth(self) -> int:
-        """Jobs that wait or run."""
+        """Return how many jobs wait or run."""
         return int((await self._js.stream_info("JOBS")).state.messages)
 
     async def results_fill(self) -> float:
-        """How full the stream of results is, 0 to 1."""
+        """Return how full the stream of results is, 0 to 1."""
         info = await self._js.stream_info("RESULTS")
         most = info.config.max_bytes or 0
         return info.state.bytes / most if most > 0 else 0.0
 
     async def decisions(self, limit: int = 50) -> list[Decision]:
-        """The newest commands with their outcomes, oldest first."""
+        """Return the newest commands with their outcomes, oldest first."""
         outcomes = {
             o.command_id: o
             for o in await last_messages(self._js, "OUTCOMES", subjects.OUTCOMES, CommandOutcome, limit=limit * 4)
@@ -145,15 +145,18 @@ class Fleet:
         return sorted(found, key=lambda d: d.command.at)[-limit:]
 
     async def recommendations(self, limit: int = 50) -> list[Recommendation]:
-        """The newest recommendations, oldest first."""
+        """Return the newest recommendations, oldest first."""
         return await last_messages(self._js, "RECOMMENDATIONS", subjects.RECOMMENDATIONS, Recommendation, limit=limit)
 
     async def decision_records(self, limit: int = 50) -> list[DecisionRecord]:
-        """The newest decisions about pools, commanded or not, oldest first."""
+        """Return the newest decisions about pools, with or without a command, oldest first."""
         return await last_messages(self._js, "DECISIONS", subjects.DECISIONS, DecisionRecord, limit=limit)
 
     async def explain(self, decision: str) -> Explanation:
-        """What was seen, considered and allowed, by the id of a decision or of its command. Raises NotFoundError."""
+        """Return what was observed, considered and allowed, by the id of a decision or its command.
+
+        Raises NotFoundError.
+        """
         try:
             message = await self._js.get_last_msg("DECISIONS", subjects.decision(decision), direct=True)
             record = DecisionRecord.model_validate_json(message.data or b"")
@@ -171,7 +174,7 @@ class Fleet:
         return Explanation(record=record, outcome=outcome)
 
     async def reports(self) -> list[str]:
-        """Weeks that have a report, the newest last."""
+        """Return the weeks that have a report, the newest last."""
         store = await self._js.object_store("artifacts")
         try:
             names = [entry.name or "" for entry in await store.list(ignore_deletes=True)]
@@ -180,7 +183,10 @@ class Fleet:
         return sorted(name.removeprefix(REPORT_PREFIX) for name in names if name.startswith(REPORT_PREFIX))
 
     async def report(self, week: str) -> bytes:
-        """The HTML page of a week, 2026-W47. Raises NotFoundError, InvalidInputError and UnavailableError."""
+        """Return the HTML report of a week such as 2026-W47.
+
+        Raises NotFoundError, InvalidInputError and UnavailableError.
+        """
         try:
             return await read_object(self._js, "artifacts", name_of_week(week))
         except Missing as error:

@@ -1,4 +1,4 @@
-"""Telemetry of the past as a table, from the frames that the stream still holds."""
+"""Recent telemetry as a table, from the frames that the stream still holds."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ MOST_VALUES = 50_000_000
 
 
 class History(Tabular):
-    """One row a device and tick: `time` (UTC), `node`, `device`, and a column a metric; NaN where none was read.
+    """One row per device and tick: `time` (UTC), `node`, `device`, and a column per metric; NaN where none was read.
 
     `columns` has the same as numpy arrays.
     """
@@ -30,11 +30,11 @@ class History(Tabular):
         self.columns = columns
 
     def __len__(self) -> int:
-        """How many rows there are."""
+        """Return how many rows there are."""
         return len(self.columns["time"])
 
     def __repr__(self) -> str:
-        """Its size and metrics."""
+        """Return its size and metrics."""
         return f"<History of {len(self)} rows: {', '.join(self.metrics)}>"
 
     @property
@@ -43,7 +43,7 @@ class History(Tabular):
         return [name for name in self.columns if name not in {"time", "node", "device"}]
 
     def rows(self) -> list[dict[str, Any]]:
-        """One dictionary a row, with datetimes in UTC."""
+        """Return one dictionary per row, with datetimes in UTC."""
         lists = {name: values.tolist() for name, values in self.columns.items()}
         lists["time"] = [time.replace(tzinfo=UTC) for time in self.columns["time"].astype("datetime64[us]").tolist()]
         return [dict(zip(lists, row, strict=True)) for row in zip(*lists.values(), strict=True)]
@@ -57,7 +57,7 @@ async def read_history(
     device: str | None = None,
     metrics: Collection[str] | None = None,
 ) -> History:
-    """Frames of these nodes since a moment. Raises InvalidInputError for too much at once."""
+    """Read frames of these nodes since a time. Raises InvalidInputError for a result that is too large."""
     frames: list[TelemetryFrame] = []
     held = 0
     for node in nodes:
@@ -84,7 +84,7 @@ async def read_history(
 def columns_of(
     frames: list[TelemetryFrame], since: datetime, *, device: str | None = None, metrics: Collection[str] | None = None
 ) -> dict[str, npt.NDArray[Any]]:
-    """Frames as columns, in the order of time, node and device."""
+    """Convert frames to columns, in the order of time, node and device."""
     known = list(dict.fromkeys(m for frame in frames for m in frame.metrics))
     wanted = known if metrics is None else list(metrics)
     if frames and (unknown := [m for m in wanted if m not in known]):
@@ -113,7 +113,7 @@ def columns_of(
 
 
 def start_of(last: timedelta | float, now: datetime) -> datetime:
-    """The moment so long ago. Raises InvalidInputError when it is not in the past."""
+    """Return the time this long ago. Raises InvalidInputError when it is not in the past."""
     ago = last if isinstance(last, timedelta) else timedelta(seconds=last)
     if ago <= timedelta(0):
         raise InvalidInputError("last", str(last), "must be above 0")

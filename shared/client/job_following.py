@@ -1,4 +1,4 @@
-"""Following a job: what it tells while it runs, then its one result."""
+"""Follow a job: its progress while it runs, then its result."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from accelerator_autopilot.contracts.errors import UnavailableError
 from accelerator_autopilot.contracts.messages.jobs import JobProgress, JobResult
 from accelerator_autopilot.transport.result_publishing import BUS_ERRORS
 
-# The server tells its subscribers before it has stored what it tells: who subscribes just then and looks at once
-# sees neither. So the second look comes soon, the later ones are for news that were lost on the way.
+# The server notifies subscribers before it has stored the message: who subscribes just then and reads at once gets
+# neither. So the second read comes soon, and later ones cover lost notifications.
 LOOK_AGAIN_S = (0.02, 0.2, 2.0)
 MOST_WAITING = 10_000
 
@@ -27,21 +27,21 @@ Find = Callable[[str], Awaitable[JobResult | None]]
 
 class _Told(asyncio.Queue["Msg | None"]):
     async def report(self, message: Msg) -> None:
-        # Who reads slowly loses the oldest of what the job told on its way, never the result.
+        # A slow reader loses the oldest progress messages, never the result.
         if self.qsize() >= MOST_WAITING:
             self.get_nowait()
         self.put_nowait(message)
 
 
 def look_again() -> Iterator[float]:
-    """How long to wait for news before each next look, for ever."""
+    """Yield how long to wait for notifications before each next read, forever."""
     return chain(LOOK_AGAIN_S, repeat(LOOK_AGAIN_S[-1]))
 
 
 def patient(nc: Client, find: Find) -> Find:
-    """The same look, which finds nothing while the broker does not answer: whoever waits for a result waits through it.
+    """Wrap a read to find nothing while the broker does not answer, so that waiting survives an outage.
 
-    Raises what the look does once the connection is closed for good.
+    Raises what the read does once the connection is permanently closed.
     """
 
     async def look(job_id: str) -> JobResult | None:
@@ -58,7 +58,7 @@ def patient(nc: Client, find: Find) -> Find:
 async def follow(
     nc: Client, find: Find, job_id: str, begin: Callable[[], Awaitable[object]] | None = None
 ) -> AsyncIterator[JobProgress | JobResult]:
-    """Listen, then `begin` (submit the job, say), then yield progress as it comes and the result at last."""
+    """Subscribe, then `begin` (submit the job, for example), then yield progress and finally the result."""
     told = _Told()
     progress = await nc.subscribe(subjects.progress(job_id), cb=told.report)
 
@@ -76,12 +76,12 @@ async def follow(
         look, pauses = patient(nc, find), look_again()
         while (found := await look(job_id)) is None:
             if has_ended.is_set():
-                # Its result is stored any moment, and may not be kept for long.
+                # Its result will be stored shortly, and may be kept only briefly.
                 has_ended.clear()
                 pauses = look_again()
             async for report in _until_ended(told, next(pauses)):
                 yield report
-        # What was told before the result may still be on its way through this connection.
+        # Messages published before the result may still be in flight on this connection.
         with suppress(*BUS_ERRORS):
             await nc.flush()
         while not told.empty():
@@ -97,7 +97,7 @@ async def follow(
 
 
 async def _until_ended(told: asyncio.Queue[Msg | None], pause_s: float) -> AsyncIterator[JobProgress]:
-    """Progress until the end is told or nothing is for a while."""
+    """Yield progress until the end is announced or nothing arrives for a while."""
     while True:
         try:
             message = await asyncio.wait_for(told.get(), pause_s)

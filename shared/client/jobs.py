@@ -78,7 +78,7 @@ class Jobs:
         self._claims = claims or Claims(js)
 
     def acting_as(self, actor: str) -> Jobs:
-        """The same in the name of somebody else."""
+        """Return the same client acting for somebody else."""
         return Jobs(self._nc, self._js, actor, self._claims)
 
     async def submit(
@@ -95,9 +95,9 @@ class Jobs:
         """Publish a job and wait until it is stored; `options` are the fields of `Options`.
 
         The same `job_id` or `idempotency_key` is the same job for as long as that or its result exists; `fresh`
-        says that nobody else can have used the id, which saves looking. Raises InvalidInputError for a bad argument,
-        ConflictError when the id or key stands for another kind or payload, BusyError when the queue is full, and
-        UnavailableError when the stream did not confirm.
+        means that nobody else can have used the id, which saves a lookup. Raises InvalidInputError for a bad
+        argument, ConflictError when the id or key belongs to another kind or payload, BusyError when the queue
+        is full, and UnavailableError when the stream did not confirm.
         """
         chosen = make_options(**options)
         who = submitter or self._actor
@@ -113,13 +113,13 @@ class Jobs:
         return JobHandle(job_id, kind, self, duplicate=there)
 
     def identify(self, kind: str, submitter: str, idempotency_key: str | None) -> str:
-        """The id of a submitter's job: the same for the same key, a new one without a key."""
+        """Return the id of a submitter's job: the same for the same key, a new one without a key."""
         return derived_id(submitter, kind, idempotency_key) if idempotency_key else new_id()
 
     async def _publish_claimed(
         self, job_id: str, kind: str, payload: dict[str, Any], options: Options, submitter: str, revision: int
     ) -> bool:
-        """Publish a job under an id that was claimed; True when it was there already."""
+        """Publish a job under an id that was claimed; True when it existed already."""
         try:
             job = await self.prepare(job_id, kind, payload, options, submitter=submitter)
         except AutopilotError:
@@ -130,7 +130,7 @@ class Jobs:
                 return False
             if await self._claims.exists(job_id):
                 return True
-            # The stream remembers the id of a job that is over, and whose result has gone since.
+            # The stream remembers the id of a finished job whose result is already deleted.
             return await self.publish(job, f"{job_id}-{revision}")
         except BusyError:
             await self._claims.release(job_id)
@@ -145,7 +145,7 @@ class Jobs:
         *,
         submitter: str,
     ) -> Job:
-        """The job as it travels: a payload that is too large for a message goes to the object store first."""
+        """Prepare the job for publishing: a payload that is too large for a message goes to the object store first."""
         job = make_job(job_id, kind, payload, options, submitter=submitter, now=utc_now())
         encoded = json.dumps(payload).encode()
         size = len(encoded)
@@ -155,13 +155,13 @@ class Jobs:
             raise InvalidInputError(
                 "payload", f"{size} bytes", f"may have at most {MOST_PAYLOAD_BYTES} bytes: split it"
             )
-        # Its time to live begins when it may.
+        # Its time to live starts when it may run.
         expires_at = max(job.submitted_at, job.not_before or job.submitted_at) + timedelta(seconds=job.ttl_s)
         reference = await store_encoded(self._js, f"job-{job_id}", encoded, expires_at)
         return job.model_copy(update={"payload": {}, "payload_ref": reference})
 
     async def publish(self, job: Job, message_id: str | None = None, *, first: bool = False) -> bool:
-        """Publish a prepared job; True when it was there already: the same message, or with `first` any of its id."""
+        """Publish a prepared job; True when it existed already: the same message, or with `first` any with its id."""
         message = message_of(job)
         headers = message.headers
         if message_id is not None:
@@ -179,7 +179,7 @@ class Jobs:
         return bool(ack.duplicate)
 
     async def find_result(self, job_id: str) -> JobResult | None:
-        """The result, if there is one that can be read."""
+        """Return the result, if there is one that can be read."""
         try:
             message = await self._js.get_last_msg("RESULTS", subjects.result(job_id), direct=True)
         except NotFoundError:
@@ -187,7 +187,7 @@ class Jobs:
         return await self.read_result(message.data or b"")
 
     async def read_result(self, stored: bytes) -> JobResult | None:
-        """A result as RESULTS holds it, with its output wherever that is kept; None where it cannot be read."""
+        """Read a result from RESULTS, with its output wherever that is stored; None where it is unreadable."""
         try:
             result = JobResult.model_validate_json(stored)
         except ValidationError:
@@ -203,7 +203,7 @@ class Jobs:
 
     async def wait(self, job_id: str, timeout_s: float = 60.0) -> JobResult:
         """Wait for the result of a job. Raises TimeoutError when there is none in time."""
-        # Subscribe first and look second, so that a result in between is not missed.
+        # Subscribe first and read second, so that a result in between is not missed.
         subscription = await self._nc.subscribe(subjects.result(job_id))
         try:
             async with asyncio.timeout(timeout_s):
@@ -214,7 +214,7 @@ class Jobs:
                         return found
                     with suppress(nats.errors.TimeoutError):
                         await subscription.next_msg(timeout=next(pauses))
-                        # It is stored any moment, and may not be kept for long.
+                        # It will be stored shortly, and may be kept only briefly.
                         pauses = look_again()
         finally:
             await subscription.unsubscribe()
@@ -232,7 +232,7 @@ class Jobs:
     async def stream(
         self, kind: str, payload: dict[str, Any], *, job_id: str | None = None, **options: Any
     ) -> AsyncIterator[JobProgress | JobResult]:
-        """Submit a job and yield everything that it tells, its result last."""
+        """Submit a job and yield all of its progress, its result last."""
         options = {"fresh": job_id is None} | options
         job_id = job_id or new_id()
 
@@ -243,11 +243,11 @@ class Jobs:
             yield told
 
     async def load(self, job: Job) -> dict[str, Any]:
-        """A job's payload, wherever it is kept. Raises NotFoundError when it expired."""
+        """Return a job's payload, wherever it is stored. Raises NotFoundError when it expired."""
         return await load_payload(self._js, job.payload_ref) if job.payload_ref else job.payload
 
     async def view(self, job_id: str) -> JobView:
-        """What is known of a job. Raises NotFoundError for an unknown id."""
+        """Return what is known of a job. Raises NotFoundError for an unknown id."""
         result = await self.find_result(job_id)
         if result is not None:
             return JobView(id=job_id, kind=result.kind, state=result.status, result=result)
@@ -257,14 +257,14 @@ class Jobs:
             except NotFoundError:
                 continue
             return _waiting_view(job_id, message.subject or "", message.data or b"")
-        # It may have ended since the first look.
+        # It may have ended since the first lookup.
         result = await self.find_result(job_id)
         if result is not None:
             return JobView(id=job_id, kind=result.kind, state=result.status, result=result)
         raise Missing(f"job {job_id} is neither queued nor finished within its time to live")
 
     async def cancel(self, job_id: str) -> JobResult:
-        """End a job that has no result yet. Raises ConflictError when it ended already."""
+        """Cancel a job that has no result yet. Raises ConflictError when it ended already."""
         view = await self.view(job_id)
         if view.result is not None:
             raise ConflictError(f"job {job_id} already {view.state}")
@@ -277,9 +277,9 @@ class Jobs:
         )
 
     async def end_cancelled(self, job_id: str, kind: str) -> bool:
-        """Tell its worker, and write the result of a cancelled job; False when it ended otherwise meanwhile.
+        """Notify its worker, and store the result of a cancelled job; False when it ended otherwise meanwhile.
 
-        Raises UnavailableError when the result could not be stored; a worker that has the job then writes it.
+        Raises UnavailableError when the result could not be stored; a worker that has the job then stores it.
         """
         now = utc_now()
         try:
@@ -291,7 +291,7 @@ class Jobs:
         return await publish_result(self._js, result, result.model_dump_json().encode(), DAY_S)
 
     async def queued(self, limit: int = 1000) -> list[JobView]:
-        """Jobs that wait or run."""
+        """Return jobs that wait or run."""
         views: list[JobView] = []
         for stream, wildcard in (("JOBS", ">"), ("LATER", ">")):
             info = await self._js.stream_info(stream, subjects_filter=wildcard)
@@ -300,7 +300,7 @@ class Jobs:
         return views
 
     async def finished(self, limit: int = 50) -> list[JobView]:
-        """The newest results of the last day, newest first."""
+        """Return the newest results of the last day, newest first."""
         last = (await self._js.stream_info("RESULTS")).state.last_seq
         views: list[JobView] = []
         for sequence in range(last, max(0, last - limit), -1):
@@ -317,13 +317,13 @@ class Jobs:
 
 
 def message_of(job: Job) -> Outgoing:
-    """The message that puts a prepared job where it waits."""
+    """Return the message that publishes a prepared job to its stage."""
     stream, subject, headers = address(job, utc_now())
     return Outgoing(stream, subject, headers, job.model_dump_json(exclude_none=True).encode())
 
 
 def _life_s(options: Options) -> float:
-    """How long a job and its result can be there, with a day for the run."""
+    """Return how long a job and its result can exist, with a day for the run."""
     delay_s = options.delay_s or (max(0.0, (options.at - utc_now()).total_seconds()) if options.at else 0.0)
     return delay_s + options.ttl_s + options.result_ttl_s + DAY_S
 
@@ -332,7 +332,7 @@ _STATES = {"waiting": "waiting", "later": "scheduled", "due": "scheduled"}
 
 
 def output_of(result: JobResult) -> Any:
-    """The output of a finished job. Raises JobFailedError, or JobCancelledError, when it ended without one."""
+    """Return the output of a finished job. Raises JobFailedError, or JobCancelledError, when it ended without one."""
     if result.status == "cancelled":
         raise JobCancelledError(f"job {result.job_id} was cancelled")
     if result.status != "succeeded":

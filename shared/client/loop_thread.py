@@ -1,4 +1,4 @@
-"""An event loop in a thread of its own, for programs that have none."""
+"""An event loop in its own thread, for programs that have none."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ STOP_S = 5.0
 
 
 class LoopThread:
-    """Runs coroutines for callers of other threads, which wait.
+    """Runs coroutines for callers in other threads, which wait.
 
-    The thread is a daemon: a program that forgets to close its client still ends. Callbacks of users run one after
-    the other in a second thread, so that they may call the client themselves.
+    The thread is a daemon: a program that forgets to close its client still ends. User callbacks run one after
+    another in a second thread, so that they may call the client themselves.
     """
 
     def __init__(self, name: str) -> None:
@@ -40,7 +40,7 @@ class LoopThread:
         return asyncio.run_coroutine_threadsafe(work, self._loop)
 
     def run(self, work: Coroutine[Any, Any, T]) -> T:
-        """Run a coroutine and return what it does. Ctrl-C cancels it."""
+        """Run a coroutine and return its result. Ctrl-C cancels it."""
         started = self.start(work)
         try:
             return started.result()
@@ -53,7 +53,7 @@ class LoopThread:
             raise
 
     def iterate(self, source: AsyncIterator[T]) -> Iterator[T]:
-        """What an asynchronous iterator yields."""
+        """Yield the items of an asynchronous iterator."""
         try:
             while True:
                 try:
@@ -63,15 +63,15 @@ class LoopThread:
         finally:
             close = getattr(source, "aclose", None)
             if close is not None and not self._stopping and self._pid == os.getpid():
-                # Without waiting: the collector of garbage may be what ends this, in the loop's own thread.
+                # Without waiting: the garbage collector may call this in the loop's own thread.
                 self.start(close())
 
     def call_soon(self, work: Callable[..., object], *arguments: Any) -> None:
-        """Have the loop call a function."""
+        """Call a function in the loop."""
         self._loop.call_soon_threadsafe(work, *arguments)
 
     def call_back(self, work: Callable[..., object], *arguments: Any) -> None:
-        """Call a function of the user in the thread for callbacks; at once when the client has been closed."""
+        """Call a user's function in the callback thread; directly when the client has been closed."""
         try:
             self._callbacks.submit(work, *arguments)
         except RuntimeError:

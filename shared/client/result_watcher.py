@@ -1,4 +1,4 @@
-"""Waiting for the results of many jobs over one connection."""
+"""Wait for the results of many jobs over one connection."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from accelerator_autopilot.contracts import subjects
 from accelerator_autopilot.contracts.errors import UnavailableError
 from accelerator_autopilot.contracts.messages.jobs import JobResult
 
-LOOKS_A_SWEEP = 100  # the rate of looks stays the same, however many jobs are waited for
+LOOKS_A_SWEEP = 100  # the rate of lookups stays the same, however many jobs are waited for
 
 
 class ResultWatcher:
-    """Gives each job one future. The server tells of results; a sweep finds those whose news were lost."""
+    """Gives each job a future. The server announces results; a sweep finds those whose announcement was lost."""
 
     def __init__(self, nc: Client, jobs: Jobs) -> None:
         self._nc, self._find = nc, patient(nc, jobs.find_result)
@@ -31,7 +31,7 @@ class ResultWatcher:
         self._sweeper: asyncio.Task[None] | None = None
 
     async def watch(self, job_id: str) -> asyncio.Future[JobResult]:
-        """The future of a job's result. Raises the errors of nats-py when it cannot be waited for."""
+        """Return the future of a job's result. Raises the errors of nats-py when it cannot be waited for."""
         if job_id in self._waiting:
             return self._waiting[job_id]
         future = self._waiting[job_id] = asyncio.get_running_loop().create_future()
@@ -50,7 +50,7 @@ class ResultWatcher:
         return future
 
     async def close(self) -> None:
-        """Stop; whoever still waits gets UnavailableError."""
+        """Stop; pending waits raise UnavailableError."""
         for task in (*self._looks, *([self._sweeper] if self._sweeper else [])):
             task.cancel()
         for job_id in list(self._waiting):
@@ -64,7 +64,7 @@ class ResultWatcher:
         task.add_done_callback(self._looks.discard)
 
     async def _look(self, job_id: str) -> None:
-        """Look at once and again soon: news come before what they tell of is stored."""
+        """Look up at once and again soon: announcements come before the result is stored."""
         for pause_s in (0.0, *LOOK_AGAIN_S[:-1]):
             await asyncio.sleep(pause_s)
             if await self._found(job_id):
@@ -75,7 +75,7 @@ class ResultWatcher:
             await asyncio.sleep(LOOK_AGAIN_S[-1])
             for job_id in list(islice(self._waiting, LOOKS_A_SWEEP)):
                 if not await self._found(job_id) and job_id in self._waiting:
-                    # To the end of the line.
+                    # Move it to the end of the queue.
                     self._waiting[job_id] = self._waiting.pop(job_id)
 
     async def _found(self, job_id: str) -> bool:
@@ -98,7 +98,7 @@ class ResultWatcher:
                 future.set_result(end)
             else:
                 future.set_exception(end)
-                future.exception()  # nobody has to ask
+                future.exception()  # nothing to look up
         if subscription is not None:
             with suppress(nats.errors.Error):
                 await subscription.unsubscribe()

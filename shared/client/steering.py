@@ -1,4 +1,4 @@
-"""Commands and policy from the operator's side."""
+"""Operator commands and policy."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ from accelerator_autopilot.transport.publish_retries import publish_patiently
 from accelerator_autopilot.transport.unreadable_values import parse_value
 
 COMMAND_TTL_S = 30.0
-# Of a recommendation that does not say itself until when it holds.
+# For a recommendation without its own expiry.
 ADVICE_VALID = timedelta(hours=1)
 POLICY_KEY = "fleet"
 C = TypeVar("C", bound=Command)
@@ -59,14 +59,14 @@ class Steering:
         lease_s: float = 60.0,
         reason: str = "operator",
     ) -> PowerCommand:
-        """Ask for a power cap, a clock held, or both, for a while; neither restores the default."""
+        """Request a power cap, a clock limit, or both, for a limited time; neither restores the default."""
         wanted = {"cap_w": cap_w, "clock_mhz": clock_mhz, "lease_s": lease_s}
         command = self._build(PowerCommand, reason, node=node, device=device, **wanted)
         await self._command("power", subjects.power_command(node, device), command)
         return command
 
     async def scale(self, pool: str, replicas: int, *, reason: str = "operator") -> ScaleCommand:
-        """Ask for a number of workers, on all of the pool's nodes together."""
+        """Request a number of workers, on all of the pool's nodes together."""
         parts = (await bucket_items(self._js, "pools", PoolStatus)).values()
         nodes = sorted({part.node for part in parts if part.pool == pool})
         each, more = divmod(replicas, max(1, len(nodes)))
@@ -89,19 +89,19 @@ class Steering:
         return command
 
     async def approve(self, recommendation: Recommendation) -> AnyCommand:
-        """Carry out what was recommended, in the operator's name.
+        """Apply a recommendation in the operator's name.
 
-        Raises InvalidInputError for one without a command, and ConflictError for one that is too old.
+        Raises InvalidInputError for one without a command, and ConflictError for an expired one.
         """
         kind = (recommendation.subject or "").split(".")[1:2]
         model = COMMAND_KINDS.get(kind[0]) if kind else None
         if model is None or recommendation.command is None or recommendation.subject is None:
-            raise InvalidInputError("recommendation", recommendation.id, "has no command to carry out")
+            raise InvalidInputError("recommendation", recommendation.id, "has no command to apply")
         until = recommendation.expires_at or recommendation.at + ADVICE_VALID
         if utc_now() > until:
             raise ConflictError(
                 f"recommendation {recommendation.id} expired at {until:%Y-%m-%d %H:%M:%S} UTC; the scheduler "
-                "makes it again if it still applies"
+                "renews it if it still applies"
             )
         fields = {name: value for name, value in recommendation.command.items() if name not in _BASE}
         command = self._build(model, f"approved-{recommendation.id}", **fields)
@@ -109,11 +109,11 @@ class Steering:
         return command
 
     async def recommend(self, recommendation: Recommendation) -> None:
-        """Tell everybody of a recommendation."""
+        """Publish a recommendation."""
         await self._send(subjects.recommendation(recommendation.scope), recommendation)
 
     async def outcome(self, command_id: str, timeout_s: float = 10.0) -> CommandOutcome:
-        """Wait for what became of a command. Raises TimeoutError."""
+        """Wait for the outcome of a command. Raises TimeoutError."""
         async with asyncio.timeout(timeout_s):
             while True:
                 try:
@@ -123,7 +123,7 @@ class Steering:
                     await asyncio.sleep(0.05)
 
     async def simulate(self, node: str, request: SimulationRequest) -> None:
-        """Change a simulated device. Raises InvalidInputError, or UnavailableError when nobody simulates."""
+        """Control a simulated device. Raises InvalidInputError, or UnavailableError when nobody simulates."""
         try:
             reply = await self._nc.request(subjects.simulate(node), request.model_dump_json().encode(), timeout=3)
         except (nats.errors.Error, TimeoutError) as error:
@@ -133,7 +133,7 @@ class Steering:
             raise InvalidInputError("device", request.device, answer.error)
 
     async def policy(self) -> FleetPolicy:
-        """The operator's policy, or the defaults; one that cannot be read allows nothing but looking."""
+        """Return the operator's policy, or the defaults; an unreadable one allows only observation."""
         kv = await self._js.key_value("policy")
         try:
             value = (await kv.get(POLICY_KEY)).value

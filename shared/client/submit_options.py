@@ -1,4 +1,4 @@
-"""From what a caller says of a job to the job: payload models to plain JSON, times to seconds."""
+"""Convert a caller's arguments to a job: payload models to plain JSON, times to seconds."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ P = TypeVar("P", bound=Payload[Any])
 
 @runtime_checkable
 class Identified(Protocol):
-    """Something with an id: a job's handle, say."""
+    """Something with an id, such as a job's handle."""
 
     @property
     def id(self) -> str:
@@ -41,7 +41,7 @@ def job_options(
     max_attempts: int,
     keep_result: float,
 ) -> dict[str, Any]:
-    """The fields of job_requests.Options. Raises InvalidInputError."""
+    """Return the fields of `Options` in `contracts.job_building`. Raises InvalidInputError."""
     now = utc_now()
     if pool is not None:
         try:
@@ -53,7 +53,7 @@ def job_options(
         "priority": priority,
         "needs": needs,
         "deadline_at": until,
-        # What has longer than a day must not be given up after one.
+        # A job that has longer than a day must not expire after one.
         "ttl_s": DAY_S if until is None else min(JOB_AGE_S, max(DAY_S, (until - now).total_seconds())),
         "at": None if not_before is None else moment("not_before", not_before, now),
         "after": [one.id if isinstance(one, Identified) else one for one in after],
@@ -64,7 +64,7 @@ def job_options(
 
 
 def moment(name: str, when: When, now: datetime) -> datetime:
-    """The moment that is meant. Raises InvalidInputError for a datetime without a time zone."""
+    """Return the moment meant. Raises InvalidInputError for a datetime without a time zone."""
     if isinstance(when, datetime):
         if when.tzinfo is None:
             raise InvalidInputError(
@@ -75,14 +75,14 @@ def moment(name: str, when: When, now: datetime) -> datetime:
 
 
 def seconds(time: timedelta | float) -> float:
-    """A time in seconds."""
+    """Return a duration in seconds."""
     return time.total_seconds() if isinstance(time, timedelta) else float(time)
 
 
 def make_payload(model: type[P], /, **fields: Any) -> P:
-    """A payload of these fields; None leaves a field at its default. Raises InvalidInputError that names the field.
+    """Create a payload from these fields; None leaves a field at its default.
 
-    Arrays and series of numpy, pandas and polars are lists here.
+    Raises InvalidInputError that names the field. Arrays and series of numpy, pandas and polars are lists here.
     """
     given = {name: _plain(value) for name, value in fields.items() if value is not None}
     try:
@@ -94,7 +94,7 @@ def make_payload(model: type[P], /, **fields: Any) -> P:
 def kind_and_body(
     payload: Payload[R] | Mapping[str, Any], kind: str | None
 ) -> tuple[str, dict[str, Any], type[Result] | None]:
-    """Name of the kind, payload as JSON, and the model of its result where it is known. Raises InvalidInputError."""
+    """Return the kind's name, the payload as JSON, and the model of its result if known. Raises InvalidInputError."""
     if isinstance(payload, Payload):
         body = payload.model_dump(mode="json", by_alias=True, exclude_unset=True)
         return kind or payload.kind_name, body, payload.result_model

@@ -1,1 +1,1 @@
-"""What all sides agree on: messages, subjects, streams, metrics and errors. Without I/O."""
+"""What all components agree on: messages, subjects, streams, metrics and errors. No I/O."""

@@ -1,4 +1,4 @@
-"""The data folder of the product on one machine: servers write there, clients look there."""
+"""The data folder of the product on one machine, where servers write and clients look."""
 
 from __future__ import annotations
 

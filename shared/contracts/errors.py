@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from concurrent.futures import CancelledError
 
-MOST_SHOWN = 200  # characters of a value that a message repeats
+MOST_SHOWN = 200  # characters of a value that a message includes
 
 
 class AutopilotError(Exception):
@@ -27,7 +27,7 @@ class AutopilotError(Exception):
 
 
 class InvalidInputError(AutopilotError):
-    """A field breaks a rule."""
+    """A field violates a rule."""
 
     def __init__(self, field: str, value: object, rule: str) -> None:
         self.field, self.value, self.rule = field, value, rule
@@ -36,11 +36,11 @@ class InvalidInputError(AutopilotError):
 
 
 class SubjectError(InvalidInputError, ValueError):
-    """A name that no subject can carry: empty, too long, or no text."""
+    """A name that no subject can contain: empty, too long, or not text."""
 
 
 class MalformedMessageError(InvalidInputError):
-    """A message that is not what its subject promises; another attempt cannot help."""
+    """A message that does not match its subject; retrying cannot help."""
 
 
 class NotFoundError(AutopilotError):
@@ -52,13 +52,13 @@ class ConflictError(AutopilotError):
 
 
 class UnavailableError(AutopilotError):
-    """A dependency is away for now."""
+    """A dependency is currently unavailable."""
 
     retryable = True
 
 
 class BusyError(UnavailableError):
-    """No more is taken for now."""
+    """No more is accepted for now."""
 
     def __init__(self, reason: str, retry_after_s: float) -> None:
         self.retry_after_s = max(1.0, retry_after_s)
@@ -66,7 +66,7 @@ class BusyError(UnavailableError):
 
 
 class SettingsError(AutopilotError):
-    """The process was configured wrongly; it must not start."""
+    """The process was configured incorrectly; it must not start."""
 
 
 class JobFailedError(AutopilotError):

@@ -16,20 +16,20 @@ from accelerator_autopilot.contracts.errors import (
 
 
 class ExitCode(IntEnum):
-    """What a script can tell from the end of a program."""
+    """What a script can tell from how a program ended."""
 
     OK = 0
     FAILED = 1  # the job, command or check failed
     USAGE = 2  # an option, argument, input or setting is wrong
     UNREACHABLE = 3  # nothing runs there, or it does not answer
     NOT_FOUND = 4
-    CONFLICT = 5  # it exists or ended already, or something else holds it
+    CONFLICT = 5  # it already exists or ended, or something else holds it
     BUSY = 6  # no room for now: try again later
     TIMED_OUT = 7  # it may still happen
-    INTERRUPTED = 130  # Ctrl-C, as shells count it
+    INTERRUPTED = 130  # Ctrl-C, as shells number it
 
 
-# The first that fits: derived classes stand before their bases.
+# The first match applies: derived classes precede their bases.
 _CODES: tuple[tuple[type[AutopilotError], ExitCode], ...] = (
     (InvalidInputError, ExitCode.USAGE),
     (SettingsError, ExitCode.USAGE),
@@ -41,5 +41,5 @@ _CODES: tuple[tuple[type[AutopilotError], ExitCode], ...] = (
 
 
 def exit_code(error: AutopilotError) -> ExitCode:
-    """The code that a program ends with for an error."""
+    """Return the exit code of a program for an error."""
     return next((code for kind, code in _CODES if isinstance(error, kind)), ExitCode.FAILED)

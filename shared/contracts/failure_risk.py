@@ -1,7 +1,7 @@
-"""How likely a device is to fail again, from what it has shown: each alert weighs by its kind and fades. Pure.
+"""Estimate how likely a device is to fail again from its alerts, weighted by kind and age. Pure.
 
-That devices that failed once fail again is what field studies find (Tiwari et al., "Understanding GPU errors on
-large-scale HPC systems", HPCA 2015). The weights of the kinds are a judgement: they rank, they are no probabilities.
+Field studies find that devices which failed once fail again (Tiwari et al., "Understanding GPU errors on large-scale
+HPC systems", HPCA 2015). The weights of the kinds are a judgement: they rank devices, they are not probabilities.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _XID_WEIGHT = {"critical": 1.2, "warning": 0.5, "info": 0.0}
 
 @dataclass(frozen=True)
 class Risk:
-    """A device's risk from 0 to 1, and what it comes from, the heaviest first: kind, times, share of the risk."""
+    """A device's risk from 0 to 1, and its causes, the heaviest first: kind, count, share of the risk."""
 
     node: str
     device: str
@@ -36,17 +36,17 @@ class Risk:
 
     @property
     def explained(self) -> str:
-        """The reasons as a line."""
+        """Return the causes as a line."""
         return ", ".join(f"{kind} x{times} ({share:.0%})" for kind, times, share in self.because)
 
 
 def weight(alert: Alert) -> float:
-    """What one alert says of its device."""
+    """Return the weight of one alert."""
     return _XID_WEIGHT[alert.severity] if alert.kind.startswith("xid_") else _WEIGHTS.get(alert.kind, 0.0)
 
 
 def risks(alerts: Iterable[Alert], now: datetime) -> list[Risk]:
-    """The risk of every device that has shown anything, the highest first."""
+    """Return the risk of every device with alerts, the highest first."""
     first: dict[str, Alert] = {}
     for alert in alerts:
         first.setdefault(alert.id, alert)

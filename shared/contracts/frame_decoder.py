@@ -1,6 +1,6 @@
-"""Where in the bytes of a frame its values lie, and what stands around them.
+"""Decode frames whose names are known: find the values in the bytes, and compare the bytes around them.
 
-A node sends the same names with every frame. To compare the bytes around the values costs far less than to unpack them.
+A node sends the same names with every frame, and comparing bytes costs far less than unpacking them.
 """
 
 from __future__ import annotations
@@ -9,26 +9,26 @@ from dataclasses import dataclass, field
 
 from accelerator_autopilot.contracts.frames import LATEST_US, TelemetryFrame, decode, finite_values
 
-# The key and the type of a 64-bit number, as MessagePack writes them.
+# The key and the type of a 64-bit number in MessagePack.
 _START, _VALUES, _SEQUENCE = b"\xa8start_us\xcf", b"\xa6values", b"\xa3seq"
-# How many bytes a whole number takes after its first one.
+# The number of bytes after the first one of an integer.
 _WIDTHS = {0xCC: 1, 0xCD: 2, 0xCE: 4, 0xCF: 8}
 MOST_KNOWN = 50_000
 MOST_NUMBER = 2**62
 TIME_BYTES = 8  # of the time
 
-# How many bytes tell the length of a block, by the byte before them.
+# The number of bytes of a block's length, by the byte before them.
 _LENGTHS = {0xC4: 1, 0xC5: 2, 0xC6: 4}
 
 
 @dataclass(frozen=True, slots=True)
 class FrameLayout:
-    """Whose frame it is, where its last tick lies, and what must stand around it."""
+    """The node of a frame, where its last tick is, and the bytes that must be around it."""
 
     node: str
     devices: tuple[str, ...]
     metrics: tuple[str, ...]
-    length: int  # -1: laid out as no agent of this product does; no frame is like it
+    length: int  # -1: a layout that no agent of this product uses; no frame matches it
     head: bytes  # up to the time
     middle: bytes  # from the time to the values
     values_end: int
@@ -36,7 +36,7 @@ class FrameLayout:
 
     @classmethod
     def of(cls, data: bytes, frame: TelemetryFrame) -> FrameLayout:
-        """Of a frame that was decoded."""
+        """Create the layout of a decoded frame."""
         block = frame.values.nbytes
         time_at = data.find(_START) + len(_START)
         kind_at = data.find(_VALUES, time_at) + len(_VALUES)
@@ -57,14 +57,14 @@ class FrameLayout:
 
 @dataclass(slots=True)
 class _Known:
-    """A frame seen before: what lies around its time, values and number, and what that means."""
+    """A known frame: the bytes around its time, values and number, and their meaning."""
 
     layout: FrameLayout
     frame: TelemetryFrame
     start_at: int
     values_at: int
     number_at: int
-    end: bytes  # all after the number
+    end: bytes  # everything after the number
 
     @classmethod
     def of(cls, data: bytes, frame: TelemetryFrame) -> _Known | None:
@@ -77,7 +77,7 @@ class _Known:
         return cls(layout, frame, start_at, start_at + TIME_BYTES + len(layout.middle), number_at, data[after:])
 
     def read(self, data: bytes) -> TelemetryFrame | None:
-        """The frame; None where anything but its time, values and number differs."""
+        """Decode the frame; None where anything but its time, values and number differs."""
         layout, known = self.layout, self.frame
         start, values_at, values_end = self.start_at + TIME_BYTES, self.values_at, layout.values_end
         if not data.startswith(layout.head) or data[start:values_at] != layout.middle:
@@ -99,12 +99,12 @@ class _Known:
 
 @dataclass
 class FrameDecoder:
-    """Decodes frames of many nodes, of which each sends the same names again and again."""
+    """Decodes frames of many nodes, each of which repeats the same names."""
 
     _known: dict[str, _Known] = field(default_factory=dict)
 
     def decode(self, data: bytes, subject: str) -> TelemetryFrame:
-        """As `accelerator_autopilot.contracts.frames.decode`. Raises MalformedMessageError."""
+        """Decode like `accelerator_autopilot.contracts.frames.decode`. Raises MalformedMessageError."""
         known = self._known.get(subject)
         frame = known.read(data) if known is not None else None
         if frame is None:
@@ -118,7 +118,7 @@ class FrameDecoder:
 
 
 def _number(data: bytes, at: int) -> tuple[int, int]:
-    """A whole number of at least 0 as MessagePack writes it, and where it ends; -1 for anything else."""
+    """Return a MessagePack integer of at least 0 and its end; -1 for anything else."""
     first = data[at] if at < len(data) else 0xC0
     if first < 0x80:
         return first, at + 1

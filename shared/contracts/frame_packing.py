@@ -1,4 +1,4 @@
-"""The bytes of a telemetry frame. Knows no numpy: an agent has no other need of it, and it costs 15 MB."""
+"""Encode a telemetry frame without numpy, which an agent does not need otherwise and which costs 15 MB."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def pack_frame(
     simulated: Iterable[str] = (),
     schema_version: int = SCHEMA_VERSION,
 ) -> bytes:
-    """MessagePack of a frame; `block` is float32, little-endian, of shape [ticks, devices, metrics]."""
+    """Encode as MessagePack; `block` is float32, little-endian, of shape [ticks, devices, metrics]."""
     body = {
         "v": schema_version,
         "node": node,

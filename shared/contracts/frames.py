@@ -16,21 +16,21 @@ from accelerator_autopilot.contracts.errors import InvalidInputError, MalformedM
 from accelerator_autopilot.contracts.frame_packing import SCHEMA_VERSION, pack_frame
 
 MAX_VALUES = 4_000_000
-MAX_ROWS = 100_000  # ticks of all devices of one frame
+MAX_ROWS = 100_000  # ticks of all devices in one frame
 _INFINITE, _MINUS_INFINITE = bytes.fromhex("0000807f"), bytes.fromhex("000080ff")
 MAX_NAME_BYTES = subjects.MOST_NAME_BYTES
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MOST_KNOWN_NAMES = 200_000
 _KNOWN_NAMES: dict[tuple[str, ...], tuple[str, ...]] = {}
-LATEST_US = 253_370_764_800_000_000  # the year 9999, the last that datetime and PostgreSQL share
+LATEST_US = 253_370_764_800_000_000  # the year 9999, the last one that datetime and PostgreSQL share
 
 
 @dataclass(frozen=True, slots=True)
 class TelemetryFrame:
-    """Samples of shape [ticks, devices, metrics]; NaN is "could not be read this time".
+    """Samples of shape [ticks, devices, metrics]; NaN means that a value could not be read.
 
-    `start_us` is the first tick's time in µs since 1970 UTC; `sequence` counts the frames of one
-    run of an agent, named by `epoch_us`, so that a gap can be seen.
+    `start_us` is the first tick's time in µs since 1970 UTC; `sequence` numbers the frames of one run of an agent,
+    identified by `epoch_us`, so that gaps can be detected.
     """
 
     node: str
@@ -46,7 +46,7 @@ class TelemetryFrame:
 
     @property
     def newer(self) -> bool:
-        """Whether an agent newer than this code sent it; what this code knows of it is read all the same."""
+        """Whether a newer agent than this code sent it; known fields are still read."""
         return self.schema_version > SCHEMA_VERSION
 
     @property
@@ -61,11 +61,11 @@ class TelemetryFrame:
         return int(self.values.shape[0])
 
     def tick_time(self, tick: int) -> datetime:
-        """When a tick was sampled."""
+        """Return when a tick was sampled."""
         return _EPOCH + timedelta(microseconds=self.start_us + round(tick * self.period_s * 1e6))
 
     def latest(self) -> dict[str, dict[str, float]]:
-        """The last tick as {device: {metric: value}}, without what could not be read."""
+        """Return the last tick as {device: {metric: value}}, without missing values."""
         block = self.values[-1]
         return {
             device: {m: float(v) for m, v in zip(self.metrics, row, strict=True) if not np.isnan(v)}
@@ -74,7 +74,7 @@ class TelemetryFrame:
 
 
 def encode(frame: TelemetryFrame) -> bytes:
-    """Frame to MessagePack. Raises InvalidInputError when the block's shape does not fit its names."""
+    """Encode a frame as MessagePack. Raises InvalidInputError when the block's shape does not fit its names."""
     expected = (frame.ticks, len(frame.devices), len(frame.metrics))
     if frame.values.shape != expected:
         raise InvalidInputError("values", frame.values.shape, f"shape must be {expected}")
@@ -94,13 +94,13 @@ def encode(frame: TelemetryFrame) -> bytes:
 
 
 def decode(data: bytes, subject: str | None = None) -> TelemetryFrame:
-    """MessagePack to frame; unknown keys of newer versions are ignored.
+    """Decode a frame from MessagePack; unknown keys of newer versions are ignored.
 
-    With the `subject` that it came under, its node must be the subject's. Raises MalformedMessageError.
+    With the `subject` that it was published under, its node must be the subject's. Raises MalformedMessageError.
     """
     try:
         body = msgpack.unpackb(data)
-    except Exception as error:  # msgpack raises a dozen types for bad bytes
+    except Exception as error:  # msgpack raises a dozen types for invalid bytes
         raise MalformedMessageError("frame", len(data), f"is not valid MessagePack: {type(error).__name__}") from error
     if not isinstance(body, dict):
         raise MalformedMessageError("frame", type(body).__name__, "must be a map")
@@ -136,9 +136,9 @@ def decode(data: bytes, subject: str | None = None) -> TelemetryFrame:
 
 
 def finite_values(raw: bytes, shape: tuple[int, ...]) -> npt.NDArray[np.float32]:
-    """An infinite reading is none: one alone would make every sum and mean that it enters infinite."""
+    """Replace infinite values, which are not readings: one would make every sum and mean infinite."""
     values = np.frombuffer(raw, dtype="<f4").reshape(shape)
-    # To look for the bytes first costs a twentieth of looking at every value of every frame.
+    # Checking the bytes first costs a twentieth of checking every value of every frame.
     if _INFINITE in raw or _MINUS_INFINITE in raw:
         return np.where(np.isinf(values), np.float32(np.nan), values)
     return values
@@ -153,7 +153,7 @@ def _is_name(text: object) -> TypeGuard[str]:
 def _names(body: dict[str, Any], key: str) -> tuple[str, ...]:
     names = body.get(key)
     if isinstance(names, list):
-        # A node sends the same names with every frame: to look them up costs a tenth of looking them through.
+        # A node sends the same names with every frame: looking them up costs a tenth of validating them.
         with suppress(TypeError):
             known = _KNOWN_NAMES.get(tuple(names))
             if known is not None:

@@ -1,4 +1,4 @@
-"""Identifiers: random ones, and those derived from what they name."""
+"""Identifiers: random ones, and those derived from content."""
 
 from __future__ import annotations
 
@@ -12,5 +12,5 @@ def new_id() -> str:
 
 
 def derived_id(*parts: str) -> str:
-    """Return the same 32 hexadecimal digits for the same parts, whoever asks."""
+    """Return the same 32 hexadecimal digits for the same parts."""
     return hashlib.sha256("\x1f".join(parts).encode()).hexdigest()[:32]

@@ -1,4 +1,4 @@
-"""Incidents as they are read: alerts that share one, the likeliest root cause first. Pure."""
+"""Group alerts into incidents, with the most likely root cause first. Pure."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from accelerator_autopilot.contracts.messages.alerts import Alert
 
-# From causes to consequences: a stopped fan heats, heat throttles, throttled clocks are low, and all is unusual.
+# From causes to consequences: a stopped fan heats, heat throttles, throttled clocks are low, and everything is unusual.
 _CAUSES = (
     "power_brake", "fan_stopped", "device_lost", "driver_hung", "row_remap_failure", "ecc_uncorrected",
     "recovery_action", "pcie_fatal", "nvlink_down", "pcie_link_degraded", "agent_silent", "thermal", "memory_thermal",
@@ -20,19 +20,19 @@ _SEVERITY = {"critical": 0, "warning": 1, "info": 2}
 
 @dataclass(frozen=True)
 class Incident:
-    """Alerts of one incident, the likeliest root cause first."""
+    """Alerts of one incident, the most likely root cause first."""
 
     id: str
     alerts: tuple[Alert, ...]
 
     @property
     def root(self) -> Alert:
-        """What most likely caused the others."""
+        """The most likely cause of the others."""
         return self.alerts[0]
 
     @property
     def severity(self) -> str:
-        """The worst of its alerts."""
+        """The highest severity of its alerts."""
         return min((a.severity for a in self.alerts), key=_SEVERITY.__getitem__)
 
     @property
@@ -42,7 +42,7 @@ class Incident:
 
 
 def incidents(alerts: Iterable[Alert]) -> list[Incident]:
-    """Open alerts as incidents, the worst and oldest first."""
+    """Return open alerts as incidents, the most severe and oldest first."""
     of: dict[str, list[Alert]] = defaultdict(list)
     for alert in alerts:
         of[alert.incident or alert.id].append(alert)
@@ -51,6 +51,6 @@ def incidents(alerts: Iterable[Alert]) -> list[Incident]:
 
 
 def _likeliest(alert: Alert) -> tuple[int, object]:
-    # A hardware XID names its cause itself.
+    # A hardware XID identifies its cause itself.
     rank = -1 if alert.kind.startswith("xid_") and alert.severity != "info" else _RANK.get(alert.kind, len(_CAUSES))
     return rank, alert.opened_at

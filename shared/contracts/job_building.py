@@ -1,4 +1,4 @@
-"""From a caller's wishes to a job and the subject that it is published under. Pure."""
+"""Build a job from a caller's options, and the subject that it is published under. Pure."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ MESSAGE_TTL = "Nats-TTL"
 
 
 class Options(BaseModel):
-    """What may be said of a job besides its kind and payload."""
+    """Options of a job besides its kind and payload."""
 
     model_config = {"extra": "forbid", "frozen": True}
 
@@ -38,7 +38,7 @@ class Options(BaseModel):
 
 
 def make_options(**named: Any) -> Options:
-    """Options from named arguments. Raises InvalidInputError for the first that is wrong."""
+    """Create options from named arguments. Raises InvalidInputError for the first invalid one."""
     try:
         return Options(**named)
     except ValidationError as error:
@@ -46,7 +46,7 @@ def make_options(**named: Any) -> Options:
 
 
 def first_problem(error: ValidationError) -> InvalidInputError:
-    """The first thing that is wrong, as an error of ours."""
+    """Return the first validation error as one of ours."""
     first = error.errors()[0]
     field = ".".join(str(part) for part in first["loc"]) or "job"
     value = first["input"] if isinstance(first["input"], str | int | float | None) else type(first["input"]).__name__
@@ -54,7 +54,7 @@ def first_problem(error: ValidationError) -> InvalidInputError:
 
 
 def check_id(field: str, identity: str) -> None:
-    """Raises InvalidInputError for an id that no path of the HTTP API can hold."""
+    """Raise InvalidInputError for an id that no path of the HTTP API can contain."""
     if "/" in identity or "\\" in identity or identity in {".", ".."}:
         raise InvalidInputError(field, identity, "must not be '.' or '..' and must not contain a slash")
 
@@ -62,7 +62,7 @@ def check_id(field: str, identity: str) -> None:
 def make_job(
     job_id: str, kind: str, payload: dict[str, Any], options: Options, *, submitter: str, now: datetime
 ) -> Job:
-    """The job. Raises InvalidInputError for a field that breaks a rule."""
+    """Create the job. Raises InvalidInputError for a field that violates a rule."""
     check_id("job_id", job_id)
     at = options.at or (now + timedelta(seconds=options.delay_s) if options.delay_s else None)
     if at is not None and at > now + timedelta(seconds=JOB_AGE_S):
@@ -92,11 +92,11 @@ def make_job(
 
 
 def address(job: Job, now: datetime) -> tuple[str, str, dict[str, str]]:
-    """Stream, subject and headers of a job: waiting for others, then for its time, then in the queue."""
+    """Return the stream, subject and headers of a job: waiting for others, then for its time, then in the queue."""
     if job.after:
         return "JOBS", subjects.waiting(job.id), {MESSAGE_ID: f"waiting-{job.id}"}
     if job.not_before is not None and job.not_before > now:
-        # The server counts whole seconds, and a job must not begin before its time.
+        # The server counts whole seconds, and a job must not start before its time.
         at = (job.not_before + timedelta(microseconds=999_999)).astimezone(UTC)
         headers = {SCHEDULE: f"@at {at.strftime('%Y-%m-%dT%H:%M:%SZ')}"}
         headers |= {SCHEDULE_TARGET: subjects.due(job.id), MESSAGE_ID: f"later-{job.id}"}

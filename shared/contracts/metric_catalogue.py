@@ -40,9 +40,9 @@ class Metric:
 
     @property
     def prometheus(self) -> str:
-        """Its name on a metrics page, where a counter gets `_total` at the end.
+        """Return its name on a metrics page, where a counter ends in `_total`.
 
-        A counter that is called total already counts over the device's life: one name must not become another's.
+        A counter named total already counts over the device's life; its name must not collide with another's.
         """
         base = self.name.removesuffix("_total") + "_lifetime" if self._lifetime else self.name
         return f"autopilot_device_{base}"
@@ -58,7 +58,7 @@ class Metric:
 
     @property
     def rollups(self) -> tuple[str, ...]:
-        """What minutes and hours keep: the spread within tells something of a gauge, of no counter, flag or code."""
+        """Return what rollups keep: the spread within a bucket matters for a gauge, not for a counter, flag or code."""
         if self.rate == "static":
             return ()
         measured = self.kind == "gauge" and self.rate != "slow" and self.unit not in {"bitmask", "enum"}
@@ -66,7 +66,7 @@ class Metric:
 
 
 _MIB = 1 / 2**20
-_BYTES = 2.0**43  # float32 resolves 0.5 MiB there, a hundredth of what an idle link moves in a minute
+_BYTES = 2.0**43  # float32 resolves 0.5 MiB there, a hundredth of what an idle link transfers in a minute
 
 
 def _gauge(name: str, unit: str, text: str, nvml: str = "", dcgm: str = "", rate: Rate = "fast") -> Metric:
@@ -330,5 +330,5 @@ CLOCK_EVENT_REASONS: dict[int, str] = {
 
 
 def clock_event_names(mask: int) -> list[str]:
-    """Names of the bits of nvmlDeviceGetCurrentClocksEventReasons."""
+    """Return the names of the bits of nvmlDeviceGetCurrentClocksEventReasons."""
     return [name for bit, name in CLOCK_EVENT_REASONS.items() if mask & bit]

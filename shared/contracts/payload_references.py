@@ -1,4 +1,4 @@
-"""A payload that takes a part from another job's output: `{"$result": "<job id>", "select": "path.to.0"}`. Pure."""
+"""Payloads that refer to another job's output: `{"$result": "<job id>", "select": "path.to.0"}`. Pure."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ KEY = "$result"
 
 
 def wanted_jobs(payload: Any) -> list[str]:
-    """The ids that a payload refers to, each once, in order."""
+    """Return the ids that a payload refers to, each once, in order."""
     return list(dict.fromkeys(str(reference[KEY]) for reference in _references(payload)))
 
 
 def fill_in(payload: Any, outputs: Mapping[str, Any]) -> Any:
-    """The payload with every reference replaced. Raises InvalidInputError for a path that leads nowhere."""
+    """Replace every reference in a payload. Raises InvalidInputError for a path that does not exist."""
     if isinstance(payload, list):
         return [fill_in(item, outputs) for item in payload]
     if not isinstance(payload, dict):

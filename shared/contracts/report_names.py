@@ -12,13 +12,13 @@ WEEK = re.compile(r"\d{4}-W\d{2}")
 
 
 def report_name(since: datetime) -> str:
-    """That of the week in which this moment lies, by ISO 8601."""
+    """Return the name for the week that contains this moment, by ISO 8601."""
     year, week, _ = since.isocalendar()
     return f"{PREFIX}{year}-W{week:02d}"
 
 
 def name_of_week(week: str) -> str:
-    """That of a week told as 2026-W47. Raises InvalidInputError."""
+    """Return the name for a week such as 2026-W47. Raises InvalidInputError."""
     if not WEEK.fullmatch(week):
         raise InvalidInputError("week", week, "must have the form 2026-W47")
     return PREFIX + week

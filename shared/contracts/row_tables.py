@@ -1,4 +1,4 @@
-"""Rows of plain values, and the same as a data frame of pandas or polars where one of these is installed."""
+"""Rows of plain values, convertible to a data frame of pandas or polars where one of these is installed."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ M = TypeVar("M", bound=BaseModel)
 
 
 class Tabular:
-    """Something that is a table. Subclasses give its rows."""
+    """Tabular data. Subclasses provide the rows."""
 
     def rows(self) -> list[dict[str, Any]]:
-        """The table as one dictionary a row."""
+        """Return the table as one dictionary per row."""
         raise NotImplementedError
 
     def to_pandas(self) -> Any:
-        """A pandas DataFrame. Raises UnavailableError when pandas is not installed."""
+        """Return a pandas DataFrame. Raises UnavailableError when pandas is not installed."""
         return _library("pandas").DataFrame(self.rows())
 
     def to_polars(self) -> Any:
-        """A polars DataFrame. Raises UnavailableError when polars is not installed."""
+        """Return a polars DataFrame. Raises UnavailableError when polars is not installed."""
         return _library("polars").DataFrame(self.rows(), infer_schema_length=None)
 
 
@@ -33,10 +33,10 @@ class _Row(Protocol):
 
 
 class Rows(list[M], Tabular):
-    """A list of models that can become a data frame, one row a model."""
+    """A list of models that can become a data frame, one row per model."""
 
     def rows(self) -> list[dict[str, Any]]:
-        """One dictionary a model: what its `row` method says, else its fields."""
+        """Return one dictionary per model: the result of its `row` method, else its fields."""
         return [cast("_Row", m).row() if hasattr(m, "row") else m.model_dump() for m in self]
 
 

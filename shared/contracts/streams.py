@@ -24,7 +24,7 @@ MIB = 2**20
 
 JOB_ACK_WAIT_S = 10.0
 JOB_AGE_S = 7 * DAY_S
-# What waits for other jobs is looked at again this often, also when the news of a result was missed.
+# Jobs that wait for others are checked again this often, in case a result's message was missed.
 WAITING_ACK_WAIT_S = 15.0
 RESULTS_MIB = 16_384
 PAYLOAD_INLINE_LIMIT = 256 * 1024
@@ -57,7 +57,8 @@ STREAMS: tuple[StreamConfig, ...] = (
         subjects.JOBS_WITH_ID,
         subjects.JOBS_OF_BATCHES,
         subjects.WAITING,
-        # A day longer than a job may wait: what nobody takes is ended with a reason, and does not just vanish.
+        # A day longer than a job may wait: a job that nobody takes is ended with a reason, and does not just
+        # vanish.
         age_s=JOB_AGE_S + DAY_S,
         mib=4096,
         retention=RetentionPolicy.WORK_QUEUE,
@@ -66,7 +67,7 @@ STREAMS: tuple[StreamConfig, ...] = (
         # Many jobs of a batch are one write.
         allow_atomic=True,
     ),
-    # The server schedules only where it may discard what is old, so there is no size here at which it would.
+    # The server only schedules messages where it may discard old ones, so there is no size limit at which it would.
     _stream(
         "LATER",
         subjects.LATER,
@@ -78,7 +79,7 @@ STREAMS: tuple[StreamConfig, ...] = (
         allow_msg_ttl=True,
         allow_msg_schedules=True,
     ),
-    # One message a subject and "discard new" make the first result of a job the only one.
+    # One message per subject and "discard new" store only the first result of a job.
     _stream(
         "RESULTS",
         subjects.RESULTS,
@@ -90,7 +91,7 @@ STREAMS: tuple[StreamConfig, ...] = (
         discard_new_per_subject=True,
         max_msgs_per_subject=1,
     ),
-    # Longer than the others: whoever ends a job again, its result not being confirmed, may be another process by then.
+    # Longer than the others: whoever ends a job again after an unconfirmed result may be another process by then.
     _stream("DEAD", subjects.DEAD, age_s=30 * DAY_S, mib=512, allow_msg_ttl=True, duplicate_window=600.0),
     _stream("POISON", subjects.POISON, age_s=7 * DAY_S, mib=64),
     _stream("AUDIT", subjects.AUDIT, age_s=365 * DAY_S, mib=512, deny_delete=True, deny_purge=True),
@@ -101,7 +102,7 @@ BUCKETS: tuple[KeyValueConfig, ...] = (
     KeyValueConfig(bucket="policy", history=10),
     KeyValueConfig(bucket="jobs", ttl=JOB_AGE_S),
     KeyValueConfig(bucket="batches", ttl=JOB_AGE_S),
-    # Each claim has a time to live of its own.
+    # Each claim has its own time to live.
     KeyValueConfig(bucket="claims"),
     KeyValueConfig(bucket="subscriptions"),
     KeyValueConfig(bucket="silences"),
@@ -111,24 +112,24 @@ BUCKETS: tuple[KeyValueConfig, ...] = (
     KeyValueConfig(bucket="cordons"),
     KeyValueConfig(bucket="scheduler"),
     KeyValueConfig(bucket="notices"),
-    # What is written only to see that it can be.
+    # Written only to test whether writes succeed.
     KeyValueConfig(bucket="probes", ttl=60.0),
     # A leader that does not renew its key loses it after this time.
     KeyValueConfig(bucket="leader", ttl=5.0),
 )
 
 OBJECT_STORES: tuple[ObjectStoreConfig, ...] = (
-    # Each has a time of its own, which ends sooner: a job may wait for its time, then as long in the queue.
+    # Each has its own, earlier end: a job may wait for its time, then as long again in the queue.
     ObjectStoreConfig(bucket="payloads", ttl=2 * JOB_AGE_S + DAY_S, max_bytes=4096 * MIB),
     ObjectStoreConfig(bucket="artifacts", max_bytes=4096 * MIB),
 )
 
 
 def durable(name: str, *filters: str, ack_wait_s: float = 30.0, **more: object) -> ConsumerConfig:
-    """A durable pull consumer with explicit acknowledgements and no limit on deliveries.
+    """Return a durable pull consumer with explicit acknowledgements and unlimited deliveries.
 
-    Without filters it takes the whole stream. Who consumes decides when to give up, so that
-    nothing is left behind in a stream unseen.
+    Without filters it takes the whole stream. Consumers decide when to give up, so that no message is left behind
+    in a stream unnoticed.
     """
     config = ConsumerConfig(
         durable_name=name,
@@ -143,16 +144,16 @@ def durable(name: str, *filters: str, ack_wait_s: float = 30.0, **more: object) 
 
 
 def job_durable(kind: str, priority: str) -> ConsumerConfig:
-    """The consumer that all workers of a kind share for one priority."""
+    """Return the consumer that all workers of a kind share for one priority."""
     name = f"pool-{subjects.name_part(kind)}-{priority}"
     return durable(name, *subjects.jobs_of(kind, priority), ack_wait_s=JOB_ACK_WAIT_S, max_ack_pending=10_000)
 
 
 def waiting_durable() -> ConsumerConfig:
-    """The consumer of jobs that wait for others."""
+    """Return the consumer of jobs that wait for others."""
     return durable("keeper-waiting", subjects.WAITING, ack_wait_s=WAITING_ACK_WAIT_S, max_ack_pending=100_000)
 
 
 def due_durable() -> ConsumerConfig:
-    """The consumer of jobs whose time has come."""
+    """Return the consumer of jobs whose time has come."""
     return durable("keeper-due", subjects.DUE, ack_wait_s=WAITING_ACK_WAIT_S)

@@ -1,4 +1,4 @@
-"""Whether a message is about what its subject or key says: whoever may write there speaks for that and nothing else."""
+"""Check that a message matches its subject or key: permission to write there covers nothing else."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pydantic import BaseModel
 from accelerator_autopilot.contracts import subjects
 from accelerator_autopilot.contracts.errors import MalformedMessageError
 
-# The fields that the tokens after a prefix repeat; a job's id takes all that are left.
+# The fields that the tokens after a prefix repeat; a job's id takes all remaining ones.
 _REPEATED: dict[str, tuple[str, ...]] = {
     "telemetry.frames": ("node",),
     "telemetry.events": ("node", "device"),
@@ -35,9 +35,9 @@ _REPEATED: dict[str, tuple[str, ...]] = {
 
 
 def check_address(subject: str, message: BaseModel | Mapping[str, Any]) -> None:
-    """Compare a message with the subject that it came under. Raises MalformedMessageError where they differ.
+    """Compare a message with its subject. Raises MalformedMessageError where they differ.
 
-    Fields that the message lacks are not compared: its model says which must be there.
+    Fields that the message lacks are not compared: its model defines which are required.
     """
     prefix, _, rest = subject.partition(".")
     if prefix in {"telemetry", "commands", "$KV"}:
@@ -55,5 +55,5 @@ def check_address(subject: str, message: BaseModel | Mapping[str, Any]) -> None:
 
 
 def key_subject(bucket: str, key: str) -> str:
-    """The subject under which a bucket keeps a key."""
+    """Return the subject under which a bucket stores a key."""
     return f"$KV.{bucket}.{key}"

@@ -1,1 +1,1 @@
-"""What runs a service: broker, consumers, leadership, health, database and logs."""
+"""The service runtime: broker, consumers, leader election, health, database and logs."""

@@ -1,4 +1,4 @@
-"""Telling everybody of an alert, and keeping the bucket of those that are open in step."""
+"""Publish an alert, and keep the bucket of open alerts in step."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ BUCKET = "open_alerts"
 
 
 async def tell(bus: Bus, alert: Alert, message_id: str) -> None:
-    """Publish an alert's state, then store it as open or remove it. Raises UnavailableError; then tell it again."""
+    """Publish an alert's state, then store it as open or remove it. Raises UnavailableError; then call it again."""
     await bus.publish(subjects.alert(alert.severity, alert.node, alert.device), alert, message_id)
     key = subjects.alert_key(alert.node, alert.device, alert.kind)
     if alert.state == "resolved":

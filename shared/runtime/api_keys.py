@@ -1,21 +1,21 @@
-"""API keys: how they are made, and how they are kept."""
+"""API keys: how they are generated and stored."""
 
 from __future__ import annotations
 
 import hashlib
 import secrets
 
-# No person's key may write the audit, or command, in the name of a service.
+# No person's key may write audit records, or commands, in the name of a service.
 SERVICE_NAMES = frozenset(
     {"agent", "analyse", "anomaly", "gateway", "notifier", "pool", "recorder", "scheduler", "telemetry", "worker"}
 )
 
 
 def new_key() -> str:
-    """A key that nobody guesses."""
+    """Generate an unguessable key."""
     return f"ap_{secrets.token_urlsafe(24)}"
 
 
 def digest(key: str) -> str:
-    """What is kept of a key: its SHA-256, which is enough for random ones."""
+    """Return what is stored of a key: its SHA-256, which is sufficient for random keys."""
     return hashlib.sha256(key.encode()).hexdigest()

@@ -1,4 +1,4 @@
-"""Audit records that are written when the broker takes them, through an outbox that keeps nobody waiting."""
+"""An outbox for audit records: they are written when the broker accepts them, and nobody waits for that."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ MOST_WAITING = 10_000
 
 
 class AuditOutbox:
-    """Records that are written when the broker takes them; past a number the oldest are dropped, and counted."""
+    """Queues records until the broker accepts them; beyond a limit the oldest are dropped and counted."""
 
     def __init__(
         self, write_one: Callable[[AuditRecord], Awaitable[None]], registry: CollectorRegistry, most: int = MOST_WAITING
@@ -31,7 +31,7 @@ class AuditOutbox:
         self._dropped = Counter("autopilot_audit_dropped", "audit records that were lost", registry=registry)
 
     def put(self, entry: AuditRecord) -> None:
-        """Have a record written soon."""
+        """Queue a record."""
         if len(self._waiting) >= self._most:
             self._waiting.popleft()
             self._dropped.inc()
@@ -39,7 +39,7 @@ class AuditOutbox:
         self._told.set()
 
     async def run(self) -> None:
-        """Write until cancelled; one that is not confirmed is tried again, under the same id."""
+        """Write until cancelled; an unconfirmed record is retried under the same id."""
         while True:
             beat()
             if not self._waiting:
@@ -56,8 +56,8 @@ class AuditOutbox:
                 await asyncio.sleep(RETRY_S)
                 continue
             except AutopilotError as error:
-                # One that no subject can carry would keep all behind it waiting for ever.
+                # One that no subject can carry would block all others forever.
                 self._dropped.inc()
-                log.warning("record dropped", extra={"action": entry.action, "error": str(error)})
+                log.warning("audit record dropped", extra={"action": entry.action, "error": str(error)})
             if self._waiting and self._waiting[0] is entry:
                 self._waiting.popleft()

@@ -1,4 +1,4 @@
-"""One factory for every connection to NATS: reconnects for ever, credentials and TLS from settings."""
+"""The factory for every service's connection to NATS: endless reconnects, credentials and TLS from settings."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ unstarted_messages.install()
 def make_broker(
     settings: ServiceSettings, name: str, registry: CollectorRegistry, rule: PoisonRule | None = None
 ) -> NatsBroker:
-    """FastStream broker for one service process; connect it once and never restart it."""
+    """Create the FastStream broker of a service process; connect it once and never restart it."""
     rule = rule or PoisonRule(registry, lambda: client_of(broker).jetstream(timeout=5.0))
     broker = NatsBroker(
         settings.servers,
@@ -58,19 +58,19 @@ stopping = False
 
 
 def expect_close() -> None:
-    """Say that the connection is about to be closed on purpose."""
+    """Announce that the connection is about to be closed on purpose."""
     global stopping  # noqa: PLW0603  the process has one broker and one end
     stopping = True
 
 
 async def _die() -> None:
-    # A closed client never comes back and its pull loops spin: only a new process helps.
+    # A closed client never reconnects and its pull loops spin: only a new process helps.
     if not stopping:
-        log.critical("nats connection closed for good, exiting")
+        log.critical("NATS connection closed permanently; exiting")
         os._exit(1)
 
 
 def client_of(broker: NatsBroker) -> Client:
-    """The nats-py client under a connected broker."""
+    """Return the nats-py client of a connected broker."""
     client: Client = broker.config.connection_state.connection
     return client

@@ -27,9 +27,9 @@ TIMEOUT_S = 5.0
 
 
 class Bus:
-    """JetStream over a service's broker, or as it is. Every method raises UnavailableError while it is away.
+    """JetStream through a service's broker, or directly. Every method raises UnavailableError while it is unreachable.
 
-    `pipelined` is for who publishes many messages at once: each costs less then.
+    `pipelined` is for publishing many messages concurrently: each costs less then.
     """
 
     def __init__(self, source: NatsBroker | JetStreamContext, *, pipelined: bool = False) -> None:
@@ -54,7 +54,7 @@ class Bus:
         return self._publisher
 
     async def publish(self, subject: str, body: BaseModel | bytes, message_id: str) -> None:
-        """Publish and wait until the stream has it; the same id is stored once."""
+        """Publish, and wait until the stream stores it; messages with the same id are stored once."""
         data = body if isinstance(body, bytes) else body.model_dump_json().encode()
         try:
             await publish_patiently(self._out, subject, data, {"Nats-Msg-Id": message_id})
@@ -62,11 +62,11 @@ class Bus:
             raise UnavailableError(f"{subject} was not confirmed: {type(error).__name__}: {error}") from error
 
     async def publish_outcome(self, outcome: CommandOutcome) -> None:
-        """Tell what became of a command."""
+        """Publish the outcome of a command."""
         await self.publish(subjects.outcome(outcome.command_id), outcome, outcome.id)
 
     async def read(self, bucket: str, key: str, model: type[M]) -> M | None:
-        """The value of a key; None when there is none that can be read."""
+        """Return the value of a key; None when there is none that can be read."""
         value = await self._value(bucket, key)
         return None if value is None else parse_value(bucket, key, value, model)
 
@@ -96,13 +96,13 @@ class Bus:
             raise UnavailableError(f"{bucket}/{key} could not be removed: {type(error).__name__}") from error
 
     async def policy(self) -> FleetPolicy:
-        """The operator's policy; one that cannot be understood allows nothing but looking."""
+        """Return the operator's policy; an unreadable one allows only observation."""
         value = await self._value("policy", POLICY_KEY)
         if value is None:
             return FleetPolicy()
         before, policy = self._policy
         if value == before:
-            # Of a thousand pools it takes longer to read it than to see that it is the same.
+            # With a thousand pools, parsing it takes longer than comparing the bytes.
             return policy
         told = parse_value("policy", POLICY_KEY, value, FleetPolicy)
         if told is None:
@@ -112,7 +112,7 @@ class Bus:
 
 
 def _context(source: NatsBroker | JetStreamContext) -> JetStreamContext:
-    """Whoever has a broker has loaded FastStream; nobody else has to."""
+    """Import FastStream's context only where there is a broker; nothing else needs it."""
     if "faststream.nats" not in sys.modules:
         return cast("JetStreamContext", source)
     from faststream.nats import NatsBroker  # noqa: PLC0415  see above

@@ -1,8 +1,8 @@
-"""Which commands an executor may still carry out, each once and none after a newer one.
+"""Decide which commands an executor may run: each once, and none after a newer one.
 
-Turned away is what is too old, valid for too long, of a scheduler that does not lead, or older than what was carried
-out last for the same target. A fencing token is believed only when the leader's own key says so: whatever number a
-command carries, it cannot lock the real leader out, nor can a bucket that is made anew, whose revisions begin again.
+A command is rejected if it is too old, valid for too long, from a scheduler that is not the leader, or older than the
+last one for the same target. A fencing token is accepted only if the leader's own key confirms it: whatever number a
+command carries, it cannot lock out the real leader, nor can a recreated bucket whose revisions start over.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ MOST_REMEMBERED = 10_000
 
 
 class CarriedOut(BaseModel):
-    """The newest command that was carried out, or begun, for a target."""
+    """The newest command that was run, or started, for a target."""
 
     id: str
     issuer: str
@@ -42,27 +42,27 @@ class CarriedOut(BaseModel):
 
     @classmethod
     def of(cls, command: Command) -> CarriedOut:
-        """What is remembered of a command."""
+        """Create the record of a command."""
         return cls(id=command.id, issuer=command.issuer, at=command.at, fencing_token=command.fencing_token)
 
 
 class CommandMemory(Protocol):
-    """Outlives the process: one that crashes must not carry out an older command after a newer one."""
+    """Survives the process: after a crash, no older command must run after a newer one."""
 
     async def load(self) -> dict[str, CarriedOut]:
-        """What was kept, by kind of command and target; nothing where that cannot be read."""
+        """Return what was stored, by kind of command and target; nothing where that is unreadable."""
 
     async def save(self, newest: dict[str, CarriedOut]) -> None:
-        """Keep this in its place. Raises OSError or UnavailableError."""
+        """Replace what is stored. Raises OSError or UnavailableError."""
 
 
 @dataclass
 class CommandFence:
-    """Remembers what it let through; with a `memory` also across a crash, for as long as commands are valid.
+    """Remembers which commands it accepted; with a `memory` also across crashes, for as long as commands are valid.
 
-    `leading` reads the token of whoever leads now, None while nobody does; without it a token must only not fall.
-    It raises UnavailableError when that cannot be read. It is asked for each command: a scheduler that stood still
-    goes on in the middle of its round, and does not know that another leads meanwhile.
+    `leading` returns the token of the current leader, None while there is none; without it, a token must only not
+    decrease. It raises UnavailableError when that cannot be read. It is called for each command: a scheduler that
+    was suspended continues in the middle of its round, and does not know that another leads by then.
     """
 
     highest_token: int = 0
@@ -80,9 +80,9 @@ class CommandFence:
         act: Callable[[], Awaitable[CommandOutcome]],
         turn_away: Callable[[Status, str], CommandOutcome],
     ) -> CommandOutcome:
-        """The outcome of a command: of `act`, of `turn_away`, or the one it had when it came before.
+        """Return the outcome of a command: from `act`, from `turn_away`, or its earlier one if it is a repetition.
 
-        Raises UnavailableError when it cannot be said yet whether it may be carried out, and whatever `act` raises.
+        Raises UnavailableError when it cannot be decided yet, and whatever `act` raises.
         """
         async with self._one:
             await self._recall()
@@ -99,7 +99,7 @@ class CommandFence:
     async def _act(
         self, command: AnyCommand, now: datetime, act: Callable[[], Awaitable[CommandOutcome]]
     ) -> CommandOutcome:
-        """Carry it out; it is written down before, for a crash may come at any moment of it."""
+        """Run it; it is recorded before, since a crash may happen at any point."""
         target = _target(command)
         before = self._last.get(target)
         _keep(self._last, target, CarriedOut.of(command))
@@ -125,19 +125,19 @@ class CommandFence:
     async def _save(self, now: datetime) -> None:
         if self.memory is None:
             return
-        # Whatever is older than these has expired by now.
+        # Anything older than these has expired by now.
         newest = {target: done for target, done in self._last.items() if done.at > now - LONGEST_VALID - 2 * CLOCK_SKEW}
         try:
             await self.memory.save(newest)
         except (OSError, UnavailableError) as error:
-            log.warning("newest commands not written down", extra={"error": type(error).__name__})
+            log.warning("newest commands not persisted", extra={"error": type(error).__name__})
 
     def outcome_of(self, command_id: str) -> CommandOutcome | None:
-        """What became of a command that was seen before, while it is remembered."""
+        """Return the outcome of a command that was seen before, while it is remembered."""
         return self._handled.get(command_id)
 
     def judge(self, command: Command, now: datetime) -> tuple[Status, str]:
-        """`applied` lets it through, as far as the command itself tells; else why not."""
+        """Return `applied` if the command itself permits running it; else why not."""
         if now >= command.expires_at:
             return "expired", f"expired at {command.expires_at.isoformat()}"
         valid = max(command.expires_at - command.at, command.expires_at - now - CLOCK_SKEW)
@@ -147,10 +147,10 @@ class CommandFence:
         last = self._last.get(_target(command))
         if last is not None:
             slack = timedelta(0) if last.issuer == command.issuer else CLOCK_SKEW
-            # What is older still would have expired: then it is the clock that was set back.
+            # Anything older would have expired: so it is the clock that was set back.
             late = last.at - LONGEST_VALID - CLOCK_SKEW < command.at < last.at - slack
             if late and _same_line(last, command):
-                return "refused", f"older than command {last.id} of {last.at.isoformat()}, which was carried out"
+                return "refused", f"older than command {last.id} of {last.at.isoformat()}, which was executed"
         token = command.fencing_token
         if self.leading is None and token is not None:
             if token < self.highest_token:
@@ -167,7 +167,7 @@ class CommandFence:
             return ("refused", "a scheduler's command carries a fencing token") if claims else ("applied", "")
         leading = await self.leading()
         if leading is None and token == self.highest_token:
-            return "applied", ""  # whoever led last sent it, and nobody has led since
+            return "applied", ""  # the last leader sent it, and nobody has led since
         if leading is None:
             raise UnavailableError(f"there is no leader now: fencing token {token} will be checked again")
         if token != leading:
@@ -188,7 +188,7 @@ def _target(command: Command) -> str:
 
 
 def _same_line(last: CarriedOut, command: Command) -> bool:
-    """Whether their times can be compared: of another leader, with a clock of its own, the token tells the order."""
+    """Whether their times can be compared: another leader has its own clock, so tokens determine the order."""
     if last.issuer != command.issuer:
         return True
     return command.fencing_token == last.fencing_token

@@ -1,6 +1,7 @@
-"""Alerts of conditions that a service looks at again and again: opened, renewed, made worse and ended, each told once.
+"""Alerts of conditions that a service checks repeatedly: opened, renewed, escalated and resolved, each published once.
 
-What JetStream refuses waits here and is told later, in its order. What is open is read back when the publisher starts.
+What JetStream does not accept is queued and published later, in order. Open alerts are read back when the publisher
+starts.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ Key = tuple[str, str, str]
 
 @dataclass(frozen=True)
 class Condition:
-    """Something that is wrong now; `device` may be anything of a node that an alert is about."""
+    """Something that is wrong now; `device` may be any part of a node that an alert is about."""
 
     node: str
     device: str
@@ -41,12 +42,12 @@ class Condition:
 
     @property
     def key(self) -> Key:
-        """There is at most one alert of it."""
+        """The identity of its alert: there is at most one."""
         return self.node, self.device, self.kind
 
 
 def next_state(known: Alert | None, condition: Condition | None, now: datetime, prefix: str = "") -> Alert | None:
-    """The state that is to be told next, if any. A renewal is not `escalated`, so that people are not told again."""
+    """Return the next state to publish, if any. A renewal is not `escalated`, so that people are not notified again."""
     if condition is None:
         if known is None:
             return None
@@ -58,7 +59,7 @@ def next_state(known: Alert | None, condition: Condition | None, now: datetime, 
             severity=condition.severity, state="opened", summary=condition.summary, action=condition.action,
             evidence=evidence, opened_at=now, at=now, runbook=f"docs/reference/alerts.md#{condition.kind}",
         )  # fmt: skip
-    # By the time that passed either way: a clock that was set back must not keep it from being renewed.
+    # The elapsed time in either direction: a clock that was set back must not prevent its renewal.
     if condition.severity == known.severity and abs(now - known.at) < RENEW_EVERY:
         return None
     worse = _RANK[condition.severity] > _RANK[known.severity]
@@ -71,7 +72,7 @@ def next_state(known: Alert | None, condition: Condition | None, now: datetime, 
 
 @dataclass
 class ConditionAlerts:
-    """The alerts of one publisher. `mine` says which of the open ones it goes on with after a restart."""
+    """The alerts of one publisher. `mine` selects the open ones to continue with after a restart."""
 
     bus: Bus
     mine: Callable[[Alert], bool]
@@ -80,11 +81,11 @@ class ConditionAlerts:
     _told: dict[Key, Alert] = field(default_factory=dict)
     _waiting: dict[Key, list[Alert]] = field(default_factory=dict)
     _recalled: bool = False
-    _worst: dict[Key, Condition] = field(default_factory=dict)  # that were noted before what is open was known
+    _worst: dict[Key, Condition] = field(default_factory=dict)  # conditions noted before the open alerts were known
     _latest: list[Condition] | None = None
 
     def severity(self, key: Key) -> Severity | None:
-        """How bad an alert is that is open or about to be; None where there is none."""
+        """Return the severity of an alert that is open or about to be; None where there is none."""
         known = self._known(key, self._waiting.get(key, []))
         return known.severity if known else None
 
@@ -93,12 +94,12 @@ class ConditionAlerts:
         return last if last is not None and last.state != "resolved" else None
 
     async def settle(self, conditions: Iterable[Condition]) -> None:
-        """Note what is wrong now, and tell what is to be told. Raises UnavailableError; the next call goes on."""
+        """Set what is wrong now, and publish changes. Raises UnavailableError; the next call continues."""
         self.note(conditions)
         await self.send()
 
     def note(self, conditions: Iterable[Condition]) -> None:
-        """Take in everything that is wrong now: what is missing here is over."""
+        """Set everything that is wrong now: whatever is missing here is over."""
         self._latest = list(conditions)
         if not self._recalled:
             for condition in self._latest:
@@ -113,8 +114,8 @@ class ConditionAlerts:
 
     def _note_one(self, key: Key, condition: Condition | None, now: datetime) -> None:
         waiting = self._waiting.get(key, [])
-        # The first may have arrived, and an alert that opened is told. Of what else waits, only the newest counts:
-        # an end of which nobody heard yet is none when it comes again.
+        # The first may have been published, and an alert that opened is always published. Of the other pending
+        # states only the newest counts: an unpublished resolution is dropped when the condition recurs.
         while condition is not None and len(waiting) > 1 and waiting[-1].state != "opened":
             waiting.pop()
         state = next_state(self._known(key, waiting), condition, now, self.prefix)
@@ -122,7 +123,7 @@ class ConditionAlerts:
             self._waiting[key] = [*waiting, state]
 
     async def recall(self) -> None:
-        """Read what is open, once; `send` does so too. Raises UnavailableError."""
+        """Read the open alerts, once; `send` does so too. Raises UnavailableError."""
         if self._recalled:
             return
         try:
@@ -138,11 +139,11 @@ class ConditionAlerts:
             self.note(latest)
 
     def forget(self) -> None:
-        """Somebody else looks from now on; who looks again reads first what is open."""
+        """Forget the state: somebody else takes over; whoever resumes reads the open alerts first."""
         self._told, self._waiting, self._worst, self._latest, self._recalled = {}, {}, {}, None, False
 
     async def send(self) -> None:
-        """Tell what waits, in order. Raises UnavailableError while JetStream refuses it, and keeps it."""
+        """Publish pending states in order. Raises UnavailableError while JetStream rejects them, and keeps them."""
         await self.recall()
         for key in list(self._waiting):
             while waiting := self._waiting.get(key):

@@ -1,4 +1,4 @@
-"""How messages are taken from streams: handlers under the poison rule, and consumers kept alive."""
+"""Consume messages from streams: handlers with poison-message handling, and consumers that are kept alive."""
 
 from __future__ import annotations
 
@@ -40,21 +40,21 @@ T = TypeVar("T")
 Handler = Callable[[Any], Awaitable[None]]
 
 WATCH_PERIOD_S = 1.0
-# A durable where nothing happens is asked for less often; readiness takes an answer for good for 10 s.
+# An idle durable is checked less often; readiness considers an answer valid for 10 s.
 REST_PERIOD_S = 4.0
 RESTS_AFTER_LOOKS = 10
-# Requests to the server that a fleet of watchdogs makes add up.
+# Requests from a fleet of watchdogs add up on the server.
 WATCH_EACH_S = 0.05
-# A bucket that is gone is missed by whoever reads or writes it, and nobody else would make it before the next start.
+# A deleted bucket is noticed by whoever uses it, and nobody else would recreate it before the next start.
 COUNTED_EVERY_S = 10.0
-# A pool has some fifty durables: one after the other over a slow link would take longer than an answer is good for.
+# A pool has about fifty durables: checked one by one over a slow link, answers would expire.
 WATCH_AT_ONCE = 8
 DISCONNECTED_S = 0.1
 _MALFORMED = (ArgumentError, json.JSONDecodeError, UnicodeDecodeError, RecursionError)
 
 
 class RetryMiddleware:
-    """Broker middleware: every handler's failures go by the rule of `accelerator_autopilot.runtime.poison_messages`."""
+    """Broker middleware: handler failures follow the rule of `accelerator_autopilot.runtime.poison_messages`."""
 
     def __init__(self, rule: PoisonRule) -> None:
         self._rule = rule
@@ -70,7 +70,7 @@ class _Retry(BaseMiddleware[Any, Any]):
         self._rule = rule
 
     async def consume_scope(self, call_next: Callable[[Any], Awaitable[Any]], msg: Any) -> Any:
-        """Run the handler; what it raises becomes another attempt later, or the end of the message."""
+        """Run the handler; an exception leads to another attempt later, or to the end of the message."""
         raw = msg.raw_message
         try:
             await _check(raw, msg)
@@ -82,12 +82,12 @@ class _Retry(BaseMiddleware[Any, Any]):
             raise
         except Exception as error:
             if isinstance(raw, KeyValue.Entry):
-                # The body of a removed key is empty; handlers that need to know take the entry itself.
+                # The body of a removed key is empty; handlers that need it take the entry itself.
                 if raw.operation is None:
                     self._rule.drop(f"kv {raw.bucket}", error)
                 raise RejectMessage from error
             await _answer(raw, error)
-            # What does not fit a handler's arguments is no message of its kind.
+            # What does not match a handler's arguments is not a message of its kind.
             hopeless = isinstance(error, _MALFORMED)
             verdict = await self._rule.judge(raw, _consumer(raw), error, hopeless=hopeless, executor=True)
             if verdict == "again":
@@ -96,11 +96,11 @@ class _Retry(BaseMiddleware[Any, Any]):
 
 
 async def _answer(raw: Any, error: Exception) -> None:
-    """Whoever asked is told at once that there is no answer; the replies of all requests read the same body."""
+    """Reply at once that there is no answer; the replies of all requests have the same form."""
     if not (raw.reply and subjects.is_request(raw.subject)):
         return
     named = f"{error.field}: {error.rule}" if isinstance(error, InvalidInputError) else type(error).__name__
-    why = f"not carried out: {named}"
+    why = f"not executed: {named}"
     if isinstance(error, (*_MALFORMED, ValidationError)):
         why = "the request is malformed: see the message's schema"
     with suppress(*BUS_ERRORS):
@@ -108,7 +108,7 @@ async def _answer(raw: Any, error: Exception) -> None:
 
 
 async def give_back(messages: Iterable[Msg]) -> None:
-    """Let others have at once what was taken from a stream and is not dealt with, and not when it is overdue."""
+    """Return unprocessed messages right away, instead of after their acknowledgement timeout."""
     for message in messages:
         if deliveries(message) and not message._ackd:  # noqa: SLF001  it has no other way to ask
             with suppress(*BUS_ERRORS):
@@ -116,7 +116,7 @@ async def give_back(messages: Iterable[Msg]) -> None:
 
 
 async def _check(raw: Any, msg: Any) -> None:
-    """That a message with fields is about what its subject or key says."""
+    """Check that a message with fields matches its subject or key."""
     body = await msg.decode()
     if isinstance(body, dict):
         key = key_subject(raw.bucket, raw.key) if isinstance(raw, KeyValue.Entry) else str(raw.subject)
@@ -124,7 +124,7 @@ async def _check(raw: Any, msg: Any) -> None:
 
 
 def _consumer(raw: Any) -> str:
-    """The durable's name, or the beginning of the subject where no stream delivers."""
+    """Return the durable's name, or the start of the subject where no stream delivers."""
     return str(raw.metadata.consumer) if deliveries(raw) else bounded_subject(raw.subject)
 
 
@@ -132,7 +132,7 @@ def _consumer(raw: Any) -> str:
 class Watched:
     """A durable consumer that must exist.
 
-    `may_wait` says that messages may rightly lie there: jobs for which no worker is free.
+    `may_wait` means that messages may rightly wait there: jobs for which no worker is free.
     """
 
     stream: str
@@ -141,7 +141,7 @@ class Watched:
 
 
 def consume(broker: NatsBroker, stream: str, subject: str, config: ConsumerConfig, handler: Handler) -> Watched:
-    """Have a handler take the messages of a durable, one at a time; returns what is to be watched."""
+    """Let a handler process the messages of a durable, one at a time; returns what to watch."""
     broker.subscriber(
         subject,
         stream=JStream(stream, declare=False),
@@ -154,9 +154,9 @@ def consume(broker: NatsBroker, stream: str, subject: str, config: ConsumerConfi
 
 
 class ConsumerWatchdog:
-    """Asks the server for each durable every second, or four where nothing happens, and tells the lag.
+    """Checks each durable every second, or every four when idle, and reports its lag.
 
-    A durable that was deleted is made again, and one that does not move is healed.
+    A deleted durable is recreated, and a stalled one is healed.
     """
 
     def __init__(
@@ -203,12 +203,12 @@ class ConsumerWatchdog:
             await asyncio.sleep(max(WATCH_PERIOD_S, WATCH_EACH_S * len(self._watched)))
 
     def _due(self) -> list[Watched]:
-        """Those to be asked for now."""
+        """Return those that are due for a check."""
         now = asyncio.get_running_loop().time()
         return [w for w in self._watched if now >= self._next_look_s.get(_name(w), 0.0)]
 
     def _rest(self, watched: Watched, *, quiet: bool) -> None:
-        """Ask less often for a durable where nothing has happened for some looks."""
+        """Check a durable less often after it was idle for several checks."""
         name = _name(watched)
         self._quiet_looks[name] = self._quiet_looks.get(name, 0) + 1 if quiet else 0
         if self._quiet_looks[name] >= RESTS_AFTER_LOOKS:
@@ -217,7 +217,7 @@ class ConsumerWatchdog:
             self._next_look_s.pop(name, None)
 
     async def _count_streams(self) -> None:
-        """Make streams and buckets again when there are fewer than before."""
+        """Recreate streams and buckets when there are fewer than before."""
         now = asyncio.get_running_loop().time()
         if now - self._counted_s < COUNTED_EVERY_S:
             return
@@ -225,11 +225,11 @@ class ConsumerWatchdog:
         try:
             count = (await self._js.account_info()).streams
             if count < self._streams:
-                log.warning("streams or buckets are gone, making them again", extra={"before": self._streams})
+                log.warning("streams or buckets are missing; recreating them", extra={"before": self._streams})
                 await stream_setup.ensure(self._js, self._replicas, deadline_s=5.0)
                 count = (await self._js.account_info()).streams
         except (APIError, AutopilotError, nats.errors.Error, OSError) as error:
-            log.info("streams not counted", extra={"error": type(error).__name__})
+            log.info("streams not checked", extra={"error": type(error).__name__})
         else:
             self._streams = count
 
@@ -240,7 +240,7 @@ class ConsumerWatchdog:
         try:
             info = await self._js.consumer_info(watched.stream, durable, timeout=3.0)
         except NotFoundError:
-            self._health.report(name, ok=False, reason="deleted, making it again")
+            self._health.report(name, ok=False, reason="deleted; recreating it")
             await self._recreate(watched, durable)
         except (APIError, nats.errors.Error, OSError) as error:
             self._health.report(name, ok=False, reason=f"no answer: {type(error).__name__}")
@@ -273,19 +273,19 @@ class ConsumerWatchdog:
             await stream_setup.ensure(self._js, self._replicas, deadline_s=5.0)
             await stream_setup.ensure_consumer(self._js, watched.stream, watched.config)
         except (APIError, AutopilotError, nats.errors.Error, OSError) as error:
-            log.warning("consumer not made again yet", extra={"durable": durable, "error": str(error)})
+            log.warning("consumer not recreated yet", extra={"durable": durable, "error": str(error)})
         else:
             self._recreated.labels(watched.stream, durable).inc()
-            log.warning("consumer was deleted and made again", extra={"durable": durable})
+            log.warning("deleted consumer recreated", extra={"durable": durable})
 
 
 def _name(watched: Watched) -> str:
-    """Of its condition of readiness."""
+    """Return the name of its readiness condition."""
     return f"consumer {watched.stream}/{watched.config.durable_name or ''}"
 
 
 async def some_at_once(work: Callable[[T], Awaitable[None]], items: Sequence[T], most: int = 32) -> None:
-    """Do it for each, some at a time: one after the other, a slow link sets the pace. Raises what the work does."""
+    """Process each item, some concurrently: one by one, a slow link would set the pace. Raises what the work raises."""
     for first in range(0, len(items), most):
         beat()
         await asyncio.gather(*map(work, items[first : first + most]))
@@ -294,9 +294,9 @@ async def some_at_once(work: Callable[[T], Awaitable[None]], items: Sequence[T],
 async def pull_batches(
     js: JetStreamContext, stream: str, durable: str, *, batch: int, wait_s: float = 2.0
 ) -> AsyncGenerator[list[Msg], None]:
-    """Yield batches of an existing durable for ever, riding out outages; the caller acknowledges.
+    """Yield batches of an existing durable forever, surviving outages; the caller acknowledges.
 
-    To be closed, with `contextlib.aclosing`: what the last batch still holds is given back then.
+    Close it with `contextlib.aclosing`: then the rest of the last batch is given back.
     """
     subscription: JetStreamContext.PullSubscription | None = None
     messages: list[Msg] = []
@@ -305,7 +305,7 @@ async def pull_batches(
         while True:
             beat()
             if not nc.is_connected:
-                # Requests of now would be sent later, all of them at once.
+                # The client would send requests of now later, all at once.
                 await asyncio.sleep(DISCONNECTED_S)
                 continue
             try:
@@ -322,7 +322,7 @@ async def pull_batches(
                 yield messages
     finally:
         await give_back(messages)
-        # Draining a connection waits for pull subscriptions that are still open.
+        # Draining a connection waits for open pull subscriptions.
         if subscription is not None:
             with suppress(nats.errors.Error):
                 await subscription.unsubscribe()
@@ -330,7 +330,7 @@ async def pull_batches(
 
 
 def left_over(subscription: JetStreamContext.PullSubscription) -> list[Msg]:
-    """What came and was never fetched."""
+    """Return messages that arrived but were never fetched."""
     queue, found = subscription._sub._pending_queue, []  # noqa: SLF001  the library drops them
     while not queue.empty():
         found.append(queue.get_nowait())

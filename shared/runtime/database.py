@@ -1,6 +1,6 @@
 """The asyncpg pool, and migrations by Alembic under an advisory lock.
 
-Alembic and SQLAlchemy take 25 MB and are needed once: a service that has to migrate does it in a process of its own.
+Alembic and SQLAlchemy take 25 MB and are needed once: a service that has to migrate does it in a separate process.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ from accelerator_autopilot.contracts.errors import UnavailableError
 log = logging.getLogger(__name__)
 
 MIGRATIONS = Path(__file__).parent / "migrations"
-# A connection that nobody uses is a process of some megabytes on the other side.
+# An unused connection is a server process of some megabytes.
 IDLE_S = 30.0
-_LOCK = 0x6175746F  # any number that all recorders share
-# A connection that the server ends while a query is being sent can fail inside asyncpg's own state machine.
+_LOCK = 0x6175746F  # an arbitrary number that all recorders share
+# A connection that the server closes while a query is being sent can fail inside asyncpg's own state machine.
 DATABASE_ERRORS = (
     asyncpg.PostgresError,
     asyncpg.InterfaceError,
@@ -37,7 +37,10 @@ DATABASE_ERRORS = (
 async def connect_pool(
     dsn: str, *, size: int = 4, statement_cache: int = 100, timeout_s: float = 60.0
 ) -> asyncpg.Pool[Any]:
-    """A pool whose statements end within `timeout_s`. Raises UnavailableError when the server does not answer."""
+    """Create a pool whose statements time out after `timeout_s`.
+
+    Raises UnavailableError when the server does not answer.
+    """
     try:
         return await asyncpg.create_pool(
             dsn,
@@ -57,7 +60,7 @@ CLOSED_WITHIN_S = 2.0
 
 @asynccontextmanager
 async def database(dsn: str, *, size: int = 1) -> AsyncIterator[asyncpg.Pool[Any]]:
-    """A pool for a few queries. Whatever the database does or fails to do inside, it raises UnavailableError."""
+    """Yield a pool for a few queries. Any database error inside is raised as UnavailableError."""
     pool = await connect_pool(dsn, size=size)
     try:
         yield pool
@@ -68,7 +71,7 @@ async def database(dsn: str, *, size: int = 1) -> AsyncIterator[asyncpg.Pool[Any
 
 
 async def _close(pool: asyncpg.Pool[Any]) -> None:
-    """Say goodbye; to a server that stands still nobody says it for long."""
+    """Close the pool, without waiting long for a hung server."""
     try:
         async with asyncio.timeout(CLOSED_WITHIN_S):
             await pool.close()
@@ -77,7 +80,7 @@ async def _close(pool: asyncpg.Pool[Any]) -> None:
 
 
 async def migrate(dsn: str) -> None:
-    """Bring the schema to the newest version; safe to call from several processes at once. Raises UnavailableError."""
+    """Migrate the schema to the newest version; safe to call concurrently. Raises UnavailableError."""
     from sqlalchemy.ext.asyncio import create_async_engine  # noqa: PLC0415  see above
 
     async def connect() -> asyncpg.Connection[Any]:
@@ -105,12 +108,12 @@ def _upgrade(connection: Any) -> None:
 
 
 def newest_version() -> str:
-    """The version of the schema that this code needs."""
+    """Return the schema version that this code needs."""
     return max(path.name.split("_")[0] for path in (MIGRATIONS / "versions").glob("[0-9]*.py"))
 
 
 async def is_migrated(dsn: str) -> bool:
-    """Whether the schema is of the newest version. Raises UnavailableError."""
+    """Whether the schema has the newest version. Raises UnavailableError."""
     try:
         connection = await asyncpg.connect(dsn, timeout=5, command_timeout=5, statement_cache_size=0)
         try:
@@ -124,8 +127,8 @@ async def is_migrated(dsn: str) -> bool:
 
 
 async def _migrate_apart(dsn: str) -> None:
-    """Migrate in another process. Raises UnavailableError."""
-    # Its arguments are for everybody to read, its environment is not.
+    """Migrate in a separate process. Raises UnavailableError."""
+    # Arguments of a process are public, its environment is not.
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-m", "accelerator_autopilot.runtime.migrate", env=os.environ | {"AUTOPILOT_DATABASE_URL": dsn},
         stdin=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.PIPE,
@@ -141,7 +144,7 @@ async def _migrate_apart(dsn: str) -> None:
 
 
 async def wait_until_migrated(dsn: str) -> None:
-    """Migrate, waiting as long as the server is away."""
+    """Migrate, waiting while the server is unreachable."""
     while True:
         try:
             if not await is_migrated(dsn):

@@ -1,4 +1,4 @@
-"""Writing a dead letter. The job's input is kept beside it, for as long as the job itself was to live."""
+"""Write dead letters. The job's input is stored separately, for as long as the job itself may live."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from accelerator_autopilot.transport.payload_store import store_payload
 from accelerator_autopilot.transport.result_publishing import BUS_ERRORS, not_stored
 
 LEAST_S = 60.0
-# Errors whose texts are our own: fields, rules, sizes.
+# Errors whose messages are our own: fields, rules, sizes.
 OWN = {
     "InvalidInputError", "ValidationError", "CannotRunError", "CannotHandleError", "NotConfiguredError",
     "NotFoundError", "RetryableJobError", "UnavailableError", "expired", "worker_died", "dependency_failed",
@@ -23,13 +23,13 @@ OWN = {
 async def publish_dead(
     js: JetStreamContext, job: Job, reason: DeadReason, errors: list[JobError], subject: str
 ) -> None:
-    """Publish a job's dead letter; repeating it changes nothing. Raises UnavailableError where it was not stored."""
+    """Publish a job's dead letter; idempotent. Raises UnavailableError where it was not stored."""
     now = utc_now()
     if job.payload:
         until = max(job.submitted_at + timedelta(seconds=job.ttl_s), now + timedelta(seconds=LEAST_S))
         reference = await store_payload(js, f"dead-{job.id}", job.payload, until)
         job = job.model_copy(update={"payload": {}, "payload_ref": reference})
-    # What libraries say may quote the job, and this letter outlives it.
+    # Messages of libraries may quote the job, and this letter outlives it.
     errors = [e if e.type in OWN else e.model_copy(update={"message": ""}) for e in errors]
     dead = DeadJob(id=job.id, kind=job.kind, reason=reason, job=job, errors=errors, subject=subject, at=now)
     body = dead.model_dump_json(exclude_none=True).encode()

@@ -1,7 +1,7 @@
-"""A file by which an operator asks an agent to let go of the drivers: one that is open cannot be replaced.
+"""A file by which an operator asks an agent to release its drivers: one that is in use cannot be upgraded.
 
-It works without a broker: whoever upgrades a driver writes it into the agent's data folder. It holds the moment until
-which drivers are released, in seconds since 1970; one that only exists counts for an hour from when it was written.
+It works without a broker: whoever upgrades a driver writes it into the agent's data folder. It contains the time until
+which drivers are released, in seconds since 1970; an empty one counts for an hour from when it was written.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ LONGEST_S = 86_400.0
 
 
 def release(folder: Path, until_s: float) -> None:
-    """Ask the agent of this data folder to let go until then. Raises UnavailableError."""
+    """Ask the agent of this data folder to release its drivers until then. Raises UnavailableError."""
     draft = folder / f"{FILE}.tmp"
     try:
         draft.write_text(f"{until_s:.0f}\n")
@@ -36,7 +36,7 @@ def take_back(folder: Path) -> None:
 
 
 def released(folder: Path, now_s: Callable[[], float]) -> str:
-    """Why drivers must not be opened now; empty when they may."""
+    """Return why drivers must not be opened now; empty when they may."""
     path = folder / FILE
     try:
         written_s = path.stat().st_mtime

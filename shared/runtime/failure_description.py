@@ -1,4 +1,4 @@
-"""What is told of a failure: its type and its place. Its text may quote a job, a key or a row, so no log has it."""
+"""Describe a failure by its type and location. Its message may quote a job, a key or a row, so it is never logged."""
 
 from __future__ import annotations
 
@@ -8,18 +8,18 @@ NEAREST_CALLS = 6
 
 
 def where(error: BaseException, calls: int = NEAREST_CALLS) -> str:
-    """The place that raised it and what called that, as `file:line function < file:line function`."""
+    """Return the location that raised it and its caller, as `file:line function < file:line function`."""
     frames = traceback.extract_tb(error.__traceback__)
     return " < ".join(f"{f.filename.rsplit('/', 1)[-1]}:{f.lineno} {f.name}" for f in reversed(frames[-calls:]))
 
 
 def failure_fields(error: BaseException) -> dict[str, str]:
-    """Type and place, as fields of a log line."""
+    """Return type and location, as fields of a log line."""
     return {"error": type(error).__name__, "where": where(error)}
 
 
 def outline(error: BaseException) -> str:
-    """Its type and place and those of what caused it, in place of a traceback, which ends with the error's text."""
+    """Return type and location of it and its causes, instead of a traceback, which ends with the error's message."""
     told: list[str] = []
     seen: set[int] = set()
     current: BaseException | None = error

@@ -1,4 +1,4 @@
-"""Liveness, readiness and metrics, served from a thread so that a stuck event loop is still told."""
+"""Liveness, readiness and metrics, served from a thread so that a blocked event loop is still reported."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ from prometheus_client.exposition import generate_latest
 from accelerator_autopilot.runtime.shutdown import end_stuck
 
 LOOP_STALL_S = 5.0
-# An event loop that did not turn for so long does not come back by itself.
+# An event loop that was blocked for this long does not recover by itself.
 LOOP_DEAD_S = 60.0
 LOOK_EVERY_S = 1.0
 TICK_S = 1.0
-# Only the end waits for this long: a request is answered the moment it comes.
+# Only shutdown waits for this long: a request is answered as soon as it arrives.
 POLL_S = 1.0
 
 
 @dataclass
 class Condition:
-    """One thing that must hold for the service to be ready."""
+    """Something that must hold for the service to be ready."""
 
     ok: bool
     reason: str
@@ -36,7 +36,7 @@ class Condition:
 
 
 class HealthState:
-    """What the service knows of itself; written by the event loop, read by the server's thread."""
+    """The health of the service; written by the event loop, read by the server's thread."""
 
     def __init__(self, service: str) -> None:
         self.service = service
@@ -45,7 +45,7 @@ class HealthState:
         self._tick = time.monotonic()
 
     def tick(self) -> None:
-        """Say that the event loop turns."""
+        """Record that the event loop runs."""
         self._tick = time.monotonic()
 
     def report(self, name: str, *, ok: bool, reason: str = "", max_age_s: float | None = None) -> None:
@@ -60,16 +60,16 @@ class HealthState:
 
     @property
     def last_tick(self) -> float:
-        """When the event loop last said that it turns, in seconds of the monotonic clock."""
+        """When the event loop last ran, in seconds of the monotonic clock."""
         return self._tick
 
     def live(self) -> tuple[bool, str]:
-        """Whether the event loop turned lately."""
+        """Return whether the event loop ran recently."""
         stalled = time.monotonic() - self._tick
         return stalled < LOOP_STALL_S, f"event loop last turned {stalled:.1f} s ago"
 
     def ready(self) -> tuple[bool, dict[str, str]]:
-        """Whether every condition holds and is fresh, with the reasons of those that do not."""
+        """Return whether every condition holds and is fresh, with the reasons of those that do not."""
         now = time.monotonic()
         with self._lock:
             conditions = dict(self._conditions)
@@ -94,7 +94,8 @@ class HealthState:
 class HealthServer:
     """HTTP server of /livez, /readyz and /metrics in a daemon thread.
 
-    A second one ends the process when its event loop has not turned for LOOP_DEAD_S: in any deployment it starts again.
+    A second thread terminates the process when its event loop has been blocked for LOOP_DEAD_S, so that its
+    supervisor restarts it.
     """
 
     def __init__(self, state: HealthState, registry: CollectorRegistry, host: str, port: int) -> None:
@@ -107,15 +108,15 @@ class HealthServer:
         self._watch = threading.Thread(target=self._watch_loop, daemon=True)
 
     def start(self) -> None:
-        """Begin to answer."""
+        """Start serving."""
         self._thread.start()
         self._watch.start()
 
     def stop(self) -> None:
-        """Stop answering and free the port."""
+        """Stop serving and free the port."""
         self._stopped.set()
         threading.Thread(target=self._server.shutdown, daemon=True).start()
-        # Whoever knocks wakes it up.
+        # A connection wakes it up.
         with (
             suppress(OSError),
             socket.create_connection((str(self._server.server_address[0]), self.port), timeout=POLL_S),
@@ -124,7 +125,8 @@ class HealthServer:
         self._server.server_close()
 
     def _watch_loop(self) -> None:
-        # Looks are counted, not time: a process that was suspended as a whole has its event loop to blame for nothing.
+        # Iterations are counted, not time: when the whole process was suspended, its event loop is not at
+        # fault.
         seen, still = self._state.last_tick, 0
         while not self._stopped.wait(LOOK_EVERY_S):
             tick = self._state.last_tick
@@ -158,6 +160,6 @@ def _handler(state: HealthState, registry: CollectorRegistry) -> type[BaseHTTPRe
             self.wfile.write(body)
 
         def log_message(self, *_: object) -> None:
-            """Say nothing: probes come every second."""
+            """Log nothing: probes arrive every second."""
 
     return Handler

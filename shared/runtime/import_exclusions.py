@@ -1,4 +1,4 @@
-"""What a process that must stay small leaves out."""
+"""Skip imports in processes that must stay small."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from typing import Any, cast
 
 
 def leave_out_websockets(nats_url: str) -> None:
-    """Have nats-py loaded without aiohttp: 10 MB that only a websocket URL needs.
+    """Let nats-py load without aiohttp: 10 MB that only a websocket URL needs.
 
-    To be called before anything imports nats; whoever needs aiohttp itself imports it afterwards as usual.
+    Call it before anything imports nats; whoever needs aiohttp itself imports it afterwards as usual.
     """
     if "ws://" not in nats_url and "wss://" not in nats_url:
         _load_without("aiohttp", "nats.aio.transport")
 
 
 def leave_out_http_server() -> None:
-    """Have FastStream loaded without uvicorn, 3 MB that only its own HTTP server needs; as above."""
+    """Let FastStream load without uvicorn, 3 MB that only its own HTTP server needs; see above."""
     _load_without("uvicorn", "faststream._internal._compat")
 
 

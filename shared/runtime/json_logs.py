@@ -17,24 +17,24 @@ ExcInfo = tuple[type[BaseException], BaseException, TracebackType | None] | tupl
 
 
 class OutlineFormatter(JsonFormatter):
-    """Tells exceptions by type and place: the text of one may quote what was worked on, also in a library's log."""
+    """Formats exceptions by type and location: their messages may quote data, also in a library's log."""
 
     def formatException(self, ei: ExcInfo) -> str:  # noqa: N802  logging calls it so
-        """Type and place of an exception and of what caused it."""
+        """Format type and location of an exception and its causes."""
         return outline(ei[1]) if ei[1] is not None else ""
 
     def format(self, record: logging.LogRecord) -> str:
-        """One line."""
+        """Format one line."""
         if record.name == "asyncio" and record.exc_info:
-            # What follows is the task or future, with the exception's text in it.
+            # What follows is the task or future, which includes the exception's message.
             record.msg, record.args = record.getMessage().partition("\n")[0], ()
         return super().format(record)
 
 
 def setup_logging(service: str, level: str) -> None:
-    """One JSON object a line on stderr, with time, level, service, event and the given fields.
+    """Log JSON objects, one per line, to stderr, with time, level, service, event and the given fields.
 
-    What ends the process or a thread of it is told in the same way.
+    Uncaught exceptions of the process and its threads are logged in the same way.
     """
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(

@@ -1,8 +1,8 @@
-"""One leader among any number of processes: a key that expires unless renewed.
+"""Elect one leader among any number of processes: a key that expires unless renewed.
 
-The revision at which a leader created the key is the fencing token that its commands carry. The key holds it, so that
-executors can ask whose token counts; they must not take the higher one for the newer, because the revisions of a
-bucket that is made anew begin again.
+The revision at which a leader created the key is the fencing token of its commands. The key contains it, so that
+executors can check whose token counts; they must not take the higher one for the newer, because the revisions of a
+recreated bucket start over.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ BUCKET = "leader"
 
 
 async def leading_token(js: JetStreamContext, role: str) -> int | None:
-    """The fencing token of whoever leads in a role now; None while nobody does. Raises UnavailableError."""
+    """Return the fencing token of a role's current leader; None while there is none. Raises UnavailableError."""
     try:
         entry = await (await js.key_value(BUCKET)).get(role)
     except (KeyNotFoundError, BucketNotFoundError):
@@ -38,7 +38,7 @@ async def leading_token(js: JetStreamContext, role: str) -> int | None:
     except (APIError, nats.errors.Error, OSError) as error:
         raise UnavailableError(f"the leader of {role} could not be read: {type(error).__name__}") from error
     token = (entry.value or b"").rpartition(b" ")[2]
-    # Python reads no numbers of thousands of digits, and the server counts in 64 bits.
+    # Python refuses numbers of thousands of digits, and the server counts in 64 bits.
     return int(token) if token.isdigit() and len(token) < 20 else None
 
 
@@ -50,7 +50,7 @@ async def _bucket(js: JetStreamContext) -> KeyValue:
     try:
         return await js.key_value(BUCKET)
     except (BucketNotFoundError, NotFoundError):
-        # Nobody leads without it, and nothing else makes it while services run.
+        # Nobody leads without it, and nothing else recreates it while services run.
         config = next(bucket for bucket in BUCKETS if bucket.bucket == BUCKET)
         return await js.create_key_value(replace(config))
 
@@ -66,12 +66,12 @@ class LeaderElection:
 
     @property
     def token(self) -> int | None:
-        """The fencing token while the lease holds."""
+        """The fencing token while the lease is held."""
         fresh = asyncio.get_running_loop().time() - self._renewed_at < LEASE_S - 0.5
         return self._token if self._token and fresh else None
 
     async def run(self) -> None:
-        """Take the lease when it is free and renew it, until cancelled."""
+        """Acquire the lease when it is free and renew it, until cancelled."""
         try:
             await self._hold()
         finally:
@@ -102,7 +102,7 @@ class LeaderElection:
             await asyncio.sleep(RENEW_S if self._token else 0.5)
 
     async def _resign(self) -> None:
-        """Let another lead at once."""
+        """Release the lease, so that another process can lead at once."""
         if self._token:
             token, self._token = self._token, 0
             try:

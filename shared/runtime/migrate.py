@@ -14,7 +14,7 @@ from accelerator_autopilot.runtime.database import migrate
 
 
 def main() -> None:
-    """Migrate; what goes wrong is the last line on standard error."""
+    """Migrate; an error is the last line on standard error."""
     try:
         asyncio.run(migrate(os.environ["AUTOPILOT_DATABASE_URL"]))
     except UnavailableError as error:

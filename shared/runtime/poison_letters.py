@@ -1,4 +1,4 @@
-"""What is kept of a message that was put aside, and the outcome that a command gets for it."""
+"""What is stored of a quarantined message, and the outcome that a command gets for it."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from accelerator_autopilot.contracts.messages.commands import COMMAND_KINDS, Com
 from accelerator_autopilot.contracts.messages.poison import MOST_BODY_BYTES, PoisonMessage
 from accelerator_autopilot.transport.clock import utc_now
 
-# What an outcome can carry: an id with a NUL in it would make the refusal itself unsendable, for ever.
+# What an outcome can contain: an id with a NUL would make the rejection itself unpublishable, forever.
 _NAME: TypeAdapter[str] = TypeAdapter(Name)
 
 
 def explain(error: BaseException) -> str:
-    """What is wrong, without quoting the message: letters outlive what they are about."""
+    """Describe the error without quoting the message: letters outlive what they are about."""
     if isinstance(error, ValidationError):
         first = error.errors(include_url=False, include_context=False, include_input=False)[0]
         return f"{'.'.join(str(part) for part in first['loc'])}: {first['msg']}"
@@ -29,7 +29,7 @@ def explain(error: BaseException) -> str:
 
 
 def poison_letter(message: Msg, consumer: str, error: BaseException) -> PoisonMessage:
-    """What is kept of a message of a stream; putting it aside again is the same letter."""
+    """Return the letter for a message of a stream; the same message always yields the same letter."""
     metadata = message.metadata
     sequence = metadata.sequence.stream
     return PoisonMessage(
@@ -49,7 +49,7 @@ def poison_letter(message: Msg, consumer: str, error: BaseException) -> PoisonMe
 
 
 def refusal(message: Msg, executor: str, error: BaseException) -> CommandOutcome | None:
-    """The outcome of a command that could not be carried out for what it says; None for other messages."""
+    """Return the outcome of a command that was rejected for its content; None for other messages."""
     prefix, *rest = message.subject.split(".")
     if prefix != "commands" or len(rest) < 2 or rest[0] not in COMMAND_KINDS:
         return None
@@ -73,7 +73,7 @@ def refusal(message: Msg, executor: str, error: BaseException) -> CommandOutcome
 
 
 def _identity(body: bytes) -> str | None:
-    """The id of a command that is otherwise unreadable."""
+    """Return the id of a command that is otherwise unreadable."""
     try:
         told = json.loads(body)
         identity: str = _NAME.validate_python(told.get("id") if isinstance(told, dict) else None)

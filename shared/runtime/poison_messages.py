@@ -1,7 +1,7 @@
-"""One rule for messages that cannot be handled: counted, tried three times, then put aside with their error.
+"""One rule for messages that cannot be handled: counted, tried three times, then quarantined with their error.
 
-It holds for every consumer: FastStream's handlers (`runtime.consumers`), and every loop that pulls by itself, which
-puts its work on a message under `guard`. What the bus or another dependency is to blame for is tried for ever.
+It applies to every consumer: FastStream's handlers (`runtime.consumers`), and every loop that pulls by itself, which
+wraps its work on a message in `guard`. Failures caused by the bus or another dependency are retried forever.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ from accelerator_autopilot.runtime.poison_letters import poison_letter, refusal
 log = logging.getLogger(__name__)
 
 ATTEMPTS = 3
-# Several processes that share a consumer see a part of the failures each; past this one failure more is enough.
+# Processes that share a consumer each see part of the failures; past this number one more failure is enough.
 MOST_DELIVERIES = 10
 BACKOFF_S = (0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
 BUS_ERRORS = (nats.errors.Error, APIError, OSError)
-# Of these the message itself is to blame, however healthy the bus is.
+# For these errors the message itself is at fault, however healthy the bus is.
 _NOT_THE_BUS = (nats.errors.MaxPayloadError, nats.errors.BadSubjectError, UnicodeError)
 _REMEMBERED = 10_000
-# A flood of rubbish is counted message by message and told once a second.
+# A flood of invalid messages is counted one by one, but logged once a second.
 _TOLD_EVERY_S = 1.0
 
 GiveUp = Callable[[Exception], Awaitable[None]]
@@ -43,19 +43,19 @@ Verdict = Literal["again", "done"]
 
 
 def backoff_s(delivered: int) -> float:
-    """How long to wait before delivery number `delivered + 1`."""
+    """Return how long to wait before delivery number `delivered + 1`."""
     return BACKOFF_S[min(max(delivered, 1), len(BACKOFF_S)) - 1]
 
 
 def may_pass(error: BaseException) -> bool:
-    """Whether something outside is to blame, so that trying again may help."""
+    """Whether an external cause is at fault, so that a retry may help."""
     if isinstance(error, AutopilotError):
         return error.retryable
     return isinstance(error, (*BUS_ERRORS, TimeoutError)) and not isinstance(error, _NOT_THE_BUS)
 
 
 def deliveries(message: object) -> int:
-    """How often a stream has delivered a message; 0 where no stream did."""
+    """Return how often a stream has delivered a message; 0 where no stream did."""
     try:
         return int(message.metadata.num_delivered)  # type: ignore[attr-defined]
     except (nats.errors.Error, AttributeError, ValueError, IndexError):
@@ -63,7 +63,7 @@ def deliveries(message: object) -> int:
 
 
 class PoisonRule:
-    """The rule for the consumers of one process; `js` is asked for a context when there is something to put aside."""
+    """The rule for the consumers of one process; `js` provides a context when a message is quarantined."""
 
     def __init__(self, registry: CollectorRegistry, js: Callable[[], JetStreamContext]) -> None:
         self._js = js
@@ -79,14 +79,14 @@ class PoisonRule:
 
     @asynccontextmanager
     async def guard(self, message: Msg, consumer: str, give_up: GiveUp | None = None) -> AsyncIterator[None]:
-        """Work on one message of a loop of one's own: whatever is raised is settled by the rule, none comes out."""
+        """Handle one message of a custom loop: every exception is settled by the rule, none escapes."""
         try:
             yield
         except Exception as error:  # noqa: BLE001  whatever a handler raises is judged
             await self.settle(message, consumer, error, give_up=give_up)
 
     def callback(self, consumer: str, handle: Callable[[Msg], Awaitable[None]]) -> Callable[[Msg], Awaitable[None]]:
-        """A callback for a subscription to no stream: what it fails on is counted and dropped."""
+        """Return a callback for a core subscription: failures are counted and the message is dropped."""
 
         async def guarded(message: Msg) -> None:
             try:
@@ -105,9 +105,10 @@ class PoisonRule:
         hopeless: bool = False,
         give_up: GiveUp | None = None,
     ) -> Verdict:
-        """Judge a failure and tell the stream: again after a pause, or not any more.
+        """Handle a failure: retry after a delay, or give up.
 
-        With `give_up` that is done with a message in place of a letter in POISON, before it is acknowledged.
+        With `give_up`, that is called instead of publishing a letter to POISON, before the message is
+        acknowledged.
         """
         verdict = await self.judge(message, consumer, error, hopeless=hopeless, give_up=give_up)
         delivered = deliveries(message)
@@ -116,7 +117,7 @@ class PoisonRule:
         try:
             await (message.ack() if verdict == "done" else message.nak(delay=backoff_s(delivered)))
         except BUS_ERRORS as gone:
-            log.info("not told, comes again by itself", extra={"consumer": consumer, "error": type(gone).__name__})
+            log.info("not settled; it will be redelivered", extra={"consumer": consumer, "error": type(gone).__name__})
         return verdict
 
     async def judge(
@@ -129,9 +130,9 @@ class PoisonRule:
         executor: bool = False,
         give_up: GiveUp | None = None,
     ) -> Verdict:
-        """`again`, or `done` when the message was put aside or no stream holds it.
+        """Return `again`, or `done` when the message was quarantined or no stream holds it.
 
-        `hopeless` is a message that no further attempt can help. An `executor` of commands owes each an outcome.
+        `hopeless` means that no retry can help. An `executor` of commands owes each an outcome.
         """
         delivered = deliveries(message)
         name = type(error).__name__
@@ -144,21 +145,22 @@ class PoisonRule:
             return "done"
         failures = self._failures_of(message, consumer)
         hopeless = hopeless or isinstance(error, MalformedMessageError)
-        # A job is also delivered again for reasons that are no failures, and whoever gives it up says so to its owner.
+        # A job is also redelivered for reasons that are not failures, and whoever gives it up notifies its
+        # owner.
         shared_out = give_up is None and delivered >= MOST_DELIVERIES
         if not hopeless and failures < ATTEMPTS and not shared_out:
             return "again"
         try:
             await self._end(message, consumer, error, executor=executor, give_up=give_up)
         except (AutopilotError, *BUS_ERRORS) as gone:
-            log.warning("not put aside yet", extra=told | {"reason": type(gone).__name__})
+            log.warning("not quarantined yet", extra=told | {"reason": type(gone).__name__})
             return "again"
         self._aside.labels(consumer).inc()
-        log.error("message put aside", extra=told)
+        log.error("message quarantined", extra=told)
         return "done"
 
     def drop(self, consumer: str, error: Exception) -> None:
-        """Count what no stream would deliver again."""
+        """Count a message that no stream would redeliver."""
         self._count(consumer, error, {"consumer": consumer, "error": type(error).__name__})
 
     def _count(self, consumer: str, error: Exception, told: dict[str, object]) -> None:
@@ -187,7 +189,7 @@ class PoisonRule:
             except Exception as second:
                 if may_pass(second):
                     raise
-                # What its owner cannot be told of is kept like any other.
+                # If its owner cannot be notified, it is kept like any other.
                 self._count(f"{consumer} giving up", second, {"consumer": consumer, "subject": message.subject[:500]})
             else:
                 return

@@ -1,4 +1,4 @@
-"""Services that root starts give its rights up before they read anything from outside."""
+"""Services that root starts drop its privileges before they read any external input."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from accelerator_autopilot.runtime.settings import ServiceSettings, load
 log = logging.getLogger(__name__)
 
 USER = "autopilot"
-# Of no user: among the ids that systemd leaves unused, and below those that small containers end at.
+# An id of no user: among those that systemd leaves unused, and below where small containers end.
 OWN_ID = 60_901
 DEVICES = ("nvidia*", "nvidia-caps/*", "dri/render*", "kfd")
 ADVICE = "install Python and the product where every user can read them, or set AUTOPILOT_RUN_AS"
@@ -45,36 +45,36 @@ for mode, paths in json.load(sys.stdin).items():
 
 @dataclass(frozen=True)
 class Needs:
-    """What a service needs of the disk when it is root no more."""
+    """What a service needs on the disk once it is not root."""
 
     own: tuple[Path, ...] = ()
-    """Folders that are made and given to it."""
+    """Folders that are created and given to it."""
     read: tuple[Path, ...] = ()
-    """Files and folders that it reads; files of root alone become readable by its group."""
+    """Files and folders that it reads; root-only files become readable by its group."""
     write: tuple[Path, ...] = ()
-    """Folders that it writes to, and that stay whose they are."""
+    """Folders that it writes to without owning them."""
     join: tuple[Path, ...] = ()
-    """Sockets, or the folders that they are in: it joins their groups."""
+    """Sockets or their folders: it joins their groups."""
 
 
 @dataclass(frozen=True)
 class Identity:
-    """A user, with the groups that it is in beside its own."""
+    """A user, with its supplementary groups."""
 
     uid: int
     gid: int
     groups: tuple[int, ...] = ()
 
     def __str__(self) -> str:
-        """For people."""
+        """Format it for people."""
         return f"user {self.uid}" + (f" with groups {', '.join(map(str, self.groups))}" if self.groups else "")
 
 
 def drop_privileges(settings: ServiceSettings, needs: Needs | None = None, *, home: bool = True) -> None:
     """Become the user of AUTOPILOT_RUN_AS where root runs this process; elsewhere do nothing.
 
-    With `auto`, a user that cannot reach what it needs is told in the log, and the process stays root. Prints a line
-    and exits with 2 where a user that is named cannot be used.
+    With `auto`, a user that cannot reach what it needs is reported in the log, and the process stays root. Prints a
+    line and exits with 2 where a named user cannot be used.
     """
     if os.geteuid() != 0:
         return
@@ -92,16 +92,16 @@ def drop_privileges(settings: ServiceSettings, needs: Needs | None = None, *, ho
         sys.stderr.write(f"AUTOPILOT_RUN_AS={settings.run_as}: {problem}; {ADVICE}\n")
         raise SystemExit(2)
     if problem:
-        log.warning("stays root", extra={"wanted": str(who), "problem": problem, "advice": ADVICE})
+        log.warning("staying root", extra={"wanted": str(who), "problem": problem, "advice": ADVICE})
         return
     if home:
         _move_home(folder)
     _become(who)
-    log.info("root no more", extra={"uid": who.uid, "gid": who.gid, "groups": list(who.groups)})
+    log.info("root privileges dropped", extra={"uid": who.uid, "gid": who.gid, "groups": list(who.groups)})
 
 
 def identity(run_as: str, join: Iterable[Path] = ()) -> Identity | None:
-    """The user of AUTOPILOT_RUN_AS; None for root. Raises SettingsError for one that does not exist."""
+    """Return the user of AUTOPILOT_RUN_AS; None for root. Raises SettingsError for an unknown user."""
     name, groups = run_as, _groups(join)
     if re.fullmatch(r"\d+(:\d+)?", run_as):
         uid, _, gid = run_as.partition(":")
@@ -118,7 +118,7 @@ def identity(run_as: str, join: Iterable[Path] = ()) -> Identity | None:
 
 
 def out_of_reach(who: Identity, needs: Needs | None = None) -> str:
-    """What keeps this user from running the product; nothing when nothing does. Asked by root."""
+    """Return what prevents this user from running the product; empty if nothing does. Called as root."""
     needs = needs or Needs()
     folders = {sysconfig.get_paths()[name] for name in ("stdlib", "purelib", "platlib")}
     asked = {
@@ -141,7 +141,7 @@ def out_of_reach(who: Identity, needs: Needs | None = None) -> str:
 
 
 def runs_as() -> str:
-    """Whom a service that is started as this user becomes, and why; for people."""
+    """Return the user that a service becomes when this user starts it, and why; for people."""
     if os.geteuid() != 0:
         return f"user {os.geteuid()}, who starts them"
     try:
@@ -157,7 +157,7 @@ def runs_as() -> str:
 
 
 def socket_folders(dsn: str) -> tuple[Path, ...]:
-    """The folder of the local socket that this DSN names, if it names one."""
+    """Return the folder of the local socket in this DSN, if there is one."""
     hosts = parse_qs(urlsplit(dsn).query).get("host", [])
     return tuple(Path(host) for host in hosts if host.startswith("/"))
 
@@ -169,7 +169,7 @@ def _with_settings(needs: Needs, settings: ServiceSettings, home: Path | None) -
 
 
 def _groups(join: Iterable[Path]) -> tuple[int, ...]:
-    """Those that own accelerators, and what is joined; never root's."""
+    """Return the groups that own accelerators, and those to join; never root's."""
     found = set()
     for path in [*(path for pattern in DEVICES for path in Path("/dev").glob(pattern)), *join]:
         with suppress(OSError):
@@ -178,7 +178,7 @@ def _groups(join: Iterable[Path]) -> tuple[int, ...]:
 
 
 def _loaded() -> list[str]:
-    """Files of every module that is loaded: the product's and those of what it needs."""
+    """Return the files of every loaded module: the product's and its dependencies'."""
     modules = [module for module in list(sys.modules.values()) if isinstance(module, ModuleType)]
     files = {str(module.__dict__.get("__file__") or "") for module in modules}
     return sorted(file for file in files if file.startswith("/") and Path(file).exists())
@@ -189,7 +189,7 @@ def _libraries() -> dict[str, str]:
 
 
 def _prepare(who: Identity, needs: Needs) -> str:
-    """Give it what it needs; returns what it cannot reach all the same."""
+    """Grant it what it needs; returns what it still cannot reach."""
     problem = out_of_reach(who)
     if problem:
         return problem
@@ -205,9 +205,9 @@ def _prepare(who: Identity, needs: Needs) -> str:
 
 
 def _with_content(paths: Iterable[Path]) -> list[Path]:
-    """What is there of these, and the model files in folders among them: weights are often saved for their owner alone.
+    """Return the existing paths, and the model files in folders among them: weights are often saved as owner-only.
 
-    Other files of a folder stay as they are: somebody may name one that holds more than a model.
+    Other files of a folder are left alone: a setting may name a folder that holds more than a model.
     """
     found = []
     for path in paths:
@@ -218,11 +218,11 @@ def _with_content(paths: Iterable[Path]) -> list[Path]:
 
 
 def _give(folder: Path, who: Identity) -> None:
-    """Make this folder its own, with what an earlier version left there as root."""
+    """Give it this folder, with what an earlier version created there as root."""
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     if folder.lstat().st_uid == who.uid:
         return
-    # The folder itself comes last, so that what was interrupted is done again.
+    # The folder itself comes last, so that an interrupted change is repeated.
     for _, _, files, here in os.fwalk(folder, topdown=False, follow_symlinks=False):
         for name in files:
             os.chown(name, who.uid, who.gid, dir_fd=here, follow_symlinks=False)
@@ -230,7 +230,7 @@ def _give(folder: Path, who: Identity) -> None:
 
 
 def _lend(file: Path, who: Identity) -> None:
-    """Let its group read a file that is root's alone."""
+    """Let its group read a root-only file."""
     descriptor = os.open(file, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
     try:
         found = os.fstat(descriptor)
@@ -242,7 +242,7 @@ def _lend(file: Path, who: Identity) -> None:
 
 
 def _move_home(home: Path) -> None:
-    """Nothing is looked for in root's folders from here on but models, which lie where they were downloaded to."""
+    """Change HOME: from here on only models are looked up in root's folders, where they were downloaded."""
     hub = Path.home() / ".cache" / "huggingface"
     if hub.is_dir():
         os.environ.setdefault("HF_HOME", str(hub))
@@ -266,7 +266,7 @@ def _become(who: Identity) -> None:
         header, none = (ctypes.c_uint32 * 2)(CAPABILITY_VERSION_3, 0), (ctypes.c_uint32 * 6)()
         if libc.capset(header, none) or libc.prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0):
             raise OSError(ctypes.get_errno(), "the kernel does not allow dropping root privileges")
-        # A new user forgets that it is to end with its parent.
+        # Changing the user clears the parent-death signal.
         libc.prctl(PR_SET_PDEATHSIG, death.value, 0, 0, 0)
         if death.value and os.getppid() != parent:
             os.kill(os.getpid(), death.value)

@@ -1,7 +1,7 @@
-"""Standing pull requests on one durable consumer: messages arrive the moment they are there.
+"""Standing pull requests on one durable consumer: messages arrive as soon as they exist.
 
-nats-py's `fetch` waits for a whole request before the next; a worker wants a few requests standing
-at all times, sized to what it can run. The protocol is NATS ADR-37 ($JS.API.CONSUMER.MSG.NEXT).
+nats-py's `fetch` waits for a whole request before the next; a worker wants a few requests open at all times, sized to
+what it can run. The protocol is NATS ADR-37 ($JS.API.CONSUMER.MSG.NEXT).
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ ANSWER_S = 1.0
 
 
 class PullSubscription:
-    """Holds what one durable delivered and asks for more."""
+    """Holds messages that one durable delivered, and requests more."""
 
     def __init__(
         self, nc: Client, stream: str, durable: str, arrived: asyncio.Event, *, expires_s: float = EXPIRES_S
@@ -48,19 +48,20 @@ class PullSubscription:
         take_at_once(self._nc, self._subscription, self._take)
 
     async def ask(self, wanted: int) -> bool:
-        """Have requests for `wanted` messages standing, counting what has arrived and not been taken.
+        """Keep requests for `wanted` messages open, minus what has arrived and not been taken.
 
-        True when one was sent just now: until its answer had time to come, nobody knows whether there is a message.
+        True when a request was just sent: until its answer had time to arrive, it is unknown whether there is a
+        message.
         """
         if not self._nc.is_connected:
-            # What is asked for now is kept by the client and sent later, all of it at once.
+            # The client would keep requests of now and send them later, all at once.
             return False
         now = asyncio.get_running_loop().time()
         if self._reconnects != self._nc.stats["reconnects"]:
-            # Requests die with a connection, without a word.
+            # Requests silently end with their connection,
             self._outstanding, self._reconnects = 0, self._nc.stats["reconnects"]
         elif self._outstanding and now - self._asked_at > self._expires_s + GRACE_S:
-            # Or with a server. One that stands still has kept them, and would answer each.
+            # or with a server. A hung server has kept them, and would answer each.
             if not await self._answers():
                 return False
             self._outstanding = 0
@@ -75,7 +76,7 @@ class PullSubscription:
         return True
 
     async def _answers(self) -> bool:
-        """Whether the server does, whatever it says."""
+        """Whether the server answers, whatever it says."""
         try:
             await self._nc.request(self._info, b"", timeout=ANSWER_S)
         except nats.errors.NoRespondersError:
@@ -85,9 +86,9 @@ class PullSubscription:
         return True
 
     async def stop(self) -> list[Msg]:
-        """Stop receiving and return what was never taken, also what was on its way."""
+        """Stop receiving; returns messages that were never taken, including those in flight."""
         if self._subscription is not None:
-            # Without a server nothing is on its way, and draining would wait for it.
+            # Without a server nothing is in flight, and draining would wait for it.
             if self._nc.is_connected:
                 await self._subscription.drain()  # type: ignore[no-untyped-call]
             else:
@@ -104,7 +105,7 @@ class PullSubscription:
         status = message.headers.get("Status") if message.headers and not message.data else None
         if status is None:
             if not message.reply.startswith("$JS.ACK."):
-                # Of no stream: somebody else wrote into the inbox.
+                # Not from a stream: somebody else published to the inbox.
                 return
             self._outstanding = max(0, self._outstanding - 1)
             self.missing = False
@@ -112,6 +113,6 @@ class PullSubscription:
         elif status != "100":
             headers = message.headers or {}
             self._outstanding = max(0, self._outstanding - int(headers.get("Nats-Pending-Messages") or 1e9))
-            # 503 and "Consumer Deleted" answer at once: asking again without a pause would spin.
+            # 503 and "Consumer Deleted" come at once: requesting again without a pause would spin.
             self.missing = status == "503" or "Deleted" in headers.get("Description", "")
         self._arrived.set()

@@ -1,4 +1,4 @@
-"""Settings by their old names: a process that finds one stops, since it would ignore what the operator asked for."""
+"""Renamed settings: a process that finds an old name exits, since it would otherwise ignore the operator's choice."""
 
 from __future__ import annotations
 
@@ -18,5 +18,5 @@ RENAMED = {
 
 
 def renamed(environment: Iterable[str]) -> list[str]:
-    """A line for each old name in the environment: what it is called now."""
+    """Return a line with the new name for each old name in the environment."""
     return [f"{old} was renamed: set {RENAMED[old]}" for old in sorted(set(environment) & set(RENAMED))]

@@ -1,4 +1,4 @@
-"""What every service process does besides its own work: connect, tell its health, watch its consumers."""
+"""What every service process does besides its own work: connect, report its health, watch its consumers."""
 
 from __future__ import annotations
 
@@ -40,13 +40,13 @@ ANSWER_S = 1
 BROKER_STOP_S = 6.0
 STREAMS_EACH_S = 30.0
 CONNECTION_STANDSTILL_S = 30.0
-# Looking at a consumer takes as long as the server takes to answer or not.
+# Checking a consumer takes up to the server's response timeout.
 WATCHDOG_STANDSTILL_S = 120.0
 
 
 @dataclass
 class Service:
-    """One service process: its name, settings, broker, health and metrics."""
+    """A service process: its name, settings, broker, health and metrics."""
 
     name: str
     settings: ServiceSettings
@@ -70,7 +70,7 @@ class Service:
 
     @asynccontextmanager
     async def running(self, watched: Sequence[Watched] = ()) -> AsyncIterator[JetStreamContext]:
-        """Serve health, connect, make sure of streams and consumers; for use inside a lifespan."""
+        """Serve health, connect, create streams and consumers; for use inside a lifespan."""
         server = HealthServer(self.health, self.registry, self.settings.health_host, self.settings.health_port)
         server.start()
         ticking = asyncio.create_task(self.health.keep_ticking())
@@ -96,46 +96,46 @@ class Service:
             server.stop()
 
     def supervise(self, name: str, work: Work, *, standstill_s: float | None = None) -> None:
-        """Run `work()` beside the handlers, start it again when it fails or ends, and tell readiness and metrics.
+        """Run `work()` in the background, restart it when it fails or ends, and report readiness and metrics.
 
         With `standstill_s` it must call `accelerator_autopilot.runtime.supervision.beat()` at least that often.
         """
         self.supervisor.start(name, work, standstill_s=standstill_s)
 
     async def _make_streams(self, js: JetStreamContext, watchdog: ConsumerWatchdog) -> None:
-        """Make sure of streams and consumers for as long as it takes: a cluster may be electing, a machine slow."""
+        """Create streams and consumers, retrying: a cluster may be electing a leader, a machine slow."""
         while True:
             try:
                 s = self.settings
                 await stream_setup.ensure(js, s.stream_replicas, deadline_s=STREAMS_EACH_S, results_mib=s.results_mib)
                 await watchdog.create_all()
             except (UnavailableError, *BUS_ERRORS) as error:
-                self.health.report("streams", ok=False, reason=f"not made yet: {type(error).__name__}: {error}")
-                log.warning("streams not made yet, trying again", extra={"error": str(error)})
+                self.health.report("streams", ok=False, reason=f"not created yet: {type(error).__name__}: {error}")
+                log.warning("streams not created yet; retrying", extra={"error": str(error)})
                 await asyncio.sleep(1.0)
             else:
                 self.health.report("streams", ok=True)
                 return
 
     def app(self, lifespan: Callable[[], AbstractAsyncContextManager[None]]) -> FastStream:
-        """The FastStream app of this service."""
+        """Create the FastStream app of this service."""
         app = ServiceApp(self, lifespan)
         app.after_startup(self._started)
         app.on_shutdown(self.end_tasks)
         return app
 
     async def end_tasks(self) -> None:
-        """Cancel what runs beside the handlers."""
+        """Cancel background tasks."""
         expect_close()
         await cancel_all(self.supervisor.tasks)
 
     def _started(self) -> None:
-        """Say that the service does its work now."""
+        """Report that the service has started."""
         self.health.report("started", ok=True)
         log.info("ready")
 
     async def _watch_connection(self, client: Client) -> None:
-        """Tell the connection's state; end the process when it can never come back."""
+        """Report the connection's state; exit when it can never come back."""
         loop = asyncio.get_running_loop()
         last_hope = loop.time()
         while True:
@@ -147,13 +147,13 @@ class Service:
             if can_come_back(client):
                 last_hope = loop.time()
             elif loop.time() - last_hope > STUCK_S:
-                log.critical("nats client neither connected nor reconnecting, exiting")
+                log.critical("NATS client neither connected nor reconnecting; exiting")
                 os._exit(1)
             await asyncio.sleep(0.5)
 
 
 class ServiceApp(FastStream):
-    """Ends within its grace when it is asked to, whatever the broker does: never connected, frozen or gone."""
+    """Shuts down within its grace period, whatever the broker does: never connected, frozen or gone."""
 
     def __init__(self, service: Service, lifespan: Callable[[], AbstractAsyncContextManager[None]]) -> None:
         self._service, self._ending = service, Ending(service.grace_s)
@@ -170,7 +170,7 @@ class ServiceApp(FastStream):
         super().__init__(service.broker, lifespan=entered, logger=logging.getLogger("faststream"))
 
     def exit(self) -> None:
-        """End; a second time at once."""
+        """Shut down; immediately when called a second time."""
         self._ending.ask()
         expect_close()
         super().exit()
@@ -184,7 +184,7 @@ class ServiceApp(FastStream):
         run_extra_options: dict[str, Any] | None = None,
         sleep_time: float = 0.1,  # noqa: ARG002  FastStream's: it looks so often whether it is to end, this is told
     ) -> None:
-        """Serve until asked to end; nothing that goes wrong after that is a failure of the process."""
+        """Serve until asked to stop; errors after that do not count as failures."""
         self._running = asyncio.current_task()
         try:
             await self._serve(log_level, run_extra_options or {})
@@ -194,10 +194,10 @@ class ServiceApp(FastStream):
         except Exception as error:
             if not self._ending.asked:
                 raise
-            log.warning("not ended in order", extra={"error": type(error).__name__})
+            log.warning("shutdown failed", extra={"error": type(error).__name__})
 
     async def _serve(self, log_level: int, options: dict[str, Any]) -> None:
-        """FastStream's `run`, but woken when it is to end, where that one looks ten times a second."""
+        """FastStream's `run`, but woken on shutdown, where the original polls ten times a second."""
         set_exit(lambda *_: self.exit(), sync=False)
         async with self.lifespan_context(**options):
             try:
@@ -211,15 +211,15 @@ class ServiceApp(FastStream):
                     raise error from None
 
     async def stop(self) -> None:
-        """Stop the handlers in order where the broker answers; else leave the connection to end with the process."""
+        """Stop the handlers gracefully if the broker answers; else the connection ends with the process."""
         try:
             if await self._answers():
                 async with asyncio.timeout(max(BROKER_STOP_S, self._service.grace_s / 2)):
                     await super().stop()
                 return
-            log.warning("the broker does not answer, ending without it")
+            log.warning("the broker does not answer; shutting down without it")
         except (TimeoutError, ExceptionGroup, *BUS_ERRORS) as error:
-            log.warning("connection not closed in order", extra={"error": type(error).__name__})
+            log.warning("connection not closed cleanly", extra={"error": type(error).__name__})
         await self._service.end_tasks()
 
     async def _answers(self) -> bool:

@@ -1,4 +1,4 @@
-"""The end of a process: asked for once it ends by itself, and in any case within a time; asked for twice at once."""
+"""Process shutdown: graceful within a time limit when asked once, immediate when asked twice."""
 
 from __future__ import annotations
 
@@ -9,36 +9,36 @@ import threading
 log = logging.getLogger(__name__)
 
 EXIT_STUCK = 70
-# What a service has to end by itself once it is asked to; a pool, whose workers finish what they run, has more.
+# The grace period of a service; a pool, whose workers finish running jobs, has more.
 GRACE_S = 12.0
 
 
 class Ending:
-    """Counts how often a process was asked to end, and sees to it that it does, also when its event loop is stuck."""
+    """Counts shutdown requests, and enforces the grace period even when the event loop is blocked."""
 
     def __init__(self, grace_s: float) -> None:
         self._grace_s = grace_s
         self.asked = False
 
     def ask(self) -> bool:
-        """True the first time, after which the process has its grace to end; the second time it ends at once."""
+        """Return True the first time, after which the grace period runs; the second time exit immediately."""
         if self.asked:
-            end_asked("asked to end again")
+            end_asked("shutdown requested again")
         self.asked = True
-        timer = threading.Timer(self._grace_s, end_asked, [f"not ended by itself in {self._grace_s:.0f} s"])
+        timer = threading.Timer(self._grace_s, end_asked, [f"shutdown did not finish within {self._grace_s:.0f} s"])
         timer.daemon = True
         timer.start()
         return True
 
 
 def end_asked(reason: str) -> None:
-    """End a process that was asked to, at once and with 0."""
-    # What matters is in streams and files by now; the rest waits for a server that does not answer.
-    log.warning("ending at once", extra={"reason": reason})
+    """Exit immediately with 0: shutdown was requested."""
+    # Everything important is in streams and files by now; the rest waits for a server that does not answer.
+    log.warning("exiting immediately", extra={"reason": reason})
     os._exit(0)
 
 
 def end_stuck(reason: str) -> None:
-    """End a process that cannot get on, at once and with EXIT_STUCK, so that whoever supervises it starts it again."""
-    log.critical("ending, to be started again", extra={"reason": reason})
+    """Exit immediately with EXIT_STUCK, so that the supervisor restarts the process."""
+    log.critical("exiting to be restarted", extra={"reason": reason})
     os._exit(EXIT_STUCK)

@@ -1,4 +1,4 @@
-"""Consumers that do not move: messages wait and none is taken, or what takes them has ended."""
+"""Detect stalled consumers: messages wait and none is taken, or the consuming task has ended."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from accelerator_autopilot.runtime.shutdown import end_stuck
 log = logging.getLogger(__name__)
 
 STALLED_S = 30.0
-# What is in hand may take its time, and what failed waits before it comes again.
+# Messages in progress may take long, and failed ones wait before their retry.
 STALLED_IN_HAND_S = 180.0
-# Nobody looked for so long: the process itself stood still.
+# After a gap this long between checks, the process itself was suspended.
 LOOKED_AWAY_S = 10.0
 
 
 @dataclass
 class Progress:
-    """Whether a consumer gets on. Pure: times are given in seconds of any clock."""
+    """Whether a consumer makes progress. Pure: times are in seconds of any clock."""
 
     mark: tuple[int, int] = (-1, -1)
     moved_at: float = 0.0
@@ -33,7 +33,7 @@ class Progress:
     moved: bool = False
 
     def look(self, info: ConsumerInfo, now: float) -> float:
-        """For how many seconds messages have waited while none was delivered or acknowledged, past what is allowed."""
+        """Return how many seconds beyond the limit messages have waited without a delivery or acknowledgement."""
         mark = (_sequence(info.delivered), _sequence(info.ack_floor))
         in_hand = info.num_ack_pending or 0
         looked_away = now - self.looked_at > LOOKED_AWAY_S
@@ -44,7 +44,7 @@ class Progress:
         return still_s if still_s > (STALLED_IN_HAND_S if in_hand else STALLED_S) else 0.0
 
     def begin_anew(self, now: float) -> None:
-        """Give it the same time again."""
+        """Restart the timer."""
         self.moved_at = now
 
 
@@ -53,7 +53,7 @@ def _sequence(place: Any) -> int:
 
 
 class Subscriptions:
-    """The subscriptions of a broker's handlers: which have ended, and starting one anew."""
+    """The subscriptions of a broker's handlers: which have ended, and how to restart one."""
 
     def __init__(self, broker: NatsBroker, registry: CollectorRegistry) -> None:
         self._broker = broker
@@ -65,7 +65,7 @@ class Subscriptions:
         )  # fmt: skip
 
     def of(self, durable: str) -> Any:
-        """The running subscription on a durable, or None."""
+        """Return the running subscription on a durable, or None."""
         for subscriber in self._broker.subscribers:
             options = getattr(subscriber, "extra_options", {})
             if subscriber.running and options.get("durable") == durable:
@@ -73,7 +73,7 @@ class Subscriptions:
         return None
 
     async def revive_dead(self) -> None:
-        """Start those anew whose tasks have ended, seen twice: FastStream itself starts again what failed."""
+        """Restart those whose tasks were found ended twice: FastStream itself restarts failed ones."""
         dead = {
             id(subscriber): subscriber
             for subscriber in self._broker.subscribers
@@ -84,18 +84,18 @@ class Subscriptions:
         self._dead = set(dead) - self._dead
 
     async def restart(self, subscriber: Any, reason: str) -> None:
-        """Take the subscription anew; where that does not work, end the process, so that it starts again."""
+        """Recreate the subscription; if that fails, exit, so that the process is restarted."""
         name = str(getattr(subscriber, "extra_options", {}).get("durable") or subscriber.subject.template)
         self._restarts.labels(name).inc()
-        log.error("subscription started anew", extra={"subscription": name, "reason": reason})
+        log.error("subscription restarted", extra={"subscription": name, "reason": reason})
         try:
             await subscriber.stop()
             await subscriber.start()
         except (APIError, nats.errors.Error, OSError, RuntimeError) as error:
-            end_stuck(f"subscription {name} cannot be started anew: {type(error).__name__}")
+            end_stuck(f"subscription {name} cannot be restarted: {type(error).__name__}")
 
     async def heal(self, durable: str, still_s: float) -> bool:
-        """Start the subscription on a stalled durable anew, and end the process when that did not help.
+        """Restart the subscription on a stalled durable, and exit when that did not help.
 
         False where the durable has no handler in this process.
         """
@@ -109,6 +109,6 @@ class Subscriptions:
         return True
 
     def moves(self, durable: str) -> None:
-        """Note that a durable gets on."""
+        """Record that a durable makes progress."""
         if self._restarted and (subscriber := self.of(durable)) is not None:
             self._restarted.discard(id(subscriber))

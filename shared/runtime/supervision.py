@@ -1,4 +1,4 @@
-"""Long-lived tasks that heal: one that fails, ends or stands still is told and started again."""
+"""Supervise long-lived tasks: one that fails, ends or hangs is reported and restarted."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ log = logging.getLogger(__name__)
 
 Work = Callable[[], Coroutine[Any, Any, None]]
 BACKOFF_S = (0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
-# A task that ran this long before it failed starts again without the pauses of before.
+# After a run of this length, a failed task restarts without the earlier delays.
 STEADY_S = 60.0
 CHECK_EVERY_S = 0.5
-# A cancelled task that does not end is left behind: a stuck call must not keep its successor from working.
+# A cancelled task that does not end is abandoned: a stuck call must not block its successor.
 CANCEL_WAIT_S = 3.0
 
 _current: ContextVar[_Task | None] = ContextVar("supervised_task", default=None)
@@ -37,14 +37,14 @@ class _Task:
 
 
 def beat() -> None:
-    """Say that the supervised task that runs this code gets on; outside of one it does nothing."""
+    """Signal that the supervised task running this code makes progress; outside of one it does nothing."""
     task = _current.get()
     if task is not None:
         task.last_beat = asyncio.get_running_loop().time()
 
 
 async def _ended(task: asyncio.Task[None]) -> None:
-    """Wait until a cancelled task has tidied up, for a while; whoever is impatient cancels once more."""
+    """Wait a limited time for a cancelled task to clean up; a further cancellation interrupts that."""
     loop = asyncio.get_running_loop()
     until = loop.time() + CANCEL_WAIT_S
     while not task.done() and loop.time() < until:
@@ -64,9 +64,9 @@ async def cancel_all(tasks: Sequence[asyncio.Task[None]]) -> None:
 
 
 async def run_together(*works: Coroutine[Any, Any, None]) -> None:
-    """Run all until they end; the first that fails ends the others and is raised, and a cancellation ends all.
+    """Run all until they end; the first failure ends the others and is raised, and cancellation ends all.
 
-    Unlike a TaskGroup it cancels again whoever swallowed that: a group would wait for ever.
+    Unlike a TaskGroup it cancels again when a task swallows a cancellation: a group would wait forever.
     """
     tasks = [asyncio.create_task(work) for work in works]
     try:
@@ -78,11 +78,10 @@ async def run_together(*works: Coroutine[Any, Any, None]) -> None:
 
 
 class TaskSupervisor:
-    """Runs tasks by name, each until `stop`.
+    """Runs tasks by name until `stop`.
 
-    A task that raises, returns, or does not `beat()` within its `standstill_s` makes the process
-    not ready under `task <name>`, is counted in `autopilot_task_restarts_total`, and starts again
-    after a growing pause.
+    A task that raises, returns, or does not call `beat()` within its `standstill_s` makes the process not ready
+    under `task <name>`, is counted in `autopilot_task_restarts_total`, and restarts after a growing delay.
     """
 
     def __init__(self, health: HealthState, registry: CollectorRegistry) -> None:
@@ -94,7 +93,7 @@ class TaskSupervisor:
         self._keepers: dict[str, asyncio.Task[None]] = {}
 
     def start(self, name: str, work: Work, *, standstill_s: float | None = None) -> None:
-        """Run `work()` for ever under a name; a second start under the same name replaces the first."""
+        """Run `work()` forever under a name; starting a second one under the same name replaces the first."""
         if name in self._keepers:
             self._keepers.pop(name).cancel()
         self._keepers[name] = asyncio.create_task(self._keep(_Task(name, work, standstill_s)), name=name)
@@ -108,7 +107,7 @@ class TaskSupervisor:
 
     @property
     def tasks(self) -> list[asyncio.Task[None]]:
-        """What to cancel at the end."""
+        """Return what to cancel at shutdown."""
         return list(self._keepers.values())
 
     async def _keep(self, task: _Task) -> None:
@@ -124,7 +123,7 @@ class TaskSupervisor:
 
     @staticmethod
     def _look_in_s(task: _Task, now: float, *, told: bool) -> float | None:
-        """When to look at a running task again: at rest a process with twenty of them is to do nothing."""
+        """Return when to check a running task again: an idle process with twenty of them should do nothing."""
         if not told:
             return CHECK_EVERY_S
         if task.standstill_s is None:
@@ -132,7 +131,7 @@ class TaskSupervisor:
         return max(CHECK_EVERY_S, task.last_beat + task.standstill_s - now)
 
     async def _run_once(self, task: _Task) -> str:
-        """Why it ended: `ended`, `stood still`, or the name of its exception."""
+        """Return why it ended: `ended`, `hung`, or the name of its exception."""
         _current.set(task)
         running = asyncio.create_task(task.work(), name=task.name)
         _current.set(None)
@@ -146,8 +145,8 @@ class TaskSupervisor:
                 if running.done():
                     break
                 if task.standstill_s is not None and loop.time() - task.last_beat > task.standstill_s:
-                    log.error("task stands still, starting it again", extra={"task": task.name})
-                    return "stood still"
+                    log.error("task hangs; restarting it", extra={"task": task.name})
+                    return "hung"
                 if not told and (not task.failures or loop.time() - began > min(task.failures, 5)):
                     self._health.report(f"task {task.name}", ok=True)
                     told = True
@@ -159,7 +158,7 @@ class TaskSupervisor:
             return "cancelled"
         error = running.exception()
         if error is None:
-            log.error("task ended, starting it again", extra={"task": task.name})
+            log.error("task ended; restarting it", extra={"task": task.name})
             return "ended"
-        log.error("task failed, starting it again", extra={"task": task.name} | failure_fields(error))
+        log.error("task failed; restarting it", extra={"task": task.name} | failure_fields(error))
         return type(error).__name__

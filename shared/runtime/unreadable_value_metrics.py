@@ -1,4 +1,4 @@
-"""The metric of bucket values that could not be read."""
+"""A metric of bucket values that could not be read."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ class UnreadableValues(Collector):
     """`autopilot_kv_unreadable_total`, for the registry of a service."""
 
     def collect(self) -> Iterable[CounterMetricFamily]:
-        """How often a bucket gave a value that could not be read."""
+        """Return how often a bucket contained an unreadable value."""
         family = CounterMetricFamily(
             "autopilot_kv_unreadable", "bucket values that could not be decoded", labels=["bucket"]
         )

@@ -1,6 +1,6 @@
-"""Messages that a FastStream subscriber has fetched and not begun when it stops: given back, not dropped.
+"""Give back messages that a FastStream subscriber has fetched but not started when it stops.
 
-FastStream forgets them, so that each would wait until its acknowledgement is overdue before anybody has it again.
+FastStream drops them, so that each would wait for its acknowledgement timeout before anybody gets it again.
 """
 
 from __future__ import annotations
@@ -30,6 +30,6 @@ async def _stop_and_give_back(self: PullStreamSubscriber) -> None:
 
 
 def install() -> None:
-    """Make every pull subscriber of this process stop so; safe to call twice."""
+    """Patch every pull subscriber of this process; safe to call twice."""
     replaced: Any = PullStreamSubscriber
     replaced.consume, replaced.stop = _consume_or_give_back, _stop_and_give_back

@@ -1,1 +1,1 @@
-"""How the bus is read and written: connections, stores and streams over nats-py."""
+"""Access to the bus: connections, stores and streams over nats-py."""

@@ -1,8 +1,8 @@
-"""Publishing to streams, many messages on their way at once, for a third of what a request each costs.
+"""Publish to streams with many messages in flight, at a third of the cost of a request each.
 
-nats-py makes a request of each publish: a token of random bytes, an entry and a callback for its answer, a task that
-waits for it with a timeout of its own. Here all confirmations come to one inbox, each is found by its number, and one
-timer looks after all that wait.
+nats-py makes a request of each publish: a random token, an entry and a callback for its answer, a task that waits for
+it with its own timeout. Here all confirmations come to one inbox, each is matched by its number, and one timer handles
+all timeouts.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ _NO_RESPONDERS = "503"
 
 
 class AckedPublisher(JetStreamContext):
-    """A JetStream context whose `publish` does the same for less. It is of one connection, as long as that lives."""
+    """A JetStream context with a cheaper `publish`. It belongs to one connection for its lifetime."""
 
     def __init__(self, client: Client, *, timeout_s: float = 5.0) -> None:
         super().__init__(client, timeout=timeout_s)
         self._client, self._timeout_s = client, timeout_s
-        # By the subject of the answer, with the time at which it is given up.
+        # By the subject of the answer, with the time of its timeout.
         self._waiting: dict[str, tuple[asyncio.Future[Msg], float]] = {}
         self._timer: asyncio.TimerHandle | None = None
         self._numbers = count()
@@ -47,7 +47,7 @@ class AckedPublisher(JetStreamContext):
         headers: dict[str, Any] | None = None,
         msg_ttl: float | None = None,
     ) -> PubAck:
-        """Publish and wait until the stream has it, at most CHECKED_EVERY_S longer than `timeout` in seconds.
+        """Publish and wait until the stream stores it, at most CHECKED_EVERY_S longer than `timeout` in seconds.
 
         Raises what nats-py's does.
         """
@@ -87,7 +87,7 @@ class AckedPublisher(JetStreamContext):
             waiting[0].set_result(answer)
 
     def _give_up_late(self) -> None:
-        """End the wait of those that nobody answered in time."""
+        """Time out publishes that were not confirmed."""
         loop = asyncio.get_running_loop()
         now_s = loop.time()
         for answered, until_s in self._waiting.values():
@@ -97,14 +97,17 @@ class AckedPublisher(JetStreamContext):
 
 
 def _confirmation(answer: Msg) -> PubAck:
-    """Raises APIError or NoStreamResponseError for a refusal, and nats.errors.Error for what is no answer at all."""
+    """Parse a confirmation.
+
+    Raises APIError or NoStreamResponseError for a rejection, and nats.errors.Error otherwise.
+    """
     if answer.headers and answer.headers.get(Header.STATUS) == _NO_RESPONDERS:
         raise NoStreamResponseError
     try:
         told = json.loads(answer.data)
         if "error" in told:
             raise APIError.from_error(told["error"])
-        # Its own `from_response` looks through all fields for each message.
+        # Its own `from_response` iterates over all fields for each message.
         return PubAck(told["stream"], told["seq"], told.get("domain"), told.get("duplicate"))
     except (ValueError, TypeError, LookupError) as error:
-        raise nats.errors.Error("nats: what a stream answered is no confirmation") from error
+        raise nats.errors.Error("nats: invalid publish acknowledgement") from error

@@ -15,12 +15,12 @@ SHORT = 200
 
 
 def record(actor: str, action: str, target: str = "", /, **detail: str) -> AuditRecord:
-    """A record of now."""
+    """Create a record with the current time."""
     return AuditRecord(id=new_id(), actor=actor, action=action, target=target[:SHORT], detail=detail, at=utc_now())
 
 
 async def write(js: JetStreamContext, entry: AuditRecord) -> None:
-    """Put a record into the audit stream. Raises UnavailableError when it is not confirmed."""
+    """Write a record to the audit stream. Raises UnavailableError when it is not confirmed."""
     try:
         body = entry.model_dump_json().encode()
         await js.publish(subjects.audit(entry.actor), body, headers={"Nats-Msg-Id": entry.id})

@@ -1,4 +1,4 @@
-"""What was written to a bucket since the last look, so that a reader of many keys reads only those that changed."""
+"""Read what changed in a bucket since the last read, so that a reader of many keys only reads those."""
 
 from __future__ import annotations
 
@@ -19,21 +19,22 @@ MOST_READS = 200
 
 @dataclass
 class BucketChanges:
-    """One bucket of one value a key, from its first key on. For one reader that asks again and again.
+    """One bucket with one value per key, for a reader that polls it.
 
-    A consumer that the server lost, or a bucket that was made anew, is read again whole: the caller sees what differs.
+    After the server lost the consumer, or the bucket was recreated, everything is read again: the caller sees only
+    differences.
     """
 
     js: JetStreamContext
     bucket: str
     _reader: StreamReader | None = None
-    _keys: set[str] = field(default_factory=set)  # with a value, or with the mark of a deletion
+    _keys: set[str] = field(default_factory=set)  # with a value or a deletion marker
     _checked_s: float = 0.0
 
     async def changes(self) -> dict[str, bytes | None]:
-        """Keys with their new bytes; None for those that are gone. Everything at the first call.
+        """Return changed keys with their new bytes; None for deleted ones. The first call returns everything.
 
-        Raises UnavailableError where the bucket is not there or cannot be read.
+        Raises UnavailableError where the bucket does not exist or cannot be read.
         """
         try:
             if self._reader is not None and await self._lost_some():
@@ -62,7 +63,7 @@ class BucketChanges:
         try:
             found = await self._more(reader)
         except BaseException:
-            # What was known stays known, so that what is gone by the next try is told then.
+            # The known keys are kept, so that those deleted by the next attempt are reported then.
             self._keys |= before
             await reader.close()
             raise
@@ -71,7 +72,7 @@ class BucketChanges:
 
     async def _more(self, reader: StreamReader) -> dict[str, bytes | None]:
         found: dict[str, bytes | None] = {}
-        # Bounded, so that a bucket that is written faster than it is read holds nobody up.
+        # Bounded, so that a bucket that is written faster than it is read blocks nobody.
         for _ in range(MOST_READS):
             messages = await reader.read(MOST_AT_ONCE)
             for message in messages:
@@ -83,7 +84,7 @@ class BucketChanges:
         return found
 
     async def _lost_some(self) -> bool:
-        """Whether messages were taken out of the stream without a word: by hand, or with the stream itself."""
+        """Whether messages were removed from the stream without a marker: manually, or with the stream itself."""
         if time.monotonic() - self._checked_s < CHECKED_EVERY_S:
             return False
         self._checked_s = time.monotonic()

@@ -1,4 +1,4 @@
-"""The one place where wall time is read."""
+"""The only place where wall time is read."""
 
 from __future__ import annotations
 

@@ -25,7 +25,7 @@ CONNECTION: dict[str, Any] = {
 
 
 def tls_context(settings: NatsSettings) -> ssl.SSLContext | None:
-    """The TLS context where the settings name an authority."""
+    """Return the TLS context where the settings name a CA."""
     if settings.nats_ca is None:
         return None
     context = ssl.create_default_context(cafile=str(settings.nats_ca))
@@ -35,7 +35,7 @@ def tls_context(settings: NatsSettings) -> ssl.SSLContext | None:
 
 
 def connection_options(settings: NatsSettings, name: str) -> dict[str, Any]:
-    """Options for `nats.connect`: reconnect for ever, credentials and TLS from settings."""
+    """Return options for `nats.connect`: endless reconnects, credentials and TLS from settings."""
     options = CONNECTION | {"name": name, "error_cb": _log_error}
     if settings.nats_credentials:
         options["user_credentials"] = str(settings.nats_credentials)
@@ -48,15 +48,15 @@ def connection_options(settings: NatsSettings, name: str) -> dict[str, Any]:
 
 
 def can_come_back(client: Client) -> bool:
-    """Whether a client is connected, or still tries to be: what tries may have died of an error without a word."""
+    """Whether a client is connected or still reconnecting: its reconnect task may have died silently."""
     trying = client._reconnection_task  # noqa: SLF001  its status goes on saying that it tries
     return client.is_connected or (trying is not None and not trying.done())
 
 
 def keep_trying(client: Client) -> None:
-    """Let no error callback end the task that reconnects, as FastStream's does after a refusal that may pass.
+    """Keep error callbacks from ending the reconnect task, as FastStream's does after a temporary refusal.
 
-    For a client that has been connected: a first time that is refused for good is to be told.
+    For a client that has been connected: a refusal at the first attempt should be raised.
     """
     tell = client._error_cb  # noqa: SLF001  set once, at the first connect
 
@@ -70,5 +70,5 @@ def keep_trying(client: Client) -> None:
 
 
 async def _log_error(error: Exception) -> None:
-    # The library's own callback prints a traceback for every failed attempt to reconnect.
+    # The library's own callback prints a traceback for every failed reconnect attempt.
     log.info("nats error", extra={"error": type(error).__name__})

@@ -1,4 +1,4 @@
-"""All consumers of a stream: the server tells of 256 at a time."""
+"""List all consumers of a stream: the server returns 256 at a time."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ WITHIN_S = 5.0
 MOST_PAGES = 400
 
 Info = Mapping[str, Any]
-"""What the server tells of a consumer, by the names of its API."""
+"""What the server reports of a consumer, by the names of its API."""
 
 
 async def consumer_pages(nc: Client, stream: str) -> AsyncIterator[Sequence[Info]]:
-    """Page by page. Raises UnavailableError where the server does not answer or has no such stream."""
+    """Yield page by page. Raises UnavailableError where the server does not answer or has no such stream."""
     offset = 0
     for _ in range(MOST_PAGES):
         page = await _page(nc, stream, offset)
@@ -32,7 +32,7 @@ async def consumer_pages(nc: Client, stream: str) -> AsyncIterator[Sequence[Info
 
 
 async def all_consumers(nc: Client, stream: str) -> list[Info]:
-    """The same in one list."""
+    """Return all pages in one list."""
     return [info async for page in consumer_pages(nc, stream) for info in page]
 
 

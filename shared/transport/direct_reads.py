@@ -1,4 +1,4 @@
-"""Reading streams and buckets without being a consumer of them."""
+"""Read streams and buckets without a consumer."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from accelerator_autopilot.transport.unreadable_values import parse_value
 
 M = TypeVar("M", bound=BaseModel)
 VALID_KEY = re.compile(r"[-/_=.a-zA-Z0-9]+")
-PARSED_AT_ONCE = 100  # then others have their turn at the event loop
-MOST_READINGS = 10  # of a bucket that is written faster than it is read
+PARSED_AT_ONCE = 100  # then other tasks get a turn at the event loop
+MOST_READINGS = 10  # for a bucket that is written faster than it is read
 
 
 async def bucket_items(js: JetStreamContext, bucket: str, model: type[M]) -> dict[str, M]:
-    """Every key of a bucket; values that do not parse are left out, and so are keys that no client can ask for."""
+    """Yield every key of a bucket; unreadable values and keys that no client can request are left out."""
     return {
         key: parsed
         for key, value in (await bucket_values(js, bucket)).items()
@@ -34,13 +34,13 @@ async def bucket_items(js: JetStreamContext, bucket: str, model: type[M]) -> dic
 
 
 async def bucket_values(js: JetStreamContext, bucket: str) -> dict[str, bytes]:
-    """The bytes of every key; none where there is no such bucket. Raises the errors of nats-py."""
+    """Return the bytes of every key; empty where there is no such bucket. Raises the errors of nats-py."""
     prefix = f"$KV.{bucket}."
     config = ConsumerConfig(filter_subject=f"{prefix}>", deliver_policy=DeliverPolicy.LAST_PER_SUBJECT)
     found: dict[str, bytes] = {}
     try:
         async with reading(js, f"KV_{bucket}", config) as reader:
-            # A key that is written while others are read comes again, behind those that were there.
+            # A key that is written during the read comes again, after those that existed before.
             for _ in range(MOST_READINGS):
                 async for message in reader.there():
                     key = message.subject.removeprefix(prefix)
@@ -56,9 +56,9 @@ async def bucket_values(js: JetStreamContext, bucket: str) -> dict[str, bytes]:
 
 
 async def subjects_of(js: JetStreamContext, stream: str, wildcard: str) -> dict[str, int]:
-    """The subjects of a stream that match, with the number of messages under each.
+    """Return the matching subjects of a stream, with the number of messages in each.
 
-    The server tells 100,000 at a time, and nats-py asks for the first of them alone.
+    The server returns 100,000 at a time, and nats-py only requests the first page.
     """
     found: dict[str, int] = {}
     read, total = 0, 1
@@ -74,7 +74,7 @@ async def subjects_of(js: JetStreamContext, stream: str, wildcard: str) -> dict[
 
 
 async def count_messages(js: JetStreamContext, stream: str, subject: str) -> int:
-    """Messages of a stream under a subject, counted by the server without listing them."""
+    """Count the messages of a stream under a subject on the server, without listing them."""
     config = ConsumerConfig(
         filter_subject=subject,
         deliver_policy=DeliverPolicy.ALL,
@@ -89,14 +89,14 @@ async def count_messages(js: JetStreamContext, stream: str, subject: str) -> int
 
 
 async def last_messages(js: JetStreamContext, stream: str, subject: str, model: type[M], *, limit: int) -> list[M]:
-    """The newest messages of a stream under a subject, oldest first; what does not parse is left out.
+    """Return the newest messages of a stream under a subject, oldest first; unreadable ones are left out.
 
-    What arrives while they are read is not among them. Raises the errors of nats-py.
+    Messages that arrive during the read are not included. Raises the errors of nats-py.
     """
     state = (await js.stream_info(stream)).state
     if not state.messages:
         return []
-    # Streams of several subjects hold others in between: back until there are enough of this one.
+    # Streams of several subjects hold others in between: go back until there are enough of this one.
     window = limit
     while True:
         start = max(state.first_seq, state.last_seq - window + 1, 1)

@@ -1,4 +1,4 @@
-"""Taking turns: of several processes one at a time does what would go wrong if two did it at once."""
+"""A distributed lock: one process at a time runs what must not run concurrently."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ AGAIN_S = 0.05
 
 @asynccontextmanager
 async def turn(js: JetStreamContext, bucket: KeyValueConfig, key: str) -> AsyncIterator[None]:
-    """Wait until nobody else has the turn, then have it while the block runs.
+    """Wait for the lock, then hold it while the block runs.
 
-    The bucket's time to live ends the turn of whoever dies in it; it has to be longer than the block usually takes.
-    A server that refuses the key, for want of room, makes nobody wait. Raises the client's errors and the block's.
+    The bucket's time to live releases the lock of a holder that dies; it must be longer than the block usually
+    takes. If the server has no room for the key, nobody waits. Raises the client's errors and the block's.
     """
     taken: tuple[KeyValue, int] | None = None
     with suppress(APIError):
@@ -46,5 +46,5 @@ async def _bucket(js: JetStreamContext, config: KeyValueConfig) -> KeyValue:
     try:
         return await js.key_value(config.bucket)
     except (BucketNotFoundError, NotFoundError):
-        # A copy: the client changes what it is given.
+        # A copy: the client modifies it.
         return await js.create_key_value(replace(config))

@@ -1,7 +1,7 @@
-"""One job an id, for as long as the job or its result exists: who submits under an id of their own claims it first.
+"""One job per id, for as long as the job or its result exists: submitters with their own ids claim them first.
 
 A claim is a key that one submitter creates, with a digest of kind and payload. It outlives the job and its result, and
-gives way once both are gone.
+is replaced once both are gone.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from accelerator_autopilot.transport.direct_reads import subjects_of
 from accelerator_autopilot.transport.result_publishing import BUS_ERRORS, not_stored
 
 BUCKET = "claims"
-# Whoever made a claim has published by then, or has died; until then others wait.
+# Whoever created a claim has published by then, or has died; until then others wait.
 SETTLE_S = 6.0
 LOOK_EVERY_S = 0.1
 WRONG_SEQUENCE = {10071, 10164}
@@ -44,7 +44,7 @@ _STAGES: tuple[_Stage, ...] = (
 
 
 def first(job_id: str) -> dict[str, str]:
-    """Headers with which JOBS refuses a job (WRONG_SEQUENCE) while one of its id is queued, whoever put it there."""
+    """Return headers that make JOBS reject a job (WRONG_SEQUENCE) while one with its id is queued."""
     return {
         Header.EXPECTED_LAST_SUBJECT_SEQUENCE.value: "0",
         "Nats-Expected-Last-Subject-Sequence-Subject": subjects.any_job(job_id),
@@ -57,28 +57,28 @@ class _Claim(BaseModel):
 
 
 def fingerprint(kind: str, payloads: dict[str, Any] | Sequence[dict[str, Any]]) -> str:
-    """A digest of what is to be done; how urgent it is and how long it is kept do not count."""
+    """Return a digest of what is to be done; priority and retention do not count."""
     text = json.dumps([kind, payloads], sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()
 
 
 class Claims:
-    """Claims ids. Every method raises UnavailableError while the broker is away."""
+    """Claims ids. Every method raises UnavailableError while the broker is unreachable."""
 
     def __init__(self, js: JetStreamContext) -> None:
         self._js = js
         self._kv: KeyValue | None = None
 
     async def claim(self, job_id: str, digest: str, life_s: float) -> int | None:
-        """The claim's revision when the job is to be published now; None when it is there already.
+        """Return the claim's revision when the job should be published now; None when it exists already.
 
-        Raises ConflictError when another job is there under this id.
+        Raises ConflictError when another job has this id.
         """
         try:
             while True:
-                # Without a claim only bare publishers can have been before. They reach the queue alone, where the
-                # stream looks when the job is published (`first`), and from there a result. Where a copy of the stream
-                # lags behind and lacks it yet, the worker sees it.
+                # Without a claim, only bare publishers can have used the id. They publish to the queue
+                # directly, where the stream checks when the job is published (`first`), or a result
+                # exists. Where a lagging replica lacks it, the worker detects it.
                 revision, ended = await asyncio.gather(
                     self._create(job_id, digest, life_s), self.exists(job_id, stages=_STAGES[4:], direct=True)
                 )
@@ -99,12 +99,18 @@ class Claims:
             raise not_stored(f"the claim of job {job_id}", error) from error
 
     async def release(self, job_id: str) -> None:
-        """Nothing was published under a claim; where that cannot be said now, the claim gives way by itself."""
+        """Release a claim under which nothing was published.
+
+        If the broker is unreachable, the claim expires by itself.
+        """
         with suppress(*BUS_ERRORS):
             await (await self._bucket()).purge(subjects.token(job_id), msg_ttl=60)
 
     async def exists(self, job_id: str, stages: Sequence[_Stage] = _STAGES, *, direct: bool = False) -> bool:
-        """Whether a job waits, runs or has a result; asked in the order in which jobs move on: none slips by."""
+        """Whether a job waits, runs or has a result.
+
+        Checked in the order in which jobs move, so that none is missed.
+        """
         for stream, subject in stages:
             with suppress(NotFoundError):
                 await self._js.get_last_msg(stream, subject(job_id), direct=direct)
@@ -112,7 +118,7 @@ class Claims:
         return False
 
     async def _bucket(self) -> KeyValue:
-        # Asking for it anew each time would cost as much as the claim.
+        # Requesting it each time would cost as much as the claim.
         if self._kv is None:
             self._kv = await self._js.key_value(BUCKET)
         return self._kv
@@ -125,7 +131,7 @@ class Claims:
             return None
 
     async def _read(self, job_id: str) -> tuple[int, _Claim | None]:
-        """Revision and claim; one that expired just now has no revision, and one that is unreadable gives way."""
+        """Return revision and claim; one that expired just now has no revision, and an unreadable one is replaced."""
         kv = await self._bucket()
         try:
             entry = await kv.get(subjects.token(job_id))
@@ -152,7 +158,7 @@ def _body(digest: str) -> bytes:
 
 
 async def tokens_of_batch(js: JetStreamContext, batch_id: str) -> set[str]:
-    """The last tokens of a batch's jobs that wait, run or have a result."""
+    """Return the last tokens of a batch's jobs that wait, run or have a result."""
     found: set[str] = set()
     for stream, subject in (*subjects.stages_of_batch(batch_id), ("RESULTS", subjects.results_of(batch_id))):
         try:

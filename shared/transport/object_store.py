@@ -1,7 +1,7 @@
-"""Reading and writing large objects in JetStream's object store: whole, checked, and in linear time.
+"""Read and write large objects in JetStream's object store: complete, verified, and in linear time.
 
-nats-py's own `get` adds each chunk to the bytes before it, which takes quadratic time, and never returns when chunks
-are missing. Its `put` waits for each chunk to be stored before it sends the next.
+nats-py's own `get` concatenates each chunk to the previous bytes, which takes quadratic time, and never returns when
+chunks are missing. Its `put` waits for each chunk to be stored before it sends the next.
 """
 
 from __future__ import annotations
@@ -27,24 +27,25 @@ from accelerator_autopilot.transport.result_publishing import BUS_ERRORS, not_st
 from accelerator_autopilot.transport.stream_reader import reading
 
 READ_S = 30.0
-# A read may take longer the larger the object is; slower than this, something is wrong.
+# The read timeout grows with the object's size; anything slower than this rate is an error.
 SLOWEST_BYTES_PER_S = 2**20
-# Nothing for so long means that no more comes.
+# After this much silence, no more chunks will arrive.
 SILENCE_S = 10.0
 CHUNK_BYTES = 128 * 1024
-# Sent before the first of them is confirmed: the server syncs each, and the next is there when it has.
+# Chunks in flight: the server syncs each one, and this keeps it busy meanwhile.
 CHUNKS_ON_THEIR_WAY = 16
 _ERRORS = (*BUS_ERRORS, TimeoutError)
-# What nats-py raises over a description that its own client has not written.
+# What nats-py raises for metadata that its own client did not write.
 _UNREADABLE = (BadObjectMetaError, ValueError, TypeError, KeyError, AttributeError, RecursionError)
 _NUID = re.compile(r"[A-Za-z0-9_-]{1,100}")
 
 
 async def read_object(js: JetStreamContext, bucket: str, name: str, most_bytes: int | None = None) -> bytes:
-    """The content of an object.
+    """Return the content of an object.
 
-    Raises InvalidInputError for one of more than `most_bytes`, NotFoundError when there is none, and UnavailableError
-    when it was not read in time or parts of it are missing: it may be being replaced, so trying again may help.
+    Raises InvalidInputError for one of more than `most_bytes`, NotFoundError when there is none, and
+    UnavailableError when it was not read in time or parts are missing: it may be being replaced, so a retry may
+    help.
     """
     info = await _info(js, bucket, name)
     size = info.size or 0
@@ -65,9 +66,9 @@ async def read_object(js: JetStreamContext, bucket: str, name: str, most_bytes: 
 
 
 async def write_object(js: JetStreamContext, bucket: str, name: str, content: bytes) -> None:
-    """Store an object under a name, instead of one that is there.
+    """Store an object under a name, replacing an existing one.
 
-    Raises UnavailableError when it was not confirmed, BusyError when the store has no room.
+    Raises UnavailableError when it was not confirmed, BusyError when the store is full.
     """
     stream, part = f"OBJ_{bucket}", new_id()
     try:
@@ -100,7 +101,7 @@ async def write_object(js: JetStreamContext, bucket: str, name: str, content: by
 
 
 async def _send_chunks(js: JetStreamContext, stream: str, subject: str, content: bytes) -> tuple[int, str]:
-    """Store the parts in their order, several on their way at once; their number, and the digest of all."""
+    """Store the chunks in order, several in flight; returns their number and the digest of all."""
     digest, waiting, last, count = hashlib.sha256(), deque[asyncio.Task[PubAck]](), 0, 0
 
     async def confirmed() -> int:
@@ -114,7 +115,7 @@ async def _send_chunks(js: JetStreamContext, stream: str, subject: str, content:
         for start in range(0, len(content), CHUNK_BYTES):
             chunk = content[start : start + CHUNK_BYTES]
             digest.update(chunk)
-            # One connection keeps the order in which the tasks first run.
+            # One connection preserves the order in which the tasks first run.
             waiting.append(asyncio.create_task(js.publish(subject, chunk)))
             count += 1
             while len(waiting) >= CHUNKS_ON_THEIR_WAY:
@@ -129,11 +130,11 @@ async def _send_chunks(js: JetStreamContext, stream: str, subject: str, content:
 
 
 async def delete_object(js: JetStreamContext, bucket: str, name: str) -> None:
-    """Delete an object; one that is gone already is fine. Raises UnavailableError and the errors of nats-py."""
+    """Delete an object; it may be gone already. Raises UnavailableError and the errors of nats-py."""
     try:
         await _info(js, bucket, name)
     except NotFoundError:
-        # Of a foreign description nothing is believed: with "*" for its parts, all objects would lose theirs.
+        # Foreign metadata is not trusted: with "*" as its chunks, all objects would lose theirs.
         await js.purge_stream(f"OBJ_{bucket}", subject=_described_at(bucket, name))
         return
     try:
@@ -143,9 +144,9 @@ async def delete_object(js: JetStreamContext, bucket: str, name: str) -> None:
 
 
 async def object_names(js: JetStreamContext, bucket: str) -> list[str]:
-    """Objects that there are, by the names that their subjects tell: what describes them may be unreadable.
+    """Return the names of existing objects from their subjects, since their metadata may be unreadable.
 
-    nats-py's own `list` never returns when the last description is no JSON. Raises the errors of nats-py.
+    nats-py's own `list` never returns when the last metadata is not JSON. Raises the errors of nats-py.
     """
     config = ConsumerConfig(filter_subject=f"$O.{bucket}.M.>", deliver_policy=DeliverPolicy.LAST_PER_SUBJECT)
     found: list[str] = []
@@ -210,7 +211,7 @@ async def _whole(js: JetStreamContext, bucket: str, name: str, info: ObjectInfo)
     try:
         for _ in range(expected):
             part = (await subscription.next_msg(timeout=SILENCE_S)).data
-            # Bit by bit: of the whole at once it would hold up the event loop.
+            # In pieces: hashing it all at once would block the event loop.
             digest.update(part)
             parts.append(part)
     except nats.errors.TimeoutError as error:

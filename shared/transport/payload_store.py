@@ -1,6 +1,6 @@
-"""Payloads too large for a message: JSON in the object store, gone when their time to live ends.
+"""Payloads that are too large for a message: JSON in the object store, deleted when their time to live ends.
 
-An object's name begins with the second at which it ends, so that a sweep needs no second record.
+An object's name starts with the second at which it expires, so that a sweep needs no other record.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ from nats.js import JetStreamContext
 from accelerator_autopilot.contracts.errors import InvalidInputError, NotFoundError
 from accelerator_autopilot.transport.object_store import delete_object, object_names, read_object, write_object
 
-# Of a job's input: while it is read and parsed, its worker does nothing else.
+# For a job's input: while it is read and parsed, its worker does nothing else.
 MOST_PAYLOAD_BYTES = 256 * 2**20
 
 
 async def store_payload(js: JetStreamContext, name: str, payload: dict[str, Any], expires_at: datetime) -> str:
-    """Store a JSON object until a time, and return the reference.
+    """Store a JSON object until a time; returns the reference.
 
     Raises UnavailableError when it was not confirmed, BusyError when there is no room.
     """
@@ -27,7 +27,7 @@ async def store_payload(js: JetStreamContext, name: str, payload: dict[str, Any]
 
 
 async def store_encoded(js: JetStreamContext, name: str, encoded: bytes, expires_at: datetime) -> str:
-    """The same for an object whose JSON is there already."""
+    """Store a JSON object that is already encoded; see above."""
     reference = f"{int(expires_at.timestamp())}-{name}"
     await write_object(js, "payloads", reference, encoded)
     return reference
@@ -36,8 +36,8 @@ async def store_encoded(js: JetStreamContext, name: str, encoded: bytes, expires
 async def load_payload(js: JetStreamContext, reference: str, most_bytes: int | None = None) -> dict[str, Any]:
     """Load a stored object.
 
-    Raises NotFoundError when it is gone, UnavailableError when it could not be read whole this time, and
-    InvalidInputError for one of more than `most_bytes` and for what is no JSON.
+    Raises NotFoundError when it is gone, UnavailableError when it could not be read completely this time, and
+    InvalidInputError for one of more than `most_bytes` and for invalid JSON.
     """
     try:
         content = await read_object(js, "payloads", reference, most_bytes)
@@ -51,12 +51,12 @@ async def load_payload(js: JetStreamContext, reference: str, most_bytes: int | N
 
 
 async def drop_payload(js: JetStreamContext, reference: str) -> None:
-    """Delete a stored object; one that is gone already is fine."""
+    """Delete a stored object; it may be gone already."""
     await delete_object(js, "payloads", reference)
 
 
 async def sweep_payloads(js: JetStreamContext, now: datetime) -> int:
-    """Delete what has expired; returns how many objects. Raises UnavailableError and the errors of nats-py."""
+    """Delete expired payloads; returns how many. Raises UnavailableError and the errors of nats-py."""
     names = await object_names(js, "payloads")
     expired = [name for name in names if _expires_s(name) <= now.timestamp()]
     for name in expired:

@@ -1,4 +1,4 @@
-"""Publishing to a stream that may be choosing a new leader, and many messages as one write."""
+"""Publish to a stream that may be electing a leader, and publish many messages as one write."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from accelerator_autopilot.contracts.ids import new_id
 PATIENCE_S = 8.0
 PAUSE_S = 0.25
 CONFIRM_S = 10.0
-# With these the stream has not taken the message, or has under its id, and takes it once all the same.
+# After these errors the stream does not have the message, or has it under its id and deduplicates it.
 _ELECTING = (NoStreamResponseError, nats.errors.NoRespondersError)
 
 
@@ -30,15 +30,15 @@ async def publish_patiently(
     stream: str | None = None,
     patience_s: float = PATIENCE_S,
 ) -> PubAck:
-    """Publish until the stream confirms, also while it elects a leader. `headers` must hold a message id.
+    """Publish until the stream confirms, even while it elects a leader.
 
-    Raises the errors of nats-py when it takes longer.
+    `headers` must contain a message id. Raises the errors of nats-py when it takes longer.
     """
     loop = asyncio.get_running_loop()
     until = loop.time() + patience_s
     while True:
         try:
-            # nats-py writes into the headers that it is given.
+            # nats-py modifies the headers that it is given.
             return await js.publish(subject, body, headers=dict(headers), stream=stream)
         except _ELECTING:
             if loop.time() > until:
@@ -48,7 +48,7 @@ async def publish_patiently(
 
 @dataclass(frozen=True, slots=True)
 class Outgoing:
-    """A message for a stream; its headers hold a message id."""
+    """A message for a stream; its headers contain a message id."""
 
     stream: str
     subject: str
@@ -57,10 +57,10 @@ class Outgoing:
 
 
 async def publish_together(js: JetStreamContext, messages: Sequence[Outgoing]) -> bool:
-    """Store all of some messages of one stream, with one sync of the disk for all of them (NATS ADR-50).
+    """Store several messages of one stream with a single sync of the disk (NATS ADR-50).
 
-    False when they were not stored or nobody said so: then each may be published by itself, and is there once. A
-    stream that does not allow it, one that is full and one that holds the id of any of them already say so.
+    False when they were not stored, or that is unknown: then each may be published by itself and is still stored
+    once. A stream that does not support it, is full, or has any of their ids already rejects the batch.
     """
     name, nc = new_id(), js._nc  # noqa: SLF001  the context has no other name for it
     told: dict[str, object] = {}

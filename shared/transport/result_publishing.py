@@ -1,4 +1,4 @@
-"""Storing what must not be lost in streams that may be full: when it is stored, when it was there before, when not."""
+"""Store what must not be lost in streams that may be full: tell stored, already stored and rejected apart."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from accelerator_autopilot.contracts.messages.jobs import JobResult
 
 BUS_ERRORS = (nats.errors.Error, APIError, OSError)
 RETRY_WHEN_FULL_S = 30.0
-# nats-server's "store failed" (a limit of the stream), "insufficient resources" (memory, disk of the account)
-# and "insufficient storage resources". The first also says that a subject that takes one message has it.
+# nats-server's "store failed" (a limit of the stream), "insufficient resources" (memory, disk of the account) and
+# "insufficient storage resources". The first also means that a subject which takes one message already has it.
 STORE_FAILED = 10077
 _NO_ROOM = {STORE_FAILED, 10023, 10047}
 
 
 def no_room(error: BaseException) -> bool:
-    """Whether a stream refused a message because a limit is reached."""
+    """Whether a stream rejected a message because a limit is reached."""
     return isinstance(error, APIError) and error.err_code in _NO_ROOM
 
 
 def not_stored(what: str, error: BaseException) -> UnavailableError:
-    """What to tell whoever wanted something stored: BusyError where there is no room, else UnavailableError."""
+    """Return the error for a message that was not stored: BusyError where there is no room, else UnavailableError."""
     if no_room(error):
         description = getattr(error, "description", None) or "no room"
         return BusyError(f"{what} was not stored because the stream is full: {description}", RETRY_WHEN_FULL_S)
@@ -32,10 +32,10 @@ def not_stored(what: str, error: BaseException) -> UnavailableError:
 
 
 async def publish_result(js: JetStreamContext, result: JobResult, body: bytes, ttl_s: float) -> bool:
-    """Store the one result of a job; False when the job has a result already.
+    """Store the only result of a job; False when the job already has a result.
 
-    RESULTS refuses a second message under a subject with the same error code as any message when it is full, so
-    only a look at the subject tells. Raises UnavailableError (BusyError when full) when the job has no result
+    RESULTS rejects a second message under a subject with the same error code as any message when it is full, so
+    only reading the subject tells. Raises UnavailableError (BusyError when full) when the job has no result
     afterwards, as far as is known.
     """
     subject = subjects.result(result.job_id)
@@ -50,7 +50,7 @@ async def publish_result(js: JetStreamContext, result: JobResult, body: bytes, t
 
 async def _holds_one(js: JetStreamContext, subject: str) -> bool:
     try:
-        # Not a direct read, which a replica that lags behind may answer.
+        # Not a direct read, which a lagging replica may answer.
         await js.get_last_msg("RESULTS", subject)
     except NotFoundError:
         return False

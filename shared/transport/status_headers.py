@@ -1,8 +1,9 @@
-"""What the server says about a request and what a publisher writes into headers, told apart.
+"""Tell the server's status of a request apart from headers that a publisher wrote.
 
-nats-py takes any message with a header `Status` for the server's own word. One such message in a stream would come
-again for ever: every fetch that meets it fails, and the consumer stands still. The server says its status in the first
-line of the headers and never in a message of a stream, which is to be acknowledged (NATS ADR-4, ADR-37).
+nats-py takes any message with a header `Status` for the server's own status. One such message in a stream would be
+redelivered forever: every fetch that includes it fails, and the consumer stalls. The server sends its status in the
+first line of the headers and never in a message of a stream, which has a reply subject to acknowledge (NATS ADR-4,
+ADR-37).
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ _process_msg = Client._process_msg  # noqa: SLF001  the library has no other pla
 
 
 def without_claims(headers: bytes, reply: bytes) -> bytes:
-    """The headers without a status that is none of the server's, and with a first line that the library can read."""
+    """Return the headers without a status that is not the server's, and with a first line that the library can read."""
     first, _, rest = _FIELD.sub(b"", headers).partition(b"\r\n")
     if first != _VERSION and (reply.startswith(_ACKNOWLEDGED) or not _STATUS.fullmatch(first)):
         first = _VERSION
@@ -33,5 +34,5 @@ async def _process_told_apart(self: Client, sid: int, subject: bytes, reply: byt
 
 
 def install() -> None:
-    """Read every connection's messages so from now on; twice is once."""
+    """Patch how every connection parses headers; safe to call twice."""
     Client._process_msg = _process_told_apart  # type: ignore[method-assign]  # noqa: SLF001  see above

@@ -1,7 +1,7 @@
-"""Reading a stream on from a place, with a consumer that is forgotten afterwards.
+"""Read a stream from a position, with an ephemeral consumer.
 
-Nothing comes before it is asked for, so what the server counts when the consumer is made is exactly what was there:
-no message is told twice, and nobody waits for one that does not come. The protocol is NATS ADR-37.
+Nothing is delivered before it is requested, so the server's count when the consumer is created is exactly what existed
+then: no message is returned twice, and nobody waits for one that does not come. The protocol is NATS ADR-37.
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ _PLAIN_TOKENS = 9
 
 
 class ReadingError(UnavailableError, nats.errors.Error):
-    """A reading that nobody answers, or of which a part is missing; another one may be whole."""
+    """A read that nobody answered, or that missed messages; another one may succeed."""
 
 
 @dataclass(frozen=True, slots=True)
 class Stored:
-    """A message as the stream holds it; `removed` where it is the mark of a key that was deleted."""
+    """A message as the stream holds it; `removed` marks the deletion of a key."""
 
     subject: str
     data: bytes
@@ -45,7 +45,7 @@ class Stored:
 
 
 class StreamReader:
-    """One consumer, read from when asked. `pending` is what the server had for it at the last answer."""
+    """One consumer that is read on request. `pending` is what the server had for it at the last answer."""
 
     def __init__(self, js: JetStreamContext, stream: str, config: ConsumerConfig, *, kept_s: float = KEPT_S) -> None:
         self._js, self._stream = js, stream
@@ -65,7 +65,7 @@ class StreamReader:
         return client
 
     async def open(self) -> None:
-        """Make the consumer. Raises NotFoundError where there is no such stream, and the errors of nats-py."""
+        """Create the consumer. Raises NotFoundError where there is no such stream, and the errors of nats-py."""
         info = await self._js.add_consumer(self._stream, self._config)
         self._consumer, self._expected = info.name, 1
         self.pending = info.num_pending or 0
@@ -76,7 +76,7 @@ class StreamReader:
         )
 
     async def close(self) -> None:
-        """Forget the consumer; the server does so by itself where it cannot be told."""
+        """Delete the consumer; the server does so by itself if it cannot be reached."""
         if self._subscription is not None:
             try:
                 await self._subscription.unsubscribe()
@@ -86,7 +86,7 @@ class StreamReader:
             self._subscription = None
 
     async def read(self, most: int) -> list[Stored]:
-        """Up to `most` messages that are there now, in order; fewer, or none, where there are no more.
+        """Return up to `most` messages that exist now, in order; fewer, or none, where there are no more.
 
         Raises ReadingError where some may have been missed or nobody answers: then only a new reader helps.
         """
@@ -107,7 +107,7 @@ class StreamReader:
         return found
 
     async def _next(self) -> Msg:
-        # Messages come many together: a timer for each would cost as much as all else of it.
+        # Messages arrive in bursts: a timer for each would cost as much as everything else.
         with suppress(asyncio.QueueEmpty):
             return self._waiting.get_nowait()
         try:
@@ -117,7 +117,7 @@ class StreamReader:
             raise ReadingError(f"{self._stream}: nothing arrived for {SILENT_S:g} s") from error
 
     async def there(self) -> AsyncIterator[Stored]:
-        """What the server had for this reader at its last answer, and nothing that came later."""
+        """Return what the server had for this reader at its last answer, and nothing that arrived later."""
         left = self.pending
         while left > 0:
             found = await self.read(left)
@@ -142,7 +142,7 @@ class StreamReader:
 
 @asynccontextmanager
 async def reading(js: JetStreamContext, stream: str, config: ConsumerConfig) -> AsyncIterator[StreamReader]:
-    """A reader for as long as the block runs. Raises NotFoundError where there is no such stream."""
+    """Yield a reader for as long as the block runs. Raises NotFoundError where there is no such stream."""
     reader = StreamReader(js, stream, config)
     await reader.open()
     try:

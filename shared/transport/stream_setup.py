@@ -50,12 +50,10 @@ async def ensure(
 ) -> None:
     """Create what is missing and repair what drifted. Raises UnavailableError past the deadline.
 
-    RESULTS gets the size `results_mib`, or where that is not given keeps the one that it has.
-
-    Copies only ever become more: a service that was left at one copy takes none from a cluster that has three.
-
-    Several services do this at once at a first start. One at a time does: the server looks at what is set aside before
-    it sets more aside, so two together may set aside more than there is, and from then on it refuses every change.
+    RESULTS gets the size `results_mib`, or keeps its size where that is not given. The number of replicas only
+    increases: a service that is configured for one removes none from a cluster with three. Several services may do
+    this at once at a first start. They do it one at a time: the server checks reservations before it adds one, so
+    two together may reserve more than there is, and from then on it rejects every change.
     """
     leaders = next(bucket for bucket in BUCKETS if bucket.bucket == "leader")
     try:
@@ -75,11 +73,11 @@ async def _ensure_within(js: JetStreamContext, replicas: int, deadline_s: float,
             scale = scale or await scale_to_start_with(js, STREAMS)
             await _ensure_all(js, replicas, scale, results_mib)
         except ServerError as error:
-            # The server sets every stream's size aside at once, so that none can fill the others' disk.
+            # The server reserves every stream's size at once, so that none can use up the others' disk.
             if error.err_code != NO_STORAGE or scale <= SMALLEST_SCALE:
                 raise UnavailableError(f"JetStream refuses the streams: {error}") from error
             scale /= 2
-            log.warning("the server's disk is small, streams keep less", extra={"share": scale})
+            log.warning("the server's disk is small; reducing stream sizes", extra={"share": scale})
         except (NatsTimeoutError, BadRequestError, OSError) as error:
             if loop.time() > until:
                 raise UnavailableError(
@@ -95,7 +93,7 @@ async def _ensure_all(js: JetStreamContext, replicas: int, scale: float, results
         is_results = stream.name == "RESULTS"
         sized = replace(stream, max_bytes=results_mib * MIB) if is_results and results_mib is not None else stream
         wanted = replace(sized, num_replicas=replicas, max_bytes=scaled(sized, scale))
-        # What an operator asked for holds to the byte, where there is room.
+        # An operator's value is used exactly, where there is room.
         exactly = is_results and results_mib is not None and scale >= 1
         resize = not is_results or results_mib is not None or scale < 1
         await _ensure_stream(js, wanted, resize=resize, exactly=exactly)
@@ -112,7 +110,7 @@ async def _ensure_stream(js: JetStreamContext, wanted: StreamConfig, *, resize: 
     except NotFoundError:
         await js.add_stream(wanted)
         return
-    # What is not said is no: the server tells it as false, or not at all.
+    # A missing value means no: the server reports false, or nothing.
     drifted = {
         f.name: getattr(wanted, f.name)
         for f in fields(wanted)
@@ -136,7 +134,7 @@ async def _ensure_bucket(js: JetStreamContext, wanted: KeyValueConfig) -> None:
 
 
 async def _grow(js: JetStreamContext, stream: str, replicas: int | None, age_s: float | None = None) -> None:
-    """Give the stream under a bucket more copies and a greater age; never fewer, never a smaller one."""
+    """Increase the replicas and the maximum age of the stream under a bucket; never decrease them."""
     current = (await js.stream_info(stream)).config
     if (current.num_replicas or 1) < (replicas or 1):
         await js.update_stream(replace(current, num_replicas=replicas))

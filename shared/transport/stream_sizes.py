@@ -1,7 +1,7 @@
-"""How much of their size streams keep on a small disk, and when that changes.
+"""How much smaller streams are on a small disk, and when that changes.
 
-The server sets every stream's size aside at once. Growing streams at each start, to be refused and to shrink them
-again, would change each of them for nothing: one request that asks for all that growth at once tells beforehand.
+The server reserves every stream's size at once. Growing streams at each start, only to be rejected and shrink them
+again, would modify each of them for nothing: one request for all of that growth tests it first.
 """
 
 from __future__ import annotations
@@ -18,15 +18,15 @@ from nats.js.errors import NotFoundError, ServerError
 log = logging.getLogger(__name__)
 
 NO_STORAGE = 10047  # nats-server's "insufficient storage resources available"
-# On a small disk RESULTS gives way first, down to an eighth, then all streams.
+# On a small disk RESULTS shrinks first, down to an eighth, then all streams.
 RESULTS, RESULTS_FIRST = "RESULTS", 8
 SMALLEST_SCALE = 1 / 64 / RESULTS_FIRST
-# A size that differs by less than this share is left as it is.
+# A size that differs by less than this share is left unchanged.
 CLEAR_SHARE = 0.1
 
 
 def scaled(config: StreamConfig | ObjectStoreConfig, scale: float) -> int:
-    """Bytes that a stream or store keeps where only a share of all sizes has room; -1 for no limit."""
+    """Return the size of a stream or store where all sizes are scaled by a share; -1 for no limit."""
     size = config.max_bytes or 0
     gives_way = isinstance(config, StreamConfig) and config.name == RESULTS
     share = scale if gives_way else min(1.0, scale * RESULTS_FIRST)
@@ -34,14 +34,14 @@ def scaled(config: StreamConfig | ObjectStoreConfig, scale: float) -> int:
 
 
 def differs(size: int | None, wanted: int | None) -> bool:
-    """Whether a size differs from the wanted one by a clear share."""
+    """Whether a size differs significantly from the desired one."""
     if not (size and wanted and size > 0 and wanted > 0):
         return size != wanted
     return abs(size - wanted) > CLEAR_SHARE * wanted
 
 
 async def scale_to_start_with(js: JetStreamContext, wanted: Sequence[StreamConfig]) -> float:
-    """The share of their sizes that these streams have now or, where the disk has room by now, a larger one.
+    """Return the present scale of these streams or, where the disk has room by now, a larger one.
 
     Raises the errors of nats-py.
     """
@@ -57,9 +57,9 @@ async def scale_to_start_with(js: JetStreamContext, wanted: Sequence[StreamConfi
 
 
 def known_scale(sizes: Mapping[str, int], wanted: Sequence[StreamConfig]) -> float:
-    """The power of two that best tells what streams keep of their sizes; 1 where none keeps less than a clear share.
+    """Return the power of two that best describes how streams are scaled; 1 where none is significantly smaller.
 
-    RESULTS says nothing by itself: its size may be an operator's.
+    RESULTS does not count: its size may be an operator's.
     """
     known = [(sizes.get(s.name or "", -1), s.max_bytes or -1) for s in wanted if s.name != RESULTS]
     least = min((size / full for size, full in known if size > 0 and full > 0), default=1.0)
@@ -79,7 +79,7 @@ async def _sizes(js: JetStreamContext, wanted: Sequence[StreamConfig]) -> dict[s
 
 
 async def _has_room(js: JetStreamContext, growth: int) -> bool:
-    """Whether the server would set so many bytes aside, asked by growing RESULTS for a moment."""
+    """Whether the server would reserve this many bytes, tested by growing RESULTS for a moment."""
     before = (await js.stream_info(RESULTS)).config
     if growth <= 0 or (before.max_bytes or -1) < 0:
         return True

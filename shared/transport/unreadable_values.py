@@ -1,4 +1,4 @@
-"""Values of buckets that cannot be read: they count as absent, and are counted."""
+"""Unreadable values in buckets: they count as absent, and are counted."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ seen: Counter[str] = Counter()
 
 
 def parse_value(bucket: str, key: str, value: bytes | None, model: type[M]) -> M | None:
-    """The value of a key, or None where it is not one of the model's or about something else than its key says."""
+    """Return the value of a key, or None where it does not fit the model or the key."""
     try:
         parsed = model.model_validate_json(value or b"")
         check_address(key_subject(bucket, key), parsed)

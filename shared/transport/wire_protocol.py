@@ -1,8 +1,8 @@
-"""Reading and writing NATS at the rate of telemetry: what nats-py does for each message costs more than the message.
+"""Read and write NATS at the rate of telemetry, where nats-py's cost per message exceeds that of the message.
 
-Its parser tries one pattern after the other on a buffer that it shortens each time, and hands what it found through a
-queue and a task. Here a message is found by its line, and a subscription may have its messages handed over at once.
-All that is not a message, and all that happens to one that nobody takes at once, is nats-py's own.
+Its parser tries one pattern after another on a buffer that it shortens each time, and passes results through a queue
+and a task. Here a message is found by its protocol line, and a subscription may receive its messages directly.
+Everything that is not a message, or is not received directly, is left to nats-py.
 """
 
 from __future__ import annotations
@@ -22,19 +22,19 @@ _END = b"\r\n"
 
 
 class FastParser(Parser):
-    """Understands what nats-py's parser does."""
+    """Parses what nats-py's parser does."""
 
     def __init__(self, client: Client) -> None:
         self.taking: dict[int, Take] = {}
         super().__init__(client)
 
     def reset(self) -> None:
-        """Begin anew, with a new connection."""
+        """Reset for a new connection."""
         super().reset()
         self._left = b""
 
     async def parse(self, data: bytes = b"") -> None:
-        """Take in what came; the rest of a message that is not whole is kept."""
+        """Process received bytes; an incomplete message is kept for the next call."""
         data = self._left + data if self._left else data
         self._left = b""
         at = 0
@@ -75,7 +75,7 @@ class FastParser(Parser):
 
 
 def read_fast(client: Client) -> None:
-    """Have a client that has just connected read with the parser of this module."""
+    """Make a client that has just connected use the parser of this module."""
     before = client._ps  # noqa: SLF001  it has no other name
     if isinstance(before, FastParser) or before.state != AWAITING_CONTROL_LINE:
         return
@@ -85,25 +85,25 @@ def read_fast(client: Client) -> None:
 
 
 def take_at_once(client: Client, subscription: Subscription, take: Take) -> None:
-    """Hand a subscription's messages to `take`, which must not fail, where the client reads fast."""
+    """Pass a subscription's messages directly to `take`, which must not fail, where the client uses this parser."""
     parser = getattr(client, "_ps", None)
     if isinstance(parser, FastParser):
         parser.taking[subscription._id] = take  # noqa: SLF001
 
 
 def take_no_more(client: Client, subscription: Subscription) -> None:
-    """The end of `take_at_once`."""
+    """Undo `take_at_once`."""
     parser = getattr(client, "_ps", None)
     if isinstance(parser, FastParser):
         parser.taking.pop(subscription._id, None)  # noqa: SLF001
 
 
 async def answer_all(client: Client, replies: Iterable[str], body: bytes) -> None:
-    """Publish the same under many subjects, written at once. Raises what `publish` of nats-py raises."""
+    """Publish the same payload under many subjects in one write. Raises what `publish` of nats-py raises."""
     subjects = list(replies)
     if not subjects:
         return
-    # The last one goes the usual way, which looks whether the connection is there and has it flushed.
+    # The last one uses the normal path, which checks the connection and flushes.
     last = subjects.pop()
     if subjects and client.is_connected:
         size = len(body)

@@ -184,7 +184,7 @@ async def test_a_frame_recorder_that_stands_still_starts_again(
                 return False
 
         await eventually(written, 30)
-        assert await recorder.metric('autopilot_task_restarts_total{reason="stood still",task="frames"}') == 1
+        assert await recorder.metric('autopilot_task_restarts_total{reason="hung",task="frames"}') == 1
 
 
 async def test_a_recorder_that_starts_again_leaves_no_connection_behind(

@@ -126,7 +126,7 @@ def test_what_root_starts_has_no_right_of_roots_and_gets_none_back(open_folder: 
     assert found["death"] == 15  # it still ends with its supervisor
     assert found["home"] == [str(open_folder / "home"), False]
     assert found["new"] == "0o100600"
-    assert "root no more" in ended.stderr
+    assert "root privileges dropped" in ended.stderr
     assert (open_folder / "secret").stat().st_uid == 0
 
 
@@ -146,7 +146,7 @@ def test_what_a_link_points_at_is_given_to_nobody(open_folder: Path) -> None:
 def test_where_the_interpreter_is_out_of_reach_it_stays_root_and_says_so(tmp_path: Path) -> None:
     ended = _run(tmp_path, STAY)
     assert json.loads(ended.stdout) == {"uid": 0, "home": os.environ.get("HOME")}
-    told = [line for line in ended.stderr.splitlines() if "stays root" in line]
+    told = [line for line in ended.stderr.splitlines() if "staying root" in line]
     assert len(told) == 1
     assert str(tmp_path / "python") in told[0]
 

@@ -62,7 +62,7 @@ async def test_what_a_task_fails_with_is_told_by_type_and_place_alone(
 
     watched.supervisor.start("t", work)
     await eventually(lambda: watched.restarts("ValueError") == 1)
-    record = next(r for r in caplog.records if r.getMessage() == "task failed, starting it again")
+    record = next(r for r in caplog.records if r.getMessage() == "task failed; restarting it")
     assert (record.error, record.where.split()[1]) == ("ValueError", "work")  # type: ignore[attr-defined]
     assert "hush" not in caplog.text
 
@@ -90,7 +90,7 @@ async def test_a_task_that_stands_still_runs_again_even_when_it_does_not_end(wat
 
     watched.supervisor.start("t", work, standstill_s=0.1)
     await eventually(lambda: watched.runs == 2)
-    assert watched.restarts("stood still") == 1
+    assert watched.restarts("hung") == 1
     stuck.set()
 
 

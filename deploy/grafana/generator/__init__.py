@@ -1,1 +1,1 @@
-"""The dashboards as code; `make dashboards` writes them to deploy/grafana/dashboards."""
+"""The dashboards as code; `make docs-generate` writes them to deploy/grafana/dashboards."""

@@ -15,7 +15,7 @@ FOLDER = Path(__file__).resolve().parents[1] / "dashboards"
 
 
 def dashboards() -> dict[str, dict[str, Any]]:
-    """Every dashboard as Grafana's JSON model."""
+    """Return every dashboard as Grafana's JSON model."""
     return {
         name: annotated(json.loads(JSONEncoder(sort_keys=True).encode(make().build()))) for name, make in PAGES.items()
     }

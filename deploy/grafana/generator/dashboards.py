@@ -16,7 +16,7 @@ _LATEST = "ts > now() - interval '5 minutes'"
 
 
 def _fleet_line(expression: str) -> str:
-    """Minutes of all chosen nodes added up, then averaged over each point of the chart."""
+    """Return the minutes of all selected nodes added up, then averaged over each point of the chart."""
     return (
         f"SELECT {_GROUP} AS time, avg(value) AS value FROM (SELECT ts, {expression} AS value FROM nodes_1m "
         f"WHERE {_NODES} AND $__timeFilter(ts) GROUP BY ts) minutes GROUP BY 1 ORDER BY 1"
@@ -31,7 +31,7 @@ def _fleet_now(expression: str) -> str:
 
 
 def fleet() -> Dashboard:
-    """Everything at a glance."""
+    """Overview of the fleet."""
     return (
         page("fleet", "Autopilot: fleet")
         .with_variable(choice("node", "SELECT DISTINCT node FROM devices ORDER BY 1", multi=True))
@@ -124,7 +124,7 @@ def node() -> Dashboard:
 
 
 def device() -> Dashboard:
-    """One device, everything it tells."""
+    """One device with all of its metrics."""
     made = page("device", "Autopilot: device").with_variable(
         choice("device", "SELECT DISTINCT device FROM devices ORDER BY 1", multi=False)
     )
@@ -172,7 +172,7 @@ def device() -> Dashboard:
 
 
 def energy() -> Dashboard:
-    """What it costs: kWh, money, CO2, by hour, model, device and kind of job."""
+    """Energy and cost: kWh, money, CO2, by hour, model, device and kind of job."""
     spent = "FROM energy e JOIN devices d USING (device_id) WHERE $__timeFilter(e.ts) AND d." + _NODES
     price = "(SELECT value FROM factors WHERE name = 'price_per_kwh')"
     carbon = "(SELECT value FROM factors WHERE name = 'co2_g_per_kwh')"
@@ -232,7 +232,7 @@ def energy() -> Dashboard:
 
 
 def health() -> Dashboard:
-    """What breaks: XIDs, memory errors, throttling, devices that went away."""
+    """Hardware health: XIDs, memory errors, throttling, lost devices."""
     mine = "$__timeFilter(ts) AND " + _NODES
     return (
         page("health", "Autopilot: health", "now-24h")
@@ -298,7 +298,7 @@ def health() -> Dashboard:
 
 
 def pipeline() -> Dashboard:
-    """The Autopilot itself: lag, loss, rates."""
+    """The telemetry pipeline: lag, loss, rates."""
     return (
         page("pipeline", "Autopilot: pipeline", "now-3h")
         .with_panel(

@@ -1,4 +1,4 @@
-"""What all dashboards have in common: SQL queries, panels, variables, links, annotations."""
+"""Building blocks of all dashboards: SQL queries, panels, variables, links, annotations."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ ANNOTATIONS = {
 
 @dataclass
 class SqlQuery(Dataquery, cogbuilder.Builder[Dataquery]):
-    """A query of Grafana's PostgreSQL data source, which the SDK has no type for."""
+    """A query of Grafana's PostgreSQL data source, for which the SDK has no type."""
 
     raw_sql: str
     format: str = "time_series"
@@ -44,11 +44,11 @@ class SqlQuery(Dataquery, cogbuilder.Builder[Dataquery]):
     datasource: DataSourceRef = field(default_factory=lambda: DATASOURCE)
 
     def build(self) -> Dataquery:
-        """It is its own builder."""
+        """Return itself: it is its own builder."""
         return self
 
     def to_json(self) -> dict[str, Any]:
-        """As Grafana keeps it."""
+        """Return the form that Grafana stores."""
         return {
             "refId": self.ref_id,
             "datasource": {"type": self.datasource.type_val, "uid": self.datasource.uid},
@@ -60,11 +60,10 @@ class SqlQuery(Dataquery, cogbuilder.Builder[Dataquery]):
 
 
 def by_interval(column: str, where: str, *, rollup: str = "avg", name: str = "") -> str:
-    """A metric of devices at the grain that fits the time range: ticks, minutes or hours.
+    """Return a metric of devices at the grain that fits the time range: ticks, minutes or hours.
 
-    `where` picks devices from `devices d`, as an array: a join alone would not be pushed down into a
-    continuous aggregate. Only one of the three parts is planned, as the interval is
-    a constant by the time the server sees it.
+    `where` selects devices from `devices d`, as an array: a join alone would not be pushed down into a continuous
+    aggregate. Only one of the three parts is planned, as the interval is a constant by the time the server sees it.
     """
     label = name or "(SELECT d.device FROM devices d WHERE d.device_id = s.device_id)"
     parts = []
@@ -82,7 +81,7 @@ def by_interval(column: str, where: str, *, rollup: str = "avg", name: str = "")
 
 
 def chart(title: str, sql: str, unit: str, *, width: int = 12, stacked: bool = False) -> timeseries.Panel:
-    """Lines over time; columns time, metric, value or one column a line."""
+    """Return a line chart; columns time, metric, value or one column per line."""
     panel = (
         timeseries.Panel()
         .title(title)
@@ -102,7 +101,7 @@ def chart(title: str, sql: str, unit: str, *, width: int = 12, stacked: bool = F
 
 
 def number(title: str, sql: str, unit: str = "short", *, width: int = 4) -> stat.Panel:
-    """One big number."""
+    """Return a single large number."""
     return (
         stat.Panel().title(title).datasource(DATASOURCE).unit(unit).span(width).height(4)
         .with_target(SqlQuery(sql, "table"))
@@ -110,7 +109,7 @@ def number(title: str, sql: str, unit: str = "short", *, width: int = 4) -> stat
 
 
 def rows(title: str, sql: str, *, width: int = 12, links: dict[str, str] | None = None) -> table.Panel:
-    """A table; `links` makes the values of a column lead to a page."""
+    """Return a table; `links` turns the values of a column into links to a page."""
     panel = table.Panel().title(title).datasource(DATASOURCE).span(width).height(8).with_target(SqlQuery(sql, "table"))
     for column, url in (links or {}).items():
         panel.override_by_name(column, [_link(column, url)])
@@ -122,7 +121,7 @@ def _link(column: str, url: str) -> DynamicConfigValue:
 
 
 def bars(title: str, sql: str, unit: str, *, width: int = 12) -> bargauge.Panel:
-    """One bar a row; columns name, value."""
+    """Return one bar per row; columns name, value."""
     return (
         bargauge.Panel().title(title).datasource(DATASOURCE).unit(unit).span(width).height(8)
         .with_target(SqlQuery(sql, "table"))
@@ -130,7 +129,7 @@ def bars(title: str, sql: str, unit: str, *, width: int = 12) -> bargauge.Panel:
 
 
 def choice(name: str, sql: str, *, multi: bool) -> dashboard.QueryVariable:
-    """A variable whose values come from the database."""
+    """Return a variable whose values come from the database."""
     variable = (
         dashboard.QueryVariable(name)
         .datasource(DATASOURCE)
@@ -143,7 +142,7 @@ def choice(name: str, sql: str, *, multi: bool) -> dashboard.QueryVariable:
 
 
 def page(uid: str, title: str, span: str = "now-6h") -> dashboard.Dashboard:
-    """An empty dashboard with links to its sisters."""
+    """Return an empty dashboard with links to the others."""
     return (
         dashboard.Dashboard(title)
         .uid(f"autopilot-{uid}")
@@ -163,7 +162,7 @@ def page(uid: str, title: str, span: str = "now-6h") -> dashboard.Dashboard:
 
 
 def annotated(model: dict[str, Any]) -> dict[str, Any]:
-    """Alerts and decisions drawn over every chart; the SDK has no SQL annotations."""
+    """Draw alerts and decisions over every chart; the SDK has no SQL annotations."""
     model["annotations"] = {
         "list": [
             {

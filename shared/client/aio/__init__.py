@@ -1,1 +1,1 @@
-"""The client for asynchronous programs. The blocking one in `client.sync` is written from it."""
+"""The client for asynchronous programs. The blocking one in `client.sync` is generated from it."""

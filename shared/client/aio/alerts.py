@@ -23,35 +23,35 @@ from accelerator_autopilot.transport.clock import utc_now
 
 
 class AsyncAlerts:
-    """Read alerts, follow them, and say who is told of them."""
+    """Read alerts, follow them, and manage their notifications."""
 
     def __init__(self, autopilot: AutopilotClient) -> None:
         self._autopilot = autopilot
 
     @call
     async def open(self) -> Rows[Alert]:
-        """Alerts that are open now, oldest first."""
+        """Return the open alerts, oldest first."""
         return Rows(await self._autopilot.alerts.open())
 
     @call
     async def history(self, limit: int = 50) -> Rows[Alert]:
-        """The newest changes of alerts, oldest first."""
+        """Return the newest changes of alerts, oldest first."""
         return Rows(await self._autopilot.alerts.history(limit))
 
     async def follow(self) -> AsyncIterator[Alert]:
-        """Alerts as they open, change and end, from now on."""
+        """Yield alerts as they open, change and resolve, from now on."""
         with translated("follow"):
             async for alert in self._autopilot.alerts.follow():
                 yield alert
 
     @call
     async def risks(self) -> list[Risk]:
-        """Devices by their risk, from the alerts of the last months."""
+        """Return devices by their risk, from the alerts of the last months."""
         return await self._autopilot.alerts.risks()
 
     @call
     async def acknowledge(self, alert: str | Alert, note: str = "") -> Acknowledgement:
-        """Take an open alert on, by itself or its id: it escalates no further. Raises NotFoundError."""
+        """Acknowledge an open alert, given as such or by id: it is not escalated further. Raises NotFoundError."""
         identity = alert.id if isinstance(alert, Alert) else alert
         return await self._autopilot.alerts.acknowledge(identity, note)
 
@@ -67,7 +67,7 @@ class AsyncAlerts:
         reason: str = "",
         starts: When | None = None,
     ) -> Silence:
-        """Tell nobody of alerts that match, until a time or for a time; `*` in a pattern is anything.
+        """Suppress notifications of matching alerts, until a time or for a duration; `*` in a pattern matches anything.
 
         Raises InvalidInputError, and ConflictError when there are too many silences.
         """
@@ -84,12 +84,12 @@ class AsyncAlerts:
 
     @call
     async def silences(self) -> Rows[Silence]:
-        """Silences that are not over, the first to end first."""
+        """Return silences that have not ended, the first to end first."""
         return Rows(await self._autopilot.alerts.silences())
 
     @call
     async def unsilence(self, silence: str | Silence) -> None:
-        """End a silence, by itself or its id. Raises NotFoundError."""
+        """End a silence, given as such or by id. Raises NotFoundError."""
         await self._autopilot.alerts.unsilence(silence.id if isinstance(silence, Silence) else silence)
 
     @call
@@ -134,22 +134,22 @@ class AsyncAlerts:
 
     @call
     async def subscriptions(self) -> Rows[Subscription]:
-        """All subscriptions."""
+        """Return all subscriptions."""
         return Rows(await self._autopilot.alerts.subscriptions())
 
     @call
     async def unsubscribe(self, subscription: str | Subscription) -> None:
-        """Remove a subscription, by itself or its id. Raises NotFoundError."""
+        """Remove a subscription, given as such or by id. Raises NotFoundError."""
         identity = subscription.id if isinstance(subscription, Subscription) else subscription
         await self._autopilot.alerts.unsubscribe(identity)
 
     @call
     async def deliver(self, subscription: str | Subscription, alert: Alert | None = None) -> DeliveryReply:
-        """Tell a subscription of an alert now, or of a test alert. Raises UnavailableError without a notifier."""
+        """Send an alert, or a test alert, to a subscription now. Raises UnavailableError without a notifier."""
         identity = subscription.id if isinstance(subscription, Subscription) else subscription
         return await self._autopilot.alerts.deliver(identity, alert)
 
     @call
     async def deliveries(self, limit: int = 50) -> Rows[AuditRecord]:
-        """The newest deliveries and what became of them, oldest first."""
+        """Return the newest deliveries and their outcomes, oldest first."""
         return Rows(await self._autopilot.alerts.deliveries(limit))

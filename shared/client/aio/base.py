@@ -10,7 +10,7 @@ NOT_OPEN = "the client is not connected: use it in `async with`, or await it"
 
 
 class Connected:
-    """A connection that may not be open yet, or not any more."""
+    """A connection that may not be open yet, or is closed already."""
 
     def __init__(self, autopilot: AutopilotClient) -> None:
         self._connection = autopilot

@@ -32,11 +32,11 @@ class AsyncBatch(Generic[R]):
         self.id, self.count = batch_id, count
 
     def __len__(self) -> int:
-        """How many jobs there are."""
+        """Return how many jobs there are."""
         return self.count
 
     async def __aiter__(self) -> AsyncIterator[R]:
-        """Results in the order of the inputs, each once it and those before it are there.
+        """Yield results in the order of the inputs, each once it and those before it are available.
 
         Raises JobFailedError at the first job that failed, and TimeoutError when the next takes too long.
         """
@@ -44,17 +44,17 @@ class AsyncBatch(Generic[R]):
             yield self._parse(one)
 
     async def results(self) -> list[R]:
-        """All results in the order of the inputs. Raises as iterating does."""
+        """Return all results in the order of the inputs. Raises as iterating does."""
         return [one async for one in self]
 
     async def as_completed(self) -> AsyncIterator[tuple[int, R]]:
-        """Results as they come, each with the number of its input. Raises as iterating does."""
+        """Yield results as they arrive, each with the index of its input. Raises as iterating does."""
         with translated("as_completed"):
             async for number, one in self._autopilot.batches.completed(self.id, self._timeout_s):
                 yield number, self._parse(one)
 
     async def outcomes(self) -> AsyncIterator[R | JobFailedError]:
-        """As iterating, but a job that failed gives its error and the others go on."""
+        """Iterate, but yield the error of a job that failed and continue with the others."""
         async for one in self.details():
             try:
                 yield self._parse(one)
@@ -62,19 +62,19 @@ class AsyncBatch(Generic[R]):
                 yield error
 
     async def details(self) -> AsyncIterator[JobResult]:
-        """How each job ended, in the order of the inputs. Raises TimeoutError when the next takes too long."""
+        """Return how each job ended, in the order of the inputs. Raises TimeoutError when the next takes too long."""
         with translated("map"):
             async for one in self._autopilot.batches.results(self.id, self._timeout_s):
                 yield one
 
     @call
     async def progress(self) -> BatchView:
-        """How many are done."""
+        """Return how many are done."""
         return await self._autopilot.batches.view(self.id)
 
     @call
     async def cancel(self) -> int:
-        """End the jobs that have no result yet; returns how many."""
+        """Cancel the jobs that have no result yet; returns how many."""
         return await self._autopilot.batches.cancel(self.id)
 
     def _parse(self, result: JobResult) -> R:

@@ -35,7 +35,7 @@ class AsyncClient(AsyncKindMethods, AsyncJobMethods, AsyncFleetMethods):
         return self
 
     async def close(self) -> None:
-        """Close the connection. Jobs go on; whoever waits for one gets UnavailableError."""
+        """Close the connection. Jobs continue; pending waits raise UnavailableError."""
         if self._results is not None:
             await self._results.close()
             self._results = None

@@ -1,4 +1,4 @@
-"""Reading and steering the fleet in asynchronous programs."""
+"""Read and control the fleet in asynchronous programs."""
 
 from __future__ import annotations
 
@@ -26,18 +26,18 @@ from accelerator_autopilot.transport.clock import utc_now
 
 
 class AsyncFleetMethods(Connected):
-    """Read the fleet and steer it. A device is named as `node/device`, by its name alone, or by its DeviceView."""
+    """Read and control the fleet. A device is given as `node/device`, by its name alone, or as its DeviceView."""
 
     @call
     async def devices(self) -> Rows[DeviceView]:
-        """All devices with their newest samples."""
+        """Return all devices with their newest samples."""
         return Rows(await self._autopilot.fleet.devices())
 
     @call
     async def device(self, device: str | DeviceView) -> DeviceView:
-        """One device with its newest sample.
+        """Return one device with its newest sample.
 
-        Raises NotFoundError, and InvalidInputError for a name that several nodes have.
+        Raises NotFoundError, and InvalidInputError for a name that exists on several nodes.
         """
         if isinstance(device, DeviceView):
             device = f"{device.node}/{device.info.device}"
@@ -59,10 +59,11 @@ class AsyncFleetMethods(Connected):
         metrics: Collection[str] | None = None,
         last: timedelta | float = 300.0,
     ) -> History:
-        """Telemetry of the last time (a timedelta or seconds) of one device or all, as a table.
+        """Return recent telemetry (a timedelta or seconds) of one device or all, as a table.
 
         It reaches as far back as the stream does, an hour by default; older samples are in the database. Raises
-        NotFoundError for an unknown device, and InvalidInputError for an unknown metric and for too much at once.
+        NotFoundError for an unknown device, and InvalidInputError for an unknown metric or a result that is too
+        large.
         """
         since = start_of(last, utc_now())
         js = self._autopilot.js
@@ -73,44 +74,47 @@ class AsyncFleetMethods(Connected):
         return await read_history(js, nodes, since, metrics=metrics)
 
     async def live(self) -> AsyncIterator[TelemetryFrame]:
-        """Frames of all nodes as they come."""
+        """Yield frames of all nodes as they arrive."""
         with translated("live"):
             async for frame in self._autopilot.fleet.live():
                 yield frame
 
     @call
     async def nodes(self) -> Rows[NodeInventory]:
-        """Every node that ever reported, with its devices and the state of their sources."""
+        """Return every node that ever reported, with its devices and the state of their sources."""
         return Rows(await self._autopilot.fleet.inventories())
 
     @call
     async def pools(self) -> Rows[PoolStatus]:
-        """Every pool on every node with its workers."""
+        """Return every pool on every node with its workers."""
         return Rows(await self._autopilot.fleet.pools())
 
     @call
     async def decisions(self, limit: int = 50) -> Rows[Decision]:
-        """The newest commands with what became of them, oldest first."""
+        """Return the newest commands with their outcomes, oldest first."""
         return Rows(await self._autopilot.fleet.decisions(limit))
 
     @call
     async def decision_records(self, limit: int = 50) -> Rows[DecisionRecord]:
-        """The scheduler's newest decisions about pools, commanded or not, oldest first."""
+        """Return the scheduler's newest decisions about pools, with or without a command, oldest first."""
         return Rows(await self._autopilot.fleet.decision_records(limit))
 
     @call
     async def explain(self, decision: str) -> Explanation:
-        """What was seen, considered and allowed, by the id of a decision or of its command. Raises NotFoundError."""
+        """Return what was observed, considered and allowed, by the id of a decision or its command.
+
+        Raises NotFoundError.
+        """
         return await self._autopilot.fleet.explain(decision)
 
     @call
     async def recommendations(self, limit: int = 50) -> Rows[Recommendation]:
-        """The scheduler's newest recommendations, oldest first."""
+        """Return the scheduler's newest recommendations, oldest first."""
         return Rows(await self._autopilot.fleet.recommendations(limit))
 
     @call
     async def approve(self, recommendation: Recommendation) -> AnyCommand:
-        """Carry out what was recommended. Raises InvalidInputError when it has no command."""
+        """Apply a recommendation. Raises InvalidInputError when it has no command."""
         return await self._autopilot.steering.approve(recommendation)
 
     @call
@@ -124,10 +128,10 @@ class AsyncFleetMethods(Connected):
         reason: str = "operator",
         timeout: float = 10.0,
     ) -> CommandOutcome:
-        """Cap a device's power, hold its clock, or both, until the lease ends; neither restores its default.
+        """Cap a device's power, limit its clock, or both, until the lease ends; neither restores its default.
 
-        Returns what its agent did, with what was read back from the device. Raises NotFoundError for an unknown
-        device, and TimeoutError when no agent answers within `timeout` seconds.
+        Returns the agent's outcome, with what was read back from the device. Raises NotFoundError for an
+        unknown device, and TimeoutError when no agent answers within `timeout` seconds.
         """
         view = await self.device(device)
         lease_s = lease.total_seconds() if isinstance(lease, timedelta) else float(lease)
@@ -144,7 +148,7 @@ class AsyncFleetMethods(Connected):
         reason: str = "operator",
         timeout: float = 10.0,
     ) -> CommandOutcome:
-        """Give a device no new work. Returns and raises as `cap` does."""
+        """Stop giving a device new work. Returns and raises as `cap` does."""
         return await self._take(device, "cordon", reason, timeout)
 
     @call
@@ -166,7 +170,7 @@ class AsyncFleetMethods(Connected):
         reason: str = "operator",
         timeout: float = 10.0,
     ) -> CommandOutcome:
-        """Take a device that was cordoned or drained back into service. Returns and raises as `cap` does."""
+        """Take a cordoned or drained device back into service. Returns and raises as `cap` does."""
         return await self._take(device, "restore", reason, timeout)
 
     @call
@@ -178,12 +182,12 @@ class AsyncFleetMethods(Connected):
         reason: str = "operator",
         timeout: float = 10.0,
     ) -> CommandOutcome:
-        """Give a pool a number of workers, on all of its nodes together. Returns and raises as `cap` does."""
+        """Set a pool's number of workers, on all of its nodes together. Returns and raises as `cap` does."""
         return await self._outcome(await self._autopilot.steering.scale(pool, workers, reason=reason), timeout)
 
     @call
     async def policy(self) -> FleetPolicy:
-        """The policy that bounds the scheduler; change it with `model_copy(update=...)` and `set_policy`."""
+        """Return the policy that bounds the scheduler; change it with `model_copy(update=...)` and `set_policy`."""
         return await self._autopilot.steering.policy()
 
     @call
@@ -193,12 +197,12 @@ class AsyncFleetMethods(Connected):
 
     @call
     async def reports(self) -> list[str]:
-        """Weeks that have a report, the newest last."""
+        """Return the weeks that have a report, the newest last."""
         return await self._autopilot.fleet.reports()
 
     @call
     async def report(self, week: str) -> bytes:
-        """The HTML page of a week, 2026-W47 say. Raises NotFoundError and InvalidInputError."""
+        """Return the HTML report of a week such as 2026-W47. Raises NotFoundError and InvalidInputError."""
         return await self._autopilot.fleet.report(week)
 
     async def _take(
@@ -212,5 +216,5 @@ class AsyncFleetMethods(Connected):
         try:
             return await self._autopilot.steering.outcome(command.id, timeout_s)
         except TimeoutError:
-            text = f"nothing carried out command {command.id} for {command.target} within {timeout_s:g} s"
+            text = f"no outcome of command {command.id} for {command.target} within {timeout_s:g} s"
             raise TimeoutError(f"{text}: check that its agent or pool runs") from None

@@ -18,7 +18,7 @@ R = TypeVar("R")
 
 
 class AsyncJob(Generic[R]):
-    """A submitted job. `await job` gives its result."""
+    """A submitted job. `await job` returns its result."""
 
     def __init__(
         self,
@@ -34,19 +34,19 @@ class AsyncJob(Generic[R]):
         self.id, self.kind, self.duplicate = job_id, kind, duplicate
 
     def __repr__(self) -> str:
-        """The job's kind, id and state."""
+        """Return the job's kind, id and state."""
         return f"<{type(self).__name__} {self.kind} {self.id} {'done' if self.done() else 'pending'}>"
 
     def __await__(self) -> Generator[Any, None, R]:
-        """Wait for the result, as long as it takes."""
+        """Wait for the result, however long it takes."""
         return self.result().__await__()
 
     async def result(self, timeout: float | None = None) -> R:
-        """The result. Raises JobFailedError, JobCancelledError, and TimeoutError after `timeout` seconds."""
+        """Return the result. Raises JobFailedError, JobCancelledError, and TimeoutError after `timeout` seconds."""
         return cast("R", parse_output(await self.details(timeout), self.model))
 
     async def exception(self, timeout: float | None = None) -> Exception | None:
-        """What the job failed with, or None. Raises TimeoutError after `timeout` seconds."""
+        """Return the error that the job failed with, or None. Raises TimeoutError after `timeout` seconds."""
         try:
             await self.result(timeout)
         except TimeoutError:
@@ -56,7 +56,7 @@ class AsyncJob(Generic[R]):
         return None
 
     async def details(self, timeout: float | None = None) -> JobResult:
-        """How it ended, whatever that was: status, worker, times, tokens, attempts and the plain output.
+        """Return how it ended: status, worker, times, tokens, attempts and the plain output.
 
         Raises TimeoutError after `timeout` seconds.
         """
@@ -66,15 +66,15 @@ class AsyncJob(Generic[R]):
             raise TimeoutError(await self.why_waiting(timeout)) from None
 
     def done(self) -> bool:
-        """Whether it has ended, as far as this client has been told."""
+        """Whether it has ended, as far as this client knows."""
         return self._future.done()
 
     def ended(self) -> JobResult | BaseException:
-        """How a job that is done ended, or why that cannot be known any more."""
+        """Return how a finished job ended, or why that is unknown."""
         return self._future.exception() or self._future.result()
 
     def cancelled(self) -> bool:
-        """Whether it ended by being cancelled."""
+        """Whether it was cancelled."""
         if not self.done():
             return False
         end = self.ended()
@@ -82,7 +82,7 @@ class AsyncJob(Generic[R]):
 
     @call
     async def cancel(self) -> bool:
-        """End the job before or during its run; False when it had ended already. Raises NotFoundError."""
+        """Cancel the job before or during its run; False when it had ended already. Raises NotFoundError."""
         if self.done():
             return self.cancelled()
         try:
@@ -96,19 +96,22 @@ class AsyncJob(Generic[R]):
         self._future.add_done_callback(lambda _: callback(self))
 
     async def progress(self) -> AsyncIterator[JobProgress]:
-        """How far it is, as it goes on, until it ends: fractions, and pieces of the output where the kind has some."""
+        """Yield its progress until it ends: fractions, and pieces of the output where the kind reports them."""
         with translated("progress"):
             async for told in self._autopilot.jobs.progress(self.id):
                 yield told
 
     @call
     async def state(self) -> JobView:
-        """What is known of it now: queued, scheduled, waiting, succeeded, failed or cancelled. Raises NotFoundError."""
+        """Return its current state: queued, scheduled, waiting, succeeded, failed or cancelled.
+
+        Raises NotFoundError.
+        """
         return await self._autopilot.jobs.view(self.id)
 
     async def why_waiting(self, waited_s: float | None, *, cancelled: bool = False) -> str:
-        """What to tell somebody who waited in vain."""
-        text = f"job {self.id} has no result after {waited_s:g} s, and {'was cancelled' if cancelled else 'goes on'}"
+        """Return the message of a timeout."""
+        text = f"job {self.id} has no result after {waited_s:g} s, and {'was cancelled' if cancelled else 'continues'}"
         try:
             async with asyncio.timeout(2.0):
                 pools = await self._autopilot.fleet.pools()

@@ -1,4 +1,4 @@
-"""Submitting jobs in asynchronous programs."""
+"""Submit jobs in asynchronous programs."""
 
 from __future__ import annotations
 
@@ -83,13 +83,12 @@ class AsyncJobMethods(Connected):
     ) -> AsyncJob[Any]:
         """Store a job and return its handle.
 
-        `payload` is a model such as Summarize(text=...), or a dictionary with `kind`. The job must have begun by
-        `deadline` and enters the queue at `not_before`; both are a datetime, or a time from now. `after` names jobs
-        that must have succeeded before; `needs` and `pool` say which workers will do. One attempt may run for
-        `time_limit` seconds, and there are `max_attempts`. The result is kept for `keep_result` seconds. The same
-        `idempotency_key` or `job_id` is the same job while that or its result exists.
-
-        Raises InvalidInputError, ConflictError when the key stands for another payload, BusyError when the queue is
+        `payload` is a model such as Summarize(text=...), or a dictionary with `kind`. The job must start by
+        `deadline` and enters the queue at `not_before`; both are a datetime, or a time from now. `after` names
+        jobs that must succeed first; `needs` and `pool` restrict the workers. One attempt may run for
+        `time_limit` seconds, and there are `max_attempts`. The result is kept for `keep_result` seconds. The
+        same `idempotency_key` or `job_id` refers to the same job while that or its result exists. Raises
+        InvalidInputError, ConflictError when the key belongs to another payload, BusyError when the queue is
         full, and UnavailableError.
         """
         name, body, model = kind_and_body(payload, kind)
@@ -124,8 +123,8 @@ class AsyncJobMethods(Connected):
     ) -> R:
         """Run a job and return its result.
 
-        A job that takes longer than `timeout` seconds is cancelled, and so is one that nobody waits for any more.
-        Raises what `submit` raises, JobFailedError, and TimeoutError.
+        A job that takes longer than `timeout` seconds, or that nobody waits for any more, is cancelled. Raises
+        what `submit` raises, JobFailedError, and TimeoutError.
         """
         job: AsyncJob[R] = await self.submit(
             payload,
@@ -195,11 +194,12 @@ class AsyncJobMethods(Connected):
         keep_result: float = DAY_S,
         batch_id: str | None = None,
     ) -> AsyncBatch[Any]:
-        """Submit one job an input and return the handle of them all.
+        """Submit one job per input and return a handle of them all.
 
-        Iterating it gives results in the order of the inputs; `as_completed` gives them as they come. Each may take
-        `timeout` seconds after the one before it. The same `batch_id` is the same batch while any of its jobs or
-        results exists: repeating the call submits only what is missing. Raises what `submit` raises.
+        Iterating it yields results in the order of the inputs; `as_completed` yields them as they arrive. Each
+        may take `timeout` seconds after the previous one. The same `batch_id` is the same batch while any of
+        its jobs or results exists: repeating the call submits only what is missing. Raises what `submit`
+        raises.
         """
         read = [kind_and_body(one, kind) for one in payloads]
         names = {name for name, _, _ in read}
@@ -226,9 +226,9 @@ class AsyncJobMethods(Connected):
     async def job(self, job_id: str, result: None = None) -> AsyncJob[Any]: ...
     @call
     async def job(self, job_id: str, result: type[Result] | None = None) -> AsyncJob[Any]:
-        """The handle of a job that was submitted before, also by another program; `result` is its result's model.
+        """Return the handle of a job that was submitted before, also by another program.
 
-        Raises NotFoundError.
+        `result` is its result's model. Raises NotFoundError.
         """
         view = await self._autopilot.jobs.view(job_id)
         return AsyncJob(self._autopilot, await self._watcher.watch(job_id), job_id=job_id, kind=view.kind, model=result)
@@ -244,12 +244,12 @@ class AsyncJobMethods(Connected):
         result: type[Result] | None = None,
         timeout: float | None = 3600.0,
     ) -> AsyncBatch[Any]:
-        """The handle of a batch that was submitted before. Raises NotFoundError."""
+        """Return the handle of a batch that was submitted before. Raises NotFoundError."""
         view = await self._autopilot.batches.view(batch_id)
         return AsyncBatch(self._autopilot, batch_id=batch_id, count=view.count, timeout=timeout, model=result)
 
     async def stream(self, payload: Payload[R], *, priority: Priority = "normal") -> AsyncIterator[JobProgress | R]:
-        """Run a job and yield all that it tells from its first moment, and its result at last.
+        """Run a job and yield all of its progress, and finally its result.
 
         Raises what `submit` raises, and JobFailedError.
         """
@@ -261,17 +261,17 @@ class AsyncJobMethods(Connected):
 
     @call
     async def queued(self, limit: int = 1000) -> Rows[JobView]:
-        """Jobs that wait or run."""
+        """Return jobs that wait or run."""
         return Rows(await self._autopilot.jobs.queued(limit))
 
     @call
     async def finished(self, limit: int = 50) -> Rows[JobView]:
-        """The newest results of the last day, newest first."""
+        """Return the newest results of the last day, newest first."""
         return Rows(await self._autopilot.jobs.finished(limit))
 
     @call
     async def dead_jobs(self, kind: str | None = None, limit: int = 50) -> Rows[DeadJob]:
-        """Jobs that could not succeed, with every attempt's error, newest first."""
+        """Return jobs that could not succeed, with every attempt's error, newest first."""
         return Rows(await self._autopilot.dead.list(kind, limit))
 
     @call

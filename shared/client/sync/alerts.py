@@ -22,26 +22,26 @@ from accelerator_autopilot.contracts.row_tables import Rows
 
 
 class Alerts(Blocking):
-    """Read alerts, follow them, and say who is told of them."""
+    """Read alerts, follow them, and manage their notifications."""
 
     def open(self) -> Rows[Alert]:
-        """Alerts that are open now, oldest first."""
+        """Return the open alerts, oldest first."""
         return self._wait(self._client.alerts.open())
 
     def history(self, limit: int = 50) -> Rows[Alert]:
-        """The newest changes of alerts, oldest first."""
+        """Return the newest changes of alerts, oldest first."""
         return self._wait(self._client.alerts.history(limit))
 
     def follow(self) -> Iterator[Alert]:
-        """Alerts as they open, change and end, from now on."""
+        """Yield alerts as they open, change and resolve, from now on."""
         return self._iterate(self._client.alerts.follow())
 
     def risks(self) -> list[Risk]:
-        """Devices by their risk, from the alerts of the last months."""
+        """Return devices by their risk, from the alerts of the last months."""
         return self._wait(self._client.alerts.risks())
 
     def acknowledge(self, alert: str | Alert, note: str = "") -> Acknowledgement:
-        """Take an open alert on, by itself or its id: it escalates no further. Raises NotFoundError."""
+        """Acknowledge an open alert, given as such or by id: it is not escalated further. Raises NotFoundError."""
         return self._wait(self._client.alerts.acknowledge(alert, note))
 
     def silence(
@@ -55,7 +55,7 @@ class Alerts(Blocking):
         reason: str = "",
         starts: When | None = None,
     ) -> Silence:
-        """Tell nobody of alerts that match, until a time or for a time; `*` in a pattern is anything.
+        """Suppress notifications of matching alerts, until a time or for a duration; `*` in a pattern matches anything.
 
         Raises InvalidInputError, and ConflictError when there are too many silences.
         """
@@ -72,11 +72,11 @@ class Alerts(Blocking):
         )
 
     def silences(self) -> Rows[Silence]:
-        """Silences that are not over, the first to end first."""
+        """Return silences that have not ended, the first to end first."""
         return self._wait(self._client.alerts.silences())
 
     def unsilence(self, silence: str | Silence) -> None:
-        """End a silence, by itself or its id. Raises NotFoundError."""
+        """End a silence, given as such or by id. Raises NotFoundError."""
         self._wait(self._client.alerts.unsilence(silence))
 
     def subscribe(
@@ -121,17 +121,17 @@ class Alerts(Blocking):
         )
 
     def subscriptions(self) -> Rows[Subscription]:
-        """All subscriptions."""
+        """Return all subscriptions."""
         return self._wait(self._client.alerts.subscriptions())
 
     def unsubscribe(self, subscription: str | Subscription) -> None:
-        """Remove a subscription, by itself or its id. Raises NotFoundError."""
+        """Remove a subscription, given as such or by id. Raises NotFoundError."""
         self._wait(self._client.alerts.unsubscribe(subscription))
 
     def deliver(self, subscription: str | Subscription, alert: Alert | None = None) -> DeliveryReply:
-        """Tell a subscription of an alert now, or of a test alert. Raises UnavailableError without a notifier."""
+        """Send an alert, or a test alert, to a subscription now. Raises UnavailableError without a notifier."""
         return self._wait(self._client.alerts.deliver(subscription, alert))
 
     def deliveries(self, limit: int = 50) -> Rows[AuditRecord]:
-        """The newest deliveries and what became of them, oldest first."""
+        """Return the newest deliveries and their outcomes, oldest first."""
         return self._wait(self._client.alerts.deliveries(limit))

@@ -1,4 +1,4 @@
-"""What all parts of the blocking client share: the asynchronous one, and the thread that runs it."""
+"""What all parts of the blocking client share: the asynchronous client, and the thread that runs it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ T = TypeVar("T")
 
 
 class Blocking:
-    """Waits for what an asynchronous client does in its thread."""
+    """Waits for the calls of an asynchronous client in its thread."""
 
     def __init__(self, thread: LoopThread, client: AsyncClient) -> None:
         self._thread, self._client = thread, client

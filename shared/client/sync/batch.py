@@ -22,36 +22,36 @@ class Batch(Generic[R]):
         self.id, self.count = batch.id, batch.count
 
     def __len__(self) -> int:
-        """How many jobs there are."""
+        """Return how many jobs there are."""
         return self.count
 
     def __iter__(self) -> Iterator[R]:
-        """Results in the order of the inputs, each once it and those before it are there.
+        """Yield results in the order of the inputs, each once it and those before it are available.
 
         Raises JobFailedError at the first job that failed, and TimeoutError when the next takes too long.
         """
         return self._thread.iterate(aiter(self._batch))
 
     def results(self) -> list[R]:
-        """All results in the order of the inputs. Raises as iterating does."""
+        """Return all results in the order of the inputs. Raises as iterating does."""
         return self._thread.run(self._batch.results())
 
     def as_completed(self) -> Iterator[tuple[int, R]]:
-        """Results as they come, each with the number of its input. Raises as iterating does."""
+        """Yield results as they arrive, each with the index of its input. Raises as iterating does."""
         return self._thread.iterate(self._batch.as_completed())
 
     def outcomes(self) -> Iterator[R | JobFailedError]:
-        """As iterating, but a job that failed gives its error and the others go on."""
+        """Iterate, but yield the error of a job that failed and continue with the others."""
         return self._thread.iterate(self._batch.outcomes())
 
     def details(self) -> Iterator[JobResult]:
-        """How each job ended, in the order of the inputs. Raises TimeoutError when the next takes too long."""
+        """Return how each job ended, in the order of the inputs. Raises TimeoutError when the next takes too long."""
         return self._thread.iterate(self._batch.details())
 
     def progress(self) -> BatchView:
-        """How many are done."""
+        """Return how many are done."""
         return self._thread.run(self._batch.progress())
 
     def cancel(self) -> int:
-        """End the jobs that have no result yet; returns how many."""
+        """Cancel the jobs that have no result yet; returns how many."""
         return self._thread.run(self._batch.cancel())

@@ -39,13 +39,13 @@ class Client(KindMethods, JobMethods, FleetMethods):
         return self._client.connected
 
     def close(self) -> None:
-        """Close the connection. Jobs go on; whoever waits for one gets UnavailableError."""
+        """Close the connection. Jobs continue; pending waits raise UnavailableError."""
         with suppress(UnavailableError):
             self._wait(self._client.close())
         self._thread.stop()
 
     def __enter__(self) -> Self:
-        """The client itself, which is connected."""
+        """Return the client itself, which is connected."""
         return self
 
     def __exit__(

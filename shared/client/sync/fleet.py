@@ -1,4 +1,4 @@
-"""Reading and steering the fleet in programs without an event loop."""
+"""Read and control the fleet in programs without an event loop."""
 # Written by `make docs-generate` from client.aio.fleet: change that instead.
 
 from __future__ import annotations
@@ -23,16 +23,16 @@ from accelerator_autopilot.contracts.row_tables import Rows
 
 
 class FleetMethods(Blocking):
-    """Read the fleet and steer it. A device is named as `node/device`, by its name alone, or by its DeviceView."""
+    """Read and control the fleet. A device is given as `node/device`, by its name alone, or as its DeviceView."""
 
     def devices(self) -> Rows[DeviceView]:
-        """All devices with their newest samples."""
+        """Return all devices with their newest samples."""
         return self._wait(self._client.devices())
 
     def device(self, device: str | DeviceView) -> DeviceView:
-        """One device with its newest sample.
+        """Return one device with its newest sample.
 
-        Raises NotFoundError, and InvalidInputError for a name that several nodes have.
+        Raises NotFoundError, and InvalidInputError for a name that exists on several nodes.
         """
         return self._wait(self._client.device(device))
 
@@ -43,43 +43,47 @@ class FleetMethods(Blocking):
         metrics: Collection[str] | None = None,
         last: timedelta | float = 300.0,
     ) -> History:
-        """Telemetry of the last time (a timedelta or seconds) of one device or all, as a table.
+        """Return recent telemetry (a timedelta or seconds) of one device or all, as a table.
 
         It reaches as far back as the stream does, an hour by default; older samples are in the database. Raises
-        NotFoundError for an unknown device, and InvalidInputError for an unknown metric and for too much at once.
+        NotFoundError for an unknown device, and InvalidInputError for an unknown metric or a result that is too
+        large.
         """
         return self._wait(self._client.history(device, metrics=metrics, last=last))
 
     def live(self) -> Iterator[TelemetryFrame]:
-        """Frames of all nodes as they come."""
+        """Yield frames of all nodes as they arrive."""
         return self._iterate(self._client.live())
 
     def nodes(self) -> Rows[NodeInventory]:
-        """Every node that ever reported, with its devices and the state of their sources."""
+        """Return every node that ever reported, with its devices and the state of their sources."""
         return self._wait(self._client.nodes())
 
     def pools(self) -> Rows[PoolStatus]:
-        """Every pool on every node with its workers."""
+        """Return every pool on every node with its workers."""
         return self._wait(self._client.pools())
 
     def decisions(self, limit: int = 50) -> Rows[Decision]:
-        """The newest commands with what became of them, oldest first."""
+        """Return the newest commands with their outcomes, oldest first."""
         return self._wait(self._client.decisions(limit))
 
     def decision_records(self, limit: int = 50) -> Rows[DecisionRecord]:
-        """The scheduler's newest decisions about pools, commanded or not, oldest first."""
+        """Return the scheduler's newest decisions about pools, with or without a command, oldest first."""
         return self._wait(self._client.decision_records(limit))
 
     def explain(self, decision: str) -> Explanation:
-        """What was seen, considered and allowed, by the id of a decision or of its command. Raises NotFoundError."""
+        """Return what was observed, considered and allowed, by the id of a decision or its command.
+
+        Raises NotFoundError.
+        """
         return self._wait(self._client.explain(decision))
 
     def recommendations(self, limit: int = 50) -> Rows[Recommendation]:
-        """The scheduler's newest recommendations, oldest first."""
+        """Return the scheduler's newest recommendations, oldest first."""
         return self._wait(self._client.recommendations(limit))
 
     def approve(self, recommendation: Recommendation) -> AnyCommand:
-        """Carry out what was recommended. Raises InvalidInputError when it has no command."""
+        """Apply a recommendation. Raises InvalidInputError when it has no command."""
         return self._wait(self._client.approve(recommendation))
 
     def cap(
@@ -92,10 +96,10 @@ class FleetMethods(Blocking):
         reason: str = "operator",
         timeout: float = 10.0,
     ) -> CommandOutcome:
-        """Cap a device's power, hold its clock, or both, until the lease ends; neither restores its default.
+        """Cap a device's power, limit its clock, or both, until the lease ends; neither restores its default.
 
-        Returns what its agent did, with what was read back from the device. Raises NotFoundError for an unknown
-        device, and TimeoutError when no agent answers within `timeout` seconds.
+        Returns the agent's outcome, with what was read back from the device. Raises NotFoundError for an
+        unknown device, and TimeoutError when no agent answers within `timeout` seconds.
         """
         return self._wait(
             self._client.cap(
@@ -115,7 +119,7 @@ class FleetMethods(Blocking):
         reason: str = "operator",
         timeout: float = 10.0,
     ) -> CommandOutcome:
-        """Give a device no new work. Returns and raises as `cap` does."""
+        """Stop giving a device new work. Returns and raises as `cap` does."""
         return self._wait(self._client.cordon(device, reason=reason, timeout=timeout))
 
     def drain(self, device: str | DeviceView, *, reason: str = "operator", timeout: float = 10.0) -> CommandOutcome:
@@ -129,15 +133,15 @@ class FleetMethods(Blocking):
         reason: str = "operator",
         timeout: float = 10.0,
     ) -> CommandOutcome:
-        """Take a device that was cordoned or drained back into service. Returns and raises as `cap` does."""
+        """Take a cordoned or drained device back into service. Returns and raises as `cap` does."""
         return self._wait(self._client.restore(device, reason=reason, timeout=timeout))
 
     def scale(self, pool: str, workers: int, *, reason: str = "operator", timeout: float = 10.0) -> CommandOutcome:
-        """Give a pool a number of workers, on all of its nodes together. Returns and raises as `cap` does."""
+        """Set a pool's number of workers, on all of its nodes together. Returns and raises as `cap` does."""
         return self._wait(self._client.scale(pool, workers, reason=reason, timeout=timeout))
 
     def policy(self) -> FleetPolicy:
-        """The policy that bounds the scheduler; change it with `model_copy(update=...)` and `set_policy`."""
+        """Return the policy that bounds the scheduler; change it with `model_copy(update=...)` and `set_policy`."""
         return self._wait(self._client.policy())
 
     def set_policy(self, policy: FleetPolicy) -> None:
@@ -145,9 +149,9 @@ class FleetMethods(Blocking):
         self._wait(self._client.set_policy(policy))
 
     def reports(self) -> list[str]:
-        """Weeks that have a report, the newest last."""
+        """Return the weeks that have a report, the newest last."""
         return self._wait(self._client.reports())
 
     def report(self, week: str) -> bytes:
-        """The HTML page of a week, 2026-W47 say. Raises NotFoundError and InvalidInputError."""
+        """Return the HTML report of a week such as 2026-W47. Raises NotFoundError and InvalidInputError."""
         return self._wait(self._client.report(week))

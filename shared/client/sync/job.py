@@ -33,11 +33,11 @@ class Job(Future[R]):
         thread.call_soon(job.add_done_callback, self._on_end)
 
     def __repr__(self) -> str:
-        """The job's kind, id and state."""
+        """Return the job's kind, id and state."""
         return f"<Job {self.kind} {self.id} {'done' if self.done() else 'pending'}>"
 
     def result(self, timeout: float | None = None) -> R:
-        """The result. Raises JobFailedError, JobCancelledError, and TimeoutError after `timeout` seconds."""
+        """Return the result. Raises JobFailedError, JobCancelledError, and TimeoutError after `timeout` seconds."""
         try:
             found = super().result(timeout)
         except JobFailedError:
@@ -46,18 +46,18 @@ class Job(Future[R]):
             raise JobCancelledError(f"job {self.id} was cancelled") from None
         except TimeoutError:
             raise TimeoutError(self._thread.run(self._job.why_waiting(timeout))) from None
-        # The future holds the plain result, so that large ones are read in the thread of whoever wants them.
+        # The future holds the plain result, so that large ones are parsed in the thread that needs them.
         return cast("R", parse_output(cast("JobResult", found), self._job.model))
 
     def details(self, timeout: float | None = None) -> JobResult:
-        """How it ended, whatever that was: status, worker, times, tokens, attempts and the plain output.
+        """Return how it ended: status, worker, times, tokens, attempts and the plain output.
 
         Raises TimeoutError after `timeout` seconds.
         """
         return self._thread.run(self._job.details(timeout))
 
     def exception(self, timeout: float | None = None) -> BaseException | None:
-        """What the job failed with, or None. Raises JobCancelledError and TimeoutError."""
+        """Return the error that the job failed with, or None. Raises JobCancelledError and TimeoutError."""
         try:
             return super().exception(timeout)
         except CancelledError:
@@ -66,7 +66,7 @@ class Job(Future[R]):
             raise TimeoutError(self._thread.run(self._job.why_waiting(timeout))) from None
 
     def cancel(self) -> bool:
-        """End the job before or during its run; False when it had ended already. Raises UnavailableError."""
+        """Cancel the job before or during its run; False when it had ended already. Raises UnavailableError."""
         if self.done():
             return self.cancelled()
         ended = self._thread.run(self._job.cancel())
@@ -75,15 +75,18 @@ class Job(Future[R]):
         return ended
 
     def add_done_callback(self, fn: Callable[[Future[R]], object]) -> None:
-        """Call `fn(job)` once the job has ended, one callback after the other."""
+        """Call `fn(job)` once the job has ended, one callback after another."""
         super().add_done_callback(lambda _: self._thread.call_back(fn, self))
 
     def progress(self) -> Progress:
-        """How far it is, as it goes on, until it ends; for `for` and for `async for`."""
+        """Yield its progress until it ends; for `for` and for `async for`."""
         return Progress(self._thread, self._job)
 
     def state(self) -> JobView:
-        """What is known of it now: queued, scheduled, waiting, succeeded, failed or cancelled. Raises NotFoundError."""
+        """Return its current state: queued, scheduled, waiting, succeeded, failed or cancelled.
+
+        Raises NotFoundError.
+        """
         return self._thread.run(self._job.state())
 
     def __await__(self) -> Generator[Any, None, R]:
@@ -91,7 +94,7 @@ class Job(Future[R]):
         return self._in_loop().__await__()
 
     async def _in_loop(self) -> R:
-        """The result, without ending the job when the waiting is cancelled, as wrapping the future would."""
+        """Return the result, without cancelling the job when the wait is cancelled, as wrapping the future would."""
         loop, ended = asyncio.get_running_loop(), asyncio.Event()
 
         def tell(_: Future[R]) -> None:
@@ -106,7 +109,7 @@ class Job(Future[R]):
         self._settle(job.ended())
 
     def _settle(self, end: JobResult | BaseException | None) -> None:
-        """Give whoever waits the end of the job, once; None is a cancellation."""
+        """Resolve the future, once; None means a cancellation."""
         with self._settling:
             if self._settled:
                 return
@@ -123,18 +126,18 @@ class Job(Future[R]):
 
 
 class Progress(Iterator[JobProgress]):
-    """What a job tells on its way."""
+    """The progress of a job."""
 
     def __init__(self, thread: LoopThread, job: AsyncJob[Any]) -> None:
         self._thread, self._job = thread, job
         self._told = thread.iterate(job.progress())
 
     def __next__(self) -> JobProgress:
-        """The next report, once there is one."""
+        """Return the next report, once there is one."""
         return next(self._told)
 
     async def __aiter__(self) -> AsyncIterator[JobProgress]:
-        """The same for an event loop."""
+        """Iterate in an event loop."""
         source = self._job.progress()
         try:
             while True:

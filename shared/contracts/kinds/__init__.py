@@ -1,1 +1,1 @@
-"""Inputs and results of the built-in job kinds, one module a kind: what clients and workers agree on."""
+"""Inputs and results of the built-in job kinds, one module per kind, shared by clients and workers."""

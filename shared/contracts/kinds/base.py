@@ -15,7 +15,7 @@ R = TypeVar("R", bound=Result)
 
 
 class Input(BaseModel):
-    """Base of a kind's input and of its parts: unknown fields are refused."""
+    """Base of a kind's input and of its parts: unknown fields are rejected."""
 
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False, hide_input_in_errors=True)
 
@@ -36,5 +36,5 @@ class Payload(Input, Generic[R]):
 
 
 def examples(*payloads: dict[str, Any]) -> ConfigDict:
-    """Model configuration that holds example payloads: documentation shows them and the contract test runs them."""
+    """Return a model configuration with example payloads, which the documentation shows and the contract test runs."""
     return ConfigDict(json_schema_extra={"examples": list(payloads)})

@@ -26,10 +26,10 @@ class File(Input):
 
     @classmethod
     def of(cls, name: str, data: bytes) -> File:
-        """A file of these bytes."""
+        """Create a file from bytes."""
         return cls(name=name, base64=base64.b64encode(data).decode())
 
     @classmethod
     def read(cls, path: str | Path) -> File:
-        """A file on this machine, under its own name. Raises OSError when it cannot be read."""
+        """Read a file on this machine, under its own name. Raises OSError when it cannot be read."""
         return cls.of(Path(path).name, Path(path).read_bytes())
