@@ -22,7 +22,11 @@ from accelerator_autopilot.inference.jobs.completion import ClaimedJob
 from accelerator_autopilot.inference.jobs.retry_policy import Places, counted
 from accelerator_autopilot.inference.jobs.run_journal import RunJournal, RunningJob, open_journal, read_journal
 from accelerator_autopilot.inference.jobs.run_time_limit import RunTimeLimit, limit_of
-from accelerator_autopilot.inference.pool.application.worker_process import LONGEST_LINE, WorkerProcess
+from accelerator_autopilot.inference.pool.application.worker_process import (
+    LOADING_SILENT_S,
+    LONGEST_LINE,
+    WorkerProcess,
+)
 from accelerator_autopilot.inference.pool.application.worker_supervisor import PoolSupervisor
 from accelerator_autopilot.inference.pool.domain.device_trust import DeviceTrust
 from accelerator_autopilot.inference.settings import PoolSettings
@@ -31,7 +35,7 @@ from accelerator_autopilot.inference.worker.application.status_pipe import Statu
 from accelerator_autopilot.inference.worker.application.suspect_isolation import SuspectIsolation
 from accelerator_autopilot.inference.worker.application.worker_state import DEVICE_SUSPECTED, WorkerState
 from accelerator_autopilot.transport.clock import utc_now
-from tests.support.builders import T0
+from tests.support.builders import T0, device
 
 
 def failed_on(*devices: str) -> list[JobError]:
@@ -199,7 +203,7 @@ class TestBetweenWorkerAndPool:
         process = await asyncio.create_subprocess_exec("sleep", "60")
         status = WorkerStatus(worker="w", device="d", pid=process.pid, state="ready", started_at=utc_now())
         with open_journal() as journal:
-            worker = WorkerProcess(process, status, journal, heard_at=100.0)
+            worker = WorkerProcess(process, status, journal, heard_at=100.0, has_spoken=True)
             supervisor._workers["w"] = worker
             supervisor._turned_at = 100.0
             supervisor._forgive_own_stall(160.0)
@@ -208,6 +212,49 @@ class TestBetweenWorkerAndPool:
             supervisor._end_silent(166.0)
             assert (worker.killed, supervisor.stuck) == ("silent", ["d"])
             await asyncio.wait_for(process.wait(), 10)
+
+    async def test_a_worker_that_hangs_before_its_first_word_is_replaced_too(self) -> None:
+        supervisor = PoolSupervisor(PoolSettings(), 0)
+        process = await asyncio.create_subprocess_exec("sleep", "60")
+        status = WorkerStatus(worker="w", device="d", pid=process.pid, state="starting", started_at=utc_now())
+        with open_journal() as journal:
+            worker = supervisor._workers["w"] = WorkerProcess(process, status, journal, heard_at=100.0)
+            supervisor._end_silent(100.0 + LOADING_SILENT_S)
+            assert not worker.killed, "starting takes its time"
+            supervisor._end_silent(101.0 + LOADING_SILENT_S)
+            assert (worker.killed, supervisor.stuck) == ("silent", ["d"])
+            await asyncio.wait_for(process.wait(), 10)
+
+    @pytest.mark.parametrize(
+        ("here", "cordoned", "desired", "states", "waiting"),
+        [
+            (["a", "b"], set(), 2, {"b": "ready"}, ["a"]),
+            (["a", "b"], set(), 2, {"a": "starting", "b": "ready"}, ["a"]),
+            (["a", "b"], set(), 2, {"a": "ready", "b": "ready"}, []),
+            (["a", "b"], set(), 1, {"b": "ready"}, []),  # another stands in for it
+            (["b"], set(), 1, {"a": "draining", "b": "starting"}, []),  # it is gone
+            (["a", "b"], {"a"}, 2, {"b": "ready"}, []),  # it is out of use
+            (["a"], set(), 0, {}, []),
+        ],
+    )
+    async def test_only_a_device_that_is_to_have_a_worker_again_is_waited_for(
+        self, here: list[str], cordoned: set[str], desired: int, states: dict[str, Any], waiting: list[str]
+    ) -> None:
+        known = [device(device=name) for name in here]
+        supervisor = PoolSupervisor(PoolSettings(), desired, devices=known, cordoned=cordoned)
+        supervisor._unwell["a"] = 100.0
+        process: Any = None
+        with open_journal() as journal:
+            for name, state in states.items():
+                status = WorkerStatus(worker=name, device=name, pid=1, state=state, started_at=utc_now())
+                draining_since = 90.0 if state == "draining" else None
+                supervisor._workers[name] = WorkerProcess(
+                    process, status, journal, heard_at=200.0, draining_since=draining_since
+                )
+            assert supervisor.waiting_for == waiting
+            supervisor._end_silent(200.0)
+            # Whoever only finishes what it runs there keeps nobody waiting for more.
+            assert supervisor.stuck == (["a"] if states.get("a") == "starting" else [])
 
 
 async def test_a_job_that_is_to_be_alone_has_no_company() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import threading
+import weakref
 from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass, field
@@ -22,6 +23,8 @@ from accelerator_autopilot.inference.settings import ModelSettings
 DEFAULT_CONTEXT = 2048
 PAGE_TOKENS = 64
 STEP_TOKENS = 512
+# When the process ends, it does not wait longer than this for the running step of decoding.
+END_S = 3.0
 # Trailing tokens whose text later ones may still change; text is emitted once they are past.
 UNSURE = "\N{REPLACEMENT CHARACTER}"
 
@@ -81,6 +84,9 @@ class TransformersGenerator:
         self._loop = asyncio.new_event_loop()
         threading.Thread(target=self._loop.run_forever, name="generated", daemon=True).start()
         self._manager.start()
+        threading.Thread(
+            target=_end_with_process, args=[weakref.ref(self._manager)], name="generation end", daemon=True
+        ).start()
 
     def start(
         self, request: GenerationRequest, on_text: Callable[[str], None], cancelled: Callable[[], bool]
@@ -156,3 +162,11 @@ class TransformersGenerator:
             return list(self._tokenizer(text, add_special_tokens=False)["input_ids"])
         plain = "\n".join(f"{turn['role']}: {turn['content']}" for turn in turns)
         return list(self._tokenizer(f"{plain}\nassistant:")["input_ids"])
+
+
+def _end_with_process(manager: weakref.ref[Any]) -> None:
+    """Stop decoding once the main thread has ended: the library's thread would keep the process alive for ever."""
+    threading.main_thread().join()
+    running = manager()
+    if running is not None:
+        running.stop(hard_stop=True, timeout=END_S)

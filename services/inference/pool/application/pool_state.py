@@ -102,7 +102,7 @@ class PoolState:
                 await self.alerts.settle()
             except UnavailableError as error:
                 log.info("alerts not published yet", extra={"error": str(error)})
-            unwell = self._unwell()
+            unwell = self.supervisor.waiting_for
             reason = f"workers on {', '.join(unwell)} hung and are not back yet"
             health.report("hung workers", ok=not unwell, reason=reason)
             health.report("workers", ok=self._enough(), reason="no worker is ready yet", max_age_s=10.0)
@@ -134,11 +134,6 @@ class PoolState:
         # An unreadable inventory says nothing: workers stay where they are.
         known = bool(self.supervisor.devices)
         health.report("devices", ok=known, reason="the agent has reported no device that workers can run on")
-
-    def _unwell(self) -> list[str]:
-        """Return devices whose worker hung and has no ready successor yet."""
-        ready = {w.device for w in self.supervisor.status().workers if w.state == "ready"}
-        return [device for device in self.supervisor.stuck if device not in ready and self.supervisor.desired]
 
     async def _count_kills(self) -> None:
         """Record that a job killed its worker, or must run alone from now on."""

@@ -20,20 +20,21 @@ from accelerator_autopilot.transport.clock import utc_now
 
 PR_SET_PDEATHSIG = 1
 LONGEST_LINE = 1 << 20
-# Silence that the pool tolerates while a model loads: loading may block the whole process.
+# Silence that the pool tolerates while a worker starts or a model loads: both may block the whole process.
 LOADING_SILENT_S = 300.0
 
 
 @dataclass
 class WorkerProcess:
-    """A worker process. `heard_at` is on the loop's clock, None before its first line."""
+    """A worker process. `heard_at` is on the loop's clock; before its first line it is the time of its start."""
 
     process: asyncio.subprocess.Process
     status: WorkerStatus
     journal: IO[bytes]
     reader: asyncio.Task[None] | None = None
     draining_since: float | None = None
-    heard_at: float | None = None
+    heard_at: float = field(default_factory=lambda: asyncio.get_running_loop().time())
+    has_spoken: bool = False
     killed: Literal["", "silent", "drain"] = ""
     told: dict[str, float] = field(default_factory=dict)
 
@@ -82,7 +83,7 @@ class WorkerProcess:
                 continue
             state = "draining" if self.draining_since is not None else status.state
             heard(self, status)
-            self.heard_at = asyncio.get_running_loop().time()
+            self.heard_at, self.has_spoken = asyncio.get_running_loop().time(), True
             self.status = status.model_copy(update={"state": state})
 
     def drain(self, now: float) -> None:
@@ -106,8 +107,8 @@ class WorkerProcess:
             stdin.write(json.dumps(told).encode() + b"\n")
 
     def silent_s(self, now: float) -> float:
-        """How long a worker that has reported before has been silent."""
-        return now - self.heard_at if self.heard_at is not None else 0.0
+        """How long it has been silent."""
+        return now - self.heard_at
 
     @property
     def loading(self) -> bool:

@@ -151,22 +151,22 @@ class PoolSupervisor:
         self._turned_at = now
         if stood_s > STALL_S:
             for worker in self._workers.values():
-                if worker.heard_at is not None:
-                    worker.heard_at = min(now, worker.heard_at + stood_s)
+                worker.heard_at = min(now, worker.heard_at + stood_s)
 
     def _end_silent(self, now: float) -> None:
         for name, worker in self._workers.items():
             silent_s = worker.silent_s(now)
             if silent_s <= self.settings.worker_timeout_s or worker.killed:
                 continue
-            if worker.loading and silent_s <= LOADING_SILENT_S:
+            if (worker.loading or not worker.has_spoken) and silent_s <= LOADING_SILENT_S:
                 continue
             log.error("worker is unresponsive; killing it", extra={"worker": name, "silent_s": round(silent_s, 1)})
             worker.kill("silent")
             self.on_killed("silent")
             self._unwell[worker.status.device] = now
         ready = {w.status.device for w in self._workers.values() if w.status.state == "ready" and not w.killed}
-        there = {w.status.device for w in self._workers.values()}
+        # Who only finishes what it runs will not come back, and is not to: its device has no worker any more.
+        there = {w.status.device for w in self._workers.values() if w.draining_since is None or w.killed}
         for device, since in list(self._unwell.items()):
             if device in there and device not in ready:
                 self._unwell[device] = now
@@ -177,6 +177,15 @@ class PoolSupervisor:
     def stuck(self) -> list[str]:
         """Return devices whose worker was killed for being unresponsive and has not recovered for long enough."""
         return sorted(self._unwell)
+
+    @property
+    def waiting_for(self) -> list[str]:
+        """Stuck devices that lack a worker they are to have; not those that went away or that others stand in for."""
+        ready = [w.status.device for w in self._workers.values() if w.status.state == "ready" and not w.killed]
+        if len(ready) >= self.desired:
+            return []
+        usable = {d.device for d in self.devices} - self.cordoned
+        return [name for name in self.stuck if name not in ready and usable.issuperset(name.split("+"))]
 
     def _set_aside_broken(self) -> None:
         for name in self.trust.broken:
