@@ -110,6 +110,8 @@ BUCKETS: tuple[KeyValueConfig, ...] = (
     KeyValueConfig(bucket="pools"),
     KeyValueConfig(bucket="open_alerts"),
     KeyValueConfig(bucket="cordons"),
+    # The newest commands of pools and orchestrators; what is older than a few minutes has expired.
+    KeyValueConfig(bucket="carried_out", ttl=HOUR_S),
     KeyValueConfig(bucket="scheduler"),
     KeyValueConfig(bucket="notices"),
     # Written only to test whether writes succeed.

@@ -50,7 +50,7 @@ class CommandMemory(Protocol):
     """Survives the process: after a crash, no older command must run after a newer one."""
 
     async def load(self) -> dict[str, CarriedOut]:
-        """Return what was stored, by kind of command and target; nothing where that is unreadable."""
+        """Return what was stored, by kind of command and target. Raises UnavailableError if it cannot be read now."""
 
     async def save(self, newest: dict[str, CarriedOut]) -> None:
         """Replace what is stored. Raises OSError or UnavailableError."""

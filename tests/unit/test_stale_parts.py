@@ -55,7 +55,7 @@ async def scaled(nodes: dict[str, int] | None) -> tuple[int, CommandOutcome]:
     async def publish(outcome: CommandOutcome) -> None:
         told.append(outcome)
 
-    async def save(_: set[str]) -> None: ...
+    async def save(*_: object) -> None: ...
 
     supervisor = PoolSupervisor(PoolSettings(node="c"), 4)
     at = utc_now()
@@ -63,7 +63,7 @@ async def scaled(nodes: dict[str, int] | None) -> tuple[int, CommandOutcome]:
         id=new_id(), issuer="scheduler", reason="backlog", at=at, expires_at=at + timedelta(seconds=15),
         pool="default", replicas=9, nodes=nodes,
     )  # fmt: skip
-    await PoolCommands(supervisor, publish, save).on_scale(command)
+    await PoolCommands(supervisor, publish, save, save).on_scale(command)
     return supervisor.desired, told[0]
 
 

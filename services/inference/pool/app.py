@@ -25,6 +25,7 @@ from accelerator_autopilot.inference.pool.application.worker_supervisor import P
 from accelerator_autopilot.inference.settings import PoolSettings
 from accelerator_autopilot.runtime.broker import client_of
 from accelerator_autopilot.runtime.command_fence import CommandFence
+from accelerator_autopilot.runtime.command_memory import BucketMemory
 from accelerator_autopilot.runtime.consumers import Watched
 from accelerator_autopilot.runtime.leader_election import LeaderElection, leading_token
 from accelerator_autopilot.runtime.service import Service
@@ -55,8 +56,11 @@ def create_app(settings: PoolSettings | None = None) -> FastStream:
     node = subjects.name_part(settings.node)
 
     memory = PoolState(service.bus, supervisor)
-    fence = CommandFence(leading=lambda: leading_token(service.bus.js, "scheduler"))
-    commands = PoolCommands(supervisor, service.bus.publish_outcome, memory.save_cordons, fence)
+    fence = CommandFence(
+        leading=lambda: leading_token(service.bus.js, "scheduler"),
+        memory=BucketMemory(service.bus, f"pool.{settings.pool}.{subjects.token(settings.node)}"),
+    )
+    commands = PoolCommands(supervisor, service.bus.publish_outcome, memory.save_cordons, memory.save_size, fence)
     scale = durable(f"pool-scale-{settings.pool}-{node}", subjects.scale_command(settings.pool))
     batch = durable(f"pool-batch-{settings.pool}-{node}", subjects.batch_command(settings.pool))
     drain = durable(f"pool-drain-{settings.pool}-{node}", subjects.drain_commands(settings.node))

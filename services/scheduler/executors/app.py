@@ -16,6 +16,7 @@ from accelerator_autopilot.contracts.ids import new_id
 from accelerator_autopilot.contracts.messages.commands import CommandOutcome, ScaleCommand
 from accelerator_autopilot.contracts.streams import durable
 from accelerator_autopilot.runtime.command_fence import CommandFence, Status
+from accelerator_autopilot.runtime.command_memory import BucketMemory
 from accelerator_autopilot.runtime.consumers import consume
 from accelerator_autopilot.runtime.leader_election import leading_token
 from accelerator_autopilot.runtime.service import Service
@@ -96,7 +97,10 @@ def create_executor(settings: ExecutorSettings | None = None, hands: PoolExecuto
     async def lifespan() -> AsyncIterator[None]:
         nonlocal commands
         its = hands or await connect(settings)
-        commands = ScaleCommands(its, CommandFence(leading=lambda: leading_token(service.bus.js, "scheduler")))
+        fence = CommandFence(
+            leading=lambda: leading_token(service.bus.js, "scheduler"), memory=BucketMemory(service.bus, "orchestrator")
+        )
+        commands = ScaleCommands(its, fence)
         async with service.running([watched]):
             yield
         await its.close()

@@ -183,6 +183,7 @@ BUCKETS: dict[str, tuple[tuple[str, str], ...]] = {
     "pools": (("default.testnode", "PoolStatus"), ("default.ghost-1", "PoolStatus"), ("ghost.testnode", "PoolStatus")),
     "open_alerts": ((f"{NODE}.{DEVICE}.thermal", "Alert"), ("ghost-1.gpu-0.thermal", "Alert")),
     "cordons": ((NODE, "DeviceSet"), ("ghost-1", "DeviceSet")),
+    "carried_out": (("pool.default.testnode", "JobBody"), ("orchestrator", "JobBody")),
     "scheduler": (
         ("drain_notes", "DrainNotes"), ("drained", "DeviceSet"), ("champion", "ChampionStatus"),
         (f"operator.{NODE}.{DEVICE}", "DrainCommand"),

@@ -29,6 +29,7 @@ class PoolCommands:
     supervisor: PoolSupervisor
     publish_outcome: Callable[[CommandOutcome], Awaitable[None]]
     save_cordons: Callable[[set[str]], Awaitable[None]]
+    save_size: Callable[[], Awaitable[None]]
     fence: CommandFence = field(default_factory=CommandFence)
 
     async def on_scale(self, command: ScaleCommand) -> None:
@@ -41,6 +42,8 @@ class PoolCommands:
                 # data.
                 return "refused", f"names no share for node {node}, which keeps {self.supervisor.desired}"
             self.supervisor.desired = command.replicas if command.nodes is None else command.nodes[node]
+            # Told as applied it must hold, also when the pool crashes right after.
+            await self.save_size()
             return "applied", ""
 
         await self._carry_out(command, "scale", act, requested=float(command.replicas))

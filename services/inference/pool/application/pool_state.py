@@ -37,6 +37,7 @@ class PoolState:
     _kept: tuple[set[str], dict[str, str]] = field(default_factory=lambda: (set(), {}))
     _told: dict[str, Any] | None = None
     _done_s: dict[str, float] = field(default_factory=dict)
+    _writing: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     def __post_init__(self) -> None:
         self.alerts = PoolAlerts(self.bus, self.supervisor)
@@ -116,16 +117,24 @@ class PoolState:
             self._done_s[what] = now_s
         return due
 
+    async def save_size(self) -> None:
+        """Store the wanted size. Raises UnavailableError."""
+        await self._write_status()
+
     async def _tell_status(self) -> None:
         """Write the status when it changed, and occasionally to confirm it."""
-        status = self.supervisor.status()
-        told = status.model_dump(exclude={"at"})
-        if told == self._told and not self._is_due("status"):
-            return
-        self._told = None
-        await self.bus.write("pools", self._status_key, status)
-        self._told = told
-        self._done_s["status"] = asyncio.get_running_loop().time()
+        told = self.supervisor.status().model_dump(exclude={"at"})
+        if told != self._told or self._is_due("status"):
+            await self._write_status()
+
+    async def _write_status(self) -> None:
+        # One at a time, or an older status could be stored after a newer one.
+        async with self._writing:
+            status = self.supervisor.status()
+            self._told = None
+            await self.bus.write("pools", self._status_key, status)
+            self._told = status.model_dump(exclude={"at"})
+            self._done_s["status"] = asyncio.get_running_loop().time()
 
     async def _read_devices(self, health: HealthState) -> None:
         inventory = await self.bus.read("inventory", subjects.token(self._node), NodeInventory)
