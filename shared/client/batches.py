@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterat
 from contextlib import aclosing, suppress
 from dataclasses import dataclass
 from functools import partial
+from itertools import islice
 from typing import Any, TypeVar
 
 from nats.aio.client import Client
@@ -16,7 +17,7 @@ from nats.js.errors import KeyNotFoundError, KeyWrongLastSequenceError
 from pydantic import BaseModel
 
 from accelerator_autopilot.client.batch_results import BatchResults
-from accelerator_autopilot.client.job_following import Find, look_again, patient
+from accelerator_autopilot.client.job_following import SOON, Find, look_again, patient
 from accelerator_autopilot.client.jobs import Jobs, message_of
 from accelerator_autopilot.contracts import subjects
 from accelerator_autopilot.contracts.errors import AutopilotError, ConflictError, InvalidInputError, NotFoundError
@@ -25,7 +26,7 @@ from accelerator_autopilot.contracts.job_building import Options, check_id, make
 from accelerator_autopilot.contracts.messages.jobs import Batch, Job, JobError, JobResult
 from accelerator_autopilot.transport.clock import utc_now
 from accelerator_autopilot.transport.direct_reads import count_messages, subjects_of
-from accelerator_autopilot.transport.job_id_claims import Claims, fingerprint, tokens_of_batch
+from accelerator_autopilot.transport.job_id_claims import fingerprint, tokens_of_batch
 from accelerator_autopilot.transport.publish_retries import Outgoing, publish_together
 from accelerator_autopilot.transport.result_publishing import BUS_ERRORS, not_stored
 
@@ -35,6 +36,8 @@ QUEUE = "JOBS"
 TOGETHER, TOGETHER_BYTES, LARGE_AT_ONCE = 1000, 4 * 2**20, 8
 PREPARED_AT_ONCE = 100  # then other tasks get a turn at the event loop
 ENDED_AT_ONCE = 1000
+# Reads of `completed` after which it checks again which jobs can still end, and unreadable results checked at a time.
+GONE_EVERY_LOOKS, UNREADABLE_AT_ONCE = 10, 16
 
 
 class BatchView(BaseModel):
@@ -89,7 +92,6 @@ class Batches:
 
     def __init__(self, nc: Client, js: JetStreamContext, jobs: Jobs, actor: str) -> None:
         self._nc, self._js, self._jobs, self._actor = nc, js, jobs, actor
-        self._claims = Claims(js)
 
     async def map(
         self,
@@ -202,17 +204,19 @@ class Batches:
             await (await self._js.key_value("batches")).put(subjects.token(record.id), body)
 
     async def _others(self, batch_id: str, index: int) -> set[str] | None:
-        """Return the indices of all existing jobs and results, when this job is not among them; else None."""
+        """Return the indices of all other existing jobs and results if this one can get no result, else None."""
         try:
-            if await self._claims.exists(f"{batch_id}.{index}") or not (await self._record(batch_id)).published:
+            if not await self._jobs.is_gone(f"{batch_id}.{index}") or not (await self._record(batch_id)).published:
                 return None
-            there = await tokens_of_batch(self._js, batch_id)
+            return await tokens_of_batch(self._js, batch_id) - {str(index)}
         except (AutopilotError, *BUS_ERRORS):
             return None
-        return None if str(index) in there else there
 
     async def completed(self, batch_id: str, timeout_s: float | None = 3600.0) -> AsyncIterator[tuple[int, JobResult]]:
-        """Yield results as they arrive, each with its job's index. Raises TimeoutError as `results` does."""
+        """Yield results as they arrive, each with its job's index; an expired one as a failed job.
+
+        Raises TimeoutError as `results` does.
+        """
         record = await self._record(batch_id)
         told: asyncio.Queue[str] = asyncio.Queue()
         find = patient(self._nc, self._jobs.find_result)
@@ -226,8 +230,10 @@ class Batches:
             while left:
                 found: list[tuple[str, JobResult]] = []
                 async with asyncio.timeout(timeout_s):
-                    for pause_s in look_again():
+                    for looks, pause_s in enumerate(look_again()):
                         found = await self._ended(batch_id, left, told, find)
+                        if not found and looks % GONE_EVERY_LOOKS == SOON:
+                            found = await self._gone(record, left)
                         if found:
                             break
                         with suppress(TimeoutError):
@@ -253,6 +259,24 @@ class Batches:
             if result is not None:
                 found.append((subject, result))
         return found
+
+    async def _gone(self, record: Batch, left: Mapping[str, int]) -> list[tuple[str, JobResult]]:
+        """Return failed results for the jobs that can get none any more."""
+        there: set[str] = set()
+        try:
+            if not (await self._record(record.id)).published:
+                return []
+            # A job that moves between streams meanwhile appears in the second listing.
+            for _ in range(2):
+                there |= await tokens_of_batch(self._js, record.id)
+            stored = await subjects_of(self._js, "RESULTS", subjects.results_of(record.id))
+        except (AutopilotError, *BUS_ERRORS):
+            return []
+        gone = [(subject, number) for subject, number in left.items() if str(number) not in there]
+        for subject, number in islice(((s, n) for s, n in left.items() if s in stored), UNREADABLE_AT_ONCE):
+            if await self._jobs.is_gone(f"{record.id}.{number}"):
+                gone.append((subject, number))
+        return [(subject, _expired(record, number)) for subject, number in gone]
 
     async def cancel(self, batch_id: str) -> int:
         """Cancel what has no result yet; returns how many jobs.

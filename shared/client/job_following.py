@@ -13,16 +13,19 @@ from nats.aio.msg import Msg
 from pydantic import ValidationError
 
 from accelerator_autopilot.contracts import subjects
-from accelerator_autopilot.contracts.errors import UnavailableError
+from accelerator_autopilot.contracts.errors import NotFoundError, UnavailableError
 from accelerator_autopilot.contracts.messages.jobs import JobProgress, JobResult
 from accelerator_autopilot.transport.result_publishing import BUS_ERRORS
 
 # The server notifies subscribers before it has stored the message: who subscribes just then and reads at once gets
 # neither. So the second read comes soon, and later ones cover lost notifications.
 LOOK_AGAIN_S = (0.02, 0.2, 2.0)
+# After this many reads a waiting caller checks whether a result can arrive at all.
+SOON = 2
 MOST_WAITING = 10_000
 
 Find = Callable[[str], Awaitable[JobResult | None]]
+IsGone = Callable[[str], Awaitable[bool]]
 
 
 class _Told(asyncio.Queue["Msg | None"]):
@@ -31,6 +34,11 @@ class _Told(asyncio.Queue["Msg | None"]):
         if self.qsize() >= MOST_WAITING:
             self.get_nowait()
         self.put_nowait(message)
+
+
+def nowhere(job_id: str) -> NotFoundError:
+    """Return the error for a job that has no result and will get none."""
+    return NotFoundError(f"job {job_id} is neither queued nor finished within its time to live")
 
 
 def look_again() -> Iterator[float]:
@@ -56,9 +64,12 @@ def patient(nc: Client, find: Find) -> Find:
 
 
 async def follow(
-    nc: Client, find: Find, job_id: str, begin: Callable[[], Awaitable[object]] | None = None
+    nc: Client, find: Find, is_gone: IsGone, job_id: str, begin: Callable[[], Awaitable[object]] | None = None
 ) -> AsyncIterator[JobProgress | JobResult]:
-    """Subscribe, then `begin` (submit the job, for example), then yield progress and finally the result."""
+    """Subscribe, then `begin` (submit the job, for example), then yield progress and finally the result.
+
+    Raises NotFoundError when no result can arrive any more.
+    """
     told = _Told()
     progress = await nc.subscribe(subjects.progress(job_id), cb=told.report)
 
@@ -73,8 +84,11 @@ async def follow(
     try:
         if begin is not None:
             await begin()
-        look, pauses = patient(nc, find), look_again()
+        look, pauses, looks = patient(nc, find), look_again(), 0
         while (found := await look(job_id)) is None:
+            if looks >= SOON and await is_gone(job_id):
+                raise nowhere(job_id)
+            looks += 1
             if has_ended.is_set():
                 # Its result will be stored shortly, and may be kept only briefly.
                 has_ended.clear()

@@ -16,7 +16,7 @@ from nats.js import JetStreamContext
 from nats.js.errors import APIError, NotFoundError
 from pydantic import BaseModel, ValidationError
 
-from accelerator_autopilot.client.job_following import follow, look_again, patient
+from accelerator_autopilot.client.job_following import SOON, follow, look_again, nowhere, patient
 from accelerator_autopilot.contracts import subjects
 from accelerator_autopilot.contracts.errors import (
     AutopilotError,
@@ -25,6 +25,7 @@ from accelerator_autopilot.contracts.errors import (
     InvalidInputError,
     JobCancelledError,
     JobFailedError,
+    UnavailableError,
 )
 from accelerator_autopilot.contracts.errors import NotFoundError as Missing
 from accelerator_autopilot.contracts.ids import derived_id, new_id
@@ -178,10 +179,10 @@ class Jobs:
             raise not_stored(f"job {job.id}", error) from error
         return bool(ack.duplicate)
 
-    async def find_result(self, job_id: str) -> JobResult | None:
-        """Return the result, if there is one that can be read."""
+    async def find_result(self, job_id: str, *, direct: bool = True) -> JobResult | None:
+        """Return the result, if there is a readable one; without `direct`, only the stream leader is asked."""
         try:
-            message = await self._js.get_last_msg("RESULTS", subjects.result(job_id), direct=True)
+            message = await self._js.get_last_msg("RESULTS", subjects.result(job_id), direct=direct)
         except NotFoundError:
             return None
         return await self.read_result(message.data or b"")
@@ -201,17 +202,32 @@ class Jobs:
             result = result.model_copy(update={"output": output})
         return result
 
+    async def is_gone(self, job_id: str) -> bool:
+        """Whether no result can arrive any more: the job is nowhere, or its result is unreadable."""
+        try:
+            return not await self._claims.waits(job_id) and await self.find_result(job_id, direct=False) is None
+        except (UnavailableError, *BUS_ERRORS):
+            return False
+
     async def wait(self, job_id: str, timeout_s: float = 60.0) -> JobResult:
-        """Wait for the result of a job. Raises TimeoutError when there is none in time."""
+        """Wait for the result of a job.
+
+        Raises TimeoutError when there is none in time, and NotFoundError when none can arrive: the result has expired,
+        or there is no such job.
+        """
         # Subscribe first and read second, so that a result in between is not missed.
         subscription = await self._nc.subscribe(subjects.result(job_id))
         try:
             async with asyncio.timeout(timeout_s):
                 look, pauses = patient(self._nc, self.find_result), look_again()
+                looks = 0
                 while True:
                     found = await look(job_id)
                     if found is not None:
                         return found
+                    if looks >= SOON and await self.is_gone(job_id):
+                        raise nowhere(job_id)
+                    looks += 1
                     with suppress(nats.errors.TimeoutError):
                         await subscription.next_msg(timeout=next(pauses))
                         # It will be stored shortly, and may be kept only briefly.
@@ -220,12 +236,17 @@ class Jobs:
             await subscription.unsubscribe()
 
     async def output(self, job_id: str, timeout_s: float = 60.0) -> Any:
-        """Wait for the output of a job. Raises JobFailedError when it ended without one."""
+        """Wait for the output of a job. Raises what `wait` does, and JobFailedError when it ended without one."""
         return output_of(await self.wait(job_id, timeout_s))
 
+    async def events(self, job_id: str) -> AsyncIterator[JobProgress | JobResult]:
+        """Follow a job: its progress, then its result. Raises NotFoundError when none can come any more."""
+        async for told in follow(self._nc, self.find_result, self.is_gone, job_id):
+            yield told
+
     async def progress(self, job_id: str) -> AsyncIterator[JobProgress]:
-        """Follow a job until it ends."""
-        async for told in follow(self._nc, self.find_result, job_id):
+        """Follow a job until it ends. Raises what `events` does."""
+        async for told in self.events(job_id):
             if isinstance(told, JobProgress):
                 yield told
 
@@ -239,7 +260,7 @@ class Jobs:
         async def begin() -> None:
             await self.submit(kind, payload, job_id=job_id, **options)
 
-        async for told in follow(self._nc, self.find_result, job_id, begin):
+        async for told in follow(self._nc, self.find_result, self.is_gone, job_id, begin):
             yield told
 
     async def load(self, job: Job) -> dict[str, Any]:
@@ -261,7 +282,7 @@ class Jobs:
         result = await self.find_result(job_id)
         if result is not None:
             return JobView(id=job_id, kind=result.kind, state=result.status, result=result)
-        raise Missing(f"job {job_id} is neither queued nor finished within its time to live")
+        raise nowhere(job_id)
 
     async def cancel(self, job_id: str) -> JobResult:
         """Cancel a job that has no result yet. Raises ConflictError when it ended already."""

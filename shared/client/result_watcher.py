@@ -11,7 +11,7 @@ from nats.aio.client import Client
 from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
 
-from accelerator_autopilot.client.job_following import LOOK_AGAIN_S, patient
+from accelerator_autopilot.client.job_following import LOOK_AGAIN_S, nowhere, patient
 from accelerator_autopilot.client.jobs import Jobs
 from accelerator_autopilot.contracts import subjects
 from accelerator_autopilot.contracts.errors import UnavailableError
@@ -21,10 +21,13 @@ LOOKS_A_SWEEP = 100  # the rate of lookups stays the same, however many jobs are
 
 
 class ResultWatcher:
-    """Gives each job a future. The server announces results; a sweep finds those whose announcement was lost."""
+    """Gives each job a future. The server announces results; a sweep finds those whose announcement was lost.
+
+    A result that expired unread ends its future with NotFoundError.
+    """
 
     def __init__(self, nc: Client, jobs: Jobs) -> None:
-        self._nc, self._find = nc, patient(nc, jobs.find_result)
+        self._nc, self._find, self._is_gone = nc, patient(nc, jobs.find_result), jobs.is_gone
         self._waiting: dict[str, asyncio.Future[JobResult]] = {}
         self._subscriptions: dict[str, Subscription] = {}
         self._looks: set[asyncio.Task[None]] = set()
@@ -74,7 +77,11 @@ class ResultWatcher:
         while self._waiting:
             await asyncio.sleep(LOOK_AGAIN_S[-1])
             for job_id in list(islice(self._waiting, LOOKS_A_SWEEP)):
-                if not await self._found(job_id) and job_id in self._waiting:
+                if await self._found(job_id):
+                    continue
+                if await self._is_gone(job_id):
+                    await self._end(job_id, nowhere(job_id))
+                elif job_id in self._waiting:
                     # Move it to the end of the queue.
                     self._waiting[job_id] = self._waiting.pop(job_id)
 

@@ -117,6 +117,15 @@ class Claims:
                 return True
         return False
 
+    async def waits(self, job_id: str) -> bool:
+        """Whether it waits or runs, perhaps without an id in its subject. Raises nats-py errors."""
+        # Most jobs are in the queue, so one read suffices. The second pass finds a job that moved during the first.
+        for stages in (_STAGES[3:4], _STAGES[:4]):
+            if await self.exists(job_id, stages):
+                return True
+        await asyncio.sleep(LOOK_EVERY_S)
+        return await self.exists(job_id, _STAGES[:4]) or bool(await subjects_of(self._js, "JOBS", subjects.JOBS))
+
     async def _bucket(self) -> KeyValue:
         # Requesting it each time would cost as much as the claim.
         if self._kv is None:

@@ -49,6 +49,9 @@ class Results:
             raise self.end
         return self.end
 
+    async def is_gone(self, _: str) -> bool:
+        return False
+
 
 class TestWatching:
     @pytest.fixture(autouse=True)

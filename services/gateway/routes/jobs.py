@@ -10,11 +10,14 @@ from pydantic import BaseModel, Field
 from sse_starlette import EventSourceResponse
 
 from accelerator_autopilot.client.jobs import JobView
+from accelerator_autopilot.contracts.errors import NotFoundError
 from accelerator_autopilot.contracts.job_building import Options
+from accelerator_autopilot.contracts.messages.jobs import JobProgress
 from accelerator_autopilot.gateway.application.event_fanout import counted
 from accelerator_autopilot.gateway.application.job_submission import Submit
 from accelerator_autopilot.gateway.dependencies import Autopilot
 from accelerator_autopilot.gateway.http.path_parameters import Id, Key, Named
+from accelerator_autopilot.gateway.http.problem_details import problem
 from accelerator_autopilot.gateway.security.roles import Operator, Viewer
 from accelerator_autopilot.gateway.security.route_access import GuardedRoute
 
@@ -76,13 +79,15 @@ async def cancel(job_id: Id, autopilot: Autopilot) -> JobView:
 
 @router.get("/{job_id}/events", dependencies=[Viewer, Depends(counted)], response_class=EventSourceResponse)
 async def events(job_id: Id, autopilot: Autopilot) -> EventSourceResponse:
-    """Follow a job: `progress` events, then one `result`."""
+    """Follow a job: `progress` events, then one `result`, or one `error` if its result has expired."""
     await autopilot.jobs.view(job_id)
 
     async def stream() -> AsyncIterator[dict[str, str]]:
-        async for progress in autopilot.jobs.progress(job_id):
-            yield {"event": "progress", "data": progress.model_dump_json()}
-        result = await autopilot.jobs.wait(job_id)
-        yield {"event": "result", "data": result.model_dump_json()}
+        try:
+            async for told in autopilot.jobs.events(job_id):
+                kind = "progress" if isinstance(told, JobProgress) else "result"
+                yield {"event": kind, "data": told.model_dump_json()}
+        except NotFoundError as error:
+            yield {"event": "error", "data": bytes(problem(404, str(error)).body).decode()}
 
     return EventSourceResponse(stream(), send_timeout=STREAM_SEND_S)
