@@ -1,4 +1,4 @@
-"""The newest commands that an executor without a disk of its own carried out, kept on the bus."""
+"""The newest commands that an executor carried out, stored on the bus, for executors without a disk of their own."""
 
 from __future__ import annotations
 
@@ -13,23 +13,23 @@ BUCKET = "carried_out"
 
 
 class NewestCommands(BaseModel):
-    """What the bucket holds for one executor, by kind of command and target."""
+    """The value of an executor's key: its newest commands by kind and target."""
 
     newest: dict[str, CarriedOut]
 
 
 @dataclass
 class BucketMemory:
-    """One key of the bucket. What cannot be read now is asked for again; what is unreadable counts as none."""
+    """One key of the bucket; an unreadable value counts as none."""
 
     bus: Bus
     key: str
 
     async def load(self) -> dict[str, CarriedOut]:
-        """What was kept. Raises UnavailableError."""
+        """Return what was stored. Raises UnavailableError."""
         kept = await self.bus.read(BUCKET, self.key, NewestCommands)
         return {} if kept is None else kept.newest
 
     async def save(self, newest: dict[str, CarriedOut]) -> None:
-        """Keep this in its place. Raises UnavailableError."""
+        """Replace what is stored. Raises UnavailableError."""
         await self.bus.write(BUCKET, self.key, NewestCommands(newest=newest))

@@ -9,16 +9,19 @@ import asyncio
 import logging
 import os
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias, TypeVar
 
 import asyncpg
 
 from accelerator_autopilot.contracts.errors import UnavailableError
 
 log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+Connection: TypeAlias = "asyncpg.pool.PoolConnectionProxy[Any]"
 
 MIGRATIONS = Path(__file__).parent / "migrations"
 # An unused connection is a server process of some megabytes.
@@ -53,6 +56,22 @@ async def connect_pool(
         )
     except DATABASE_ERRORS as error:
         raise UnavailableError(f"the database does not respond: {type(error).__name__}: {error}") from error
+
+
+async def with_connection(pool: asyncpg.Pool[Any], work: Callable[[Connection], Coroutine[Any, Any, T]]) -> T:
+    """Return what `work` returns, given a connection. When cancelled, it ends at once and closes the connection.
+
+    asyncpg alone would roll back first, and wait for a frozen server as long as a statement may take.
+    """
+    async with pool.acquire() as connection:
+        working = asyncio.create_task(work(connection))
+        try:
+            return await asyncio.shield(working)
+        except asyncio.CancelledError:
+            if not working.done():
+                connection.terminate()
+                await asyncio.gather(working, return_exceptions=True)
+            raise
 
 
 CLOSED_WITHIN_S = 2.0

@@ -10,6 +10,7 @@ import asyncio
 import json
 import logging
 from collections import deque
+from contextlib import suppress
 
 import nats.errors
 from nats.aio.client import Client
@@ -88,11 +89,14 @@ class PullSubscription:
     async def stop(self) -> list[Msg]:
         """Stop receiving; returns messages that were never taken, including those in flight."""
         if self._subscription is not None:
-            # Without a server nothing is in flight, and draining would wait for it.
-            if self._nc.is_connected:
-                await self._subscription.drain()  # type: ignore[no-untyped-call]
-            else:
-                await self._subscription.unsubscribe()
+            # A frozen or lost server sends nothing more; it must not delay the end of the consumer.
+            with suppress(TimeoutError, nats.errors.Error):
+                async with asyncio.timeout(ANSWER_S):
+                    # Without a server nothing is in flight, and draining would wait for it.
+                    if self._nc.is_connected:
+                        await self._subscription.drain()  # type: ignore[no-untyped-call]
+                    else:
+                        await self._subscription.unsubscribe()
             take_no_more(self._nc, self._subscription)
         left = list(self.ready)
         self.ready.clear()

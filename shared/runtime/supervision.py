@@ -23,6 +23,7 @@ STEADY_S = 60.0
 CHECK_EVERY_S = 0.5
 # A cancelled task that does not end is abandoned: a stuck call must not block its successor.
 CANCEL_WAIT_S = 3.0
+CANCEL_AGAIN_S = 1.0
 
 _current: ContextVar[_Task | None] = ContextVar("supervised_task", default=None)
 
@@ -44,13 +45,18 @@ def beat() -> None:
 
 
 async def _ended(task: asyncio.Task[None]) -> None:
-    """Wait a limited time for a cancelled task to clean up; a further cancellation interrupts that."""
+    """Wait a limited time for a cancelled task to clean up; one that swallows the cancellation is cancelled again."""
     loop = asyncio.get_running_loop()
     until = loop.time() + CANCEL_WAIT_S
+    told_at = loop.time()
     while not task.done() and loop.time() < until:
+        if loop.time() - told_at >= CANCEL_AGAIN_S:
+            told_at = loop.time()
+            task.cancel()
         try:
-            await asyncio.wait([task], timeout=until - loop.time())
+            await asyncio.wait([task], timeout=min(until, told_at + CANCEL_AGAIN_S) - loop.time())
         except asyncio.CancelledError:
+            # The caller is cancelled once more while it waits.
             continue
 
 

@@ -93,7 +93,8 @@ class Recording:
 
 
 @asynccontextmanager
-async def recording(nats_server: NatsServer, url: str) -> AsyncIterator[Recording]:
+async def proxied(url: str) -> AsyncIterator[tuple[LinkProxy, str]]:
+    """A link that can be stalled, and the database's address through it."""
     parts = urlsplit(url)
     folder = parse_qs(parts.query).get("host")
     if folder:
@@ -103,14 +104,20 @@ async def recording(nats_server: NatsServer, url: str) -> AsyncIterator[Recordin
         link = LinkProxy(tcp_target(parts.port or 5432))
     await link.start()
     user = f"{parts.username}:{parts.password}" if parts.password else parts.username
-    through = SecretStr(f"postgresql://{user}@127.0.0.1:{link.port}{parts.path}")
-    port = take_port(0, "test")
-    settings = RecorderSettings(
-        nats_url=nats_server.url, database_url=through, health_port=port, database_timeout_s=2, frame_linger_s=0.01
-    )
-    async with running(create_recorder(settings)):
-        yield Recording(url, link, port)
+    yield link, f"postgresql://{user}@127.0.0.1:{link.port}{parts.path}"
     await link.stop()
+
+
+@asynccontextmanager
+async def recording(nats_server: NatsServer, url: str, timeout_s: float = 2) -> AsyncIterator[Recording]:
+    async with proxied(url) as (link, through):
+        port = take_port(0, "test")
+        settings = RecorderSettings(
+            nats_url=nats_server.url, database_url=SecretStr(through), health_port=port, database_timeout_s=timeout_s,
+            frame_linger_s=0.01,
+        )  # fmt: skip
+        async with running(create_recorder(settings)):
+            yield Recording(url, link, port)
 
 
 async def publish(js: JetStreamContext, first: int, count: int) -> None:

@@ -94,6 +94,26 @@ async def test_a_task_that_stands_still_runs_again_even_when_it_does_not_end(wat
     stuck.set()
 
 
+async def test_a_task_that_swallows_its_end_is_told_again(watched: Watched, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(supervision, "CANCEL_WAIT_S", 20.0)
+    monkeypatch.setattr(supervision, "CANCEL_AGAIN_S", 0.1)
+    ended = asyncio.Event()
+
+    async def work() -> None:
+        watched.runs += 1
+        with suppress(asyncio.CancelledError):
+            await asyncio.Event().wait()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            ended.set()
+
+    watched.supervisor.start("t", work)
+    await eventually(lambda: watched.runs == 1)
+    watched.supervisor.end("t")
+    await asyncio.wait_for(ended.wait(), 10)
+
+
 async def test_a_task_that_beats_is_left_alone(watched: Watched) -> None:
     async def work() -> None:
         watched.runs += 1

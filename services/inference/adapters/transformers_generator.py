@@ -165,7 +165,7 @@ class TransformersGenerator:
 
 
 def _end_with_process(manager: weakref.ref[Any]) -> None:
-    """Stop decoding once the main thread has ended: the library's thread would keep the process alive for ever."""
+    """Stop decoding once the main thread has ended; otherwise the library's thread keeps the process alive forever."""
     threading.main_thread().join()
     running = manager()
     if running is not None:

@@ -42,7 +42,7 @@ class PoolCommands:
                 # data.
                 return "refused", f"names no share for node {node}, which keeps {self.supervisor.desired}"
             self.supervisor.desired = command.replicas if command.nodes is None else command.nodes[node]
-            # Told as applied it must hold, also when the pool crashes right after.
+            # Once reported as applied, the size must survive a crash.
             await self.save_size()
             return "applied", ""
 

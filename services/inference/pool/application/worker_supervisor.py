@@ -165,7 +165,7 @@ class PoolSupervisor:
             self.on_killed("silent")
             self._unwell[worker.status.device] = now
         ready = {w.status.device for w in self._workers.values() if w.status.state == "ready" and not w.killed}
-        # Who only finishes what it runs will not come back, and is not to: its device has no worker any more.
+        # A draining worker only finishes its jobs: it will not be ready again, and must not keep its device unwell.
         there = {w.status.device for w in self._workers.values() if w.draining_since is None or w.killed}
         for device, since in list(self._unwell.items()):
             if device in there and device not in ready:

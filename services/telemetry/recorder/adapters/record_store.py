@@ -7,6 +7,7 @@ from typing import Any
 
 import asyncpg
 
+from accelerator_autopilot.runtime.database import Connection, with_connection
 from accelerator_autopilot.telemetry.recorder.adapters.record_rows import TABLES
 from accelerator_autopilot.telemetry.recorder.ports import Row
 
@@ -22,6 +23,10 @@ class PostgresRecordStore:
     async def write(self, stream: str, rows: Sequence[Row]) -> int:
         """Insert rows in one transaction; returns how many were given. Raises asyncpg's errors."""
         if rows:
-            async with self._pool.acquire() as connection, connection.transaction():
-                await connection.executemany(_INSERTS[stream], rows)
+            await with_connection(self._pool, lambda connection: _insert(connection, _INSERTS[stream], rows))
         return len(rows)
+
+
+async def _insert(connection: Connection, statement: str, rows: Sequence[Row]) -> None:
+    async with connection.transaction():
+        await connection.executemany(statement, rows)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
 from datetime import UTC, datetime
-from typing import Any, TypeAlias
+from typing import Any
 
 import asyncpg
 import numpy as np
@@ -12,13 +12,16 @@ import numpy.typing as npt
 
 from accelerator_autopilot.contracts.frames import TelemetryFrame
 from accelerator_autopilot.contracts.metric_catalogue import NAMES
+from accelerator_autopilot.runtime.database import Connection, with_connection
 from accelerator_autopilot.telemetry.recorder.adapters.copy_format import copy_binary
 from accelerator_autopilot.telemetry.recorder.domain.frame_blocks import SampleBlock, stack
 
-Connection: TypeAlias = "asyncpg.pool.PoolConnectionProxy[Any]"
-
-
 MOST_NODES = 200_000
+_DEVICES = (
+    "INSERT INTO devices (node, device, simulated) SELECT * FROM unnest($1::text[], $2::text[], $3::bool[]) "
+    "ON CONFLICT (node, device) DO UPDATE SET last_seen = now() RETURNING node, device, device_id"
+)
+_METRICS = "INSERT INTO metrics_seen SELECT unnest($1::text[]) ON CONFLICT DO NOTHING"
 
 
 class PostgresFrameStore:
@@ -39,14 +42,7 @@ class PostgresFrameStore:
         await self._learn_metrics(block.metrics)
         columns = ("ts", "device_id", *block.metrics)
         stream = copy_binary(block)
-        async with self._pool.acquire() as connection:
-            try:
-                async with connection.transaction():
-                    await connection.copy_to_table("samples", source=_whole(stream), columns=columns, format="binary")
-                    await _mark_minutes(connection, block)
-            except asyncpg.UniqueViolationError:
-                return await _write_through_staging(connection, block, stream, columns)
-        return len(block)
+        return await with_connection(self._pool, lambda connection: _write(connection, block, stream, columns))
 
     async def _learn_devices(self, frames: Sequence[TelemetryFrame]) -> None:
         unknown = {(f.node, f.devices): f for f in frames if (f.node, f.devices) not in self._device_ids}
@@ -56,13 +52,8 @@ class PostgresFrameStore:
         if len(self._device_ids) > MOST_NODES:
             self._device_ids = {k: v for k, v in self._device_ids.items() if k in {(f.node, f.devices) for f in frames}}
         rows = [(node, device, simulated) for (node, device), simulated in sorted(marked.items())]
-        async with self._pool.acquire() as connection:
-            found = await connection.fetch(
-                "INSERT INTO devices (node, device, simulated) "
-                "SELECT * FROM unnest($1::text[], $2::text[], $3::bool[]) "
-                "ON CONFLICT (node, device) DO UPDATE SET last_seen = now() RETURNING node, device, device_id",
-                *(list(column) for column in zip(*rows, strict=True)),
-            )
+        columns = [list(column) for column in zip(*rows, strict=True)]
+        found = await with_connection(self._pool, lambda connection: connection.fetch(_DEVICES, *columns))
         ids = {(row["node"], row["device"]): row["device_id"] for row in found}
         for node, devices in unknown:
             self._device_ids[node, devices] = np.array([ids[node, d] for d in devices], np.int32)
@@ -71,10 +62,18 @@ class PostgresFrameStore:
         """Record which metrics this fleet has: rollups leave the others out."""
         new = set(metrics) - self._metrics
         if new:
-            await self._pool.execute(
-                "INSERT INTO metrics_seen SELECT unnest($1::text[]) ON CONFLICT DO NOTHING", sorted(new)
-            )
+            await with_connection(self._pool, lambda connection: connection.execute(_METRICS, sorted(new)))
             self._metrics |= new
+
+
+async def _write(connection: Connection, block: SampleBlock, stream: bytes, columns: tuple[str, ...]) -> int:
+    try:
+        async with connection.transaction():
+            await connection.copy_to_table("samples", source=_whole(stream), columns=columns, format="binary")
+            await _mark_minutes(connection, block)
+    except asyncpg.UniqueViolationError:
+        return await _write_through_staging(connection, block, stream, columns)
+    return len(block)
 
 
 async def _whole(data: bytes) -> AsyncIterator[bytes]:

@@ -49,6 +49,9 @@ class DatabaseWriter:
                 log.warning("the database rejected rows", extra={"stream": stream, "error": type(error).__name__})
                 raise
             except DATABASE_ERRORS as error:
+                if _is_cancelled():
+                    # The cleanup of a statement failed and its error replaced the cancellation.
+                    raise asyncio.CancelledError from error
                 reason = f"{type(error).__name__}: {error}" if str(error) else f"no answer ({type(error).__name__})"
                 self._health.report(f"writing {stream}", ok=False, reason=reason)
                 await asyncio.sleep(0.5)
@@ -56,6 +59,11 @@ class DatabaseWriter:
                 self._seconds.labels(stream).observe(time.monotonic() - started)
                 self._health.report(f"writing {stream}", ok=True)
                 return written
+
+
+def _is_cancelled() -> bool:
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
 
 
 @asynccontextmanager

@@ -103,10 +103,17 @@ class FrameWriter:
                     batch = [puller.ready.popleft() for _ in range(min(self._batch, len(puller.ready)))]
                     self.backlog = len(puller.ready) + batch[-1].metadata.num_pending
                     self._backlog.set(self.backlog)
-                    writing = writers.create_task(self._record(nc, store, batch))
+                    writing = writers.create_task(self._record_or_give_back(nc, store, batch))
                     writing.add_done_callback(lambda _: slots.release())
         finally:
             await give_back(await puller.stop())
+
+    async def _record_or_give_back(self, nc: Client, store: FrameStore, batch: list[Msg]) -> None:
+        try:
+            await self._record(nc, store, batch)
+        except asyncio.CancelledError:
+            await give_back(batch)
+            raise
 
     async def _record(self, nc: Client, store: FrameStore, batch: list[Msg]) -> None:
         pairs = await self._decode_all(batch)
