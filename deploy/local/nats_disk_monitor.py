@@ -60,7 +60,10 @@ class DiskWatch:
         self._errors = WriteErrors(self.log_file)
         self._nc = Client()
         self._alerts = ConditionAlerts(
-            Bus(self._nc.jetstream(timeout=5.0)), lambda a: (a.node, a.kind) == (self.node, DISK_FULL), prefix="disk-"
+            Bus(self._nc.jetstream(timeout=5.0)),
+            lambda a: (a.node, a.kind) == (self.node, DISK_FULL),
+            actor="supervisor",
+            prefix="disk-",
         )
 
     async def run(self) -> None:

@@ -70,8 +70,11 @@ def nats_settings(data_dir: Path) -> NatsSettings:
 async def connected(data_dir: Path) -> AsyncIterator[AutopilotClient]:
     """Yield a connected client of the running product. Raises UnavailableError."""
     from accelerator_autopilot.client import AutopilotClient  # noqa: PLC0415
+    from accelerator_autopilot.client.connect_settings import default_actor, default_project  # noqa: PLC0415
 
-    async with AutopilotClient(nats_settings(data_dir), name="cli") as client:
+    async with AutopilotClient(
+        nats_settings(data_dir), name="cli", actor=default_actor(), project=default_project()
+    ) as client:
         yield client
 
 

@@ -15,10 +15,12 @@ from nats.aio.msg import Msg
 from prometheus_client import CollectorRegistry
 
 from accelerator_autopilot.client import AutopilotClient
+from accelerator_autopilot.client.jobs import JobView
 from accelerator_autopilot.contracts import subjects
 from accelerator_autopilot.contracts.failure_risk import Risk
 from accelerator_autopilot.contracts.messages.alerts import Alert
 from accelerator_autopilot.contracts.messages.audit import AuditRecord
+from accelerator_autopilot.contracts.projects import parse_job_reference
 from accelerator_autopilot.gateway.adapters.nats_connection import NatsConnection
 from accelerator_autopilot.gateway.application.admission import Admission, Quota
 from accelerator_autopilot.gateway.application.event_fanout import EventFanout, StreamLimit
@@ -88,10 +90,14 @@ def create_app(settings: GatewaySettings | None = None) -> FastAPI:
         app.state.frames, app.state.alerts = make_fanouts(client, poison)
 
         async def on_result(message: Msg) -> None:
-            identity = subjects.job_id(message.subject.split(".")[1:])
-            admission.finished(identity, asyncio.get_running_loop().time())
+            admission.finished(subjects.finished_job(message.subject), asyncio.get_running_loop().time())
 
-        await client.nc.subscribe("results.>", cb=poison.callback("gateway results", on_result))
+        async def view(reference: str) -> JobView:
+            job_id, project = parse_job_reference(reference)
+            return await client.in_project(project).jobs.view(job_id)
+
+        for wildcard in subjects.in_any_project(subjects.ANY_RESULT):
+            await client.nc.subscribe(wildcard, cb=poison.callback("gateway results", on_result))
         for name, work in (
             ("connection", connection.watch),
             ("write probe", connection.prove_writes),
@@ -102,7 +108,7 @@ def create_app(settings: GatewaySettings | None = None) -> FastAPI:
             supervisor.start(name, work, standstill_s=STANDSTILL_S)
         supervisor.start(
             "unfinished jobs",
-            partial(reconcile_loop, admission, client.jobs.view),
+            partial(reconcile_loop, admission, view),
             standstill_s=UNFINISHED_STANDSTILL_S,
         )
         supervisor.start("live samples", app.state.frames.run)

@@ -15,7 +15,7 @@ def client(request: Request) -> AutopilotClient:
     autopilot: AutopilotClient = request.app.state.client
     if not autopilot.connected:
         raise UnavailableError("the gateway is not connected to NATS; try again later")
-    return autopilot.acting_as(request.state.caller.user)
+    return autopilot.acting_as(request.state.caller.user, request.state.caller.project)
 
 
 Autopilot = Annotated[AutopilotClient, Depends(client)]

@@ -35,6 +35,7 @@ from accelerator_autopilot.contracts.messages.notifications import (
     Silence,
     Subscription,
 )
+from accelerator_autopilot.contracts.projects import DEFAULT_PROJECT
 from accelerator_autopilot.contracts.subject_checks import check_address
 from accelerator_autopilot.transport import audit_records
 from accelerator_autopilot.transport.clock import utc_now
@@ -51,8 +52,8 @@ FORGOTTEN_AFTER = timedelta(days=30)
 class Alerts:
     """Read alerts, follow them, and manage their deliveries."""
 
-    def __init__(self, nc: Client, js: JetStreamContext, actor: str) -> None:
-        self._nc, self._js, self._actor = nc, js, actor
+    def __init__(self, nc: Client, js: JetStreamContext, actor: str, project: str = DEFAULT_PROJECT) -> None:
+        self._nc, self._js, self._actor, self._project = nc, js, actor, project
 
     async def open(self) -> list[Alert]:
         """Return the open alerts, oldest first."""
@@ -88,7 +89,7 @@ class Alerts:
         Raises InvalidInputError that names the field, ConflictError when there are too many.
         """
         secret = "whsec_" + base64.b64encode(secrets.token_bytes(24)).decode()
-        made = {"id": new_id()[:12], "url": url, "secret": secret, "created_at": utc_now()}
+        made = {"id": new_id()[:12], "url": url, "secret": secret, "created_at": utc_now()} | self._owner()
         subscription = _checked(Subscription, made | {name: value for name, value in more.items() if value is not None})
         if len(await self.subscriptions()) >= MOST_SUBSCRIPTIONS:
             raise ConflictError(f"there are {MOST_SUBSCRIPTIONS} subscriptions, the maximum: remove some")
@@ -101,7 +102,7 @@ class Alerts:
 
         Raises NotFoundError for an unknown subscription, and UnavailableError without a notifier.
         """
-        request = _checked(DeliveryRequest, {"subscription_id": subscription_id, "alert": alert})
+        request = _checked(DeliveryRequest, {"subscription_id": subscription_id, "alert": alert} | self._owner())
         await self._known("subscriptions", subscription_id, "subscription")
         if alert is None:
             await self._audit("subscription.tested", subscription_id)
@@ -121,7 +122,8 @@ class Alerts:
         """Acknowledge an open alert: it is not escalated further. Raises NotFoundError."""
         if not alert_id or alert_id not in {a.id for a in await self.open()}:
             raise NotFoundError(f"alert {alert_id} is not open")
-        taken = _checked(Acknowledgement, {"alert_id": alert_id, "by": self._actor, "at": utc_now(), "note": note})
+        made = {"alert_id": alert_id, "by": self._actor, "at": utc_now(), "note": note}
+        taken = _checked(Acknowledgement, made | self._owner())
         await self._audit("alert.acknowledged", alert_id)
         await self._put("acknowledged", subjects.token(alert_id), taken)
         return taken
@@ -137,6 +139,7 @@ class Alerts:
         Raises InvalidInputError, and ConflictError when there are too many.
         """
         made = {"id": new_id()[:12], "starts_at": starts_at or utc_now(), "ends_at": ends_at, "created_by": self._actor}
+        made |= self._owner()
         silence = _checked(Silence, made | {name: value for name, value in more.items() if value is not None})
         await self._make_room_for_a_silence()
         await self._audit("silence.created", silence.id)
@@ -189,8 +192,11 @@ class Alerts:
             raise NotFoundError(f"{kind} {key[:200]!r} does not exist") from None
         return kv
 
+    def _owner(self) -> dict[str, object]:
+        return {"project": self._project, "actor": self._actor}
+
     async def _audit(self, action: str, target: str, **detail: str) -> None:
-        await audit_records.write(self._js, audit_records.record(self._actor, action, target, **detail))
+        await audit_records.write(self._js, audit_records.record(self._actor, action, target, self._project, **detail))
 
 
 def _checked(model: type[M], fields: dict[str, object]) -> M:

@@ -20,6 +20,7 @@ from accelerator_autopilot.client.fleet import Fleet
 from accelerator_autopilot.client.jobs import Jobs
 from accelerator_autopilot.client.steering import Steering
 from accelerator_autopilot.contracts.errors import UnavailableError
+from accelerator_autopilot.contracts.projects import DEFAULT_PROJECT, check_project
 from accelerator_autopilot.transport import audit_records
 from accelerator_autopilot.transport.connection import connection_options
 from accelerator_autopilot.transport.settings import NatsSettings
@@ -43,11 +44,13 @@ class AutopilotClient:
         *,
         name: str = "client",
         actor: str = "operator",
+        project: str = DEFAULT_PROJECT,
         on_closed: Callable[[], Awaitable[None]] | None = None,
         connect_timeout_s: float = CONNECT_TIMEOUT_S,
     ) -> None:
         self._connect_timeout_s = connect_timeout_s
         self._settings, self._name, self._actor, self._on_closed = settings, name, actor, on_closed
+        self._project = check_project(project)
         self._nc: Client | None = None
 
     async def __aenter__(self) -> Self:
@@ -84,28 +87,32 @@ class AutopilotClient:
         connected = True
         self._nc = nc
         js = nc.jetstream(timeout=5.0)
-        self._bind(nc, js, Jobs(nc, js, self._actor))
+        self._bind(nc, js, Jobs(nc, js, self._actor, self._project))
         return self
 
     def _bind(self, nc: Client, js: JetStreamContext, jobs: Jobs) -> None:
         self.js: JetStreamContext = js
         self.jobs = jobs
-        self.batches = Batches(nc, js, self.jobs, self._actor)
-        self.dead = DeadJobs(js, self.jobs)
+        self.batches = Batches(nc, js, self.jobs, self._actor, self._project)
+        self.dead = DeadJobs(js, self.jobs, self._project)
         self.fleet = Fleet(nc, js)
-        self.alerts = Alerts(nc, js, self._actor)
-        self.steering = Steering(nc, js, self._actor)
+        self.alerts = Alerts(nc, js, self._actor, self._project)
+        self.steering = Steering(nc, js, self._actor, self._project)
 
-    def acting_as(self, actor: str) -> AutopilotClient:
+    def acting_as(self, actor: str, project: str | None = None) -> AutopilotClient:
         """Return the same connection acting for somebody else, for as long as this one is open."""
-        other = AutopilotClient(self._settings, name=self._name, actor=actor)
+        other = AutopilotClient(self._settings, name=self._name, actor=actor, project=project or self._project)
         other._nc = self.nc
-        other._bind(self.nc, self.js, self.jobs.acting_as(actor))
+        other._bind(self.nc, self.js, self.jobs.acting_as(actor, other._project))
         return other
+
+    def in_project(self, project: str) -> AutopilotClient:
+        """Return the same connection and actor in another project."""
+        return self.acting_as(self._actor, project)
 
     async def audit(self, action: str, target: str, /, **detail: str) -> None:
         """Record what the actor is about to do. Raises UnavailableError: then it must not be done."""
-        await audit_records.write(self.js, audit_records.record(self._actor, action, target, **detail))
+        await audit_records.write(self.js, audit_records.record(self._actor, action, target, self._project, **detail))
 
     async def __aexit__(
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None

@@ -40,13 +40,15 @@ class BatchResults:
         nc: Client,
         js: JetStreamContext,
         batch_id: str,
+        project: str,
         *,
         parse: Parse,
         find: Find,
         others: Callable[[int], Awaitable[set[str] | None]],
         expired: Callable[[int], JobResult],
     ) -> None:
-        self._js, self._batch_id, self._others, self._expired = js, batch_id, others, expired
+        self._js, self._batch_id, self._project = js, batch_id, project
+        self._others, self._expired = others, expired
         self._there: set[str] | None = None
         self._parse, self._find = parse, patient(nc, find)
         self._nc = nc
@@ -64,7 +66,7 @@ class BatchResults:
             self._arrived += 1
             self._news.set()
 
-        subscription = await self._nc.subscribe(subjects.results_of(self._batch_id), cb=on_result)
+        subscription = await self._nc.subscribe(subjects.results_of(self._batch_id, self._project), cb=on_result)
         try:
             for index in range(count):
                 async with asyncio.timeout(timeout_s):
@@ -98,7 +100,7 @@ class BatchResults:
         """Read on from where the last read ended; where the stream is unreadable, only `find` is used."""
         self._arrived = 0
         config = ConsumerConfig(
-            filter_subject=subjects.results_of(self._batch_id),
+            filter_subject=subjects.results_of(self._batch_id, self._project),
             deliver_policy=DeliverPolicy.BY_START_SEQUENCE,
             opt_start_seq=self._next_sequence,
         )

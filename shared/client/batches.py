@@ -24,6 +24,7 @@ from accelerator_autopilot.contracts.errors import AutopilotError, ConflictError
 from accelerator_autopilot.contracts.ids import new_id
 from accelerator_autopilot.contracts.job_building import Options, check_id, make_options
 from accelerator_autopilot.contracts.messages.jobs import Batch, Job, JobError, JobResult
+from accelerator_autopilot.contracts.projects import DEFAULT_PROJECT
 from accelerator_autopilot.transport.clock import utc_now
 from accelerator_autopilot.transport.direct_reads import count_messages, subjects_of
 from accelerator_autopilot.transport.job_id_claims import fingerprint, tokens_of_batch
@@ -90,8 +91,10 @@ class BatchHandle:
 class Batches:
     """Submit, follow and cancel batches."""
 
-    def __init__(self, nc: Client, js: JetStreamContext, jobs: Jobs, actor: str) -> None:
-        self._nc, self._js, self._jobs, self._actor = nc, js, jobs, actor
+    def __init__(
+        self, nc: Client, js: JetStreamContext, jobs: Jobs, actor: str, project: str = DEFAULT_PROJECT
+    ) -> None:
+        self._nc, self._js, self._jobs, self._actor, self._project = nc, js, jobs, actor, project
 
     async def map(
         self,
@@ -121,6 +124,8 @@ class Batches:
             kind=kind,
             count=len(inputs),
             submitter=who,
+            project=self._project,
+            actor=self._actor,
             submitted_at=utc_now(),
             fingerprint=digest or fingerprint(kind, inputs),
         )
@@ -159,13 +164,14 @@ class Batches:
 
     async def _register(self, record: Batch) -> frozenset[int]:
         """Record the batch; returns the indices of its jobs that exist already."""
-        key, body = subjects.token(record.id), record.model_dump_json().encode()
+        key, body = subjects.job_key(record.id, self._project), record.model_dump_json().encode()
         try:
             kv = await self._js.key_value("batches")
             try:
                 await kv.create(key, body)
             except KeyWrongLastSequenceError:
-                there = frozenset(int(t) for t in await tokens_of_batch(self._js, record.id) if t.isdecimal())
+                tokens = await tokens_of_batch(self._js, record.id, self._project)
+                there = frozenset(int(t) for t in tokens if t.isdecimal())
                 known = Batch.model_validate_json((await kv.get(key)).value or b"")
                 if there and known.fingerprint not in {"", record.fingerprint}:
                     raise ConflictError(
@@ -180,17 +186,17 @@ class Batches:
     async def view(self, batch_id: str) -> BatchView:
         """Return the progress of a batch. Raises NotFoundError for an unknown id."""
         record = await self._record(batch_id)
-        done = await count_messages(self._js, "RESULTS", subjects.results_of(batch_id))
+        done = await count_messages(self._js, "RESULTS", subjects.results_of(batch_id, self._project))
         expired = 0
         if record.published and done < record.count:
-            expired = record.count - len(await tokens_of_batch(self._js, batch_id))
+            expired = record.count - len(await tokens_of_batch(self._js, batch_id, self._project))
         return BatchView(id=batch_id, kind=record.kind, count=record.count, done=done, expired=max(0, expired))
 
     async def results(self, batch_id: str, timeout_s: float | None = 3600.0) -> AsyncIterator[JobResult]:
         """Yield results in the order of the inputs. Raises TimeoutError when the next takes longer than `timeout_s`."""
         record = await self._record(batch_id)
         reader = BatchResults(
-            self._nc, self._js, batch_id, parse=self._jobs.read_result, find=self._jobs.find_result,
+            self._nc, self._js, batch_id, self._project, parse=self._jobs.read_result, find=self._jobs.find_result,
             others=partial(self._others, batch_id), expired=partial(_expired, record),
         )  # fmt: skip
         async with aclosing(reader.in_order(record.count, timeout_s)) as results:
@@ -201,14 +207,14 @@ class Batches:
         """Without the note, followers wait for expired results; that is no reason to fail."""
         body = record.model_copy(update={"published": True}).model_dump_json().encode()
         with suppress(*BUS_ERRORS):
-            await (await self._js.key_value("batches")).put(subjects.token(record.id), body)
+            await (await self._js.key_value("batches")).put(subjects.job_key(record.id, self._project), body)
 
     async def _others(self, batch_id: str, index: int) -> set[str] | None:
         """Return the indices of all other existing jobs and results if this one can get no result, else None."""
         try:
             if not await self._jobs.is_gone(f"{batch_id}.{index}") or not (await self._record(batch_id)).published:
                 return None
-            return await tokens_of_batch(self._js, batch_id) - {str(index)}
+            return await tokens_of_batch(self._js, batch_id, self._project) - {str(index)}
         except (AutopilotError, *BUS_ERRORS):
             return None
 
@@ -224,8 +230,8 @@ class Batches:
         async def on_result(message: Msg) -> None:
             told.put_nowait(message.subject)
 
-        subscription = await self._nc.subscribe(subjects.results_of(batch_id), cb=on_result)
-        left = {subjects.result(f"{batch_id}.{number}"): number for number in range(record.count)}
+        subscription = await self._nc.subscribe(subjects.results_of(batch_id, self._project), cb=on_result)
+        left = {subjects.result(f"{batch_id}.{number}", self._project): number for number in range(record.count)}
         try:
             while left:
                 found: list[tuple[str, JobResult]] = []
@@ -252,7 +258,7 @@ class Batches:
             candidates.append(told.get_nowait())
         if not candidates:
             with suppress(*BUS_ERRORS):
-                candidates = list(await subjects_of(self._js, "RESULTS", subjects.results_of(batch_id)))
+                candidates = list(await subjects_of(self._js, "RESULTS", subjects.results_of(batch_id, self._project)))
         found = []
         for subject in dict.fromkeys(c for c in candidates if c in left):
             result = await find(f"{batch_id}.{left[subject]}")
@@ -268,8 +274,8 @@ class Batches:
                 return []
             # A job that moves between streams meanwhile appears in the second listing.
             for _ in range(2):
-                there |= await tokens_of_batch(self._js, record.id)
-            stored = await subjects_of(self._js, "RESULTS", subjects.results_of(record.id))
+                there |= await tokens_of_batch(self._js, record.id, self._project)
+            stored = await subjects_of(self._js, "RESULTS", subjects.results_of(record.id, self._project))
         except (AutopilotError, *BUS_ERRORS):
             return []
         gone = [(subject, number) for subject, number in left.items() if str(number) not in there]
@@ -286,15 +292,16 @@ class Batches:
         """
         record = await self._record(batch_id)
         try:
-            done = await subjects_of(self._js, "RESULTS", subjects.results_of(batch_id))
-            left = [job for job in (f"{batch_id}.{i}" for i in range(record.count)) if subjects.result(job) not in done]
+            done = await subjects_of(self._js, "RESULTS", subjects.results_of(batch_id, self._project))
+            jobs = (f"{batch_id}.{i}" for i in range(record.count))
+            left = [job for job in jobs if subjects.result(job, self._project) not in done]
             # Workers start at the other end. No job leaves the queue before it has its result.
             left.reverse()
             ended = 0
             for start in range(0, len(left), ENDED_AT_ONCE):
                 part = left[start : start + ENDED_AT_ONCE]
                 ended += sum(await asyncio.gather(*(self._jobs.end_cancelled(job, record.kind) for job in part)))
-            for stream, subject in subjects.stages_of_batch(batch_id):
+            for stream, subject in subjects.stages_of_batch(batch_id, self._project):
                 await self._js.purge_stream(stream, subject=subject)
         except BUS_ERRORS as error:
             raise not_stored(f"the end of batch {batch_id}", error) from error
@@ -303,7 +310,7 @@ class Batches:
     async def _record(self, batch_id: str) -> Batch:
         try:
             kv = await self._js.key_value("batches")
-            return Batch.model_validate_json((await kv.get(subjects.token(batch_id))).value or b"")
+            return Batch.model_validate_json((await kv.get(subjects.job_key(batch_id, self._project))).value or b"")
         except (KeyNotFoundError, ValueError):
             raise NotFoundError(f"batch {batch_id} does not exist") from None
 
@@ -317,6 +324,7 @@ def _expired(record: Batch, index: int) -> JobResult:
         status="failed",
         errors=[why],
         submitter=record.submitter,
+        **record.owner,
         submitted_at=record.submitted_at,
         finished_at=now,
     )

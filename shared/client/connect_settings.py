@@ -14,6 +14,8 @@ from pydantic import ValidationError
 from accelerator_autopilot.contracts.data_folder import DEFAULT_DATA_DIR, RUNTIME_FILE
 from accelerator_autopilot.contracts.errors import InvalidInputError
 from accelerator_autopilot.contracts.job_building import first_problem
+from accelerator_autopilot.contracts.projects import DEFAULT_PROJECT
+from accelerator_autopilot.contracts.service_names import SERVICE_NAMES
 from accelerator_autopilot.transport.settings import NatsSettings
 
 
@@ -65,8 +67,14 @@ def local_product() -> dict[str, Any]:
 
 
 def default_actor() -> str:
-    """Return the user of this process."""
+    """Return the user of this process; one that is called like a service gets the prefix `user-`."""
     try:
-        return getpass.getuser()
+        user = getpass.getuser()
     except (OSError, KeyError, ImportError):
         return "client"
+    return f"user-{user}" if user in SERVICE_NAMES else user
+
+
+def default_project() -> str:
+    """Return the project that AUTOPILOT_PROJECT names, else `default`."""
+    return os.environ.get("AUTOPILOT_PROJECT") or DEFAULT_PROJECT

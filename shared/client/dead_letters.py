@@ -11,6 +11,7 @@ from accelerator_autopilot.contracts.errors import NotFoundError
 from accelerator_autopilot.contracts.ids import derived_id
 from accelerator_autopilot.contracts.messages.jobs import DeadJob
 from accelerator_autopilot.contracts.messages.poison import PoisonMessage
+from accelerator_autopilot.contracts.projects import DEFAULT_PROJECT
 from accelerator_autopilot.transport.clock import utc_now
 from accelerator_autopilot.transport.direct_reads import last_messages
 
@@ -23,8 +24,8 @@ NEWEST = 1000
 class DeadJobs:
     """The dead letters of the last thirty days, and messages quarantined within the last seven."""
 
-    def __init__(self, js: JetStreamContext, jobs: Jobs) -> None:
-        self._js, self._jobs = js, jobs
+    def __init__(self, js: JetStreamContext, jobs: Jobs, project: str = DEFAULT_PROJECT) -> None:
+        self._js, self._jobs, self._project = js, jobs, project
 
     async def put_aside(self, limit: int = 50) -> list[PoisonMessage]:
         """Return the newest quarantined messages, newest first; `body_base64` is their content."""
@@ -32,7 +33,7 @@ class DeadJobs:
 
     async def list(self, kind: str | None = None, limit: int = 50) -> list[DeadJob]:
         """Return the newest dead letters, newest first."""
-        subject = subjects.dead(kind) if kind else subjects.DEAD
+        subject = subjects.in_project(self._project, subjects.dead(kind) if kind else subjects.DEAD)
         return (await last_messages(self._js, "DEAD", subject, DeadJob, limit=limit))[::-1]
 
     async def replay(self, job_id: str) -> JobHandle:

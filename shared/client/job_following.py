@@ -64,14 +64,19 @@ def patient(nc: Client, find: Find) -> Find:
 
 
 async def follow(
-    nc: Client, find: Find, is_gone: IsGone, job_id: str, begin: Callable[[], Awaitable[object]] | None = None
+    nc: Client,
+    find: Find,
+    is_gone: IsGone,
+    job: tuple[str, str],
+    begin: Callable[[], Awaitable[object]] | None = None,
 ) -> AsyncIterator[JobProgress | JobResult]:
     """Subscribe, then `begin` (submit the job, for example), then yield progress and finally the result.
 
-    Raises NotFoundError when no result can arrive any more.
+    `job` is its project and id. Raises NotFoundError when no result can arrive any more.
     """
+    project, job_id = job
     told = _Told()
-    progress = await nc.subscribe(subjects.progress(job_id), cb=told.report)
+    progress = await nc.subscribe(subjects.progress(job_id, project), cb=told.report)
 
     has_ended = asyncio.Event()
 
@@ -79,7 +84,7 @@ async def follow(
         has_ended.set()
         await told.put(None)
 
-    result = await nc.subscribe(subjects.result(job_id), cb=ended)
+    result = await nc.subscribe(subjects.result(job_id, project), cb=ended)
     found: JobResult | None = None
     try:
         if begin is not None:

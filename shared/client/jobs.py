@@ -36,8 +36,10 @@ from accelerator_autopilot.contracts.job_building import (
     first_problem,
     make_job,
     make_options,
+    message_id,
 )
 from accelerator_autopilot.contracts.messages.jobs import Job, JobProgress, JobResult, JobState
+from accelerator_autopilot.contracts.projects import DEFAULT_PROJECT
 from accelerator_autopilot.contracts.streams import DAY_S, PAYLOAD_INLINE_LIMIT
 from accelerator_autopilot.transport import job_id_claims
 from accelerator_autopilot.transport.clock import utc_now
@@ -74,13 +76,20 @@ class JobHandle:
 class Jobs:
     """Submit, wait, follow, cancel and list jobs."""
 
-    def __init__(self, nc: Client, js: JetStreamContext, actor: str, claims: Claims | None = None) -> None:
-        self._nc, self._js, self._actor = nc, js, actor
-        self._claims = claims or Claims(js)
+    def __init__(
+        self,
+        nc: Client,
+        js: JetStreamContext,
+        actor: str,
+        project: str = DEFAULT_PROJECT,
+        claims: Claims | None = None,
+    ) -> None:
+        self._nc, self._js, self._actor, self.project = nc, js, actor, project
+        self._claims = claims or Claims(js, project)
 
-    def acting_as(self, actor: str) -> Jobs:
+    def acting_as(self, actor: str, project: str) -> Jobs:
         """Return the same client acting for somebody else."""
-        return Jobs(self._nc, self._js, actor, self._claims)
+        return Jobs(self._nc, self._js, actor, project, self._claims if project == self.project else None)
 
     async def submit(
         self,
@@ -107,10 +116,11 @@ class Jobs:
         if fresh:
             job = await self.prepare(job_id, kind, payload, chosen, submitter=who)
             return JobHandle(job_id, kind, self, duplicate=await self.publish(job))
-        revision = await self._claims.claim(job_id, fingerprint(kind, payload), _life_s(chosen))
+        digest = fingerprint(kind, payload)
+        revision = await self._claims.claim(job_id, digest)
         if revision is None:
             return JobHandle(job_id, kind, self, duplicate=True)
-        there = await self._publish_claimed(job_id, kind, payload, chosen, who, revision)
+        there = await self._publish_claimed(job_id, kind, payload, chosen, who, digest, revision)
         return JobHandle(job_id, kind, self, duplicate=there)
 
     def identify(self, kind: str, submitter: str, idempotency_key: str | None) -> str:
@@ -118,24 +128,39 @@ class Jobs:
         return derived_id(submitter, kind, idempotency_key) if idempotency_key else new_id()
 
     async def _publish_claimed(
-        self, job_id: str, kind: str, payload: dict[str, Any], options: Options, submitter: str, revision: int
+        self,
+        job_id: str,
+        kind: str,
+        payload: dict[str, Any],
+        options: Options,
+        submitter: str,
+        digest: str,
+        revision: int,
     ) -> bool:
         """Publish a job under an id that was claimed; True when it existed already."""
         try:
-            job = await self.prepare(job_id, kind, payload, options, submitter=submitter)
+            job = await self.prepare(job_id, kind, payload, options, submitter=submitter, claim=revision)
+            job = job.model_copy(update={"fingerprint": digest})
         except AutopilotError:
             await self._claims.release(job_id)
             raise
         try:
             if not await self.publish(job, first=True):
                 return False
-            if await self._claims.exists(job_id):
+            if await self._is_there(job_id, digest):
                 return True
             # The stream remembers the id of a finished job whose result is already deleted.
-            return await self.publish(job, f"{job_id}-{revision}")
+            return await self.publish(job, f"{message_id(job)}-{revision}")
         except BusyError:
             await self._claims.release(job_id)
             raise
+
+    async def _is_there(self, job_id: str, digest: str) -> bool:
+        """Whether the job exists. Raises ConflictError, UnavailableError."""
+        try:
+            return await self._claims.is_there(job_id, digest)
+        except BUS_ERRORS as error:
+            raise not_stored(f"job {job_id}", error) from error
 
     async def prepare(
         self,
@@ -145,9 +170,15 @@ class Jobs:
         options: Options,
         *,
         submitter: str,
+        claim: int = 0,
     ) -> Job:
-        """Prepare the job for publishing: a payload that is too large for a message goes to the object store first."""
-        job = make_job(job_id, kind, payload, options, submitter=submitter, now=utc_now())
+        """Prepare the job for publishing: a payload that is too large for a message goes to the object store first.
+
+        `claim` makes the object's name unique among those who submit under the same id.
+        """
+        job = make_job(
+            job_id, kind, payload, options, submitter=submitter, now=utc_now(), project=self.project, actor=self._actor
+        )
         encoded = json.dumps(payload).encode()
         size = len(encoded)
         if size <= PAYLOAD_INLINE_LIMIT:
@@ -158,7 +189,8 @@ class Jobs:
             )
         # Its time to live starts when it may run.
         expires_at = max(job.submitted_at, job.not_before or job.submitted_at) + timedelta(seconds=job.ttl_s)
-        reference = await store_encoded(self._js, f"job-{job_id}", encoded, expires_at)
+        name = subjects.in_project(self.project, f"job-{job_id}" + (f"-{claim}" if claim else ""))
+        reference = await store_encoded(self._js, name, encoded, expires_at)
         return job.model_copy(update={"payload": {}, "payload_ref": reference})
 
     async def publish(self, job: Job, message_id: str | None = None, *, first: bool = False) -> bool:
@@ -167,8 +199,8 @@ class Jobs:
         headers = message.headers
         if message_id is not None:
             headers[MESSAGE_ID] = message_id
-        if first and message.stream == "JOBS":
-            headers |= job_id_claims.first(job.id)
+        if first and message.stream == "JOBS" and not job.after:
+            headers |= job_id_claims.first(job.id, job.project)
         elif first and await self._claims.exists(job.id):
             return True
         try:
@@ -182,7 +214,7 @@ class Jobs:
     async def find_result(self, job_id: str, *, direct: bool = True) -> JobResult | None:
         """Return the result, if there is a readable one; without `direct`, only the stream leader is asked."""
         try:
-            message = await self._js.get_last_msg("RESULTS", subjects.result(job_id), direct=direct)
+            message = await self._js.get_last_msg("RESULTS", subjects.result(job_id, self.project), direct=direct)
         except NotFoundError:
             return None
         return await self.read_result(message.data or b"")
@@ -216,7 +248,7 @@ class Jobs:
         or there is no such job.
         """
         # Subscribe first and read second, so that a result in between is not missed.
-        subscription = await self._nc.subscribe(subjects.result(job_id))
+        subscription = await self._nc.subscribe(subjects.result(job_id, self.project))
         try:
             async with asyncio.timeout(timeout_s):
                 look, pauses = patient(self._nc, self.find_result), look_again()
@@ -241,7 +273,7 @@ class Jobs:
 
     async def events(self, job_id: str) -> AsyncIterator[JobProgress | JobResult]:
         """Follow a job: its progress, then its result. Raises NotFoundError when none can come any more."""
-        async for told in follow(self._nc, self.find_result, self.is_gone, job_id):
+        async for told in follow(self._nc, self.find_result, self.is_gone, (self.project, job_id)):
             yield told
 
     async def progress(self, job_id: str) -> AsyncIterator[JobProgress]:
@@ -260,7 +292,7 @@ class Jobs:
         async def begin() -> None:
             await self.submit(kind, payload, job_id=job_id, **options)
 
-        async for told in follow(self._nc, self.find_result, self.is_gone, job_id, begin):
+        async for told in follow(self._nc, self.find_result, self.is_gone, (self.project, job_id), begin):
             yield told
 
     async def load(self, job: Job) -> dict[str, Any]:
@@ -272,7 +304,7 @@ class Jobs:
         result = await self.find_result(job_id)
         if result is not None:
             return JobView(id=job_id, kind=result.kind, state=result.status, result=result)
-        for stream, subject in subjects.stages_of_job(job_id):
+        for stream, subject in subjects.stages_of_job(job_id, self.project):
             try:
                 message = await self._js.get_last_msg(stream, subject, direct=True)
             except NotFoundError:
@@ -291,10 +323,15 @@ class Jobs:
             raise ConflictError(f"job {job_id} already {view.state}")
         if not await self.end_cancelled(job_id, view.kind):
             raise ConflictError(f"job {job_id} finished in the meantime")
-        for stream, subject in subjects.stages_of_job(job_id):
+        for stream, subject in subjects.stages_of_job(job_id, self.project):
             await self._js.purge_stream(stream, subject=subject)
         return JobResult(
-            job_id=job_id, kind=view.kind, status="cancelled", submitted_at=utc_now(), finished_at=utc_now()
+            job_id=job_id,
+            kind=view.kind,
+            status="cancelled",
+            submitted_at=utc_now(),
+            finished_at=utc_now(),
+            **self._owner(),
         )
 
     async def end_cancelled(self, job_id: str, kind: str) -> bool:
@@ -305,16 +342,25 @@ class Jobs:
         now = utc_now()
         try:
             kv = await self._js.key_value("jobs")
-            await kv.put(subjects.token(job_id), JobState(cancelled=True, at=now).model_dump_json().encode())
+            await kv.put(
+                subjects.job_key(job_id, self.project),
+                JobState(cancelled=True, at=now, **self._owner()).model_dump_json().encode(),
+            )
         except BUS_ERRORS as error:
             raise not_stored(f"the end of job {job_id}", error) from error
-        result = JobResult(job_id=job_id, kind=kind, status="cancelled", submitted_at=now, finished_at=now)
+        result = JobResult(
+            job_id=job_id, kind=kind, status="cancelled", submitted_at=now, finished_at=now, **self._owner()
+        )
         return await publish_result(self._js, result, result.model_dump_json().encode(), DAY_S)
+
+    def _owner(self) -> dict[str, str]:
+        return {"project": self.project, "actor": self._actor}
 
     async def queued(self, limit: int = 1000) -> list[JobView]:
         """Return jobs that wait or run."""
         views: list[JobView] = []
-        for stream, wildcard in (("JOBS", ">"), ("LATER", ">")):
+        mine = ">" if self.project == DEFAULT_PROJECT else subjects.in_project(self.project, ">")
+        for stream, wildcard in (("JOBS", mine), ("LATER", mine)):
             info = await self._js.stream_info(stream, subjects_filter=wildcard)
             for subject in list(info.state.subjects or {})[: limit - len(views)]:
                 views += _queued_view(subject)
@@ -343,12 +389,6 @@ def message_of(job: Job) -> Outgoing:
     return Outgoing(stream, subject, headers, job.model_dump_json(exclude_none=True).encode())
 
 
-def _life_s(options: Options) -> float:
-    """Return how long a job and its result can exist, with a day for the run."""
-    delay_s = options.delay_s or (max(0.0, (options.at - utc_now()).total_seconds()) if options.at else 0.0)
-    return delay_s + options.ttl_s + options.result_ttl_s + DAY_S
-
-
 _STATES = {"waiting": "waiting", "later": "scheduled", "due": "scheduled"}
 
 
@@ -364,7 +404,7 @@ def output_of(result: JobResult) -> Any:
 
 
 def _queued_view(subject: str) -> list[JobView]:
-    stage, *tokens = subject.split(".")
+    stage, *tokens = subjects.split_project(subject)[1].split(".")
     if stage == "jobs" and len(tokens) > 2:
         kind, priority, *identity = tokens
         return [JobView(id=subjects.job_id(identity), kind=subjects.untoken(kind), state="queued", priority=priority)]
@@ -374,7 +414,7 @@ def _queued_view(subject: str) -> list[JobView]:
 
 
 def _waiting_view(job_id: str, subject: str, body: bytes) -> JobView:
-    stage, _, rest = subject.partition(".")
+    stage, _, rest = subjects.split_project(subject)[1].partition(".")
     state = _STATES.get(stage, "queued")
     if state == "queued":
         kind, priority, *_ = rest.split(".")

@@ -28,6 +28,7 @@ class ResultWatcher:
 
     def __init__(self, nc: Client, jobs: Jobs) -> None:
         self._nc, self._find, self._is_gone = nc, patient(nc, jobs.find_result), jobs.is_gone
+        self._project = jobs.project
         self._waiting: dict[str, asyncio.Future[JobResult]] = {}
         self._subscriptions: dict[str, Subscription] = {}
         self._looks: set[asyncio.Task[None]] = set()
@@ -43,7 +44,7 @@ class ResultWatcher:
             self._start_look(job_id)
 
         try:
-            self._subscriptions[job_id] = await self._nc.subscribe(subjects.result(job_id), cb=told)
+            self._subscriptions[job_id] = await self._nc.subscribe(subjects.result(job_id, self._project), cb=told)
         except BaseException:
             self._waiting.pop(job_id, None)
             raise

@@ -15,7 +15,7 @@ from pydantic import ValidationError
 from accelerator_autopilot.contracts import subjects
 from accelerator_autopilot.contracts.errors import ConflictError, InvalidInputError, UnavailableError
 from accelerator_autopilot.contracts.ids import new_id
-from accelerator_autopilot.contracts.messages.base import Message
+from accelerator_autopilot.contracts.messages.base import Message, OwnedMessage
 from accelerator_autopilot.contracts.messages.commands import (
     COMMAND_KINDS,
     AnyCommand,
@@ -29,6 +29,7 @@ from accelerator_autopilot.contracts.messages.commands import (
 )
 from accelerator_autopilot.contracts.messages.jobs import PoolStatus
 from accelerator_autopilot.contracts.messages.telemetry import SimulationReply, SimulationRequest
+from accelerator_autopilot.contracts.projects import DEFAULT_PROJECT
 from accelerator_autopilot.transport import audit_records
 from accelerator_autopilot.transport.clock import utc_now
 from accelerator_autopilot.transport.direct_reads import bucket_items
@@ -40,14 +41,15 @@ COMMAND_TTL_S = 30.0
 ADVICE_VALID = timedelta(hours=1)
 POLICY_KEY = "fleet"
 C = TypeVar("C", bound=Command)
-_BASE = frozenset({"id", "issuer", "reason", "at", "expires_at", "fencing_token", "schema_version", "evidence"})
+Owned = TypeVar("Owned", bound=OwnedMessage)
+_BASE = frozenset(Command.model_fields)
 
 
 class Steering:
     """Cap, scale, drain, simulate, and set the policy."""
 
-    def __init__(self, nc: Client, js: JetStreamContext, actor: str) -> None:
-        self._nc, self._js, self._actor = nc, js, actor
+    def __init__(self, nc: Client, js: JetStreamContext, actor: str, project: str = DEFAULT_PROJECT) -> None:
+        self._nc, self._js, self._actor, self._project = nc, js, actor, project
 
     async def cap_power(
         self,
@@ -125,7 +127,8 @@ class Steering:
     async def simulate(self, node: str, request: SimulationRequest) -> None:
         """Control a simulated device. Raises InvalidInputError, or UnavailableError when nobody simulates."""
         try:
-            reply = await self._nc.request(subjects.simulate(node), request.model_dump_json().encode(), timeout=3)
+            body = self._owned(request).model_dump_json().encode()
+            reply = await self._nc.request(subjects.simulate(node), body, timeout=3)
         except (nats.errors.Error, TimeoutError) as error:
             raise UnavailableError(f"node {node!r} has no simulated devices: {type(error).__name__}") from error
         answer = SimulationReply.model_validate_json(reply.data)
@@ -143,14 +146,19 @@ class Steering:
 
     async def set_policy(self, policy: FleetPolicy) -> None:
         """Replace the policy."""
-        entry = audit_records.record(self._actor, "policy.set", POLICY_KEY, mode=policy.mode, power=policy.power)
+        told = {"mode": policy.mode, "power": policy.power}
+        entry = audit_records.record(self._actor, "policy.set", POLICY_KEY, self._project, **told)
         await audit_records.write(self._js, entry)
+        policy = self._owned(policy)
         kv = await self._js.key_value("policy")
         await kv.put(POLICY_KEY, policy.model_dump_json().encode())
 
+    def _owned(self, message: Owned) -> Owned:
+        return message.model_copy(update={"actor": self._actor, "project": self._project})
+
     def _build(self, model: type[C], reason: str, **fields: object) -> C:
         now = utc_now()
-        base = {"id": new_id(), "issuer": self._actor, "reason": reason, "at": now}
+        base = {"id": new_id(), "issuer": self._actor, "reason": reason, "at": now, "project": self._project}
         try:
             return model.model_validate(base | {"expires_at": now + timedelta(seconds=COMMAND_TTL_S)} | fields)
         except ValidationError as error:
@@ -162,7 +170,13 @@ class Steering:
         wanted = command.model_dump(mode="json", exclude_none=True, exclude={*_BASE, "decision"})
         detail = {name: str(value)[: audit_records.SHORT] for name, value in wanted.items()}
         entry = audit_records.record(
-            self._actor, f"command.{kind}", command.target, command=command.id, reason=command.reason, **detail
+            self._actor,
+            f"command.{kind}",
+            command.target,
+            self._project,
+            command=command.id,
+            reason=command.reason,
+            **detail,
         )
         await audit_records.write(self._js, entry)
         await self._send(subject, command)

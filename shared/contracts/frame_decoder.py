@@ -94,6 +94,7 @@ class _Known:
             known.node, start_us, known.period_s, known.devices, known.metrics,
             finite_values(data[values_at:values_end], known.values.shape),
             number, known.epoch_us, known.simulated, known.schema_version,
+            known.project, known.actor,
         )  # fmt: skip
 
 

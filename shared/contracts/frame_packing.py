@@ -6,7 +6,11 @@ from collections.abc import Iterable, Sequence
 
 import msgpack
 
+from accelerator_autopilot.contracts.projects import DEFAULT_PROJECT
+
 SCHEMA_VERSION = 1
+AGENT = "agent"
+"""The actor of frames."""
 
 
 def pack_frame(
@@ -22,6 +26,8 @@ def pack_frame(
     epoch_us: int,
     simulated: Iterable[str] = (),
     schema_version: int = SCHEMA_VERSION,
+    project: str = DEFAULT_PROJECT,
+    actor: str = AGENT,
 ) -> bytes:
     """Encode as MessagePack; `block` is float32, little-endian, of shape [ticks, devices, metrics]."""
     body = {
@@ -36,5 +42,7 @@ def pack_frame(
         "seq": sequence,
         "epoch_us": epoch_us,
         "simulated": sorted(simulated),
+        "project": project,
+        "actor": actor,
     }
     return bytes(msgpack.packb(body))

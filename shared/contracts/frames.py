@@ -13,7 +13,8 @@ import numpy.typing as npt
 
 from accelerator_autopilot.contracts import subjects
 from accelerator_autopilot.contracts.errors import InvalidInputError, MalformedMessageError
-from accelerator_autopilot.contracts.frame_packing import SCHEMA_VERSION, pack_frame
+from accelerator_autopilot.contracts.frame_packing import AGENT, SCHEMA_VERSION, pack_frame
+from accelerator_autopilot.contracts.projects import DEFAULT_PROJECT, is_project
 
 MAX_VALUES = 4_000_000
 MAX_ROWS = 100_000  # ticks of all devices in one frame
@@ -43,6 +44,8 @@ class TelemetryFrame:
     epoch_us: int = 0
     simulated: frozenset[str] = field(default_factory=frozenset)
     schema_version: int = SCHEMA_VERSION
+    project: str = DEFAULT_PROJECT
+    actor: str = AGENT
 
     @property
     def newer(self) -> bool:
@@ -90,6 +93,8 @@ def encode(frame: TelemetryFrame) -> bytes:
         epoch_us=frame.epoch_us,
         simulated=frame.simulated,
         schema_version=frame.schema_version,
+        project=frame.project,
+        actor=frame.actor,
     )
 
 
@@ -121,6 +126,11 @@ def decode(data: bytes, subject: str | None = None) -> TelemetryFrame:
     if not isinstance(period, int | float) or not 0.001 <= period <= 86_400:
         raise MalformedMessageError("period_s", period, "must be 0.001 to 86400")
     simulated = body.get("simulated", [])
+    project, actor = body.get("project", DEFAULT_PROJECT), body.get("actor", AGENT)
+    if not isinstance(project, str) or not is_project(project):
+        raise MalformedMessageError("project", project, "must be a DNS label")
+    if not _is_name(actor):
+        raise MalformedMessageError("actor", actor, f"must be 1 to {MAX_NAME_BYTES} bytes")
     return TelemetryFrame(
         node=node,
         start_us=_integer(body, "start_us", 0, LATEST_US),
@@ -132,6 +142,8 @@ def decode(data: bytes, subject: str | None = None) -> TelemetryFrame:
         epoch_us=_integer(body, "epoch_us", 0, 2**62),
         simulated=frozenset(s for s in simulated if isinstance(s, str)) if isinstance(simulated, list) else frozenset(),
         schema_version=_integer(body, "v", 0, 2**31),
+        project=project,
+        actor=actor,
     )
 
 

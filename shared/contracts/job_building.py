@@ -12,6 +12,7 @@ from accelerator_autopilot.contracts import subjects
 from accelerator_autopilot.contracts.errors import InvalidInputError
 from accelerator_autopilot.contracts.messages.jobs import Job, JobNeeds, Priority
 from accelerator_autopilot.contracts.payload_references import wanted_jobs
+from accelerator_autopilot.contracts.projects import DEFAULT_PROJECT
 from accelerator_autopilot.contracts.streams import JOB_AGE_S
 
 SCHEDULE = "Nats-Schedule"
@@ -60,7 +61,15 @@ def check_id(field: str, identity: str) -> None:
 
 
 def make_job(
-    job_id: str, kind: str, payload: dict[str, Any], options: Options, *, submitter: str, now: datetime
+    job_id: str,
+    kind: str,
+    payload: dict[str, Any],
+    options: Options,
+    *,
+    submitter: str,
+    now: datetime,
+    project: str = DEFAULT_PROJECT,
+    actor: str = "",
 ) -> Job:
     """Create the job. Raises InvalidInputError for a field that violates a rule."""
     check_id("job_id", job_id)
@@ -77,6 +86,8 @@ def make_job(
             priority=options.priority,
             payload=payload,
             submitter=submitter,
+            project=project,
+            actor=actor or submitter,
             submitted_at=now,
             ttl_s=options.ttl_s,
             deadline_at=options.deadline_at,
@@ -94,11 +105,21 @@ def make_job(
 def address(job: Job, now: datetime) -> tuple[str, str, dict[str, str]]:
     """Return the stream, subject and headers of a job: waiting for others, then for its time, then in the queue."""
     if job.after:
-        return "JOBS", subjects.waiting(job.id), {MESSAGE_ID: f"waiting-{job.id}"}
+        return "JOBS", subjects.waiting(job.id, job.project), {MESSAGE_ID: message_id(job, "waiting-")}
     if job.not_before is not None and job.not_before > now:
         # The server counts whole seconds, and a job must not start before its time.
         at = (job.not_before + timedelta(microseconds=999_999)).astimezone(UTC)
         headers = {SCHEDULE: f"@at {at.strftime('%Y-%m-%dT%H:%M:%SZ')}"}
-        headers |= {SCHEDULE_TARGET: subjects.due(job.id), MESSAGE_ID: f"later-{job.id}"}
-        return "LATER", subjects.later(job.id), headers
-    return "JOBS", subjects.job(job.kind, job.priority, job.id), {MESSAGE_ID: job.id}
+        headers |= {SCHEDULE_TARGET: subjects.due(job.id, job.project), MESSAGE_ID: message_id(job, "later-")}
+        return "LATER", subjects.later(job.id, job.project), headers
+    return queue_address(job)
+
+
+def queue_address(job: Job) -> tuple[str, str, dict[str, str]]:
+    """Stream, subject and headers of a job that may run now."""
+    return "JOBS", subjects.job(job.kind, job.priority, job.id, job.project), {MESSAGE_ID: message_id(job)}
+
+
+def message_id(job: Job, stage: str = "") -> str:
+    """The id under which a stream knows a job's message again: two projects may use the same id for two jobs."""
+    return subjects.in_project(job.project, f"{stage}{job.id}")

@@ -53,10 +53,7 @@ STREAMS: tuple[StreamConfig, ...] = (
     _stream("DECISIONS", subjects.DECISIONS, age_s=30 * DAY_S, mib=256),
     _stream(
         "JOBS",
-        subjects.JOBS,
-        subjects.JOBS_WITH_ID,
-        subjects.JOBS_OF_BATCHES,
-        subjects.WAITING,
+        *subjects.in_any_project(subjects.JOBS, subjects.JOBS_WITH_ID, subjects.JOBS_OF_BATCHES, subjects.WAITING),
         # A day longer than a job may wait: a job that nobody takes is ended with a reason, and does not just
         # vanish.
         age_s=JOB_AGE_S + DAY_S,
@@ -70,8 +67,7 @@ STREAMS: tuple[StreamConfig, ...] = (
     # The server only schedules messages where it may discard old ones, so there is no size limit at which it would.
     _stream(
         "LATER",
-        subjects.LATER,
-        subjects.DUE,
+        *subjects.in_any_project(subjects.LATER, subjects.DUE),
         age_s=JOB_AGE_S + DAY_S,
         mib=0,
         max_bytes=-1,
@@ -82,8 +78,7 @@ STREAMS: tuple[StreamConfig, ...] = (
     # One message per subject and "discard new" store only the first result of a job.
     _stream(
         "RESULTS",
-        subjects.RESULTS,
-        subjects.RESULTS_OF_BATCHES,
+        *subjects.in_any_project(subjects.RESULTS, subjects.RESULTS_OF_BATCHES),
         age_s=7 * DAY_S,
         mib=RESULTS_MIB,
         allow_msg_ttl=True,
@@ -92,7 +87,14 @@ STREAMS: tuple[StreamConfig, ...] = (
         max_msgs_per_subject=1,
     ),
     # Longer than the others: whoever ends a job again after an unconfirmed result may be another process by then.
-    _stream("DEAD", subjects.DEAD, age_s=30 * DAY_S, mib=512, allow_msg_ttl=True, duplicate_window=600.0),
+    _stream(
+        "DEAD",
+        *subjects.in_any_project(subjects.DEAD),
+        age_s=30 * DAY_S,
+        mib=512,
+        allow_msg_ttl=True,
+        duplicate_window=600.0,
+    ),
     _stream("POISON", subjects.POISON, age_s=7 * DAY_S, mib=64),
     _stream("AUDIT", subjects.AUDIT, age_s=365 * DAY_S, mib=512, deny_delete=True, deny_purge=True),
 )
@@ -153,9 +155,14 @@ def job_durable(kind: str, priority: str) -> ConsumerConfig:
 
 def waiting_durable() -> ConsumerConfig:
     """Return the consumer of jobs that wait for others."""
-    return durable("keeper-waiting", subjects.WAITING, ack_wait_s=WAITING_ACK_WAIT_S, max_ack_pending=100_000)
+    return durable(
+        "keeper-waiting",
+        *subjects.in_any_project(subjects.WAITING),
+        ack_wait_s=WAITING_ACK_WAIT_S,
+        max_ack_pending=100_000,
+    )
 
 
 def due_durable() -> ConsumerConfig:
     """Return the consumer of jobs whose time has come."""
-    return durable("keeper-due", subjects.DUE, ack_wait_s=WAITING_ACK_WAIT_S)
+    return durable("keeper-due", *subjects.in_any_project(subjects.DUE), ack_wait_s=WAITING_ACK_WAIT_S)

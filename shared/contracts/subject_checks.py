@@ -32,6 +32,8 @@ _REPEATED: dict[str, tuple[str, ...]] = {
     "$KV.subscriptions": ("id",),
     "$KV.silences": ("id",),
 }
+# Subjects that every project has for itself.
+_OF_PROJECTS = frozenset({"jobs", "waiting", "later", "due", "results", "progress", "dead"})
 
 
 def check_address(subject: str, message: BaseModel | Mapping[str, Any]) -> None:
@@ -39,7 +41,8 @@ def check_address(subject: str, message: BaseModel | Mapping[str, Any]) -> None:
 
     Fields that the message lacks are not compared: its model defines which are required.
     """
-    prefix, _, rest = subject.partition(".")
+    project, in_project = subjects.split_project(subject)
+    prefix, _, rest = in_project.partition(".")
     if prefix in {"telemetry", "commands", "$KV"}:
         second, _, rest = rest.partition(".")
         prefix = f"{prefix}.{second}"
@@ -48,6 +51,10 @@ def check_address(subject: str, message: BaseModel | Mapping[str, Any]) -> None:
     tokens = [subjects.job_id(tokens)] if fields == ("job_id",) else [subjects.untoken(token) for token in tokens]
     if fields and len(fields) != len(tokens):
         raise MalformedMessageError("subject", subject, f"must name {' and '.join(fields)}")
+    if prefix in _OF_PROJECTS:
+        fields, tokens = (*fields, "project"), [*tokens, project]
+    elif in_project != subject:
+        raise MalformedMessageError("subject", subject, "must not lie in a project")
     for name, token in zip(fields, tokens, strict=True):
         value = message.get(name) if isinstance(message, Mapping) else getattr(message, name, None)
         if value is not None and str(value) != token:

@@ -2,6 +2,9 @@
 
 A token keeps `[A-Za-z0-9_-]`; every other UTF-8 byte becomes `=XX`, which is legal in NATS
 subjects, in KV keys and in durable names alike.
+
+Whatever belongs to a project has its subject below `projects.<project>.`; the project `default` has none of these
+tokens. `jobs.embed.normal` is a job of the project `default`, `projects.vision.jobs.embed.normal` one of `vision`.
 """
 
 from __future__ import annotations
@@ -11,6 +14,7 @@ import re
 from collections.abc import Sequence
 
 from accelerator_autopilot.contracts.errors import SubjectError
+from accelerator_autopilot.contracts.projects import DEFAULT_PROJECT, is_project, job_reference
 
 # A subject travels in one control line, of which nats-server takes 4,096 bytes before it closes the connection.
 MOST_SUBJECT_BYTES = 1023
@@ -36,12 +40,41 @@ LATER = "later.>"
 DUE = "due.>"
 RESULTS = "results.*"
 RESULTS_OF_BATCHES = "results.*.*"
+ANY_RESULT = "results.>"
+ANY_QUEUED_JOB = "jobs.>"
 PROGRESS = "progress.>"
 DEAD = "dead.*"
 AUDIT = "audit.*"
 CLUSTER = "cluster"
 """The node of alerts that are about no node: streams that fill up. Who finds them keeps them in the bucket."""
 POISON = "poison.*"
+
+
+_PROJECTS = "projects"
+
+
+def in_project(project: str, subject: str) -> str:
+    """A subject of the project `default` as one of another project."""
+    return subject if project == DEFAULT_PROJECT else bounded(f"{_PROJECTS}.{token(project)}.{subject}")
+
+
+def in_any_project(*wildcards: str) -> tuple[str, ...]:
+    """Wildcards of the project `default`, followed by the same of every other."""
+    return *wildcards, *(f"{_PROJECTS}.*.{wildcard}" for wildcard in wildcards)
+
+
+def split_project(subject: str) -> tuple[str, str]:
+    """Undo `in_project`: the project, and the subject within it."""
+    if subject.startswith(f"{_PROJECTS}."):
+        _, project, rest = [*subject.split(".", 2), ""][:3]
+        return untoken(project), rest
+    return DEFAULT_PROJECT, subject
+
+
+def project_of(subject: str) -> str:
+    """The project that a subject lies in; `default` where that is no project's name."""
+    project, _ = split_project(subject)
+    return project if is_project(project) else DEFAULT_PROJECT
 
 
 def token(text: str) -> str:
@@ -180,71 +213,88 @@ def job_id(tokens: Sequence[str]) -> str:
     return ".".join(untoken(t) for t in tokens)
 
 
-def job(kind: str, priority: str, job_id: str) -> str:
+def job(kind: str, priority: str, job_id: str, project: str = DEFAULT_PROJECT) -> str:
     """One job; publishers without an id may leave the last token out."""
-    return bounded(f"jobs.{token(kind)}.{token(priority)}.{job_tokens(job_id)}")
+    return in_project(project, bounded(f"jobs.{token(kind)}.{token(priority)}.{job_tokens(job_id)}"))
 
 
-def any_job(job_id: str) -> str:
+def any_job(job_id: str, project: str = DEFAULT_PROJECT) -> str:
     """One job of whatever kind and priority."""
-    return bounded(f"jobs.*.*.{job_tokens(job_id)}")
+    return in_project(project, bounded(f"jobs.*.*.{job_tokens(job_id)}"))
 
 
 def jobs_of(kind: str, priority: str) -> list[str]:
-    """All forms under which jobs of a kind and priority arrive."""
-    base = f"jobs.{token(kind)}.{token(priority)}"
-    return [bounded(base), f"{base}.*", f"{base}.*.*"]
+    """All forms under which jobs of a kind and priority arrive, of every project."""
+    base = bounded(f"jobs.{token(kind)}.{token(priority)}")
+    return list(in_any_project(base, f"{base}.>"))
 
 
-def waiting(job_id: str) -> str:
+def waiting(job_id: str, project: str = DEFAULT_PROJECT) -> str:
     """One job that waits for others."""
-    return bounded(f"waiting.{job_tokens(job_id)}")
+    return in_project(project, bounded(f"waiting.{job_tokens(job_id)}"))
 
 
-def later(job_id: str) -> str:
+def later(job_id: str, project: str = DEFAULT_PROJECT) -> str:
     """One job that the server lets go at a time."""
-    return bounded(f"later.{job_tokens(job_id)}")
+    return in_project(project, bounded(f"later.{job_tokens(job_id)}"))
 
 
-def due(job_id: str) -> str:
+def due(job_id: str, project: str = DEFAULT_PROJECT) -> str:
     """One job whose time has come."""
-    return bounded(f"due.{job_tokens(job_id)}")
+    return in_project(project, bounded(f"due.{job_tokens(job_id)}"))
 
 
-def result(job_id: str) -> str:
+def result(job_id: str, project: str = DEFAULT_PROJECT) -> str:
     """The one result of a job."""
-    return bounded(f"results.{job_tokens(job_id)}")
+    return in_project(project, bounded(f"results.{job_tokens(job_id)}"))
 
 
-def results_of(batch: str) -> str:
+def results_of(batch: str, project: str = DEFAULT_PROJECT) -> str:
     """The results of a batch's jobs."""
-    return bounded(f"results.{token(batch)}.*")
+    return in_project(project, bounded(f"results.{token(batch)}.*"))
 
 
-def stages_of_batch(batch: str) -> tuple[tuple[str, str], ...]:
+def stages_of_batch(batch: str, project: str = DEFAULT_PROJECT) -> tuple[tuple[str, str], ...]:
     """Streams and subjects of a batch's jobs in the order in which they move on: for their time, for others, queued."""
     name = token(batch)
-    return (
+    stages = (
         ("LATER", f"later.{name}.*"),
         ("LATER", f"due.{name}.*"),
         ("JOBS", f"waiting.{name}.*"),
         ("JOBS", f"jobs.*.*.{name}.*"),
     )
+    return tuple((stream, in_project(project, subject)) for stream, subject in stages)
 
 
-def stages_of_job(job_id: str) -> tuple[tuple[str, str], ...]:
+def stages_of_job(job_id: str, project: str = DEFAULT_PROJECT) -> tuple[tuple[str, str], ...]:
     """The same of one job."""
-    return ("LATER", later(job_id)), ("LATER", due(job_id)), ("JOBS", waiting(job_id)), ("JOBS", any_job(job_id))
+    return (
+        ("LATER", later(job_id, project)),
+        ("LATER", due(job_id, project)),
+        ("JOBS", waiting(job_id, project)),
+        ("JOBS", any_job(job_id, project)),
+    )
 
 
-def progress(job_id: str) -> str:
+def finished_job(subject: str) -> str:
+    """The reference of the job that a result's subject is about."""
+    project, rest = split_project(subject)
+    return job_reference(job_id(rest.split(".")[1:]), project)
+
+
+def job_key(job_id: str, project: str = DEFAULT_PROJECT) -> str:
+    """Where buckets keep what is known of a job or batch."""
+    return in_project(project, token(job_id))
+
+
+def progress(job_id: str, project: str = DEFAULT_PROJECT) -> str:
     """Progress of a job (core NATS)."""
-    return bounded(f"progress.{job_tokens(job_id)}")
+    return in_project(project, bounded(f"progress.{job_tokens(job_id)}"))
 
 
-def dead(kind: str) -> str:
+def dead(kind: str, project: str = DEFAULT_PROJECT) -> str:
     """Jobs of a kind that cannot succeed."""
-    return bounded(f"dead.{token(kind)}")
+    return in_project(project, bounded(f"dead.{token(kind)}"))
 
 
 def poison(stream: str) -> str:

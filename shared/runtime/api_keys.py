@@ -5,11 +5,6 @@ from __future__ import annotations
 import hashlib
 import secrets
 
-# No person's key may write audit records, or commands, in the name of a service.
-SERVICE_NAMES = frozenset(
-    {"agent", "analyse", "anomaly", "gateway", "notifier", "pool", "recorder", "scheduler", "telemetry", "worker"}
-)
-
 
 def new_key() -> str:
     """Generate an unguessable key."""

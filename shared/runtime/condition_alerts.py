@@ -46,7 +46,9 @@ class Condition:
         return self.node, self.device, self.kind
 
 
-def next_state(known: Alert | None, condition: Condition | None, now: datetime, prefix: str = "") -> Alert | None:
+def next_state(
+    known: Alert | None, condition: Condition | None, now: datetime, prefix: str = "", actor: str = ""
+) -> Alert | None:
     """Return the next state to publish, if any. A renewal is not `escalated`, so that people are not notified again."""
     if condition is None:
         if known is None:
@@ -57,7 +59,7 @@ def next_state(known: Alert | None, condition: Condition | None, now: datetime, 
         return Alert(
             id=f"{prefix}{new_id()}", node=condition.node, device=condition.device, kind=condition.kind,
             severity=condition.severity, state="opened", summary=condition.summary, action=condition.action,
-            evidence=evidence, opened_at=now, at=now, runbook=f"docs/reference/alerts.md#{condition.kind}",
+            evidence=evidence, opened_at=now, at=now, actor=actor, runbook=f"docs/reference/alerts.md#{condition.kind}",
         )  # fmt: skip
     # The elapsed time in either direction: a clock that was set back must not prevent its renewal.
     if condition.severity == known.severity and abs(now - known.at) < RENEW_EVERY:
@@ -76,6 +78,7 @@ class ConditionAlerts:
 
     bus: Bus
     mine: Callable[[Alert], bool]
+    actor: str
     prefix: str = ""
     clock: Clock = utc_now
     _told: dict[Key, Alert] = field(default_factory=dict)
@@ -118,7 +121,7 @@ class ConditionAlerts:
         # states only the newest counts: an unpublished resolution is dropped when the condition recurs.
         while condition is not None and len(waiting) > 1 and waiting[-1].state != "opened":
             waiting.pop()
-        state = next_state(self._known(key, waiting), condition, now, self.prefix)
+        state = next_state(self._known(key, waiting), condition, now, self.prefix, self.actor)
         if state is not None:
             self._waiting[key] = [*waiting, state]
 

@@ -7,6 +7,7 @@ from datetime import timedelta
 from nats.js import JetStreamContext
 
 from accelerator_autopilot.contracts import subjects
+from accelerator_autopilot.contracts.job_building import MESSAGE_ID, message_id
 from accelerator_autopilot.contracts.messages.jobs import DeadJob, DeadReason, Job, JobError
 from accelerator_autopilot.transport.clock import utc_now
 from accelerator_autopilot.transport.payload_store import store_payload
@@ -27,13 +28,23 @@ async def publish_dead(
     now = utc_now()
     if job.payload:
         until = max(job.submitted_at + timedelta(seconds=job.ttl_s), now + timedelta(seconds=LEAST_S))
-        reference = await store_payload(js, f"dead-{job.id}", job.payload, until)
+        reference = await store_payload(js, subjects.in_project(job.project, f"dead-{job.id}"), job.payload, until)
         job = job.model_copy(update={"payload": {}, "payload_ref": reference})
     # Messages of libraries may quote the job, and this letter outlives it.
     errors = [e if e.type in OWN else e.model_copy(update={"message": ""}) for e in errors]
-    dead = DeadJob(id=job.id, kind=job.kind, reason=reason, job=job, errors=errors, subject=subject, at=now)
+    dead = DeadJob(
+        id=job.id,
+        kind=job.kind,
+        reason=reason,
+        job=job,
+        errors=errors,
+        subject=subject,
+        at=now,
+        **job.owner,
+    )
     body = dead.model_dump_json(exclude_none=True).encode()
     try:
-        await js.publish(subjects.dead(dead.kind), body, headers={"Nats-Msg-Id": f"dead-{dead.id}"})
+        letter = subjects.dead(dead.kind, dead.project)
+        await js.publish(letter, body, headers={MESSAGE_ID: message_id(job, "dead-")})
     except BUS_ERRORS as error:
         raise not_stored(f"the dead letter of job {dead.id}", error) from error

@@ -11,9 +11,10 @@ from pydantic import TypeAdapter, ValidationError
 from accelerator_autopilot.contracts import subjects
 from accelerator_autopilot.contracts.errors import AutopilotError
 from accelerator_autopilot.contracts.ids import derived_id
-from accelerator_autopilot.contracts.messages.base import Name
+from accelerator_autopilot.contracts.messages.base import Name, Owner
 from accelerator_autopilot.contracts.messages.commands import COMMAND_KINDS, CommandOutcome
 from accelerator_autopilot.contracts.messages.poison import MOST_BODY_BYTES, PoisonMessage
+from accelerator_autopilot.contracts.projects import DEFAULT_PROJECT
 from accelerator_autopilot.transport.clock import utc_now
 
 # What an outcome can contain: an id with a NUL would make the rejection itself unpublishable, forever.
@@ -33,6 +34,7 @@ def poison_letter(message: Msg, consumer: str, error: BaseException) -> PoisonMe
     metadata = message.metadata
     sequence = metadata.sequence.stream
     return PoisonMessage(
+        project=subjects.project_of(message.subject),
         id=derived_id("poison", consumer, metadata.stream, str(sequence)),
         consumer=consumer,
         stream=metadata.stream,
@@ -54,10 +56,11 @@ def refusal(message: Msg, executor: str, error: BaseException) -> CommandOutcome
     if prefix != "commands" or len(rest) < 2 or rest[0] not in COMMAND_KINDS:
         return None
     identity = f"seq-{message.metadata.sequence.stream}"
+    owner: Owner = {"project": DEFAULT_PROJECT, "actor": ""}
     try:
         command = COMMAND_KINDS[rest[0]].model_validate_json(message.data)
         subjects.outcome(command.id)
-        identity = command.id
+        identity, owner = command.id, command.owner
     except (ValidationError, ValueError):
         identity = _identity(message.data) or identity
     return CommandOutcome(
@@ -69,6 +72,7 @@ def refusal(message: Msg, executor: str, error: BaseException) -> CommandOutcome
         detail=f"{type(error).__name__}: {explain(error)}".removesuffix(": "),
         at=utc_now(),
         executor=executor[:200],
+        **owner,
     )
 
 

@@ -9,14 +9,17 @@ from accelerator_autopilot.contracts import subjects
 from accelerator_autopilot.contracts.errors import UnavailableError
 from accelerator_autopilot.contracts.ids import new_id
 from accelerator_autopilot.contracts.messages.audit import AuditRecord
+from accelerator_autopilot.contracts.projects import DEFAULT_PROJECT
 from accelerator_autopilot.transport.clock import utc_now
 
 SHORT = 200
 
 
-def record(actor: str, action: str, target: str = "", /, **detail: str) -> AuditRecord:
+def record(actor: str, action: str, target: str = "", project: str = DEFAULT_PROJECT, /, **detail: str) -> AuditRecord:
     """Create a record with the current time."""
-    return AuditRecord(id=new_id(), actor=actor, action=action, target=target[:SHORT], detail=detail, at=utc_now())
+    return AuditRecord(
+        id=new_id(), project=project, actor=actor, action=action, target=target[:SHORT], detail=detail, at=utc_now()
+    )
 
 
 async def write(js: JetStreamContext, entry: AuditRecord) -> None:

@@ -1,7 +1,8 @@
 """One job per id, for as long as the job or its result exists: submitters with their own ids claim them first.
 
-A claim is a key that one submitter creates, with a digest of kind and payload. It outlives the job and its result, and
-is replaced once both are gone.
+A claim is a key that one submitter creates, with a digest of kind and payload. It lasts until the job is surely stored;
+from then on the job and its result carry the digest themselves, so that the server remembers nothing more of an id than
+its job.
 """
 
 from __future__ import annotations
@@ -22,6 +23,8 @@ from pydantic import AwareDatetime, BaseModel, ValidationError
 
 from accelerator_autopilot.contracts import subjects
 from accelerator_autopilot.contracts.errors import ConflictError, UnavailableError
+from accelerator_autopilot.contracts.messages.base import OwnedMessage
+from accelerator_autopilot.contracts.projects import DEFAULT_PROJECT
 from accelerator_autopilot.transport.clock import utc_now
 from accelerator_autopilot.transport.direct_reads import subjects_of
 from accelerator_autopilot.transport.result_publishing import BUS_ERRORS, not_stored
@@ -30,10 +33,12 @@ BUCKET = "claims"
 # Whoever created a claim has published by then, or has died; until then others wait.
 SETTLE_S = 6.0
 LOOK_EVERY_S = 0.1
+# Longer than any submission goes on trying.
+CLAIM_S = 120.0
 WRONG_SEQUENCE = {10071, 10164}
 
 
-_Stage = tuple[str, Callable[[str], str]]
+_Stage = tuple[str, Callable[[str, str], str]]
 _STAGES: tuple[_Stage, ...] = (
     ("LATER", subjects.later),
     ("LATER", subjects.due),
@@ -43,15 +48,21 @@ _STAGES: tuple[_Stage, ...] = (
 )
 
 
-def first(job_id: str) -> dict[str, str]:
+def first(job_id: str, project: str = DEFAULT_PROJECT) -> dict[str, str]:
     """Return headers that make JOBS reject a job (WRONG_SEQUENCE) while one with its id is queued."""
     return {
         Header.EXPECTED_LAST_SUBJECT_SEQUENCE.value: "0",
-        "Nats-Expected-Last-Subject-Sequence-Subject": subjects.any_job(job_id),
+        "Nats-Expected-Last-Subject-Sequence-Subject": subjects.any_job(job_id, project),
     }
 
 
-class _Claim(BaseModel):
+class _Stored(BaseModel):
+    """The part of a stored job or result that says what the job does."""
+
+    fingerprint: str = ""
+
+
+class _Claim(OwnedMessage):
     fingerprint: str
     at: AwareDatetime
 
@@ -65,38 +76,44 @@ def fingerprint(kind: str, payloads: dict[str, Any] | Sequence[dict[str, Any]]) 
 class Claims:
     """Claims ids. Every method raises UnavailableError while the broker is unreachable."""
 
-    def __init__(self, js: JetStreamContext) -> None:
-        self._js = js
+    def __init__(self, js: JetStreamContext, project: str = DEFAULT_PROJECT) -> None:
+        self._js, self._project = js, project
         self._kv: KeyValue | None = None
 
-    async def claim(self, job_id: str, digest: str, life_s: float) -> int | None:
+    async def claim(self, job_id: str, digest: str) -> int | None:
         """Return the claim's revision when the job should be published now; None when it exists already.
 
         Raises ConflictError when another job has this id.
         """
         try:
             while True:
-                # Without a claim, only bare publishers can have used the id. They publish to the queue
-                # directly, where the stream checks when the job is published (`first`), or a result
-                # exists. Where a lagging replica lacks it, the worker detects it.
-                revision, ended = await asyncio.gather(
-                    self._create(job_id, digest, life_s), self.exists(job_id, stages=_STAGES[4:], direct=True)
+                # Where a lagging replica lacks a result, the worker detects it.
+                revision, result = await asyncio.gather(
+                    self._create(job_id, digest), self._stored(job_id, stages=_STAGES[4:], direct=True)
                 )
                 if revision is not None:
-                    return None if ended else revision
+                    # The stream checks for a queued job when this one is published (`first`).
+                    if result is not None:
+                        _compare(job_id, result, digest)
+                        return None
+                    return revision
                 revision, known = await self._read(job_id)
-                if await self.exists(job_id):
-                    if known is not None and known.fingerprint != digest:
-                        raise ConflictError(
-                            f"job {job_id} already exists with another kind or payload: use another id or key"
-                        )
+                if (stored := await self._stored(job_id)) is not None:
+                    _compare(job_id, stored or (known.fingerprint if known else ""), digest)
                     return None
                 if known is not None and utc_now() - known.at < timedelta(seconds=SETTLE_S):
                     await asyncio.sleep(LOOK_EVERY_S)
-                elif revision and (taken := await self._take_over(job_id, digest, life_s, revision)):
+                elif revision and (taken := await self._take_over(job_id, digest, revision)):
                     return taken
         except BUS_ERRORS as error:
             raise not_stored(f"the claim of job {job_id}", error) from error
+
+    async def is_there(self, job_id: str, digest: str) -> bool:
+        """Whether the job waits, runs or has a result. Raises ConflictError when a different job has its id."""
+        stored = await self._stored(job_id)
+        if stored is not None:
+            _compare(job_id, stored, digest)
+        return stored is not None
 
     async def release(self, job_id: str) -> None:
         """Release a claim under which nothing was published.
@@ -104,27 +121,39 @@ class Claims:
         If the broker is unreachable, the claim expires by itself.
         """
         with suppress(*BUS_ERRORS):
-            await (await self._bucket()).purge(subjects.token(job_id), msg_ttl=60)
+            await (await self._bucket()).purge(self._key(job_id), msg_ttl=60)
 
-    async def exists(self, job_id: str, stages: Sequence[_Stage] = _STAGES, *, direct: bool = False) -> bool:
-        """Whether a job waits, runs or has a result.
+    async def exists(self, job_id: str) -> bool:
+        """Whether a job waits, runs or has a result."""
+        return await self._stored(job_id) is not None
+
+    async def _stored(self, job_id: str, stages: Sequence[_Stage] = _STAGES, *, direct: bool = False) -> str | None:
+        """Return the fingerprint of a job that waits, runs or has a result, empty if unknown; None without a job.
 
         Checked in the order in which jobs move, so that none is missed.
         """
         for stream, subject in stages:
             with suppress(NotFoundError):
-                await self._js.get_last_msg(stream, subject(job_id), direct=direct)
-                return True
-        return False
+                found = await self._js.get_last_msg(stream, subject(job_id, self._project), direct=direct)
+                return _fingerprint_in(found.data or b"")
+        return None
+
+    def _key(self, job_id: str) -> str:
+        return subjects.job_key(job_id, self._project)
+
+    def _body(self, digest: str) -> bytes:
+        return _Claim(fingerprint=digest, at=utc_now(), project=self._project).model_dump_json().encode()
 
     async def waits(self, job_id: str) -> bool:
         """Whether it waits or runs, perhaps without an id in its subject. Raises nats-py errors."""
         # Most jobs are in the queue, so one read suffices. The second pass finds a job that moved during the first.
         for stages in (_STAGES[3:4], _STAGES[:4]):
-            if await self.exists(job_id, stages):
+            if await self._stored(job_id, stages) is not None:
                 return True
         await asyncio.sleep(LOOK_EVERY_S)
-        return await self.exists(job_id, _STAGES[:4]) or bool(await subjects_of(self._js, "JOBS", subjects.JOBS))
+        if await self._stored(job_id, _STAGES[:4]) is not None:
+            return True
+        return bool(await subjects_of(self._js, "JOBS", subjects.in_project(self._project, subjects.JOBS)))
 
     async def _bucket(self) -> KeyValue:
         # Requesting it each time would cost as much as the claim.
@@ -132,10 +161,10 @@ class Claims:
             self._kv = await self._js.key_value(BUCKET)
         return self._kv
 
-    async def _create(self, job_id: str, digest: str, life_s: float) -> int | None:
+    async def _create(self, job_id: str, digest: str) -> int | None:
         kv = await self._bucket()
         try:
-            return await kv.create(subjects.token(job_id), _body(digest), msg_ttl=life_s)
+            return await kv.create(self._key(job_id), self._body(digest), msg_ttl=CLAIM_S)
         except KeyWrongLastSequenceError:
             return None
 
@@ -143,7 +172,7 @@ class Claims:
         """Return revision and claim; one that expired just now has no revision, and an unreadable one is replaced."""
         kv = await self._bucket()
         try:
-            entry = await kv.get(subjects.token(job_id))
+            entry = await kv.get(self._key(job_id))
         except KeyNotFoundError:
             return 0, None
         try:
@@ -151,25 +180,37 @@ class Claims:
         except ValidationError:
             return entry.revision or 0, None
 
-    async def _take_over(self, job_id: str, digest: str, life_s: float, revision: int) -> int | None:
-        subject = f"$KV.{BUCKET}.{subjects.token(job_id)}"
+    async def _take_over(self, job_id: str, digest: str, revision: int) -> int | None:
+        subject = f"$KV.{BUCKET}.{self._key(job_id)}"
         headers = {Header.EXPECTED_LAST_SUBJECT_SEQUENCE.value: str(revision)}
         try:
-            return (await self._js.publish(subject, _body(digest), headers=headers, msg_ttl=life_s)).seq
+            return (await self._js.publish(subject, self._body(digest), headers=headers, msg_ttl=CLAIM_S)).seq
         except APIError as error:
             if error.err_code in WRONG_SEQUENCE:
                 return None
             raise
 
 
-def _body(digest: str) -> bytes:
-    return _Claim(fingerprint=digest, at=utc_now()).model_dump_json().encode()
+def _fingerprint_in(body: bytes) -> str:
+    try:
+        return _Stored.model_validate_json(body).fingerprint
+    except ValidationError:
+        return ""
 
 
-async def tokens_of_batch(js: JetStreamContext, batch_id: str) -> set[str]:
+def _compare(job_id: str, stored: str, digest: str) -> None:
+    """Raise ConflictError if two fingerprints differ; a job without one, as bare publishers send it, is the same."""
+    if stored and stored != digest:
+        raise ConflictError(f"job {job_id} already exists with another kind or payload: use another id or key")
+
+
+async def tokens_of_batch(js: JetStreamContext, batch_id: str, project: str = DEFAULT_PROJECT) -> set[str]:
     """Return the last tokens of a batch's jobs that wait, run or have a result."""
     found: set[str] = set()
-    for stream, subject in (*subjects.stages_of_batch(batch_id), ("RESULTS", subjects.results_of(batch_id))):
+    for stream, subject in (
+        *subjects.stages_of_batch(batch_id, project),
+        ("RESULTS", subjects.results_of(batch_id, project)),
+    ):
         try:
             names = await subjects_of(js, stream, subject)
         except BUS_ERRORS as error:

@@ -38,7 +38,7 @@ async def publish_result(js: JetStreamContext, result: JobResult, body: bytes, t
     only reading the subject tells. Raises UnavailableError (BusyError when full) when the job has no result
     afterwards, as far as is known.
     """
-    subject = subjects.result(result.job_id)
+    subject = subjects.result(result.job_id, result.project)
     try:
         await js.publish(subject, body, stream="RESULTS", msg_ttl=ttl_s)
     except BUS_ERRORS as error:

@@ -8,7 +8,7 @@ from datetime import timedelta
 from typing import Any
 
 import accelerator_autopilot.contracts.messages
-from accelerator_autopilot.contracts.messages.base import Message
+from accelerator_autopilot.contracts.messages.base import Message, OwnedMessage
 from accelerator_autopilot.contracts.messages.commands import Command, DeviceCommand, PoolCommand
 from tests.support.builders import T0, alert, device, event, power_command
 
@@ -99,7 +99,7 @@ EXAMPLES: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 
 
-ABSTRACT = (Message, Command, DeviceCommand, PoolCommand)
+ABSTRACT = (Message, OwnedMessage, Command, DeviceCommand, PoolCommand)
 
 
 def models() -> dict[str, type[Message]]:

@@ -18,7 +18,7 @@ from prometheus_client import CollectorRegistry
 from accelerator_autopilot.cli.commands.jobs import set_aside_rows
 from accelerator_autopilot.client import AutopilotClient
 from accelerator_autopilot.contracts import streams, subjects
-from accelerator_autopilot.contracts.messages.jobs import JobResult
+from accelerator_autopilot.contracts.messages.jobs import Job, JobResult
 from accelerator_autopilot.inference.pool.application import queue_janitor as keeper_module
 from accelerator_autopilot.inference.pool.application.queue_janitor import WAITING, QueueJanitor
 from accelerator_autopilot.notifier.app import create_app as create_notifier
@@ -88,10 +88,10 @@ class TestKeeper:
     ) -> None:
         forward_job = keeper_module.forward_job
 
-        async def fails(js: JetStreamContext, message: Any, job_id: str, *rest: Any) -> bool:
-            if job_id == "evil":
+        async def fails(js: JetStreamContext, message: Any, job: Job, *rest: Any) -> bool:
+            if job.id == "evil":
                 raise RuntimeError("SECRET")
-            return await forward_job(js, message, job_id, *rest)
+            return await forward_job(js, message, job, *rest)
 
         monkeypatch.setattr(keeper_module, "forward_job", fails)
         await client.js.publish("results.first", succeeded("first"))

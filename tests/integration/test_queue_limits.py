@@ -183,6 +183,13 @@ class TestEverythingEnds:
         await patient.sweep(utc_now() + timedelta(hours=1))
         assert await messages(client.js, "JOBS") == 1, "it is old, but its pool has only just gone"
 
+    async def test_no_job_ends_while_the_bucket_of_pools_lags_behind(self, client: AutopilotClient) -> None:
+        js = client.js
+        await client.jobs.submit("echo", {}, job_id="waits")
+        own = UnschedulableJobs(js, DeadLettering(js, "keeper"), poison_rule(js), 0.0, own_pool="default.here")
+        await own.sweep(utc_now() + timedelta(hours=1))
+        assert await messages(js, "JOBS") == 1, "the pool of this very process is not seen: what is seen is old"
+
     async def test_what_no_worker_takes_in_time_ends_with_a_reason(self, client: AutopilotClient) -> None:
         js = client.js
         await tell_pool(js, "echo", workers=0)

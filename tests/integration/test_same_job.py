@@ -49,6 +49,53 @@ async def test_another_payload_under_the_same_key_is_refused(client: AutopilotCl
     assert (await client.jobs.submit("echo", {"text": "x"}, idempotency_key="k")).duplicate
 
 
+@pytest.mark.parametrize("options", [{}, {"delay_s": 600}, {"after": ["another"]}])
+async def test_a_job_knows_what_it_is_when_its_claim_is_over(
+    client: AutopilotClient, options: dict[str, object]
+) -> None:
+    await client.jobs.submit("echo", {"text": "x"}, job_id="one", **options)
+    await (await client.js.key_value("claims")).purge("one")
+    await forget_message_ids(client.js)
+    assert (await client.jobs.submit("echo", {"text": "x"}, job_id="one", **options)).duplicate
+    await (await client.js.key_value("claims")).purge("one")
+    with pytest.raises(ConflictError, match="job one already exists with another"):
+        await client.jobs.submit("echo", {"text": "y"}, job_id="one", **options)
+    assert await messages(client.js, "JOBS") + await messages(client.js, "LATER") == 1
+
+
+async def test_a_result_knows_what_it_is_of_when_the_claim_is_over(
+    client: AutopilotClient, nats_server: NatsServer
+) -> None:
+    async with worker_process(nats_server.url, **ECHO):
+        await (await client.jobs.submit("echo", {"text": "x"}, job_id="one")).wait(20)
+        dead = await client.jobs.submit("echo", {"fail": "permanently"}, job_id="two")
+        assert (await dead.wait(20)).status == "failed"
+    for job_id, payload in (("one", {"text": "x"}), ("two", {"fail": "permanently"})):
+        await (await client.js.key_value("claims")).purge(job_id)
+        with pytest.raises(ConflictError):
+            await client.jobs.submit("echo", {"text": "y"}, job_id=job_id)
+        await (await client.js.key_value("claims")).purge(job_id)
+        assert (await client.jobs.submit("echo", payload, job_id=job_id)).duplicate
+
+
+async def test_a_repeated_large_job_keeps_the_input_of_the_first(
+    client: AutopilotClient, nats_server: NatsServer
+) -> None:
+    payload = {"text": "x" * 300_000}
+    await client.jobs.submit("echo", payload, job_id="one")
+    await (await client.js.key_value("claims")).purge("one")
+    await forget_message_ids(client.js)
+    assert (await client.jobs.submit("echo", payload, job_id="one")).duplicate
+    async with worker_process(nats_server.url, **ECHO):
+        assert (await client.jobs.wait("one", 20)).output["text"] == payload["text"]
+
+
+async def test_the_server_forgets_a_claim_soon(client: AutopilotClient) -> None:
+    await client.jobs.submit("echo", {"text": "x"}, job_id="one")
+    message = await client.js.get_last_msg("KV_claims", "$KV.claims.one")
+    assert (message.headers or {})["Nats-TTL"] == "120"
+
+
 async def test_many_who_submit_at_once_make_one_job(client: AutopilotClient) -> None:
     handles = await asyncio.gather(*(client.jobs.submit("echo", {"text": "x"}, job_id="one") for _ in range(20)))
     assert sorted(h.duplicate for h in handles) == [False] + [True] * 19
@@ -66,7 +113,7 @@ async def test_an_id_is_free_once_job_and_result_are_gone(client: AutopilotClien
 
 
 async def test_a_claim_whose_maker_died_before_it_published_gives_way(client: AutopilotClient) -> None:
-    await client.jobs._claims.claim("one", "digest", 3600)
+    await client.jobs._claims.claim("one", "digest")
     assert not (await client.jobs.submit("echo", {"text": "x"}, job_id="one")).duplicate
 
 

@@ -38,6 +38,8 @@ class SilentNats:
 class Results:
     """Results that are there from the so-manieth look on, or an error."""
 
+    project = "default"
+
     def __init__(self, after: int, end: Any = None) -> None:
         self.left, self.end = after, end or result()
 

@@ -32,7 +32,9 @@ class Bench:
 
     def start(self) -> None:
         bus: Any = self
-        self.alerts = ConditionAlerts(bus, lambda a: a.id.startswith("me-"), prefix="me-", clock=lambda: self.now)
+        self.alerts = ConditionAlerts(
+            bus, lambda a: a.id.startswith("me-"), actor="me", prefix="me-", clock=lambda: self.now
+        )
 
     def _check(self) -> None:
         if self.refuses:

@@ -176,17 +176,17 @@ async def test_a_device_with_a_critical_alert_is_drained_and_later_restored() ->
     made, bus, clock = decider(NOT_CAPPING, fleet)
     await made.decide(1)
     assert [(m.action, m.device) for m in bus.of(DrainCommand)] == [("drain", "gpu-0")]
-    assert bus.kept["scheduler", "drained"] == DeviceSet(devices=[DEVICE])
+    assert bus.kept["scheduler", "drained"] == DeviceSet(devices=[DEVICE], actor="scheduler")
     fleet.cordoned, fleet.hurt, clock[0] = ["gpu-0"], set(), 30.0
     await made.decide(1)
     assert [(m.action, m.device) for m in bus.of(DrainCommand)][-1] == ("restore", "gpu-0")
     clock[0] = 40.0
     await made.decide(1)
     assert [m.action for m in bus.of(DrainCommand)] == ["drain", "restore", "restore"], "a lost command is sent again"
-    assert bus.kept["scheduler", "drained"] == DeviceSet(devices=[DEVICE]), "ours until seen back"
+    assert bus.kept["scheduler", "drained"] == DeviceSet(devices=[DEVICE], actor="scheduler"), "ours until seen back"
     fleet.cordoned, clock[0] = [], 50.0
     await made.decide(1)
-    assert bus.kept["scheduler", "drained"] == DeviceSet(devices=[])
+    assert bus.kept["scheduler", "drained"] == DeviceSet(devices=[], actor="scheduler")
     assert len(bus.of(DrainCommand)) == 3
 
 

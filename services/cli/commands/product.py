@@ -20,9 +20,11 @@ from accelerator_autopilot.cli.session import DEFAULT_FOLDER, DataDir, connected
 from accelerator_autopilot.cli.table_layout import Column, Row, Table
 from accelerator_autopilot.contracts.errors import AutopilotError
 from accelerator_autopilot.contracts.exit_codes import ExitCode, exit_code
+from accelerator_autopilot.contracts.projects import DEFAULT_PROJECT, check_project
+from accelerator_autopilot.contracts.service_names import SERVICE_NAMES
 from accelerator_autopilot.deploy.local.instance import Instance, Runtime, read_keys_file, replace_text
 from accelerator_autopilot.deploy.local.product import EmbeddedProduct, Options, readiness
-from accelerator_autopilot.runtime.api_keys import SERVICE_NAMES, digest, new_key
+from accelerator_autopilot.runtime.api_keys import digest, new_key
 from accelerator_autopilot.runtime.json_logs import setup_logging
 from accelerator_autopilot.transport.consumer_listing import all_consumers
 
@@ -195,6 +197,7 @@ def key(
     role: Annotated[RoleName, typer.Argument(help="viewer reads, operator also acts, admin also manages access.")],
     keys_file: Annotated[Path, typer.Option(help="File of keys that the gateway reads.")] = Path("api_keys.json"),
     user: Annotated[str | None, typer.Option(help="Owner of the key: the name in the audit log.")] = None,
+    project: Annotated[str, typer.Option(help="Project whose jobs the key submits and reads.")] = DEFAULT_PROJECT,
 ) -> None:
     """Create an API key, add its digest to the gateway's file, and print the key, which is not shown again.
 
@@ -203,10 +206,13 @@ def key(
     if user is not None and (user in SERVICE_NAMES or not user.isprintable() or not 1 <= len(user.encode()) <= 100):
         fail(f"--user {user!r}: must be 1 to 100 printable bytes, and not the name of a service", ExitCode.USAGE)
     try:
+        check_project(project)
         keys = read_keys_file(keys_file)
         made = new_key()
-        entry = {"role": role.value, "user": user} if user else role.value
+        entry: str | dict[str, str] = role.value
+        if user or project != DEFAULT_PROJECT:
+            entry = {"role": role.value, "user": user or f"key-{digest(made)[:8]}", "project": project}
         replace_text(keys_file, json.dumps(keys | {digest(made): entry}, indent=1) + "\n")
     except (OSError, AutopilotError) as error:
         fail(f"{keys_file}: {error}", ExitCode.USAGE)
-    say(made, key=made, role=role.value, user=user)
+    say(made, key=made, role=role.value, user=user, project=project)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Annotated, Any
 
@@ -14,6 +15,7 @@ from accelerator_autopilot.client.batches import BatchHandle
 from accelerator_autopilot.client.jobs import JobHandle
 from accelerator_autopilot.contracts.errors import BusyError
 from accelerator_autopilot.contracts.ids import derived_id
+from accelerator_autopilot.contracts.projects import job_reference
 from accelerator_autopilot.gateway.application.admission import Admission
 from accelerator_autopilot.gateway.application.batch_idempotency import BatchDeduplicator
 from accelerator_autopilot.gateway.dependencies import Autopilot
@@ -52,7 +54,7 @@ class CallerSubmission:
         key = identity.get("idempotency_key")
         job_id = identity.get("job_id") or self.autopilot.jobs.identify(kind, self.caller.user, key)
         # A result may arrive before the confirmation: counting afterwards would never be undone.
-        counted = self.count([job_id])
+        counted = self.count(self._references([job_id]))
         try:
             handle = await self.autopilot.jobs.submit(
                 kind, payload, job_id=job_id, submitter=self.caller.user, fresh=key is None, **options
@@ -78,7 +80,7 @@ class CallerSubmission:
             content = derived_id(self.caller.user, digest, json.dumps(options, sort_keys=True, default=str))
             self.unanswered = content
             batch_id, first = await self.retries.id_of(content)
-        job_ids = [f"{batch_id}.{i}" for i in range(len(payloads))]
+        job_ids = self._references(f"{batch_id}.{i}" for i in range(len(payloads)))
         try:
             await self.admit(len(self.admission.uncounted(self.caller.user, job_ids)))
         except BaseException:
@@ -96,7 +98,7 @@ class CallerSubmission:
             self.forget(counted)
             raise
         if handle.duplicate:
-            there = {f"{batch_id}.{i}" for i in handle.there}
+            there = set(self._references(f"{batch_id}.{i}" for i in handle.there))
             self.forget([job_id for job_id in counted if job_id in there])
         return handle
 
@@ -115,6 +117,9 @@ class CallerSubmission:
             reason = f"stored results use {self.depth.results_fill:.0%} of their space, so no job could finish"
             raise BusyError(reason, RETRY_WHEN_FULL_S)
         self.admission.admit(self.caller.user, count, self.depth.jobs, now)
+
+    def _references(self, job_ids: Iterable[str]) -> list[str]:
+        return [job_reference(job_id, self.caller.project) for job_id in job_ids]
 
     def count(self, job_ids: list[str]) -> list[str]:
         """Count jobs about to be stored that were not counted before."""

@@ -19,21 +19,22 @@ LOOKED_EVERY_S, LOOKED_AT_ONCE = 30.0, 200
 # By then most jobs have ended, or are known to wait.
 DOUBTFUL_AFTER_S = 60.0
 
+# By the job's reference, which tells its project.
 View = Callable[[str], Awaitable[JobView]]
 
 
 async def reconcile(admission: Admission, view: View, now_s: float) -> None:
     """Uncount some of those that have ended. Raises UnavailableError and the errors of nats-py."""
     missed = 0
-    for job_id in admission.doubtful(now_s - DOUBTFUL_AFTER_S, LOOKED_AT_ONCE):
+    for job in admission.doubtful(now_s - DOUBTFUL_AFTER_S, LOOKED_AT_ONCE):
         beat()
         try:
-            ended = (await view(job_id)).result is not None
+            ended = (await view(job)).result is not None
         except NotFoundError:
             ended = True
         if ended:
             missed += 1
-            admission.gone(job_id)
+            admission.gone(job)
     if missed:
         log.info("missed results of jobs", extra={"jobs": missed})
 

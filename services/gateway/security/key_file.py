@@ -11,7 +11,9 @@ from enum import IntEnum
 from pathlib import Path
 
 from accelerator_autopilot.contracts.errors import SettingsError
-from accelerator_autopilot.runtime.api_keys import SERVICE_NAMES, digest
+from accelerator_autopilot.contracts.projects import DEFAULT_PROJECT, check_project
+from accelerator_autopilot.contracts.service_names import SERVICE_NAMES
+from accelerator_autopilot.runtime.api_keys import digest
 
 log = logging.getLogger(__name__)
 
@@ -33,6 +35,7 @@ class Caller:
 
     user: str
     role: Role
+    project: str = DEFAULT_PROJECT
 
 
 def load_keys(path: Path) -> dict[str, Caller]:
@@ -42,7 +45,7 @@ def load_keys(path: Path) -> dict[str, Caller]:
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise SettingsError(
             f"AUTOPILOT_API_KEYS_FILE={path}: must be a JSON object of SHA-256 digest to viewer, operator or admin, "
-            f"or to an object with role and user "
+            f"or to an object with role, user and, for another than the default one, project "
             f"({type(error).__name__}: {error})"
         ) from error
 
@@ -55,7 +58,7 @@ def _caller(key_digest: str, entry: str | dict[str, str]) -> Caller:
     user = str(entry["user"])
     if not 1 <= len(user.encode()) <= 100 or not user.isprintable() or user in SERVICE_NAMES:
         raise ValueError(f"user {user[:100]!r} must have 1 to 100 printable bytes and must not be a service's name")
-    return Caller(user, Role[entry["role"]])
+    return Caller(user, Role[entry["role"]], check_project(str(entry.get("project", DEFAULT_PROJECT))))
 
 
 class KeyRing:

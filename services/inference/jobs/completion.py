@@ -14,6 +14,7 @@ from nats.aio.msg import Msg
 from nats.js import JetStreamContext
 from nats.js.kv import KeyValue
 
+from accelerator_autopilot.contracts import subjects
 from accelerator_autopilot.contracts.errors import InvalidInputError, UnavailableError
 from accelerator_autopilot.contracts.messages.jobs import Job, JobError, JobResult, JobState, JobStatus, JobUsage
 from accelerator_autopilot.contracts.payload_references import fill_in, wanted_jobs
@@ -128,7 +129,7 @@ class JobCompletion:
     async def give_back(self, taken: ClaimedJob, *, alone: bool) -> None:
         """Schedule another attempt that does not count against the job, in a batch of its own if requested."""
         if alone:
-            await self.records.change(taken.job.id, lambda state: state.model_copy(update={"alone": True}), taken.since)
+            await self._change(taken, {"alone": True})
         await taken.message.nak()
 
     def note(self, taken: ClaimedJob, error: BaseException) -> None:
@@ -186,25 +187,28 @@ class JobCompletion:
         Raises NotFoundError when it expired and InvalidInputError for a reference that cannot be resolved.
         """
         payload = await load_payload(self._js, job.payload_ref, MOST_PAYLOAD_BYTES) if job.payload_ref else job.payload
-        outputs = {job_id: await self._output(job_id) for job_id in wanted_jobs(payload)}
+        outputs = {job_id: await self._output(job_id, job.project) for job_id in wanted_jobs(payload)}
         filled = fill_in(payload, outputs) if outputs else payload
         return filled if isinstance(filled, dict) else {}
 
-    async def status_of(self, job_id: str) -> JobStatus | None:
+    async def status_of(self, job_id: str, project: str) -> JobStatus | None:
         """Return how a job ended; None when it has not."""
-        result = await read_result(self._js, job_id)
+        result = await read_result(self._js, job_id, project)
         return result.status if result else None
 
     async def recall(self, taken: ClaimedJob) -> JobState:
         """Return what is recorded of a job between attempts."""
-        return await self.records.read(taken.job.id, taken.since)
+        return await self.records.read(taken.job.reference, taken.since)
 
     async def _remember(self, taken: ClaimedJob) -> None:
-        errors = taken.errors
-        await self.records.change(taken.job.id, lambda state: state.model_copy(update={"errors": errors}), taken.since)
+        await self._change(taken, {"errors": taken.errors})
 
-    async def _output(self, job_id: str) -> Any:
-        result = await read_result(self._js, job_id)
+    async def _change(self, taken: ClaimedJob, fields: dict[str, Any]) -> None:
+        fields = {"actor": taken.job.actor} | fields
+        await self.records.change(taken.job.reference, lambda state: state.model_copy(update=fields), taken.since)
+
+    async def _output(self, job_id: str, project: str) -> Any:
+        result = await read_result(self._js, job_id, project)
         if result is None:
             raise InvalidInputError("$result", job_id, "has no result")
         if result.status != "succeeded":
@@ -216,7 +220,7 @@ class JobCompletion:
         body = result.model_dump_json(exclude_none=True).encode()
         if len(body) > PAYLOAD_INLINE_LIMIT:
             until = utc_now() + timedelta(seconds=ttl_s)
-            name, output = f"result-{result.job_id}", {"output": result.output}
+            name, output = subjects.in_project(result.project, f"result-{result.job_id}"), {"output": result.output}
             reference = await self._stored(taken.message, lambda: store_payload(self._js, name, output, until))
             slim = result.model_copy(update={"output": None, "output_ref": reference})
             body = slim.model_dump_json(exclude_none=True).encode()
@@ -274,6 +278,8 @@ class JobCompletion:
             device=s.worker_device,
             node=s.node,
             submitter=job.submitter,
+            fingerprint=job.fingerprint,
+            **job.owner,
             attempt=taken.attempt,
             usage=usage,
             submitted_at=job.submitted_at,

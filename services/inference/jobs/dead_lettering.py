@@ -47,9 +47,9 @@ class DeadLettering:
 
     async def bury(self, job: Job, reason: DeadReason, errors: list[JobError], subject: str, **where: Any) -> None:
         """Publish a dead letter and a failed result, unless the job has a result; `where` holds more result fields."""
-        if (job.id, job.submitted_at) not in self._lettered:
+        if (job.reference, job.submitted_at) not in self._lettered:
             await publish_dead(self.js, job, reason, errors, subject)
-            self._lettered[job.id, job.submitted_at] = None
+            self._lettered[job.reference, job.submitted_at] = None
             if len(self._lettered) > MOST_LETTERED:
                 del self._lettered[next(iter(self._lettered))]
         result = JobResult(
@@ -58,6 +58,8 @@ class DeadLettering:
             status="failed",
             errors=errors,
             submitter=job.submitter,
+            fingerprint=job.fingerprint,
+            **job.owner,
             submitted_at=job.submitted_at,
             finished_at=utc_now(),
             attempt=max((e.attempt for e in errors), default=1),
@@ -74,14 +76,30 @@ class DeadLettering:
         The id is the subject's, or `seq-<sequence in the stream>` where the subject has none.
         """
         kind, identity = named_by(subject, sequence)
+        project = subjects.project_of(subject)
         why = self.reason("InvalidInputError", f"the message is not a valid job: {explain(error)}")
         raw = data[:RAW_LIMIT].decode(errors="replace")
-        dead = DeadJob(id=identity, kind=kind, reason="invalid", raw=raw, errors=[why], subject=subject, at=utc_now())
+        dead = DeadJob(
+            id=identity,
+            kind=kind,
+            reason="invalid",
+            raw=raw,
+            errors=[why],
+            subject=subject,
+            at=utc_now(),
+            project=project,
+        )
         body = dead.model_dump_json(exclude_none=True).encode()
         headers = {"Nats-Msg-Id": f"dead-{derived_id(subject, str(sequence))}"}
-        await self.js.publish(subjects.dead(kind), body, headers=headers, msg_ttl=DAY_S)
+        await self.js.publish(subjects.dead(kind, project), body, headers=headers, msg_ttl=DAY_S)
         result = JobResult(
-            job_id=identity, kind=kind, status="failed", errors=[why], submitted_at=stored_at, finished_at=utc_now()
+            job_id=identity,
+            kind=kind,
+            status="failed",
+            errors=[why],
+            submitted_at=stored_at,
+            finished_at=utc_now(),
+            project=project,
         )
         await self._publish(result, DAY_S)
         log.warning("unreadable job", extra={"subject": subject, "sequence": sequence})
@@ -92,7 +110,7 @@ class DeadLettering:
         sequence, stored_at = metadata.sequence.stream, metadata.timestamp
         try:
             job = read_message(message.subject, message.data, sequence, stored_at)
-        except (ValidationError, ValueError, RecursionError):
+        except (ValidationError, InvalidInputError, ValueError, RecursionError):
             await self.bury_unreadable(message.subject, message.data, sequence, stored_at, error)
             return
         text = f"could not be handled: {explain(error) if isinstance(error, AutopilotError) else type(error).__name__}"
@@ -103,15 +121,18 @@ class DeadLettering:
 
 
 def read_message(subject: str, data: bytes, sequence: int, stored_at: datetime) -> Job:
-    """Parse a message of the queue, or of a job that waits for others or for its time. Raises ValueError."""
-    if subject.startswith("jobs."):
+    """Parse a message of the queue, or of a job that waits for others or for its time.
+
+    Raises ValueError or InvalidInputError.
+    """
+    if subjects.split_project(subject)[1].startswith("jobs."):
         return read_job(subject, data, sequence, stored_at)
     return Job.model_validate_json(data)
 
 
 def named_by(subject: str, sequence: int) -> tuple[str, str]:
     """Return the kind and id of a job as its subject names them."""
-    stage, *tokens = subject.split(".")
+    stage, *tokens = subjects.split_project(subject)[1].split(".")
     kind, rest = (subjects.untoken(tokens[0]), tokens[2:]) if stage == "jobs" else (UNKNOWN_KIND, tokens)
     identity = subjects.job_id(rest) if rest else f"seq-{sequence}"
     return kind if _is_name(kind) else UNKNOWN_KIND, identity if _is_name(identity) else derived_id(subject)

@@ -12,6 +12,7 @@ from pydantic import ValidationError
 from accelerator_autopilot.contracts import subjects
 from accelerator_autopilot.contracts.errors import UnavailableError
 from accelerator_autopilot.contracts.messages.jobs import JobState
+from accelerator_autopilot.contracts.projects import parse_job_reference
 from accelerator_autopilot.transport.clock import utc_now
 
 TRIES = 20
@@ -24,21 +25,22 @@ class RetryRecords:
     def __init__(self, kv: KeyValue) -> None:
         self._kv = kv
 
-    async def read(self, job_id: str, since: datetime | None = None) -> JobState:
+    async def read(self, reference: str, since: datetime | None = None) -> JobState:
         """Read the record of a job; empty where there is none that can be read, or only one from before `since`."""
-        return (await self._read(subjects.token(job_id), since))[0]
+        return (await self._read(_key(reference), since))[0]
 
     async def change(
-        self, job_id: str, change: Callable[[JobState], JobState], since: datetime | None = None
+        self, reference: str, change: Callable[[JobState], JobState], since: datetime | None = None
     ) -> JobState:
         """Change the current record atomically; returns what was written.
 
         Raises UnavailableError when concurrent writers always win.
         """
-        key = subjects.token(job_id)
+        key = _key(reference)
+        owner = {"project": parse_job_reference(reference)[1]}
         for _ in range(TRIES):
             state, revision = await self._read(key, since)
-            changed = change(state).model_copy(update={"at": utc_now()})
+            changed = change(state).model_copy(update={"at": utc_now(), **owner, "actor": state.actor or "worker"})
             body = changed.model_dump_json().encode()
             try:
                 if revision is None:
@@ -63,3 +65,7 @@ class RetryRecords:
         if since is not None and state.at is not None and state.at < since - CLOCKS_DIFFER:
             state = JobState()
         return state, entry.revision
+
+
+def _key(reference: str) -> str:
+    return subjects.job_key(*parse_job_reference(reference))

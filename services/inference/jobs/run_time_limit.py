@@ -99,4 +99,4 @@ class RunTimeLimit:
                 os._exit(RUN_TIMED_OUT)
 
     def _write(self) -> None:
-        self.journal.running([RunningJob(id=t.job.id, alone=t.alone) for run in self._runs for t in run.taken])
+        self.journal.running([RunningJob(id=t.job.reference, alone=t.alone) for run in self._runs for t in run.taken])

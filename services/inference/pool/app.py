@@ -101,7 +101,9 @@ def create_app(settings: PoolSettings | None = None) -> FastStream:
         async with service.running(watched) as js:
             await memory.recall()
             leadership = LeaderElection(js, f"{settings.node}-{settings.pool}-{new_id()[:8]}", "queue")
-            keeper = QueueJanitor(client_of(broker), js, leadership, service.poison, settings.unrunnable_after_s)
+            keeper = QueueJanitor(
+                client_of(broker), js, leadership, service.poison, settings.unrunnable_after_s, memory.status_key
+            )
             service.health.report("workers", ok=False, reason="no worker is ready yet")
             service.supervise("workers", supervisor.run)
             service.supervise("pool status", lambda: memory.keep_reporting(service.health))

@@ -121,4 +121,5 @@ def test_alert() -> Alert:
         opened_at=now,
         at=now,
         simulated=True,
+        actor="notifier",
     )

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from datetime import datetime, timedelta
+from typing import ClassVar
 
 from pydantic import Field
 
 from accelerator_autopilot.contracts.messages.alerts import Alert, Severity
-from accelerator_autopilot.contracts.messages.base import Message
+from accelerator_autopilot.contracts.messages.base import Message, OwnedMessage
 from accelerator_autopilot.contracts.messages.notifications import Subscription
 from accelerator_autopilot.notifier.domain.delivery_rules import wants
 
@@ -30,8 +31,10 @@ class Notice(Message):
     tried_at: datetime | None = None
 
 
-class LedgerEntry(Message):
+class LedgerEntry(OwnedMessage):
     """One alert of a subscription; KV `notices`, key = subscription and alert."""
+
+    DEFAULT_ACTOR: ClassVar[str] = "notifier"
 
     alert: Alert
     waiting: list[Notice] = []
@@ -48,11 +51,13 @@ class LedgerEntry(Message):
         return max([*ranks, RANK[self.told] if self.told else -1], default=-1)
 
 
-class StreamPosition(Message):
+class StreamPosition(OwnedMessage):
     """A subscription's position in the stream of alerts; KV `notices`, key = subscription.
 
     `stream` is when that stream was created: the sequences of another one start over.
     """
+
+    DEFAULT_ACTOR: ClassVar[str] = "notifier"
 
     stream: str = ""
     sequence: int = 0

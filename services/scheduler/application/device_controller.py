@@ -210,7 +210,7 @@ class DeviceController:
 
     async def _remember(self, notes: Mapping[Device, DrainNote]) -> None:
         await self.actor.bus.write("scheduler", "drain_notes", DrainNotes(notes=[notes[d] for d in sorted(notes)]))
-        await self.actor.bus.write("scheduler", "drained", DeviceSet(devices=sorted(notes)))
+        await self.actor.bus.write("scheduler", "drained", DeviceSet(devices=sorted(notes), actor="scheduler"))
 
 
 def levels_by_device(pools: list[PoolObservation], levels: Mapping[str, float]) -> dict[Device, float]:

@@ -59,6 +59,7 @@ class ScaleCommands:
             requested=float(command.replicas),
             at=utc_now(),
             executor="hands",
+            **command.owner,
         )
 
         async def act() -> CommandOutcome:

@@ -12,7 +12,7 @@ from accelerator_autopilot.client.aio.fleet import AsyncFleetMethods
 from accelerator_autopilot.client.aio.jobs import AsyncJobMethods
 from accelerator_autopilot.client.aio.kinds import AsyncKindMethods
 from accelerator_autopilot.client.autopilot_client import AutopilotClient
-from accelerator_autopilot.client.connect_settings import connect_settings, default_actor
+from accelerator_autopilot.client.connect_settings import connect_settings, default_actor, default_project
 from accelerator_autopilot.client.result_watcher import ResultWatcher
 from accelerator_autopilot.transport.settings import NatsSettings
 
@@ -20,8 +20,8 @@ from accelerator_autopilot.transport.settings import NatsSettings
 class AsyncClient(AsyncKindMethods, AsyncJobMethods, AsyncFleetMethods):
     """A connection to a fleet, for `async with` or `await`."""
 
-    def __init__(self, settings: NatsSettings, *, name: str, actor: str, timeout: float) -> None:
-        super().__init__(AutopilotClient(settings, name=name, actor=actor, connect_timeout_s=timeout))
+    def __init__(self, settings: NatsSettings, *, name: str, actor: str, project: str, timeout: float) -> None:
+        super().__init__(AutopilotClient(settings, name=name, actor=actor, project=project, connect_timeout_s=timeout))
 
     @property
     def alerts(self) -> AsyncAlerts:
@@ -72,6 +72,7 @@ def connect_async(
     certificate: str | Path | None = None,
     key: str | Path | None = None,
     actor: str | None = None,
+    project: str | None = None,
     name: str = "client",
     timeout: float = 4.0,
 ) -> AsyncClient:
@@ -79,7 +80,8 @@ def connect_async(
 
     Without arguments it connects to what the AUTOPILOT_NATS_* variables say, else to the product that `autopilot up`
     started on this machine. `url` is one address of a NATS server or several; `credentials`, `ca`, `certificate` and
-    `key` are files; `actor` is who the audit says it was (the user of this process by default). Connecting raises
+    `key` are files; `actor` is who the audit says it was (the user of this process by default),
+    `project` whose jobs these are (AUTOPILOT_PROJECT, else `default`). Connecting raises
     UnavailableError when no server answers within `timeout` seconds, and InvalidInputError for a wrong argument.
     """
     settings = connect_settings(
@@ -92,4 +94,6 @@ def connect_async(
         certificate=certificate,
         key=key,
     )
-    return AsyncClient(settings, name=name, actor=actor or default_actor(), timeout=timeout)
+    return AsyncClient(
+        settings, name=name, actor=actor or default_actor(), project=project or default_project(), timeout=timeout
+    )

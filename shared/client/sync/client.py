@@ -66,6 +66,7 @@ def connect(
     certificate: str | Path | None = None,
     key: str | Path | None = None,
     actor: str | None = None,
+    project: str | None = None,
     name: str = "client",
     timeout: float = 4.0,
 ) -> Client:
@@ -73,7 +74,8 @@ def connect(
 
     Without arguments it connects to what the AUTOPILOT_NATS_* variables say, else to the product that `autopilot up`
     started on this machine. `url` is one address of a NATS server or several; `credentials`, `ca`, `certificate` and
-    `key` are files; `actor` is who the audit says it was (the user of this process by default). Raises
+    `key` are files; `actor` is who the audit says it was (the user of this process by default),
+    `project` whose jobs these are (AUTOPILOT_PROJECT, else `default`). Raises
     UnavailableError that says what to start when no server answers within `timeout` seconds, and InvalidInputError.
     """
     return Client(
@@ -87,6 +89,7 @@ def connect(
             certificate=certificate,
             key=key,
             actor=actor,
+            project=project,
             name=name,
             timeout=timeout,
         )

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field
 
-from accelerator_autopilot.contracts.messages.base import Count, Label, Message, Name, Text, Timestamp
+from accelerator_autopilot.contracts.messages.base import Count, Label, Message, Name, OwnedMessage, Text, Timestamp
 
 Severity = Literal["info", "warning", "critical"]
 # Published by pools about their devices. Detection neither opens nor ends these and the next one.
@@ -30,8 +30,10 @@ class Evidence(Message):
     at: Timestamp
 
 
-class Alert(Message):
+class Alert(OwnedMessage):
     """A change of an alert. Its `id` stays the same from opened to resolved."""
+
+    DEFAULT_ACTOR: ClassVar[str] = "anomaly"
 
     id: Name
     node: Name

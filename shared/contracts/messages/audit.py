@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from accelerator_autopilot.contracts.messages.base import Label, Message, Name, Text, Timestamp
+from accelerator_autopilot.contracts.messages.base import Label, Name, OwnedMessage, Text, Timestamp
 
 
-class AuditRecord(Message):
+class AuditRecord(OwnedMessage):
     """One action of a person or service."""
 
     id: Name

@@ -3,10 +3,20 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from typing import Annotated
+from typing import Annotated, ClassVar, Self, TypedDict
 
 from annotated_types import Ge, Lt
-from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, StringConstraints
+from pydantic import (
+    AfterValidator,
+    AwareDatetime,
+    BaseModel,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    model_validator,
+)
+
+from accelerator_autopilot.contracts.projects import DEFAULT_PROJECT, PROJECT_PATTERN
 
 MOST_NAME_BYTES = 200
 MOST_TEXT = 4000
@@ -46,3 +56,44 @@ class Message(BaseModel):
     model_config = ConfigDict(extra="ignore", frozen=True, allow_inf_nan=False, hide_input_in_errors=True)
 
     schema_version: int = 1
+
+
+ProjectName = Annotated[str, StringConstraints(pattern=PROJECT_PATTERN)]
+"""The name of a project, which fits a subject, a DNS label and a Kubernetes namespace alike."""
+
+
+class Owner(TypedDict):
+    """The fields that say whose a message is and who caused it."""
+
+    project: str
+    actor: str
+
+
+class OwnedMessage(Message):
+    """A message that travels or is stored by itself: it says whose it is and who caused it.
+
+    The actor is a person, a program or a service. Where a message names one in an older field, such as a job's
+    submitter, the actor is the same unless it is given.
+    """
+
+    ACTOR_FIELD: ClassVar[str] = ""
+    """The field that names the actor of this message, if it has one."""
+    DEFAULT_ACTOR: ClassVar[str] = ""
+    """The service that sends messages of this class, if only one does."""
+
+    project: ProjectName = DEFAULT_PROJECT
+    actor: Label = Field(default="", description="person, program or service that caused it")
+
+    @model_validator(mode="after")
+    def _actor_is_known(self) -> Self:
+        if not self.actor:
+            actor = str(getattr(self, self.ACTOR_FIELD) or "") if self.ACTOR_FIELD else self.DEFAULT_ACTOR
+            if actor:
+                # Frozen for others; this is still the making of it.
+                object.__setattr__(self, "actor", actor)
+        return self
+
+    @property
+    def owner(self) -> Owner:
+        """Its project and actor, for messages that follow from it."""
+        return {"project": self.project, "actor": self.actor}

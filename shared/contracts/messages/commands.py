@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from accelerator_autopilot.contracts.messages.base import Label, Message, Name, Text, Timestamp
+from accelerator_autopilot.contracts.messages.base import Label, Message, Name, OwnedMessage, Text, Timestamp
 
 Autonomy = Literal["observe", "advise", "approve", "act"]
 
 
-class Command(Message):
+class Command(OwnedMessage):
     """Base of all commands: who issued it, why, and when it expires."""
+
+    ACTOR_FIELD: ClassVar[str] = "issuer"
 
     id: Name
     issuer: Name
@@ -86,12 +88,14 @@ COMMAND_KINDS: dict[str, type[AnyCommand]] = {
 }
 
 
-class CommandOutcome(Message):
+class CommandOutcome(OwnedMessage):
     """The outcome of a command, with the value read back from the device or pool.
 
     For a power cap, `requested` is the value asked for, `applied` the value that the device accepted, and
     `read_back` the value enforced, the lowest of all limits.
     """
+
+    ACTOR_FIELD: ClassVar[str] = "executor"
 
     id: Name
     command_id: Name
@@ -106,8 +110,10 @@ class CommandOutcome(Message):
     executor: Name
 
 
-class Recommendation(Message):
+class Recommendation(OwnedMessage):
     """An action that the scheduler recommends, and why."""
+
+    DEFAULT_ACTOR: ClassVar[str] = "scheduler"
 
     id: Name
     scope: Name
@@ -137,8 +143,10 @@ class Considered(Message):
     chosen: bool = False
 
 
-class DecisionRecord(Message):
+class DecisionRecord(OwnedMessage):
     """A decision about a pool: what was observed, considered, allowed and commanded."""
+
+    DEFAULT_ACTOR: ClassVar[str] = "scheduler"
 
     id: Name
     pool: Name
@@ -216,7 +224,7 @@ class PowerBudget(Message):
 _DEFAULT_BOUNDS = PoolPolicy()
 
 
-class FleetPolicy(Message):
+class FleetPolicy(OwnedMessage):
     """The operator's bounds for the fleet; KV `policy`, key `fleet`."""
 
     mode: Autonomy = "act"
@@ -248,8 +256,10 @@ class FleetPolicy(Message):
         return self.pool(name).autonomy or self.mode
 
 
-class ChampionStatus(Message):
+class ChampionStatus(OwnedMessage):
     """The active scaling policy, and why it is active; KV `scheduler`, key `champion`."""
+
+    DEFAULT_ACTOR: ClassVar[str] = "scheduler"
 
     champion: Name
     deciding: Name = Field(description="the active policy: the fallback while the champion misses its predictions")
@@ -257,7 +267,7 @@ class ChampionStatus(Message):
     at: Timestamp
 
 
-class DeviceSet(Message):
+class DeviceSet(OwnedMessage):
     """A set of devices kept in a bucket: those cordoned on a node, or those that the scheduler drained."""
 
     devices: list[tuple[Name, Name]] = Field(default=[], max_length=100_000)
@@ -279,7 +289,9 @@ class DrainNote(Message):
     )
 
 
-class DrainNotes(Message):
+class DrainNotes(OwnedMessage):
     """All devices that the scheduler drained; KV `scheduler`, key `drain_notes`."""
+
+    DEFAULT_ACTOR: ClassVar[str] = "scheduler"
 
     notes: list[DrainNote] = Field(default=[], max_length=1_000_000)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal, get_args
+from typing import Any, ClassVar, Literal, get_args
 
 from pydantic import Field
 
-from accelerator_autopilot.contracts.messages.base import BigCount, Count, Label, Message, Name, Timestamp
+from accelerator_autopilot.contracts.messages.base import BigCount, Count, Label, Message, Name, OwnedMessage, Timestamp
+from accelerator_autopilot.contracts.projects import job_reference
 
 Priority = Literal["high", "normal", "low"]
 PRIORITIES: tuple[Priority, ...] = get_args(Priority)
@@ -37,8 +38,10 @@ class JobUsage(Message):
     completion_tokens: Count | None = None
 
 
-class JobBody(Message):
+class JobBody(OwnedMessage):
     """A job as a publisher writes it. Kind, priority and id may come from the subject instead."""
+
+    ACTOR_FIELD: ClassVar[str] = "submitter"
 
     id: Name | None = None
     kind: Name | None = None
@@ -64,6 +67,7 @@ class JobBody(Message):
     after: list[Name] = Field(default=[], max_length=1000, description="ids of jobs that must have succeeded first")
     not_before: Timestamp | None = None
     needs: JobNeeds | None = None
+    fingerprint: Label = Field(default="", description="digest of kind and payload, for jobs with an id of their own")
 
 
 class Job(JobBody):
@@ -73,6 +77,11 @@ class Job(JobBody):
     kind: Name
     priority: Priority
     submitted_at: Timestamp
+
+    @property
+    def reference(self) -> str:
+        """What tells it from the jobs of all projects."""
+        return job_reference(self.id, self.project)
 
 
 class JobError(Message):
@@ -86,8 +95,10 @@ class JobError(Message):
     device: Label = Field(default="", description="where it ran, as <node>/<device>; empty if not known")
 
 
-class JobResult(Message):
+class JobResult(OwnedMessage):
     """The final result of a job. Each job has exactly one."""
+
+    ACTOR_FIELD: ClassVar[str] = "submitter"
 
     job_id: Name
     kind: Name
@@ -101,13 +112,16 @@ class JobResult(Message):
     submitter: Label = ""
     attempt: Count = 1
     usage: JobUsage | None = None
+    fingerprint: Label = Field(default="", description="that of the job")
     submitted_at: Timestamp
     started_at: Timestamp | None = None
     finished_at: Timestamp
 
 
-class JobProgress(Message):
+class JobProgress(OwnedMessage):
     """The progress of a job, with partial output if its kind provides any."""
+
+    DEFAULT_ACTOR: ClassVar[str] = "worker"
 
     job_id: Name
     state: Literal["running", "retrying"]
@@ -117,7 +131,7 @@ class JobProgress(Message):
     at: Timestamp
 
 
-class DeadJob(Message):
+class DeadJob(OwnedMessage):
     """A job that cannot succeed: the job as received and the error of each attempt."""
 
     id: Name
@@ -130,7 +144,7 @@ class DeadJob(Message):
     at: Timestamp
 
 
-class JobState(Message):
+class JobState(OwnedMessage):
     """What is kept of a job between attempts; KV `jobs`, key = job id."""
 
     cancelled: bool = False
@@ -140,8 +154,10 @@ class JobState(Message):
     at: Timestamp | None = Field(default=None, description="when this was written")
 
 
-class Batch(Message):
+class Batch(OwnedMessage):
     """Many jobs submitted together; KV `batches`, key = its id. Its jobs are `<id>.0` to `<id>.<count - 1>`."""
+
+    ACTOR_FIELD: ClassVar[str] = "submitter"
 
     id: Name
     kind: Name
@@ -165,7 +181,9 @@ class WorkerStatus(Message):
     jobs_done: BigCount = 0
     jobs_failed: BigCount = 0
     busy_s: float = Field(default=0.0, ge=0)
-    running: list[Name] = Field(default=[], max_length=64)
+    running: list[Name] = Field(
+        default=[], max_length=64, description="ids of its jobs; `<project>/<id>` outside the project `default`"
+    )
     models: list[Label] = Field(default=[], max_length=1000, description="models in its memory")
     memory_bytes: BigCount | None = Field(default=None, description="memory of its devices")
     devices: Count = 1
@@ -181,8 +199,10 @@ class WorkerStatus(Message):
     )
 
 
-class PoolStatus(Message):
+class PoolStatus(OwnedMessage):
     """A pool on one node; KV `pools`, key `<pool>.<node>`, refreshed every two seconds and when it changes."""
+
+    DEFAULT_ACTOR: ClassVar[str] = "pool"
 
     pool: Name
     node: Name

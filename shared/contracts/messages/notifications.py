@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from datetime import time
 from fnmatch import fnmatchcase
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pydantic import AnyHttpUrl, Field, model_validator
 
 from accelerator_autopilot.contracts.messages.alerts import Alert, AlertState
-from accelerator_autopilot.contracts.messages.base import Message, Name, Text, Timestamp
+from accelerator_autopilot.contracts.messages.base import Message, Name, OwnedMessage, Text, Timestamp
 
 Channel = Literal["webhook", "cloudevents", "alertmanager", "slack", "pagerduty", "template"]
 
 
-class Subscription(Message):
+class Subscription(OwnedMessage):
     """A webhook receiver with its format and filters; KV `subscriptions`, key = id. Empty filters match all."""
 
     id: Name
@@ -60,11 +60,13 @@ class Subscription(Message):
         return self
 
 
-class Silence(Message):
+class Silence(OwnedMessage):
     """Suppresses delivery of matching alerts between two times: a silence or a maintenance window.
 
     Patterns are shell patterns: `*` matches anything. KV `silences`, key = id.
     """
+
+    ACTOR_FIELD: ClassVar[str] = "created_by"
 
     id: Name
     node: Name = "*"
@@ -93,8 +95,10 @@ class Silence(Message):
         return self.starts_at <= at < self.ends_at and all(fnmatchcase(value, pattern) for value, pattern in pairs)
 
 
-class Acknowledgement(Message):
+class Acknowledgement(OwnedMessage):
     """Acknowledges an alert; KV `acknowledged`, key = the alert's id."""
+
+    ACTOR_FIELD: ClassVar[str] = "by"
 
     alert_id: Name
     by: Name
@@ -102,7 +106,7 @@ class Acknowledgement(Message):
     note: str = Field(default="", max_length=500)
 
 
-class DeliveryRequest(Message):
+class DeliveryRequest(OwnedMessage):
     """Deliver an alert to a subscription now, ignoring its filters; without an alert, deliver a test alert."""
 
     subscription_id: Name

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from pydantic import Field
 
-from accelerator_autopilot.contracts.messages.base import Count, Label, Message, Name, Text, Timestamp
+from accelerator_autopilot.contracts.messages.base import Count, Label, Name, OwnedMessage, Text, Timestamp
 
 MOST_BODY_BYTES = 64 * 1024
 
 
-class PoisonMessage(Message):
+class PoisonMessage(OwnedMessage):
     """A quarantined message, with the error and the consumer that failed; subject `poison.<stream>`."""
+
+    ACTOR_FIELD: ClassVar[str] = "consumer"
 
     id: Name
     consumer: Label

@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field
 
-from accelerator_autopilot.contracts.messages.base import BigCount, Count, Label, Message, Name, Text, Timestamp
+from accelerator_autopilot.contracts.messages.base import (
+    BigCount,
+    Count,
+    Label,
+    Message,
+    Name,
+    OwnedMessage,
+    Text,
+    Timestamp,
+)
 
 
 class LinkInfo(Message):
@@ -71,8 +80,10 @@ class DeviceInfo(Message):
         return None not in (self.power_min_w, self.power_max_w, self.power_default_w)
 
 
-class NodeInventory(Message):
+class NodeInventory(OwnedMessage):
     """All devices of one node and the state of their sources. The newest one is valid."""
+
+    DEFAULT_ACTOR: ClassVar[str] = "agent"
 
     node: Name
     at: Timestamp
@@ -85,7 +96,7 @@ class NodeInventory(Message):
     expected_devices: int = Field(default=0, ge=0, le=10_000, description="GPUs that the node must have; 0 if unknown")
 
 
-class DeviceEvent(Message):
+class DeviceEvent(OwnedMessage):
     """Something that happened to a device at one moment; every occurrence is its own event.
 
     Kinds: xid, ecc, ecc_sbe, ecc_sbe_storm, row_remap, row_remap_failed, poison, poison_fatal, recovery_action,
@@ -98,6 +109,8 @@ class DeviceEvent(Message):
     reset: the node was booted, the driver was reloaded, or the device reported it. `source_failed` is about a source of
     readings, not a device, and `device` is then the source's name.
     """
+
+    DEFAULT_ACTOR: ClassVar[str] = "agent"
 
     id: Name
     node: Name
@@ -113,7 +126,7 @@ class DeviceEvent(Message):
     driver_epoch: Label = Field(default="", description="id of the driver load at that time")
 
 
-class SimulationRequest(Message):
+class SimulationRequest(OwnedMessage):
     """Change a simulated device: set its load, or inject or remove a fault."""
 
     device: Name

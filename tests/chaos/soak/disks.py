@@ -10,6 +10,7 @@ from pathlib import Path
 
 SIZE = "16g"
 LOGS = "logs"
+TRIES = 20
 
 
 class Disk:
@@ -31,9 +32,16 @@ class Disk:
         return self.mounted
 
     def fill(self) -> None:
-        """Leave no room."""
-        stat = os.statvfs(self.folder)
-        self._resize(str(max(4096, (stat.f_blocks - stat.f_bfree) * stat.f_frsize)))
+        """Leave no room. What is written between the look and the change makes the kernel refuse it: look again."""
+        for attempt in range(1, TRIES + 1):
+            stat = os.statvfs(self.folder)
+            try:
+                self._resize(str(max(4096, (stat.f_blocks - stat.f_bfree) * stat.f_frsize)))
+            except subprocess.CalledProcessError:
+                if attempt == TRIES:
+                    raise
+            else:
+                return
 
     def empty(self) -> None:
         """Give the room back."""

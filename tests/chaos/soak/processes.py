@@ -77,13 +77,13 @@ class Processes:
         return []
 
     def usage(self) -> dict[str, tuple[float, int]]:
-        """Resident megabytes that are a process's own, and its open descriptors, by name; of workers the largest."""
+        """Resident megabytes of each with its children, and the most descriptors of one; of workers the largest."""
         found: dict[str, tuple[float, int]] = {}
         for name in [*self._product.processes, "postgres"]:
             pids = self.with_children(name)
             each = [usage for pid in pids if (usage := _usage(pid)) is not None]
             if each and len(each) == len(pids):
-                found[name] = (round(sum(rss for rss, _ in each), 1), sum(files for _, files in each))
+                found[name] = (round(sum(rss for rss, _ in each), 1), max(files for _, files in each))
         workers = [usage for child in self._children("pool") if (usage := _usage(child.pid)) is not None]
         if workers:
             found["worker"] = max(workers)

@@ -107,14 +107,12 @@ class Soak:
                 finally:
                     # Also where a part of the soak failed: a submission that is under way swallows its cancellation.
                     load.stopping.set()
-                for task in at_work:
-                    task.cancel()
+                await _end(at_work)
                 await loading
                 took = time.monotonic() - began
                 frames_missing = await self._settle(product)
                 whereabouts = await self._whereabouts(client)
-                for task in background:
-                    task.cancel()
+                await _end(background)
             rate = load.submitted / took
             figures = {
                 "seconds": round(took, 1), "jobs": load.submitted, "jobs_per_s": round(rate, 1),
@@ -290,6 +288,14 @@ class Soak:
             except (*TRANSIENT, ValueError) as error:
                 told.append(f"{job}: {error}")
         return told
+
+
+async def _end(tasks: Sequence[asyncio.Task[None]]) -> None:
+    """Cancel until they end: `asyncio.wait_for` of Python 3.11 may swallow a cancellation."""
+    while left := [task for task in tasks if not task.done()]:
+        for task in left:
+            task.cancel()
+        await asyncio.wait(left, timeout=1.0)
 
 
 async def _rows(product: EmbeddedProduct) -> dict[tuple[str, int], int]:

@@ -99,4 +99,5 @@ class PoolCommands:
             read_back=now.get(kind),
             at=utc_now(),
             executor=f"pool-{self.supervisor.settings.pool}",
+            **command.owner,
         )

@@ -19,7 +19,7 @@ class PoolAlerts:
     _alerts: ConditionAlerts = field(init=False)
 
     def __post_init__(self) -> None:
-        self._alerts = ConditionAlerts(self.bus, self._is_mine, prefix=self._prefix)
+        self._alerts = ConditionAlerts(self.bus, self._is_mine, actor="pool", prefix=self._prefix)
 
     @property
     def _prefix(self) -> str:

@@ -47,12 +47,13 @@ class PoolState:
         return self.supervisor.settings.node
 
     @property
-    def _status_key(self) -> str:
+    def status_key(self) -> str:
+        """Return the key of its status in the bucket `pools`."""
         return f"{self.supervisor.settings.pool}.{subjects.token(self._node)}"
 
     async def recall(self) -> None:
         """Restore the state from before a restart: the desired size and the cordoned devices."""
-        kept = await self.bus.read("pools", self._status_key, PoolStatus)
+        kept = await self.bus.read("pools", self.status_key, PoolStatus)
         cordons = await self._cordons()
         if kept is not None:
             self.supervisor.desired, self.supervisor.restarts = kept.desired, kept.restarts
@@ -83,7 +84,7 @@ class PoolState:
     async def save_cordons(self, devices: set[str]) -> None:
         """Save the cordoned devices."""
         reasons = {device: why for device, why in self.supervisor.set_aside.items() if device in devices}
-        entries = DeviceSet(devices=[(self._node, device) for device in sorted(devices)], reasons=reasons)
+        entries = DeviceSet(devices=[(self._node, device) for device in sorted(devices)], reasons=reasons, actor="pool")
         await self.bus.write("cordons", self._cordons_key, entries)
         self._kept = (set(devices), dict(entries.reasons))
 
@@ -132,7 +133,7 @@ class PoolState:
         async with self._writing:
             status = self.supervisor.status()
             self._told = None
-            await self.bus.write("pools", self._status_key, status)
+            await self.bus.write("pools", self.status_key, status)
             self._told = status.model_dump(exclude={"at"})
             self._done_s["status"] = asyncio.get_running_loop().time()
 

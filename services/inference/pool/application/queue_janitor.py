@@ -18,8 +18,9 @@ from pydantic import ValidationError
 
 from accelerator_autopilot.contracts import subjects
 from accelerator_autopilot.contracts.errors import UnavailableError
-from accelerator_autopilot.contracts.job_building import MESSAGE_ID, address
+from accelerator_autopilot.contracts.job_building import address, queue_address
 from accelerator_autopilot.contracts.messages.jobs import DeadReason, Job, JobResult
+from accelerator_autopilot.contracts.projects import job_reference
 from accelerator_autopilot.contracts.streams import due_durable, waiting_durable
 from accelerator_autopilot.inference.jobs.dead_lettering import DeadLettering
 from accelerator_autopilot.inference.jobs.retry_policy import expired_text, expires_at
@@ -56,10 +57,11 @@ class QueueJanitor:
         leadership: LeaderElection,
         poison: PoisonRule,
         unrunnable_after_s: float,
+        own_pool: str = "",
     ) -> None:
         self._nc, self._js, self._leadership, self._poison = nc, js, leadership, poison
         self._dead = DeadLettering(js, "keeper")
-        self._undeliverable = UnschedulableJobs(js, self._dead, poison, unrunnable_after_s)
+        self._undeliverable = UnschedulableJobs(js, self._dead, poison, unrunnable_after_s, own_pool)
         self._waiting: DependencyIndex[Msg] = DependencyIndex()
         self._told: asyncio.Queue[Msg] = asyncio.Queue()
 
@@ -78,18 +80,21 @@ class QueueJanitor:
         """Handle jobs that wait for others; unacknowledged messages are redelivered and checked again."""
         await self._led()
         on_result = self._poison.callback("keeper results", self._on_result)
-        subscription = await self._nc.subscribe("results.>", cb=on_result)
+        subscriptions = [
+            await self._nc.subscribe(wildcard, cb=on_result)
+            for wildcard in subjects.in_any_project(subjects.ANY_RESULT)
+        ]
         try:
             async with aclosing(pull_batches(self._js, "JOBS", WAITING, batch=500)) as batches:
                 async for batch in batches:
                     await self._led()
                     await some_at_once(self._look_again, batch)
         finally:
-            await subscription.unsubscribe()
+            for subscription in subscriptions:
+                await subscription.unsubscribe()
 
     async def _on_result(self, message: Msg) -> None:
-        finished = subjects.job_id(message.subject.split(".")[1:])
-        for waiting in self._waiting.told_of(finished):
+        for waiting in self._waiting.told_of(subjects.finished_job(message.subject)):
             self._told.put_nowait(waiting)
 
     async def _keep_told(self) -> None:
@@ -110,24 +115,24 @@ class QueueJanitor:
         except ValidationError as error:
             await self._bury_unreadable(message, error)
             return
-        if await self._result_of(job.id) is not None:
-            self._waiting.forget(job.id)
+        if await self._result_of(job.id, job.project) is not None:
+            self._waiting.forget(job.reference)
             await message.ack()
             return
         for other in job.after:
-            result = await self._result_of(other)
+            result = await self._result_of(other, job.project)
             if result is None:
                 if utc_now() > expires_at(job):
                     await self._give_up(job, "expired", f"{expired_text(job)}: job {other} had not ended", message)
                 else:
-                    self._waiting.put(job.id, other, message)
+                    self._waiting.put(job.reference, job_reference(other, job.project), message)
                 return
             if result.status != "succeeded":
                 await self._give_up(job, "dependency_failed", f"job {other} {result.status}", message)
                 return
-        self._waiting.forget(job.id)
+        self._waiting.forget(job.reference)
         target = address(job.model_copy(update={"after": []}), utc_now())
-        await forward_job(self._js, message, job.id, target, job.model_dump_json(exclude_none=True).encode())
+        await forward_job(self._js, message, job, target, job.model_dump_json(exclude_none=True).encode())
 
     async def _keep_due(self) -> None:
         """Release jobs whose start time has come, and jobs that are redelivered repeatedly."""
@@ -150,11 +155,11 @@ class QueueJanitor:
         if (message.headers or {}).get(NEXT, "purge") != "purge":
             run = f"{job.id}-{message.metadata.sequence.stream}"
             job = job.model_copy(update={"id": run, "submitted_at": utc_now()})
-        if await self._result_of(job.id) is not None:
+        if await self._result_of(job.id, job.project) is not None:
             await message.ack()
             return
-        target = "JOBS", subjects.job(job.kind, job.priority, job.id), {MESSAGE_ID: job.id}
-        await forward_job(self._js, message, job.id, target, job.model_dump_json(exclude_none=True).encode())
+        target = queue_address(job)
+        await forward_job(self._js, message, job, target, job.model_dump_json(exclude_none=True).encode())
 
     async def _keep_runnable(self) -> None:
         while True:
@@ -171,7 +176,7 @@ class QueueJanitor:
 
     async def _give_up(self, job: Job, reason: DeadReason, text: str, message: Msg) -> None:
         await self._dead.bury(job, reason, [self._dead.reason(reason, text)], message.subject)
-        self._waiting.forget(job.id)
+        self._waiting.forget(job.reference)
         await message.ack()
 
     async def _bury_unreadable(self, message: Msg, error: ValidationError) -> None:
@@ -181,8 +186,8 @@ class QueueJanitor:
         )
         await message.ack()
 
-    async def _result_of(self, job_id: str) -> JobResult | None:
-        return await read_result(self._js, job_id)
+    async def _result_of(self, job_id: str, project: str) -> JobResult | None:
+        return await read_result(self._js, job_id, project)
 
     async def _keep_payloads(self) -> None:
         while True:

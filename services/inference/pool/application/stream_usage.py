@@ -50,7 +50,7 @@ class StreamUsage:
 
     def __post_init__(self) -> None:
         self._alerts = ConditionAlerts(
-            self.bus, lambda a: (a.node, a.kind) == (subjects.CLUSTER, KIND), clock=self.clock
+            self.bus, lambda a: (a.node, a.kind) == (subjects.CLUSTER, KIND), actor="pool", clock=self.clock
         )
         self._filled = Gauge(
             "autopilot_stream_fill_ratio", "share of a stream's size limit in use", ["stream"], registry=self.registry

@@ -246,7 +246,7 @@ class BatchRunner(JobRunner):
         self, taken: list[ClaimedJob], inputs: list[Any], context: RunContext
     ) -> tuple[list[Told], float]:
         loop = asyncio.get_running_loop()
-        self.state.running |= {t.job.id: t for t in taken}
+        self.state.running |= {t.job.reference: t for t in taken}
         began = loop.time()
         self.state.batch_begins(began)
         try:
@@ -257,7 +257,7 @@ class BatchRunner(JobRunner):
             self.state.batch_ends(loop.time())
             self.state.last_job_at = loop.time()
             for one in taken:
-                self.state.running.pop(one.job.id, None)
+                self.state.running.pop(one.job.reference, None)
             self.sizer.record(len(taken), took_s)
         return outputs, took_s
 

@@ -17,6 +17,7 @@ from nats.js.kv import KV_DEL, KV_PURGE
 from accelerator_autopilot.contracts import subjects
 from accelerator_autopilot.contracts.errors import UnavailableError
 from accelerator_autopilot.contracts.messages.jobs import JobState
+from accelerator_autopilot.contracts.projects import job_reference
 from accelerator_autopilot.inference.worker.application.worker_state import WorkerState
 from accelerator_autopilot.runtime.poison_messages import PoisonRule
 from accelerator_autopilot.transport.bucket_changes import BucketChanges
@@ -74,6 +75,7 @@ class Cancellations:
         try:
             record = JobState.model_validate_json(value or b"")
             if record.cancelled:
-                self._state.cancel(subjects.untoken(key), record.at)
+                project, token = subjects.split_project(key)
+                self._state.cancel(job_reference(subjects.untoken(token), project), record.at)
         except Exception as error:  # noqa: BLE001  whatever a value makes of itself
             self._poison.drop("worker kv jobs", error)

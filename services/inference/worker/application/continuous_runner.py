@@ -62,7 +62,7 @@ class ContinuousRunner(JobRunner):
         taken, item = prepared
         loop = asyncio.get_running_loop()
         started_at, began = utc_now(), loop.time()
-        self.state.running[taken.job.id] = taken
+        self.state.running[taken.job.reference] = taken
         try:
             async with self.state.company.of(alone=taken.alone):
                 with ScratchFolders(self.settings.scratch_dir) as scratch, self.state.runs.running([taken]):
@@ -70,7 +70,7 @@ class ContinuousRunner(JobRunner):
                     output = await self._output(item, context)
                 told = await asyncio.to_thread(as_json, self.name, output)
         finally:
-            self.state.running.pop(taken.job.id, None)
+            self.state.running.pop(taken.job.reference, None)
             self.state.last_job_at = loop.time()
             # Jobs share the device: each is charged for its part of the batch.
             self.state.busy_s += (loop.time() - began) / (len(self._tasks) or 1)

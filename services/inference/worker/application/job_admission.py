@@ -45,7 +45,7 @@ class JobAdmission:
         try:
             metadata = message.metadata
             job = read_job(message.subject, message.data, metadata.sequence.stream, metadata.timestamp)
-        except (ValidationError, UnicodeError, ValueError) as error:
+        except (ValidationError, UnicodeError, InvalidInputError, ValueError) as error:
             await self.outcomes.bury_unreadable(message, error)
             return None
         taken = ClaimedJob(message, job, message.metadata.num_delivered)
@@ -90,7 +90,7 @@ class JobAdmission:
         job, message = taken.job, taken.message
         # Whoever publishes without a message id may have published it twice.
         again = taken.delivered > 1 or MESSAGE_ID not in (message.headers or {})
-        if again and await self.outcomes.status_of(job.id) is not None:
+        if again and await self.outcomes.status_of(job.id, job.project) is not None:
             await message.ack()
             return True
         if taken.delivered > 1 or self.state.is_cancelled(taken):
@@ -109,7 +109,7 @@ class JobAdmission:
     async def _not_yet(self, taken: ClaimedJob) -> bool:
         """Move a job that waits for others, or for its start time, to the stream of such jobs."""
         job, now = taken.job, utc_now()
-        known = {other: await self.outcomes.status_of(other) for other in job.after}
+        known = {other: await self.outcomes.status_of(other, job.project) for other in job.after}
         failed = [other for other, status in known.items() if status not in {None, "succeeded"}]
         if failed:
             self.outcomes.note(taken, CannotRunError(f"job {failed[0]} {known[failed[0]]}"))

@@ -27,9 +27,14 @@ def make_context(
     def tell(index: int, **fields: Any) -> None:
         job = taken[index].job
         report = JobProgress(
-            job_id=job.id, state="running", attempt=taken[index].attempt, at=utc_now(), **fields
+            job_id=job.id,
+            state="running",
+            attempt=taken[index].attempt,
+            at=utc_now(),
+            **job.owner,
+            **fields,
         ).model_dump_json(exclude_none=True)
-        asyncio.run_coroutine_threadsafe(nc.publish(subjects.progress(job.id), report.encode()), loop)
+        asyncio.run_coroutine_threadsafe(nc.publish(subjects.progress(job.id, job.project), report.encode()), loop)
 
     return RunContext(
         models=settings,

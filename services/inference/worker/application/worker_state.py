@@ -83,18 +83,18 @@ class WorkerState:
             self.exit_code = exit_code
         self.stop.set()
 
-    def cancel(self, job_id: str, at: datetime | None) -> None:
+    def cancel(self, reference: str, at: datetime | None) -> None:
         """Record when a job was cancelled."""
-        self.cancelled[job_id] = at
-        self.cancelled.move_to_end(job_id)
+        self.cancelled[reference] = at
+        self.cancelled.move_to_end(reference)
         if len(self.cancelled) > MOST_CANCELLED:
             self.cancelled.popitem(last=False)
 
     def is_cancelled(self, taken: ClaimedJob) -> bool:
         """Whether this job was cancelled, rather than an earlier one with the same id."""
-        if taken.job.id not in self.cancelled:
+        if taken.job.reference not in self.cancelled:
             return False
-        at = self.cancelled[taken.job.id]
+        at = self.cancelled[taken.job.reference]
         return at is None or at >= taken.since - CLOCKS_DIFFER
 
     def succeeded(self, kind: str, taken: ClaimedJob) -> None:
@@ -111,7 +111,7 @@ class WorkerState:
         """
         if not getattr(error, "of_device", False) or any(e.device not in {"", self.here} for e in taken.errors):
             return
-        self._failing[taken.job.id] = kind
+        self._failing[taken.job.reference] = kind
         if self.suspect_after and len(self._failing) >= self.suspect_after and not self.stop.is_set():
             kinds = sorted(set(self._failing.values()))
             log.error("jobs fail one after another; exiting", extra={"kinds": kinds, "jobs": len(self._failing)})

@@ -41,6 +41,7 @@ class PowerCommands:
                 requested=command.cap_w,
                 at=utc_now(),
                 executor="agent",
+                **command.owner,
             )
 
         await self.publish_outcome(await self.fence.carry_out(command, self.power.clock(), act, turn_away))

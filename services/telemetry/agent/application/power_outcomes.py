@@ -31,6 +31,7 @@ def outcome_of(
             "applied": applied,
             "read_back": read_back,
             "at": at,
+            **command.owner,
             "executor": "agent",
         }
     )

@@ -14,12 +14,13 @@ from accelerator_autopilot.telemetry.recorder.domain.frame_sequence import Run, 
 
 _DEVICES = """
 INSERT INTO devices (node, device, model, vendor, source, simulated, memory_bytes, power_min_w, power_max_w,
-  power_default_w, parent, serial, pci_bus_id, driver)
-VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14)
+  power_default_w, parent, serial, pci_bus_id, driver, project, actor)
+VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16)
 ON CONFLICT (node, device) DO UPDATE SET model = excluded.model, vendor = excluded.vendor, source = excluded.source,
   simulated = excluded.simulated, memory_bytes = excluded.memory_bytes, power_min_w = excluded.power_min_w,
   power_max_w = excluded.power_max_w, power_default_w = excluded.power_default_w, parent = excluded.parent,
-  serial = excluded.serial, pci_bus_id = excluded.pci_bus_id, driver = excluded.driver, last_seen = now()
+  serial = excluded.serial, pci_bus_id = excluded.pci_bus_id, driver = excluded.driver,
+  project = excluded.project, actor = excluded.actor, last_seen = now()
 """
 _LINKS = """
 INSERT INTO nvlinks (node, device, link, active, speed_mbps, remote, errors, changed_at)
@@ -60,7 +61,7 @@ class FleetRows:
                     (
                         *(i.node, d.device, d.model, d.vendor, d.source, d.simulated, d.memory_bytes),
                         *(d.power_min_w, d.power_max_w, d.power_default_w),
-                        *(d.parent, d.serial, d.pci_bus_id, d.driver),
+                        *(d.parent, d.serial, d.pci_bus_id, d.driver, i.project, i.actor),
                     )
                 )
                 links += [(i.node, d.device, n.link, n.active, n.speed_mbps, n.remote, n.errors, i.at) for n in d.links]

@@ -13,7 +13,7 @@ from accelerator_autopilot.contracts import subjects
 from accelerator_autopilot.contracts.errors import MalformedMessageError
 from accelerator_autopilot.contracts.messages.alerts import Alert
 from accelerator_autopilot.contracts.messages.audit import AuditRecord
-from accelerator_autopilot.contracts.messages.base import Message
+from accelerator_autopilot.contracts.messages.base import Message, OwnedMessage
 from accelerator_autopilot.contracts.messages.commands import COMMAND_KINDS, CommandOutcome, Recommendation
 from accelerator_autopilot.contracts.messages.jobs import DeadJob, JobResult
 from accelerator_autopilot.contracts.messages.telemetry import DeviceEvent
@@ -37,10 +37,10 @@ class StreamTable:
         return f"recorder-{self.stream.lower()}"
 
 
-def _insert(table: str, columns: str, conflict: str = "DO NOTHING") -> str:
-    names = columns.split()
+def _insert(table: str, columns: str, conflict: str = "DO NOTHING", key: str = "id") -> str:
+    names = ("project", "actor", *columns.split())
     values = ", ".join(f"${i + 1}" for i in range(len(names)))
-    return f"INSERT INTO {table} ({', '.join(names)}) VALUES ({values}) ON CONFLICT (id) {conflict}"  # noqa: S608  our names
+    return f"INSERT INTO {table} ({', '.join(names)}) VALUES ({values}) ON CONFLICT ({key}) {conflict}"  # noqa: S608  our names
 
 
 def _json(items: Any) -> str:
@@ -67,15 +67,20 @@ def _without_nul(value: Any) -> Any:
     return [_without_nul(item) for item in value] if isinstance(value, list) else value
 
 
+def _owner(message: OwnedMessage) -> tuple[str, str]:
+    return message.project, message.actor
+
+
 def _event(msg: Msg) -> Row:
     e = _read(DeviceEvent, msg)
-    return (e.id, e.at, e.node, e.device, e.kind, e.code, e.message, e.simulated)
+    return (*_owner(e), e.id, e.at, e.node, e.device, e.kind, e.code, e.message, e.simulated)
 
 
 def _alert(msg: Msg) -> Row:
     a = _read(Alert, msg)
     resolved = a.at if a.state == "resolved" else None
     return (
+        *_owner(a),
         a.id,
         a.node,
         a.device,
@@ -97,6 +102,7 @@ def _command(msg: Msg) -> Row:
         raise MalformedMessageError("subject", msg.subject, f"is not a command; known are {', '.join(COMMAND_KINDS)}")
     c = _read(COMMAND_KINDS[kind], msg)
     return (
+        *_owner(c),
         c.id,
         c.at,
         kind,
@@ -111,6 +117,7 @@ def _command(msg: Msg) -> Row:
 def _outcome(msg: Msg) -> Row:
     o = _read(CommandOutcome, msg)
     return (
+        *_owner(o),
         o.id,
         o.command_id,
         o.at,
@@ -126,7 +133,7 @@ def _outcome(msg: Msg) -> Row:
 
 def _recommendation(msg: Msg) -> Row:
     r = _read(Recommendation, msg)
-    return (r.id, r.at, r.scope, r.action, r.reason, r.expected_effect, r.confidence, _dumps(r.evidence))
+    return (*_owner(r), r.id, r.at, r.scope, r.action, r.reason, r.expected_effect, r.confidence, _dumps(r.evidence))
 
 
 def _result(msg: Msg) -> Row:
@@ -134,6 +141,7 @@ def _result(msg: Msg) -> Row:
     # Types of errors only: their texts may quote the job, which must not outlive its time to live.
     error = r.errors[-1].type if r.errors else None
     return (
+        *_owner(r),
         r.job_id,
         r.kind,
         r.status,
@@ -153,6 +161,7 @@ def _result(msg: Msg) -> Row:
 def _dead(msg: Msg) -> Row:
     d = _read(DeadJob, msg)
     return (
+        *_owner(d),
         d.id,
         d.at,
         d.kind,
@@ -163,7 +172,7 @@ def _dead(msg: Msg) -> Row:
 
 def _audit(msg: Msg) -> Row:
     a = _read(AuditRecord, msg)
-    return (a.id, a.at, a.actor, a.action, a.target, _dumps(a.detail))
+    return (*_owner(a), a.id, a.at, a.action, a.target, _dumps(a.detail))
 
 
 _NEWER = (
@@ -200,9 +209,10 @@ TABLES: tuple[StreamTable, ...] = (
             "jobs",
             "id kind status node worker device attempt submitted_at started_at finished_at error submitter "
             "wait_s run_s batch_size prompt_tokens completion_tokens",
+            key="project, id",
         ),
         _result,
     ),
-    StreamTable("DEAD", _insert("dead_jobs", "id ts kind reason errors"), _dead),
-    StreamTable("AUDIT", _insert("audit", "id ts actor action target detail"), _audit),
+    StreamTable("DEAD", _insert("dead_jobs", "id ts kind reason errors", key="project, id"), _dead),
+    StreamTable("AUDIT", _insert("audit", "id ts action target detail"), _audit),
 )

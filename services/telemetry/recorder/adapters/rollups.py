@@ -155,7 +155,7 @@ ON CONFLICT (ts, node) DO UPDATE SET devices = excluded.devices, power_w = exclu
 # The energy of a job: mean power of its device while it ran, shared by overlap with concurrent jobs.
 _JOBS = """
 UPDATE jobs SET energy_j = e.energy_j FROM (
-  SELECT j.id, p.power_w * extract(epoch FROM j.finished_at - j.started_at) ^ 2
+  SELECT j.project, j.id, p.power_w * extract(epoch FROM j.finished_at - j.started_at) ^ 2
     / nullif((SELECT sum(extract(epoch FROM least(k.finished_at, j.finished_at) - greatest(k.started_at, j.started_at)))
         FROM jobs k WHERE k.node = j.node AND k.device = j.device AND k.started_at < j.finished_at
           AND k.finished_at > j.started_at AND k.finished_at < j.finished_at + interval '1 hour'), 0) AS energy_j
@@ -166,7 +166,7 @@ UPDATE jobs SET energy_j = e.energy_j FROM (
   WHERE j.energy_j IS NULL AND j.started_at IS NOT NULL AND p.power_w IS NOT NULL
     AND {which}
   LIMIT $1
-) e WHERE e.id = jobs.id
+) e WHERE e.project = jobs.project AND e.id = jobs.id
 """
 # By recording time, however long ago the job ended: a recorder may have been away for hours.
 _LATE_JOBS = _JOBS.format(

@@ -18,7 +18,8 @@ from accelerator_autopilot.telemetry.recorder.domain.frame_blocks import SampleB
 
 MOST_NODES = 200_000
 _DEVICES = (
-    "INSERT INTO devices (node, device, simulated) SELECT * FROM unnest($1::text[], $2::text[], $3::bool[]) "
+    "INSERT INTO devices (node, device, simulated, project, actor) "
+    "SELECT * FROM unnest($1::text[], $2::text[], $3::bool[], $4::text[], $5::text[]) "
     "ON CONFLICT (node, device) DO UPDATE SET last_seen = now() RETURNING node, device, device_id"
 )
 _METRICS = "INSERT INTO metrics_seen SELECT unnest($1::text[]) ON CONFLICT DO NOTHING"
@@ -48,10 +49,10 @@ class PostgresFrameStore:
         unknown = {(f.node, f.devices): f for f in frames if (f.node, f.devices) not in self._device_ids}
         if not unknown:
             return
-        marked = {(f.node, d): d in f.simulated for f in unknown.values() for d in f.devices}
+        marked = {(f.node, d): (d in f.simulated, f.project, f.actor) for f in unknown.values() for d in f.devices}
         if len(self._device_ids) > MOST_NODES:
             self._device_ids = {k: v for k, v in self._device_ids.items() if k in {(f.node, f.devices) for f in frames}}
-        rows = [(node, device, simulated) for (node, device), simulated in sorted(marked.items())]
+        rows = [(*key, *told) for key, told in sorted(marked.items())]
         columns = [list(column) for column in zip(*rows, strict=True)]
         found = await with_connection(self._pool, lambda connection: connection.fetch(_DEVICES, *columns))
         ids = {(row["node"], row["device"]): row["device_id"] for row in found}
