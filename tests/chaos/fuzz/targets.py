@@ -6,7 +6,7 @@ import base64
 import json
 import random
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -127,6 +127,17 @@ def _job(pattern: str, *, with_id: bool = True) -> Callable[[random.Random], Sho
     return make
 
 
+def _in_a_project(target: Target) -> Target:
+    """The same below a project, whose name may be none."""
+
+    def make(chance: random.Random) -> Shot:
+        shot = target.make(chance)
+        project = chance.choice(["vision", "vision", "default", "Vision", odd_token(chance)])
+        return replace(shot, subject=f"projects.{project}.{shot.subject}")
+
+    return Target(f"projects.*.{target.name}", make)
+
+
 def stream_targets() -> list[Target]:
     """Every subject that a stream keeps."""
     messages: dict[str, tuple[str, tuple[str, ...], dict[str, Any]]] = {
@@ -151,7 +162,7 @@ def stream_targets() -> list[Target]:
         identity = f"r{chance.randrange(10**9)}"
         return Shot(subjects.result(identity), json_message(result | {"job_id": identity}, chance), headers(chance))
 
-    return [
+    made = [
         Target(subjects.FRAMES, _frame),
         *(Target(pattern, _message(pattern, *how)) for pattern, how in messages.items()),
         Target(subjects.RESULTS, results),
@@ -159,6 +170,8 @@ def stream_targets() -> list[Target]:
         *(Target(p, _job(p)) for p in (subjects.JOBS_WITH_ID, subjects.JOBS_OF_BATCHES)),
         *(Target(p, _job(p)) for p in (subjects.WAITING, subjects.LATER, subjects.DUE)),
     ]
+    families = ("jobs", "waiting", "later", "due", "results", "dead")
+    return made + [_in_a_project(target) for target in made if target.name.split(".")[0] in families]
 
 
 def core_targets() -> list[Target]:
