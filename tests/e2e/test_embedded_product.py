@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import getpass
 import json
 import os
 import re
@@ -13,10 +14,13 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import asyncpg
 import psutil
 import pytest
 
 from accelerator_autopilot.contracts.exit_codes import ExitCode
+from tests.support.product import query
+from tests.support.waiting import eventually
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(240)]
 
@@ -93,6 +97,35 @@ def test_commands_show_the_fleet_and_run_jobs(up: Up, tmp_path: Path) -> None:
         first = next(iter(json.loads(as_json.stdout).values()))
         keys = plain.stdout.splitlines()[0].split("\t")
         assert all(list(row) == keys for row in first), listing
+
+
+async def test_every_row_says_whose_it_is_and_who_caused_it(up: Up, tmp_path: Path) -> None:
+    folder = ["--data-dir", str(up.folder)]
+    text = tmp_path / "text.txt"
+    text.write_text("some text")
+    vision = subprocess.run(
+        [*AUTOPILOT, "submit", "echo", str(text), "--wait", *folder], capture_output=True, text=True, timeout=60,
+        check=False, env=os.environ | {"AUTOPILOT_PROJECT": "vision"},
+    )  # fmt: skip
+    assert vision.returncode == 0, vision.stderr
+    pool = json.loads(autopilot("pools", "--json", *folder).stdout)["pools"][0]["pool"]
+    assert autopilot("scale", pool, "2", *folder).returncode == 0
+    url = json.loads((up.folder / "runtime.json").read_text())["database_url"]
+    owners: dict[str, set[tuple[str, str]]] = {}
+    for table, enough in (("devices", 4), ("jobs", 2), ("commands", 1), ("outcomes", 1), ("audit", 1)):
+        sql = f"SELECT project, actor FROM {table}"
+        rows = await eventually(lambda sql=sql, enough=enough: _at_least(url, sql, enough), 20, table)
+        owners[table] = {(row["project"], row["actor"]) for row in rows}
+    user = getpass.getuser()
+    assert owners["devices"] == {("default", "agent")}
+    assert {("vision", user), ("default", user)} <= owners["jobs"]
+    assert ("default", user) in owners["commands"] & owners["outcomes"]
+    assert all(project and actor for found in owners.values() for project, actor in found), owners
+
+
+async def _at_least(url: str, sql: str, enough: int) -> list[asyncpg.Record]:
+    rows = await query(url, sql)
+    return rows if len(rows) >= enough else []
 
 
 def test_a_shell_completes_names_that_the_server_knows(up: Up) -> None:
