@@ -18,10 +18,12 @@ from tests.chaos.soak.jobs_ledger import End, JobLedger
 SENDERS = 256
 # Seconds of the rate that may be open: a machine that is too busy for the rate is told as such, not by every job's age.
 MOST_OPEN_S = 20.0
-CYCLE = 50
-# Short, so that the stream of results does not grow all the time; longer than a job may wait to be delivered again.
+CYCLE = 100
 # Short, so that what nats-server remembers of stored results is as much after five minutes as at the end.
+# Longer than a job may wait to be delivered again.
 RESULT_TTL_S = 240.0
+# As long is the input of a dead job kept; a day of these would be all that grows.
+TTL_S = 300.0
 BATCH = 20
 LARGE_TEXT = "x" * 300 * 1024
 TRANSIENT = (AutopilotError, nats.errors.Error, OSError, TimeoutError)
@@ -38,7 +40,7 @@ class Kind:
 
 
 def job_of(number: int) -> Kind:
-    """The job of a number: of 50 one of each special way; of 2,000 one with a payload for the object store."""
+    """The job of a number: of 100 one of each special way; of 2,000 one with a payload for the object store."""
     text = {"text": str(number)}
     if number % 2000 == 11:
         return Kind({"text": LARGE_TEXT})
@@ -91,7 +93,7 @@ class Load:
                 await self._confirmed(lambda job_id=job_id: self._rubbish(job_id))
                 self._ledger.confirm(job_id, "unreadable", time.monotonic())
                 continue
-            options = {"result_ttl_s": RESULT_TTL_S} | (job.options or {})
+            options = {"result_ttl_s": RESULT_TTL_S, "ttl_s": TTL_S} | (job.options or {})
             await self._confirmed(
                 lambda job=job, job_id=job_id, options=options: self._client.jobs.submit(
                     job.kind, job.payload, job_id=job_id, **options
@@ -113,7 +115,7 @@ class Load:
             payloads = [{"text": str(i)} for i in range(BATCH)]
             await self._confirmed(
                 lambda batch_id=batch_id, payloads=payloads: self._client.batches.map(
-                    "echo", payloads, batch_id=batch_id, result_ttl_s=RESULT_TTL_S
+                    "echo", payloads, batch_id=batch_id, result_ttl_s=RESULT_TTL_S, ttl_s=TTL_S
                 )
             )
             for i in range(BATCH):
