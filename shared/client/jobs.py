@@ -44,7 +44,12 @@ from accelerator_autopilot.contracts.streams import DAY_S, PAYLOAD_INLINE_LIMIT
 from accelerator_autopilot.transport import job_id_claims
 from accelerator_autopilot.transport.clock import utc_now
 from accelerator_autopilot.transport.job_id_claims import Claims, fingerprint
-from accelerator_autopilot.transport.payload_store import MOST_PAYLOAD_BYTES, load_payload, store_encoded
+from accelerator_autopilot.transport.payload_store import (
+    MOST_PAYLOAD_BYTES,
+    job_payload,
+    load_payload,
+    store_encoded,
+)
 from accelerator_autopilot.transport.publish_retries import Outgoing, publish_patiently
 from accelerator_autopilot.transport.result_publishing import BUS_ERRORS, not_stored, publish_result
 
@@ -189,8 +194,7 @@ class Jobs:
             )
         # Its time to live starts when it may run.
         expires_at = max(job.submitted_at, job.not_before or job.submitted_at) + timedelta(seconds=job.ttl_s)
-        name = subjects.in_project(self.project, f"job-{job_id}" + (f"-{claim}" if claim else ""))
-        reference = await store_encoded(self._js, name, encoded, expires_at)
+        reference = await store_encoded(self._js, job_payload(self.project, job_id, claim), encoded, expires_at)
         return job.model_copy(update={"payload": {}, "payload_ref": reference})
 
     async def publish(self, job: Job, message_id: str | None = None, *, first: bool = False) -> bool:

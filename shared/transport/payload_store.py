@@ -11,6 +11,7 @@ from typing import Any
 
 from nats.js import JetStreamContext
 
+from accelerator_autopilot.contracts import subjects
 from accelerator_autopilot.contracts.errors import InvalidInputError, NotFoundError
 from accelerator_autopilot.transport.object_store import delete_object, object_names, read_object, write_object
 
@@ -48,6 +49,17 @@ async def load_payload(js: JetStreamContext, reference: str, most_bytes: int | N
     except (ValueError, RecursionError) as error:
         raise InvalidInputError("payload_ref", reference, f"is not valid JSON: {type(error).__name__}") from error
     return loaded if isinstance(loaded, dict) else {}
+
+
+def job_payload(project: str, job_id: str, claim: int = 0) -> str:
+    """Return the name under which a job's own payload is stored; see `Jobs.prepare` about `claim`."""
+    return subjects.in_project(project, f"job-{job_id}" + (f"-{claim}" if claim else ""))
+
+
+def is_own(reference: str, project: str, job_id: str) -> bool:
+    """Whether a payload was stored for this job alone; another may be shared, or belong to another job."""
+    name, own = reference.partition("-")[2], job_payload(project, job_id)
+    return name == own or (name.startswith(f"{own}-") and name.removeprefix(f"{own}-").isdecimal())
 
 
 async def drop_payload(js: JetStreamContext, reference: str) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import signal
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -12,9 +13,13 @@ from nats.aio.client import Client
 from nats.js.errors import NotFoundError
 
 from accelerator_autopilot.client import AutopilotClient
+from accelerator_autopilot.contracts import subjects
 from accelerator_autopilot.contracts.errors import ConflictError, InvalidInputError, JobFailedError
 from accelerator_autopilot.contracts.errors import NotFoundError as Missing
 from accelerator_autopilot.contracts.messages.jobs import DeadJob, JobResult
+from accelerator_autopilot.transport.clock import utc_now
+from accelerator_autopilot.transport.object_store import object_names
+from accelerator_autopilot.transport.payload_store import store_payload
 from tests.conftest import NatsServer
 from tests.support.waiting import eventually
 from tests.support.worker import worker_process
@@ -142,6 +147,28 @@ async def test_large_payloads_and_results_travel_by_object_store(
     assert len((await client.js.get_last_msg("JOBS", f"jobs.echo.normal.{handle.id}")).data or b"") < 1000
     async with worker_process(nats_server.url):
         assert (await client.jobs.output(handle.id, 20))["text"] == text
+
+
+async def test_a_job_deletes_only_a_payload_that_is_its_own(client: AutopilotClient, nats_server: NatsServer) -> None:
+    expires_at = utc_now() + timedelta(hours=1)
+    shared = await store_payload(client.js, "of-several", {"text": "shared"}, expires_at)
+    waits = await client.jobs.submit("echo", {"text": "y" * 700_000}, delay_s=3600)
+    message = await client.js.get_last_msg("LATER", subjects.later(waits.id))
+    others = json.loads(message.data or b"")["payload_ref"]
+    large = await client.jobs.submit("echo", {"text": "x" * 700_000})
+    for job_id, reference in (("one", shared), ("two", shared), ("thief", others)):
+        body = json.dumps({"payload_ref": reference}).encode()
+        await client.js.publish(subjects.job("echo", "normal", job_id), body)
+    async with worker_process(nats_server.url):
+        assert [(await client.jobs.output(name, 20))["text"] for name in ("one", "two")] == ["shared", "shared"]
+        await client.jobs.wait("thief", 20)
+        await client.jobs.wait(large.id, 20)
+
+        async def deleted() -> bool:
+            return not any(name.endswith(f"job-{large.id}") for name in await object_names(client.js, "payloads"))
+
+        await eventually(deleted, 20, "the large job's own payload deleted")
+    assert {shared, others} <= set(await object_names(client.js, "payloads"))
 
 
 async def test_urgent_jobs_go_first(client: AutopilotClient, nats_server: NatsServer) -> None:

@@ -27,7 +27,13 @@ from accelerator_autopilot.inference.settings import WorkerSettings
 from accelerator_autopilot.runtime.bus import BUS_ERRORS
 from accelerator_autopilot.runtime.poison_messages import may_pass
 from accelerator_autopilot.transport.clock import utc_now
-from accelerator_autopilot.transport.payload_store import MOST_PAYLOAD_BYTES, drop_payload, load_payload, store_payload
+from accelerator_autopilot.transport.payload_store import (
+    MOST_PAYLOAD_BYTES,
+    drop_payload,
+    is_own,
+    load_payload,
+    store_payload,
+)
 from accelerator_autopilot.transport.result_publishing import publish_result
 
 log = logging.getLogger(__name__)
@@ -107,7 +113,7 @@ class JobCompletion:
             completion_tokens=ran.completion_tokens,
         )
         await self._finish(taken, self._result(taken, "succeeded", ran.started_at, output=output, usage=usage))
-        if taken.job.payload_ref:
+        if taken.job.payload_ref and is_own(taken.job.payload_ref, taken.job.project, taken.job.id):
             await drop_payload(self._js, taken.job.payload_ref)
 
     async def cancel(self, taken: ClaimedJob) -> None:
