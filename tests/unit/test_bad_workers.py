@@ -22,6 +22,7 @@ from accelerator_autopilot.inference.jobs.completion import ClaimedJob
 from accelerator_autopilot.inference.jobs.retry_policy import Places, counted
 from accelerator_autopilot.inference.jobs.run_journal import RunJournal, RunningJob, open_journal, read_journal
 from accelerator_autopilot.inference.jobs.run_time_limit import RunTimeLimit, limit_of
+from accelerator_autopilot.inference.pool.application.device_group import group
 from accelerator_autopilot.inference.pool.application.worker_process import (
     LOADING_SILENT_S,
     LONGEST_LINE,
@@ -255,6 +256,24 @@ class TestBetweenWorkerAndPool:
             supervisor._end_silent(200.0)
             # Whoever only finishes what it runs there keeps nobody waiting for more.
             assert supervisor.stuck == (["a"] if states.get("a") == "starting" else [])
+
+
+async def test_a_pool_whose_devices_are_all_ill_says_so() -> None:
+    supervisor = PoolSupervisor(PoolSettings(), 0, devices=[device(device=name) for name in ("a", "b", "c")])
+    groups = {g.name: g for g in group(supervisor.devices, 1)}
+    supervisor.cordoned = {"c"}
+
+    async def after(shares: dict[str, float], seconds: float) -> bool:
+        supervisor.shares = shares
+        now = asyncio.get_running_loop().time()
+        supervisor._resting(groups, now - seconds)
+        return supervisor.all_rest
+
+    assert not await after({"a": 0.0, "b": 0.0}, 60), "nobody is to work here"
+    supervisor.desired = 2
+    assert await after({"a": 0.0, "b": 0.0}, 60)
+    assert not await after({"a": 0.0, "b": 0.5}, 60), "one works"
+    assert not await after({"a": 0.0, "b": 0.0}, 1), "a moment's heat"
 
 
 async def test_a_job_that_is_to_be_alone_has_no_company() -> None:

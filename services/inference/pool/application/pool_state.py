@@ -107,6 +107,8 @@ class PoolState:
             unwell = self.supervisor.waiting_for
             reason = f"workers on {', '.join(unwell)} hung and are not back yet"
             health.report("hung workers", ok=not unwell, reason=reason)
+            reason = "every device in use is too hot or has a critical alert, so jobs wait: see `autopilot alerts`"
+            health.report("device health", ok=not self.supervisor.all_rest, reason=reason)
             health.report("workers", ok=self._enough(), reason="no worker is ready yet", max_age_s=10.0)
             await asyncio.sleep(STATUS_PERIOD_S)
 

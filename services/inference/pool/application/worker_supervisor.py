@@ -187,6 +187,14 @@ class PoolSupervisor:
         usable = {d.device for d in self.devices} - self.cordoned
         return [name for name in self.stuck if name not in ready and usable.issuperset(name.split("+"))]
 
+    @property
+    def all_rest(self) -> bool:
+        """Whether every device in use has been too hot or too ill to take jobs for a while."""
+        usable = {d.device for d in self.devices} - self.cordoned
+        now = asyncio.get_running_loop().time()
+        long = {device for device, since in self._resting_since.items() if now - since >= RESTS_AFTER_S}
+        return bool(self.desired and usable and usable <= long)
+
     def _set_aside_broken(self) -> None:
         for name in self.trust.broken:
             devices = set(name.split("+"))
