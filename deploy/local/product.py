@@ -132,7 +132,7 @@ class EmbeddedProduct:
         limits_s: dict[str, float] = {}
         for name, module in SERVICES.items():
             environment = self._environment(runtime, name, gateway_port, keys_file)
-            command = [sys.executable, "-m", *module]
+            command = [sys.executable, "-P", "-m", *module]
             limits_s[name] = stop_limit_s(name, environment)
             self.processes[name] = ManagedProcess(
                 name,

@@ -140,7 +140,7 @@ def sandbox_check() -> Check:
     name = "sandbox"
     if not _is_installed("torch"):
         return Check(name, NOT_APPLICABLE, "no worker can run here: the extra `inference` is not installed")
-    command = [sys.executable, "-m", "accelerator_autopilot.inference", "sandbox"]
+    command = [sys.executable, "-P", "-m", "accelerator_autopilot.inference", "sandbox"]
     try:
         ended = subprocess.run(command, capture_output=True, text=True, check=False, timeout=SANDBOX_S)  # noqa: S603  ours
     except subprocess.TimeoutExpired:

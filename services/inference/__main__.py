@@ -36,8 +36,12 @@ def main() -> None:
     elif role == "worker":
         worker = load(WorkerSettings)
         leave_out_websockets(worker.nats_url)
-        from accelerator_autopilot.inference.worker.app import run_worker  # noqa: PLC0415  the pool needs none of it
+        from accelerator_autopilot.inference.worker.app import (  # noqa: PLC0415  the pool needs none of it
+            end_by_itself_later,
+            run_worker,
+        )
 
+        end_by_itself_later()
         setup_logging(f"worker {worker.worker}", worker.log_level)
         drop_privileges(worker, _needs(worker, worker.scratch_dir))
         try:

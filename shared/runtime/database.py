@@ -149,7 +149,8 @@ async def _migrate_apart(dsn: str) -> None:
     """Migrate in a separate process. Raises UnavailableError."""
     # Arguments of a process are public, its environment is not.
     process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "accelerator_autopilot.runtime.migrate", env=os.environ | {"AUTOPILOT_DATABASE_URL": dsn},
+        sys.executable, "-P", "-m", "accelerator_autopilot.runtime.migrate",
+        env=os.environ | {"AUTOPILOT_DATABASE_URL": dsn},
         stdin=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.PIPE,
     )  # fmt: skip
     try:

@@ -68,7 +68,7 @@ def test_everybody_has_the_time_to_stop_that_the_settings_promise() -> None:
 def test_every_stage_starts_what_the_embedded_product_starts() -> None:
     for name, (module, *arguments) in SERVICES.items():
         command = json.loads(re.findall(r"^CMD (\[.+\])$", stages()[name], re.MULTILINE)[-1])
-        assert command == ["python", "-m", module, *arguments]
+        assert command == ["python", "-P", "-m", module, *arguments]
         assert importlib.util.find_spec(f"{module}.__main__")
 
 

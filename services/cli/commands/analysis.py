@@ -212,7 +212,7 @@ def _run(
             environment["AUTOPILOT_DATABASE_URL"] = Instance(data_dir).load().database_url
         except AutopilotError as error:
             fail(str(error), exit_code(error))
-    command = [sys.executable, "-m", program, *arguments, *more]
+    command = [sys.executable, "-P", "-m", program, *arguments, *more]
     ended = subprocess.run(command, env=environment, check=False, stdout=subprocess.PIPE, text=True)  # noqa: S603  ours
     if ended.returncode:
         raise typer.Exit(ended.returncode)

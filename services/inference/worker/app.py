@@ -52,9 +52,20 @@ log = logging.getLogger(__name__)
 
 KEEP_ALIVE_S = streams.JOB_ACK_WAIT_S / 4
 REPORT_S = 0.5
+# Longer than the pool lets a worker load its models without a word.
+STANDSTILL_S = 330
 SLOWEST = 0.01
 STUCK_S = 10.0
 MOST_TOLD = 1000
+
+
+def end_by_itself_later() -> None:
+    """Have the kernel end this process unless it is called again in time.
+
+    A pool kills a worker that stands still. Without a pool nobody would: a library that blocks the main thread also
+    blocks every handler of signals.
+    """
+    signal.alarm(STANDSTILL_S)
 
 
 async def run_worker(settings: WorkerSettings) -> int:
@@ -204,6 +215,7 @@ async def _report(
             poison=poison.total,
         )
         pipe.tell(status.model_dump_json())
+        end_by_itself_later()
         await asyncio.sleep(REPORT_S)
 
 

@@ -85,8 +85,8 @@ class WeeklyReports:
             out = Path(folder) / "report.html"
             # In a separate process: plots and the twin would double this one's memory.
             process = await asyncio.create_subprocess_exec(
-                sys.executable, "-m", REPORT, "--out", str(out), "--from", since.isoformat(), "--to", until.isoformat(),
-                "--fleet-policy", policy.model_dump_json(),
+                sys.executable, "-P", "-m", REPORT, "--out", str(out), "--from", since.isoformat(),
+                "--to", until.isoformat(), "--fleet-policy", policy.model_dump_json(),
                 env=os.environ | {"AUTOPILOT_DATABASE_URL": self.dsn}, stdout=asyncio.subprocess.DEVNULL,
             )  # fmt: skip
             try:

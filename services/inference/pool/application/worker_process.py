@@ -50,6 +50,8 @@ class WorkerProcess:
         journal = open_journal()
         process = await asyncio.create_subprocess_exec(
             sys.executable,
+            # Without -P, modules in the current folder would replace libraries of the same name.
+            "-P",
             "-m",
             "accelerator_autopilot.inference",
             "worker",
