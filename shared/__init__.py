@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from accelerator_autopilot.client.batches import BatchView
     from accelerator_autopilot.client.fleet import DeviceView
     from accelerator_autopilot.client.history import History
-    from accelerator_autopilot.client.jobs import JobView
+    from accelerator_autopilot.client.job_views import JobView
     from accelerator_autopilot.client.sync.batch import Batch
     from accelerator_autopilot.client.sync.client import Client, connect
     from accelerator_autopilot.client.sync.job import Job
@@ -64,7 +64,7 @@ _MODULES = {
     "client.batches": ("BatchView",),
     "client.fleet": ("DeviceView",),
     "client.history": ("History",),
-    "client.jobs": ("JobView",),
+    "client.job_views": ("JobView",),
     "client.sync.batch": ("Batch",),
     "client.sync.client": ("Client", "connect"),
     "client.sync.job": ("Job",),

@@ -15,7 +15,7 @@ from nats.aio.msg import Msg
 from prometheus_client import CollectorRegistry
 
 from accelerator_autopilot.client import AutopilotClient
-from accelerator_autopilot.client.jobs import JobView
+from accelerator_autopilot.client.job_views import JobView
 from accelerator_autopilot.contracts import subjects
 from accelerator_autopilot.contracts.failure_risk import Risk
 from accelerator_autopilot.contracts.messages.alerts import Alert

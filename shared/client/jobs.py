@@ -14,9 +14,10 @@ import nats.errors
 from nats.aio.client import Client
 from nats.js import JetStreamContext
 from nats.js.errors import APIError, NotFoundError
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 
 from accelerator_autopilot.client.job_following import SOON, follow, look_again, nowhere, patient
+from accelerator_autopilot.client.job_views import JobView, list_finished, list_queued, view_of_waiting
 from accelerator_autopilot.contracts import subjects
 from accelerator_autopilot.contracts.errors import (
     AutopilotError,
@@ -33,7 +34,6 @@ from accelerator_autopilot.contracts.job_building import (
     MESSAGE_ID,
     Options,
     address,
-    first_problem,
     make_job,
     make_options,
     message_id,
@@ -52,16 +52,6 @@ from accelerator_autopilot.transport.payload_store import (
 )
 from accelerator_autopilot.transport.publish_retries import Outgoing, publish_patiently
 from accelerator_autopilot.transport.result_publishing import BUS_ERRORS, not_stored, publish_result
-
-
-class JobView(BaseModel):
-    """What is known of a job: queued (waiting or running), or how it ended."""
-
-    id: str
-    kind: str
-    state: str
-    priority: str = ""
-    result: JobResult | None = None
 
 
 @dataclass(frozen=True)
@@ -313,7 +303,7 @@ class Jobs:
                 message = await self._js.get_last_msg(stream, subject, direct=True)
             except NotFoundError:
                 continue
-            return _waiting_view(job_id, message.subject or "", message.data or b"")
+            return view_of_waiting(job_id, message.subject or "", message.data or b"")
         # It may have ended since the first lookup.
         result = await self.find_result(job_id)
         if result is not None:
@@ -362,38 +352,17 @@ class Jobs:
 
     async def queued(self, limit: int = 1000) -> list[JobView]:
         """Return jobs that wait or run."""
-        views: list[JobView] = []
-        mine = ">" if self.project == DEFAULT_PROJECT else subjects.in_project(self.project, ">")
-        for stream, wildcard in (("JOBS", mine), ("LATER", mine)):
-            info = await self._js.stream_info(stream, subjects_filter=wildcard)
-            for subject in list(info.state.subjects or {})[: limit - len(views)]:
-                views += _queued_view(subject)
-        return views
+        return await list_queued(self._js, self.project, limit)
 
     async def finished(self, limit: int = 50) -> list[JobView]:
         """Return the newest results of the last day, newest first."""
-        last = (await self._js.stream_info("RESULTS")).state.last_seq
-        views: list[JobView] = []
-        for sequence in range(last, max(0, last - limit), -1):
-            try:
-                message = await self._js.get_msg("RESULTS", sequence, direct=True)
-            except NotFoundError:
-                continue
-            try:
-                result = JobResult.model_validate_json(message.data or b"")
-            except ValidationError:
-                continue
-            views.append(JobView(id=result.job_id, kind=result.kind, state=result.status, result=result))
-        return views
+        return await list_finished(self._js, self.project, limit)
 
 
 def message_of(job: Job) -> Outgoing:
     """Return the message that publishes a prepared job to its stage."""
     stream, subject, headers = address(job, utc_now())
     return Outgoing(stream, subject, headers, job.model_dump_json(exclude_none=True).encode())
-
-
-_STATES = {"waiting": "waiting", "later": "scheduled", "due": "scheduled"}
 
 
 def output_of(result: JobResult) -> Any:
@@ -405,26 +374,3 @@ def output_of(result: JobResult) -> Any:
         reason = (last.message or last.type) if last else "no reason is on record"
         raise JobFailedError(f"job {result.job_id} {result.status}: {reason}")
     return result.output
-
-
-def _queued_view(subject: str) -> list[JobView]:
-    stage, *tokens = subjects.split_project(subject)[1].split(".")
-    if stage == "jobs" and len(tokens) > 2:
-        kind, priority, *identity = tokens
-        return [JobView(id=subjects.job_id(identity), kind=subjects.untoken(kind), state="queued", priority=priority)]
-    if stage in _STATES:
-        return [JobView(id=subjects.job_id(tokens), kind="", state=_STATES[stage])]
-    return []
-
-
-def _waiting_view(job_id: str, subject: str, body: bytes) -> JobView:
-    stage, _, rest = subjects.split_project(subject)[1].partition(".")
-    state = _STATES.get(stage, "queued")
-    if state == "queued":
-        kind, priority, *_ = rest.split(".")
-        return JobView(id=job_id, kind=subjects.untoken(kind), state=state, priority=priority)
-    try:
-        job = Job.model_validate_json(body)
-    except ValidationError as error:
-        raise first_problem(error) from error
-    return JobView(id=job_id, kind=job.kind, state=state, priority=job.priority)

@@ -38,6 +38,20 @@ async def test_one_id_is_two_jobs_in_two_projects(client: AutopilotClient, nats_
         await client.in_project("audio").jobs.view("one")
 
 
+async def test_lists_show_the_jobs_of_one_project(client: AutopilotClient, nats_server: NatsServer) -> None:
+    vision = client.in_project("vision")
+    for where, job_id in ((client, "mine"), (vision, "theirs")):
+        await where.jobs.submit("echo", {"text": "x"}, job_id=job_id)
+        await where.jobs.submit("echo", {"text": "x"}, job_id=f"{job_id}-later", delay_s=600)
+    assert sorted(job.id for job in await client.jobs.queued()) == ["mine", "mine-later"]
+    assert sorted(job.id for job in await vision.jobs.queued()) == ["theirs", "theirs-later"]
+    async with worker_process(nats_server.url, **ECHO):
+        await client.jobs.wait("mine", 20)
+        await vision.jobs.wait("theirs", 20)
+    assert [job.id for job in await client.jobs.finished()] == ["mine"]
+    assert [job.id for job in await vision.jobs.finished()] == ["theirs"]
+
+
 async def test_batches_progress_and_dead_letters_stay_in_their_project(
     client: AutopilotClient, nats_server: NatsServer
 ) -> None:

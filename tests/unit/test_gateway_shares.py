@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import uvicorn
 
-from accelerator_autopilot.client.jobs import JobView
+from accelerator_autopilot.client.job_views import JobView
 from accelerator_autopilot.contracts.errors import NotFoundError
 from accelerator_autopilot.contracts.messages.jobs import JobResult
 from accelerator_autopilot.deploy.local.instance import take_port

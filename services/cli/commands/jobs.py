@@ -21,7 +21,8 @@ from accelerator_autopilot.contracts.messages.jobs import DeadJob, JobProgress, 
 if TYPE_CHECKING:
     from accelerator_autopilot.client import AutopilotClient
     from accelerator_autopilot.client.batches import BatchView
-    from accelerator_autopilot.client.jobs import JobHandle, JobView
+    from accelerator_autopilot.client.job_views import JobView
+    from accelerator_autopilot.client.jobs import JobHandle
     from accelerator_autopilot.contracts.messages.poison import PoisonMessage
 
 

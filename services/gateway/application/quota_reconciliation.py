@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable
 
 import nats.errors
 
-from accelerator_autopilot.client.jobs import JobView
+from accelerator_autopilot.client.job_views import JobView
 from accelerator_autopilot.contracts.errors import NotFoundError, UnavailableError
 from accelerator_autopilot.gateway.application.admission import Admission
 from accelerator_autopilot.runtime.supervision import beat

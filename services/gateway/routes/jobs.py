@@ -9,7 +9,7 @@ from fastapi import APIRouter, Depends, Query, Response
 from pydantic import BaseModel, Field
 from sse_starlette import EventSourceResponse
 
-from accelerator_autopilot.client.jobs import JobView
+from accelerator_autopilot.client.job_views import JobView
 from accelerator_autopilot.contracts.errors import NotFoundError
 from accelerator_autopilot.contracts.job_building import Options
 from accelerator_autopilot.contracts.messages.jobs import JobProgress

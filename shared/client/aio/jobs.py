@@ -11,7 +11,7 @@ from accelerator_autopilot.client.aio.base import Connected
 from accelerator_autopilot.client.aio.batch import AsyncBatch
 from accelerator_autopilot.client.aio.job import AsyncJob
 from accelerator_autopilot.client.call_errors import call, translated
-from accelerator_autopilot.client.jobs import JobView
+from accelerator_autopilot.client.job_views import JobView
 from accelerator_autopilot.client.output_parsing import parse_output
 from accelerator_autopilot.client.submit_options import Identified, When, job_options, kind_and_body
 from accelerator_autopilot.contracts.errors import AutopilotError, InvalidInputError

@@ -10,7 +10,7 @@ from contextlib import suppress
 from typing import Any, TypeVar, cast
 
 from accelerator_autopilot.client.aio.job import AsyncJob
-from accelerator_autopilot.client.jobs import JobView
+from accelerator_autopilot.client.job_views import JobView
 from accelerator_autopilot.client.loop_thread import LoopThread
 from accelerator_autopilot.client.output_parsing import parse_output
 from accelerator_autopilot.contracts.errors import JobCancelledError, JobFailedError

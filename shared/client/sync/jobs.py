@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, TypeVar, cast, overload
 
-from accelerator_autopilot.client.jobs import JobView
+from accelerator_autopilot.client.job_views import JobView
 from accelerator_autopilot.client.submit_options import Identified, When
 from accelerator_autopilot.client.sync.base import Blocking
 from accelerator_autopilot.client.sync.batch import Batch
