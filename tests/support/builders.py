@@ -10,9 +10,11 @@ import numpy as np
 from accelerator_autopilot.contracts.frames import TelemetryFrame
 from accelerator_autopilot.contracts.messages.alerts import Alert, Evidence
 from accelerator_autopilot.contracts.messages.commands import PowerCommand
+from accelerator_autopilot.contracts.messages.notifications import Subscription
 from accelerator_autopilot.contracts.messages.telemetry import DeviceEvent, DeviceInfo
 
 T0 = datetime(2026, 1, 1, tzinfo=UTC)
+WEBHOOK_SECRET = "whsec_" + "QUJDREVGR0hJSktMTU5PUFFSU1RVVldY"
 
 
 def at(seconds: float) -> datetime:
@@ -47,6 +49,11 @@ def alert(**more: Any) -> Alert:
         "evidence": [Evidence(metric="temp_c", value=90.0, expected="below 83 °C", at=T0)],
     }  # fmt: skip
     return Alert.model_validate(base | more)
+
+
+def subscription(url: str = "https://example.com/hook", **more: object) -> Subscription:
+    base = {"id": "s1", "url": url, "secret": WEBHOOK_SECRET, "created_at": T0}
+    return Subscription.model_validate(base | more)
 
 
 def frame(

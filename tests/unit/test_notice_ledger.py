@@ -29,8 +29,7 @@ from accelerator_autopilot.notifier.domain.subscription_ledger import (
     Notice,
     SubscriptionLedger,
 )
-from tests.support.builders import T0, alert, at
-from tests.unit.test_notifier import subscription
+from tests.support.builders import T0, alert, at, subscription
 
 EVERY = ["opened", "updated", "resolved"]
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from accelerator_autopilot.cli.webhook_receiver import WebhookCatcher
 from accelerator_autopilot.contracts.errors import InvalidInputError, UnavailableError
-from accelerator_autopilot.contracts.messages.notifications import Silence, Subscription
+from accelerator_autopilot.contracts.messages.notifications import Silence
 from accelerator_autopilot.notifier.adapters.webhook_sender import AiohttpWebhookSender, is_public
 from accelerator_autopilot.notifier.application.alert_consumer import stream_filters
 from accelerator_autopilot.notifier.domain.circuit_breaker import CircuitBreaker
@@ -20,13 +20,7 @@ from accelerator_autopilot.notifier.domain.message_formats import body_of
 from accelerator_autopilot.notifier.domain.subscription_ledger import LedgerEntry, SubscriptionLedger
 from accelerator_autopilot.notifier.errors import RefusedTargetError
 from accelerator_autopilot.transport.clock import utc_now
-from tests.support.builders import T0, alert, at
-
-SECRET = "whsec_" + "QUJDREVGR0hJSktMTU5PUFFSU1RVVldY"
-
-
-def subscription(url: str = "https://example.com/hook", **more: object) -> Subscription:
-    return Subscription.model_validate({"id": "s1", "url": url, "secret": SECRET, "created_at": T0} | more)
+from tests.support.builders import T0, WEBHOOK_SECRET, alert, at, subscription
 
 
 def test_filters_take_what_they_name_and_empty_ones_all() -> None:
@@ -98,7 +92,7 @@ async def test_a_delivery_is_signed_and_failures_are_told() -> None:
             )
             == 204
         )
-        verified = catcher.caught[0].verified(SECRET)
+        verified = catcher.caught[0].verified(WEBHOOK_SECRET)
         assert verified is not None
         assert verified["data"]["kind"] == "thermal"
         assert catcher.caught[0].verified("whsec_" + "WFhYWFhYWFhYWFhYWFhYWFhYWFhYWFhY") is None
@@ -125,7 +119,7 @@ class TestFormats:
         assert self.of("alertmanager")[0]["endsAt"] == at(240).isoformat()
         assert "thermal" in self.of("slack")["text"]
         page = self.of("pagerduty", "resolved")
-        assert (page["event_action"], page["dedup_key"], page["routing_key"]) == ("resolve", "a1", SECRET)
+        assert (page["event_action"], page["dedup_key"], page["routing_key"]) == ("resolve", "a1", WEBHOOK_SECRET)
 
     def test_a_template_is_filled_and_quotes_cannot_break_it(self) -> None:
         body = self.of("template", template='{"text": "$kind on $device: $summary", "n": 1}')
