@@ -51,7 +51,7 @@ def alert(**more: Any) -> Alert:
     return Alert.model_validate(base | more)
 
 
-def subscription(url: str = "https://example.com/hook", **more: object) -> Subscription:
+def subscription(url: object = "https://example.com/hook", **more: object) -> Subscription:
     base = {"id": "s1", "url": url, "secret": WEBHOOK_SECRET, "created_at": T0}
     return Subscription.model_validate(base | more)
 

@@ -202,7 +202,7 @@ class TestFormats:
         assert early["startsAt"] == early["endsAt"] == at(60).isoformat()
 
     def test_an_alert_ends_under_the_severity_that_it_had(self) -> None:
-        (ended,) = alertmanager_end(subscription(), alert(severity="critical", at=at(9)), "warning")  # type: ignore[misc]
+        (ended,) = alertmanager_end(subscription(), alert(severity="critical", at=at(9)), "warning")
         assert (ended["labels"]["severity"], ended["endsAt"]) == ("warning", at(9).isoformat())  # type: ignore[index]
 
     def test_slack_gets_a_line_fields_and_what_to_do(self) -> None:
