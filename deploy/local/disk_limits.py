@@ -9,7 +9,7 @@ from accelerator_autopilot.contracts.messages.alerts import Severity
 MIB = 2**20
 # nats-server restarts immediately, and if that does not help less and less often: a quota may reject writes on a disk
 # with free space.
-FIRST_PAUSE_S, LONGEST_PAUSE_S = 10.0, 300.0
+FIRST_PAUSE_S, MAX_PAUSE_S = 10.0, 300.0
 QUIET_S = 900.0
 
 
@@ -56,5 +56,5 @@ class RestartRule:
         """Record the restart; earlier failures no longer count."""
         self._failed = self.refused = False
         quiet = now_s - self._restarted_s > QUIET_S
-        self._pause_s = FIRST_PAUSE_S if quiet else min(2 * self._pause_s, LONGEST_PAUSE_S)
+        self._pause_s = FIRST_PAUSE_S if quiet else min(2 * self._pause_s, MAX_PAUSE_S)
         self._not_before_s, self._restarted_s = now_s + self._pause_s, now_s

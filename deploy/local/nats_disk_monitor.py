@@ -29,8 +29,8 @@ from accelerator_autopilot.transport.settings import NatsSettings
 
 log = logging.getLogger(__name__)
 
-CHECK_EVERY_S = 0.5
-TELL_EVERY_S = 1.0
+CHECK_INTERVAL_S = 0.5
+REPORT_INTERVAL_S = 1.0
 # A server that has just started may not have one yet.
 OFF_FOR_S = 5.0
 DEVICE = "disk"
@@ -76,12 +76,12 @@ class DiskWatch:
     async def _keep_looking(self) -> None:
         while True:
             try:
-                await self.look()
+                await self.check()
             except OSError as error:
                 log.warning("disk could not be checked", extra=failure_fields(error))
-            await asyncio.sleep(CHECK_EVERY_S)
+            await asyncio.sleep(CHECK_INTERVAL_S)
 
-    async def look(self) -> None:
+    async def check(self) -> None:
         """Check once: note the alert, and restart the server where that is due. Raises OSError."""
         now = asyncio.get_running_loop().time()
         usage = await asyncio.to_thread(shutil.disk_usage, self.folder)
@@ -118,4 +118,4 @@ class DiskWatch:
                 await self._alerts.send()
             except (UnavailableError, *BUS_ERRORS) as error:
                 log.info("disk alert not sent yet", extra=failure_fields(error))
-            await asyncio.sleep(TELL_EVERY_S)
+            await asyncio.sleep(REPORT_INTERVAL_S)

@@ -15,7 +15,7 @@ _REFUSED = re.compile(
     rb"^\[\d+\] \S+ \S+ \[\w+\] (?:JetStream|Filestore)\b.*(?:no space left on device|disk quota exceeded)$",
     re.MULTILINE,
 )
-MOST_BYTES = 2**20
+MAX_BYTES = 2**20
 NOT_ENABLED = frozenset({10076, 10039})  # of the server, of the account
 
 
@@ -37,7 +37,7 @@ class WriteErrors:
             return False
         size = self._log_file.stat().st_size
         # A rotated log is shorter; of one that grew by very much, its end is enough.
-        start = max(self._position if size >= self._position else 0, size - MOST_BYTES)
+        start = max(self._position if size >= self._position else 0, size - MAX_BYTES)
         with self._log_file.open("rb") as file:
             file.seek(start)
             text = file.read(size - start)

@@ -14,21 +14,21 @@ SSL_REQUEST = (8).to_bytes(4, "big") + (80877103).to_bytes(4, "big")
 def service_lives(port: int) -> Callable[[], Awaitable[bool]]:
     """Return a probe of a service's /livez."""
 
-    async def look() -> bool:
+    async def read() -> bool:
         connecting = asyncio.open_connection("127.0.0.1", port)
         answer = await _ask(connecting, b"GET /livez HTTP/1.0\r\n\r\n", b"\r\n")
         return b" 200 " in answer
 
-    return look
+    return read
 
 
 def nats_lives(port: int) -> Callable[[], Awaitable[bool]]:
     """Return a probe of nats-server: it greets every connection."""
 
-    async def look() -> bool:
+    async def read() -> bool:
         return (await _ask(asyncio.open_connection("127.0.0.1", port), b"", b"\r\n")).startswith(b"INFO")
 
-    return look
+    return read
 
 
 async def postgres_lives(socket_path: str) -> bool:

@@ -37,7 +37,7 @@ SERVICES: dict[str, tuple[str, ...]] = {
 }
 NATS_USER = "autopilot"
 READY_TIMEOUT_S = 60.0
-TELL_EVERY_S = 0.5
+REPORT_INTERVAL_S = 0.5
 STOP_SLACK_S = 15.0
 # The pool gives its workers as long as this setting to finish running jobs, and then ends within 12 s.
 WORKERS_STOP = "AUTOPILOT_STOP_TIMEOUT_S"
@@ -87,7 +87,7 @@ class EmbeddedProduct:
         self.postgres = EmbeddedPostgres(self.instance.path("postgres"), self.passages)
         self.processes: dict[str, ManagedProcess] = {}
         self.runtime: Runtime | None = None
-        self._told: dict[str, dict[str, int | None]] = {}
+        self._saved_states: dict[str, dict[str, int | None]] = {}
 
     async def start(self) -> Runtime:
         """Start everything and wait until all is ready.
@@ -215,16 +215,16 @@ class EmbeddedProduct:
     async def _keep_telling(self) -> None:
         while True:
             self._save_processes()
-            await asyncio.sleep(TELL_EVERY_S)
+            await asyncio.sleep(REPORT_INTERVAL_S)
 
     def _save_processes(self) -> None:
         states = {
             n: {"pid": p.pid, "restarts": p.restarts, "last_exit": p.last_exit} for n, p in self.processes.items()
         }
         states["postgres"] = {"pid": self.postgres.pid, "restarts": self.postgres.restarts, "last_exit": None}
-        if states != self._told:
+        if states != self._saved_states:
             self.instance.save_processes(states)
-            self._told = states
+            self._saved_states = states
 
     async def stop(self) -> None:
         """Stop services first, then the servers that they need."""

@@ -47,9 +47,9 @@ checkpoint_timeout = '15min'
 STOP_WITHIN_S, KILLED_WITHIN_S = 15.0, 5.0
 # A restart ends every session and needs recovery: a server that hung for half a minute gets as long again to answer.
 POSTGRES_DEAD_AFTER_S = 60.0
-RUNS_EVERY_S = 0.3
+RUNS_INTERVAL_S = 0.3
 # Each probe starts a server process.
-LIVES_EVERY_S = 3.0
+LIVENESS_INTERVAL_S = 3.0
 
 
 def nats_binary() -> str:
@@ -171,8 +171,8 @@ class EmbeddedPostgres:
         patience = LivenessDeadline.of(START_WITHIN_S, POSTGRES_DEAD_AFTER_S, loop.time())
         looked_at = float("-inf")
         while True:
-            await asyncio.sleep(RUNS_EVERY_S)
-            if self.running() and loop.time() - looked_at < LIVES_EVERY_S:
+            await asyncio.sleep(RUNS_INTERVAL_S)
+            if self.running() and loop.time() - looked_at < LIVENESS_INTERVAL_S:
                 continue
             looked_at = loop.time()
             answered = await postgres_lives(self.socket_path)

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-import ctypes
 import logging
 import os
-import signal
-import sys
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
 from accelerator_autopilot.deploy.local.liveness_deadlines import LivenessDeadline
 from accelerator_autopilot.deploy.local.log_rotation import open_log, rotate
+from accelerator_autopilot.runtime.parent_death import end_with_parent
 
 log = logging.getLogger(__name__)
 
@@ -23,9 +21,8 @@ STOP_TIMEOUT_S = 15.0
 # Longer than any start, even on a busy machine: a restart loses what the process was doing.
 DEAD_AFTER_S = 30.0
 START_WITHIN_S = 180.0
-PROBE_EVERY_S = 2.0
-LOG_EVERY_S = 10.0
-PR_SET_PDEATHSIG = 1
+PROBE_INTERVAL_S = 2.0
+LOG_INTERVAL_S = 10.0
 
 Probe = Callable[[], Awaitable[bool]]
 
@@ -68,7 +65,7 @@ class ManagedProcess:
         await self._spawn()
         self._tasks = [asyncio.create_task(self._watch()), asyncio.create_task(self._rotate_logs())]
         if self._probe is not None:
-            self._tasks.append(asyncio.create_task(self._watch_life(self._probe)))
+            self._tasks.append(asyncio.create_task(self._watch_liveness(self._probe)))
 
     async def restart(self) -> None:
         """Ask it to stop; it is restarted automatically."""
@@ -116,11 +113,11 @@ class ManagedProcess:
                     quick += 1
                     log.warning("process not started", extra={"child": self.name, "error": str(error)})
 
-    async def _watch_life(self, probe: Probe) -> None:
+    async def _watch_liveness(self, probe: Probe) -> None:
         loop = asyncio.get_running_loop()
         pid, patience = self.pid, LivenessDeadline.of(START_WITHIN_S, self._dead_after_s, loop.time())
         while True:
-            await asyncio.sleep(PROBE_EVERY_S)
+            await asyncio.sleep(PROBE_INTERVAL_S)
             answered = await probe()
             now = loop.time()
             if self.pid != pid:
@@ -135,7 +132,7 @@ class ManagedProcess:
 
     async def _rotate_logs(self) -> None:
         while True:
-            await asyncio.sleep(LOG_EVERY_S)
+            await asyncio.sleep(LOG_INTERVAL_S)
             try:
                 await asyncio.to_thread(rotate, self._log_file)
             except OSError as error:
@@ -166,5 +163,4 @@ async def _end(process: asyncio.subprocess.Process, timeout_s: float) -> None:
 def _detach() -> None:
     # Its own session, so that Ctrl-C only reaches the supervisor; it still dies with it.
     os.setsid()
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+    end_with_parent()

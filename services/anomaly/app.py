@@ -51,7 +51,7 @@ from accelerator_autopilot.transport.direct_reads import bucket_items
 
 log = logging.getLogger(__name__)
 
-GANGS_EVERY_S = 30.0
+JOB_GROUPS_INTERVAL_S = 30.0
 # The stream holds an event until its alerts are published; after this time it is redelivered.
 SETTLED_WITHIN_S = 20.0
 LONGEST_KIND = "x" * 40
@@ -82,16 +82,16 @@ def create_app(settings: AnomalySettings | None = None) -> FastStream:
         async with service.running(watched) as js:
             kept = (await bucket_items(js, "open_alerts", Alert)).values()
             detection.restore([alert for alert in kept if alert.node != subjects.CLUSTER])
-            stored = OpenAlertBucket(js, service.bus, outbox, lambda: detection.told, detection.adopt)
+            stored = OpenAlertBucket(js, service.bus, outbox, lambda: detection.published_alerts, detection.adopt)
             await client_of(service.broker).subscribe(subjects.FRAMES, cb=intake.take)
-            service.supervise("alerts", outbox.run, standstill_s=60.0)
-            service.supervise("frames", intake.run, standstill_s=60.0)
-            service.supervise("time", partial(watch_time, detection), standstill_s=60.0)
-            service.supervise("stored alerts", stored.run, standstill_s=120.0)
-            service.supervise("orphaned alerts", OrphanedAlerts(js, service.bus).run, standstill_s=180.0)
-            service.supervise("inventories", partial(keep_inventories, js, detection), standstill_s=300.0)
+            service.supervise("alerts", outbox.run, hang_timeout_s=60.0)
+            service.supervise("frames", intake.run, hang_timeout_s=60.0)
+            service.supervise("time", partial(watch_time, detection), hang_timeout_s=60.0)
+            service.supervise("stored alerts", stored.run, hang_timeout_s=120.0)
+            service.supervise("orphaned alerts", OrphanedAlerts(js, service.bus).run, hang_timeout_s=180.0)
+            service.supervise("inventories", partial(keep_inventories, js, detection), hang_timeout_s=300.0)
             service.supervise("snapshots", partial(keep_snapshots, partial(save_snapshot, snapshot_path), detection))
-            service.supervise("gangs", partial(follow_job_groups, js, detection), standstill_s=180.0)
+            service.supervise("job groups", partial(follow_job_groups, js, detection), hang_timeout_s=180.0)
             yield
             keep_snapshot(partial(save_snapshot, snapshot_path), detection)
 
@@ -144,7 +144,7 @@ async def follow_job_groups(js: JetStreamContext, detection: Detection) -> None:
             detection.watch.join((node, devices) for node, devices in workers if len(devices) > 1)
         except (*BUS_ERRORS, TimeoutError) as error:
             log.info("jobs' devices not read", extra={"error": type(error).__name__})
-        await asyncio.sleep(GANGS_EVERY_S)
+        await asyncio.sleep(JOB_GROUPS_INTERVAL_S)
 
 
 def make_engine(settings: AnomalySettings, roster: DeviceSlots | None = None) -> DetectionEngine:

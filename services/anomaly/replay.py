@@ -10,7 +10,7 @@ import asyncio
 import json
 import sys
 import time
-from datetime import UTC, datetime
+from datetime import datetime
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -24,36 +24,31 @@ from accelerator_autopilot.anomaly.domain.replay import DetectorReplay, Moment, 
 from accelerator_autopilot.anomaly.settings import AnomalySettings
 from accelerator_autopilot.contracts.errors import AutopilotError, InvalidInputError
 from accelerator_autopilot.contracts.exit_codes import exit_code
+from accelerator_autopilot.contracts.iso_times import parse_time
 from accelerator_autopilot.runtime.settings import DatabaseSettings, load
 
 if TYPE_CHECKING:
     from accelerator_autopilot.anomaly.adapters.replay_plot import Recording
 
-PROGRESS_EVERY_S = 5.0
+PROGRESS_INTERVAL_S = 5.0
 # A learning step takes a few milliseconds, however few devices there are.
-MOST_LEARNT, LONGEST_LEARN_S = 6_000, 300.0
+MAX_LEARNING_STEPS, MAX_LEARNING_PERIOD_S = 6_000, 300.0
 
 
-def line(told: ReplayedAlert) -> dict[str, object]:
+def line(replayed: ReplayedAlert) -> dict[str, object]:
     """Format an alert as an output line."""
-    alert = told.alert
+    alert = replayed.alert
     return {
         "device": alert.device,
         "kind": alert.kind,
         "severity": alert.severity,
         "score": round(alert.score, 4),
-        "opened_s": told.opened_s,
-        "resolved_s": told.resolved_s,
+        "opened_s": replayed.opened_s,
+        "resolved_s": replayed.resolved_s,
         "summary": alert.summary,
         "action": alert.action,
         "evidence": [e.model_dump(mode="json", exclude={"at"}) for e in alert.evidence],
     }
-
-
-def moment_of(text: str) -> datetime:
-    """Parse an ISO 8601 time; without a zone it is UTC."""
-    at = datetime.fromisoformat(text)
-    return at if at.tzinfo else at.replace(tzinfo=UTC)
 
 
 def collect(since: datetime, until: datetime) -> list[Moment]:
@@ -81,21 +76,23 @@ def learning_period_s(table: Table) -> float:
     """Return how often to learn from a table: as in operation, but less often for a very long past."""
     span_s = float(table.at_s[-1] - table.at_s[0]) if len(table.at_s) else 0.0
     usual_s = max(LEARN_S, table.period_s)
-    return usual_s if span_s / usual_s <= MOST_LEARNT else min(LONGEST_LEARN_S, span_s / MOST_LEARNT)
+    return (
+        usual_s if span_s / usual_s <= MAX_LEARNING_STEPS else min(MAX_LEARNING_PERIOD_S, span_s / MAX_LEARNING_STEPS)
+    )
 
 
 def rerun_table(again: DetectorReplay, table: Table, slots: Slots, recording: Recording | None) -> None:
     """Process a table, reporting progress every few seconds."""
     total, done, began = len(table.at_s), 0, time.monotonic()
-    told_at = began
+    reported_at = began
     for block in table.blocks(slots):
         if recording is not None:
             recording.keep_block(block, table.names, slots)
         again.take_block(block)
         done += len(block.at_s)
         now = time.monotonic()
-        if now - told_at > PROGRESS_EVERY_S:
-            told_at = now
+        if now - reported_at > PROGRESS_INTERVAL_S:
+            reported_at = now
             left_s = (now - began) / done * (total - done)
             say(f"{done / total:.0%} of {total} rows, about {left_s:.0f} s to go")
 
@@ -132,8 +129,8 @@ def run(arguments: argparse.Namespace) -> list[ReplayedAlert]:
     else:
         raise InvalidInputError("--input", None, "is needed, or --from and --to")
     if recording:
-        recording.draw(again.told, arguments.plot)
-    return again.told
+        recording.draw(again.alerts, arguments.plot)
+    return again.alerts
 
 
 def main() -> None:
@@ -142,8 +139,8 @@ def main() -> None:
     parser.add_argument(
         "--input", type=Path, help="CSV of any dialect, Parquet, Arrow or JSON lines; docs/how-to/replay-telemetry.md"
     )
-    parser.add_argument("--from", dest="since", type=moment_of, help="start of a span of the database, ISO 8601")
-    parser.add_argument("--to", dest="until", type=moment_of, help="its end")
+    parser.add_argument("--from", dest="since", type=parse_time, help="start of a span of the database, ISO 8601")
+    parser.add_argument("--to", dest="until", type=parse_time, help="its end")
     parser.add_argument("--out", type=Path, help="JSON lines; standard output when left out")
     parser.add_argument("--detector", action="append", help="only alerts of this kind; may be given several times")
     parser.add_argument("--plot", type=Path, help="plot of the alerted devices, PNG or SVG")
@@ -153,7 +150,7 @@ def main() -> None:
     except AutopilotError as error:
         say(f"error: {error}")
         sys.exit(exit_code(error))
-    text = "".join(json.dumps(line(told)) + "\n" for told in alerts)
+    text = "".join(json.dumps(line(replayed)) + "\n" for replayed in alerts)
     if arguments.out:
         arguments.out.write_text(text, encoding="utf-8")
     else:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 BUDGET_S = 0.4
 GIVE_UP_S = 0.05  # after the budget, for what cannot be cancelled
-MOST = 200
+MAX_COMPLETIONS = 200
 
 Complete = Callable[[typer.Context], list[str]]
 Question = Callable[["AutopilotClient"], Awaitable[Iterable[str]]]
@@ -47,7 +47,7 @@ def _answered(context: typer.Context, question: Question) -> list[str]:
     last_resort.daemon = True
     if begun.is_alive():
         last_resort.start()
-    return sorted(set(found))[:MOST]
+    return sorted(set(found))[:MAX_COMPLETIONS]
 
 
 def _ask(client: AutopilotClient, question: Question, found: list[str]) -> None:
@@ -85,7 +85,7 @@ async def _kinds(autopilot: AutopilotClient) -> Iterable[str]:
 
 
 async def _queued_jobs(autopilot: AutopilotClient) -> Iterable[str]:
-    return [j.id for j in await autopilot.jobs.queued(MOST)]
+    return [j.id for j in await autopilot.jobs.queued(MAX_COMPLETIONS)]
 
 
 async def _jobs(autopilot: AutopilotClient) -> Iterable[str]:

@@ -13,7 +13,7 @@ from typing import Any
 
 from accelerator_autopilot.contracts.errors import InvalidInputError
 
-OF_TEXT: dict[str, Callable[[str], dict[str, Any]]] = {
+TEXT_PAYLOADS: dict[str, Callable[[str], dict[str, Any]]] = {
     "embed": lambda text: {"texts": [text]},
     "classify": lambda text: {"texts": [text]},
     "generate": lambda text: {"prompt": text},
@@ -22,7 +22,7 @@ OF_TEXT: dict[str, Callable[[str], dict[str, Any]]] = {
     "generate-tests": lambda text: {"code": text},
     "detect-anomalies": lambda text: {"file": {"name": "table.csv", "text": text}},
 }
-OF_FILES = {"analyze-code", "analyze-logs", "classify-image"}
+FILE_KINDS = {"analyze-code", "analyze-logs", "classify-image"}
 ARCHIVES = (".zip", ".tar", ".tgz", ".tar.gz", ".tar.bz2", ".tar.xz")
 LEFT_OUT = {".git", ".venv", "node_modules", "__pycache__"}
 
@@ -34,7 +34,7 @@ def read_payload(kind: str, sources: list[str], settings: Iterable[str] = ()) ->
     """
     payload: dict[str, Any] = {}
     paths = [Path(s) for s in sources if s != "-"]
-    if kind in OF_FILES and paths and (len(paths) > 1 or not _is_object(paths[0])):
+    if kind in FILE_KINDS and paths and (len(paths) > 1 or not _is_object(paths[0])):
         payload = _files(paths)
     elif kind == "detect-anomalies" and len(paths) == 1 and not _is_object(paths[0]):
         payload = {"file": {"name": paths[0].name, "base64": _encoded(_bytes(paths[0]))}}
@@ -69,7 +69,7 @@ def _of_text(kind: str, text: str) -> dict[str, Any]:
         loaded = None
     if isinstance(loaded, dict):
         return loaded
-    return OF_TEXT[kind](text) if kind in OF_TEXT else {"text": text}
+    return TEXT_PAYLOADS[kind](text) if kind in TEXT_PAYLOADS else {"text": text}
 
 
 def _files(paths: list[Path]) -> dict[str, Any]:

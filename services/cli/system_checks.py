@@ -24,7 +24,7 @@ OK: State = "ok"
 WARNING: State = "warn"  # the product runs, with limitations
 FAILED: State = "fail"  # `autopilot up` cannot start
 NOT_APPLICABLE: State = "not applicable"
-LEAST_GIB, FEW_GIB = 2.0, 20.0
+MIN_GIB, FEW_GIB = 2.0, 20.0
 PORTS = {"nats": 4222, "gateway": 8080}
 # Distributions that `autopilot up` needs, by the extra that brings them.
 DISTRIBUTIONS = {
@@ -62,7 +62,7 @@ class Gpus:
     problem: str = ""
 
 
-def look_at_gpus() -> Gpus:
+def query_gpus() -> Gpus:
     """Query NVML."""
     try:
         import pynvml  # noqa: PLC0415  only machines with the extra `agent` have it
@@ -171,7 +171,7 @@ def folder_checks(data_dir: Path) -> Iterator[Check]:
     else:
         yield Check("data folder", FAILED, f"{folder} cannot be written", "choose another with --data-dir")
     free_gib = shutil.disk_usage(folder).free / 2**30
-    state = OK if free_gib >= FEW_GIB else WARNING if free_gib >= LEAST_GIB else FAILED
+    state = OK if free_gib >= FEW_GIB else WARNING if free_gib >= MIN_GIB else FAILED
     advice = "" if state == OK else "make room: streams take up to 20 GiB, and a full disk refuses jobs and telemetry"
     yield Check("disk", state, f"{free_gib:.1f} GiB free", advice)
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
 
-LONGEST = 500  # characters of one value in a table; pipes and JSON are not truncated
+MAX_SHOWN_CHARACTERS = 500  # characters of one value in a table; pipes and JSON are not truncated
 REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
 
 
@@ -22,7 +22,7 @@ def clean_lines(text: str) -> str:
     return "\n".join(map(clean, text.split("\n")))
 
 
-def clipped(text: str, longest: int = LONGEST) -> str:
+def clipped(text: str, longest: int = MAX_SHOWN_CHARACTERS) -> str:
     """Truncate text that is longer than any table should show."""
     return text if len(text) <= longest else text[: longest - 1] + "…"
 

@@ -46,12 +46,12 @@ class Stage:
             await connection.close()
 
 
-async def eventually(look: Callable[[], Awaitable[T]], wanted: Callable[[T], bool], within_s: float, what: str) -> T:
+async def eventually(read: Callable[[], Awaitable[T]], wanted: Callable[[T], bool], within_s: float, what: str) -> T:
     """Poll until the result is as wanted. Raises StepError with the last result."""
     loop = asyncio.get_running_loop()
     until = loop.time() + within_s
     while True:
-        seen = await look()
+        seen = await read()
         if wanted(seen):
             return seen
         if loop.time() > until:
@@ -112,7 +112,7 @@ async def burst(stage: Stage) -> str:
     handles = await asyncio.gather(*jobs)
     deepest = most = 0
 
-    async def look() -> int:
+    async def read() -> int:
         nonlocal deepest, most
         depth = await autopilot.fleet.queue_depth()
         deepest = max(deepest, depth)
@@ -120,7 +120,7 @@ async def burst(stage: Stage) -> str:
         most = max(most, sum(w.state == "ready" for w in pool.workers))
         return depth
 
-    await eventually(look, lambda depth: depth == 0, 40, "the queue empty")
+    await eventually(read, lambda depth: depth == 0, 40, "the queue empty")
     results = [await autopilot.jobs.find_result(h.id) for h in handles]
     if any(r is None or r.status != "succeeded" for r in results):
         raise StepError("a job has no result")
@@ -168,10 +168,10 @@ async def cap(stage: Stage) -> str:
 
 
 async def _power(stage: Stage, device: str, wanted: Callable[[float], bool]) -> float:
-    async def look() -> float:
+    async def read() -> float:
         return (await stage.autopilot.fleet.find(device)).sample.get("power_w", 0.0)
 
-    return await eventually(look, wanted, 8, f"power of {device}")
+    return await eventually(read, wanted, 8, f"power of {device}")
 
 
 async def fault(stage: Stage) -> str:
@@ -204,39 +204,39 @@ async def fault(stage: Stage) -> str:
 
 
 async def _alert(stage: Stage, device: str, kind: str, state: str) -> Alert:
-    async def look() -> list[Alert]:
+    async def read() -> list[Alert]:
         history = await stage.autopilot.alerts.history(100)
         return [a for a in history if (a.device, a.kind, a.state) == (device, kind, state)]
 
-    return (await eventually(look, bool, 30, f"alert {kind} {state}"))[-1]
+    return (await eventually(read, bool, 30, f"alert {kind} {state}"))[-1]
 
 
 async def _healthy(stage: Stage, device: str) -> None:
-    async def look() -> list[str]:
+    async def read() -> list[str]:
         return [a.kind for a in await stage.autopilot.alerts.open() if a.device == device and a.severity == "critical"]
 
     # An alert that recurred must stay clear for longer before it is resolved.
-    await eventually(look, lambda kinds: not kinds, 60, f"no critical alert of {device}")
+    await eventually(read, lambda kinds: not kinds, 60, f"no critical alert of {device}")
 
 
 async def _cordoned(stage: Stage, device: str, *, wanted: bool) -> None:
-    async def look() -> list[str]:
+    async def read() -> list[str]:
         pools = await stage.autopilot.fleet.pools()
         on_it = [w.worker for p in pools for w in p.workers if w.device == device]
         return [d for p in pools for d in p.cordoned if d == device] + (on_it if wanted else [])
 
     goal = [device] if wanted else []
-    await eventually(look, lambda seen: seen == goal, 20, f"{device} {'drained' if wanted else 'back'}")
+    await eventually(read, lambda seen: seen == goal, 20, f"{device} {'drained' if wanted else 'back'}")
 
 
 async def _delivered(stage: Stage, secret: str, kinds: set[str]) -> None:
-    async def look() -> set[str]:
+    async def read() -> set[str]:
         bodies = [c.verified(secret) for c in stage.catcher.caught]
         if None in bodies:
             raise StepError("a webhook came with a bad signature")
         return {b["data"]["kind"] for b in bodies if b}
 
-    await eventually(look, lambda seen: kinds <= seen, 10, "signed webhooks")
+    await eventually(read, lambda seen: kinds <= seen, 10, "signed webhooks")
 
 
 async def kill(stage: Stage) -> str:
@@ -244,11 +244,11 @@ async def kill(stage: Stage) -> str:
     autopilot = stage.autopilot
     handle = await autopilot.jobs.submit("echo", {"text": "survives", "work_s": 1.5})
 
-    async def look() -> list[tuple[int, str]]:
+    async def read() -> list[tuple[int, str]]:
         pools = await autopilot.fleet.pools()
         return [(w.pid, w.worker) for p in pools for w in p.workers if handle.id in w.running]
 
-    pid, worker = (await eventually(look, bool, 10, "the job running"))[0]
+    pid, worker = (await eventually(read, bool, 10, "the job running"))[0]
     os.kill(pid, signal.SIGKILL)
     result = await autopilot.jobs.wait(handle.id, 40)
     if result.status != "succeeded" or result.output != {"text": "survives"} or result.worker == worker:
@@ -260,13 +260,13 @@ async def count(stage: Stage) -> str:
     """The database contains everything."""
     expected = BURST + 3
 
-    async def look() -> dict[str, int]:
+    async def read() -> dict[str, int]:
         tables = ("samples", "devices", "events", "alerts", "commands", "outcomes", "jobs", "audit")
         sql = " UNION ALL ".join(f"SELECT '{t}' AS name, count(*) AS n FROM {t}" for t in tables)  # noqa: S608  our names
         return {row["name"]: row["n"] for row in await stage.query(sql)}
 
     counts = await eventually(
-        look, lambda c: c["jobs"] == expected and all(c.values()), 10, f"{expected} jobs and no empty table"
+        read, lambda c: c["jobs"] == expected and all(c.values()), 10, f"{expected} jobs and no empty table"
     )
     return ", ".join(f"{name} {n}" for name, n in counts.items())
 

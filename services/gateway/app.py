@@ -47,9 +47,9 @@ if TYPE_CHECKING:
 
 TITLE = "Accelerator Autopilot"
 ROUTERS = [module.router for module in (jobs, batches, dead_letters, openai, fleet, alerts)]
-KEYS_EVERY_S = 1.0
-STANDSTILL_S = 30.0
-UNFINISHED_STANDSTILL_S = 120.0
+KEYS_INTERVAL_S = 1.0
+HANG_TIMEOUT_S = 30.0
+UNFINISHED_HANG_TIMEOUT_S = 120.0
 # They are derived from thousands of alerts over months, and change within days.
 RISKS_FRESH_S = 30.0
 # How far a stream's reader may fall behind: of samples only the newest count, of alerts all.
@@ -78,7 +78,7 @@ def create_app(settings: GatewaySettings | None = None) -> FastAPI:
             beat()
             keys.refresh()
             health.report("api_keys", ok=not keys.problem, reason=keys.problem)
-            await asyncio.sleep(KEYS_EVERY_S)
+            await asyncio.sleep(KEYS_INTERVAL_S)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -105,11 +105,11 @@ def create_app(settings: GatewaySettings | None = None) -> FastAPI:
             ("audit", outbox.run),
             ("refusals", refusals.run),
         ):
-            supervisor.start(name, work, standstill_s=STANDSTILL_S)
+            supervisor.start(name, work, hang_timeout_s=HANG_TIMEOUT_S)
         supervisor.start(
             "unfinished jobs",
             partial(reconcile_loop, admission, view),
-            standstill_s=UNFINISHED_STANDSTILL_S,
+            hang_timeout_s=UNFINISHED_HANG_TIMEOUT_S,
         )
         supervisor.start("live samples", app.state.frames.run)
         supervisor.start("live alerts", app.state.alerts.run)
@@ -149,12 +149,12 @@ def create_app(settings: GatewaySettings | None = None) -> FastAPI:
 def make_fanouts(client: AutopilotClient, poison: PoisonRule) -> tuple[EventFanout[TelemetryFrame], EventFanout[Alert]]:
     """Return what is streamed over HTTP: samples and alerts."""
     odd_frame, odd_alert = partial(poison.drop, "live samples"), partial(poison.drop, "live alerts")
-    frames = EventFanout(partial(client.fleet.live, odd_frame), _words, depth=FRAMES_WAITING, failed=odd_frame)
+    frames = EventFanout(partial(client.fleet.live, odd_frame), _serialize, depth=FRAMES_WAITING, failed=odd_frame)
     alerts = EventFanout(partial(client.alerts.follow, odd_alert), _alert_words, depth=ALERTS_WAITING, failed=odd_alert)
     return frames, alerts
 
 
-def _words(frame: TelemetryFrame) -> str:
+def _serialize(frame: TelemetryFrame) -> str:
     at = frame.tick_time(frame.ticks - 1).isoformat()
     return json.dumps({"node": frame.node, "at": at, "devices": frame.latest()})
 

@@ -25,7 +25,7 @@ class RetryableJobError(AutopilotError):
 class RunTimeoutError(RetryableJobError):
     """The attempt did not finish within its time limit; reported as `timeout`."""
 
-    told_as = "timeout"
+    reported_as = "timeout"
 
 
 class ModelLoadError(RetryableJobError):
@@ -47,7 +47,7 @@ class KindFailedError(RetryableJobError):
     """
 
     def __init__(self, kind: str, failed_as: str, what: str, *, of_device: bool = False) -> None:
-        self.told_as, self.of_device = failed_as, of_device
+        self.reported_as, self.of_device = failed_as, of_device
         super().__init__(f"{kind} failed: {what}")
 
 

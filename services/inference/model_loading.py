@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from accelerator_autopilot.inference.errors import NotConfiguredError
 from accelerator_autopilot.inference.ports import Encoder, Generator, Summarizer
 from accelerator_autopilot.inference.settings import ModelSettings
-from accelerator_autopilot.inference.worker.application.model_cache import SHELF
+from accelerator_autopilot.inference.worker.application.model_cache import MODEL_CACHE
 
 if TYPE_CHECKING:
     from accelerator_autopilot.inference.adapters.classifiers import ImageClassifier, TextClassifier
@@ -39,7 +39,7 @@ def encoder(models: ModelSettings) -> Encoder:
 
         return TransformersEncoder(name, folder, models)
 
-    return SHELF.get(("encoder", name, models.torch_device), load)
+    return MODEL_CACHE.get(("encoder", name, models.torch_device), load)
 
 
 def generator(models: ModelSettings, name: str | None, setting: str = "generate_model") -> Generator:
@@ -57,7 +57,7 @@ def generator(models: ModelSettings, name: str | None, setting: str = "generate_
 
         return TransformersGenerator(name, models)
 
-    return SHELF.get(("generator", name, models.torch_device), load)
+    return MODEL_CACHE.get(("generator", name, models.torch_device), load)
 
 
 def summarizer(models: ModelSettings, name: str) -> Summarizer:
@@ -68,7 +68,7 @@ def summarizer(models: ModelSettings, name: str) -> Summarizer:
 
         return TransformersSummarizer(name, models)
 
-    return SHELF.get(("summarizer", name, models.torch_device), load)
+    return MODEL_CACHE.get(("summarizer", name, models.torch_device), load)
 
 
 def text_classifier(models: ModelSettings, name: str) -> TextClassifier:
@@ -79,7 +79,7 @@ def text_classifier(models: ModelSettings, name: str) -> TextClassifier:
 
         return TextClassifier(name, models)
 
-    return SHELF.get(("text classifier", name, models.torch_device), load)
+    return MODEL_CACHE.get(("text classifier", name, models.torch_device), load)
 
 
 def image_classifier(models: ModelSettings) -> ImageClassifier:
@@ -93,4 +93,4 @@ def image_classifier(models: ModelSettings) -> ImageClassifier:
 
         return ImageClassifier(name, models)
 
-    return SHELF.get(("image classifier", name, models.torch_device), load)
+    return MODEL_CACHE.get(("image classifier", name, models.torch_device), load)

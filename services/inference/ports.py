@@ -34,7 +34,7 @@ class Summarizer(Protocol):
 
 
 @dataclass(frozen=True)
-class Message:
+class ChatMessage:
     """One turn of a conversation."""
 
     role: Literal["system", "user", "assistant"]
@@ -45,7 +45,7 @@ class Message:
 class GenerationRequest:
     """What to generate, and when to stop. `temperature` 0 always picks the likeliest token."""
 
-    prompt: str | Sequence[Message]
+    prompt: str | Sequence[ChatMessage]
     max_tokens: int
     temperature: float = 0.0
     top_p: float = 1.0

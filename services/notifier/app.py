@@ -40,8 +40,8 @@ from accelerator_autopilot.transport.unreadable_values import parse_value
 
 log = logging.getLogger(__name__)
 
-RESYNC_S, TIDY_EVERY_S = 10.0, 600.0
-STANDSTILL_S = 120.0
+RESYNC_S, CLEANUP_INTERVAL_S = 10.0, 600.0
+HANG_TIMEOUT_S = 120.0
 LOOKUPS = 64
 TESTS_AT_ONCE = 16
 
@@ -83,10 +83,10 @@ def create_app(settings: NotifierSettings | None = None) -> FastStream:
             running.append(dispatcher)
             # Names are looked up in threads: a few that hang must leave some for the others.
             asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(LOOKUPS, "lookup"))
-            service.supervise("open alerts", partial(around.still_open.run, js), standstill_s=STANDSTILL_S)
-            service.supervise("audit", outbox.run, standstill_s=STANDSTILL_S)
+            service.supervise("open alerts", partial(around.still_open.run, js), hang_timeout_s=HANG_TIMEOUT_S)
+            service.supervise("audit", outbox.run, hang_timeout_s=HANG_TIMEOUT_S)
             service.supervise(
-                "subscriptions", lambda: keep_synced(service, dispatcher, changed), standstill_s=STANDSTILL_S
+                "subscriptions", lambda: keep_synced(service, dispatcher, changed), hang_timeout_s=HANG_TIMEOUT_S
             )
             yield
             await service.end_tasks()
@@ -139,7 +139,7 @@ async def keep_synced(service: Service, dispatcher: Dispatcher, changed: asyncio
             kept = values.keys()
             await dispatcher.sync({key: s for key, s in parsed.items() if s is not None}, kept)
             if next_tidy_s <= loop.time():
-                next_tidy_s = loop.time() + TIDY_EVERY_S
+                next_tidy_s = loop.time() + CLEANUP_INTERVAL_S
                 await dispatcher.remove_orphans(kept)
             service.health.report("subscriptions", ok=True)
         except BUS_ERRORS as error:

@@ -35,14 +35,14 @@ def main() -> None:
         except SettingsError as error:
             sys.exit(str(error))
     elif role == "executor":
-        hands = load(ExecutorSettings)
-        leave_out_websockets(hands.nats_url)
+        executor = load(ExecutorSettings)
+        leave_out_websockets(executor.nats_url)
         leave_out_http_server()
         from accelerator_autopilot.scheduler.executors.app import create_executor  # noqa: PLC0415
 
-        setup_logging("executor", hands.log_level)
-        drop_privileges(hands, _executor_needs(hands))
-        app = create_executor(hands)
+        setup_logging("executor", executor.log_level)
+        drop_privileges(executor, _executor_needs(executor))
+        app = create_executor(executor)
     elif role == "keda":
         keda = load(KedaSettings)
         leave_out_websockets(keda.nats_url)
@@ -57,11 +57,11 @@ def main() -> None:
     asyncio.run(app.run())
 
 
-def _executor_needs(hands: ExecutorSettings) -> Needs:
-    if hands.orchestrator == "docker":
+def _executor_needs(executor: ExecutorSettings) -> Needs:
+    if executor.orchestrator == "docker":
         host = os.environ.get("DOCKER_HOST", "unix:///var/run/docker.sock")
         return Needs(join=(Path(host.removeprefix("unix://")),)) if host.startswith("unix://") else Needs()
-    return Needs(read=(Path(hands.kubernetes_config).absolute(),)) if hands.kubernetes_config else Needs()
+    return Needs(read=(Path(executor.kubernetes_config).absolute(),)) if executor.kubernetes_config else Needs()
 
 
 if __name__ == "__main__":

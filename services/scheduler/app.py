@@ -57,8 +57,8 @@ from accelerator_autopilot.transport.direct_reads import last_messages
 log = logging.getLogger(__name__)
 
 # The first round may show an hour of observations to every policy, and each read may take up to its time limit.
-STANDSTILL_S = 120.0
-SCALES_RECALLED = 1_000
+HANG_TIMEOUT_S = 120.0
+RESTORED_SCALES = 1_000
 
 
 def create_app(settings: SchedulerSettings | None = None) -> FastStream:
@@ -66,10 +66,10 @@ def create_app(settings: SchedulerSettings | None = None) -> FastStream:
     settings = settings or load(SchedulerSettings)
     service = Service("scheduler", settings)
     makers = usable_policies(settings)
-    panel = PolicyRunner(makers, settings.decision_interval_s)
+    runner = PolicyRunner(makers, settings.decision_interval_s)
     governor = Governor()
     first = settings.policy_name if settings.policy_name in makers else settings.fallback_policy
-    championship = ChampionChallenger(first, settings.fallback_policy)
+    champion_challenger = ChampionChallenger(first, settings.fallback_policy)
     wake = asyncio.Event()
     leading = Gauge("autopilot_scheduler_leading", "1 while this process is the leader", registry=service.registry)
     deciding = Gauge("autopilot_scheduler_policy", "1 for the active policy", ["policy"], registry=service.registry)
@@ -87,27 +87,27 @@ def create_app(settings: SchedulerSettings | None = None) -> FastStream:
             await nc.subscribe(subjects.FRAMES, cb=frames.take)
             await nc.subscribe(subjects.SCALE_COMMANDS, cb=partial(record_operator_size, governor))
             leadership = LeaderElection(js, f"{settings.node}-{new_id()[:8]}", "scheduler")
-            service.supervise("leadership", leadership.run, standstill_s=30.0)
+            service.supervise("leadership", leadership.run, hang_timeout_s=30.0)
             actor = Actuator(Bus(service.broker, pipelined=True), utc_now, counter)
             decider = ControlLoop(
                 reader,
-                PoolController(actor, panel, governor, championship),
+                PoolController(actor, runner, governor, champion_challenger),
                 DeviceController(actor, settings.cap_lease_s),
             )
-            crowning: PolicyEvaluator | None = None
+            evaluator: PolicyEvaluator | None = None
             if settings.database_url is not None:
-                crowning = PolicyEvaluator(
+                evaluator = PolicyEvaluator(
                     DatabaseHistory(settings.database_url.get_secret_value()),
                     service.bus,
-                    championship,
+                    champion_challenger,
                     list(makers),
                     utc_now,
                     lambda: leadership.token is not None,
                     deciding,
                     timedelta(hours=settings.policy_evaluation_interval_h),
                 )
-                await recall(crowning)
-                service.supervise("replays", crowning.run)
+                await restore_champion(evaluator)
+                service.supervise("policy evaluation", evaluator.run)
                 reporting = WeeklyReports(
                     settings.database_url.get_secret_value(),
                     service.bus,
@@ -116,20 +116,20 @@ def create_app(settings: SchedulerSettings | None = None) -> FastStream:
                     lambda: leadership.token is not None,
                 )
                 service.supervise("reports", reporting.run)
-            remembering = ObservationStore(js, panel, leadership.name)
-            service.supervise("looks", partial(remembering.run, lambda: leadership.token is not None))
+            observation_store = ObservationStore(js, runner, leadership.name)
+            service.supervise("observations", partial(observation_store.run, lambda: leadership.token is not None))
             deciding_for_ever = partial(
                 run_decision_loop,
-                decider, leadership, partial(recall_all, js, remembering, governor, crowning), service.health, wake,
-                settings.decision_interval_s, leading,
+                decider, leadership, partial(restore_state, js, observation_store, governor, evaluator),
+                service.health, wake, settings.decision_interval_s, leading,
             )  # fmt: skip
             # Before the first round too, which a collector with default settings would interrupt again and
             # again.
             freeze_gc()
-            service.supervise("decisions", deciding_for_ever, standstill_s=STANDSTILL_S)
+            service.supervise("decisions", deciding_for_ever, hang_timeout_s=HANG_TIMEOUT_S)
             yield
             if leadership.token is not None:
-                await remembering.keep()
+                await observation_store.keep()
 
     return service.app(lifespan)
 
@@ -179,7 +179,7 @@ async def record_operator_drain(bus: Bus, command: DrainCommand) -> None:
 
 def usable_policies(settings: SchedulerSettings) -> dict[str, PoolPolicyMaker]:
     """Return the policies that can be created; the fall-back policy is required. Raises SettingsError."""
-    makers = {name: policy_maker(name) for name in settings.panel}
+    makers = {name: policy_maker(name) for name in settings.policy_names}
     if settings.policy_file is not None:
         makers["learned"] = lambda: Learned(load_checkpoint(settings.policy_file or Path()))
     usable = {}
@@ -201,22 +201,25 @@ def freeze_gc() -> None:
     gc.set_threshold(50_000, 20, 100)
 
 
-async def recall(crowning: PolicyEvaluator) -> None:
+async def restore_champion(evaluator: PolicyEvaluator) -> None:
     """Restore the previous champion; an unreadable or unknown one is replaced by the first policy."""
     try:
-        await crowning.recall()
+        await evaluator.restore()
     except (AutopilotError, ValidationError) as error:
         log.warning("champion not restored", extra={"reason": str(error)})
 
 
-async def recall_all(
-    js: JetStreamContext, remembering: ObservationStore, governor: Governor, crowning: PolicyEvaluator | None = None
+async def restore_state(
+    js: JetStreamContext,
+    observation_store: ObservationStore,
+    governor: Governor,
+    evaluator: PolicyEvaluator | None = None,
 ) -> None:
     """Restore what a new leader has not seen: recent observations, the champion, sizes set by operators."""
-    await remembering.recall()
-    if crowning is not None:
-        await recall(crowning)
-    for command in await last_messages(js, "COMMANDS", subjects.SCALE_COMMANDS, ScaleCommand, limit=SCALES_RECALLED):
+    await observation_store.restore()
+    if evaluator is not None:
+        await restore_champion(evaluator)
+    for command in await last_messages(js, "COMMANDS", subjects.SCALE_COMMANDS, ScaleCommand, limit=RESTORED_SCALES):
         if command.issuer != "scheduler":
             governor.manual(command.pool, command.at)
 

@@ -22,7 +22,7 @@ class FleetState(Protocol):
     def held(self) -> Collection[str]:
         """Pools that `pools` left out last time, because one of their nodes fell silent."""
 
-    async def look(self) -> None:
+    async def refresh(self) -> None:
         """Read the newest frames and queue counts. Raises UnavailableError."""
 
     async def pools(self, now: datetime) -> Mapping[str, Sequence[PoolStatus]]:

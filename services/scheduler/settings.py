@@ -31,7 +31,7 @@ class SchedulerSettings(ServiceSettings):
     cap_lease_s: float = Field(60.0, ge=5, description="time after which a power cap expires unless renewed")
 
     @property
-    def panel(self) -> list[str]:
+    def policy_names(self) -> list[str]:
         """Names of all policies that run, active or in shadow mode."""
         return sorted({self.policy_name, self.fallback_policy, *self.challengers})
 

@@ -45,8 +45,8 @@ M = TypeVar("M", bound=Message)
 DELIVER_S = 15.0
 RISK_ALERTS = 5_000
 # Each subscription is a consumer with its own requests, and each silence is compared with every alert.
-MOST_SUBSCRIPTIONS, MOST_SILENCES = 1_000, 1_000
-FORGOTTEN_AFTER = timedelta(days=30)
+MAX_SUBSCRIPTIONS, MAX_SILENCES = 1_000, 1_000
+DELETE_AFTER = timedelta(days=30)
 
 
 class Alerts:
@@ -91,8 +91,8 @@ class Alerts:
         secret = "whsec_" + base64.b64encode(secrets.token_bytes(24)).decode()
         made = {"id": new_id()[:12], "url": url, "secret": secret, "created_at": utc_now()} | self._owner()
         subscription = _checked(Subscription, made | {name: value for name, value in more.items() if value is not None})
-        if len(await self.subscriptions()) >= MOST_SUBSCRIPTIONS:
-            raise ConflictError(f"there are {MOST_SUBSCRIPTIONS} subscriptions, the maximum: remove some")
+        if len(await self.subscriptions()) >= MAX_SUBSCRIPTIONS:
+            raise ConflictError(f"there are {MAX_SUBSCRIPTIONS} subscriptions, the maximum: remove some")
         await self._audit("subscription.created", subscription.id)
         await self._put("subscriptions", subscription.id, subscription)
         return subscription
@@ -150,10 +150,10 @@ class Alerts:
         """Delete silences that ended long ago; nothing else would."""
         now, kv = utc_now(), await self._js.key_value("silences")
         found = await bucket_items(self._js, "silences", Silence)
-        for key in [key for key, known in found.items() if now - known.ends_at > FORGOTTEN_AFTER]:
+        for key in [key for key, known in found.items() if now - known.ends_at > DELETE_AFTER]:
             await kv.delete(key)
-        if sum(known.ends_at > now for known in found.values()) >= MOST_SILENCES:
-            raise ConflictError(f"there are {MOST_SILENCES} silences, the maximum: end some, or use patterns")
+        if sum(known.ends_at > now for known in found.values()) >= MAX_SILENCES:
+            raise ConflictError(f"there are {MAX_SILENCES} silences, the maximum: end some, or use patterns")
 
     async def silences(self) -> list[Silence]:
         """Return silences that have not ended, the first to end first."""

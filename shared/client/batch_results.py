@@ -19,10 +19,10 @@ from accelerator_autopilot.transport.result_publishing import BUS_ERRORS
 from accelerator_autopilot.transport.stream_reader import reading
 
 # Another read costs as much as a few lookups of single results.
-WORTH_READING = 16
+MIN_READ = 16
 READ_AT_ONCE = 100
 # Results that arrived before their turn; beyond this number the stream keeps the rest until there is room.
-MOST_HELD_BYTES = 16 * 2**20
+MAX_HELD_BYTES = 16 * 2**20
 
 Parse = Callable[[bytes], Awaitable[JobResult | None]]
 Find = Callable[[str], Awaitable[JobResult | None]]
@@ -54,7 +54,7 @@ class BatchResults:
         self._nc = nc
         self._held: dict[int, bytes] = {}
         self._held_bytes, self._next_sequence = 0, 1
-        self._news, self._arrived = asyncio.Event(), WORTH_READING
+        self._news, self._arrived = asyncio.Event(), MIN_READ
 
     async def in_order(self, count: int, timeout_s: float | None) -> AsyncGenerator[JobResult, None]:
         """Yield the results of the first `count` jobs.
@@ -79,7 +79,7 @@ class BatchResults:
         pauses, tries = look_again(), 0
         while True:
             self._news.clear()
-            if self._arrived >= WORTH_READING and index not in self._held and self._held_bytes < MOST_HELD_BYTES:
+            if self._arrived >= MIN_READ and index not in self._held and self._held_bytes < MAX_HELD_BYTES:
                 await self._read_ahead(index)
             stored = self._held.pop(index, None)
             self._held_bytes -= len(stored or b"")
@@ -106,7 +106,7 @@ class BatchResults:
         )
         with suppress(UnavailableError, *BUS_ERRORS):
             async with reading(self._js, "RESULTS", config) as reader:
-                while reader.pending and self._held_bytes < MOST_HELD_BYTES:
+                while reader.pending and self._held_bytes < MAX_HELD_BYTES:
                     for message in await reader.read(min(READ_AT_ONCE, reader.pending)):
                         self._next_sequence = message.sequence + 1
                         number = message.subject.rpartition(".")[2]
@@ -114,4 +114,4 @@ class BatchResults:
                             self._held[int(number)] = message.data
                             self._held_bytes += len(message.data)
                 if reader.pending:
-                    self._arrived = WORTH_READING
+                    self._arrived = MIN_READ

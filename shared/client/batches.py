@@ -34,7 +34,7 @@ from accelerator_autopilot.transport.result_publishing import BUS_ERRORS, not_st
 T = TypeVar("T")
 QUEUE = "JOBS"
 # Jobs and bytes per write; inputs that are stored as objects concurrently.
-TOGETHER, TOGETHER_BYTES, LARGE_AT_ONCE = 1000, 4 * 2**20, 8
+JOBS_PER_WRITE, BYTES_PER_WRITE, LARGE_AT_ONCE = 1000, 4 * 2**20, 8
 PREPARED_AT_ONCE = 100  # then other tasks get a turn at the event loop
 ENDED_AT_ONCE = 1000
 # Reads of `completed` after which it checks again which jobs can still end, and unreadable results checked at a time.
@@ -145,8 +145,8 @@ class Batches:
     ) -> None:
         """Publish what does not exist yet. Raises the error of the first unconfirmed job."""
         missing = [number for number in range(len(inputs)) if number not in there]
-        for start in range(0, len(missing), TOGETHER):
-            part = missing[start : start + TOGETHER]
+        for start in range(0, len(missing), JOBS_PER_WRITE):
+            part = missing[start : start + JOBS_PER_WRITE]
             jobs: dict[int, Job] = {}
 
             async def prepare(number: int, jobs: dict[int, Job] = jobs) -> None:
@@ -160,7 +160,7 @@ class Batches:
             for group in _groups([m for m in messages if m[1].stream == QUEUE]):
                 if not await publish_together(self._js, [message for _, message in group]):
                     await _some_at_once(len(group), [job for job, _ in group], self._jobs.publish)
-            await _some_at_once(TOGETHER, [job for job, m in messages if m.stream != QUEUE], self._jobs.publish)
+            await _some_at_once(JOBS_PER_WRITE, [job for job, m in messages if m.stream != QUEUE], self._jobs.publish)
 
     async def _register(self, record: Batch) -> frozenset[int]:
         """Record the batch; returns the indices of its jobs that exist already."""
@@ -224,11 +224,11 @@ class Batches:
         Raises TimeoutError as `results` does.
         """
         record = await self._record(batch_id)
-        told: asyncio.Queue[str] = asyncio.Queue()
+        announced: asyncio.Queue[str] = asyncio.Queue()
         find = patient(self._nc, self._jobs.find_result)
 
         async def on_result(message: Msg) -> None:
-            told.put_nowait(message.subject)
+            announced.put_nowait(message.subject)
 
         subscription = await self._nc.subscribe(subjects.results_of(batch_id, self._project), cb=on_result)
         left = {subjects.result(f"{batch_id}.{number}", self._project): number for number in range(record.count)}
@@ -237,25 +237,25 @@ class Batches:
                 found: list[tuple[str, JobResult]] = []
                 async with asyncio.timeout(timeout_s):
                     for looks, pause_s in enumerate(look_again()):
-                        found = await self._ended(batch_id, left, told, find)
+                        found = await self._ended(batch_id, left, announced, find)
                         if not found and looks % GONE_EVERY_LOOKS == SOON:
                             found = await self._gone(record, left)
                         if found:
                             break
                         with suppress(TimeoutError):
-                            told.put_nowait(await asyncio.wait_for(told.get(), pause_s))
+                            announced.put_nowait(await asyncio.wait_for(announced.get(), pause_s))
                 for subject, result in found:
                     yield left.pop(subject), result
         finally:
             await subscription.unsubscribe()
 
     async def _ended(
-        self, batch_id: str, left: Mapping[str, int], told: asyncio.Queue[str], find: Find
+        self, batch_id: str, left: Mapping[str, int], announced: asyncio.Queue[str], find: Find
     ) -> list[tuple[str, JobResult]]:
         """Return existing results of the announced jobs; otherwise of all, since announcements may be lost."""
         candidates = []
-        while not told.empty():
-            candidates.append(told.get_nowait())
+        while not announced.empty():
+            candidates.append(announced.get_nowait())
         if not candidates:
             with suppress(*BUS_ERRORS):
                 candidates = list(await subjects_of(self._js, "RESULTS", subjects.results_of(batch_id, self._project)))
@@ -334,7 +334,7 @@ def _groups(messages: list[tuple[Job, Outgoing]]) -> Iterator[list[tuple[Job, Ou
     """Split into parts that are small enough for one write."""
     group, size = list[tuple[Job, Outgoing]](), 0
     for job, message in messages:
-        if group and size + len(message.body) > TOGETHER_BYTES:
+        if group and size + len(message.body) > BYTES_PER_WRITE:
             yield group
             group, size = [], 0
         group.append((job, message))

@@ -60,8 +60,8 @@ def local_product() -> dict[str, Any]:
     folder = Path(os.environ.get("AUTOPILOT_DATA_DIR") or DEFAULT_DATA_DIR)
     names = ("nats_url", "nats_user", "nats_password")
     try:
-        told = json.loads((folder / RUNTIME_FILE).read_text(encoding="utf-8"))
-        return {name: str(told[name]) for name in names}
+        runtime = json.loads((folder / RUNTIME_FILE).read_text(encoding="utf-8"))
+        return {name: str(runtime[name]) for name in names}
     except (OSError, ValueError, KeyError, TypeError):
         return {}
 

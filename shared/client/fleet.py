@@ -41,8 +41,8 @@ class DeviceView(BaseModel):
 
     def row(self) -> dict[str, Any]:
         """Return the device as one row of a table, its newest sample in a column per metric."""
-        told = self.info.model_dump(include={"device", "index", "model", "vendor", "simulated", "memory_bytes"})
-        return {"node": self.node} | told | self.sample
+        description = self.info.model_dump(include={"device", "index", "model", "vendor", "simulated", "memory_bytes"})
+        return {"node": self.node} | description | self.sample
 
 
 class Decision(BaseModel):

@@ -17,7 +17,7 @@ from accelerator_autopilot.contracts.frames import TelemetryFrame, decode
 from accelerator_autopilot.contracts.row_tables import Tabular
 from accelerator_autopilot.transport.stream_reader import reading
 
-MOST_VALUES = 50_000_000
+MAX_VALUES = 50_000_000
 
 
 class History(Tabular):
@@ -74,9 +74,9 @@ async def read_history(
                     continue
                 frames.append(frame)
                 held += frame.values.size
-                if held > MOST_VALUES:
+                if held > MAX_VALUES:
                     raise InvalidInputError(
-                        "last", f"over {MOST_VALUES} values", "is too long: ask for a shorter time or fewer metrics"
+                        "last", f"over {MAX_VALUES} values", "is too long: ask for a shorter time or fewer metrics"
                     )
     return History(columns_of(frames, since, device=device, metrics=metrics))
 

@@ -19,19 +19,19 @@ from accelerator_autopilot.transport.result_publishing import BUS_ERRORS
 
 # The server notifies subscribers before it has stored the message: who subscribes just then and reads at once gets
 # neither. So the second read comes soon, and later ones cover lost notifications.
-LOOK_AGAIN_S = (0.02, 0.2, 2.0)
+RECHECK_S = (0.02, 0.2, 2.0)
 # After this many reads a waiting caller checks whether a result can arrive at all.
 SOON = 2
-MOST_WAITING = 10_000
+MAX_WAITING = 10_000
 
 Find = Callable[[str], Awaitable[JobResult | None]]
 IsGone = Callable[[str], Awaitable[bool]]
 
 
-class _Told(asyncio.Queue["Msg | None"]):
+class _Reports(asyncio.Queue["Msg | None"]):
     async def report(self, message: Msg) -> None:
         # A slow reader loses the oldest progress messages, never the result.
-        if self.qsize() >= MOST_WAITING:
+        if self.qsize() >= MAX_WAITING:
             self.get_nowait()
         self.put_nowait(message)
 
@@ -43,7 +43,7 @@ def nowhere(job_id: str) -> NotFoundError:
 
 def look_again() -> Iterator[float]:
     """Yield how long to wait for notifications before each next read, forever."""
-    return chain(LOOK_AGAIN_S, repeat(LOOK_AGAIN_S[-1]))
+    return chain(RECHECK_S, repeat(RECHECK_S[-1]))
 
 
 def patient(nc: Client, find: Find) -> Find:
@@ -52,7 +52,7 @@ def patient(nc: Client, find: Find) -> Find:
     Raises what the read does once the connection is permanently closed.
     """
 
-    async def look(job_id: str) -> JobResult | None:
+    async def read(job_id: str) -> JobResult | None:
         try:
             return await find(job_id)
         except (UnavailableError, *BUS_ERRORS):
@@ -60,7 +60,7 @@ def patient(nc: Client, find: Find) -> Find:
                 raise
             return None
 
-    return look
+    return read
 
 
 async def follow(
@@ -75,22 +75,22 @@ async def follow(
     `job` is its project and id. Raises NotFoundError when no result can arrive any more.
     """
     project, job_id = job
-    told = _Told()
-    progress = await nc.subscribe(subjects.progress(job_id, project), cb=told.report)
+    reports = _Reports()
+    progress = await nc.subscribe(subjects.progress(job_id, project), cb=reports.report)
 
     has_ended = asyncio.Event()
 
     async def ended(_: Msg) -> None:
         has_ended.set()
-        await told.put(None)
+        await reports.put(None)
 
     result = await nc.subscribe(subjects.result(job_id, project), cb=ended)
     found: JobResult | None = None
     try:
         if begin is not None:
             await begin()
-        look, pauses, looks = patient(nc, find), look_again(), 0
-        while (found := await look(job_id)) is None:
+        read, pauses, looks = patient(nc, find), look_again(), 0
+        while (found := await read(job_id)) is None:
             if looks >= SOON and await is_gone(job_id):
                 raise nowhere(job_id)
             looks += 1
@@ -98,13 +98,13 @@ async def follow(
                 # Its result will be stored shortly, and may be kept only briefly.
                 has_ended.clear()
                 pauses = look_again()
-            async for report in _until_ended(told, next(pauses)):
+            async for report in _until_ended(reports, next(pauses)):
                 yield report
         # Messages published before the result may still be in flight on this connection.
         with suppress(*BUS_ERRORS):
             await nc.flush()
-        while not told.empty():
-            for report in _parsed(told.get_nowait()):
+        while not reports.empty():
+            for report in _parsed(reports.get_nowait()):
                 yield report
         if found is not None:
             yield found
@@ -115,11 +115,11 @@ async def follow(
             await result.unsubscribe()
 
 
-async def _until_ended(told: asyncio.Queue[Msg | None], pause_s: float) -> AsyncIterator[JobProgress]:
+async def _until_ended(reports: asyncio.Queue[Msg | None], pause_s: float) -> AsyncIterator[JobProgress]:
     """Yield progress until the end is announced or nothing arrives for a while."""
     while True:
         try:
-            message = await asyncio.wait_for(told.get(), pause_s)
+            message = await asyncio.wait_for(reports.get(), pause_s)
         except TimeoutError:
             return
         if message is None:

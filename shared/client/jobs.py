@@ -45,7 +45,7 @@ from accelerator_autopilot.transport import job_id_claims
 from accelerator_autopilot.transport.clock import utc_now
 from accelerator_autopilot.transport.job_id_claims import Claims, fingerprint
 from accelerator_autopilot.transport.payload_store import (
-    MOST_PAYLOAD_BYTES,
+    MAX_PAYLOAD_BYTES,
     job_payload,
     load_payload,
     store_encoded,
@@ -178,10 +178,8 @@ class Jobs:
         size = len(encoded)
         if size <= PAYLOAD_INLINE_LIMIT:
             return job
-        if size > MOST_PAYLOAD_BYTES:
-            raise InvalidInputError(
-                "payload", f"{size} bytes", f"may have at most {MOST_PAYLOAD_BYTES} bytes: split it"
-            )
+        if size > MAX_PAYLOAD_BYTES:
+            raise InvalidInputError("payload", f"{size} bytes", f"may have at most {MAX_PAYLOAD_BYTES} bytes: split it")
         # Its time to live starts when it may run.
         expires_at = max(job.submitted_at, job.not_before or job.submitted_at) + timedelta(seconds=job.ttl_s)
         reference = await store_encoded(self._js, job_payload(self.project, job_id, claim), encoded, expires_at)
@@ -245,10 +243,10 @@ class Jobs:
         subscription = await self._nc.subscribe(subjects.result(job_id, self.project))
         try:
             async with asyncio.timeout(timeout_s):
-                look, pauses = patient(self._nc, self.find_result), look_again()
+                check, pauses = patient(self._nc, self.find_result), look_again()
                 looks = 0
                 while True:
-                    found = await look(job_id)
+                    found = await check(job_id)
                     if found is not None:
                         return found
                     if looks >= SOON and await self.is_gone(job_id):
@@ -267,14 +265,14 @@ class Jobs:
 
     async def events(self, job_id: str) -> AsyncIterator[JobProgress | JobResult]:
         """Follow a job: its progress, then its result. Raises NotFoundError when none can come any more."""
-        async for told in follow(self._nc, self.find_result, self.is_gone, (self.project, job_id)):
-            yield told
+        async for report in follow(self._nc, self.find_result, self.is_gone, (self.project, job_id)):
+            yield report
 
     async def progress(self, job_id: str) -> AsyncIterator[JobProgress]:
         """Follow a job until it ends. Raises what `events` does."""
-        async for told in self.events(job_id):
-            if isinstance(told, JobProgress):
-                yield told
+        async for report in self.events(job_id):
+            if isinstance(report, JobProgress):
+                yield report
 
     async def stream(
         self, kind: str, payload: dict[str, Any], *, job_id: str | None = None, **options: Any
@@ -286,8 +284,8 @@ class Jobs:
         async def begin() -> None:
             await self.submit(kind, payload, job_id=job_id, **options)
 
-        async for told in follow(self._nc, self.find_result, self.is_gone, (self.project, job_id), begin):
-            yield told
+        async for report in follow(self._nc, self.find_result, self.is_gone, (self.project, job_id), begin):
+            yield report
 
     async def load(self, job: Job) -> dict[str, Any]:
         """Return a job's payload, wherever it is stored. Raises NotFoundError when it expired."""

@@ -11,13 +11,13 @@ from nats.aio.client import Client
 from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
 
-from accelerator_autopilot.client.job_following import LOOK_AGAIN_S, nowhere, patient
+from accelerator_autopilot.client.job_following import RECHECK_S, nowhere, patient
 from accelerator_autopilot.client.jobs import Jobs
 from accelerator_autopilot.contracts import subjects
 from accelerator_autopilot.contracts.errors import UnavailableError
 from accelerator_autopilot.contracts.messages.jobs import JobResult
 
-LOOKS_A_SWEEP = 100  # the rate of lookups stays the same, however many jobs are waited for
+LOOKUPS_PER_SWEEP = 100  # the rate of lookups stays the same, however many jobs are waited for
 
 
 class ResultWatcher:
@@ -40,11 +40,11 @@ class ResultWatcher:
             return self._waiting[job_id]
         future = self._waiting[job_id] = asyncio.get_running_loop().create_future()
 
-        async def told(_: Msg) -> None:
+        async def announced(_: Msg) -> None:
             self._start_look(job_id)
 
         try:
-            self._subscriptions[job_id] = await self._nc.subscribe(subjects.result(job_id, self._project), cb=told)
+            self._subscriptions[job_id] = await self._nc.subscribe(subjects.result(job_id, self._project), cb=announced)
         except BaseException:
             self._waiting.pop(job_id, None)
             raise
@@ -69,15 +69,15 @@ class ResultWatcher:
 
     async def _look(self, job_id: str) -> None:
         """Look up at once and again soon: announcements come before the result is stored."""
-        for pause_s in (0.0, *LOOK_AGAIN_S[:-1]):
+        for pause_s in (0.0, *RECHECK_S[:-1]):
             await asyncio.sleep(pause_s)
             if await self._found(job_id):
                 return
 
     async def _sweep(self) -> None:
         while self._waiting:
-            await asyncio.sleep(LOOK_AGAIN_S[-1])
-            for job_id in list(islice(self._waiting, LOOKS_A_SWEEP)):
+            await asyncio.sleep(RECHECK_S[-1])
+            for job_id in list(islice(self._waiting, LOOKUPS_PER_SWEEP)):
                 if await self._found(job_id):
                     continue
                 if await self._is_gone(job_id):

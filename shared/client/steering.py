@@ -33,13 +33,12 @@ from accelerator_autopilot.contracts.projects import DEFAULT_PROJECT
 from accelerator_autopilot.transport import audit_records
 from accelerator_autopilot.transport.clock import utc_now
 from accelerator_autopilot.transport.direct_reads import bucket_items
+from accelerator_autopilot.transport.policy_bucket import POLICY_BUCKET, POLICY_KEY, parse_policy
 from accelerator_autopilot.transport.publish_retries import publish_patiently
-from accelerator_autopilot.transport.unreadable_values import parse_value
 
 COMMAND_TTL_S = 30.0
 # For a recommendation without its own expiry.
 ADVICE_VALID = timedelta(hours=1)
-POLICY_KEY = "fleet"
 C = TypeVar("C", bound=Command)
 Owned = TypeVar("Owned", bound=OwnedMessage)
 _BASE = frozenset(Command.model_fields)
@@ -137,12 +136,12 @@ class Steering:
 
     async def policy(self) -> FleetPolicy:
         """Return the operator's policy, or the defaults; an unreadable one allows only observation."""
-        kv = await self._js.key_value("policy")
+        kv = await self._js.key_value(POLICY_BUCKET)
         try:
             value = (await kv.get(POLICY_KEY)).value
         except KeyNotFoundError:
-            return FleetPolicy()
-        return parse_value("policy", POLICY_KEY, value, FleetPolicy) or FleetPolicy(mode="observe", power="off")
+            value = None
+        return parse_policy(value)
 
     async def set_policy(self, policy: FleetPolicy) -> None:
         """Replace the policy."""

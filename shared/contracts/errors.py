@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from concurrent.futures import CancelledError
 
-MOST_SHOWN = 200  # characters of a value that a message includes
+MAX_SHOWN = 200  # characters of a value that a message includes
 
 
 class AutopilotError(Exception):
@@ -32,7 +32,7 @@ class InvalidInputError(AutopilotError):
     def __init__(self, field: str, value: object, rule: str) -> None:
         self.field, self.value, self.rule = field, value, rule
         shown = repr(value)
-        super().__init__(f"{field}={shown if len(shown) <= MOST_SHOWN else shown[:MOST_SHOWN] + '…'}: {rule}")
+        super().__init__(f"{field}={shown if len(shown) <= MAX_SHOWN else shown[:MAX_SHOWN] + '…'}: {rule}")
 
 
 class SubjectError(InvalidInputError, ValueError):

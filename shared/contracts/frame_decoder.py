@@ -13,8 +13,8 @@ from accelerator_autopilot.contracts.frames import LATEST_US, TelemetryFrame, de
 _START, _VALUES, _SEQUENCE = b"\xa8start_us\xcf", b"\xa6values", b"\xa3seq"
 # The number of bytes after the first one of an integer.
 _WIDTHS = {0xCC: 1, 0xCD: 2, 0xCE: 4, 0xCF: 8}
-MOST_KNOWN = 50_000
-MOST_NUMBER = 2**62
+MAX_KNOWN = 50_000
+MAX_NUMBER = 2**62
 TIME_BYTES = 8  # of the time
 
 # The number of bytes of a block's length, by the byte before them.
@@ -85,7 +85,7 @@ class _Known:
         if data[values_end : self.number_at] != _SEQUENCE:
             return None
         number, after = _number(data, self.number_at)
-        if not 0 <= number <= MOST_NUMBER or data[after:] != self.end:
+        if not 0 <= number <= MAX_NUMBER or data[after:] != self.end:
             return None
         start_us = int.from_bytes(data[self.start_at : start], "big")
         if start_us > LATEST_US:
@@ -112,7 +112,7 @@ class FrameDecoder:
             frame = decode(data, subject)
             fresh = _Known.of(data, frame)
             if fresh is not None:
-                if len(self._known) >= MOST_KNOWN:
+                if len(self._known) >= MAX_KNOWN:
                     self._known.clear()
                 self._known[subject] = fresh
         return frame

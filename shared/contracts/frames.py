@@ -21,7 +21,7 @@ MAX_ROWS = 100_000  # ticks of all devices in one frame
 _INFINITE, _MINUS_INFINITE = bytes.fromhex("0000807f"), bytes.fromhex("000080ff")
 MAX_NAME_BYTES = subjects.MOST_NAME_BYTES
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_MOST_KNOWN_NAMES = 200_000
+_MAX_KNOWN_NAMES = 200_000
 _KNOWN_NAMES: dict[tuple[str, ...], tuple[str, ...]] = {}
 LATEST_US = 253_370_764_800_000_000  # the year 9999, the last one that datetime and PostgreSQL share
 
@@ -176,7 +176,7 @@ def _names(body: dict[str, Any], key: str) -> tuple[str, ...]:
         )
     if len(set(names)) != len(names):
         raise MalformedMessageError(key, len(names), "must not contain duplicates")
-    if len(_KNOWN_NAMES) >= _MOST_KNOWN_NAMES:
+    if len(_KNOWN_NAMES) >= _MAX_KNOWN_NAMES:
         _KNOWN_NAMES.clear()
     checked = tuple(names)
     _KNOWN_NAMES[checked] = checked

@@ -6,7 +6,8 @@ from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from accelerator_autopilot.contracts.messages.alerts import Alert
+from accelerator_autopilot.contracts.messages.alerts import Alert, Severity
+from accelerator_autopilot.contracts.severity_ranks import SEVERITY_RANK
 
 # From causes to consequences: a stopped fan heats, heat throttles, throttled clocks are low, and everything is unusual.
 _CAUSES = (
@@ -15,7 +16,6 @@ _CAUSES = (
     "throttle", "nvlink_errors", "pcie_replays", "clocks_low", "hung_kernel", "samples_stopped", "samples_missing",
 )  # fmt: skip
 _RANK = {kind: rank for rank, kind in enumerate(_CAUSES)}
-_SEVERITY = {"critical": 0, "warning": 1, "info": 2}
 
 
 @dataclass(frozen=True)
@@ -31,9 +31,9 @@ class Incident:
         return self.alerts[0]
 
     @property
-    def severity(self) -> str:
+    def severity(self) -> Severity:
         """The highest severity of its alerts."""
-        return min((a.severity for a in self.alerts), key=_SEVERITY.__getitem__)
+        return max((a.severity for a in self.alerts), key=SEVERITY_RANK.__getitem__)
 
     @property
     def devices(self) -> list[str]:
@@ -47,7 +47,7 @@ def incidents(alerts: Iterable[Alert]) -> list[Incident]:
     for alert in alerts:
         of[alert.incident or alert.id].append(alert)
     found = [Incident(name, tuple(sorted(members, key=_likeliest))) for name, members in of.items()]
-    return sorted(found, key=lambda i: (_SEVERITY[i.severity], min(a.opened_at for a in i.alerts)))
+    return sorted(found, key=lambda i: (-SEVERITY_RANK[i.severity], min(a.opened_at for a in i.alerts)))
 
 
 def _likeliest(alert: Alert) -> tuple[int, object]:

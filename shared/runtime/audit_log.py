@@ -16,18 +16,18 @@ from accelerator_autopilot.runtime.supervision import beat
 log = logging.getLogger(__name__)
 
 RETRY_S = 1.0
-MOST_WAITING = 10_000
+MAX_WAITING = 10_000
 
 
 class AuditOutbox:
     """Queues records until the broker accepts them; beyond a limit the oldest are dropped and counted."""
 
     def __init__(
-        self, write_one: Callable[[AuditRecord], Awaitable[None]], registry: CollectorRegistry, most: int = MOST_WAITING
+        self, write_one: Callable[[AuditRecord], Awaitable[None]], registry: CollectorRegistry, most: int = MAX_WAITING
     ) -> None:
         self._write, self._most = write_one, most
         self._waiting: deque[AuditRecord] = deque()
-        self._told = asyncio.Event()
+        self._added = asyncio.Event()
         self._dropped = Counter("autopilot_audit_dropped", "audit records that were lost", registry=registry)
 
     def put(self, entry: AuditRecord) -> None:
@@ -36,17 +36,17 @@ class AuditOutbox:
             self._waiting.popleft()
             self._dropped.inc()
         self._waiting.append(entry)
-        self._told.set()
+        self._added.set()
 
     async def run(self) -> None:
         """Write until cancelled; an unconfirmed record is retried under the same id."""
         while True:
             beat()
             if not self._waiting:
-                self._told.clear()
+                self._added.clear()
                 try:
                     async with asyncio.timeout(RETRY_S):
-                        await self._told.wait()
+                        await self._added.wait()
                 except TimeoutError:
                     continue
             entry = self._waiting[0]

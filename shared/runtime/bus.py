@@ -14,6 +14,7 @@ from accelerator_autopilot.contracts.errors import UnavailableError
 from accelerator_autopilot.contracts.messages.commands import CommandOutcome, FleetPolicy
 from accelerator_autopilot.transport import result_publishing
 from accelerator_autopilot.transport.acked_publishing import AckedPublisher
+from accelerator_autopilot.transport.policy_bucket import OBSERVE_ONLY, POLICY_BUCKET, POLICY_KEY, parse_policy
 from accelerator_autopilot.transport.publish_retries import publish_patiently
 from accelerator_autopilot.transport.unreadable_values import parse_value
 
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
 
 M = TypeVar("M", bound=BaseModel)
 BUS_ERRORS = result_publishing.BUS_ERRORS
-POLICY_KEY = "fleet"
 TIMEOUT_S = 5.0
 
 
@@ -97,18 +97,15 @@ class Bus:
 
     async def policy(self) -> FleetPolicy:
         """Return the operator's policy; an unreadable one allows only observation."""
-        value = await self._value("policy", POLICY_KEY)
-        if value is None:
-            return FleetPolicy()
+        value = await self._value(POLICY_BUCKET, POLICY_KEY)
         before, policy = self._policy
-        if value == before:
+        if value is not None and value == before:
             # With a thousand pools, parsing it takes longer than comparing the bytes.
             return policy
-        told = parse_value("policy", POLICY_KEY, value, FleetPolicy)
-        if told is None:
-            return FleetPolicy(mode="observe", power="off")
-        self._policy = value, told
-        return told
+        policy = parse_policy(value)
+        if policy != OBSERVE_ONLY:
+            self._policy = value, policy
+        return policy
 
 
 def _context(source: NatsBroker | JetStreamContext) -> JetStreamContext:

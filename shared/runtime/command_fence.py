@@ -26,10 +26,10 @@ Status = Literal["applied", "refused", "expired"]
 K = TypeVar("K")
 V = TypeVar("V")
 
-LONGEST_VALID = timedelta(seconds=60)
+MAX_VALIDITY = timedelta(seconds=60)
 # Clocks of operators and schedulers may differ by this much.
 CLOCK_SKEW = timedelta(seconds=5)
-MOST_REMEMBERED = 10_000
+MAX_REMEMBERED = 10_000
 
 
 class CarriedOut(BaseModel):
@@ -70,7 +70,7 @@ class CommandFence:
     _handled: OrderedDict[str, CommandOutcome] = field(default_factory=OrderedDict)
     memory: CommandMemory | None = None
     _last: OrderedDict[str, CarriedOut] = field(default_factory=OrderedDict)
-    _recalled: bool = False
+    _restored: bool = False
     _one: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     async def carry_out(
@@ -85,7 +85,7 @@ class CommandFence:
         Raises UnavailableError when it cannot be decided yet, and whatever `act` raises.
         """
         async with self._one:
-            await self._recall()
+            await self._restore()
             known = self._handled.get(command.id)
             if known is not None:
                 return known
@@ -117,16 +117,16 @@ class CommandFence:
                 await self._save(now)
         return outcome
 
-    async def _recall(self) -> None:
-        if self.memory is not None and not self._recalled:
+    async def _restore(self) -> None:
+        if self.memory is not None and not self._restored:
             self._last.update(await self.memory.load())
-            self._recalled = True
+            self._restored = True
 
     async def _save(self, now: datetime) -> None:
         if self.memory is None:
             return
         # Anything older than these has expired by now.
-        newest = {target: done for target, done in self._last.items() if done.at > now - LONGEST_VALID - 2 * CLOCK_SKEW}
+        newest = {target: done for target, done in self._last.items() if done.at > now - MAX_VALIDITY - 2 * CLOCK_SKEW}
         try:
             await self.memory.save(newest)
         except (OSError, UnavailableError) as error:
@@ -141,14 +141,14 @@ class CommandFence:
         if now >= command.expires_at:
             return "expired", f"expired at {command.expires_at.isoformat()}"
         valid = max(command.expires_at - command.at, command.expires_at - now - CLOCK_SKEW)
-        if valid > LONGEST_VALID:
-            longest = LONGEST_VALID.total_seconds()
+        if valid > MAX_VALIDITY:
+            longest = MAX_VALIDITY.total_seconds()
             return "refused", f"valid for {valid.total_seconds():.0f} s, at most {longest:.0f} s: check the clock"
         last = self._last.get(_target(command))
         if last is not None:
             slack = timedelta(0) if last.issuer == command.issuer else CLOCK_SKEW
             # Anything older would have expired: so it is the clock that was set back.
-            late = last.at - LONGEST_VALID - CLOCK_SKEW < command.at < last.at - slack
+            late = last.at - MAX_VALIDITY - CLOCK_SKEW < command.at < last.at - slack
             if late and _same_line(last, command):
                 return "refused", f"older than command {last.id} of {last.at.isoformat()}, which was executed"
         token = command.fencing_token
@@ -179,7 +179,7 @@ class CommandFence:
 def _keep(kept: OrderedDict[K, V], key: K, value: V) -> None:
     kept[key] = value
     kept.move_to_end(key)
-    while len(kept) > MOST_REMEMBERED:
+    while len(kept) > MAX_REMEMBERED:
         kept.popitem(last=False)
 
 

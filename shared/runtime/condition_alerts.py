@@ -14,6 +14,7 @@ from datetime import datetime, timedelta
 from accelerator_autopilot.contracts.errors import InvalidInputError, UnavailableError
 from accelerator_autopilot.contracts.ids import new_id
 from accelerator_autopilot.contracts.messages.alerts import Alert, Evidence, Severity
+from accelerator_autopilot.contracts.severity_ranks import SEVERITY_RANK
 from accelerator_autopilot.runtime.alert_publishing import BUCKET, tell
 from accelerator_autopilot.runtime.bus import BUS_ERRORS, Bus
 from accelerator_autopilot.runtime.failure_description import failure_fields
@@ -22,8 +23,7 @@ from accelerator_autopilot.transport.direct_reads import bucket_items
 
 log = logging.getLogger(__name__)
 
-RENEW_EVERY = timedelta(seconds=60)
-_RANK: dict[Severity, int] = {"info": 0, "warning": 1, "critical": 2}
+RENEW_INTERVAL = timedelta(seconds=60)
 
 Key = tuple[str, str, str]
 
@@ -62,9 +62,9 @@ def next_state(
             evidence=evidence, opened_at=now, at=now, actor=actor, runbook=f"docs/reference/alerts.md#{condition.kind}",
         )  # fmt: skip
     # The elapsed time in either direction: a clock that was set back must not prevent its renewal.
-    if condition.severity == known.severity and abs(now - known.at) < RENEW_EVERY:
+    if condition.severity == known.severity and abs(now - known.at) < RENEW_INTERVAL:
         return None
-    worse = _RANK[condition.severity] > _RANK[known.severity]
+    worse = SEVERITY_RANK[condition.severity] > SEVERITY_RANK[known.severity]
     changes = {
         "state": "updated", "severity": condition.severity, "summary": condition.summary, "action": condition.action,
         "evidence": evidence, "at": now, "count": known.count + 1, "escalated": worse,
@@ -81,9 +81,9 @@ class ConditionAlerts:
     actor: str
     prefix: str = ""
     clock: Clock = utc_now
-    _told: dict[Key, Alert] = field(default_factory=dict)
+    _published: dict[Key, Alert] = field(default_factory=dict)
     _waiting: dict[Key, list[Alert]] = field(default_factory=dict)
-    _recalled: bool = False
+    _restored: bool = False
     _worst: dict[Key, Condition] = field(default_factory=dict)  # conditions noted before the open alerts were known
     _latest: list[Condition] | None = None
 
@@ -93,7 +93,7 @@ class ConditionAlerts:
         return known.severity if known else None
 
     def _known(self, key: Key, waiting: list[Alert]) -> Alert | None:
-        last = waiting[-1] if waiting else self._told.get(key)
+        last = waiting[-1] if waiting else self._published.get(key)
         return last if last is not None and last.state != "resolved" else None
 
     async def settle(self, conditions: Iterable[Condition]) -> None:
@@ -104,15 +104,15 @@ class ConditionAlerts:
     def note(self, conditions: Iterable[Condition]) -> None:
         """Set everything that is wrong now: whatever is missing here is over."""
         self._latest = list(conditions)
-        if not self._recalled:
+        if not self._restored:
             for condition in self._latest:
                 before = self._worst.get(condition.key)
-                if before is None or _RANK[condition.severity] >= _RANK[before.severity]:
+                if before is None or SEVERITY_RANK[condition.severity] >= SEVERITY_RANK[before.severity]:
                     self._worst[condition.key] = condition
             return
         now = self.clock()
         wanted = {condition.key: condition for condition in self._latest}
-        for key in {*wanted, *self._told, *self._waiting}:
+        for key in {*wanted, *self._published, *self._waiting}:
             self._note_one(key, wanted.get(key), now)
 
     def _note_one(self, key: Key, condition: Condition | None, now: datetime) -> None:
@@ -125,16 +125,16 @@ class ConditionAlerts:
         if state is not None:
             self._waiting[key] = [*waiting, state]
 
-    async def recall(self) -> None:
+    async def restore(self) -> None:
         """Read the open alerts, once; `send` does so too. Raises UnavailableError."""
-        if self._recalled:
+        if self._restored:
             return
         try:
             stored = await bucket_items(self.bus.js, BUCKET, Alert)
         except BUS_ERRORS as error:
             raise UnavailableError(f"open alerts could not be read: {type(error).__name__}") from error
-        self._told = {(a.node, a.device, a.kind): a for a in stored.values() if self.mine(a)}
-        self._recalled = True
+        self._published = {(a.node, a.device, a.kind): a for a in stored.values() if self.mine(a)}
+        self._restored = True
         worst, self._worst = self._worst, {}
         latest = self._latest
         if latest is not None:
@@ -143,11 +143,11 @@ class ConditionAlerts:
 
     def forget(self) -> None:
         """Forget the state: somebody else takes over; whoever resumes reads the open alerts first."""
-        self._told, self._waiting, self._worst, self._latest, self._recalled = {}, {}, {}, None, False
+        self._published, self._waiting, self._worst, self._latest, self._restored = {}, {}, {}, None, False
 
     async def send(self) -> None:
         """Publish pending states in order. Raises UnavailableError while JetStream rejects them, and keeps them."""
-        await self.recall()
+        await self.restore()
         for key in list(self._waiting):
             while waiting := self._waiting.get(key):
                 await self._send_one(key, waiting[0])
@@ -161,9 +161,9 @@ class ConditionAlerts:
         renewed = alert.state == "updated" and not alert.escalated
         log.log(logging.INFO if renewed else logging.WARNING, "alert", extra=words | {"severity": alert.severity})
         if alert.state == "resolved":
-            self._told.pop(key, None)
+            self._published.pop(key, None)
         else:
-            self._told[key] = alert
+            self._published[key] = alert
         # Read again: more may have been noted meanwhile.
         left = self._waiting.get(key, [])[1:]
         if left:

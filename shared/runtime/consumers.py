@@ -41,12 +41,12 @@ Handler = Callable[[Any], Awaitable[None]]
 
 WATCH_PERIOD_S = 1.0
 # An idle durable is checked less often; readiness considers an answer valid for 10 s.
-REST_PERIOD_S = 4.0
-RESTS_AFTER_LOOKS = 10
+IDLE_PERIOD_S = 4.0
+IDLE_AFTER_CHECKS = 10
 # Requests from a fleet of watchdogs add up on the server.
 WATCH_EACH_S = 0.05
 # A deleted bucket is noticed by whoever uses it, and nobody else would recreate it before the next start.
-COUNTED_EVERY_S = 10.0
+COUNT_INTERVAL_S = 10.0
 # A pool has about fifty durables: checked one by one over a slow link, answers would expire.
 WATCH_AT_ONCE = 8
 DISCONNECTED_S = 0.1
@@ -197,7 +197,7 @@ class ConsumerWatchdog:
         while True:
             beat()
             if self._subscriptions is not None:
-                await self._subscriptions.revive_dead()
+                await self._subscriptions.restart_ended()
             await self._count_streams()
             await some_at_once(self._check, self._due(), WATCH_AT_ONCE)
             await asyncio.sleep(max(WATCH_PERIOD_S, WATCH_EACH_S * len(self._watched)))
@@ -211,15 +211,15 @@ class ConsumerWatchdog:
         """Check a durable less often after it was idle for several checks."""
         name = _name(watched)
         self._quiet_looks[name] = self._quiet_looks.get(name, 0) + 1 if quiet else 0
-        if self._quiet_looks[name] >= RESTS_AFTER_LOOKS:
-            self._next_look_s[name] = asyncio.get_running_loop().time() + REST_PERIOD_S - WATCH_PERIOD_S / 2
+        if self._quiet_looks[name] >= IDLE_AFTER_CHECKS:
+            self._next_look_s[name] = asyncio.get_running_loop().time() + IDLE_PERIOD_S - WATCH_PERIOD_S / 2
         else:
             self._next_look_s.pop(name, None)
 
     async def _count_streams(self) -> None:
         """Recreate streams and buckets when there are fewer than before."""
         now = asyncio.get_running_loop().time()
-        if now - self._counted_s < COUNTED_EVERY_S:
+        if now - self._counted_s < COUNT_INTERVAL_S:
             return
         self._counted_s = now
         try:
@@ -255,7 +255,7 @@ class ConsumerWatchdog:
     async def _judge(self, watched: Watched, durable: str, info: ConsumerInfo) -> None:
         now = asyncio.get_running_loop().time()
         progress = self._progress[watched.stream, watched.config.durable_name]
-        still_s = 0.0 if watched.may_wait else progress.look(info, now)
+        still_s = 0.0 if watched.may_wait else progress.check(info, now)
         self._stalled.labels(watched.stream, durable).set(still_s)
         name = _name(watched)
         if not still_s:
@@ -266,7 +266,7 @@ class ConsumerWatchdog:
         waiting = (info.num_pending or 0) + (info.num_ack_pending or 0)
         self._health.report(name, ok=False, reason=f"took nothing for {still_s:.0f} s, {waiting} messages wait")
         if self._subscriptions is not None and await self._subscriptions.heal(durable, still_s):
-            progress.begin_anew(asyncio.get_running_loop().time())
+            progress.reset(asyncio.get_running_loop().time())
 
     async def _recreate(self, watched: Watched, durable: str) -> None:
         try:

@@ -154,12 +154,12 @@ async def _migrate_apart(dsn: str) -> None:
         stdin=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.PIPE,
     )  # fmt: skip
     try:
-        _, told = await process.communicate()
+        _, stderr = await process.communicate()
     finally:
         if process.returncode is None:
             process.kill()
     if process.returncode:
-        last = told.decode(errors="replace").strip().rsplit("\n", 1)[-1]
+        last = stderr.decode(errors="replace").strip().rsplit("\n", 1)[-1]
         raise UnavailableError(last[:500] or f"the migration ended with exit code {process.returncode}")
 
 

@@ -13,7 +13,7 @@ from accelerator_autopilot.transport.clock import utc_now
 from accelerator_autopilot.transport.payload_store import store_payload
 from accelerator_autopilot.transport.result_publishing import BUS_ERRORS, not_stored
 
-LEAST_S = 60.0
+MIN_S = 60.0
 # Errors whose messages are our own: fields, rules, sizes.
 OWN = {
     "InvalidInputError", "ValidationError", "CannotRunError", "CannotHandleError", "NotConfiguredError",
@@ -27,7 +27,7 @@ async def publish_dead(
     """Publish a job's dead letter; idempotent. Raises UnavailableError where it was not stored."""
     now = utc_now()
     if job.payload:
-        until = max(job.submitted_at + timedelta(seconds=job.ttl_s), now + timedelta(seconds=LEAST_S))
+        until = max(job.submitted_at + timedelta(seconds=job.ttl_s), now + timedelta(seconds=MIN_S))
         reference = await store_payload(js, subjects.in_project(job.project, f"dead-{job.id}"), job.payload, until)
         job = job.model_copy(update={"payload": {}, "payload_ref": reference})
     # Messages of libraries may quote the job, and this letter outlives it.

@@ -13,8 +13,8 @@ from pathlib import Path
 from accelerator_autopilot.contracts.errors import UnavailableError
 
 FILE = "drivers-released"
-USUAL_S = 3600.0
-LONGEST_S = 86_400.0
+DEFAULT_RELEASE_S = 3600.0
+MAX_S = 86_400.0
 
 
 def release(folder: Path, until_s: float) -> None:
@@ -40,7 +40,7 @@ def released(folder: Path, now_s: Callable[[], float]) -> str:
     path = folder / FILE
     try:
         written_s = path.stat().st_mtime
-        until_s = min(_moment(path.read_text(), written_s), written_s + LONGEST_S)
+        until_s = min(_moment(path.read_text(), written_s), written_s + MAX_S)
     except (OSError, UnicodeDecodeError):
         return ""
     if now_s() >= until_s:
@@ -52,4 +52,4 @@ def _moment(text: str, written_s: float) -> float:
     try:
         return float(text)
     except ValueError:
-        return written_s + USUAL_S
+        return written_s + DEFAULT_RELEASE_S

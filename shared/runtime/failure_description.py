@@ -20,13 +20,13 @@ def failure_fields(error: BaseException) -> dict[str, str]:
 
 def outline(error: BaseException) -> str:
     """Return type and location of it and its causes, instead of a traceback, which ends with the error's message."""
-    told: list[str] = []
+    outlines: list[str] = []
     seen: set[int] = set()
     current: BaseException | None = error
     while current is not None and id(current) not in seen:
         seen.add(id(current))
-        told.append(f"{type(current).__name__} at {where(current, 20) or 'no place'}")
+        outlines.append(f"{type(current).__name__} at {where(current, 20) or 'no place'}")
         if isinstance(current, BaseExceptionGroup):
-            told += [f"in it {outline(part)}" for part in current.exceptions]
+            outlines += [f"in it {outline(part)}" for part in current.exceptions]
         current = current.__cause__ or (None if current.__suppress_context__ else current.__context__)
-    return "; after ".join(told)
+    return "; after ".join(outlines)

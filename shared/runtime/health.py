@@ -19,7 +19,7 @@ from accelerator_autopilot.runtime.shutdown import end_stuck
 LOOP_STALL_S = 5.0
 # An event loop that was blocked for this long does not recover by itself.
 LOOP_DEAD_S = 60.0
-LOOK_EVERY_S = 1.0
+CHECK_INTERVAL_S = 1.0
 TICK_S = 1.0
 # Only shutdown waits for this long: a request is answered as soon as it arrives.
 POLL_S = 1.0
@@ -128,10 +128,10 @@ class HealthServer:
         # Iterations are counted, not time: when the whole process was suspended, its event loop is not at
         # fault.
         seen, still = self._state.last_tick, 0
-        while not self._stopped.wait(LOOK_EVERY_S):
+        while not self._stopped.wait(CHECK_INTERVAL_S):
             tick = self._state.last_tick
             seen, still = tick, still + 1 if tick == seen else 0
-            if still * LOOK_EVERY_S >= LOOP_DEAD_S:
+            if still * CHECK_INTERVAL_S >= LOOP_DEAD_S:
                 end_stuck(f"the event loop of {self._state.service} has not turned for {LOOP_DEAD_S:.0f} s")
 
 

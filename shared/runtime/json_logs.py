@@ -60,7 +60,7 @@ def _ended_by(kind: type[BaseException], error: BaseException, trace: TracebackT
     log.critical("ended by an error", extra=failure_fields(error))
 
 
-def _thread_ended_by(told: threading.ExceptHookArgs) -> None:
-    if told.exc_value is not None and not isinstance(told.exc_value, SystemExit):
-        name = told.thread.name if told.thread is not None else ""
-        log.critical("thread ended by an error", extra={"of": name} | failure_fields(told.exc_value))
+def _thread_ended_by(args: threading.ExceptHookArgs) -> None:
+    if args.exc_value is not None and not isinstance(args.exc_value, SystemExit):
+        name = args.thread.name if args.thread is not None else ""
+        log.critical("thread ended by an error", extra={"of": name} | failure_fields(args.exc_value))

@@ -79,8 +79,8 @@ def refusal(message: Msg, executor: str, error: BaseException) -> CommandOutcome
 def _identity(body: bytes) -> str | None:
     """Return the id of a command that is otherwise unreadable."""
     try:
-        told = json.loads(body)
-        identity: str = _NAME.validate_python(told.get("id") if isinstance(told, dict) else None)
+        fields = json.loads(body)
+        identity: str = _NAME.validate_python(fields.get("id") if isinstance(fields, dict) else None)
         subjects.outcome(identity)
     except (ValueError, RecursionError):
         return None

@@ -29,14 +29,14 @@ log = logging.getLogger(__name__)
 
 ATTEMPTS = 3
 # Processes that share a consumer each see part of the failures; past this number one more failure is enough.
-MOST_DELIVERIES = 10
+MAX_DELIVERIES = 10
 BACKOFF_S = (0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
 BUS_ERRORS = (nats.errors.Error, APIError, OSError)
 # For these errors the message itself is at fault, however healthy the bus is.
 _NOT_THE_BUS = (nats.errors.MaxPayloadError, nats.errors.BadSubjectError, UnicodeError)
 _REMEMBERED = 10_000
 # A flood of invalid messages is counted one by one, but logged once a second.
-_TOLD_EVERY_S = 1.0
+_LOG_INTERVAL_S = 1.0
 
 GiveUp = Callable[[Exception], Awaitable[None]]
 Verdict = Literal["again", "done"]
@@ -68,7 +68,7 @@ class PoisonRule:
     def __init__(self, registry: CollectorRegistry, js: Callable[[], JetStreamContext]) -> None:
         self._js = js
         self._failures: OrderedDict[tuple[str, str, int], int] = OrderedDict()
-        self._told: dict[tuple[str, str], float] = {}
+        self._logged: dict[tuple[str, str], float] = {}
         self.total = 0
         self._seen = Counter(
             "autopilot_messages_poison", "messages whose handler failed", ["consumer", "error"], registry=registry
@@ -136,41 +136,41 @@ class PoisonRule:
         """
         delivered = deliveries(message)
         name = type(error).__name__
-        told = {"consumer": consumer, "subject": message.subject[:500], "error": name, "delivered": delivered}
+        fields = {"consumer": consumer, "subject": message.subject[:500], "error": name, "delivered": delivered}
         if may_pass(error):
-            log.info("tried again later" if delivered else "message dropped", extra=told)
+            log.info("tried again later" if delivered else "message dropped", extra=fields)
             return "again" if delivered else "done"
-        self._count(consumer, error, told)
+        self._count(consumer, error, fields)
         if not delivered:
             return "done"
         failures = self._failures_of(message, consumer)
         hopeless = hopeless or isinstance(error, MalformedMessageError)
         # A job is also redelivered for reasons that are not failures, and whoever gives it up notifies its
         # owner.
-        shared_out = give_up is None and delivered >= MOST_DELIVERIES
+        shared_out = give_up is None and delivered >= MAX_DELIVERIES
         if not hopeless and failures < ATTEMPTS and not shared_out:
             return "again"
         try:
             await self._end(message, consumer, error, executor=executor, give_up=give_up)
         except (AutopilotError, *BUS_ERRORS) as gone:
-            log.warning("not quarantined yet", extra=told | {"reason": type(gone).__name__})
+            log.warning("not quarantined yet", extra=fields | {"reason": type(gone).__name__})
             return "again"
         self._aside.labels(consumer).inc()
-        log.error("message quarantined", extra=told)
+        log.error("message quarantined", extra=fields)
         return "done"
 
     def drop(self, consumer: str, error: Exception) -> None:
         """Count a message that no stream would redeliver."""
         self._count(consumer, error, {"consumer": consumer, "error": type(error).__name__})
 
-    def _count(self, consumer: str, error: Exception, told: dict[str, object]) -> None:
+    def _count(self, consumer: str, error: Exception, fields: dict[str, object]) -> None:
         self.total += 1
         self._seen.labels(consumer, type(error).__name__).inc()
         now = time.monotonic()
         kind = (consumer, type(error).__name__)
-        if now - self._told.get(kind, -_TOLD_EVERY_S) >= _TOLD_EVERY_S:
-            self._told[kind] = now
-            log.warning("message failed", extra=told | {"where": where(error)})
+        if now - self._logged.get(kind, -_LOG_INTERVAL_S) >= _LOG_INTERVAL_S:
+            self._logged[kind] = now
+            log.warning("message failed", extra=fields | {"where": where(error)})
 
     def _failures_of(self, message: Msg, consumer: str) -> int:
         key = (consumer, message.metadata.stream, message.metadata.sequence.stream)

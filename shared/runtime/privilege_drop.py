@@ -20,6 +20,7 @@ from types import ModuleType
 from urllib.parse import parse_qs, urlsplit
 
 from accelerator_autopilot.contracts.errors import SettingsError
+from accelerator_autopilot.runtime.parent_death import PR_GET_PDEATHSIG, PR_SET_PDEATHSIG
 from accelerator_autopilot.runtime.settings import ServiceSettings, load
 
 log = logging.getLogger(__name__)
@@ -30,9 +31,9 @@ OWN_ID = 60_901
 DEVICES = ("nvidia*", "nvidia-caps/*", "dri/render*", "kfd")
 ADVICE = "install Python and the product where every user can read them, or set AUTOPILOT_RUN_AS"
 PROBE_S = 60.0
-MOST_FILES = 10_000
+MAX_FILES = 10_000
 MODEL_FILES = (".safetensors", ".json", ".jinja", ".txt", ".model", ".bin", ".onnx", ".onnx_data")
-PR_SET_PDEATHSIG, PR_GET_PDEATHSIG, PR_CAPBSET_DROP, PR_SET_NO_NEW_PRIVS = 1, 2, 24, 38
+PR_CAPBSET_DROP, PR_SET_NO_NEW_PRIVS = 24, 38
 CAPABILITY_VERSION_3 = 0x20080522
 PROBE = """
 import json, os, sys
@@ -213,7 +214,7 @@ def _with_content(paths: Iterable[Path]) -> list[Path]:
     for path in paths:
         found += [path] if path.exists() else []
         for above, _, files in os.walk(path):
-            found += [Path(above, name) for name in files if name.endswith(MODEL_FILES)][: MOST_FILES - len(found)]
+            found += [Path(above, name) for name in files if name.endswith(MODEL_FILES)][: MAX_FILES - len(found)]
     return found
 
 

@@ -17,7 +17,7 @@ from nats.aio.client import Client
 from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
 
-from accelerator_autopilot.transport.wire_protocol import take_at_once, take_no_more
+from accelerator_autopilot.transport.wire_protocol import receive_directly, restore_callback
 
 log = logging.getLogger(__name__)
 
@@ -46,7 +46,7 @@ class PullSubscription:
     async def start(self) -> None:
         """Open the inbox."""
         self._subscription = await self._nc.subscribe(self._inbox, cb=self._on_message)
-        take_at_once(self._nc, self._subscription, self._take)
+        receive_directly(self._nc, self._subscription, self._take)
 
     async def ask(self, wanted: int) -> bool:
         """Keep requests for `wanted` messages open, minus what has arrived and not been taken.
@@ -97,7 +97,7 @@ class PullSubscription:
                         await self._subscription.drain()  # type: ignore[no-untyped-call]
                     else:
                         await self._subscription.unsubscribe()
-            take_no_more(self._nc, self._subscription)
+            restore_callback(self._nc, self._subscription)
         left = list(self.ready)
         self.ready.clear()
         return left

@@ -39,9 +39,9 @@ STUCK_S = 10.0
 ANSWER_S = 1
 BROKER_STOP_S = 6.0
 STREAMS_EACH_S = 30.0
-CONNECTION_STANDSTILL_S = 30.0
+CONNECTION_HANG_TIMEOUT_S = 30.0
 # Checking a consumer takes up to the server's response timeout.
-WATCHDOG_STANDSTILL_S = 120.0
+WATCHDOG_HANG_TIMEOUT_S = 120.0
 
 
 @dataclass
@@ -81,26 +81,28 @@ class Service:
             client = client_of(self.broker)
             keep_trying(client)
             read_fast(client)
-            self.supervise("connection", lambda: self._watch_connection(client), standstill_s=CONNECTION_STANDSTILL_S)
+            self.supervise(
+                "connection", lambda: self._watch_connection(client), hang_timeout_s=CONNECTION_HANG_TIMEOUT_S
+            )
             js = self.bus.js
             watchdog = ConsumerWatchdog(
                 js, watched, self.health, self.registry, self.settings.stream_replicas,
                 Subscriptions(self.broker, self.registry),
             )  # fmt: skip
             await self._make_streams(js, watchdog)
-            self.supervise("consumers", watchdog.run, standstill_s=WATCHDOG_STANDSTILL_S)
+            self.supervise("consumers", watchdog.run, hang_timeout_s=WATCHDOG_HANG_TIMEOUT_S)
             yield js
         finally:
             await self.end_tasks()
             ticking.cancel()
             server.stop()
 
-    def supervise(self, name: str, work: Work, *, standstill_s: float | None = None) -> None:
+    def supervise(self, name: str, work: Work, *, hang_timeout_s: float | None = None) -> None:
         """Run `work()` in the background, restart it when it fails or ends, and report readiness and metrics.
 
-        With `standstill_s` it must call `accelerator_autopilot.runtime.supervision.beat()` at least that often.
+        With `hang_timeout_s` it must call `accelerator_autopilot.runtime.supervision.beat()` at least that often.
         """
-        self.supervisor.start(name, work, standstill_s=standstill_s)
+        self.supervisor.start(name, work, hang_timeout_s=hang_timeout_s)
 
     async def _make_streams(self, js: JetStreamContext, watchdog: ConsumerWatchdog) -> None:
         """Create streams and consumers, retrying: a cluster may be electing a leader, a machine slow."""

@@ -20,7 +20,7 @@ STALLED_S = 30.0
 # Messages in progress may take long, and failed ones wait before their retry.
 STALLED_IN_HAND_S = 180.0
 # After a gap this long between checks, the process itself was suspended.
-LOOKED_AWAY_S = 10.0
+MAX_CHECK_GAP_S = 10.0
 
 
 @dataclass
@@ -32,18 +32,18 @@ class Progress:
     looked_at: float = float("-inf")
     moved: bool = False
 
-    def look(self, info: ConsumerInfo, now: float) -> float:
+    def check(self, info: ConsumerInfo, now: float) -> float:
         """Return how many seconds beyond the limit messages have waited without a delivery or acknowledgement."""
         mark = (_sequence(info.delivered), _sequence(info.ack_floor))
         in_hand = info.num_ack_pending or 0
-        looked_away = now - self.looked_at > LOOKED_AWAY_S
+        looked_away = now - self.looked_at > MAX_CHECK_GAP_S
         self.looked_at, self.moved = now, mark != self.mark
         if looked_away or self.moved or not (info.num_pending or in_hand) or info.paused:
             self.mark, self.moved_at = mark, now
         still_s = now - self.moved_at
         return still_s if still_s > (STALLED_IN_HAND_S if in_hand else STALLED_S) else 0.0
 
-    def begin_anew(self, now: float) -> None:
+    def reset(self, now: float) -> None:
         """Restart the timer."""
         self.moved_at = now
 
@@ -72,7 +72,7 @@ class Subscriptions:
                 return subscriber
         return None
 
-    async def revive_dead(self) -> None:
+    async def restart_ended(self) -> None:
         """Restart those whose tasks were found ended twice: FastStream itself restarts failed ones."""
         dead = {
             id(subscriber): subscriber

@@ -20,7 +20,7 @@ Work = Callable[[], Coroutine[Any, Any, None]]
 BACKOFF_S = (0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
 # After a run of this length, a failed task restarts without the earlier delays.
 STEADY_S = 60.0
-CHECK_EVERY_S = 0.5
+CHECK_INTERVAL_S = 0.5
 # A cancelled task that does not end is abandoned: a stuck call must not block its successor.
 CANCEL_WAIT_S = 3.0
 CANCEL_AGAIN_S = 1.0
@@ -32,7 +32,7 @@ _current: ContextVar[_Task | None] = ContextVar("supervised_task", default=None)
 class _Task:
     name: str
     work: Work
-    standstill_s: float | None
+    hang_timeout_s: float | None
     last_beat: float = 0.0
     failures: int = 0
 
@@ -86,7 +86,7 @@ async def run_together(*works: Coroutine[Any, Any, None]) -> None:
 class TaskSupervisor:
     """Runs tasks by name until `stop`.
 
-    A task that raises, returns, or does not call `beat()` within its `standstill_s` makes the process not ready
+    A task that raises, returns, or does not call `beat()` within its `hang_timeout_s` makes the process not ready
     under `task <name>`, is counted in `autopilot_task_restarts_total`, and restarts after a growing delay.
     """
 
@@ -96,17 +96,17 @@ class TaskSupervisor:
             "autopilot_task_restarts", "restarts of long-lived tasks", ["task", "reason"], registry=registry
         )
         self._up = Gauge("autopilot_task_up", "1 while a long-lived task runs", ["task"], registry=registry)
-        self._keepers: dict[str, asyncio.Task[None]] = {}
+        self._runners: dict[str, asyncio.Task[None]] = {}
 
-    def start(self, name: str, work: Work, *, standstill_s: float | None = None) -> None:
+    def start(self, name: str, work: Work, *, hang_timeout_s: float | None = None) -> None:
         """Run `work()` forever under a name; starting a second one under the same name replaces the first."""
-        if name in self._keepers:
-            self._keepers.pop(name).cancel()
-        self._keepers[name] = asyncio.create_task(self._keep(_Task(name, work, standstill_s)), name=name)
+        if name in self._runners:
+            self._runners.pop(name).cancel()
+        self._runners[name] = asyncio.create_task(self._keep(_Task(name, work, hang_timeout_s)), name=name)
 
     def end(self, name: str) -> None:
         """Stop one task and forget it."""
-        keeper = self._keepers.pop(name, None)
+        keeper = self._runners.pop(name, None)
         if keeper is not None:
             keeper.cancel()
         self._health.forget(f"task {name}")
@@ -114,7 +114,7 @@ class TaskSupervisor:
     @property
     def tasks(self) -> list[asyncio.Task[None]]:
         """Return what to cancel at shutdown."""
-        return list(self._keepers.values())
+        return list(self._runners.values())
 
     async def _keep(self, task: _Task) -> None:
         loop = asyncio.get_running_loop()
@@ -128,13 +128,13 @@ class TaskSupervisor:
             await asyncio.sleep(BACKOFF_S[min(task.failures, len(BACKOFF_S)) - 1])
 
     @staticmethod
-    def _look_in_s(task: _Task, now: float, *, told: bool) -> float | None:
+    def _check_delay_s(task: _Task, now: float, *, reported: bool) -> float | None:
         """Return when to check a running task again: an idle process with twenty of them should do nothing."""
-        if not told:
-            return CHECK_EVERY_S
-        if task.standstill_s is None:
+        if not reported:
+            return CHECK_INTERVAL_S
+        if task.hang_timeout_s is None:
             return None
-        return max(CHECK_EVERY_S, task.last_beat + task.standstill_s - now)
+        return max(CHECK_INTERVAL_S, task.last_beat + task.hang_timeout_s - now)
 
     async def _run_once(self, task: _Task) -> str:
         """Return why it ended: `ended`, `hung`, or the name of its exception."""
@@ -144,18 +144,18 @@ class TaskSupervisor:
         self._up.labels(task.name).set(1)
         loop = asyncio.get_running_loop()
         began = loop.time()
-        told = False
+        reported = False
         try:
             while not running.done():
-                await asyncio.wait([running], timeout=self._look_in_s(task, loop.time(), told=told))
+                await asyncio.wait([running], timeout=self._check_delay_s(task, loop.time(), reported=reported))
                 if running.done():
                     break
-                if task.standstill_s is not None and loop.time() - task.last_beat > task.standstill_s:
+                if task.hang_timeout_s is not None and loop.time() - task.last_beat > task.hang_timeout_s:
                     log.error("task hangs; restarting it", extra={"task": task.name})
                     return "hung"
-                if not told and (not task.failures or loop.time() - began > min(task.failures, 5)):
+                if not reported and (not task.failures or loop.time() - began > min(task.failures, 5)):
                     self._health.report(f"task {task.name}", ok=True)
-                    told = True
+                    reported = True
         finally:
             if not running.done():
                 running.cancel()

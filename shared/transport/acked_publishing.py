@@ -19,9 +19,9 @@ from nats.js import JetStreamContext
 from nats.js.api import Header, PubAck
 from nats.js.errors import APIError, NoStreamResponseError
 
-from accelerator_autopilot.transport.wire_protocol import take_at_once
+from accelerator_autopilot.transport.wire_protocol import receive_directly
 
-CHECKED_EVERY_S = 0.25
+CHECK_INTERVAL_S = 0.25
 _NO_RESPONDERS = "503"
 
 
@@ -47,24 +47,24 @@ class AckedPublisher(JetStreamContext):
         headers: dict[str, Any] | None = None,
         msg_ttl: float | None = None,
     ) -> PubAck:
-        """Publish and wait until the stream stores it, at most CHECKED_EVERY_S longer than `timeout` in seconds.
+        """Publish and wait until the stream stores it, at most CHECK_INTERVAL_S longer than `timeout` in seconds.
 
         Raises what nats-py's does.
         """
-        told = dict(headers or {})
+        fields = dict(headers or {})
         if stream is not None:
-            told[Header.EXPECTED_STREAM] = stream
+            fields[Header.EXPECTED_STREAM] = stream
         if msg_ttl is not None:
-            told[Header.MSG_TTL] = str(int(msg_ttl))
+            fields[Header.MSG_TTL] = str(int(msg_ttl))
         if not self._inbox:
             await self._open()
         reply, loop = f"{self._inbox}.{next(self._numbers)}", asyncio.get_running_loop()
         answered: asyncio.Future[Msg] = loop.create_future()
         self._waiting[reply] = answered, loop.time() + (self._timeout_s if timeout is None else timeout)
         if self._timer is None:
-            self._timer = loop.call_later(CHECKED_EVERY_S, self._give_up_late)
+            self._timer = loop.call_later(CHECK_INTERVAL_S, self._give_up_late)
         try:
-            await self._client.publish(subject, payload, reply=reply, headers=told or None)
+            await self._client.publish(subject, payload, reply=reply, headers=fields or None)
             answer = await answered
         finally:
             del self._waiting[reply]
@@ -75,7 +75,7 @@ class AckedPublisher(JetStreamContext):
             if not self._inbox:
                 inbox = self._client.new_inbox()
                 subscription = await self._client.subscribe(f"{inbox}.*", cb=self._on_answer)
-                take_at_once(self._client, subscription, self._take)
+                receive_directly(self._client, subscription, self._take)
                 self._inbox = inbox
 
     async def _on_answer(self, answer: Msg) -> None:
@@ -93,7 +93,7 @@ class AckedPublisher(JetStreamContext):
         for answered, until_s in self._waiting.values():
             if until_s <= now_s and not answered.done():
                 answered.set_exception(nats.errors.TimeoutError())
-        self._timer = loop.call_later(CHECKED_EVERY_S, self._give_up_late) if self._waiting else None
+        self._timer = loop.call_later(CHECK_INTERVAL_S, self._give_up_late) if self._waiting else None
 
 
 def _confirmation(answer: Msg) -> PubAck:
@@ -104,10 +104,10 @@ def _confirmation(answer: Msg) -> PubAck:
     if answer.headers and answer.headers.get(Header.STATUS) == _NO_RESPONDERS:
         raise NoStreamResponseError
     try:
-        told = json.loads(answer.data)
-        if "error" in told:
-            raise APIError.from_error(told["error"])
+        fields = json.loads(answer.data)
+        if "error" in fields:
+            raise APIError.from_error(fields["error"])
         # Its own `from_response` iterates over all fields for each message.
-        return PubAck(told["stream"], told["seq"], told.get("domain"), told.get("duplicate"))
+        return PubAck(fields["stream"], fields["seq"], fields.get("domain"), fields.get("duplicate"))
     except (ValueError, TypeError, LookupError) as error:
         raise nats.errors.Error("nats: invalid publish acknowledgement") from error

@@ -11,10 +11,10 @@ from nats.js.api import ConsumerConfig, DeliverPolicy
 from nats.js.errors import NotFoundError
 
 from accelerator_autopilot.contracts.errors import UnavailableError
-from accelerator_autopilot.transport.stream_reader import MOST_AT_ONCE, ReadingError, StreamReader
+from accelerator_autopilot.transport.stream_reader import MAX_AT_ONCE, ReadingError, StreamReader
 
-CHECKED_EVERY_S = 60.0
-MOST_READS = 200
+CHECK_INTERVAL_S = 60.0
+MAX_READS = 200
 
 
 @dataclass
@@ -73,8 +73,8 @@ class BucketChanges:
     async def _more(self, reader: StreamReader) -> dict[str, bytes | None]:
         found: dict[str, bytes | None] = {}
         # Bounded, so that a bucket that is written faster than it is read blocks nobody.
-        for _ in range(MOST_READS):
-            messages = await reader.read(MOST_AT_ONCE)
+        for _ in range(MAX_READS):
+            messages = await reader.read(MAX_AT_ONCE)
             for message in messages:
                 key = message.subject[len(self._prefix) :]
                 self._keys.add(key)
@@ -85,7 +85,7 @@ class BucketChanges:
 
     async def _lost_some(self) -> bool:
         """Whether messages were removed from the stream without a marker: manually, or with the stream itself."""
-        if time.monotonic() - self._checked_s < CHECKED_EVERY_S:
+        if time.monotonic() - self._checked_s < CHECK_INTERVAL_S:
             return False
         self._checked_s = time.monotonic()
         state = (await self.js.stream_info(f"KV_{self.bucket}")).state

@@ -60,13 +60,13 @@ def keep_trying(client: Client) -> None:
     """
     tell = client._error_cb  # noqa: SLF001  set once, at the first connect
 
-    async def told(error: Exception) -> None:
+    async def on_error(error: Exception) -> None:
         try:
             await tell(error)
         except Exception as raised:  # noqa: BLE001  whatever a callback makes of an error
             log.warning("nats error", extra={"error": type(raised).__name__})
 
-    client._error_cb = told  # noqa: SLF001
+    client._error_cb = on_error  # noqa: SLF001
 
 
 async def _log_error(error: Exception) -> None:

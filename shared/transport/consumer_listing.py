@@ -13,7 +13,7 @@ from nats.aio.client import Client
 from accelerator_autopilot.contracts.errors import UnavailableError
 
 WITHIN_S = 5.0
-MOST_PAGES = 400
+MAX_PAGES = 400
 
 Info = Mapping[str, Any]
 """What the server reports of a consumer, by the names of its API."""
@@ -22,7 +22,7 @@ Info = Mapping[str, Any]
 async def consumer_pages(nc: Client, stream: str) -> AsyncIterator[Sequence[Info]]:
     """Yield page by page. Raises UnavailableError where the server does not answer or has no such stream."""
     offset = 0
-    for _ in range(MOST_PAGES):
+    for _ in range(MAX_PAGES):
         page = await _page(nc, stream, offset)
         infos = page.get("consumers") or []
         yield infos

@@ -21,7 +21,7 @@ from accelerator_autopilot.transport.unreadable_values import parse_value
 M = TypeVar("M", bound=BaseModel)
 VALID_KEY = re.compile(r"[-/_=.a-zA-Z0-9]+")
 PARSED_AT_ONCE = 100  # then other tasks get a turn at the event loop
-MOST_READINGS = 10  # for a bucket that is written faster than it is read
+MAX_READINGS = 10  # for a bucket that is written faster than it is read
 
 
 async def bucket_items(js: JetStreamContext, bucket: str, model: type[M]) -> dict[str, M]:
@@ -41,7 +41,7 @@ async def bucket_values(js: JetStreamContext, bucket: str) -> dict[str, bytes]:
     try:
         async with reading(js, f"KV_{bucket}", config) as reader:
             # A key that is written during the read comes again, after those that existed before.
-            for _ in range(MOST_READINGS):
+            for _ in range(MAX_READINGS):
                 async for message in reader.there():
                     key = message.subject.removeprefix(prefix)
                     if message.removed:

@@ -15,7 +15,7 @@ from nats.js.kv import KeyValue
 
 from accelerator_autopilot.contracts.ids import new_id
 
-AGAIN_S = 0.05
+RETRY_INTERVAL_S = 0.05
 
 
 @asynccontextmanager
@@ -32,7 +32,7 @@ async def turn(js: JetStreamContext, bucket: KeyValueConfig, key: str) -> AsyncI
                 kv = await _bucket(js, bucket)
                 taken = kv, await kv.create(key, new_id().encode())
             except (KeyWrongLastSequenceError, nats.errors.TimeoutError):
-                await asyncio.sleep(AGAIN_S)
+                await asyncio.sleep(RETRY_INTERVAL_S)
     try:
         yield
     finally:

@@ -32,7 +32,7 @@ from accelerator_autopilot.transport.result_publishing import BUS_ERRORS, not_st
 BUCKET = "claims"
 # Whoever created a claim has published by then, or has died; until then others wait.
 SETTLE_S = 6.0
-LOOK_EVERY_S = 0.1
+CHECK_INTERVAL_S = 0.1
 # Longer than any submission goes on trying.
 CLAIM_S = 120.0
 WRONG_SEQUENCE = {10071, 10164}
@@ -102,7 +102,7 @@ class Claims:
                     _compare(job_id, stored or (known.fingerprint if known else ""), digest)
                     return None
                 if known is not None and utc_now() - known.at < timedelta(seconds=SETTLE_S):
-                    await asyncio.sleep(LOOK_EVERY_S)
+                    await asyncio.sleep(CHECK_INTERVAL_S)
                 elif revision and (taken := await self._take_over(job_id, digest, revision)):
                     return taken
         except BUS_ERRORS as error:
@@ -150,7 +150,7 @@ class Claims:
         for stages in (_STAGES[3:4], _STAGES[:4]):
             if await self._stored(job_id, stages) is not None:
                 return True
-        await asyncio.sleep(LOOK_EVERY_S)
+        await asyncio.sleep(CHECK_INTERVAL_S)
         if await self._stored(job_id, _STAGES[:4]) is not None:
             return True
         return bool(await subjects_of(self._js, "JOBS", subjects.in_project(self._project, subjects.JOBS)))

@@ -33,7 +33,7 @@ SLOWEST_BYTES_PER_S = 2**20
 SILENCE_S = 10.0
 CHUNK_BYTES = 128 * 1024
 # Chunks in flight: the server syncs each one, and this keeps it busy meanwhile.
-CHUNKS_ON_THEIR_WAY = 16
+CHUNKS_IN_FLIGHT = 16
 _ERRORS = (*BUS_ERRORS, TimeoutError)
 # What nats-py raises for metadata that its own client did not write.
 _UNREADABLE = (BadObjectMetaError, ValueError, TypeError, KeyError, AttributeError, RecursionError)
@@ -88,8 +88,8 @@ async def write_object(js: JetStreamContext, bucket: str, name: str, content: by
                 mtime=utc_now().isoformat(),
                 options=ObjectMetaOptions(max_chunk_size=CHUNK_BYTES),
             )
-            told, alone = json.dumps(info.as_dict()).encode(), {Header.ROLLUP.value: "sub"}
-            await js.publish(_described_at(bucket, name), told, headers=alone, stream=stream)
+            metadata, alone = json.dumps(info.as_dict()).encode(), {Header.ROLLUP.value: "sub"}
+            await js.publish(_described_at(bucket, name), metadata, headers=alone, stream=stream)
         except BaseException:
             with suppress(*_ERRORS):
                 await js.purge_stream(stream, subject=f"$O.{bucket}.C.{part}")
@@ -118,7 +118,7 @@ async def _send_chunks(js: JetStreamContext, stream: str, subject: str, content:
             # One connection preserves the order in which the tasks first run.
             waiting.append(asyncio.create_task(js.publish(subject, chunk)))
             count += 1
-            while len(waiting) >= CHUNKS_ON_THEIR_WAY:
+            while len(waiting) >= CHUNKS_IN_FLIGHT:
                 last = await confirmed()
         while waiting:
             last = await confirmed()
@@ -174,10 +174,10 @@ def _name_at(subject: str) -> str:
 
 def _is_deleted(description: bytes) -> bool:
     try:
-        told = json.loads(description)
+        metadata = json.loads(description)
     except (ValueError, RecursionError):
         return False
-    return isinstance(told, dict) and told.get("deleted") is True
+    return isinstance(metadata, dict) and metadata.get("deleted") is True
 
 
 async def _info(js: JetStreamContext, bucket: str, name: str) -> ObjectInfo:

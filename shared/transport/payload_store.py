@@ -16,7 +16,7 @@ from accelerator_autopilot.contracts.errors import InvalidInputError, NotFoundEr
 from accelerator_autopilot.transport.object_store import delete_object, object_names, read_object, write_object
 
 # For a job's input: while it is read and parsed, its worker does nothing else.
-MOST_PAYLOAD_BYTES = 256 * 2**20
+MAX_PAYLOAD_BYTES = 256 * 2**20
 
 
 async def store_payload(js: JetStreamContext, name: str, payload: dict[str, Any], expires_at: datetime) -> str:

@@ -63,7 +63,7 @@ async def publish_together(js: JetStreamContext, messages: Sequence[Outgoing]) -
     once. A stream that does not support it, is full, or has any of their ids already rejects the batch.
     """
     name, nc = new_id(), js._nc  # noqa: SLF001  the context has no other name for it
-    told: dict[str, object] = {}
+    reply: dict[str, object] = {}
     try:
         for number, message in enumerate(messages, 1):
             headers = message.headers | {
@@ -78,9 +78,9 @@ async def publish_together(js: JetStreamContext, messages: Sequence[Outgoing]) -
                 await nc.publish(message.subject, message.body, headers=headers)
                 continue
             answer = (await nc.request(message.subject, message.body, headers=headers, timeout=CONFIRM_S)).data
-            told = json.loads(answer) if answer else {}
-            if "error" in told:
+            reply = json.loads(answer) if answer else {}
+            if "error" in reply:
                 return False
     except (nats.errors.Error, OSError, ValueError):
         return False
-    return told.get("count") == len(messages)
+    return reply.get("count") == len(messages)

@@ -29,8 +29,8 @@ def without_claims(headers: bytes, reply: bytes) -> bytes:
 
 
 async def _process_told_apart(self: Client, sid: int, subject: bytes, reply: bytes, data: bytes, headers: Any) -> None:
-    told = without_claims(bytes(headers), bytes(reply)) if headers else headers
-    await _process_msg(self, sid, subject, reply, data, told)
+    clean = without_claims(bytes(headers), bytes(reply)) if headers else headers
+    await _process_msg(self, sid, subject, reply, data, clean)
 
 
 def install() -> None:

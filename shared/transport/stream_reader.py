@@ -23,9 +23,9 @@ from nats.js.errors import NotFoundError
 from accelerator_autopilot.contracts.errors import UnavailableError
 
 SILENT_S = 5.0
-MOST_AT_ONCE = 1_000
+MAX_AT_ONCE = 1_000
 KEPT_S = 60.0
-MOST_BYTES_WAITING = 512 * 2**20
+MAX_BYTES_WAITING = 512 * 2**20
 _REMOVED = ("DEL", "PURGE")
 _PLAIN_TOKENS = 9
 
@@ -72,7 +72,7 @@ class StreamReader:
         nc = self._nc
         self._inbox = nc.new_inbox()
         self._subscription = await nc.subscribe(
-            self._inbox, cb=self._waiting.put, pending_bytes_limit=MOST_BYTES_WAITING
+            self._inbox, cb=self._waiting.put, pending_bytes_limit=MAX_BYTES_WAITING
         )
 
     async def close(self) -> None:
@@ -90,7 +90,7 @@ class StreamReader:
 
         Raises ReadingError where some may have been missed or nobody answers: then only a new reader helps.
         """
-        most = min(most, MOST_AT_ONCE)
+        most = min(most, MAX_AT_ONCE)
         request = json.dumps({"batch": most, "no_wait": True}).encode()
         await self._nc.publish(f"$JS.API.CONSUMER.MSG.NEXT.{self._stream}.{self._consumer}", request, reply=self._inbox)
         found: list[Stored] = []

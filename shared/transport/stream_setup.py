@@ -20,8 +20,8 @@ from accelerator_autopilot.contracts.errors import UnavailableError
 from accelerator_autopilot.contracts.streams import BUCKETS, MIB, OBJECT_STORES, STREAMS
 from accelerator_autopilot.transport.distributed_lock import turn
 from accelerator_autopilot.transport.stream_sizes import (
+    MIN_SCALE,
     NO_STORAGE,
-    SMALLEST_SCALE,
     differs,
     scale_to_start_with,
     scaled,
@@ -74,7 +74,7 @@ async def _ensure_within(js: JetStreamContext, replicas: int, deadline_s: float,
             await _ensure_all(js, replicas, scale, results_mib)
         except ServerError as error:
             # The server reserves every stream's size at once, so that none can use up the others' disk.
-            if error.err_code != NO_STORAGE or scale <= SMALLEST_SCALE:
+            if error.err_code != NO_STORAGE or scale <= MIN_SCALE:
                 raise UnavailableError(f"JetStream refuses the streams: {error}") from error
             scale /= 2
             log.warning("the server's disk is small; reducing stream sizes", extra={"share": scale})

@@ -20,7 +20,7 @@ log = logging.getLogger(__name__)
 NO_STORAGE = 10047  # nats-server's "insufficient storage resources available"
 # On a small disk RESULTS shrinks first, down to an eighth, then all streams.
 RESULTS, RESULTS_FIRST = "RESULTS", 8
-SMALLEST_SCALE = 1 / 64 / RESULTS_FIRST
+MIN_SCALE = 1 / 64 / RESULTS_FIRST
 # A size that differs by less than this share is left unchanged.
 CLEAR_SHARE = 0.1
 
@@ -65,7 +65,7 @@ def known_scale(sizes: Mapping[str, int], wanted: Sequence[StreamConfig]) -> flo
     least = min((size / full for size, full in known if size > 0 and full > 0), default=1.0)
     if least > 1 - CLEAR_SHARE:
         return 1.0
-    return max(SMALLEST_SCALE, 2.0 ** round(math.log2(least / RESULTS_FIRST)))
+    return max(MIN_SCALE, 2.0 ** round(math.log2(least / RESULTS_FIRST)))
 
 
 async def _sizes(js: JetStreamContext, wanted: Sequence[StreamConfig]) -> dict[str, int]:

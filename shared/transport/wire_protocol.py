@@ -69,8 +69,8 @@ class FastParser(Parser):
         client = self.nc
         client.stats["in_msgs"] += 1
         client.stats["in_bytes"] += len(body)
-        told = without_claims(headers, reply) if headers else b""
-        read = await client._process_headers(told) if told else None  # noqa: SLF001  its parser's own way
+        clean = without_claims(headers, reply) if headers else b""
+        read = await client._process_headers(clean) if clean else None  # noqa: SLF001  its parser's own way
         take(Msg(_client=client, subject=subject.decode(), reply=reply.decode(), data=body, headers=read))
 
 
@@ -84,15 +84,15 @@ def read_fast(client: Client) -> None:
     client._ps = parser  # noqa: SLF001
 
 
-def take_at_once(client: Client, subscription: Subscription, take: Take) -> None:
+def receive_directly(client: Client, subscription: Subscription, take: Take) -> None:
     """Pass a subscription's messages directly to `take`, which must not fail, where the client uses this parser."""
     parser = getattr(client, "_ps", None)
     if isinstance(parser, FastParser):
         parser.taking[subscription._id] = take  # noqa: SLF001
 
 
-def take_no_more(client: Client, subscription: Subscription) -> None:
-    """Undo `take_at_once`."""
+def restore_callback(client: Client, subscription: Subscription) -> None:
+    """Undo `receive_directly`."""
     parser = getattr(client, "_ps", None)
     if isinstance(parser, FastParser):
         parser.taking.pop(subscription._id, None)  # noqa: SLF001

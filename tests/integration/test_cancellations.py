@@ -48,7 +48,7 @@ async def cancel(nc: Client, job_id: str, *, cancelled: bool = True) -> None:
 
 
 async def test_it_reads_again_now_and_then(nc: Client, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cancellations, "LOOK_AGAIN_S", 0.5)
+    monkeypatch.setattr(cancellations, "RECHECK_S", 0.5)
     await cancel(nc, "first")
     async with hearing(nc) as heard:
         await eventually(lambda: list(heard) == ["first"], 10)

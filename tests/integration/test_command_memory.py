@@ -82,7 +82,7 @@ async def test_a_pool_that_crashed_applies_no_older_command(client: AutopilotCli
     older: list[AnyCommand] = [scale("s1", old, 7), drain("d1", old, "drain"), batch("b1", old, 2.0)]
     assert [await first.take(one) for one in newer] == ["applied"] * 3
     again = Part(client)
-    await again.state.recall()
+    await again.state.restore()
     assert [await again.take(one) for one in older] == ["refused"] * 3
     assert all("older than command" in told.detail for told in again.told)
     assert (again.supervisor.desired, again.supervisor.cordoned) == (3, set())
@@ -93,7 +93,7 @@ async def test_a_pool_that_crashed_applies_no_older_command(client: AutopilotCli
 async def test_a_size_that_was_told_as_applied_is_there_after_a_crash(client: AutopilotClient) -> None:
     assert await Part(client).take(scale("s1", utc_now(), 5)) == "applied"
     again = Part(client)
-    await again.state.recall()
+    await again.state.restore()
     assert again.supervisor.desired == 5
 
 

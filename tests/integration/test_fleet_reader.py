@@ -43,7 +43,7 @@ async def test_a_follower_tells_what_changed_and_what_is_gone(nc: Client, monkey
     assert await follower.changes() == {"p1": b"3", "p2": None}
     # Taken out of the stream without a mark.
     await js.purge_stream("KV_pools", subject="$KV.pools.p3")
-    monkeypatch.setattr(bucket_changes, "CHECKED_EVERY_S", 0.0)
+    monkeypatch.setattr(bucket_changes, "CHECK_INTERVAL_S", 0.0)
     found = await follower.changes()
     assert (found["p3"], found["p1"], len(found)) == (None, b"3", 50)
     # The server loses the consumer, as it does when it is quiet for long or restarts.

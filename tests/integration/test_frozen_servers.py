@@ -74,19 +74,19 @@ async def test_a_database_that_stands_still_ends_no_look_into_the_past(client: A
         bus = Bus(None)  # type: ignore[arg-type]
         bus._js = client.js
         gauge = Gauge("deciding", "x", ["policy"], registry=CollectorRegistry())
-        crowning = PolicyEvaluator(
+        evaluator = PolicyEvaluator(
             DatabaseHistory(postgres.url), bus, ChampionChallenger("static", "static"), ["static"], utc_now,
             lambda: True, gauge, timedelta(hours=1),
         )  # fmt: skip
-        await crowning.watch(utc_now())
+        await evaluator.watch(utc_now())
         assert postgres.pid is not None
         os.kill(postgres.pid, signal.SIGSTOP)
         try:
             async with asyncio.timeout(30):
                 with pytest.raises(UnavailableError):
-                    await crowning.watch(utc_now())
+                    await evaluator.watch(utc_now())
         finally:
             os.kill(postgres.pid, signal.SIGCONT)
-        await crowning.watch(utc_now())
+        await evaluator.watch(utc_now())
     finally:
         await postgres.stop()

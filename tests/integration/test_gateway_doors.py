@@ -301,8 +301,8 @@ async def test_one_caller_leaves_requests_to_the_others(nats_server: NatsServer,
 async def test_subscriptions_and_silences_are_only_so_many(
     client: AutopilotClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(alerts, "MOST_SUBSCRIPTIONS", 2)
-    monkeypatch.setattr(alerts, "MOST_SILENCES", 2)
+    monkeypatch.setattr(alerts, "MAX_SUBSCRIPTIONS", 2)
+    monkeypatch.setattr(alerts, "MAX_SILENCES", 2)
     bucket = await client.js.key_value("silences")
     long_over = {"id": "old", "starts_at": "2020-01-01T00:00:00Z", "ends_at": "2020-01-02T00:00:00Z", "created_by": "x"}
     await bucket.put("old", json.dumps(long_over).encode())

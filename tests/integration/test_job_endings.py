@@ -113,7 +113,7 @@ async def test_the_command_line_shows_rubbish_as_it_is(client: AutopilotClient, 
 async def test_an_input_too_large_to_be_read_is_refused(
     client: AutopilotClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("accelerator_autopilot.client.jobs.MOST_PAYLOAD_BYTES", 300_000)
+    monkeypatch.setattr("accelerator_autopilot.client.jobs.MAX_PAYLOAD_BYTES", 300_000)
     with pytest.raises(InvalidInputError, match="may have at most 300000 bytes"):
         await client.jobs.submit("echo", {"text": "x" * 400_000})
     job = await client.jobs.submit("echo", {"text": "x" * 280_000})

@@ -28,13 +28,13 @@ pytestmark = [pytest.mark.nats, pytest.mark.timeout(90)]
 
 
 async def dead_job(client: AutopilotClient, kind: str = "echo") -> DeadJob:
-    async def look() -> Any:
+    async def read() -> Any:
         try:
             return await client.js.get_last_msg("DEAD", f"dead.{kind}")
         except NotFoundError:
             return None
 
-    return DeadJob.model_validate_json((await eventually(look)).data)
+    return DeadJob.model_validate_json((await eventually(read)).data)
 
 
 async def empty(client: AutopilotClient) -> bool:

@@ -106,7 +106,7 @@ async def test_an_alert_that_is_over_is_removed_once(nats_server: NatsServer, cl
 async def test_a_bucket_that_is_lost_is_made_again_while_services_run(
     nats_server: NatsServer, client: AutopilotClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(consumers, "COUNTED_EVERY_S", 0.5)
+    monkeypatch.setattr(consumers, "COUNT_INTERVAL_S", 0.5)
     monkeypatch.setattr(consumers, "WATCH_PERIOD_S", 0.1)
     watchdog = consumers.ConsumerWatchdog(client.js, [], HealthState("x"), CollectorRegistry())
     watching = asyncio.create_task(watchdog.run())

@@ -24,7 +24,7 @@ from accelerator_autopilot.contracts.messages.jobs import JobResult, PoolStatus,
 from accelerator_autopilot.deploy.local.instance import take_port
 from accelerator_autopilot.deploy.local.servers import nats_binary, wait_for_port, write_nats_config
 from accelerator_autopilot.inference.pool.application.queue_janitor import QueueJanitor
-from accelerator_autopilot.inference.worker.application.worker_state import BEGIN_ANEW
+from accelerator_autopilot.inference.worker.application.worker_state import RESTART
 from accelerator_autopilot.runtime.leader_election import LeaderElection
 from accelerator_autopilot.transport import stream_setup
 from accelerator_autopilot.transport.clock import utc_now
@@ -322,7 +322,7 @@ class TestModels:
         async with self.worker(nats_server) as process:
             handle = await client.jobs.submit("embed", {"texts": ["x"]})
             assert (await handle.wait(30)).status == "succeeded"
-            assert await asyncio.wait_for(process.wait(), 20) == BEGIN_ANEW
+            assert await asyncio.wait_for(process.wait(), 20) == RESTART
 
     async def test_models_that_are_kept_warm_stay(self, client: AutopilotClient, nats_server: NatsServer) -> None:
         async with self.worker(nats_server, AUTOPILOT_PRELOAD_KINDS='["embed"]') as process:

@@ -130,14 +130,14 @@ class TestEverythingEnds:
         job = Job(id="j1", kind="echo", priority="normal", payload={"text": "x"}, submitted_at=utc_now())
         for _ in range(3):
             with pytest.raises(UnavailableError):
-                await dead.bury(job, "invalid", [dead.reason("InvalidInputError", "no")], "jobs.echo.normal.j1")
+                await dead.dead_letter(job, "invalid", [dead.reason("InvalidInputError", "no")], "jobs.echo.normal.j1")
             await asyncio.sleep(0.4)
         await resize(js, "RESULTS", 1 << 20)
-        await dead.bury(job, "invalid", [dead.reason("InvalidInputError", "no")], "jobs.echo.normal.j1")
+        await dead.dead_letter(job, "invalid", [dead.reason("InvalidInputError", "no")], "jobs.echo.normal.j1")
         assert await messages(js, "DEAD") == await messages(js, "RESULTS") == 1
 
     async def sweep(self, js: JetStreamContext, undeliverable: UnschedulableJobs | None = None) -> None:
-        undeliverable = undeliverable or UnschedulableJobs(js, DeadLettering(js, "keeper"), poison_rule(js), 0.0)
+        undeliverable = undeliverable or UnschedulableJobs(js, DeadLettering(js, "janitor"), poison_rule(js), 0.0)
         await undeliverable.sweep(utc_now() + timedelta(seconds=1))
 
     async def test_a_bare_job_of_an_unknown_kind_keeps_its_input(self, client: AutopilotClient) -> None:
@@ -179,14 +179,14 @@ class TestEverythingEnds:
     async def test_a_pool_that_is_away_for_a_moment_loses_no_job(self, client: AutopilotClient) -> None:
         await tell_pool(client.js, "other")
         await client.jobs.submit("echo", {}, job_id="waits")
-        patient = UnschedulableJobs(client.js, DeadLettering(client.js, "keeper"), poison_rule(client.js), 60.0)
+        patient = UnschedulableJobs(client.js, DeadLettering(client.js, "janitor"), poison_rule(client.js), 60.0)
         await patient.sweep(utc_now() + timedelta(hours=1))
         assert await messages(client.js, "JOBS") == 1, "it is old, but its pool has only just gone"
 
     async def test_no_job_ends_while_the_bucket_of_pools_lags_behind(self, client: AutopilotClient) -> None:
         js = client.js
         await client.jobs.submit("echo", {}, job_id="waits")
-        own = UnschedulableJobs(js, DeadLettering(js, "keeper"), poison_rule(js), 0.0, own_pool="default.here")
+        own = UnschedulableJobs(js, DeadLettering(js, "janitor"), poison_rule(js), 0.0, own_pool="default.here")
         await own.sweep(utc_now() + timedelta(hours=1))
         assert await messages(js, "JOBS") == 1, "the pool of this very process is not seen: what is seen is old"
 
@@ -203,7 +203,7 @@ class TestEverythingEnds:
         assert "ttl_s" in late.errors[-1].message
         assert "no worker took it" in late.errors[-1].message
         assert await client.jobs.find_result("early") is None
-        await UnschedulableJobs(js, DeadLettering(js, "keeper"), poison_rule(js), 0.0).sweep(
+        await UnschedulableJobs(js, DeadLettering(js, "janitor"), poison_rule(js), 0.0).sweep(
             utc_now() + timedelta(days=7, hours=13)
         )
         for name in ("early", "rubbish"):
@@ -254,12 +254,12 @@ class TestStreamWatch:
         registry = CollectorRegistry()
         watch = StreamUsage(client.js, bus, registry, lambda: True)
         await resize(client.js, "RESULTS", 10_000)
-        await watch.look()
+        await watch.check()
         assert await client.alerts.open() == []
         for state, severity, size in (("opened", "warning", 8_300), ("updated", "critical", 1_400)):
             result, _ = a_result(state)
             await publish_result(client.js, result, b"x" * size, 3600)
-            await watch.look()
+            await watch.check()
             (alert,) = await client.alerts.open()
             assert (alert.device, alert.kind, alert.state, alert.severity) == (
                 "stream RESULTS", "stream_full", state, severity,
@@ -269,7 +269,7 @@ class TestStreamWatch:
         assert filled is not None
         assert filled > 0.95
         await resize(client.js, "RESULTS", 2**20)
-        await watch.look()
+        await watch.check()
         assert await client.alerts.open() == []
         told = await client.js.stream_info("ALERTS")
         assert told.state.messages == 3

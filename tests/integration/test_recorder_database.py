@@ -172,7 +172,7 @@ async def test_a_database_that_takes_no_writes_is_told_and_loses_nothing(
 async def test_a_frame_recorder_that_stands_still_starts_again(
     nats_server: NatsServer, nc: Client, database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(recorder_module, "STANDSTILL_S", 3.0)
+    monkeypatch.setattr(recorder_module, "HANG_TIMEOUT_S", 3.0)
     run, runs = FrameWriter.run, 0
 
     async def stuck_once(*arguments: object) -> None:

@@ -135,16 +135,16 @@ async def test_what_policies_saw_outlives_the_process(nats_server: NatsServer, n
     js = nc.jetstream()
     await ensure(js, 1)
     makers = {"queue_lag": policy_maker("queue_lag")}
-    panels = [PolicyRunner(makers, 10.0) for _ in range(3)]
-    panels[0].propose([seen(pool="p", waiting=9)])
-    await ObservationStore(js, panels[0], "first").keep()
-    await ObservationStore(js, panels[1], "second").recall()
-    held = panels[1].propose([seen(pool="p")])["p"].by("queue_lag")
+    runners = [PolicyRunner(makers, 10.0) for _ in range(3)]
+    runners[0].propose([seen(pool="p", waiting=9)])
+    await ObservationStore(js, runners[0], "first").keep()
+    await ObservationStore(js, runners[1], "second").restore()
+    held = runners[1].propose([seen(pool="p")])["p"].by("queue_lag")
     assert held is not None
     assert held.replicas == 4, "the cooldown of what another process saw"
     await (await js.object_store("artifacts")).put(OBJECT, b"rubbish")
-    await ObservationStore(js, panels[2], "third").recall()
-    forgotten = panels[2].propose([seen(pool="p")])["p"].by("queue_lag")
+    await ObservationStore(js, runners[2], "third").restore()
+    forgotten = runners[2].propose([seen(pool="p")])["p"].by("queue_lag")
     assert forgotten is not None
     assert forgotten.replicas == 1, "what cannot be read is a past that is not known"
 
@@ -233,14 +233,14 @@ async def test_the_past_of_a_database_is_read_replayed_and_reported(
     (own,) = await asyncio.to_thread(own_pools, database_url, 0.25)
     assert len(own.trace.arrival_s) == 600, "training begins from the same past"
     bus = BusOf(client)
-    championship = ChampionChallenger("static", "reserve")
+    champion_challenger = ChampionChallenger("static", "reserve")
     gauge = Gauge("deciding", "who", ["policy"], registry=CollectorRegistry())
-    crowning = PolicyEvaluator(
-        DatabaseHistory(database_url), bus, championship, ["static", "queue_lag", "reserve"], utc_now, lambda: True,
-        gauge, timedelta(hours=1),
+    evaluator = PolicyEvaluator(
+        DatabaseHistory(database_url), bus, champion_challenger, ["static", "queue_lag", "reserve"], utc_now,
+        lambda: True, gauge, timedelta(hours=1),
     )  # type: ignore[arg-type]  # fmt: skip
-    choice = await crowning.replay(now)
-    assert choice.champion == championship.champion
+    choice = await evaluator.replay(now)
+    assert choice.champion == champion_challenger.champion
     assert choice.champion != "static", "anything that switches off saves energy here"
     assert choice.saving_low > 0
     kept = ChampionStatus.model_validate_json((await (await client.js.key_value("scheduler")).get("champion")).value)

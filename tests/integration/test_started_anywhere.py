@@ -48,7 +48,7 @@ def test_every_process_is_started_without_the_current_folder_on_its_path() -> No
 async def test_a_worker_whose_main_thread_is_stuck_ends_although_nobody_is_left_to_kill_it(tmp_path: Path) -> None:
     program = (
         "import accelerator_autopilot.inference.worker.app as app, ctypes\n"
-        "app.STANDSTILL_S = 1\n"
+        "app.HANG_TIMEOUT_S = 1\n"
         "app.end_by_itself_later()\n"
         "print('begun', flush=True)\n"
         "ctypes.PyDLL(None).sleep(600)\n"  # holds the interpreter's lock

@@ -69,7 +69,7 @@ async def all_tell(started: dict[str, tuple[asyncio.subprocess.Process, int]], *
     """Wait until every service works, or until each says that no broker answers."""
     async with httpx.AsyncClient(trust_env=False) as http:
 
-        async def look() -> bool:
+        async def read() -> bool:
             try:
                 told = [(await http.get(f"http://127.0.0.1:{port}/readyz")).json() for _, port in started.values()]
             except httpx.HTTPError:
@@ -78,7 +78,7 @@ async def all_tell(started: dict[str, tuple[asyncio.subprocess.Process, int]], *
                 return not any({"started", "nats", "workers"} & set(one["problems"]) for one in told)
             return all("nats" in one["problems"] for one in told)
 
-        await eventually(look, 90, "all services tell their state")
+        await eventually(read, 90, "all services tell their state")
 
 
 async def end_all(started: dict[str, tuple[asyncio.subprocess.Process, int]]) -> dict[str, int | None]:
@@ -156,7 +156,7 @@ from accelerator_autopilot.runtime import health
 from accelerator_autopilot.runtime.service import Service
 from accelerator_autopilot.runtime.settings import ServiceSettings
 
-health.LOOP_DEAD_S, health.LOOK_EVERY_S = 2.0, 0.2
+health.LOOP_DEAD_S, health.CHECK_INTERVAL_S = 2.0, 0.2
 service = Service("stuck", ServiceSettings(nats_url=sys.argv[1]))
 
 async def block():

@@ -52,11 +52,11 @@ async def running_pool(
 async def pool_status(client: AutopilotClient) -> PoolStatus:
     """What the pool tells of itself."""
 
-    async def look() -> PoolStatus | None:
+    async def read() -> PoolStatus | None:
         pools = await client.fleet.pools()
         return pools[0] if pools else None
 
-    found = await eventually(look, 20)
+    found = await eventually(read, 20)
     assert isinstance(found, PoolStatus)
     return found
 
@@ -64,7 +64,7 @@ async def pool_status(client: AutopilotClient) -> PoolStatus:
 async def ready(client: AutopilotClient, count: int) -> None:
     """Wait until so many workers are."""
 
-    async def look() -> bool:
+    async def read() -> bool:
         return sum(w.state == "ready" for w in (await pool_status(client)).workers) >= count
 
-    await eventually(look, 60, f"{count} workers ready")
+    await eventually(read, 60, f"{count} workers ready")

@@ -67,10 +67,10 @@ class TestKernelLog:
 
     def test_xids_that_came_while_the_agent_was_down_are_told_once(self, tmp_path: Path) -> None:
         path = self.write(tmp_path / "kmsg", (1, 31), (2, 48), (3, 79))
-        log = self.log(path, told=1, boot_id="b")
+        log = self.log(path, reported=1, boot_id="b")
         assert [(e.code, e.occurrence) for e in log.poll()] == [(48, "b:2"), (79, "b:3")]
         assert log.sequence == 3
-        assert self.log(path, told=log.sequence, boot_id="b").poll() == []
+        assert self.log(path, reported=log.sequence, boot_id="b").poll() == []
 
     def test_the_first_run_begins_at_the_end_and_one_of_another_boot_at_the_beginning(self, tmp_path: Path) -> None:
         path = self.write(tmp_path / "kmsg", (1, 31), (2, 48))

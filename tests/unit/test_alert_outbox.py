@@ -57,7 +57,7 @@ class FakeBus:
 
 @pytest.fixture
 def bus(monkeypatch: pytest.MonkeyPatch) -> FakeBus:
-    monkeypatch.setattr(outbox_module, "AGAIN_AFTER_S", 0.01)
+    monkeypatch.setattr(outbox_module, "RETRY_INTERVAL_S", 0.01)
     return FakeBus()
 
 
@@ -143,7 +143,7 @@ async def test_a_state_that_may_have_arrived_is_not_dropped(bus: FakeBus) -> Non
 
 
 async def test_of_too_many_what_nobody_needs_goes_first(bus: FakeBus, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(outbox_module, "MOST_WAITING", 3)
+    monkeypatch.setattr(outbox_module, "MAX_WAITING", 3)
     registry = CollectorRegistry()
     box = AlertOutbox(bus, registry)  # type: ignore[arg-type]
     for one in states("a", "opened", "resolved"):
@@ -177,11 +177,11 @@ class TestIntake:
     def made(self) -> tuple[FrameReceiver, list[Any], CollectorRegistry]:
         seen: list[Any] = []
 
-        async def look(frames: list[Any]) -> None:
+        async def check(frames: list[Any]) -> None:
             seen.extend(frames)
 
         registry = CollectorRegistry()
-        return FrameReceiver(look, registry, PoisonRule(registry, Mock())), seen, registry
+        return FrameReceiver(check, registry, PoisonRule(registry, Mock())), seen, registry
 
     async def test_frames_that_are_no_ones_or_too_much_are_counted_and_the_rest_is_looked_at(self) -> None:
         made, seen, registry = self.made()
@@ -201,13 +201,13 @@ class TestIntake:
     async def test_a_frame_that_detection_fails_on_spoils_no_other(self) -> None:
         seen: list[str] = []
 
-        async def look(frames: list[Any]) -> None:
+        async def check(frames: list[Any]) -> None:
             if any(one.node == "evil" for one in frames):
                 raise RuntimeError("in detection")
             seen.extend(one.node for one in frames)
 
         registry = CollectorRegistry()
-        made = FrameReceiver(look, registry, PoisonRule(registry, Mock()))
+        made = FrameReceiver(check, registry, PoisonRule(registry, Mock()))
         nodes = ["n1", "n2", "evil", "n3", "n4", "n5"]
         for node in nodes:
             message = SimpleNamespace(subject=subjects.frames(node), data=encode(frame(node=node)))
@@ -222,7 +222,7 @@ class TestIntake:
     async def test_what_waits_is_bounded_and_the_newest_stays(self, monkeypatch: pytest.MonkeyPatch) -> None:
         made, seen, registry = self.made()
         body = encode(frame())
-        monkeypatch.setattr(intake_module, "MOST_BYTES", 10 * len(body))
+        monkeypatch.setattr(intake_module, "MAX_BYTES", 10 * len(body))
         for number in range(100):
             message = SimpleNamespace(subject=subjects.frames("n1"), data=encode(frame(sequence=number % 100)))
             await made.take(message)  # type: ignore[arg-type]

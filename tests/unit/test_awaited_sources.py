@@ -70,7 +70,7 @@ async def test_a_cap_of_the_run_before_is_given_back_when_its_driver_appears(fro
     steady_s = 0.0
     power = PowerControl("n1", sampler.find, PowerCapFile(path), lambda: list(sampler.devices), lambda: steady_s)
     async with asyncio.timeout(2):
-        await sampler.look_for_devices()
+        await sampler.discover_devices()
         await power.restore_all()
     await sampler._tick()
     assert ("source nvml" in sampler.health.ready()[1]) is frozen
@@ -78,7 +78,7 @@ async def test_a_cap_of_the_run_before_is_given_back_when_its_driver_appears(fro
     assert json.loads(path.read_text())
     driver.loaded = True
     driver.frozen.set()
-    looking = asyncio.create_task(sampler.keep_looking())
+    looking = asyncio.create_task(sampler.keep_discovering())
 
     async def restored() -> bool:
         nonlocal steady_s
@@ -102,13 +102,13 @@ async def test_a_driver_that_hung_and_then_is_not_there_is_no_trouble() -> None:
     driver = Driver()
     driver.frozen.clear()
     sampler = sampler_of(LateDriverSource("nvml", driver.open))
-    await sampler.look_for_devices()
+    await sampler.discover_devices()
     await sampler._tick()
     assert "no answer" in sampler._states["nvml"]
     driver.frozen.set()
 
     async def quiet() -> bool:
-        await sampler.look_for_devices()
+        await sampler.discover_devices()
         await sampler._tick()
         return "source nvml" not in sampler.health.ready()[1]
 

@@ -25,7 +25,7 @@ from accelerator_autopilot.inference.jobs.run_time_limit import RunTimeLimit, li
 from accelerator_autopilot.inference.pool.application.device_group import group
 from accelerator_autopilot.inference.pool.application.worker_process import (
     LOADING_SILENT_S,
-    LONGEST_LINE,
+    MAX_LINE_BYTES,
     WorkerProcess,
 )
 from accelerator_autopilot.inference.pool.application.worker_supervisor import PoolSupervisor
@@ -81,7 +81,7 @@ class TestWhatAWorkerSuspects:
             judged("echo", ValueError("of the input")),
             KindFailedError("echo", "WrongOutputs", "it returned 2 outputs for 1 inputs"),
         ],
-        ids=lambda e: getattr(e, "told_as", type(e).__name__),
+        ids=lambda e: getattr(e, "reported_as", type(e).__name__),
     )
     def test_what_jobs_fail_of_by_themselves_never_counts_whoever_submits_them(self, error: Exception) -> None:
         state = self.state()
@@ -173,10 +173,10 @@ class TestBetweenWorkerAndPool:
         reading, writing = os.pipe()
         pipe = StatusPipe(writing)
         line = "x" * 9999
-        while pipe.tell(line):
+        while pipe.send(line):
             pass
         seen = os.read(reading, 1 << 20)
-        assert pipe.tell("last") or pipe.tell("last")
+        assert pipe.send("last") or pipe.send("last")
         os.close(writing)
         while more := os.read(reading, 1 << 20):
             seen += more
@@ -186,9 +186,9 @@ class TestBetweenWorkerAndPool:
 
     async def test_a_line_that_is_too_long_does_not_end_the_reader(self) -> None:
         status = WorkerStatus(worker="w", device="d", pid=1, state="ready", started_at=utc_now())
-        code = f"print('x' * {2 * LONGEST_LINE}); print('''{status.model_dump_json()}''')"
+        code = f"print('x' * {2 * MAX_LINE_BYTES}); print('''{status.model_dump_json()}''')"
         process = await asyncio.create_subprocess_exec(
-            sys.executable, "-c", code, stdout=asyncio.subprocess.PIPE, limit=LONGEST_LINE
+            sys.executable, "-c", code, stdout=asyncio.subprocess.PIPE, limit=MAX_LINE_BYTES
         )
         with open_journal() as journal:
             worker = WorkerProcess(process, status.model_copy(update={"state": "starting"}), journal)
@@ -243,7 +243,7 @@ class TestBetweenWorkerAndPool:
     ) -> None:
         known = [device(device=name) for name in here]
         supervisor = PoolSupervisor(PoolSettings(), desired, devices=known, cordoned=cordoned)
-        supervisor._unwell["a"] = 100.0
+        supervisor._hung["a"] = 100.0
         process: Any = None
         with open_journal() as journal:
             for name, state in states.items():
@@ -277,11 +277,11 @@ async def test_a_pool_whose_devices_are_all_ill_says_so() -> None:
 
 
 async def test_a_job_that_is_to_be_alone_has_no_company() -> None:
-    company, together, most = SuspectIsolation(), 0, {True: 0, False: 0}
+    isolation, together, most = SuspectIsolation(), 0, {True: 0, False: 0}
 
     async def run(*, alone: bool) -> None:
         nonlocal together
-        async with company.of(alone=alone):
+        async with isolation.of(alone=alone):
             together += 1
             most[alone] = max(most[alone], together)
             await asyncio.sleep(0.01)

@@ -58,7 +58,7 @@ class Results:
 class TestWatching:
     @pytest.fixture(autouse=True)
     def _soon(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(result_watcher, "LOOK_AGAIN_S", (0.0, 0.0, 0.01))
+        monkeypatch.setattr(result_watcher, "RECHECK_S", (0.0, 0.0, 0.01))
 
     async def watch(self, results: Any, count: int = 1) -> tuple[SilentNats, ResultWatcher, list[Any]]:
         nats: Any = SilentNats()
@@ -72,7 +72,7 @@ class TestWatching:
         await eventually(lambda: not nats.subscribed)
 
     async def test_many_are_looked_for_in_turn(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(result_watcher, "LOOKS_A_SWEEP", 2)
+        monkeypatch.setattr(result_watcher, "LOOKUPS_PER_SWEEP", 2)
         _, _, futures = await self.watch(Results(after=60), count=12)
         assert len(await asyncio.wait_for(asyncio.gather(*futures), 10)) == 12
 

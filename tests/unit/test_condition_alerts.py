@@ -54,7 +54,7 @@ class Bench:
         self._check()
         self.stored.pop(key, None)
 
-    async def look(self, *conditions: Condition, after_s: float = 1.0) -> None:
+    async def check(self, *conditions: Condition, after_s: float = 1.0) -> None:
         self.now += timedelta(seconds=after_s)
         try:
             await self.alerts.settle(conditions)
@@ -78,55 +78,55 @@ def bad(severity: Severity = "warning", device: str = "disk") -> Condition:
 
 async def test_opened_once_renewed_quietly_worse_and_over(bench: Bench) -> None:
     for _ in range(150):
-        await bench.look(bad())
+        await bench.check(bad())
     assert bench.told == ["opened warning"]
     assert len(bench.published) == 3, "renewed in the stream once a minute"
-    await bench.look(bad("critical"))
-    await bench.look(bad("critical"))
+    await bench.check(bad("critical"))
+    await bench.check(bad("critical"))
     (stored,) = bench.stored.values()
     assert (stored.state, stored.severity, stored.worsened_at) == (
         "updated",
         "critical",
         bench.now - timedelta(seconds=1),
     )
-    await bench.look(bad("warning"))
+    await bench.check(bad("warning"))
     assert next(iter(bench.stored.values())).severity == "warning"
-    await bench.look()
-    await bench.look()
+    await bench.check()
+    await bench.check()
     assert bench.told == ["opened warning", "updated critical", "resolved warning"]
     assert len({alert.id for alert in bench.published.values()}) == 1
     assert bench.stored == {}
 
 
 async def test_each_device_has_an_alert_of_its_own(bench: Bench) -> None:
-    await bench.look(bad(device="a"), bad(device="b"))
-    await bench.look(bad(device="b"))
+    await bench.check(bad(device="a"), bad(device="b"))
+    await bench.check(bad(device="b"))
     assert list(bench.stored) == [subjects.alert_key("n1", "b", "disk_full")]
     assert bench.told == ["opened warning", "opened warning", "resolved warning"]
 
 
 async def test_what_was_over_while_jetstream_refused_is_told_all_the_same(bench: Bench) -> None:
-    await bench.look()
+    await bench.check()
     bench.refuses = True
-    await bench.look(bad("critical"))
+    await bench.check(bad("critical"))
     for _ in range(3):
-        await bench.look()
+        await bench.check()
     bench.refuses = False
-    await bench.look()
+    await bench.check()
     assert bench.told == ["opened critical", "resolved critical"]
     assert bench.stored == {}
 
 
 async def test_what_came_and_went_often_meanwhile_is_one_alert(bench: Bench) -> None:
-    await bench.look(bad())
+    await bench.check(bad())
     bench.refuses = True
     for _ in range(50):
-        await bench.look(bad("critical"))
-        await bench.look()
-        await bench.look(bad())
-    await bench.look(bad("critical"))
+        await bench.check(bad("critical"))
+        await bench.check()
+        await bench.check(bad())
+    await bench.check(bad("critical"))
     bench.refuses = False
-    await bench.look(bad("critical"))
+    await bench.check(bad("critical"))
     alerts = [f"{a.state} {a.severity}" for a in bench.published.values()]
     assert len(alerts) <= 4
     assert alerts[0] == "opened warning"
@@ -135,11 +135,11 @@ async def test_what_came_and_went_often_meanwhile_is_one_alert(bench: Bench) -> 
 
 async def test_half_a_telling_is_completed_and_not_repeated(bench: Bench) -> None:
     bench.refuses_bucket = True
-    await bench.look(bad())
-    await bench.look(bad())
+    await bench.check(bad())
+    await bench.check(bad())
     assert (bench.told, bench.stored) == (["opened warning"], {})
     bench.refuses_bucket = False
-    await bench.look(bad())
+    await bench.check(bad())
     assert bench.told == ["opened warning"]
     assert len(bench.stored) == 1
 
@@ -151,47 +151,47 @@ async def test_a_publisher_that_starts_again_goes_on_with_what_is_open(bench: Be
         opened_at=NOW, at=NOW,
     )  # fmt: skip
     bench.stored["other"] = other
-    await bench.look(bad())
+    await bench.check(bad())
     bench.start()
     conditions = [bad()] if still else []
-    await bench.look(*conditions)
+    await bench.check(*conditions)
     assert bench.told == ["opened warning", *([] if still else ["resolved warning"])]
     assert bench.stored.pop("other") == other
     assert len(bench.stored) == len(conditions)
 
 
 async def test_one_that_starts_while_jetstream_refuses_opens_no_second_alert(bench: Bench) -> None:
-    await bench.look(bad())
+    await bench.check(bad())
     bench.start()
     bench.refuses = True
-    await bench.look(bad("critical"))
-    await bench.look(bad())
+    await bench.check(bad("critical"))
+    await bench.check(bad())
     bench.refuses = False
-    await bench.look(bad())
-    await bench.look()
+    await bench.check(bad())
+    await bench.check()
     assert len({alert.id for alert in bench.published.values()}) == 1
     assert bench.told == ["opened warning", "updated critical", "resolved warning"]
 
 
 async def test_what_was_bad_only_before_jetstream_answered_is_told(bench: Bench) -> None:
     bench.refuses = True
-    await bench.look(bad("critical"))
-    await bench.look()
+    await bench.check(bad("critical"))
+    await bench.check()
     bench.refuses = False
-    await bench.look()
+    await bench.check()
     assert bench.told == ["opened critical", "resolved critical"]
 
 
 async def test_a_bucket_that_was_lost_has_the_alert_again_within_a_minute(bench: Bench) -> None:
-    await bench.look(bad())
+    await bench.check(bad())
     bench.stored.clear()
-    await bench.look(bad(), after_s=61)
+    await bench.check(bad(), after_s=61)
     assert len(bench.stored) == 1
     assert bench.told == ["opened warning"]
 
 
 async def test_a_name_that_no_subject_carries_keeps_no_other_alert_back(bench: Bench) -> None:
     odd = replace(bad(), node="." * 200, device="." * 200)
-    await bench.look(odd, bad())
-    await bench.look(odd, bad())
+    await bench.check(odd, bad())
+    await bench.check(odd, bad())
     assert bench.told == ["opened warning"]

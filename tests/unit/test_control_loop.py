@@ -83,7 +83,7 @@ class FakeFleet:
         status = {"pool": "p", "at": now, "desired": 1, "kinds": ["echo"], "workers": [], "cordoned": self.cordoned}
         return {"p": [PoolStatus(node=node, **status) for node in self.nodes]}
 
-    async def look(self) -> None: ...
+    async def refresh(self) -> None: ...
 
     def observe(
         self, pool: str, parts: Any, devices: Any, power_w: Any, bounds: PoolPolicy, power_level: float, now: Any
@@ -116,8 +116,8 @@ def decider(
     bus, clock = FakeBus(policy), [0.0]
     counter = Counter("decisions", "by reason", ["reason"], registry=CollectorRegistry())
     actor = Actuator(bus, lambda: at(clock[0]), counter)  # type: ignore[arg-type]
-    panel = PolicyRunner({n: policy_maker(n) for n in {name, "static", "energy_sweep"}}, 10.0)
-    pools = PoolController(actor, panel, Governor(), ChampionChallenger(name, "static"))
+    runner = PolicyRunner({n: policy_maker(n) for n in {name, "static", "energy_sweep"}}, 10.0)
+    pools = PoolController(actor, runner, Governor(), ChampionChallenger(name, "static"))
     return ControlLoop(fleet, pools, DeviceController(actor, 60.0)), bus, clock  # type: ignore[arg-type]
 
 

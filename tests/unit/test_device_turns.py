@@ -7,7 +7,7 @@ from contextlib import AsyncExitStack
 
 import pytest
 
-from accelerator_autopilot.inference.worker.application.device_turns import MOST_LONG, DeviceTurns
+from accelerator_autopilot.inference.worker.application.device_turns import MAX_LONG_BATCHES, DeviceTurns
 from tests.support.waiting import eventually
 
 
@@ -30,19 +30,19 @@ async def test_short_batches_run_one_after_the_other_in_the_order_in_which_they_
 async def test_a_long_batch_passes_its_turn_on_and_so_many_at_most() -> None:
     turns = DeviceTurns(0.05)
     began: list[int] = []
-    end = [asyncio.Event() for _ in range(MOST_LONG + 2)]
+    end = [asyncio.Event() for _ in range(MAX_LONG_BATCHES + 2)]
 
     async def batch(number: int) -> None:
         async with turns.turn():
             began.append(number)
             await end[number].wait()
 
-    tasks = [asyncio.create_task(batch(number)) for number in range(MOST_LONG + 2)]
-    await eventually(lambda: len(began) == MOST_LONG + 1)
+    tasks = [asyncio.create_task(batch(number)) for number in range(MAX_LONG_BATCHES + 2)]
+    await eventually(lambda: len(began) == MAX_LONG_BATCHES + 1)
     await asyncio.sleep(0.2)
-    assert began == list(range(MOST_LONG + 1))
+    assert began == list(range(MAX_LONG_BATCHES + 1))
     end[0].set()
-    await eventually(lambda: len(began) == MOST_LONG + 2)
+    await eventually(lambda: len(began) == MAX_LONG_BATCHES + 2)
     for event in end:
         event.set()
     await asyncio.gather(*tasks)

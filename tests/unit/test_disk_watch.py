@@ -51,10 +51,10 @@ class Bench:
     async def restart(self) -> None:
         self.restarts += 1
 
-    async def look(self, free_mib: int) -> None:
+    async def check(self, free_mib: int) -> None:
         self.free = free_mib
         for _ in range(3):
-            await self.watch.look()
+            await self.watch.check()
             await self.watch._alerts.send()
 
     @property
@@ -69,7 +69,7 @@ def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Bench:
 
 async def test_opened_at_nine_percent_worse_at_two_and_over_with_room(bench: Bench) -> None:
     for free_mib in (500, 90, 95, 105, 20, 25, 500, 500):
-        await bench.look(free_mib)
+        await bench.check(free_mib)
     assert bench.heard == ["opened warning", "updated critical", "resolved critical"]
     first = bench.told[0]
     assert (first.node, first.kind, first.evidence[0].value) == ("n1", "disk_full", 0.09)
@@ -78,20 +78,20 @@ async def test_opened_at_nine_percent_worse_at_two_and_over_with_room(bench: Ben
 
 
 async def test_a_server_whose_disk_was_full_starts_anew_once_there_is_room(bench: Bench) -> None:
-    await bench.look(4)
+    await bench.check(4)
     assert bench.restarts == 0
-    await bench.look(500)
+    await bench.check(500)
     assert bench.restarts == 1
 
 
 async def test_a_write_error_counts_also_where_every_look_saw_room(bench: Bench) -> None:
-    await bench.look(500)
+    await bench.check(500)
     with bench.log.open("ab") as log:
         log.write(REFUSED[:60])
         log.flush()
-        await bench.look(500)
+        await bench.check(500)
         log.write(REFUSED[60:])
-    await bench.look(500)
+    await bench.check(500)
     assert bench.restarts == 1
     assert bench.heard == ["opened critical", "resolved critical"]
 
@@ -99,7 +99,7 @@ async def test_a_write_error_counts_also_where_every_look_saw_room(bench: Bench)
 async def test_a_server_that_stays_without_jetstream_starts_anew(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(nats_disk_monitor, "OFF_FOR_S", 0.0)
     bench.watch._off_since = 0.001
-    await bench.look(500)
+    await bench.check(500)
     assert bench.restarts == 1
 
 

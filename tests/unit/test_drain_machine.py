@@ -44,7 +44,7 @@ class DrainMachine(RuleBasedStateMachine):
         self.notes_stored: dict[Any, Any] = {}
         self.words: dict[tuple[str, str], DrainCommand] = {}
         self.faulty: set[str] = set()  # needs a reset, by what really happened
-        self.vouched: set[str] = set()
+        self.overridden: set[str] = set()
         self.by_hand: set[str] = set()
         self.down: set[str] = set()  # sources that fail
         self.start_detector()
@@ -103,13 +103,13 @@ class DrainMachine(RuleBasedStateMachine):
                     critical[NODE, alert.device] = max(since, critical.get((NODE, alert.device), since))
             sight, now = CriticalAlerts(critical), at(self.now)
             self.memory.notes = dict(self.notes_stored)
-            self.memory.look(sight, self.cordoned, (), fleet, [NODE], now)
+            self.memory.update(sight, self.cordoned, (), fleet, [NODE], now)
             held = self.memory.held(sight, now)
             for taken in operator_drained(self.memory.notes, self.words):
                 del self.memory.notes[taken]
             decided = drains(
                 critical, self.memory.notes, self.cordoned, fleet, POLICY,
-                vouched=operator_restored(critical, self.words), held=held,
+                overridden=operator_restored(critical, self.words), held=held,
             )  # fmt: skip
             for decision in decided:
                 if decision.action == "drain":
@@ -125,7 +125,7 @@ class DrainMachine(RuleBasedStateMachine):
     @rule(name=names, code=st.sampled_from(HARDWARE))
     def hardware_fails(self, name: str, code: int) -> None:
         self.faulty.add(name)
-        self.vouched.discard(name)
+        self.overridden.discard(name)
         self.see("xid", name, code=code)
         self.decide()
 
@@ -207,7 +207,7 @@ class DrainMachine(RuleBasedStateMachine):
         self.words[NODE, name] = said
         if action == "restore":
             self.cordoned.discard((NODE, name))
-            self.vouched.add(name)
+            self.overridden.add(name)
             self.by_hand.discard(name)
         else:
             self.cordoned.add((NODE, name))
@@ -224,7 +224,7 @@ class DrainMachine(RuleBasedStateMachine):
         out = {name for _, name in self.cordoned}
         ours = {name for _, name in self.notes_stored} - self.by_hand
         assert len(ours & out) <= 2, "the breaker holds"
-        must = self.faulty - self.vouched
+        must = self.faulty - self.overridden
         assert must <= out or len(out) >= 2, f"{must - out} works on without a reset"
         self.decide()
         wrongly = {n for n in ours & out if n not in self.faulty}

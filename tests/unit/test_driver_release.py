@@ -15,13 +15,13 @@ from typer.testing import CliRunner
 from accelerator_autopilot.cli.app import app
 from accelerator_autopilot.contracts.errors import UnavailableError
 from accelerator_autopilot.contracts.messages.telemetry import DeviceEvent
-from accelerator_autopilot.runtime.driver_unload import FILE, LONGEST_S, USUAL_S, release, released, take_back
+from accelerator_autopilot.runtime.driver_unload import DEFAULT_RELEASE_S, FILE, MAX_S, release, released, take_back
 from accelerator_autopilot.runtime.health import HealthState
 from accelerator_autopilot.telemetry.agent.adapters import runtime_suspend
 from accelerator_autopilot.telemetry.agent.adapters.late_driver import LateDriverSource
 from accelerator_autopilot.telemetry.agent.adapters.nvml import NvmlSource
 from accelerator_autopilot.telemetry.agent.adapters.nvml import source as nvml_source
-from accelerator_autopilot.telemetry.agent.adapters.runtime_suspend import NVIDIA, all_sleep, sleeps_at
+from accelerator_autopilot.telemetry.agent.adapters.runtime_suspend import NVIDIA, all_suspended, is_suspended_at
 from accelerator_autopilot.telemetry.agent.adapters.source_discovery import make_sources
 from accelerator_autopilot.telemetry.agent.adapters.sysfs_gpu import SysfsSource
 from accelerator_autopilot.telemetry.agent.adapters.threaded_source import ThreadedSource
@@ -45,8 +45,8 @@ def driver(monkeypatch: pytest.MonkeyPatch) -> FakeNvml:
 class TestFile:
     @pytest.mark.parametrize(
         ("content", "lasts_s"),
-        [(None, 0.0), ("1300\n", 300.0), ("", USUAL_S), ("nonsense", USUAL_S), ("9e99", LONGEST_S), ("-5", 0.0),
-         (b"\xff\xfe", 0.0)],
+        [(None, 0.0), ("1300\n", 300.0), ("", DEFAULT_RELEASE_S), ("nonsense", DEFAULT_RELEASE_S), ("9e99", MAX_S),
+         ("-5", 0.0), (b"\xff\xfe", 0.0)],
     )  # fmt: skip
     def test_it_says_until_when(self, tmp_path: Path, content: str | bytes | None, lasts_s: float) -> None:
         if content is not None:
@@ -80,22 +80,22 @@ class TestLettingGo:
     async def test_the_driver_is_closed_for_as_long_as_it_is_asked_and_opened_again(self, driver: FakeNvml) -> None:
         held = [""]
         sampler, source = self.agent(held)
-        await sampler.look_for_devices()
+        await sampler.discover_devices()
         driver.answers["nvmlDeviceGetCount"] = _reloaded_once()
-        await sampler.look_for_devices()
-        await sampler.look_for_devices()
+        await sampler.discover_devices()
+        await sampler.discover_devices()
         await sampler._tick()
         assert driver.calls["nvmlInit"] == 2, "it was started anew once"
         driver.answers["nvmlShutdown"] = None
         held[0] = "released by an operator"
         for _ in range(4):
             await sampler._tick()
-            await sampler.look_for_devices()
+            await sampler.discover_devices()
         assert (source.opened, driver.calls["nvmlShutdown"], driver.calls["nvmlInit"]) == (None, 2, 2)
         assert "released" in sampler._states["nvml"]
         assert list(sampler.devices) == [UUID], "its devices stay known"
         held[0] = ""
-        await sampler.look_for_devices()
+        await sampler.discover_devices()
         await sampler._tick()
         assert (sampler._states["nvml"], driver.calls["nvmlInit"]) == ("ok", 3)
         told = [DeviceEvent.model_validate_json(i.body) for i in sampler.buffer if i.is_event]
@@ -106,7 +106,7 @@ class TestLettingGo:
     async def test_an_agent_that_starts_meanwhile_opens_nothing(self, driver: FakeNvml) -> None:
         held = ["released"]
         sampler, source = self.agent(held)
-        await sampler.look_for_devices()
+        await sampler.discover_devices()
         assert (driver.calls["nvmlInit"], source.absent) == (0, False)
 
     def test_the_agents_own_folder_is_looked_at(self, tmp_path: Path) -> None:
@@ -141,16 +141,16 @@ LAPTOP: dict[str, str | int] = {
 class TestSleep:
     def test_a_gpu_that_sleeps_is_found_by_any_form_of_its_address(self, tmp_path: Path) -> None:
         root = plant(tmp_path, LAPTOP)
-        assert sleeps_at("00000000:3B:00.0", root)
-        assert not sleeps_at(None, root)
-        assert not sleeps_at("0000:99:00.0", root)
-        assert all_sleep(NVIDIA, root), "its sound device is no GPU"
-        assert not all_sleep("0x8086", root)
-        assert not all_sleep("0x1002", root)
+        assert is_suspended_at("00000000:3B:00.0", root)
+        assert not is_suspended_at(None, root)
+        assert not is_suspended_at("0000:99:00.0", root)
+        assert all_suspended(NVIDIA, root), "its sound device is no GPU"
+        assert not all_suspended("0x8086", root)
+        assert not all_suspended("0x1002", root)
 
     def test_it_is_not_asked_and_not_lost(self, driver: FakeNvml, tmp_path: Path, monkeypatch: Any) -> None:
         root = plant(tmp_path, {**LAPTOP, f"{CARD}/power/runtime_status": "active"})
-        monkeypatch.setattr(nvml_source, "sleeps_at", lambda pci: sleeps_at(pci, root))
+        monkeypatch.setattr(nvml_source, "is_suspended_at", lambda pci: is_suspended_at(pci, root))
         source = NvmlSource()
         source.discover()
         assert "power_w" in source.sample()[UUID]
@@ -166,8 +166,8 @@ class TestSleep:
     def test_nothing_is_opened_while_all_sleep(self, driver: FakeNvml, tmp_path: Path, monkeypatch: Any) -> None:
         root = plant(tmp_path / "sys", LAPTOP)
         monkeypatch.setattr(
-            "accelerator_autopilot.telemetry.agent.adapters.source_discovery.all_sleep",
-            lambda vendor: all_sleep(vendor, root),
+            "accelerator_autopilot.telemetry.agent.adapters.source_discovery.all_suspended",
+            lambda vendor: all_suspended(vendor, root),
         )
         source = next(s for s in make_sources(AgentSettings(data_dir=tmp_path, cpu="never")) if s.name == "nvml")
         assert isinstance(source, LateDriverSource)
@@ -194,7 +194,7 @@ def test_a_gpu_without_memory_of_its_own_shows_the_machines(driver: FakeNvml, mo
 
 @pytest.mark.parametrize(
     ("code", "why"),
-    [(pynvml.NVML_ERROR_NO_PERMISSION, "needs root"), (pynvml.NVML_ERROR_NOT_SUPPORTED, "laptops"),
+    [(pynvml.NVML_ERROR_NO_PERMISSION, "needs root"), (pynvml.NVML_ERROR_NOT_SUPPORTED, "laptop"),
      (pynvml.NVML_ERROR_INVALID_ARGUMENT, "outside"), (pynvml.NVML_ERROR_UNKNOWN, "Unknown Error")],
 )  # fmt: skip
 def test_a_cap_that_is_refused_says_why(driver: FakeNvml, code: int, why: str) -> None:

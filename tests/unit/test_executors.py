@@ -75,9 +75,9 @@ async def cluster() -> AsyncIterator[tuple[FakeApiServer, KubernetesExecutor]]:
     await site.start()
     host, port = runner.addresses[0][:2]
     api = client.ApiClient(client.Configuration(host=f"http://{host}:{port}"))
-    hands = KubernetesExecutor(api, "gpu", "autopilot.pool")
-    yield server, hands
-    await hands.close()
+    executor = KubernetesExecutor(api, "gpu", "autopilot.pool")
+    yield server, executor
+    await executor.close()
     await runner.cleanup()
 
 
@@ -85,21 +85,21 @@ class TestKubernetes:
     async def test_only_the_scale_of_the_labelled_deployment_is_patched(
         self, cluster: tuple[FakeApiServer, KubernetesExecutor]
     ) -> None:
-        server, hands = cluster
-        assert await hands.replicas("a") == 2
-        assert await hands.scale("a", 5) == 5
+        server, executor = cluster
+        assert await executor.replicas("a") == 2
+        assert await executor.scale("a", 5) == 5
         assert server.bodies == [{"spec": {"replicas": 5}}]
         assert server.deployments["workers-b"] == ("b", 1)
 
     async def test_what_cannot_be_done_says_what_to_do(self, cluster: tuple[FakeApiServer, KubernetesExecutor]) -> None:
-        server, hands = cluster
+        server, executor = cluster
         with pytest.raises(ExecutorError, match=r"0 Deployments with autopilot\.pool=nowhere"):
-            await hands.scale("nowhere", 1)
+            await executor.scale("nowhere", 1)
         with pytest.raises(ExecutorError, match="2 Deployments"):
-            await hands.scale("b", 1)
+            await executor.scale("b", 1)
         server.forbidden = True
         with pytest.raises(ExecutorError, match="pool a in gpu: 403"):
-            await hands.scale("a", 1)
+            await executor.scale("a", 1)
 
 
 class FakeContainer:
@@ -143,14 +143,14 @@ class FakeEngine:
 class TestDocker:
     async def test_copies_come_and_go_and_the_operators_container_stays(self) -> None:
         engine = FakeEngine()
-        hands = DockerExecutor(engine, "autopilot.pool")
+        executor = DockerExecutor(engine, "autopilot.pool")
         first = engine.running[0]
-        assert await hands.scale("a", 3) == 3
+        assert await executor.scale("a", 3) == 3
         image, given = engine.started[0]
         assert (image, given["environment"], given["network"]) == ("autopilot:1", ["AUTOPILOT_POOL=a"], "fleet")
-        assert await hands.scale("a", 2) == 2
+        assert await executor.scale("a", 2) == 2
         assert [c.labels.get(COPY_LABEL) for c in engine.running] == [None, "1"], "the youngest goes first"
-        assert await hands.scale("a", 0) == 1
+        assert await executor.scale("a", 0) == 1
         assert engine.running == [first]
 
     async def test_an_engine_that_refuses_and_a_pool_that_is_not_there(self) -> None:

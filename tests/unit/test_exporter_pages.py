@@ -14,7 +14,7 @@ from accelerator_autopilot.telemetry.agent.adapters.scrape_fetch import Page
 from accelerator_autopilot.telemetry.agent.adapters.scrape_metrics import PageCollector
 from accelerator_autopilot.telemetry.agent.domain.plausibility import Plausible
 from accelerator_autopilot.telemetry.agent.domain.scrape_reader import PageReading, read_page
-from accelerator_autopilot.telemetry.agent.domain.scrape_state import GONE_FOR_GOOD_S, PageDevices, PageXids
+from accelerator_autopilot.telemetry.agent.domain.scrape_state import FORGET_AFTER_S, PageDevices, PageXids
 
 UUID = "GPU-5f1c"
 BLANKS = {
@@ -192,7 +192,7 @@ class TestForgetting:
         two = usual("GPU-a", gpu="0", pci_bus_id="0:1:0.0") + usual("GPU-b", gpu="1", pci_bus_id="0:2:0.0")
         one = usual("GPU-a", gpu="0", pci_bus_id="0:1:0.0")
         assert self.devices((0, two), (3600, one)) == ["GPU-a", "GPU-b"]
-        assert self.devices((0, two), (GONE_FOR_GOOD_S + 1, one)) == ["GPU-a"]
+        assert self.devices((0, two), (FORGET_AFTER_S + 1, one)) == ["GPU-a"]
 
     def test_one_whose_place_another_has_was_replaced(self) -> None:
         assert self.devices((0, usual("GPU-a")), (60, usual("GPU-new"))) == ["GPU-new"]

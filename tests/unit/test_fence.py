@@ -21,9 +21,9 @@ class Executor:
     def __init__(self, leading: int | None = 5) -> None:
         self.leading, self.asked, self.fails = leading, 0, False
         self.did: list[str] = []
-        self.fence = CommandFence(leading=self.look)
+        self.fence = CommandFence(leading=self.check)
 
-    async def look(self) -> int | None:
+    async def check(self) -> int | None:
         self.asked += 1
         return self.leading
 
@@ -141,7 +141,7 @@ async def test_a_scheduler_without_a_token_is_none() -> None:
 
 
 async def test_what_is_remembered_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("accelerator_autopilot.runtime.command_fence.MOST_REMEMBERED", 5)
+    monkeypatch.setattr("accelerator_autopilot.runtime.command_fence.MAX_REMEMBERED", 5)
     made = Executor()
     for second in range(20):
         await made.take(second, device=f"gpu-{second}")
@@ -174,13 +174,13 @@ async def test_a_crash_in_the_midst_of_a_command_is_no_way_back(tmp_path: Path) 
     made.fence.memory = file
     seen: list[list[str]] = []
 
-    async def look() -> CommandOutcome:
+    async def check() -> CommandOutcome:
         seen.append([done.id for done in (await file.load()).values()])
         raise UnavailableError("away")
 
     command = power_command(id="c1", issuer="scheduler", fencing_token=5, at=at(0), expires_at=at(15))
     with pytest.raises(UnavailableError):
-        await made.fence.carry_out(command, at(0), look, made.none)
+        await made.fence.carry_out(command, at(0), check, made.none)
     assert seen == [["c1"]]
     assert await file.load() == {}, "what was not carried out is none"
 

@@ -146,7 +146,7 @@ def test_looks_at_pools(data: st.DataObject) -> None:
         {"a": np.ones((3, len(COLUMNS)), np.float32), "b": np.ones((1, len(COLUMNS)), np.float32)}, 5.0, "w"
     )
     try:
-        PolicyRunner({}, 5.0).recall(_unpacked(data.draw(near(content)), 5.0, "me"))
+        PolicyRunner({}, 5.0).restore(_unpacked(data.draw(near(content)), 5.0, "me"))
     except (ValueError, KeyError, TypeError, IndexError):
         return
 
@@ -154,7 +154,7 @@ def test_looks_at_pools(data: st.DataObject) -> None:
 def test_arrays_that_unpack_to_far_more_than_they_are_take_no_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     out = io.BytesIO()
     np.savez_compressed(out, a=np.zeros(2**21))
-    monkeypatch.setattr(npz_files, "MOST_BYTES", 2**20)
+    monkeypatch.setattr(npz_files, "MAX_BYTES", 2**20)
     with at_most(5.0, mib=8), pytest.raises(ValueError, match="unpacks to"):
         load_arrays(out.getvalue())
 

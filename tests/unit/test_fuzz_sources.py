@@ -29,7 +29,7 @@ from accelerator_autopilot.telemetry.agent.adapters.jetson import JetsonSource
 from accelerator_autopilot.telemetry.agent.adapters.kernel_log import KernelLog
 from accelerator_autopilot.telemetry.agent.adapters.power_cap_file import PowerCapFile
 from accelerator_autopilot.telemetry.agent.adapters.power_privilege import may_control_power
-from accelerator_autopilot.telemetry.agent.adapters.scrape_fetch import MOST_LINE, Page
+from accelerator_autopilot.telemetry.agent.adapters.scrape_fetch import MAX_LINE, Page
 from accelerator_autopilot.telemetry.agent.adapters.sysfs_gpu import SysfsSource
 from accelerator_autopilot.telemetry.agent.ports import DeviceSource
 from tests.support.builders import T0, frame
@@ -146,7 +146,7 @@ def test_a_page_of_metrics(page: str) -> None:
 @pytest.mark.parametrize(
     "line",
     [
-        "a" + " " * (MOST_LINE - 20) + "b c d",
+        "a" + " " * (MAX_LINE - 20) + "b c d",
         "a{" + '}" ' * 5000,
         'a{x="' + "\\" * 16_000,
         "a{" + 'x="y",' * 2500 + "} b c",

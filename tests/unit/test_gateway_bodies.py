@@ -159,8 +159,8 @@ class TestKeys:
         refusals = RejectedKeyAudit(told.append, CollectorRegistry())
         for number in range(5000):
             refusals.count(f"10.0.{number // 256}.{number % 256}", 401)
-        refusals.tell()
-        refusals.tell()
+        refusals.write()
+        refusals.write()
         assert [t.action for t in told] == ["key.refused"]
         assert told[0].detail["count"] == "5000"
         assert len(told[0].detail) <= 11

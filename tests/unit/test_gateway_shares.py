@@ -14,8 +14,8 @@ from accelerator_autopilot.contracts.messages.jobs import JobResult
 from accelerator_autopilot.deploy.local.instance import take_port
 from accelerator_autopilot.gateway.application.admission import Admission, Quota
 from accelerator_autopilot.gateway.application.quota_reconciliation import (
+    CHECKED_AT_ONCE,
     DOUBTFUL_AFTER_S,
-    LOOKED_AT_ONCE,
     reconcile,
 )
 from accelerator_autopilot.gateway.http.server_protocol import TimedProtocol
@@ -80,8 +80,8 @@ async def test_a_job_whose_end_was_missed_counts_no_more() -> None:
 
 def test_doubtful_jobs_take_turns() -> None:
     admission = Admission(Quota(jobs_per_minute=10_000, unfinished=10_000, fair_share=3), queue_limit=10_000)
-    jobs = [f"j{number}" for number in range(LOOKED_AT_ONCE + 50)]
+    jobs = [f"j{number}" for number in range(CHECKED_AT_ONCE + 50)]
     admission.submitted("ada", jobs, 0.0)
-    first, second = admission.doubtful(1.0, LOOKED_AT_ONCE), admission.doubtful(1.0, LOOKED_AT_ONCE)
-    assert second[:50] == jobs[LOOKED_AT_ONCE:]
+    first, second = admission.doubtful(1.0, CHECKED_AT_ONCE), admission.doubtful(1.0, CHECKED_AT_ONCE)
+    assert second[:50] == jobs[CHECKED_AT_ONCE:]
     assert set(first) | set(second) == set(jobs)

@@ -44,15 +44,15 @@ class TestPublishers:
         monkeypatch.setattr(orphaned_alerts, "bucket_items", bucket.items)
         steady_s = 0.0
         publishers = OrphanedAlerts(bucket, bucket, lambda: T0, lambda: steady_s)
-        await publishers.look()
+        await publishers.check()
         steady_s = GONE_AFTER_S - 1
         bucket.stored = {key: a.model_copy(update={"at": at(1)}) for key, a in bucket.stored.items()}
-        await publishers.look()
+        await publishers.check()
         steady_s = 2 * GONE_AFTER_S - 2
-        await publishers.look()
+        await publishers.check()
         assert bucket.told == [], "it was renewed within the hour"
         steady_s = 2 * GONE_AFTER_S
-        await publishers.look()
+        await publishers.check()
         assert [(a.state, a.end_reason) for a in bucket.told] == [("resolved", orphaned_alerts.REASON)]
         assert bucket.stored == {}
 
@@ -62,7 +62,7 @@ class TestPublishers:
         clock = SimpleNamespace(now=0.0)
         publishers = OrphanedAlerts(bucket, bucket, lambda: T0, lambda: clock.now)
         for clock.now in (0.0, GONE_AFTER_S, 9 * GONE_AFTER_S):
-            await publishers.look()
+            await publishers.check()
         assert bucket.told == []
 
 

@@ -16,7 +16,7 @@ async def test_a_stuck_event_loop_ends_the_process(monkeypatch: pytest.MonkeyPat
     ended: list[str] = []
     monkeypatch.setattr(health, "end_stuck", ended.append)
     monkeypatch.setattr(health, "LOOP_DEAD_S", 1.0)
-    monkeypatch.setattr(health, "LOOK_EVERY_S", 0.05)
+    monkeypatch.setattr(health, "CHECK_INTERVAL_S", 0.05)
     state = HealthState("test")
     server = HealthServer(state, CollectorRegistry(), "127.0.0.1", 0)
     server.start()

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from accelerator_autopilot.scheduler.domain.pool_arrays import PoolFacts, PoolObservations
 from accelerator_autopilot.scheduler.policies.builtin import policy_maker
 from accelerator_autopilot.scheduler.policies.scale_up_rule import ScaleUpRule
-from accelerator_autopilot.scheduler.policies.startup_latency import FEWEST, StartupLatency, starts_for_one
+from accelerator_autopilot.scheduler.policies.startup_latency import MIN_READY_SHARE, StartupLatency, starts_for_one
 from accelerator_autopilot.scheduler.policies.whatif_sizing import SMALLEST, WhatIfParameters, WhatIfSizing
 from accelerator_autopilot.scheduler.twin.rollout import play
 from accelerator_autopilot.scheduler.twin.simulation import PoolModel, Trace
@@ -104,7 +104,7 @@ class TestPromptness:
         one = np.ones(1)
         assert starts_for_one(0.25 * one, one) == pytest.approx(4.0)
         assert starts_for_one(0.25 * one, 0 * one) == pytest.approx(1.0)
-        assert starts_for_one(0.5 * FEWEST * one, one) < 2
+        assert starts_for_one(0.5 * MIN_READY_SHARE * one, one) < 2
 
 
 class TestShortSlack:

@@ -35,8 +35,8 @@ class Agent:
     async def tick(self, page: str | None = None) -> None:
         self.page = page or self.page
         await self.sampler._tick()
-        await self.sampler.look_for_devices()
-        await self.sampler.tell_inventory()
+        await self.sampler.discover_devices()
+        await self.sampler.publish_inventory()
 
     def sent(self, pick: Callable[[Any], bool]) -> list[Any]:
         return [i for i in self.sampler.buffer if pick(i)]

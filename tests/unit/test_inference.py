@@ -165,7 +165,7 @@ class TestKinds:
 
         (output,) = run_safely(Fragile(), [Echo()], context(), BatchSizer(largest=1))
         assert isinstance(output, KindFailedError)
-        assert (output.told_as, output.of_device) == (type(error).__name__, of_device)
+        assert (output.reported_as, output.of_device) == (type(error).__name__, of_device)
         assert explain(output).startswith(f"echo failed: {type(error).__name__} at test_inference.py:")
         assert "secret" not in explain(output)
         assert isinstance(after_error(job(), output, 1), Retry)

@@ -126,8 +126,8 @@ async def test_two_pools_of_a_node_keep_each_others_devices_out_of_use(monkeypat
     await first.save_cordons({"gpu-1"})
     await second.save_cordons({"gpu-2"})
     again, new = pool("a", bus), pool("c", bus)
-    await again.recall()
-    await new.recall()
+    await again.restore()
+    await new.restore()
     assert (again.supervisor.cordoned, again.supervisor.set_aside) == ({"gpu-1"}, {"gpu-1": "jobs fail on it"})
     assert (new.supervisor.cordoned, new.supervisor.set_aside) == ({"gpu-2"}, {}), (
         "what fails the jobs of others may do"
@@ -135,7 +135,7 @@ async def test_two_pools_of_a_node_keep_each_others_devices_out_of_use(monkeypat
 
 
 async def test_a_worker_leaves_a_device_that_takes_no_work_for_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("accelerator_autopilot.inference.pool.application.worker_supervisor.RESTS_AFTER_S", 0.1)
+    monkeypatch.setattr("accelerator_autopilot.inference.pool.application.worker_supervisor.RELOCATE_AFTER_S", 0.1)
     supervisor = PoolSupervisor(PoolSettings(node="n1"), 1, devices=[device(device="gpu-0"), device(device="gpu-1")])
     started: list[str] = []
 
@@ -160,7 +160,7 @@ async def test_a_worker_leaves_a_device_that_takes_no_work_for_a_while(monkeypat
 
 
 async def test_an_alert_whose_end_was_missed_holds_back_no_device_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("accelerator_autopilot.inference.pool.application.device_load_share.IN_STEP_S", 0.01)
+    monkeypatch.setattr("accelerator_autopilot.inference.pool.application.device_load_share.RECONCILE_INTERVAL_S", 0.01)
     supervisor = PoolSupervisor(PoolSettings(node="n1"), 1, devices=[device(device="gpu-0"), device(device="gpu-1")])
     watch = DeviceLoadShare(supervisor)
     over = alert(node="n1", device="gpu-0", severity="critical")

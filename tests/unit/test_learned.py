@@ -31,18 +31,18 @@ ALL = np.ones(1, bool)
 ONE = np.array([0])
 
 
-def oddness(rows: np.ndarray) -> np.ndarray:  # type: ignore[type-arg]
+def anomaly_score(rows: np.ndarray) -> np.ndarray:  # type: ignore[type-arg]
     """Scores of a single device."""
     detector = LearnedDetector(rows.shape[1])
     detector.grow(1)
-    return np.array([detector.step(ONE, row[None], ALL).oddness.item() for row in rows.astype(np.float32)])
+    return np.array([detector.step(ONE, row[None], ALL).anomaly_score.item() for row in rows.astype(np.float32)])
 
 
 class TestLearnedDetector:
     def test_a_spike_stands_out_of_noise(self) -> None:
         rows = np.random.default_rng(0).normal(50, 2, (600, 1))
         rows[500] = 90
-        scores = oddness(rows)
+        scores = anomaly_score(rows)
         assert scores[500] > 3 * scores[100:500].max()
 
     def test_a_broken_relation_stands_out_while_each_metric_stays_usual(self) -> None:
@@ -50,7 +50,7 @@ class TestLearnedDetector:
         load = rng.uniform(0, 1, 1200)
         rows = np.stack([load, 2 * load, 1 - load], 1) + rng.normal(0, 0.01, (1200, 3))
         rows[1000:1010, 1] = 2 * (1 - load[1000:1010])
-        scores = oddness(rows)
+        scores = anomaly_score(rows)
         assert scores[1000:1012].max() > 2 * scores[600:1000].max()
 
     def test_gaps_constants_and_jumps_of_unit_give_finite_scores(self) -> None:
@@ -58,7 +58,7 @@ class TestLearnedDetector:
         rows[50:60] = np.nan
         rows[200:] *= 1e9
         rows[300, 0] = -1e30
-        scores = oddness(rows)
+        scores = anomaly_score(rows)
         assert np.isfinite(scores).all()
         assert scores[:200].max() < 0.1
         assert scores[200] > 1
@@ -85,8 +85,8 @@ class TestLearnedDetector:
         alone = LearnedDetector(2)
         alone.grow(1)
         for row in rows:
-            many = together.step(np.arange(3), row, np.ones(3, bool)).oddness[1]
-            single = alone.step(ONE, row[1:2], ALL).oddness[0]
+            many = together.step(np.arange(3), row, np.ones(3, bool)).anomaly_score[1]
+            single = alone.step(ONE, row[1:2], ALL).anomaly_score[0]
         assert float(many) == pytest.approx(float(single), rel=1e-4)
 
     def test_alarms_are_sparing(self) -> None:

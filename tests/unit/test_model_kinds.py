@@ -242,7 +242,7 @@ class TestClassifyImage:
         from accelerator_autopilot.inference.adapters.classifiers import ImageClassifier
         from accelerator_autopilot.inference.kinds import classify_image
 
-        monkeypatch.setattr(classify_image, "MOST_PIXELS", 3000)
+        monkeypatch.setattr(classify_image, "MAX_PIXELS", 3000)
         seen = []
         scores = ImageClassifier.scores
         monkeypatch.setattr(

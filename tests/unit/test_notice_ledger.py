@@ -16,7 +16,7 @@ from accelerator_autopilot.notifier.application import subscription_worker
 from accelerator_autopilot.notifier.application.alert_consumer import stream_filters
 from accelerator_autopilot.notifier.application.missed_resolutions import (
     EARLY,
-    MISSING_IN_ANOTHER_S,
+    MISSING_AFTER_RECREATION_S,
     MISSING_S,
     MissedResolutions,
     OpenAlerts,
@@ -24,7 +24,7 @@ from accelerator_autopilot.notifier.application.missed_resolutions import (
 from accelerator_autopilot.notifier.application.subscription_worker import SubscriptionWorker
 from accelerator_autopilot.notifier.domain import subscription_ledger as ledger_module
 from accelerator_autopilot.notifier.domain.subscription_ledger import (
-    NEVER_TOLD,
+    NEVER_PUBLISHED,
     LedgerEntry,
     Notice,
     SubscriptionLedger,
@@ -70,14 +70,14 @@ async def test_an_entry_that_the_broker_would_not_take_is_kept_with_less_evidenc
 
 
 def test_incidents_of_a_day_do_not_crowd_out_what_is_new(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ledger_module, "MOST_REMEMBERED", 10)
+    monkeypatch.setattr(ledger_module, "MAX_REMEMBERED", 10)
     ledger = SubscriptionLedger(subscription(by_incident=True))
     for number in range(30):
         ledger.take(alert(id=f"a{number:02}"), 2 * number + 1)
-        ledger.told(f"a{number:02}")
+        ledger.delivered(f"a{number:02}")
         ledger.take(alert(id=f"a{number:02}", state="resolved", at=at(number)), 2 * number + 2)
-        ledger.told(f"a{number:02}")
-    assert ledger.crowd == 0
+        ledger.delivered(f"a{number:02}")
+    assert ledger.pending_count == 0
     assert ledger.sweep(at(60)) == {f"a{number:02}" for number in range(20)}
     assert len(ledger.entries) == 10
 
@@ -99,34 +99,34 @@ class TestLostEnds:
     def ledger(self) -> SubscriptionLedger:
         ledger = SubscriptionLedger(subscription())
         ledger.take(alert(), 7)
-        ledger.told("a1")
+        ledger.delivered("a1")
         return ledger
 
     def test_what_is_missing_for_long_is_over_and_told(self) -> None:
         ledger, lost = self.ledger(), MissedResolutions()
-        assert lost.look(ledger, OpenAlerts(at_s=0.0)) == []
-        assert lost.look(ledger, OpenAlerts(at_s=1.0)) == []
-        assert lost.look(ledger, OpenAlerts(at_s=MISSING_S)) == []
-        assert lost.look(ledger, OpenAlerts(at_s=1.0 + MISSING_S)) == ["a1"]
+        assert lost.check(ledger, OpenAlerts(at_s=0.0)) == []
+        assert lost.check(ledger, OpenAlerts(at_s=1.0)) == []
+        assert lost.check(ledger, OpenAlerts(at_s=MISSING_S)) == []
+        assert lost.check(ledger, OpenAlerts(at_s=1.0 + MISSING_S)) == ["a1"]
         ledger.end("a1", at(900))
         (notice,) = ledger.entries["a1"].waiting
-        assert (notice.alert.state, notice.alert.end_reason) == ("resolved", NEVER_TOLD)
-        ledger.told("a1")
+        assert (notice.alert.state, notice.alert.end_reason) == ("resolved", NEVER_PUBLISHED)
+        ledger.delivered("a1")
         assert ledger.sweep(at(901)) == {"a1"}
 
     def test_what_came_back_was_not_missing(self) -> None:
         ledger, lost = self.ledger(), MissedResolutions()
-        lost.look(ledger, OpenAlerts(at_s=1.0))
-        lost.look(ledger, OpenAlerts(frozenset({"a1"}), at_s=MISSING_S))
-        assert lost.look(ledger, OpenAlerts(at_s=2 * MISSING_S)) == []
+        lost.check(ledger, OpenAlerts(at_s=1.0))
+        lost.check(ledger, OpenAlerts(frozenset({"a1"}), at_s=MISSING_S))
+        assert lost.check(ledger, OpenAlerts(at_s=2 * MISSING_S)) == []
 
     def test_a_bucket_that_was_made_since_says_nothing_for_a_day(self) -> None:
         ledger, lost = self.ledger(), MissedResolutions()
         made = T0 + timedelta(hours=1)
         assert made > EARLY
-        lost.look(ledger, OpenAlerts(kept_since=made, at_s=1.0))
-        assert lost.look(ledger, OpenAlerts(kept_since=made, at_s=2 * MISSING_S)) == []
-        assert lost.look(ledger, OpenAlerts(kept_since=made, at_s=1.0 + MISSING_IN_ANOTHER_S)) == ["a1"]
+        lost.check(ledger, OpenAlerts(kept_since=made, at_s=1.0))
+        assert lost.check(ledger, OpenAlerts(kept_since=made, at_s=2 * MISSING_S)) == []
+        assert lost.check(ledger, OpenAlerts(kept_since=made, at_s=1.0 + MISSING_AFTER_RECREATION_S)) == ["a1"]
 
 
 class TestEscalation:

@@ -157,7 +157,7 @@ class TestLedger:
             ledger.take(alert(id=name, severity=severity, state=state, incident=incident), sequence)
             if ledger.entries[name].waiting:
                 told.append(f"{name} {state}")
-                ledger.told(name)
+                ledger.delivered(name)
         return told
 
     def test_people_are_told_of_the_beginning_what_is_worse_and_the_end(self) -> None:
@@ -210,7 +210,7 @@ class TestLedger:
         for sequence, (name, state) in enumerate([("a", "opened"), ("b", "opened"), ("a", "resolved")], 1):
             ledger.take(alert(id=name, state=state, incident="i"), sequence)
             if ledger.waiting():
-                ledger.told(name)
+                ledger.delivered(name)
         assert ledger.waiting() == []
         assert [entry.alert.id for entry in ledger.open_and_told()] == ["a"]
         ledger.take(alert(id="b", state="resolved", incident="i"), 9)

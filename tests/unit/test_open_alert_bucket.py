@@ -49,7 +49,7 @@ async def test_what_ends_while_the_bucket_is_read_does_not_come_back(
     book: Any = Book(ends)
     monkeypatch.setattr(open_alert_bucket, "bucket_items", book.items)
     stored = OpenAlertBucket(book, book, book, lambda: list(book.open), book.adopted.extend)
-    await stored.look()
+    await stored.check()
     assert book.adopted == []
 
 
@@ -57,5 +57,5 @@ async def test_what_nobody_here_opened_is_adopted(monkeypatch: pytest.MonkeyPatc
     book: Any = Book("never")
     book.open = []
     monkeypatch.setattr(open_alert_bucket, "bucket_items", book.items)
-    await OpenAlertBucket(book, book, book, lambda: list(book.open), book.adopted.extend).look()
+    await OpenAlertBucket(book, book, book, lambda: list(book.open), book.adopted.extend).check()
     assert [a.id for a in book.adopted] == ["a1"]

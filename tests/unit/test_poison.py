@@ -15,7 +15,7 @@ from pydantic import ValidationError
 from accelerator_autopilot.contracts.errors import InvalidInputError, MalformedMessageError, UnavailableError
 from accelerator_autopilot.contracts.messages.commands import CommandOutcome, PowerCommand
 from accelerator_autopilot.contracts.messages.poison import MOST_BODY_BYTES, PoisonMessage
-from accelerator_autopilot.runtime.poison_messages import ATTEMPTS, MOST_DELIVERIES, PoisonRule, backoff_s, may_pass
+from accelerator_autopilot.runtime.poison_messages import ATTEMPTS, MAX_DELIVERIES, PoisonRule, backoff_s, may_pass
 from tests.support.builders import power_command
 
 
@@ -89,7 +89,7 @@ async def test_what_another_attempt_cannot_help_is_put_aside_at_once() -> None:
 @pytest.mark.parametrize("error", [UnavailableError("away"), nats.errors.TimeoutError(), OSError(), TimeoutError()])
 async def test_what_the_bus_is_to_blame_for_is_tried_for_ever(error: Exception) -> None:
     rule, stream, registry = make_rule()
-    for number in range(1, 3 * MOST_DELIVERIES):
+    for number in range(1, 3 * MAX_DELIVERIES):
         message = FakeMessage(delivered=number)
         await fail(rule, message, error)
         assert message.said == [f"nak {backoff_s(number)}"]
@@ -105,7 +105,7 @@ def test_what_the_message_is_to_blame_for_is_no_fault_of_the_bus(error: Exceptio
 
 async def test_failures_in_several_processes_end_too() -> None:
     rule, stream, _ = make_rule()
-    message = FakeMessage(delivered=MOST_DELIVERIES)
+    message = FakeMessage(delivered=MAX_DELIVERIES)
     await fail(rule, message, RuntimeError("the first that this process sees"))
     assert message.said == ["ack"]
     assert len(stream.kept) == 1

@@ -19,7 +19,7 @@ from accelerator_autopilot.scheduler.domain.power_capping import caps
 from accelerator_autopilot.scheduler.policies.builtin import policy_maker
 from accelerator_autopilot.scheduler.policies.demand import WINDOWS_S, DemandHistory
 from accelerator_autopilot.scheduler.policies.policy_runner import PolicyRunner
-from accelerator_autopilot.scheduler.policies.policy_warmup import POOLS_A_BLOCK, PolicyWarmup
+from accelerator_autopilot.scheduler.policies.policy_warmup import POOLS_PER_BLOCK, PolicyWarmup
 from accelerator_autopilot.scheduler.policies.reserve_parameters import history, shipped_numbers
 from accelerator_autopilot.scheduler.policies.sliding_window import LastValues
 from tests.support.builders import at
@@ -78,37 +78,37 @@ def columns(*numbers: float) -> np.ndarray:
 
 def test_the_last_looks_at_each_pool_are_kept_and_no_more() -> None:
     looks_at = PolicyWarmup(900.0)  # four an hour
-    pools = [f"p{i}" for i in range(POOLS_A_BLOCK + 5)]
+    pools = [f"p{i}" for i in range(POOLS_PER_BLOCK + 5)]
     for number in range(6):
         there = [pool if number % 2 == 0 or index else None for index, pool in enumerate(pools)]
         looks_at.add(there, columns(*(number + index / 1000 for index in range(len(pools)))))
     kept = looks_at.kept()
     assert kept["p0"][:, 0].tolist() == [0.0, 2.0, 4.0], "it was not there each time"
     assert kept[pools[-1]][:, 0] == pytest.approx([2.26, 3.26, 4.26, 5.26])
-    assert [len(group) for group in looks_at.alike(["p0", "p1", "new"])] == [1, 1, 1]
+    assert [len(group) for group in looks_at.group_by_length(["p0", "p1", "new"])] == [1, 1, 1]
     looks_at.forget_all_but(["p1"])
     looks_at.add(["p1", "fresh"], columns(9.0, 9.0))
     assert {pool: len(rows) for pool, rows in looks_at.kept().items()} == {"p1": 4, "fresh": 1}
     again = PolicyWarmup(900.0)
-    again.recall(looks_at.kept())
+    again.restore(looks_at.kept())
     again.add(["p1"], columns(10.0))
     assert again.kept()["p1"][-2:, 0].tolist() == [9.0, 10.0]
     assert len(again.shown(["p1", "fresh"])) == 1
     with pytest.raises(ValueError, match="columns"):
-        again.recall({"p": np.zeros((2, 3), np.float32)})
+        again.restore({"p": np.zeros((2, 3), np.float32)})
 
 
 async def test_an_hour_of_looks_is_copied_beside_the_event_loop(monkeypatch: pytest.MonkeyPatch) -> None:
-    panel, threads = PolicyRunner({}, 2.0), []
-    panel.looks.add(["p"], columns(1.0))
-    kept = panel.looks.kept
-    monkeypatch.setattr(panel.looks, "kept", lambda: threads.append(threading.current_thread()) or kept())
+    runner, threads = PolicyRunner({}, 2.0), []
+    runner.looks.add(["p"], columns(1.0))
+    kept = runner.looks.kept
+    monkeypatch.setattr(runner.looks, "kept", lambda: threads.append(threading.current_thread()) or kept())
 
     async def refuse(*_: object) -> None:
         raise UnavailableError("away")
 
     monkeypatch.setattr("accelerator_autopilot.scheduler.application.observation_store.write_object", refuse)
-    await ObservationStore(None, panel, "me").keep()  # type: ignore[arg-type]
+    await ObservationStore(None, runner, "me").keep()  # type: ignore[arg-type]
     assert threads
     assert threading.main_thread() not in threads
 
@@ -136,11 +136,11 @@ def test_pools_that_were_told_together_are_not_told_again_together() -> None:
     delays, pools = BatchDelays(), [f"p{i}" for i in range(1_000)]
     told_at = dict.fromkeys(pools, 0)
     for pool in pools:
-        delays.told(pool, 0.5, at(0))
+        delays.record_sent(pool, 0.5, at(0))
     for second in range(2, 60, 2):
         due = [pool for pool in pools if delays.due(pool, 0.5, at(second))]
         assert len(due) < 500
         for pool in due:
             told_at[pool] = second
-            delays.told(pool, 0.5, at(0) + timedelta(seconds=second))
+            delays.record_sent(pool, 0.5, at(0) + timedelta(seconds=second))
         assert second - min(told_at.values()) <= LEASE_S / 2

@@ -19,7 +19,7 @@ from accelerator_autopilot.contracts.messages.telemetry import DeviceInfo
 from accelerator_autopilot.telemetry.agent.adapters.threaded_source import ThreadedSource
 from accelerator_autopilot.telemetry.agent.application.command_handlers import PowerCommands
 from accelerator_autopilot.telemetry.agent.application.lease_expiry import CHECK_S, REASSERT_PERIOD_S
-from accelerator_autopilot.telemetry.agent.application.power_control import LONGEST_PAUSE_S, PowerControl
+from accelerator_autopilot.telemetry.agent.application.power_control import MAX_PAUSE_S, PowerControl
 from tests.support.builders import T0, power_command
 from tests.support.flaky_power import DEVICES, Driver, File, Guard
 from tests.support.stateful import stateful_settings
@@ -28,7 +28,7 @@ POLICY = FleetPolicy(power="all", power_floor_fraction=0.0)
 LONGEST_LEASE_S = 60.0
 MEMORY = "/dev/shm"  # noqa: S108  a folder of a name of its own is made in it
 # What restoring may take after a lease ended: the pause between two tries and one look of the keeper.
-MARGIN_S = LONGEST_PAUSE_S + 2 * CHECK_S
+MARGIN_S = MAX_PAUSE_S + 2 * CHECK_S
 FAULTS = ("late", "never made", "raises before", "raises after", "lies", "nan", "ignores", "no clock", "lost")
 
 

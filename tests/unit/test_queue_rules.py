@@ -16,7 +16,7 @@ from accelerator_autopilot.contracts.job_building import Options, address, make_
 from accelerator_autopilot.contracts.kinds.base import Input
 from accelerator_autopilot.contracts.messages.jobs import Job, JobNeeds, PoolStatus, WorkerStatus
 from accelerator_autopilot.contracts.payload_references import fill_in, wanted_jobs
-from accelerator_autopilot.inference.jobs.capability import Capability, nobody
+from accelerator_autopilot.inference.jobs.capability import Capability, unschedulable_reason
 from accelerator_autopilot.inference.jobs.retry_policy import EndJob, before_attempt
 from accelerator_autopilot.inference.kinds.base import RunContext, Tokens
 from accelerator_autopilot.inference.pool.application.device_group import group
@@ -92,11 +92,13 @@ class TestCapability:
 
     def test_a_pool_that_is_about_to_start_workers_may_yet_run_it(self) -> None:
         empty = PoolStatus(pool="p", node="n", at=T0, desired=0, kinds=["embed"], workers=[])
-        assert nobody([empty], "embed", JobNeeds(memory_bytes=10**12)) is None
-        assert nobody([empty], "echo", None) == "no pool runs 'echo'; there are embed"
+        assert unschedulable_reason([empty], "embed", JobNeeds(memory_bytes=10**12)) is None
+        assert unschedulable_reason([empty], "echo", None) == "no pool runs 'echo'; there are embed"
         worker = WorkerStatus(worker="w", device="d", pid=1, state="ready", started_at=T0, memory_bytes=5)
         full = empty.model_copy(update={"workers": [worker]})
-        assert "no worker can run it: it needs" in (nobody([full], "embed", JobNeeds(memory_bytes=10**12)) or "")
+        assert "no worker can run it: it needs" in (
+            unschedulable_reason([full], "embed", JobNeeds(memory_bytes=10**12)) or ""
+        )
 
 
 class TestPressure:
@@ -203,11 +205,11 @@ class TestWaiting:
         waiting.put("c", "a", "old")
         waiting.put("c", "a", "new")
         waiting.put("d", "b", "message of d")
-        assert waiting.told_of("a") == ["message of b", "new"]
-        assert waiting.told_of("a") == []
+        assert waiting.pop_dependents("a") == ["message of b", "new"]
+        assert waiting.pop_dependents("a") == []
         assert len(waiting) == 1
         waiting.forget("d")
-        assert waiting.told_of("b") == []
+        assert waiting.pop_dependents("b") == []
 
 
 class TestReferences:

@@ -100,7 +100,7 @@ def _run(past: Table, block_rows: int | None, *, learn: bool) -> tuple[list[tupl
     else:
         for block in past.blocks(watch.slots(past.node, past.names), block_rows):
             again.take_block(block)
-    return [(t.alert.device, t.alert.kind, t.opened_s, t.resolved_s, t.alert.count) for t in again.told], watch
+    return [(t.alert.device, t.alert.kind, t.opened_s, t.resolved_s, t.alert.count) for t in again.alerts], watch
 
 
 @pytest.mark.parametrize("fault", FAULTS)

@@ -240,11 +240,11 @@ class TestRefusal:
     @NEEDS_SANDBOX
     @pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
     def test_root_becomes_a_user_that_nobody_is(self) -> None:
-        walls = Sandbox("auto", uid=54321)._walls
-        assert (walls.uid, walls.root_drops in {"before", "inside"}) == (54321, True)
+        isolation = Sandbox("auto", uid=54321)._isolation
+        assert (isolation.uid, isolation.root_drops in {"before", "inside"}) == (54321, True)
         program = "import os; print(os.getuid(), open('/proc/self/uid_map').read().split())"
         ended = sandbox_module._run(
-            SandboxFilesystem(walls.bwrap, "inside", 54321),
+            SandboxFilesystem(isolation.bwrap, "inside", 54321),
             {},
             ["-c", program],
             sandbox_module.Limits(20, 2**31, 64, 1000),

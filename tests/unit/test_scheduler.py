@@ -160,7 +160,7 @@ def board(**more: Any) -> DeviceCapState:
     }  # fmt: skip
     now_w = np.array(more.pop("now_w", [250.0, 250.0]))
     given = {k: np.array(v) if isinstance(v, list) else v for k, v in more.items()}
-    return DeviceCapState(told_w=lambda rows: now_w[rows], **(base | given))
+    return DeviceCapState(reported_w=lambda rows: now_w[rows], **(base | given))
 
 
 def decided(policy: FleetPolicy, seconds: float = 100.0, **more: Any) -> list[tuple[str, float | None, str]]:
@@ -248,11 +248,11 @@ class TestSpread:
             NodeEfficiency(),
             Readings.of({("n", "gpu-0"): 200.0, ("n", "gpu-1"): 100.0, ("n", "gpu-2"): 900.0}),
         )
-        assert efficiency.look(part(0, 0.0), draw) == 0.0, "not known yet"
-        assert efficiency.look(part(2, 4.0), draw) == pytest.approx(2.0 * 300)
-        assert efficiency.look(part(2, 5.0), draw) == pytest.approx(600), "nothing ended"
-        assert efficiency.look(part(4, 13.0), Readings.of({})) == pytest.approx(600), "nobody told what was drawn"
-        assert efficiency.look(part(6, 21.0), draw) == pytest.approx(600 + 0.2 * (4.0 * 300 - 600))
+        assert efficiency.update(part(0, 0.0), draw) == 0.0, "not known yet"
+        assert efficiency.update(part(2, 4.0), draw) == pytest.approx(2.0 * 300)
+        assert efficiency.update(part(2, 5.0), draw) == pytest.approx(600), "nothing ended"
+        assert efficiency.update(part(4, 13.0), Readings.of({})) == pytest.approx(600), "nobody told what was drawn"
+        assert efficiency.update(part(6, 21.0), draw) == pytest.approx(600 + 0.2 * (4.0 * 300 - 600))
 
     def test_shares_of_kinds_are_kept(self) -> None:
         rooms = [NodeRoom("a", "gpu", 0, 8), NodeRoom("b", "cpu", 0, 8)]
@@ -312,14 +312,16 @@ class TestChampion:
         assert choose("a", replays).champion == "b"
 
     def test_a_champion_outside_its_band_falls_until_the_next_replay(self) -> None:
-        championship = ChampionChallenger("learned", "reserve", ExpectedRange(in_time_low=0.97, joules_high=120.0))
+        champion_challenger = ChampionChallenger(
+            "learned", "reserve", ExpectedRange(in_time_low=0.97, joules_high=120.0)
+        )
         for _ in range(5):
-            assert championship.live(100, 10, 9000.0) is None
-        assert "learned" in (championship.live(100, 10, 9000.0) or "")
-        assert championship.deciding == "reserve"
-        championship.crown(Choice("learned", "won again"), ExpectedRange(0.9, 200.0))
-        assert championship.deciding == "learned"
-        assert all(championship.live(100, 1, 9000.0) is None for _ in range(20))
+            assert champion_challenger.live(100, 10, 9000.0) is None
+        assert "learned" in (champion_challenger.live(100, 10, 9000.0) or "")
+        assert champion_challenger.deciding == "reserve"
+        champion_challenger.select(Choice("learned", "won again"), ExpectedRange(0.9, 200.0))
+        assert champion_challenger.deciding == "learned"
+        assert all(champion_challenger.live(100, 1, 9000.0) is None for _ in range(20))
 
 
 @pytest.mark.parametrize("mode", ["advise", "approve", "observe"])

@@ -10,23 +10,23 @@ from accelerator_autopilot.contracts.messages.jobs import PoolStatus, WorkerStat
 from accelerator_autopilot.contracts.messages.telemetry import SimulationRequest
 from accelerator_autopilot.telemetry.agent.adapters.simulated_source import SimulatedSource
 from accelerator_autopilot.telemetry.agent.application.command_handlers import Simulation
-from accelerator_autopilot.telemetry.agent.domain.power_curves import A40, V100
 from accelerator_autopilot.telemetry.agent.domain.simulated_gpu import SimulatedGpu
+from accelerator_autopilot.telemetry.agent.domain.simulated_models import A40, V100
 from tests.support.builders import T0, at
 
 
 class TestSimulatedGpu:
-    @pytest.mark.parametrize("curve", [V100, A40])
-    def test_a_lower_cap_draws_less_and_runs_slower(self, curve: Any) -> None:
-        draws = [curve.draw_at(c) for c in curve.cap_w]
-        speeds = [curve.speed_at(c) for c in curve.cap_w]
+    @pytest.mark.parametrize("model", [V100, A40])
+    def test_a_lower_cap_draws_less_and_runs_slower(self, model: Any) -> None:
+        draws = [model.power_at(c) for c in model.sweep.cap_w]
+        speeds = [model.speed_at(c) for c in model.sweep.cap_w]
         assert draws == sorted(draws)
         assert speeds == sorted(speeds)
         assert speeds[-1] == 1.0
 
-    @pytest.mark.parametrize("curve", [V100, A40])
-    def test_full_load_stays_below_slowdown_and_runaway_does_not(self, curve: Any) -> None:
-        gpu = SimulatedGpu(curve, util=1.0)
+    @pytest.mark.parametrize("model", [V100, A40])
+    def test_full_load_stays_below_slowdown_and_runaway_does_not(self, model: Any) -> None:
+        gpu = SimulatedGpu(model, util=1.0)
         for _ in range(600):
             gpu.advance(1.0)
         assert not gpu.throttled

@@ -13,7 +13,7 @@ from accelerator_autopilot.contracts.errors import UnavailableError
 from accelerator_autopilot.contracts.frames import decode
 from accelerator_autopilot.contracts.messages.telemetry import DeviceEvent, DeviceInfo
 from accelerator_autopilot.runtime.health import HealthState
-from accelerator_autopilot.telemetry.agent.adapters.exporter_source import HALF_FOR_S, ExporterSource
+from accelerator_autopilot.telemetry.agent.adapters.exporter_source import INCOMPLETE_FOR_S, ExporterSource
 from accelerator_autopilot.telemetry.agent.adapters.threaded_source import ThreadedSource
 from accelerator_autopilot.telemetry.agent.application.sampling import Sampler
 from accelerator_autopilot.telemetry.agent.domain.frame_assembly import LOST_AFTER_TICKS
@@ -122,7 +122,7 @@ class SourceStates(RuleBasedStateMachine):
 
         health, buffer = HealthState("agent"), FrameBuffer(100_000)
         self.sampler = Sampler("n1", 1.0, self.guards, nothing, nothing, health, buffer)
-        self.look()
+        self.discover()
         self.tick(1)
 
     def lost(self) -> set[str]:
@@ -135,8 +135,8 @@ class SourceStates(RuleBasedStateMachine):
             self.check()
 
     @rule()
-    def look(self) -> None:
-        self.loop.run_until_complete(self.sampler.look_for_devices())
+    def discover(self) -> None:
+        self.loop.run_until_complete(self.sampler.discover_devices())
 
     @rule(fault=st.sampled_from(("", "raises", "says no", "no events")))
     def fail_driver(self, fault: str) -> None:
@@ -188,13 +188,13 @@ class SourceStates(RuleBasedStateMachine):
         self.drive_frozen = False
         for guard in self.guards:
             guard.mode = ""
-        self.look()
+        self.discover()
         self.tick(LOST_AFTER_TICKS)
         if self.scrape._half_since_s is not None:
             # A device that left the page with others' metrics is believed after a while.
-            self.scrape._half_since_s -= HALF_FOR_S
+            self.scrape._half_since_s -= INCOMPLETE_FOR_S
             self.tick(LOST_AFTER_TICKS)
-        self.look()
+        self.discover()
         assert self.hung_told == set()
         assert self.gone_told <= self.lost()
         known = set(self.sampler._transitions._missed)

@@ -239,7 +239,7 @@ class TestScrape:
 
     @pytest.mark.parametrize("length", ["", "Content-Length: 99999999999\r\n"])
     def test_a_page_without_end_is_left_at_its_limit(self, length: str, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(scrape_fetch, "MOST_BYTES", 100_000)
+        monkeypatch.setattr(scrape_fetch, "MAX_BYTES", 100_000)
         sent = 0
         with socket.create_server(("127.0.0.1", 0)) as server:
 

@@ -82,8 +82,8 @@ async def test_a_node_that_is_named_takes_its_share(nodes: dict[str, int] | None
 
 def test_jobs_that_are_given_back_are_no_arrivals() -> None:
     track = PoolRates()
-    track.look(QueueCount(0, 0, 0), [], NOW)
-    came = track.look(QueueCount(3, 2, 2), [], NOW).arrivals
-    bounced = track.look(QueueCount(3, 2, 40, redelivered=2), [], NOW).arrivals
-    after = track.look(QueueCount(4, 2, 80, redelivered=2), [], NOW).arrivals
+    track.update(QueueCount(0, 0, 0), [], NOW)
+    came = track.update(QueueCount(3, 2, 2), [], NOW).arrivals
+    bounced = track.update(QueueCount(3, 2, 40, redelivered=2), [], NOW).arrivals
+    after = track.update(QueueCount(4, 2, 80, redelivered=2), [], NOW).arrivals
     assert (came, bounced, after) == (5, 0, 1)

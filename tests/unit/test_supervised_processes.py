@@ -48,7 +48,7 @@ async def server(tmp_path: Path) -> AsyncIterator[ManagedProcess]:
 async def test_a_frozen_process_is_killed_and_started_again(
     server: ManagedProcess, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(supervised_process, "PROBE_EVERY_S", 0.1)
+    monkeypatch.setattr(supervised_process, "PROBE_INTERVAL_S", 0.1)
     await asyncio.sleep(2.4)  # one probe has to have seen it alive
     before = server.pid
     assert before is not None

@@ -32,7 +32,7 @@ class Watched:
 @pytest.fixture
 async def watched(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Watched]:
     monkeypatch.setattr(supervision, "BACKOFF_S", (0.3,))
-    monkeypatch.setattr(supervision, "CHECK_EVERY_S", 0.02)
+    monkeypatch.setattr(supervision, "CHECK_INTERVAL_S", 0.02)
     monkeypatch.setattr(supervision, "CANCEL_WAIT_S", 0.1)
     made = Watched()
     made.health.report("started", ok=True)
@@ -88,7 +88,7 @@ async def test_a_task_that_stands_still_runs_again_even_when_it_does_not_end(wat
             with suppress(asyncio.CancelledError):
                 await stuck.wait()
 
-    watched.supervisor.start("t", work, standstill_s=0.1)
+    watched.supervisor.start("t", work, hang_timeout_s=0.1)
     await eventually(lambda: watched.runs == 2)
     assert watched.restarts("hung") == 1
     stuck.set()
@@ -121,7 +121,7 @@ async def test_a_task_that_beats_is_left_alone(watched: Watched) -> None:
             beat()
             await asyncio.sleep(0.01)
 
-    watched.supervisor.start("t", work, standstill_s=0.15)
+    watched.supervisor.start("t", work, hang_timeout_s=0.15)
     await asyncio.sleep(0.5)
     assert (watched.runs, watched.problem()) == (1, None)
 

@@ -50,9 +50,9 @@ class TestGpus:
     def test_nvml_is_asked(self, monkeypatch: pytest.MonkeyPatch) -> None:
         fake = FakeNvml()
         fake.install(monkeypatch)
-        assert len(checks.look_at_gpus().names) == 1
+        assert len(checks.query_gpus().names) == 1
         fake.error = pynvml.NVML_ERROR_DRIVER_NOT_LOADED
-        assert checks.look_at_gpus().problem
+        assert checks.query_gpus().problem
 
 
 class TestPackages:

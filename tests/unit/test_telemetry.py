@@ -39,16 +39,16 @@ class TestLeaseBook:
         assert grant == LeaseGrant(150.0, clamped=False, restores=False)
         book.record(power_command(), grant, Moment(T0, 5.0))
         book.end_leases(Moment(at(9), 14.0))
-        assert book.owed == {}
+        assert book.to_restore == {}
         book.end_leases(Moment(at(10), 15.0))
-        assert (list(book.owed), book.leases) == (["gpu-0"], {})
+        assert (list(book.to_restore), book.leases) == (["gpu-0"], {})
 
     @pytest.mark.parametrize(("wall_s", "steady_s"), [(-3600, 15.0), (10, 5.0)])
     def test_neither_a_clock_set_back_nor_a_sleep_lengthens_a_lease(self, wall_s: float, steady_s: float) -> None:
         book = LeaseBook()
         book.record(power_command(), LeaseGrant(150.0, clamped=False, restores=False), Moment(T0, 5.0))
         book.end_leases(Moment(at(wall_s), steady_s))
-        assert list(book.owed) == ["gpu-0"]
+        assert list(book.to_restore) == ["gpu-0"]
 
     @pytest.mark.parametrize(
         ("command", "info", "policy", "seconds", "why"),
@@ -138,7 +138,7 @@ class TestSampler:
                 raise RuntimeError("event queue overflow")
 
         sampler, published = self.sampler(ThreadedSource(Eventless(), 1.0))
-        await sampler.look_for_devices()
+        await sampler.discover_devices()
         publisher = asyncio.create_task(sampler.run_publisher())
         await sampler._tick()
         await eventually(lambda: any(subject.startswith("telemetry.frames") for subject, _ in published))

@@ -154,8 +154,8 @@ class TestPolicies:
             twin.act(Action.at_once(np.full(8, step % 7), facts.cap_w[:, -1]))
 
 
-def replicas(opinions: PolicyProposals) -> int:
-    proposal = opinions.by("queue_lag")
+def replicas(proposals: PolicyProposals) -> int:
+    proposal = proposals.by("queue_lag")
     assert proposal is not None
     return proposal.replicas
 
@@ -196,11 +196,11 @@ class TestPanel:
         ]
         for look in looks[:-1]:
             first.propose(look)
-        again.recall(first.looks.kept())
-        told, recalled = first.propose(looks[-1]), again.propose(looks[-1])
+        again.restore(first.looks.kept())
+        told, restored = first.propose(looks[-1]), again.propose(looks[-1])
         for name in "ab":
             for policy in makers:
-                assert recalled[name].by(policy) == told[name].by(policy)
+                assert restored[name].by(policy) == told[name].by(policy)
 
     def test_a_new_pool_is_not_taken_for_one_that_was_quiet(self) -> None:
         makers = {"reserve": policy_maker("reserve")}

@@ -13,7 +13,7 @@ from accelerator_autopilot.anomaly.app import follow_job_groups
 from accelerator_autopilot.anomaly.domain.detection_engine import DetectionEngine
 from accelerator_autopilot.anomaly.domain.findings import Finding
 from accelerator_autopilot.anomaly.domain.metric_columns import matrix
-from accelerator_autopilot.anomaly.domain.wear_forecast import DAY_S, MOST_RETIRED_PAGES, paulson
+from accelerator_autopilot.anomaly.domain.wear_forecast import DAY_S, MAX_RETIRED_PAGES, paulson
 from accelerator_autopilot.contracts.messages.jobs import PoolStatus, WorkerStatus
 from tests.support.builders import at
 from tests.support.waiting import eventually
@@ -44,7 +44,7 @@ class TestWear:
         found = self.told(DetectionEngine(only=frozenset({"spare_pages"})), 6.0, [0.0, 4.0, 0.2, 0.0])
         assert {f.device for f in found} == {"gpu-1"}
         shown = {e.metric: e.value for e in found[-1].evidence}
-        left_d = (MOST_RETIRED_PAGES - 4.0 * 6) / 4.0
+        left_d = (MAX_RETIRED_PAGES - 4.0 * 6) / 4.0
         assert shown["in_d"] == pytest.approx(left_d, rel=0.15)
         assert shown["from_d"] < shown["in_d"] < shown["to_d"]
         assert "spare" not in found[-1].summary
@@ -153,9 +153,9 @@ async def test_which_devices_work_together_is_read_from_the_pools(monkeypatch: p
         return answer
 
     joined: list[Any] = []
-    detection = SimpleNamespace(watch=SimpleNamespace(join=lambda gangs: joined.append(list(gangs))))
+    detection = SimpleNamespace(watch=SimpleNamespace(join=lambda job_groups: joined.append(list(job_groups))))
     monkeypatch.setattr("accelerator_autopilot.anomaly.app.bucket_items", bucket)
-    monkeypatch.setattr("accelerator_autopilot.anomaly.app.GANGS_EVERY_S", 0.0)
+    monkeypatch.setattr("accelerator_autopilot.anomaly.app.JOB_GROUPS_INTERVAL_S", 0.0)
     following = asyncio.create_task(follow_job_groups(None, detection))  # type: ignore[arg-type]
     await eventually(lambda: joined)
     following.cancel()

@@ -90,15 +90,15 @@ async def test_replays_and_reports_go_on(monkeypatch: pytest.MonkeyPatch, error:
     pool = Pool(error)
     put_in(monkeypatch, pool)
     monkeypatch.setattr(crowning_module, "BLOCK_S", 0.01)
-    monkeypatch.setattr(reporting_module, "LOOKED_EVERY_S", 0.01)
-    crowning: Any = PolicyEvaluator.__new__(PolicyEvaluator)
+    monkeypatch.setattr(reporting_module, "CHECK_INTERVAL_S", 0.01)
+    evaluator: Any = PolicyEvaluator.__new__(PolicyEvaluator)
 
     async def policy() -> FleetPolicy:
         return FleetPolicy()
 
-    crowning.leads, crowning.bus = (lambda: True), SimpleNamespace(policy=policy)
-    crowning.past, crowning.clock, crowning.replay_every = DatabaseHistory("dsn"), lambda: at(0), timedelta(hours=6)
-    monkeypatch.setattr(PolicyEvaluator, "_tell", lambda _: None)
+    evaluator.leads, evaluator.bus = (lambda: True), SimpleNamespace(policy=policy)
+    evaluator.past, evaluator.clock, evaluator.replay_every = DatabaseHistory("dsn"), lambda: at(0), timedelta(hours=6)
+    monkeypatch.setattr(PolicyEvaluator, "_publish", lambda _: None)
     reporting: Any = WeeklyReports.__new__(WeeklyReports)
     reporting.leads = lambda: True
 
@@ -106,7 +106,7 @@ async def test_replays_and_reports_go_on(monkeypatch: pytest.MonkeyPatch, error:
         return bool(await reporting._measured(at(0), at(60)))
 
     reporting.dsn, reporting.make = "dsn", make
-    running = [asyncio.create_task(crowning.run()), asyncio.create_task(reporting.run())]
+    running = [asyncio.create_task(evaluator.run()), asyncio.create_task(reporting.run())]
     await eventually(lambda: pool.asked > 6)
     assert not any(task.done() for task in running)
     for task in running:

@@ -107,7 +107,7 @@ _WORDS = {
 _HEADER = re.compile(r"^(?P<name>.*?)\s*[\[(](?P<unit>[^\])]*)[\])]$")
 # DCGM's blanks start here (dcgm_structs.h: fp64 2^47, int64 2^63 - 16), and no metric of ours comes near.
 BLANK = 2.0**47
-MOST_MIB = 2.0**24
+MAX_MIB = 2.0**24
 _INT32_BLANKS = (2147483632.0, 2147483633.0, 2147483634.0, 2147483635.0)
 
 
@@ -166,8 +166,8 @@ def _from_text(column: pl.Series, metric: Metric, factor: float) -> pl.Series:
     factors = {unit: float(scale) for unit, scale in ({"": factor} | _FACTORS.get(metric.unit, {})).items()}
     scaled = number * units.replace_strict(factors, default=None, return_dtype=pl.Float64)
     hexadecimal = cells.str.extract(r"^0[xX]([0-9a-fA-F]{1,16})$", 1).str.to_integer(base=16, strict=False)
-    words = cells.str.to_lowercase().replace_strict(_WORDS, default=None, return_dtype=pl.Float64)
-    return scaled.fill_null(hexadecimal.cast(pl.Float64)).fill_null(words)
+    states = cells.str.to_lowercase().replace_strict(_WORDS, default=None, return_dtype=pl.Float64)
+    return scaled.fill_null(hexadecimal.cast(pl.Float64)).fill_null(states)
 
 
 def _of_size(values: pl.Series, metric: Metric, factor: float) -> float:
@@ -175,7 +175,7 @@ def _of_size(values: pl.Series, metric: Metric, factor: float) -> float:
     if metric.unit != "B":
         return factor
     usual = values.filter((values < BLANK) & ~values.is_in(_INT32_BLANKS)).median()
-    in_bytes = isinstance(usual, float) and usual >= MOST_MIB
+    in_bytes = isinstance(usual, float) and usual >= MAX_MIB
     return 1.0 if in_bytes and factor == 2.0**20 else factor
 
 

@@ -17,7 +17,7 @@ from accelerator_autopilot.anomaly.domain.row_blocks import Block
 mpl.use("Agg")
 from matplotlib import pyplot as plt
 
-MOST_DEVICES, MOST_POINTS, MOST_KEPT = 8, 4_000, 20_000
+MAX_DEVICES, MAX_POINTS, MAX_KEPT = 8, 4_000, 20_000
 SHOWN = ("gpu_util_pct", "power_w", "temp_c", "clock_sm_mhz")
 
 
@@ -46,7 +46,7 @@ class Recording:
                 if metric in places:
                     shown[:, column] = block.values[rows, places[metric]]
             self._series[name] += zip(block.at_s[rows].tolist(), shown.tolist(), strict=True)
-        if max(map(len, self._series.values()), default=0) > MOST_KEPT:
+        if max(map(len, self._series.values()), default=0) > MAX_KEPT:
             self._every *= 2
             for name in self._series:
                 self._series[name] = self._series[name][::2]
@@ -54,21 +54,21 @@ class Recording:
     def draw(self, alerts: list[ReplayedAlert], path: Path) -> None:
         """Draw the plot; devices with alerts first."""
         alerted = list(dict.fromkeys(t.alert.device for t in alerts if t.alert.device in self._series))
-        devices = (alerted + [d for d in self._series if d not in alerted])[:MOST_DEVICES]
+        devices = (alerted + [d for d in self._series if d not in alerted])[:MAX_DEVICES]
         figure, axes = plt.subplots(max(1, len(devices)), 1, figsize=(14, 2.4 * max(1, len(devices))), squeeze=False)
         for axis, device in zip(axes[:, 0], devices, strict=False):
             points = self._series[device]
-            step = max(1, len(points) // MOST_POINTS)
+            step = max(1, len(points) // MAX_POINTS)
             hours = np.array([at for at, _ in points[::step]]) / 3600
             for column, name in enumerate(SHOWN):
                 values = np.array([row[column] for _, row in points[::step]])
                 highest = np.nanmax(values) if np.isfinite(values).any() else 0.0
                 if highest > 0:
                     axis.plot(hours, values / highest, linewidth=0.7, label=f"{name} (1 = {highest:.0f})")
-            for told in (t for t in alerts if t.alert.device == device):
-                end_s = told.resolved_s if told.resolved_s is not None else points[-1][0]
-                axis.axvspan(told.opened_s / 3600, end_s / 3600, alpha=0.25, color="tab:red")
-                axis.text(told.opened_s / 3600, 1.02, told.alert.kind, fontsize=7)
+            for replayed in (t for t in alerts if t.alert.device == device):
+                end_s = replayed.resolved_s if replayed.resolved_s is not None else points[-1][0]
+                axis.axvspan(replayed.opened_s / 3600, end_s / 3600, alpha=0.25, color="tab:red")
+                axis.text(replayed.opened_s / 3600, 1.02, replayed.alert.kind, fontsize=7)
             axis.set_title(device, loc="left", fontsize=9)
             axis.set_ylim(0, 1.15)
             axis.legend(fontsize=6, loc="upper right", ncols=4)

@@ -24,7 +24,7 @@ from accelerator_autopilot.contracts.errors import InvalidInputError
 BLOCK_ROWS = 32_768
 PERIOD_ROWS = 1_000_000
 MOMENT_SHARE = 0.3  # share of the period: readings within it belong to one moment
-_KNOWN_ASIDE = {"name", "gpu_name", "model", "modelname", "driver_version", "serial", "pci_bus_id", "vbios_version"}
+_IGNORED_COLUMNS = {"name", "gpu_name", "model", "modelname", "driver_version", "serial", "pci_bus_id", "vbios_version"}
 
 
 @dataclass(frozen=True)
@@ -193,7 +193,7 @@ def _metrics(frame: pl.DataFrame, aside: set[str], remarks: list[str]) -> dict[s
     found: dict[str, Floats] = {}
     unknown = []
     for header in frame.columns:
-        if header in aside or header.strip().lower() in _KNOWN_ASIDE:
+        if header in aside or header.strip().lower() in _IGNORED_COLUMNS:
             continue
         understood = metric_of(header)
         if understood is None:

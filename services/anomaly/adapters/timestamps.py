@@ -68,8 +68,8 @@ def _of_one_form(text: pl.Series) -> pl.Series:
         return pl.Series(text.name, [None], dtype=pl.Float64).new_from_index(0, len(text))
     stroke, between, zone = form.groups(default="")
     zone = "%z" if zone[:1] in {"+", "-"} else zone
-    told = text.str.to_datetime(f"%Y{stroke}%m{stroke}%d{between}%H:%M:%S%.f{zone}", time_unit="us", strict=False)
-    return told.dt.epoch("us").cast(pl.Float64) / 1e6
+    parsed = text.str.to_datetime(f"%Y{stroke}%m{stroke}%d{between}%H:%M:%S%.f{zone}", time_unit="us", strict=False)
+    return parsed.dt.epoch("us").cast(pl.Float64) / 1e6
 
 
 def _by_parts(text: pl.Series) -> pl.Series:

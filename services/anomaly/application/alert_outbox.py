@@ -24,10 +24,9 @@ from accelerator_autopilot.runtime.supervision import beat
 log = logging.getLogger(__name__)
 
 Key = tuple[str, str, str]
-MOST_WAITING = 10_000  # number of alerts, not of their states
-AGAIN_AFTER_S = 0.5
+MAX_WAITING = 10_000  # number of alerts, not of their states
+RETRY_INTERVAL_S = 0.5
 IDLE_S = 5.0
-MOST_SUBJECT_BYTES = 1023
 
 
 def coalesced(waiting: list[Alert], alert: Alert) -> list[Alert]:
@@ -80,7 +79,7 @@ class AlertOutbox:
             self._waiting[key] = [*waiting[:1], *coalesced(waiting[1:], alert)]
         else:
             self._waiting[key] = coalesced(waiting, alert)
-        if len(self._waiting) > MOST_WAITING:
+        if len(self._waiting) > MAX_WAITING:
             self._make_room()
         self._news.set()
 
@@ -108,7 +107,7 @@ class AlertOutbox:
                 await self._publish_all()
             except UnavailableError as error:
                 log.warning("alerts wait for the broker", extra={"waiting": len(self._waiting), "error": str(error)})
-                await asyncio.sleep(AGAIN_AFTER_S)
+                await asyncio.sleep(RETRY_INTERVAL_S)
                 continue
             if not self._waiting and not self._to_keep:
                 await _wait(self._news.wait(), IDLE_S)
@@ -174,7 +173,7 @@ def fits(alert: Alert) -> bool:
         key = subjects.alert_key(alert.node, alert.device, alert.kind)
     except ValueError:
         return False
-    return max(len(subject), len(key)) <= MOST_SUBJECT_BYTES
+    return max(len(subject), len(key)) <= subjects.MOST_SUBJECT_BYTES
 
 
 async def _wait(work: Awaitable[object], timeout_s: float) -> None:

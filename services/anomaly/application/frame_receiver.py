@@ -20,10 +20,10 @@ from accelerator_autopilot.runtime.supervision import beat
 
 GATHER_S = 0.03
 IDLE_S = 1.0
-MOST_FRAMES = 4_000
-MOST_BYTES = 64 * 2**20
+MAX_FRAMES = 4_000
+MAX_BYTES = 64 * 2**20
 # An hour at 1 Hz; agents send one tick or a few seconds per frame.
-MOST_TICKS, MOST_ROWS = 3_600, 100_000
+MAX_TICKS, MAX_ROWS = 3_600, 100_000
 Waiting = tuple[str, bytes]
 
 
@@ -31,7 +31,7 @@ Waiting = tuple[str, bytes]
 class FrameReceiver:
     """A queue of frames, and its consumer."""
 
-    look: Callable[[list[TelemetryFrame]], Awaitable[None]]
+    check: Callable[[list[TelemetryFrame]], Awaitable[None]]
     registry: CollectorRegistry
     poison: PoisonRule
     _waiting: deque[Waiting] = field(default_factory=deque)
@@ -56,7 +56,7 @@ class FrameReceiver:
         """Queue a frame; when the queue is full the oldest are dropped, since they say least about the present."""
         self._waiting.append((message.subject, message.data))
         self._bytes += len(message.data)
-        while self._bytes > MOST_BYTES and len(self._waiting) > 1:
+        while self._bytes > MAX_BYTES and len(self._waiting) > 1:
             self._bytes -= len(self._waiting.popleft()[1])
             self._dropped.inc()
         self._arrived.set()
@@ -84,7 +84,7 @@ class FrameReceiver:
     async def _look(self, frames: list[TelemetryFrame]) -> None:
         """Process a batch or, when that fails, each half by itself: one bad frame spoils no other."""
         try:
-            await self.look(frames)
+            await self.check(frames)
         except Exception as error:  # noqa: BLE001  whatever a strange frame makes of our own code
             if len(frames) == 1:
                 self._rejected.inc()
@@ -98,7 +98,7 @@ class FrameReceiver:
         """Return the next frames, no more than can be processed quickly."""
         frames: list[TelemetryFrame] = []
         rows = 0
-        while self._waiting and len(frames) < MOST_FRAMES and rows < MOST_ROWS:
+        while self._waiting and len(frames) < MAX_FRAMES and rows < MAX_ROWS:
             subject, data = self._waiting.popleft()
             self._bytes -= len(data)
             try:
@@ -114,7 +114,7 @@ class FrameReceiver:
 
 def bounded(frame: TelemetryFrame) -> TelemetryFrame:
     """Return the frame if it is small enough to process. Raises InvalidInputError."""
-    if frame.ticks > MOST_TICKS or frame.ticks * len(frame.devices) > MOST_ROWS:
+    if frame.ticks > MAX_TICKS or frame.ticks * len(frame.devices) > MAX_ROWS:
         size = f"{frame.ticks} x {len(frame.devices)}"
-        raise InvalidInputError("ticks x devices", size, f"must not exceed {MOST_TICKS} ticks and {MOST_ROWS} rows")
+        raise InvalidInputError("ticks x devices", size, f"must not exceed {MAX_TICKS} ticks and {MAX_ROWS} rows")
     return frame

@@ -32,7 +32,7 @@ from accelerator_autopilot.transport.clock import Clock
 log = logging.getLogger(__name__)
 
 # Health checks, events and alerts run at least this often, whatever frames contain.
-LONGEST_TURN_S = 0.1
+MAX_TURN_S = 0.1
 # An operator's clock may be behind by this much, and its command still cover what was just detected.
 CLOCK_SKEW = timedelta(seconds=5)
 REMOVED = "device removed"
@@ -43,7 +43,7 @@ SOURCE_SETTLED = timedelta(seconds=90)
 RECOVERY_ACTION = "recovery_action"
 
 
-def keep_nothing(_alert: Alert) -> None:
+def store_nothing(_alert: Alert) -> None:
     """Store nothing: no state outlives this process."""
 
 
@@ -70,7 +70,7 @@ class Detection:
     clock: Clock
     shadow_kinds: Sequence[str] = ()
     fleet: SourceTopology = field(default_factory=SourceTopology)
-    keep: Callable[[Alert], None] = keep_nothing
+    keep: Callable[[Alert], None] = store_nothing
     node_gone_after: timedelta = NODE_GONE_AFTER
     _drivers: dict[tuple[str, str], str | None] = field(default_factory=dict)
 
@@ -84,7 +84,7 @@ class Detection:
         for batch in batches(self.watch, frames):
             heard = np.full(len(batch.slots), heard_s)
             await self._take(self.watch.rows(batch.slots, batch.at_s, batch.values, batch.period_s, heard))
-            if time.monotonic() - turn > LONGEST_TURN_S:
+            if time.monotonic() - turn > MAX_TURN_S:
                 await asyncio.sleep(0)
                 turn = time.monotonic()
 
@@ -197,7 +197,7 @@ class Detection:
             await self._take(f for detector in self.detectors for f in detector.release(node, device, until))
 
     @property
-    def told(self) -> list[Alert]:
+    def published_alerts(self) -> list[Alert]:
         """Return the open alerts that are published."""
         return [alert for alert in self.book.open_alerts if not self._in_shadow(alert)]
 

@@ -20,7 +20,7 @@ from accelerator_autopilot.transport.direct_reads import bucket_items
 
 log = logging.getLogger(__name__)
 
-LOOKED_EVERY_S = 5.0
+CHECK_INTERVAL_S = 5.0
 BUCKET = "open_alerts"
 
 
@@ -39,13 +39,13 @@ class OpenAlertBucket:
         """Reconcile periodically, until cancelled."""
         while True:
             beat()
-            await asyncio.sleep(LOOKED_EVERY_S)
+            await asyncio.sleep(CHECK_INTERVAL_S)
             try:
-                await self.look()
+                await self.check()
             except (*BUS_ERRORS, TimeoutError, UnavailableError) as error:
                 log.info("open alerts not reconciled", extra={"error": type(error).__name__})
 
-    async def look(self) -> None:
+    async def check(self) -> None:
         """Rewrite missing alerts, adopt unknown ones, remove unreadable ones."""
         # What is resolved while the bucket is read may still be in it, and must not be mistaken for another
         # publisher's.
@@ -69,9 +69,9 @@ class OpenAlertBucket:
             if not self.outbox.waits((alert.node, alert.device, alert.kind)):
                 log.warning("open alert was missing in the bucket; rewriting it", extra={"id": alert.id})
                 self.outbox.keep(alert)
-        strange = kept - ours - self._on_the_way()
-        self.adopt([stored[key] for key in sorted(strange & stored.keys())])
-        for key in strange - stored.keys():
+        unknown = kept - ours - self._on_the_way()
+        self.adopt([stored[key] for key in sorted(unknown & stored.keys())])
+        for key in unknown - stored.keys():
             if await self._holds(key):
                 log.warning("stored alert is unreadable; removing it", extra={"key": key})
                 await self.bus.delete(BUCKET, key)

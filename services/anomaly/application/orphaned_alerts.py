@@ -25,7 +25,7 @@ from accelerator_autopilot.transport.direct_reads import bucket_items
 
 log = logging.getLogger(__name__)
 
-LOOK_EVERY_S = 60.0
+CHECK_INTERVAL_S = 60.0
 GONE_AFTER_S = 3600.0
 REASON = "not renewed for an hour: its publisher is gone"
 
@@ -45,12 +45,12 @@ class OrphanedAlerts:
         while True:
             beat()
             try:
-                await self.look()
+                await self.check()
             except (*BUS_ERRORS, TimeoutError, UnavailableError) as error:
                 log.info("renewed alerts not checked", extra={"error": type(error).__name__})
-            await asyncio.sleep(LOOK_EVERY_S)
+            await asyncio.sleep(CHECK_INTERVAL_S)
 
-    async def look(self) -> None:
+    async def check(self) -> None:
         """Resolve what has not been renewed for GONE_AFTER_S. Raises UnavailableError and the errors of nats-py."""
         stored = await bucket_items(self.js, BUCKET, Alert)
         renewed = {key: alert for key, alert in stored.items() if alert.kind in RENEWED_KINDS}

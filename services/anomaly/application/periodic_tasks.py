@@ -18,7 +18,7 @@ from accelerator_autopilot.transport.direct_reads import bucket_items
 
 log = logging.getLogger(__name__)
 
-SNAPSHOT_EVERY_S, INVENTORY_EVERY_S = 300.0, 60.0
+SNAPSHOT_INTERVAL_S, INVENTORY_INTERVAL_S = 300.0, 60.0
 
 
 async def watch_time(detection: Detection) -> None:
@@ -32,7 +32,7 @@ async def watch_time(detection: Detection) -> None:
 async def keep_snapshots(save: SaveSnapshot, detection: Detection) -> None:
     """Save the learned state periodically."""
     while True:
-        await asyncio.sleep(SNAPSHOT_EVERY_S)
+        await asyncio.sleep(SNAPSHOT_INTERVAL_S)
         keep_snapshot(save, detection)
 
 
@@ -53,4 +53,4 @@ async def keep_inventories(js: JetStreamContext, detection: Detection) -> None:
                 await detection.on_inventory(inventory)
         except (*BUS_ERRORS, TimeoutError) as error:
             log.info("inventories not read", extra={"error": type(error).__name__})
-        await asyncio.sleep(INVENTORY_EVERY_S)
+        await asyncio.sleep(INVENTORY_INTERVAL_S)

@@ -17,16 +17,16 @@ from accelerator_autopilot.anomaly.domain.findings import Finding
 from accelerator_autopilot.anomaly.domain.incident_grouping import IncidentGrouper
 from accelerator_autopilot.contracts.ids import derived_id
 from accelerator_autopilot.contracts.messages.alerts import Alert
+from accelerator_autopilot.contracts.severity_ranks import SEVERITY_RANK
 
-UPDATE_EVERY = timedelta(minutes=1)
+UPDATE_INTERVAL = timedelta(minutes=1)
 # What one rest cures may be due to the room; what recurs again and again within a day is due to the device.
-RETURNS_WITHIN, MOST_RETURNS = timedelta(days=1), 3
-MOST_REMEMBERED = 10_000
-_ORDER = {"info": 0, "warning": 1, "critical": 2}
+RECURRENCE_WINDOW, MAX_RECURRENCES = timedelta(days=1), 3
+MAX_REMEMBERED = 10_000
 Key = tuple[str, str, str]
 
 
-def nothing_told(_node: str, _device: str) -> tuple[str, str]:
+def unknown_epochs(_node: str, _device: str) -> tuple[str, str]:
     """Return no boot and no driver load."""
     return "", ""
 
@@ -36,7 +36,7 @@ class _Condition:
     since: datetime
     firing: bool
     alert: Alert | None = None
-    told_at: datetime | None = None
+    reported_at: datetime | None = None
     count: int = 0
     fired_at: datetime | None = None
     released: str = ""
@@ -50,7 +50,7 @@ class AlertLifecycle:
     without resets, every alert ends when its condition does.
     """
 
-    epochs: Callable[[str, str], tuple[str, str]] = nothing_told
+    epochs: Callable[[str, str], tuple[str, str]] = unknown_epochs
     holding: bool = True
     _conditions: dict[Key, _Condition] = field(default_factory=dict)
     _correlation: IncidentGrouper = field(default_factory=IncidentGrouper)
@@ -58,7 +58,7 @@ class AlertLifecycle:
 
     @classmethod
     def restore(
-        cls, alerts: Iterable[Alert], epochs: Callable[[str, str], tuple[str, str]] = nothing_told
+        cls, alerts: Iterable[Alert], epochs: Callable[[str, str], tuple[str, str]] = unknown_epochs
     ) -> AlertLifecycle:
         """Continue with the alerts that were open before a restart."""
         book = cls(epochs)
@@ -74,7 +74,7 @@ class AlertLifecycle:
             return False
         self._correlation.know(alert)
         self._conditions[key] = _Condition(
-            alert.at, firing=True, alert=alert, told_at=alert.at, count=alert.count, fired_at=alert.at
+            alert.at, firing=True, alert=alert, reported_at=alert.at, count=alert.count, fired_at=alert.at
         )
         return True
 
@@ -174,13 +174,13 @@ class AlertLifecycle:
         if known is None:
             condition.alert = self._opened(condition, finding, now)
         else:
-            worse = _ORDER[finding.severity] > _ORDER[known.severity]
+            worse = SEVERITY_RANK[finding.severity] > SEVERITY_RANK[known.severity]
             # The elapsed time in either direction: a clock that was set back must not silence it.
-            due = condition.told_at is not None and abs(now - condition.told_at) >= UPDATE_EVERY
+            due = condition.reported_at is not None and abs(now - condition.reported_at) >= UPDATE_INTERVAL
             if not worse and not due:
                 return None
             condition.alert = known.model_copy(update=self._changes(known, condition, finding, now, worse=worse))
-        condition.told_at = now
+        condition.reported_at = now
         return condition.alert
 
     def _opened(self, condition: _Condition, finding: Finding, now: datetime) -> Alert:
@@ -222,7 +222,7 @@ class AlertLifecycle:
         }
         if worse:
             changes |= {"severity": finding.severity, "worsened_at": now}
-        if _ORDER[finding.severity] >= _ORDER[known.severity]:
+        if SEVERITY_RANK[finding.severity] >= SEVERITY_RANK[known.severity]:
             # The text of a milder finding does not fit an alert that was worse before.
             changes |= {"summary": finding.summary, "action": finding.action, "runbook": finding.runbook}
         if finding.boot_id or finding.driver_epoch:
@@ -233,18 +233,18 @@ class AlertLifecycle:
     def _holds(self, finding: Finding, now: datetime, *, worse: bool) -> bool:
         if not self.holding:
             return False
-        returned = finding.severity == "critical" and worse and self._returns(finding, now) > MOST_RETURNS
+        returned = finding.severity == "critical" and worse and self._returns(finding, now) > MAX_RECURRENCES
         return finding.holds or returned
 
     def _returns(self, finding: Finding, now: datetime) -> int:
         """Return how often this became critical within a day, including this time."""
         key = (finding.node, finding.device, finding.kind)
-        times = self._critical.setdefault(key, deque(maxlen=MOST_RETURNS + 1))
+        times = self._critical.setdefault(key, deque(maxlen=MAX_RECURRENCES + 1))
         self._critical.move_to_end(key)
-        while len(self._critical) > MOST_REMEMBERED:
+        while len(self._critical) > MAX_REMEMBERED:
             self._critical.popitem(last=False)
         times.append(now)
-        return sum(abs(now - at) <= RETURNS_WITHIN for at in times)
+        return sum(abs(now - at) <= RECURRENCE_WINDOW for at in times)
 
     def _resolve(self, key: Key, condition: _Condition, now: datetime, reason: str = "") -> Alert:
         assert condition.alert is not None  # noqa: S101  the caller looked

@@ -8,8 +8,8 @@ import numpy as np
 
 from accelerator_autopilot.anomaly.domain.last_values import Bools, Doubles, Slots
 
-TELL_AGAIN_S = 60.0
-FLAP_WITHIN_S, MOST_FLAPS, FLAP_CLEAR_S = 3600.0, 6.0, 10.0
+REPEAT_INTERVAL_S = 60.0
+FLAP_WITHIN_S, MAX_FLAPS, FLAP_CLEAR_S = 3600.0, 6.0, 10.0
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class Conditions:
         self._firing = np.empty(0, bool)
         self._counts = np.empty(0, bool)
         self._since_s = np.empty(0)
-        self._told_s = np.empty(0)
+        self._reported_s = np.empty(0)
         self._ended_s = np.empty(0)
         self._flaps = np.empty(0)
 
@@ -41,7 +41,7 @@ class Conditions:
             self._firing = np.concatenate([self._firing, np.zeros(more, bool)])
             self._counts = np.concatenate([self._counts, np.zeros(more, bool)])
             self._since_s = np.concatenate([self._since_s, np.full(more, -np.inf)])
-            self._told_s = np.concatenate([self._told_s, np.full(more, -np.inf)])
+            self._reported_s = np.concatenate([self._reported_s, np.full(more, -np.inf)])
             self._ended_s = np.concatenate([self._ended_s, np.full(more, -np.inf)])
             self._flaps = np.concatenate([self._flaps, np.zeros(more)])
 
@@ -53,7 +53,7 @@ class Conditions:
     def hold(self, slot: int, at_s: float) -> None:
         """Mark the condition as active, after a restart."""
         self._firing[slot] = self._counts[slot] = True
-        self._since_s[slot] = self._told_s[slot] = at_s
+        self._since_s[slot] = self._reported_s[slot] = at_s
 
     def clear(self, slot: int) -> None:
         """Mark the condition as inactive, without reporting: there is nothing left to judge it by."""
@@ -76,13 +76,13 @@ class Conditions:
         again = (self.clear_after_s + FLAP_CLEAR_S) * 2**flaps
         ended = known & ~firing & before & (held_s >= np.where(flaps > 0, again, self.clear_after_s))
         soon = np.abs(at_s - self._ended_s[slots]) < FLAP_WITHIN_S
-        self._flaps[slots] = np.where(opened, np.where(soon, np.minimum(flaps + 1, MOST_FLAPS), 0.0), flaps)
+        self._flaps[slots] = np.where(opened, np.where(soon, np.minimum(flaps + 1, MAX_FLAPS), 0.0), flaps)
         self._ended_s[slots] = np.where(ended, at_s, self._ended_s[slots])
-        going_on = known & firing & before & (np.abs(at_s - self._told_s[slots]) >= TELL_AGAIN_S)
+        going_on = known & firing & before & (np.abs(at_s - self._reported_s[slots]) >= REPEAT_INTERVAL_S)
         self._firing[slots], self._since_s[slots] = firing, since_s
         self._counts[slots] = (before | opened) & ~ended
-        told = opened | going_on
-        self._told_s[slots] = np.where(told, at_s, self._told_s[slots])
+        reported = opened | going_on
+        self._reported_s[slots] = np.where(reported, at_s, self._reported_s[slots])
         return Changes(np.flatnonzero(opened), np.flatnonzero(going_on), np.flatnonzero(ended))
 
     def update_many(self, slots: Slots, at_s: Doubles, firing: Bools, known: Bools) -> Changes:
@@ -97,8 +97,8 @@ class Conditions:
         for column in np.flatnonzero(here):
             rows = np.flatnonzero(known[:, column])
             changes = self._follow(int(slots[column]), at_s[rows, column], firing[rows, column])
-            for found, told in zip((opened, going_on, ended), changes, strict=True):
-                found.extend((rows[told] * len(slots) + column).tolist())
+            for found, reported in zip((opened, going_on, ended), changes, strict=True):
+                found.extend((rows[reported] * len(slots) + column).tolist())
         return Changes(*(np.array(sorted(found), np.int64) for found in (opened, going_on, ended)))
 
     def _follow(self, slot: int, at_s: Doubles, firing: Bools) -> tuple[list[int], list[int], list[int]]:
@@ -126,11 +126,11 @@ class Conditions:
                 if row == last:
                     continue
                 soon = abs(at_s[row] - self._ended_s[slot]) < FLAP_WITHIN_S
-                self._flaps[slot] = min(self._flaps[slot] + 1, MOST_FLAPS) if soon else 0.0
-                self._counts[slot], self._told_s[slot] = True, at_s[row]
+                self._flaps[slot] = min(self._flaps[slot] + 1, MAX_FLAPS) if soon else 0.0
+                self._counts[slot], self._reported_s[slot] = True, at_s[row]
                 opened.append(row)
-            while (row := _when(at_s, row, last, self._told_s[slot], TELL_AGAIN_S)) < last:
-                self._told_s[slot] = at_s[row]
+            while (row := _when(at_s, row, last, self._reported_s[slot], REPEAT_INTERVAL_S)) < last:
+                self._reported_s[slot] = at_s[row]
                 going_on.append(row)
         return opened, going_on, ended
 

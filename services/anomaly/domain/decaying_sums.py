@@ -10,7 +10,7 @@ from accelerator_autopilot.anomaly.domain.last_values import Bools, Doubles, Flo
 
 SHORT_CHUNK, CHUNK = 64, 512
 # In a chunk whose rows keep less than this each, the product of all would underflow as a divisor.
-LEAST_KEPT, LEAST_PRODUCT = 0.5, 1e-100
+MIN_KEPT_SHARE, MIN_PRODUCT = 0.5, 1e-100
 # No reading of power, temperature or load is further from zero than this.
 REACH, LIFT = 4e5, 1e6
 
@@ -27,7 +27,7 @@ def fading(start: Doubles | Floats, keep: Doubles, add: Doubles) -> Doubles:
     for first in range(0, rows, chunk):
         last = min(first + chunk, rows)
         k, a = keep[first:last], add[first:last]
-        if k.min() >= LEAST_KEPT:
+        if k.min() >= MIN_KEPT_SHARE:
             kept = np.multiply.accumulate(k, axis=0)
             out[first:last] = kept * (y + np.add.accumulate(a / kept, axis=0))
             y = out[last - 1]
@@ -39,9 +39,9 @@ def fading(start: Doubles | Floats, keep: Doubles, add: Doubles) -> Doubles:
 
 def _chunk(least_kept: float) -> int:
     """Return how many rows that keep at least this much each can be multiplied without underflow."""
-    if least_kept < LEAST_KEPT:
+    if least_kept < MIN_KEPT_SHARE:
         return SHORT_CHUNK
-    return CHUNK if least_kept >= 1 else min(CHUNK, int(math.log(LEAST_PRODUCT) / math.log(least_kept)))
+    return CHUNK if least_kept >= 1 else min(CHUNK, int(math.log(MIN_PRODUCT) / math.log(least_kept)))
 
 
 def running_extremes(

@@ -16,7 +16,7 @@ from accelerator_autopilot.anomaly.domain.device_slots import NODE, DeviceSlots
 from accelerator_autopilot.anomaly.domain.finding_text import UNUSUAL, anomaly_finding, of_row, stale_finding
 from accelerator_autopilot.anomaly.domain.findings import Finding
 from accelerator_autopilot.anomaly.domain.last_values import Bools, Doubles, Floats, History, Slots, View
-from accelerator_autopilot.anomaly.domain.learned.fleet_detector import FleetDetector, telling
+from accelerator_autopilot.anomaly.domain.learned.fleet_detector import FleetDetector, top_metrics
 from accelerator_autopilot.anomaly.domain.learned.input_channels import LEARN_S, InputChannels, Span, beside_peers
 from accelerator_autopilot.anomaly.domain.learned.slot_tensors import Saved
 from accelerator_autopilot.anomaly.domain.metric_columns import COLUMN, COLUMNS
@@ -150,7 +150,7 @@ class DetectionEngine:
         return behind_s > self._silence.patience_s(period_s)
 
     @property
-    def told_silent(self) -> bool:
+    def any_silent(self) -> bool:
         """Whether anything was silent at the last check."""
         count = len(self.roster)
         return bool(self._silent_devices.counts(np.arange(count)).any())
@@ -168,7 +168,7 @@ class DetectionEngine:
             if self._wanted(trend.kind):
                 course = trend.test(view)
                 changes = _updated(conditions, view, course.firing, course.known)
-                findings += self._tell(view, trend.kind, changes, course.told(trend.unit_s, trend.unit))
+                findings += self._tell(view, trend.kind, changes, course.reported(trend.unit_s, trend.unit))
         return findings
 
     def time(self, now_s: float) -> list[Finding]:
@@ -189,7 +189,7 @@ class DetectionEngine:
     def _silence_severity(self, slot: int, silent: frozenset[tuple[str, str]], silent_s: float) -> Severity:
         """Return the severity: critical if only this device is silent, since otherwise its source is the cause."""
         node, device = self.roster.nodes[slot], self.roster.devices[slot]
-        others = self.fleet.mates(node, device) - {device}
+        others = self.fleet.source_peers(node, device) - {device}
         if self.fleet.source_fails(node, device):
             return "warning"
         if others:
@@ -209,15 +209,15 @@ class DetectionEngine:
                     self._silence.node_heard_s[slot] = at_s
                 conditions.hold(int(slot), at_s)
 
-    def join(self, gangs: Iterable[tuple[str, Sequence[str]]]) -> None:
+    def join(self, job_groups: Iterable[tuple[str, Sequence[str]]]) -> None:
         """Set the nodes and devices of all jobs that run on several devices."""
-        gang_of = np.full(len(self.roster), ALONE, np.int64)
-        for number, (node, devices) in enumerate(gangs):
+        job_group_of = np.full(len(self.roster), ALONE, np.int64)
+        for number, (node, devices) in enumerate(job_groups):
             slots = [slot for device in devices if (slot := self.roster.find(node, device)) is not None]
-            gang_of[slots] = number
+            job_group_of[slots] = number
         for rule, _ in self._rules:
             if isinstance(rule, CollectiveRule):
-                rule.join(gang_of)
+                rule.join(job_group_of)
 
     def note_alerts(self, node: str, device: str, book: AlertLifecycle) -> None:
         """Track a device's alerts: while a disturbing one is open, nothing is learned from the device."""
@@ -250,7 +250,7 @@ class DetectionEngine:
 
     def _testable(self, view: View) -> list[tuple[Rule, Conditions]]:
         """Return rules whose metrics were ever read: most fleets lack half of the metrics."""
-        fresh = view.told() & ~self._seen
+        fresh = view.reported() & ~self._seen
         if fresh.any():
             self._seen |= fresh
             self._active = [(r, c) for r, c in self._rules if any(self._seen[COLUMN[name]] for name in r.reads)]
@@ -280,8 +280,12 @@ class DetectionEngine:
     def _tell(
         self, view: View, kind: Kind, changes: Changes, more: Mapping[str, Doubles] | None = None
     ) -> list[tuple[int, Finding]]:
-        told = [(row, True) for row in (*changes.opened, *changes.going_on)] + [(row, False) for row in changes.ended]
-        return [(int(r), of_row(self.roster, view, int(r), kind, firing=firing, more=more or {})) for r, firing in told]
+        reported = [(row, True) for row in (*changes.opened, *changes.going_on)] + [
+            (row, False) for row in changes.ended
+        ]
+        return [
+            (int(r), of_row(self.roster, view, int(r), kind, firing=firing, more=more or {})) for r, firing in reported
+        ]
 
     def _learn(self, slots: Slots, at_s: Doubles, x: Floats, period_s: Doubles) -> list[Finding]:
         period_s = np.maximum(period_s, LEARN_S / 2)
@@ -289,7 +293,7 @@ class DetectionEngine:
         open_ = self._unusual.counts(slots)
         firing = np.where(open_, share > CLEARED_SHARE, share > 1.0)
         changes = self._unusual.update(slots, at_s, firing, np.ones(len(slots), bool))
-        told = [(i, True) for i in (*changes.opened, *changes.going_on)] + [(i, False) for i in changes.ended]
+        reported = [(i, True) for i in (*changes.opened, *changes.going_on)] + [(i, False) for i in changes.ended]
         return [
             anomaly_finding(
                 self.roster,
@@ -297,9 +301,9 @@ class DetectionEngine:
                 float(at_s[i]),
                 firing=firing,
                 share=float(share[i]),
-                why=telling(scores[i], x[i], expected[i]),
+                why=top_metrics(scores[i], x[i], expected[i]),
             )
-            for i, firing in told
+            for i, firing in reported
         ]
 
     def _silence_findings(

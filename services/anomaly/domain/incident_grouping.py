@@ -12,7 +12,7 @@ ON_DEVICE = timedelta(minutes=30)
 ON_NODE = timedelta(minutes=5)
 ACROSS_NODES = timedelta(minutes=2)
 MANY_NODES = 3
-MOST_REMEMBERED = 10_000
+MAX_REMEMBERED = 10_000
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class _Opened:
 class IncidentGrouper:
     """Remembers what opened recently and is still open."""
 
-    _recent: deque[_Opened] = field(default_factory=lambda: deque(maxlen=MOST_REMEMBERED))
+    _recent: deque[_Opened] = field(default_factory=lambda: deque(maxlen=MAX_REMEMBERED))
     _open: set[str] = field(default_factory=set)
 
     def incident_of(self, alert_id: str, node: str, device: str, kind: str, now: datetime) -> str:
@@ -63,5 +63,5 @@ class IncidentGrouper:
 
     def _many_nodes(self, kind: str, now: datetime) -> _Opened | None:
         """Find the same kind on several nodes within a short time: a shared component failed."""
-        alike = [o for o in self._recent if o.kind == kind and now - o.at <= ACROSS_NODES]
-        return alike[0] if len({o.node for o in alike}) >= MANY_NODES - 1 else None
+        same_kind = [o for o in self._recent if o.kind == kind and now - o.at <= ACROSS_NODES]
+        return same_kind[0] if len({o.node for o in same_kind}) >= MANY_NODES - 1 else None

@@ -18,7 +18,7 @@ Bools = npt.NDArray[np.bool_]
 Slots = npt.NDArray[np.int64]
 Array = TypeVar("Array", bound=npt.NDArray[Any])
 
-LONGEST_STEP_S = 3600.0
+MAX_STEP_S = 3600.0
 EVERY: Slots = np.arange(len(COLUMNS))
 
 
@@ -87,11 +87,11 @@ class View:
         picked: Floats = values[:, self.places[list(columns)]]
         return picked
 
-    def told(self) -> Bools:
+    def reported(self) -> Bools:
         """Return which of COLUMNS any of the rows has read."""
         unread: Bools = np.all(np.isnan(self.now), axis=0)
-        told: Bools = ~unread[self.places]
-        return told
+        reported: Bools = ~unread[self.places]
+        return reported
 
     def _column(self, values: Floats, name: str) -> Floats:
         column: Floats = values[:, self.places[COLUMN[name]]]
@@ -147,7 +147,7 @@ class History:
         before = self._held[slots]
         held = np.where(np.isnan(now), before, now)
         peak, trough = np.fmax(self._peak[slots], now), np.fmin(self._trough[slots], now)
-        dt_s = np.nan_to_num(np.clip(at_s - self._at_s[slots], 0.0, LONGEST_STEP_S))
+        dt_s = np.nan_to_num(np.clip(at_s - self._at_s[slots], 0.0, MAX_STEP_S))
         self._held[slots], self._peak[slots], self._trough[slots], self._at_s[slots] = held, peak, trough, at_s
         return View(slots, at_s, dt_s, now, held, before, peak, trough)
 
@@ -157,20 +157,20 @@ class History:
         unknown: Bools = np.all(np.isnan(self._held[slots]), axis=0)
         known = ~unknown
         known[columns] = True
-        told = np.flatnonzero(known)
+        reported = np.flatnonzero(known)
         # One more column, which is always unknown, stands for all others.
-        places = np.full(len(COLUMNS), len(told))
-        places[told] = np.arange(len(told))
-        read = np.full((len(told) + 1, moments + 1, width), np.nan, np.float32)
+        places = np.full(len(COLUMNS), len(reported))
+        places[reported] = np.arange(len(reported))
+        read = np.full((len(reported) + 1, moments + 1, width), np.nan, np.float32)
         read[places[columns], 1:] = now
         rows = []
         for ever, function in ((self._held, _last_known), (self._peak, _highest), (self._trough, _lowest)):
-            read[:-1, 0] = ever[slots][:, told].T
+            read[:-1, 0] = ever[slots][:, reported].T
             rows.append(function(read))
-            ever[np.ix_(slots, told)] = rows[-1][:-1, -1].T
+            ever[np.ix_(slots, reported)] = rows[-1][:-1, -1].T
         whole, peak, trough = rows
         steps = np.diff(at_s, axis=0, prepend=self._at_s[slots][None])
-        dt_s = np.nan_to_num(np.clip(steps, 0.0, LONGEST_STEP_S))
+        dt_s = np.nan_to_num(np.clip(steps, 0.0, MAX_STEP_S))
         self._at_s[slots] = at_s[-1]
 
         def flat(values: Floats) -> Floats:

@@ -18,7 +18,7 @@ from accelerator_autopilot.anomaly.domain.row_blocks import Block
 from accelerator_autopilot.contracts.messages.alerts import Alert
 
 # An open alert is reported again each minute.
-LOOK_S = 30.0
+CHECK_INTERVAL_S = 30.0
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class DetectorReplay:
     def __init__(self, watch: DetectionEngine, node: str, period_s: float) -> None:
         self._watch, self._node, self._period_s = watch, node, period_s
         self._book = AlertLifecycle(holding=False)
-        self._told: dict[str, ReplayedAlert] = {}
+        self._alerts: dict[str, ReplayedAlert] = {}
 
     def take(self, moment: Moment) -> None:
         """Process a moment."""
@@ -66,7 +66,7 @@ class DetectorReplay:
                 columns = np.searchsorted(part.slots, span.slots)
                 for moment in np.unique(part.moment[span.row, columns]):
                     learnable[int(moment)].append(span.of(part.moment[span.row, columns] == moment))
-        quiet = self._looked_at(block)
+        quiet = self._check_moments(block)
         for moment in sorted({*learnable, *quiet, *(m for m, findings in enumerate(found) if findings)}):
             at_s = float(block.moment_s[moment])
             if moment in learnable:
@@ -77,32 +77,32 @@ class DetectorReplay:
                 slots, heard_s = quiet[moment]
                 self._watch.hear(slots, heard_s, self._period_s)
                 self._note(self._watch.time(at_s), at_s)
-        self._heard_last(block)
+        self._record_heard(block)
 
-    def _looked_at(self, block: Block) -> dict[int, tuple[Slots, Doubles]]:
+    def _check_moments(self, block: Block) -> dict[int, tuple[Slots, Doubles]]:
         """Return the moments at which a device falls silent, escalates, or is heard again."""
         everyone = np.arange(len(self._watch.roster))
         heard_s = block.heard_s(everyone, self._watch.heard_s)
         behind_s = np.where(np.isfinite(heard_s), heard_s.max(axis=1, keepdims=True) - heard_s, 0.0)
         late = self._watch.late(behind_s, self._period_s)
-        before = np.concatenate([np.full((1, len(everyone)), self._watch.told_silent), late[:-1]])
+        before = np.concatenate([np.full((1, len(everyone)), self._watch.any_silent), late[:-1]])
         turned = (late != before).any(axis=1)
-        looked, told_s = {}, -np.inf
+        moments, last_s = {}, -np.inf
         for moment in np.flatnonzero(turned | late.any(axis=1)):
             at_s = block.moment_s[moment]
-            if turned[moment] or at_s - told_s >= LOOK_S:
-                looked[int(moment)] = (everyone, heard_s[moment])
-                told_s = at_s
-        return looked
+            if turned[moment] or at_s - last_s >= CHECK_INTERVAL_S:
+                moments[int(moment)] = (everyone, heard_s[moment])
+                last_s = at_s
+        return moments
 
-    def _heard_last(self, block: Block) -> None:
+    def _record_heard(self, block: Block) -> None:
         everyone = np.arange(len(self._watch.roster))
         self._watch.hear(everyone, block.heard_s(everyone, self._watch.heard_s)[-1], self._period_s)
 
     @property
-    def told(self) -> list[ReplayedAlert]:
+    def alerts(self) -> list[ReplayedAlert]:
         """Return the alerts so far, in order of their opening."""
-        return sorted(self._told.values(), key=lambda t: t.opened_s)
+        return sorted(self._alerts.values(), key=lambda t: t.opened_s)
 
     def _note(self, findings: Iterable[Finding], at_s: float) -> None:
         for finding in findings:
@@ -110,9 +110,9 @@ class DetectorReplay:
             if change is None:
                 continue
             self._watch.note_alerts(change.node, change.device, self._book)
-            first = self._told.get(change.id)
+            first = self._alerts.get(change.id)
             opened_s = first.opened_s if first else at_s
-            self._told[change.id] = ReplayedAlert(change, opened_s, at_s if change.state == "resolved" else None)
+            self._alerts[change.id] = ReplayedAlert(change, opened_s, at_s if change.state == "resolved" else None)
 
 
 def rerun(watch: DetectionEngine, node: str, moments: Iterable[Moment], period_s: float) -> list[ReplayedAlert]:
@@ -120,4 +120,4 @@ def rerun(watch: DetectionEngine, node: str, moments: Iterable[Moment], period_s
     again = DetectorReplay(watch, node, period_s)
     for moment in moments:
         again.take(moment)
-    return again.told
+    return again.alerts

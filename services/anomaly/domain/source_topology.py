@@ -48,7 +48,7 @@ class SourceTopology:
         loads = (info.driver_epoch for info in inventory.devices if info.device == device)
         return inventory.boot_id, next(loads, "")
 
-    def mates(self, node: str, device: str) -> frozenset[str]:
+    def source_peers(self, node: str, device: str) -> frozenset[str]:
         """Return all devices of the same source on the node; none where it is unknown."""
         source = self._source_of.get((node, device))
         return frozenset(name for name, its in self._listed.get(node, {}).items() if its == source)

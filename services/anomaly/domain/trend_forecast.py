@@ -15,7 +15,7 @@ from accelerator_autopilot.anomaly.domain.last_values import Bools, Doubles, Vie
 from accelerator_autopilot.anomaly.domain.rules.base import Kind, filled
 
 FADE_S = 1800.0
-LEAST_SPAN_S = 3600.0
+MIN_SPAN_S = 3600.0
 STEADY = 0.97  # share of the variance that the trend explains
 HORIZON_S = 6 * 3600.0
 FALL = 0.1
@@ -35,7 +35,7 @@ class Extrapolation:
     earliest_s: Doubles
     latest_s: Doubles
 
-    def told(self, unit_s: float, unit: str) -> dict[str, Doubles]:
+    def reported(self, unit_s: float, unit: str) -> dict[str, Doubles]:
         """Return when, from and to, in this unit of time, named with its suffix."""
         named = {"in": self.in_s, "from": self.earliest_s, "to": self.latest_s}
         return {f"{name}_{unit}": seconds / unit_s for name, seconds in named.items()}
@@ -140,7 +140,7 @@ class Trend:
             return np.where(rate > 0, left / np.maximum(rate, 1e-12), np.inf)
 
         in_s = when(slope)
-        ready = known & (span_s >= LEAST_SPAN_S) & (n > 10)
+        ready = known & (span_s >= MIN_SPAN_S) & (n > 10)
         rise = slope * np.minimum(span_s, 2 * FADE_S)
         firing = (
             ready

@@ -18,10 +18,10 @@ from accelerator_autopilot.anomaly.domain.trend_forecast import Extrapolation
 
 DAY_S = 86_400.0
 HORIZON_S, WINDOW_S = 30 * DAY_S, 60 * DAY_S
-LEAST_SPAN_S, LEAST_EVENTS = DAY_S, 3.0
+MIN_SPAN_S, MIN_EVENTS = DAY_S, 3.0
 Z = 1.645  # nine out of ten lie within
 # NVIDIA, "GPU Memory Error Management": frame buffer retirements, and remappings for uncorrected errors.
-MOST_RETIRED_PAGES, MOST_REMAPPED_ROWS = 64.0, 512.0
+MAX_RETIRED_PAGES, MAX_REMAPPED_ROWS = 64.0, 512.0
 
 
 class Wear:
@@ -76,12 +76,12 @@ class Wear:
 
     @staticmethod
     def _course(known: Bools, events: Doubles, span_s: Doubles, left: Doubles) -> Extrapolation:
-        ready = known & (events >= LEAST_EVENTS) & (span_s >= LEAST_SPAN_S) & (left > 0)
+        ready = known & (events >= MIN_EVENTS) & (span_s >= MIN_SPAN_S) & (left > 0)
         in_s, earliest_s, latest_s = (np.full(len(known), np.inf) for _ in range(3))
         if ready.any():
             n, k, t = events[ready] + 0.5, left[ready], span_s[ready]
-            for told, z in ((in_s, 0.0), (earliest_s, -Z), (latest_s, Z)):
-                told[ready] = t * k / n * paulson(k, n, z)
+            for bound_s, z in ((in_s, 0.0), (earliest_s, -Z), (latest_s, Z)):
+                bound_s[ready] = t * k / n * paulson(k, n, z)
         return Extrapolation(ready & (in_s < HORIZON_S), known, in_s, earliest_s, latest_s)
 
     def snapshot(self) -> dict[str, Doubles]:
@@ -115,11 +115,11 @@ def make() -> list[Wear]:
                 "(between {from_d:.0f} and {to_d:.0f})",
                 "plan the replacement of the GPU; run diagnostics when it is idle",
                 ("remapped_rows", "ecc_dbe_total"),
-                f"fewer than {MOST_REMAPPED_ROWS:.0f} for years",
+                f"fewer than {MAX_REMAPPED_ROWS:.0f} for years",
                 disturbs=False,
             ),
             ("remapped_rows",),
-            MOST_REMAPPED_ROWS,
+            MAX_REMAPPED_ROWS,
         ),
         Wear(
             Kind(
@@ -129,10 +129,10 @@ def make() -> list[Wear]:
                 "(between {from_d:.0f} and {to_d:.0f})",
                 "plan the replacement of the GPU; run diagnostics when it is idle",
                 ("retired_pages_sbe", "retired_pages_dbe", "ecc_dbe_total"),
-                f"fewer than {MOST_RETIRED_PAGES:.0f} for years",
+                f"fewer than {MAX_RETIRED_PAGES:.0f} for years",
                 disturbs=False,
             ),
             ("retired_pages_sbe", "retired_pages_dbe"),
-            MOST_RETIRED_PAGES,
+            MAX_RETIRED_PAGES,
         ),
     ]

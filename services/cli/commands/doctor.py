@@ -64,7 +64,7 @@ def _local(data_dir: Path) -> list[Check]:
     return [
         checks.python_check(),
         checks.package_check(checks.absent_distributions(), needed=not _remote()),
-        *checks.gpu_checks(checks.look_at_gpus(), driver=driver, root=root),
+        *checks.gpu_checks(checks.query_gpus(), driver=driver, root=root),
         checks.sandbox_check(),
         checks.user_check(),
         *checks.folder_checks(data_dir),

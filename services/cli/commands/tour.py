@@ -38,7 +38,7 @@ async def _tour() -> None:
         )
         product = EmbeddedProduct(options)
         runtime = await product.start()
-        _tell(f"   started: everything ready ({time.monotonic() - began:.1f} s)")
+        _print(f"   started: everything ready ({time.monotonic() - began:.1f} s)")
         supervising = asyncio.create_task(product.run())
         catcher = WebhookCatcher()
         catcher.start()
@@ -70,11 +70,11 @@ async def _walk(stage: Stage) -> list[dict[str, object]]:
             fail(f"step {number}, {title}: {type(error).__name__}: {error}")
         took_s = time.monotonic() - began
         done.append({"step": number, "title": title, "seen": seen, "took_s": round(took_s, 1)})
-        _tell(f"{number}. {title}: {seen} ({took_s:.1f} s)")
+        _print(f"{number}. {title}: {seen} ({took_s:.1f} s)")
     return done
 
 
-def _tell(line: str) -> None:
+def _print(line: str) -> None:
     """Print each step as it finishes; with --json all of them come in one document at the end."""
     if not writes_json():
         say(line)

@@ -19,7 +19,7 @@ from accelerator_autopilot.transport.connection import can_come_back
 log = logging.getLogger(__name__)
 
 STUCK_S = 10.0
-WRITE_EVERY_S = 5.0
+WRITE_INTERVAL_S = 5.0
 WRITTEN_WITHIN_S = 20.0
 
 
@@ -75,7 +75,7 @@ class NatsConnection:
                 self._health.report("write", ok=False, reason=f"JetStream rejected a write: {type(error).__name__}")
             else:
                 self._health.report("write", ok=True, max_age_s=WRITTEN_WITHIN_S)
-            await asyncio.sleep(WRITE_EVERY_S)
+            await asyncio.sleep(WRITE_INTERVAL_S)
 
     async def _closed(self) -> None:
         if not self._expected:

@@ -14,7 +14,7 @@ from accelerator_autopilot.contracts.messages.jobs import Priority
 
 LOWER: dict[Priority, Priority] = {"high": "normal", "normal": "low", "low": "low"}
 WINDOW_S = 60.0
-LEAST_RATE = 0.1
+MIN_RATE = 0.1
 
 
 @dataclass(frozen=True)
@@ -118,4 +118,4 @@ class Admission:
     def _rate(self, now_s: float) -> float:
         """Return how many jobs end per second, over the last minute."""
         recent = sum(at > now_s - WINDOW_S for at in self._finished)
-        return max(LEAST_RATE, recent / WINDOW_S)
+        return max(MIN_RATE, recent / WINDOW_S)

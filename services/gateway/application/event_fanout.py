@@ -18,12 +18,12 @@ T = TypeVar("T")
 class _Listener:
     def __init__(self, depth: int) -> None:
         self.waiting: deque[str] = deque(maxlen=depth)
-        self.told = asyncio.Event()
+        self.ready = asyncio.Event()
 
     def put(self, text: str) -> None:
         # A full queue drops its oldest event: slow readers see less, and cost no more.
         self.waiting.append(text)
-        self.told.set()
+        self.ready.set()
 
 
 class EventFanout(Generic[T]):
@@ -32,12 +32,12 @@ class EventFanout(Generic[T]):
     def __init__(
         self,
         source: Callable[[], AsyncGenerator[T, None]],
-        words: Callable[[T], str],
+        serialize: Callable[[T], str],
         *,
         depth: int,
         failed: Callable[[Exception], None],
     ) -> None:
-        self._source, self._words, self._depth, self._failed = source, words, depth, failed
+        self._source, self._serialize, self._depth, self._failed = source, serialize, depth, failed
         self._listeners: set[_Listener] = set()
         self._wanted = asyncio.Event()
 
@@ -50,7 +50,7 @@ class EventFanout(Generic[T]):
                     if not self._listeners:
                         break
                     try:
-                        text = self._words(item)
+                        text = self._serialize(item)
                     except Exception as error:  # noqa: BLE001  one item costs its readers no other
                         self._failed(error)
                         continue
@@ -66,8 +66,8 @@ class EventFanout(Generic[T]):
         self._wanted.set()
         try:
             while True:
-                await listener.told.wait()
-                listener.told.clear()
+                await listener.ready.wait()
+                listener.ready.clear()
                 while listener.waiting:
                     yield listener.waiting.popleft()
         finally:

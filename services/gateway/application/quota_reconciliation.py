@@ -15,7 +15,7 @@ from accelerator_autopilot.runtime.supervision import beat
 
 log = logging.getLogger(__name__)
 
-LOOKED_EVERY_S, LOOKED_AT_ONCE = 30.0, 200
+CHECK_INTERVAL_S, CHECKED_AT_ONCE = 30.0, 200
 # By then most jobs have ended, or are known to wait.
 DOUBTFUL_AFTER_S = 60.0
 
@@ -26,7 +26,7 @@ View = Callable[[str], Awaitable[JobView]]
 async def reconcile(admission: Admission, view: View, now_s: float) -> None:
     """Uncount some of those that have ended. Raises UnavailableError and the errors of nats-py."""
     missed = 0
-    for job in admission.doubtful(now_s - DOUBTFUL_AFTER_S, LOOKED_AT_ONCE):
+    for job in admission.doubtful(now_s - DOUBTFUL_AFTER_S, CHECKED_AT_ONCE):
         beat()
         try:
             ended = (await view(job)).result is not None
@@ -44,7 +44,7 @@ async def reconcile_loop(admission: Admission, view: View) -> None:
     loop = asyncio.get_running_loop()
     while True:
         beat()
-        await asyncio.sleep(LOOKED_EVERY_S)
+        await asyncio.sleep(CHECK_INTERVAL_S)
         try:
             await reconcile(admission, view, loop.time())
         except (UnavailableError, nats.errors.Error, OSError) as error:

@@ -41,7 +41,7 @@ _STATUS: dict[type[Exception], int] = {
     ConnectionError: 503,
 }
 RETRY_AFTER_S = 2.0
-MOST_ERRORS = 20
+MAX_ERRORS = 20
 
 
 def status_of(error: Exception) -> int:
@@ -90,7 +90,7 @@ def install(app: FastAPI) -> None:
         assert isinstance(error, RequestValidationError)  # noqa: S101  registered for it
         errors = [
             {"field": ".".join(str(p) for p in e["loc"])[:200], "rule": e["msg"], "value": _shown(e.get("input"))}
-            for e in error.errors()[:MOST_ERRORS]
+            for e in error.errors()[:MAX_ERRORS]
         ]
         return problem(422, "; ".join(f"{e['field']}: {e['rule']}" for e in errors), errors=errors)
 

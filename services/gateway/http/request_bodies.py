@@ -18,13 +18,13 @@ from accelerator_autopilot.contracts.errors import BusyError
 Receive = Callable[[], Awaitable[Any]]
 
 FIRST_BYTES_S = 10.0
-LEAST_BYTES_S = 64 * 1024
+MIN_BYTES_PER_S = 64 * 1024
 SMALL_BODY = 2**20
 # Parsed JSON takes several times the memory of its text; the memory depends on the number of values.
-MOST_VALUES = 1_000_000
+MAX_VALUES = 1_000_000
 VALUE_BYTES = 100
-MOST_DEPTH = 100
-BESIDE_LOOP = 64 * 1024
+MAX_DEPTH = 100
+OFFLOAD_BYTES = 64 * 1024
 _STRING = re.compile(rb'"(?:[^"\\]|\\.)*"', re.DOTALL)
 _SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 _HUGE_EXPONENT = re.compile(r"[eE]\+?[0-9]{3}")
@@ -76,7 +76,7 @@ async def read_body(receive: Receive, declared: int | None, limit: int, share: S
     """Read the whole body; None when the client disconnected.
 
     Raises BodyTooLargeError past `limit` bytes, BusyError past the budget, and HTTPException (408) for a body that
-    arrives slower than `LEAST_BYTES_S` after `FIRST_BYTES_S`.
+    arrives slower than `MIN_BYTES_PER_S` after `FIRST_BYTES_S`.
     """
     loop = asyncio.get_running_loop()
     began, chunks, size = loop.time(), [], 0
@@ -84,10 +84,10 @@ async def read_body(receive: Receive, declared: int | None, limit: int, share: S
         raise BodyTooLargeError(f"the body has {declared} bytes; at most {limit} are allowed")
     while True:
         try:
-            async with asyncio.timeout_at(began + FIRST_BYTES_S + size / LEAST_BYTES_S):
+            async with asyncio.timeout_at(began + FIRST_BYTES_S + size / MIN_BYTES_PER_S):
                 message = await receive()
         except TimeoutError:
-            raise HTTPException(408, f"the body arrived at less than {LEAST_BYTES_S} bytes per second") from None
+            raise HTTPException(408, f"the body arrived at less than {MIN_BYTES_PER_S} bytes per second") from None
         if message["type"] != "http.request":
             return None
         chunk: bytes = message.get("body", b"")
@@ -117,12 +117,12 @@ def count_values(body: bytes, most: int) -> int:
 
 async def weigh(body: bytes, share: Share) -> None:
     """Reserve memory for the parsed body. Raises BodyTooLargeError for too many values, and BusyError."""
-    if len(body) < BESIDE_LOOP:
-        values = count_values(body, MOST_VALUES)
+    if len(body) < OFFLOAD_BYTES:
+        values = count_values(body, MAX_VALUES)
     else:
-        values = await asyncio.to_thread(count_values, body, MOST_VALUES)
-    if values > MOST_VALUES:
-        raise BodyTooLargeError(f"the body may contain at most {MOST_VALUES} values")
+        values = await asyncio.to_thread(count_values, body, MAX_VALUES)
+    if values > MAX_VALUES:
+        raise BodyTooLargeError(f"the body may contain at most {MAX_VALUES} values")
     share.take(values * VALUE_BYTES)
 
 
@@ -139,11 +139,11 @@ def parse(body: bytes) -> Any:
     except UnicodeError:
         raise HTTPException(422, "the body is not valid UTF-8, or contains half of a surrogate pair") from None
     except RecursionError:
-        raise HTTPException(422, f"the body may be nested at most {MOST_DEPTH} levels deep") from None
+        raise HTTPException(422, f"the body may be nested at most {MAX_DEPTH} levels deep") from None
     except ValueError as error:
         raise HTTPException(422, f"the body is not valid JSON: {error}") from None
-    if text.count("[") + text.count("{") > MOST_DEPTH and _deeper_than(value, MOST_DEPTH):
-        raise HTTPException(422, f"the body may be nested at most {MOST_DEPTH} levels deep")
+    if text.count("[") + text.count("{") > MAX_DEPTH and _deeper_than(value, MAX_DEPTH):
+        raise HTTPException(422, f"the body may be nested at most {MAX_DEPTH} levels deep")
     return value
 
 
@@ -153,7 +153,7 @@ class JsonRequest(Request):
     async def json(self) -> Any:
         """Return the body's value. Raises HTTPException and JSONDecodeError."""
         body = await self.body()
-        return parse(body) if len(body) < BESIDE_LOOP else await asyncio.to_thread(parse, body)
+        return parse(body) if len(body) < OFFLOAD_BYTES else await asyncio.to_thread(parse, body)
 
 
 def _no_constant(name: str) -> float:

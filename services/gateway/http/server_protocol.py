@@ -8,13 +8,13 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 HEADERS_S = 10.0
 # A complete response may be buffered for its reader, also long after the route has returned.
-TAKEN_WITHIN_S = 30.0
+RESPONSE_READ_TIMEOUT_S = 30.0
 
 
 class TimedProtocol(H11Protocol):
     """Closes connections that are idle, send half a request, or do not read their response."""
 
-    headers_s, taken_s = HEADERS_S, TAKEN_WITHIN_S
+    headers_s, taken_s = HEADERS_S, RESPONSE_READ_TIMEOUT_S
     _waiting: asyncio.TimerHandle | None = None
     _reading: asyncio.TimerHandle | None = None
 

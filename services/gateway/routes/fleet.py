@@ -172,5 +172,5 @@ async def _outcome(autopilot: Autopilot, command_id: str) -> CommandOutcome | Re
     try:
         return await autopilot.steering.outcome(command_id, OUTCOME_S)
     except TimeoutError:
-        told = {"command_id": command_id, "detail": "sent; the outcome is not known yet, see /v1/decisions"}
-        return JSONResponse(told, 202, headers={"Location": "/v1/decisions"})
+        content = {"command_id": command_id, "detail": "sent; the outcome is not known yet, see /v1/decisions"}
+        return JSONResponse(content, 202, headers={"Location": "/v1/decisions"})

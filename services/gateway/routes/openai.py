@@ -216,7 +216,7 @@ async def _stream(
     to_queue: CallerSubmission,
 ) -> AsyncIterator[dict[str, str]]:
     form = head["object"] if kind == "generate" else "chat.completion.chunk"
-    told, output = 0, None
+    sent, output = 0, None
     wanted = to_queue.admission.priority(to_queue.caller.user, "normal")
     source = to_queue.autopilot.jobs.stream(
         kind, payload, job_id=head["id"], submitter=to_queue.caller.user, priority=wanted, fresh=True, **options
@@ -233,8 +233,8 @@ async def _stream(
             if isinstance(event, JobProgress):
                 piece = event.partial if isinstance(event.partial, dict) else {}
                 # Pieces that were lost on the way are filled in from the result.
-                if piece.get("offset") == told and piece.get("text"):
-                    told += len(piece["text"])
+                if piece.get("offset") == sent and piece.get("text"):
+                    sent += len(piece["text"])
                     yield chunk(piece["text"])
             else:
                 output = output_of(event)
@@ -246,8 +246,8 @@ async def _stream(
         await asyncio.shield(asyncio.ensure_future(_abandon(to_queue, head["id"])))
         raise
     if output is not None:
-        if output["text"][told:]:
-            yield chunk(output["text"][told:])
+        if output["text"][sent:]:
+            yield chunk(output["text"][sent:])
         yield chunk(None, output["finish_reason"])
         if body.tells_usage:
             yield {"data": json.dumps(head | {"object": form, "choices": [], "usage": _usage(output)})}

@@ -18,7 +18,7 @@ from accelerator_autopilot.runtime.api_keys import digest
 log = logging.getLogger(__name__)
 
 _DIGEST = re.compile(r"[0-9a-f]{64}")
-LONGEST_KEY = 500
+MAX_KEY_LENGTH = 500
 
 
 class Role(IntEnum):
@@ -72,7 +72,7 @@ class KeyRing:
 
     def find(self, key: str) -> Caller | None:
         """Return the caller with this key; None for an unknown one."""
-        if not 0 < len(key) <= LONGEST_KEY:
+        if not 0 < len(key) <= MAX_KEY_LENGTH:
             return None
         wanted = digest(key)
         # Every digest is compared, so that timing reveals nothing.

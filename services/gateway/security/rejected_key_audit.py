@@ -12,9 +12,9 @@ from accelerator_autopilot.contracts.messages.audit import AuditRecord
 from accelerator_autopilot.runtime.supervision import beat
 from accelerator_autopilot.transport.audit_records import record
 
-TELL_EVERY_S = 10.0
-MOST_ADDRESSES = 1_000
-MOST_TOLD = 10
+REPORT_INTERVAL_S = 10.0
+MAX_ADDRESSES = 1_000
+MAX_LISTED_JOBS = 10
 
 
 class RejectedKeyAudit:
@@ -30,13 +30,13 @@ class RejectedKeyAudit:
     def count(self, address: str, _status: int) -> None:
         """Count one request."""
         self._counted.inc()
-        self._since[address if address in self._since or len(self._since) < MOST_ADDRESSES else "others"] += 1
+        self._since[address if address in self._since or len(self._since) < MAX_ADDRESSES else "others"] += 1
 
-    def tell(self) -> None:
+    def write(self) -> None:
         """Write an audit record of what was collected since the last one."""
         if self._since:
             total = str(self._since.total())
-            worst = {address: str(count) for address, count in self._since.most_common(MOST_TOLD)}
+            worst = {address: str(count) for address, count in self._since.most_common(MAX_LISTED_JOBS)}
             self._put(record("gateway", "key.refused", "gateway", count=total, **worst))
             self._since.clear()
 
@@ -44,5 +44,5 @@ class RejectedKeyAudit:
         """Write records until cancelled."""
         while True:
             beat()
-            await asyncio.sleep(TELL_EVERY_S)
-            self.tell()
+            await asyncio.sleep(REPORT_INTERVAL_S)
+            self.write()

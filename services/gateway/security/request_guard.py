@@ -34,7 +34,7 @@ App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 # A reader that takes nothing for this long is gone, whatever its connection says.
-SEND_S = 60.0
+SEND_TIMEOUT_S = 60.0
 LINGER_S, LINGER_BYTES = 1.0, 2**20
 SECURITY_HEADERS = (
     (b"x-content-type-options", b"nosniff"),
@@ -69,7 +69,7 @@ class Exchange:
             given = list(message.get("headers", []))
             names = {name.lower() for name, _ in given}
             message = {**message, "headers": given + [h for h in SECURITY_HEADERS if h[0] not in names]}
-        async with asyncio.timeout(SEND_S):
+        async with asyncio.timeout(SEND_TIMEOUT_S):
             await self.send_on(message)
 
     def header(self, name: bytes) -> str | None:
@@ -119,7 +119,7 @@ class RequestGuard:
             except (RefusedError, HTTPException, BusyError) as error:
                 if exchange.status:
                     raise
-                await self._refuse(exchange, receive, access, error)
+                await self._reject(exchange, receive, access, error)
             except Exception as error:  # noqa: BLE001  every request gets an answer
                 await self._failed(exchange, access, error)
         finally:
@@ -183,7 +183,7 @@ class RequestGuard:
             await weigh(body, share)
         return body
 
-    async def _refuse(
+    async def _reject(
         self, exchange: Exchange, receive: Receive, access: Access, error: RefusedError | HTTPException | BusyError
     ) -> None:
         if isinstance(error, BusyError):
@@ -243,12 +243,12 @@ async def _linger(receive: Receive) -> None:
 
 def _once(body: bytes, receive: Receive) -> Receive:
     """Yield the body as one message, then pass on further events: the end of the connection."""
-    told = False
+    sent = False
 
     async def next_message() -> Any:
-        nonlocal told, body
-        if not told:
-            told = True
+        nonlocal sent, body
+        if not sent:
+            sent = True
             message = {"type": "http.request", "body": body, "more_body": False}
             body = b""
             return message

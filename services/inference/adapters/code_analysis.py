@@ -23,7 +23,7 @@ ANSWER = "ANALYSIS "
 FAULT = "FAULT "
 ALL_TOOLS_S = 3 * TIMEOUT_S
 LISTED = 5000
-MOST_MESSAGE = 1000
+MAX_MESSAGE = 1000
 OUTPUT_BYTES = 64 * 2**20
 RANK = {"error": 0, "warning": 1, "note": 2}
 
@@ -92,7 +92,7 @@ def analyse(texts: Mapping[str, str], language: str | None, folder: Path) -> Ana
     counts: dict[str, int] = {}
     for finding in heard:
         counts[finding.category] = counts.get(finding.category, 0) + 1
-    listed = [f.model_copy(update={"message": f.message[:MOST_MESSAGE]}) for f in findings[:LISTED]]
+    listed = [f.model_copy(update={"message": f.message[:MAX_MESSAGE]}) for f in findings[:LISTED]]
     return Analysis(
         languages=languages, skipped=skipped, findings=listed, counts=counts, suppressed=len(findings) - len(heard)
     )

@@ -25,8 +25,8 @@ from accelerator_autopilot.inference.domain.gpu_advice import advise
 from accelerator_autopilot.inference.errors import RetryableJobError
 
 TIMEOUT_S = 120
-MOST_OF_A_TOOL = 20_000
-MOST_OUTPUT = 128 * 2**20
+MAX_FINDINGS_PER_TOOL = 20_000
+MAX_OUTPUT = 128 * 2**20
 RUFF = Path(sysconfig.get_path("scripts")) / "ruff"
 # Bugs, blind spots, speed, simplification; security is bandit's.
 RULES = "E9,F,B,PERF,C4,SIM,PIE,RET,ARG,PLE,PLW,RUF,ASYNC,NPY,PD,TRY,UP"
@@ -93,10 +93,10 @@ def _lines(name: str, *command: str) -> Generator[bytes, None, None]:
     alarm.start()
     try:
         assert process.stdout is not None  # noqa: S101  piped
-        while line := process.stdout.readline(MOST_OUTPUT):
+        while line := process.stdout.readline(MAX_OUTPUT):
             total += len(line)
-            if total > MOST_OUTPUT:
-                raise RetryableJobError(f"{name} wrote more than {MOST_OUTPUT} bytes; submit fewer files at a time")
+            if total > MAX_OUTPUT:
+                raise RetryableJobError(f"{name} wrote more than {MAX_OUTPUT} bytes; submit fewer files at a time")
             yield line
         process.wait()
     finally:
@@ -117,7 +117,7 @@ def _ruff_run(folder: Path, *more: str) -> list[dict[str, Any]]:
     found = []
     for line in lines:
         found.append(json.loads(line))
-        if len(found) == MOST_OF_A_TOOL:
+        if len(found) == MAX_FINDINGS_PER_TOOL:
             lines.close()
             break
     return found
@@ -155,7 +155,7 @@ def _bandit(folder: Path, names: Mapping[str, str], files: Mapping[str, str]) ->
     levels: dict[str, Severity] = {"HIGH": "error", "MEDIUM": "warning", "LOW": "note"}
     silenced: dict[str, dict[int, str]] = {}
     findings = []
-    for one in json.loads(output)["results"][:MOST_OF_A_TOOL]:
+    for one in json.loads(output)["results"][:MAX_FINDINGS_PER_TOOL]:
         name = names[one["filename"]]
         if name not in silenced:
             silenced[name] = _nosec(files[name])

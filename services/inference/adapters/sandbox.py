@@ -64,12 +64,12 @@ class Sandbox:
     def __init__(self, wanted: Literal["auto", "bwrap", "off"], uid: int | None = None) -> None:
         if wanted == "off":
             raise NotConfiguredError("AUTOPILOT_SANDBOX=off: submitted code is not run")
-        self._walls = _walls(uid)
+        self._isolation = _isolation(uid)
 
     @property
     def description(self) -> str:
         """Describe the isolation that is in effect, for people."""
-        root = "" if self._walls.root_drops == "no" else f", as user {self._walls.uid} instead of root"
+        root = "" if self._isolation.root_drops == "no" else f", as user {self._isolation.uid} instead of root"
         return f"bubblewrap with a filter of system calls{root}"
 
     def run(
@@ -89,11 +89,11 @@ class Sandbox:
         from PACKAGES; `tools` are further files that it may read.
         """
         limits = Limits(timeout_s, MEMORY_BYTES, PROCESSES, output_bytes)
-        return _run(self._walls, files, arguments, limits, cancelled, packages=packages, tools=tools)
+        return _run(self._isolation, files, arguments, limits, cancelled, packages=packages, tools=tools)
 
 
 def _run(
-    walls: SandboxFilesystem,
+    isolation: SandboxFilesystem,
     files: Mapping[str, str],
     arguments: Sequence[str],
     limits: Limits,
@@ -103,7 +103,7 @@ def _run(
     tools: Sequence[Path] = (),
 ) -> Finished:
     plan = {
-        "uid": walls.uid if walls.root_drops == "inside" else None,
+        "uid": isolation.uid if isolation.root_drops == "inside" else None,
         "home": HOME,
         "arguments": list(arguments),
         "limits": {
@@ -113,11 +113,11 @@ def _run(
     }  # fmt: skip
     enter = (resources("accelerator_autopilot.inference.sandboxed") / "enter.py").read_text(encoding="utf-8")
     filter_fd = os.memfd_create("seccomp")
-    user = walls.uid if walls.root_drops == "before" else None
+    user = isolation.uid if isolation.root_drops == "before" else None
     try:
         os.write(filter_fd, seccomp_program())
         os.lseek(filter_fd, 0, os.SEEK_SET)
-        command = walls.command(filter_fd, packages=packages, tools=tools)
+        command = isolation.command(filter_fd, packages=packages, tools=tools)
         process = subprocess.Popen(  # noqa: S603  shut in
             [*command, sys.executable, "-I", "-S", "-c", enter, json.dumps(plan)], stdin=subprocess.PIPE,
             stdout=subprocess.PIPE, stderr=subprocess.STDOUT, cwd="/", env=environment(), start_new_session=True,
@@ -128,7 +128,7 @@ def _run(
     return watch(process, json.dumps(dict(files)).encode(), limits, cancelled)
 
 
-def _walls(uid: int | None) -> SandboxFilesystem:
+def _isolation(uid: int | None) -> SandboxFilesystem:
     """Return the strongest isolation that works here. Raises NotConfiguredError with the reason when none does."""
     bwrap = shutil.which("bwrap")
     if bwrap is None:
@@ -141,19 +141,19 @@ def _walls(uid: int | None) -> SandboxFilesystem:
     else:
         tried = [SandboxFilesystem(bwrap, "no", NOBODY)]
     reason = ""
-    for walls in tried:
-        reason = _fault(walls)
+    for isolation in tried:
+        reason = _fault(isolation)
         if not reason:
-            return _proven.setdefault((bwrap, uid), walls)
+            return _proven.setdefault((bwrap, uid), isolation)
     raise NotConfiguredError(f"submitted code is not run because bubblewrap does not work ({reason}): {ADVICE}")
 
 
-def _fault(walls: SandboxFilesystem) -> str:
+def _fault(isolation: SandboxFilesystem) -> str:
     """Test this isolation; returns what is wrong with it, or an empty string."""
     limits = Limits(PROBE_S, MEMORY_BYTES, PROCESSES, OUTPUT_BYTES)
     finished = None
     with suppress(OSError, subprocess.SubprocessError):
-        finished = _run(walls, {}, ["-c", PROBE], limits)
+        finished = _run(isolation, {}, ["-c", PROBE], limits)
     if finished is None:
         return "it does not start"
     if finished.code == 0 and finished.output.strip() == "shut in":

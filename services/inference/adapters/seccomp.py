@@ -56,7 +56,7 @@ def _do(code: int, value: int, if_true: int = 0, if_false: int = 0) -> bytes:
     return struct.pack("=HBBI", code, if_true, if_false, value)
 
 
-def _refuse(error: int) -> bytes:
+def _reject(error: int) -> bytes:
     return _do(RETURN, ERRNO | error)
 
 
@@ -74,21 +74,21 @@ def seccomp_program(machine: str | None = None) -> bytes:
     ]  # fmt: skip
     if machine == "x86_64":
         parts += [_do(GREATER, X32 - 1, 0, 1), _do(RETURN, KILL)]
-    parts += [_do(GREATER, NEWEST_KNOWN, 0, 1), _refuse(errno.ENOSYS)]
-    parts += [_do(EQUAL, CLONE3, 0, 1), _refuse(errno.ENOSYS)]
+    parts += [_do(GREATER, NEWEST_KNOWN, 0, 1), _reject(errno.ENOSYS)]
+    parts += [_do(EQUAL, CLONE3, 0, 1), _reject(errno.ENOSYS)]
     for numbers in DENIED.values():
         if (number := numbers[column]) is not None:
-            parts += [_do(EQUAL, number, 0, 1), _refuse(errno.EPERM)]
+            parts += [_do(EQUAL, number, 0, 1), _reject(errno.EPERM)]
     parts += [
         _do(EQUAL, calls["clone"], 0, 4), _do(LOAD, FIRST_ARGUMENT), _do(ANY_BIT, NAMESPACES, 0, 1),
-        _refuse(errno.EPERM), _do(RETURN, ALLOW),
+        _reject(errno.EPERM), _do(RETURN, ALLOW),
     ]  # fmt: skip
     for name in ("socket", "socketpair"):
         last = len(FAMILIES)
         parts += [_do(EQUAL, calls[name], 0, last + 3), _do(LOAD, FIRST_ARGUMENT)]
         parts += [_do(EQUAL, family, last - i, 0) for i, family in enumerate(FAMILIES)]
-        parts += [_refuse(errno.EAFNOSUPPORT), _do(RETURN, ALLOW)]
+        parts += [_reject(errno.EAFNOSUPPORT), _do(RETURN, ALLOW)]
     parts += [_do(EQUAL, calls["ioctl"], 0, 4), _do(LOAD, SECOND_ARGUMENT)]
-    parts += [_do(EQUAL, TERMINAL[0], 1, 0), _do(EQUAL, TERMINAL[1], 0, 1), _refuse(errno.EPERM)]
+    parts += [_do(EQUAL, TERMINAL[0], 1, 0), _do(EQUAL, TERMINAL[1], 0, 1), _reject(errno.EPERM)]
     parts += [_do(RETURN, ALLOW)]
     return b"".join(parts)

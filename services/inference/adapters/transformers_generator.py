@@ -38,7 +38,7 @@ class _Stream:
     cancelled: Callable[[], bool]
     prompt_tokens: int
     future: Future[Generated] = field(default_factory=Future)
-    told: int = 0
+    emitted: int = 0
 
 
 class TransformersGenerator:
@@ -140,10 +140,10 @@ class TransformersGenerator:
             text, ended = text[:cut], True
         held_back = 0 if ended else max((len(s) - 1 for s in stream.request.stop), default=0)
         sure = text.rstrip(UNSURE) if not ended else text
-        upto = max(stream.told, len(sure) - held_back)
-        if upto > stream.told:
-            stream.on_text(sure[stream.told : upto])
-            stream.told = upto
+        upto = max(stream.emitted, len(sure) - held_back)
+        if upto > stream.emitted:
+            stream.on_text(sure[stream.emitted : upto])
+            stream.emitted = upto
         stopped = stream.cancelled()
         if not ended and not stopped:
             return

@@ -75,11 +75,11 @@ class VllmGenerator:
             top_p=request.top_p,
             stop=list(request.stop),
         )
-        name, told, last = f"r{next(self._numbers)}", 0, None
+        name, emitted, last = f"r{next(self._numbers)}", 0, None
         async for last in self._engine.generate(prompt, sampling, name):
             text = last.outputs[0].text
-            on_text(text[told:])
-            told = len(text)
+            on_text(text[emitted:])
+            emitted = len(text)
             if cancelled():
                 await self._engine.abort(name)
                 break

@@ -20,15 +20,15 @@ from typing import IO
 
 from accelerator_autopilot.contracts.errors import InvalidInputError
 
-MOST_FILES = 5_000
-MOST_MEMBERS = 10_000
-MOST_BYTES = 256 * 2**20
-MOST_NAME_BYTES = 2**20
+MAX_FILES = 5_000
+MAX_MEMBERS = 10_000
+MAX_BYTES = 256 * 2**20
+MAX_METADATA_BYTES = 2**20
 # Text usually compresses to a tenth of its size, rarely to a hundredth.
-MOST_RATIO = 200
+MAX_RATIO = 200
 CHUNK = 2**16
 BLOCK = 512
-LONGEST_NAME = 4_096
+MAX_NAME_LENGTH = 4_096
 # TAR members that describe the next one: GNU long names and POSIX (pax) headers.
 META = {b"L", b"K", b"x", b"g", b"X"}
 ZIP_ENTRY, ZIP_END = 46, 22
@@ -52,16 +52,16 @@ def safe_path(name: str) -> str:
     path = PurePosixPath(name.replace("\\", "/"))
     if path.is_absolute() or ".." in path.parts or not path.parts or ":" in path.parts[0] or "\0" in name:
         raise InvalidInputError("archive", name[:200], "contains a path that leads outside the archive")
-    if len(name.encode(errors="surrogatepass")) > LONGEST_NAME:
-        raise InvalidInputError("archive", name[:200], f"contains a path of more than {LONGEST_NAME} bytes")
+    if len(name.encode(errors="surrogatepass")) > MAX_NAME_LENGTH:
+        raise InvalidInputError("archive", name[:200], f"contains a path of more than {MAX_NAME_LENGTH} bytes")
     return str(path)
 
 
 def _files(data: bytes) -> Iterator[tuple[str, bytes]]:
     found = _zipped(data) if data[:4] in {b"PK\x03\x04", b"PK\x05\x06"} else _tarred(data)
     for count, (name, content) in enumerate(found):
-        if count >= MOST_FILES:
-            raise InvalidInputError("archive", f"more than {MOST_FILES} files", "contains too many files")
+        if count >= MAX_FILES:
+            raise InvalidInputError("archive", f"more than {MAX_FILES} files", "contains too many files")
         yield safe_path(name), content
 
 
@@ -86,13 +86,13 @@ class _Counted(io.RawIOBase):
 
 
 def _most(data: bytes) -> int:
-    return min(MOST_BYTES, MOST_RATIO * max(len(data), CHUNK))
+    return min(MAX_BYTES, MAX_RATIO * max(len(data), CHUNK))
 
 
 def _zipped(data: bytes) -> Iterator[tuple[str, bytes]]:
     # The reader creates an object for each entry right away, so entries are counted first.
-    if data.count(b"PK\x01\x02") > MOST_MEMBERS or _declared(data) > MOST_MEMBERS:
-        raise InvalidInputError("archive", f"more than {MOST_MEMBERS} members", "contains too many members")
+    if data.count(b"PK\x01\x02") > MAX_MEMBERS or _declared(data) > MAX_MEMBERS:
+        raise InvalidInputError("archive", f"more than {MAX_MEMBERS} members", "contains too many members")
     left = _most(data)
     with zipfile.ZipFile(io.BytesIO(data)) as archive:
         for info in archive.infolist():
@@ -118,7 +118,7 @@ def _declared(data: bytes) -> int:
 
 
 def _tarred(data: bytes) -> Iterator[tuple[str, bytes]]:
-    stream = _Counted(_decompressed(data), _most(data) + BLOCK * MOST_MEMBERS)
+    stream = _Counted(_decompressed(data), _most(data) + BLOCK * MAX_MEMBERS)
     members = meta = 0
     before: list[bytes] = []
     while True:
@@ -134,12 +134,12 @@ def _tarred(data: bytes) -> Iterator[tuple[str, bytes]]:
             return
         member = tarfile.TarInfo.frombuf(header, "utf-8", "surrogateescape")
         members += 1
-        if members > MOST_MEMBERS:
-            raise InvalidInputError("archive", f"more than {MOST_MEMBERS} members", "contains too many members")
+        if members > MAX_MEMBERS:
+            raise InvalidInputError("archive", f"more than {MAX_MEMBERS} members", "contains too many members")
         padded = -(-member.size // BLOCK) * BLOCK
         if member.type in META:
             meta += max(0, member.size)
-            if meta > MOST_NAME_BYTES:
+            if meta > MAX_METADATA_BYTES:
                 raise InvalidInputError(
                     "archive", f"over {meta} bytes of names", "contains more bytes of names than of files"
                 )

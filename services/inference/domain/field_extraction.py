@@ -43,9 +43,9 @@ AFTER_LABELLED = " \t.;,\r"
 BOUNDARY = re.compile(r"(?<=[.!?])\s|\n")
 CONTEXT = 80
 # Further candidates are not scored.
-MOST_CANDIDATES = 200
+MAX_CANDIDATES = 200
 # Matches of a submitter's pattern that are not values themselves: each search may scan the whole rest of the text.
-MOST_IN_VAIN = 500
+MAX_FAILED_MATCHES = 500
 
 
 @dataclass(frozen=True)
@@ -98,7 +98,7 @@ def free(field: Field) -> bool:
 
 
 def candidates(field: Field, document: Document) -> list[Candidate]:
-    """Return places in the text that could hold the field's value, at most MOST_CANDIDATES."""
+    """Return places in the text that could hold the field's value, at most MAX_CANDIDATES."""
     found = list(_labelled(field, document))
     taken = sorted((c.start, c.end) for c in found)
     text, spans, in_vain = document.text, document.sentences, 0
@@ -106,16 +106,16 @@ def candidates(field: Field, document: Document) -> list[Candidate]:
         value = convert(field, text[start:end])
         if value is None:
             in_vain += field.pattern is not None
-            if in_vain > MOST_IN_VAIN:
+            if in_vain > MAX_FAILED_MATCHES:
                 break
             continue
         first, last = _sentence_around(spans, start, end)
         around = text[max(first, start - CONTEXT) : min(last, end + CONTEXT)]
         found.append(Candidate(value, start, end, " ".join(around.split())))
         insort(taken, (start, end))
-        if len(found) >= MOST_CANDIDATES:
+        if len(found) >= MAX_CANDIDATES:
             break
-    return found[:MOST_CANDIDATES]
+    return found[:MAX_CANDIDATES]
 
 
 def sentences(text: str) -> list[Span]:
@@ -176,7 +176,7 @@ def _labelled(field: Field, document: Document) -> Iterator[Candidate]:
         raw = str(value) if one.value.startswith(str(value), place) else one.value
         yield Candidate(value, one.start + place, one.start + place + len(raw), one.line, labelled=True)
         count += 1
-        if count >= MOST_CANDIDATES:
+        if count >= MAX_CANDIDATES:
             return
 
 

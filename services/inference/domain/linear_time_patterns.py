@@ -12,8 +12,8 @@ import re2
 
 from accelerator_autopilot.contracts.errors import InvalidInputError
 
-MOST_CHARACTERS = 1000
-MOST_MEMORY_BYTES = 8 * 2**20
+MAX_CHARACTERS = 1000
+MAX_MEMORY_BYTES = 8 * 2**20
 
 Span = tuple[int, int]
 Finder = Callable[[int], Span | None]
@@ -26,13 +26,11 @@ class UserPattern:
         """Compile a pattern. Raises InvalidInputError, naming `field`, for one that is invalid or too large for RE2."""
         if not isinstance(source, str):
             raise InvalidInputError(field, type(source).__name__, "must be a string with a regular expression")
-        if len(source) > MOST_CHARACTERS:
-            raise InvalidInputError(
-                field, f"{len(source)} characters", f"may have at most {MOST_CHARACTERS} characters"
-            )
+        if len(source) > MAX_CHARACTERS:
+            raise InvalidInputError(field, f"{len(source)} characters", f"may have at most {MAX_CHARACTERS} characters")
         options = re2.Options()
         options.log_errors = False
-        options.max_mem = MOST_MEMORY_BYTES
+        options.max_mem = MAX_MEMORY_BYTES
         try:
             self._rule: Any = re2.compile(source, options)
         except re2.error as error:
@@ -67,6 +65,6 @@ class UserPattern:
 
 
 def _reason(error: Exception) -> str:
-    told = error.args[0] if error.args else ""
-    text = told.decode(errors="replace") if isinstance(told, bytes) else str(told)
+    reason = error.args[0] if error.args else ""
+    text = reason.decode(errors="replace") if isinstance(reason, bytes) else str(reason)
     return f"{text[:200]} (lookaround and references to groups are not supported)"

@@ -9,10 +9,10 @@ from datetime import datetime
 
 from accelerator_autopilot.inference.domain.log_lines import badness, pattern_of
 
-BURST_LEAST = 5
+MIN_BURST = 5
 BURST_FACTOR = 5.0
 # How many lines before the first error a rare line may be its cause.
-LOOK_BACK = 200
+LOOKBACK_LINES = 200
 CHAIN = 12
 
 
@@ -66,7 +66,7 @@ def bursts(lines: Sequence[Line]) -> list[Burst]:
         total = sum(len(numbers) for numbers in of.values())
         for numbers in of.values():
             usual = (total - len(numbers)) / max(1, every - 1)
-            if every > 2 and len(numbers) >= BURST_LEAST and len(numbers) > BURST_FACTOR * (usual + 1):
+            if every > 2 and len(numbers) >= MIN_BURST and len(numbers) > BURST_FACTOR * (usual + 1):
                 found.append(Burst(template, numbers[0], numbers[-1], len(numbers), round(usual, 2)))
     return sorted(found, key=lambda burst: burst.first)
 
@@ -91,12 +91,12 @@ def root_cause(lines: Sequence[Line], counts: Mapping[int, int], new: set[int]) 
         confidence = 0.9 if pattern.depth >= 4 and followers else 0.7
         return Cause(line, pattern.meaning, confidence, _chain(line, followers))
     first = bad[0]
-    before = [x for x in lines if max(0, first.number - LOOK_BACK) <= x.number < first.number]
-    odd = [x for x in before if badness(x.text) == 1 and (x.template in new or counts[x.template] <= 2)]
-    if odd:
-        return Cause(odd[0], "a rare warning shortly before the first error", 0.5, _chain(odd[0], bad))
+    before = [x for x in lines if max(0, first.number - LOOKBACK_LINES) <= x.number < first.number]
+    rare = [x for x in before if badness(x.text) == 1 and (x.template in new or counts[x.template] <= 2)]
+    if rare:
+        return Cause(rare[0], "a rare warning shortly before the first error", 0.5, _chain(rare[0], bad))
     often = Counter(b.template for b in bad).most_common(1)[0][1]
-    reason = "the first error" if often < BURST_LEAST else "the first of many like errors"
+    reason = "the first error" if often < MIN_BURST else "the first of many like errors"
     return Cause(first, reason, 0.4, _chain(first, bad[1:]))
 
 

@@ -27,7 +27,7 @@ class Column:
 
     name: str
     score: Floats
-    odd: np.ndarray[Any, np.dtype[np.bool_]]
+    outliers: np.ndarray[Any, np.dtype[np.bool_]]
     expected: str
 
 
@@ -68,9 +68,9 @@ def categorical(name: str, values: list[str | None]) -> Column | None:
     if rows < 20 or len(counts) < 2 or len(counts) > max(10, rows // 10):
         return None
     share = np.array([counts[v] / rows for v in values])
-    odd = (share <= RARE) & np.array([v is not None for v in values])
+    outliers = (share <= RARE) & np.array([v is not None for v in values])
     common = sorted((v for v in counts if v is not None), key=lambda v: -counts[v])[:3]
-    return Column(name, np.where(odd, -np.log10(share), 0.0), odd, f"usually {', '.join(common)}")
+    return Column(name, np.where(outliers, -np.log10(share), 0.0), outliers, f"usually {', '.join(common)}")
 
 
 def _skewness(values: Floats) -> float:

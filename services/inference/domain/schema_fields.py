@@ -9,8 +9,8 @@ from accelerator_autopilot.contracts.errors import InvalidInputError
 from accelerator_autopilot.inference.domain.linear_time_patterns import UserPattern
 
 TYPES = {"string", "number", "integer", "boolean", "array"}
-MOST_FIELDS = 200
-MOST_OPTIONS = 200
+MAX_FIELDS = 200
+MAX_OPTIONS = 200
 OPTION_CHARACTERS = 500
 
 
@@ -37,8 +37,8 @@ def fields_of(schema: dict[str, Any]) -> list[Field]:
     properties = schema.get("properties")
     if not isinstance(properties, dict) or not properties:
         raise InvalidInputError("schema.properties", type(properties).__name__, "must name at least one field")
-    if len(properties) > MOST_FIELDS:
-        raise InvalidInputError("schema.properties", len(properties), f"may have at most {MOST_FIELDS} fields")
+    if len(properties) > MAX_FIELDS:
+        raise InvalidInputError("schema.properties", len(properties), f"may have at most {MAX_FIELDS} fields")
     required = schema.get("required") or []
     if not isinstance(required, list):
         raise InvalidInputError("schema.required", type(required).__name__, "must be a list of names")
@@ -69,19 +69,21 @@ def _field(name: str, rule: Any, required: list[Any]) -> Field:
     )
 
 
-def _type(told: Any, place: str) -> str:
+def _type(declared: Any, place: str) -> str:
     # An optional field is written as ["number", "null"]; every field here may be missing.
-    named = [one for one in told if one != "null"] if isinstance(told, list) else [told]
+    named = [one for one in declared if one != "null"] if isinstance(declared, list) else [declared]
     if len(named) != 1 or not isinstance(named[0], str) or named[0] not in TYPES:
-        raise InvalidInputError(place, str(told)[:100], f"must be one of {sorted(TYPES)}, or a list of one and null")
+        raise InvalidInputError(
+            place, str(declared)[:100], f"must be one of {sorted(TYPES)}, or a list of one and null"
+        )
     return named[0]
 
 
-def _options(told: Any, place: str) -> tuple[str, ...]:
-    if not isinstance(told, list):
-        raise InvalidInputError(place, type(told).__name__, "must be a list")
-    options = tuple(str(one) for one in told if one is not None)
-    if len(options) > MOST_OPTIONS or any(not 0 < len(one) <= OPTION_CHARACTERS for one in options):
-        rule = f"may have {MOST_OPTIONS} values of 1 to {OPTION_CHARACTERS} characters"
+def _options(declared: Any, place: str) -> tuple[str, ...]:
+    if not isinstance(declared, list):
+        raise InvalidInputError(place, type(declared).__name__, "must be a list")
+    options = tuple(str(one) for one in declared if one is not None)
+    if len(options) > MAX_OPTIONS or any(not 0 < len(one) <= OPTION_CHARACTERS for one in options):
+        rule = f"may have {MAX_OPTIONS} values of 1 to {OPTION_CHARACTERS} characters"
         raise InvalidInputError(place, len(options), rule)
     return options

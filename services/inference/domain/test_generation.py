@@ -70,7 +70,7 @@ def first_code_block(text: str) -> str:
     return match[1] if match else text
 
 
-def told(output: str, mark: str) -> list[dict[str, Any]]:
+def printed_objects(output: str, mark: str) -> list[dict[str, Any]]:
     """Return the JSON objects that a sandboxed program printed on lines with this prefix; others are ignored."""
     found = []
     for line in output.splitlines():

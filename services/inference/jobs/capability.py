@@ -45,7 +45,7 @@ def offered(pools: Iterable[PoolStatus], kind: str) -> list[Capability]:
     ]
 
 
-def nobody(pools: list[PoolStatus], kind: str, needs: JobNeeds | None) -> str | None:
+def unschedulable_reason(pools: list[PoolStatus], kind: str, needs: JobNeeds | None) -> str | None:
     """Return why no worker in the fleet can run a job; None when one can, or when one may be about to start."""
     willing = [pool for pool in pools if kind in pool.kinds]
     if not willing:

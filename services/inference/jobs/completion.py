@@ -28,7 +28,7 @@ from accelerator_autopilot.runtime.bus import BUS_ERRORS
 from accelerator_autopilot.runtime.poison_messages import may_pass
 from accelerator_autopilot.transport.clock import utc_now
 from accelerator_autopilot.transport.payload_store import (
-    MOST_PAYLOAD_BYTES,
+    MAX_PAYLOAD_BYTES,
     drop_payload,
     is_own,
     load_payload,
@@ -39,7 +39,7 @@ from accelerator_autopilot.transport.result_publishing import publish_result
 log = logging.getLogger(__name__)
 
 # Delays before retrying a write that failed; the last one repeats.
-STORE_AGAIN_S = (0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
+STORE_RETRY_S = (0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
 
 
 S = TypeVar("S")
@@ -127,9 +127,9 @@ class JobCompletion:
         fields = {"job_id": taken.job.id, "kind": taken.job.kind, "attempt": len(taken.errors)}
         log.warning("attempt failed", extra=fields | {"error": type(error).__name__})
         if isinstance(verdict, EndJob):
-            await self.bury(taken, verdict)
+            await self.dead_letter(taken, verdict)
             return
-        await self._stored(taken.message, lambda: self._remember(taken))
+        await self._stored(taken.message, lambda: self._write_record(taken))
         await taken.message.nak(delay=verdict.delay_s)
 
     async def give_back(self, taken: ClaimedJob, *, alone: bool) -> None:
@@ -144,7 +144,7 @@ class JobCompletion:
             *taken.errors,
             JobError(
                 attempt=taken.attempt,
-                type=getattr(error, "told_as", type(error).__name__),
+                type=getattr(error, "reported_as", type(error).__name__),
                 message=explain(error)[:4000],
                 worker=self._settings.worker,
                 at=utc_now(),
@@ -152,7 +152,7 @@ class JobCompletion:
             ),
         ]
 
-    async def bury(self, taken: ClaimedJob, verdict: EndJob) -> None:
+    async def dead_letter(self, taken: ClaimedJob, verdict: EndJob) -> None:
         """Publish the dead letter, then the failed result, then acknowledge; each step is idempotent."""
         if verdict.why:
             kind = "expired" if verdict.reason == "expired" else "worker_died"
@@ -160,15 +160,15 @@ class JobCompletion:
         job, errors, s = taken.job, taken.errors, self._settings
         where = {"worker": s.worker, "device": s.worker_device, "node": s.node}
         subject = taken.message.subject
-        await self._stored(taken.message, lambda: self._dead.bury(job, verdict.reason, errors, subject, **where))
+        await self._stored(taken.message, lambda: self._dead.dead_letter(job, verdict.reason, errors, subject, **where))
         await taken.message.ack()
 
-    async def bury_unreadable(self, message: Msg, error: Exception) -> None:
+    async def dead_letter_unreadable(self, message: Msg, error: Exception) -> None:
         """Store a failed result for a message that is not a job, under the id that its subject names."""
         metadata = message.metadata
         await self._stored(
             message,
-            lambda: self._dead.bury_unreadable(
+            lambda: self._dead.dead_letter_unreadable(
                 message.subject, message.data, metadata.sequence.stream, metadata.timestamp, error
             ),
         )
@@ -178,7 +178,7 @@ class JobCompletion:
         """End a job whose message could not be handled; acknowledging it is left to the caller."""
         await self._stored(message, lambda: self._dead.give_up(message, error))
 
-    async def hand_on(self, message: Msg, stream: str, subject: str, headers: dict[str, str], body: bytes) -> None:
+    async def forward(self, message: Msg, stream: str, subject: str, headers: dict[str, str], body: bytes) -> None:
         """Publish a job elsewhere, then acknowledge it here."""
 
         async def publish() -> None:
@@ -192,7 +192,7 @@ class JobCompletion:
 
         Raises NotFoundError when it expired and InvalidInputError for a reference that cannot be resolved.
         """
-        payload = await load_payload(self._js, job.payload_ref, MOST_PAYLOAD_BYTES) if job.payload_ref else job.payload
+        payload = await load_payload(self._js, job.payload_ref, MAX_PAYLOAD_BYTES) if job.payload_ref else job.payload
         outputs = {job_id: await self._output(job_id, job.project) for job_id in wanted_jobs(payload)}
         filled = fill_in(payload, outputs) if outputs else payload
         return filled if isinstance(filled, dict) else {}
@@ -202,11 +202,11 @@ class JobCompletion:
         result = await read_result(self._js, job_id, project)
         return result.status if result else None
 
-    async def recall(self, taken: ClaimedJob) -> JobState:
+    async def read_record(self, taken: ClaimedJob) -> JobState:
         """Return what is recorded of a job between attempts."""
         return await self.records.read(taken.job.reference, taken.since)
 
-    async def _remember(self, taken: ClaimedJob) -> None:
+    async def _write_record(self, taken: ClaimedJob) -> None:
         await self._change(taken, {"errors": taken.errors})
 
     async def _change(self, taken: ClaimedJob, fields: dict[str, Any]) -> None:
@@ -254,7 +254,7 @@ class JobCompletion:
             except (UnavailableError, *BUS_ERRORS) as error:
                 if not (may_pass(error) and may_pass(error.__cause__ or error)):
                     raise
-                pause_s = STORE_AGAIN_S[min(tries, len(STORE_AGAIN_S) - 1)]
+                pause_s = STORE_RETRY_S[min(tries, len(STORE_RETRY_S) - 1)]
                 fields = {"subject": message.subject, "tries": tries + 1, "error": str(error) or type(error).__name__}
                 log.warning("could not store the outcome; retrying", extra=fields)
                 if self._ending.is_set():

@@ -24,8 +24,7 @@ from accelerator_autopilot.transport.result_publishing import publish_result
 log = logging.getLogger(__name__)
 
 RAW_LIMIT = 2000
-LONGEST_NAME = 200
-MOST_LETTERED = 10_000
+MAX_REMEMBERED_LETTERS = 10_000
 UNKNOWN_KIND = "unknown"
 
 
@@ -45,12 +44,14 @@ class DeadLettering:
         """Return why a job ends: its last error."""
         return JobError(attempt=max(1, attempt), type=kind, message=text[:4000], worker=self.name, at=utc_now())
 
-    async def bury(self, job: Job, reason: DeadReason, errors: list[JobError], subject: str, **where: Any) -> None:
+    async def dead_letter(
+        self, job: Job, reason: DeadReason, errors: list[JobError], subject: str, **where: Any
+    ) -> None:
         """Publish a dead letter and a failed result, unless the job has a result; `where` holds more result fields."""
         if (job.reference, job.submitted_at) not in self._lettered:
             await publish_dead(self.js, job, reason, errors, subject)
             self._lettered[job.reference, job.submitted_at] = None
-            if len(self._lettered) > MOST_LETTERED:
+            if len(self._lettered) > MAX_REMEMBERED_LETTERS:
                 del self._lettered[next(iter(self._lettered))]
         result = JobResult(
             job_id=job.id,
@@ -68,7 +69,7 @@ class DeadLettering:
         await self._publish(result, job.result_ttl_s)
         log.warning("job dead-lettered", extra={"job_id": job.id, "kind": job.kind, "reason": reason})
 
-    async def bury_unreadable(
+    async def dead_letter_unreadable(
         self, subject: str, data: bytes, sequence: int, stored_at: datetime, error: Exception
     ) -> None:
         """Dead-letter a message that is not a job: keep it for a day for operators, and store a result for its id.
@@ -111,10 +112,10 @@ class DeadLettering:
         try:
             job = read_message(message.subject, message.data, sequence, stored_at)
         except (ValidationError, InvalidInputError, ValueError, RecursionError):
-            await self.bury_unreadable(message.subject, message.data, sequence, stored_at, error)
+            await self.dead_letter_unreadable(message.subject, message.data, sequence, stored_at, error)
             return
         text = f"could not be handled: {explain(error) if isinstance(error, AutopilotError) else type(error).__name__}"
-        await self.bury(job, "permanent_error", [self.reason("CannotHandleError", text)], message.subject)
+        await self.dead_letter(job, "permanent_error", [self.reason("CannotHandleError", text)], message.subject)
 
     async def _publish(self, result: JobResult, ttl_s: float) -> None:
         await publish_result(self.js, result, result.model_dump_json(exclude_none=True).encode(), ttl_s)
@@ -140,7 +141,7 @@ def named_by(subject: str, sequence: int) -> tuple[str, str]:
 
 def _is_name(text: str) -> bool:
     """Whether messages can carry it: the subject may come from a publisher that ignores our naming rules."""
-    return 0 < len(text.encode()) <= LONGEST_NAME and "\0" not in text
+    return 0 < len(text.encode()) <= subjects.MOST_NAME_BYTES and "\0" not in text
 
 
 def explain(error: BaseException) -> str:

@@ -11,7 +11,7 @@ from accelerator_autopilot.contracts.messages.jobs import DeadReason, Job, JobEr
 BACKOFF_S = (0.5, 2.0, 8.0, 30.0)
 # The pool counts the workers that a job killed; this limit covers jobs that kill their pool as well.
 SILENT_DELIVERIES = 20
-MOST_KILLS = 3
+MAX_KILLS = 3
 # Attempts on one device count once, up to this limit.
 ATTEMPTS_FOR_ONE = 5
 # A job with needs is redelivered until a worker fits; this allows more than a week of redeliveries.
@@ -82,7 +82,7 @@ def before_attempt(
     if now > expires_at(job):
         return EndJob("expired", expired_text(job))
     silent = SILENT_DELIVERIES if job.needs is None else SILENT_DELIVERIES_WITH_NEEDS
-    if kills >= MOST_KILLS:
+    if kills >= MAX_KILLS:
         return EndJob("attempts_exhausted", f"killed its worker {kills} times")
     if counted(errors, places) >= job.max_attempts:
         return EndJob("attempts_exhausted")

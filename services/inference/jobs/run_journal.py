@@ -11,7 +11,7 @@ from typing import IO
 
 from pydantic import BaseModel, ValidationError
 
-MOST_BYTES = 1 << 20
+MAX_BYTES = 1 << 20
 
 
 class RunningJob(BaseModel):
@@ -71,7 +71,7 @@ def open_journal() -> IO[bytes]:
 
 def read_journal(file: IO[bytes]) -> JournalEntry | None:
     """Return what the worker last wrote; None when there is nothing, or a partial write."""
-    line, end, _ = os.pread(file.fileno(), MOST_BYTES, 0).partition(b"\n")
+    line, end, _ = os.pread(file.fileno(), MAX_BYTES, 0).partition(b"\n")
     if not end:
         return None
     try:

@@ -12,18 +12,18 @@ from dataclasses import dataclass
 
 from accelerator_autopilot.inference.jobs.completion import ClaimedJob
 from accelerator_autopilot.inference.jobs.run_journal import RunJournal, RunningJob
-from accelerator_autopilot.inference.worker.application.model_cache import SHELF
+from accelerator_autopilot.inference.worker.application.model_cache import MODEL_CACHE
 from accelerator_autopilot.inference.worker.application.worker_state import RUN_TIMED_OUT
 
 log = logging.getLogger(__name__)
 
-LOOK_EVERY_S = 0.25
+CHECK_INTERVAL_S = 0.25
 # A check that comes this much late means that the whole process was suspended.
 STALL_S = 2.0
 # How long the event loop has to record the jobs' outcomes before the process exits regardless.
-LAST_WORDS_S = 8.0
+RECORDING_GRACE_S = 8.0
 # A model that loads for longer than this is considered hung.
-LONGEST_LOAD_S = 1800.0
+MAX_LOAD_S = 1800.0
 
 
 @dataclass(eq=False)
@@ -37,7 +37,7 @@ class Run:
 
     def overdue(self, now: float) -> bool:
         """Whether it exceeds its limit; loading a model does not count."""
-        loading_s = min(SHELF.loading_s(now) - self.loaded_s, LONGEST_LOAD_S)
+        loading_s = min(MODEL_CACHE.loading_s(now) - self.loaded_s, MAX_LOAD_S)
         return now - self.began - loading_s > self.limit_s
 
 
@@ -60,7 +60,7 @@ class RunTimeLimit:
         """Track these jobs as running until the end of the context."""
         now = time.monotonic()
         limit_s = limit_of([t.job.timeout_s for t in taken], self._longest_s)
-        run = Run(taken, limit_s, now, SHELF.loading_s(now))
+        run = Run(taken, limit_s, now, MODEL_CACHE.loading_s(now))
         with self._lock:
             self._runs.append(run)
             self._write()
@@ -84,8 +84,8 @@ class RunTimeLimit:
     def _look(self, end: Callable[[list[Run]], None]) -> None:
         while True:
             before = time.monotonic()
-            time.sleep(LOOK_EVERY_S)
-            stood_s = time.monotonic() - before - LOOK_EVERY_S
+            time.sleep(CHECK_INTERVAL_S)
+            stood_s = time.monotonic() - before - CHECK_INTERVAL_S
             if stood_s > STALL_S:
                 # A process that was stopped, or a machine that was suspended, ran nothing meanwhile.
                 with self._lock:
@@ -95,7 +95,7 @@ class RunTimeLimit:
             if late:
                 log.error("run exceeded its limit", extra={"jobs": [t.job.id for r in late for t in r.taken][:64]})
                 end(late)
-                time.sleep(LAST_WORDS_S)
+                time.sleep(RECORDING_GRACE_S)
                 os._exit(RUN_TIMED_OUT)
 
     def _write(self) -> None:

@@ -8,7 +8,7 @@ from pydantic import BaseModel
 
 from accelerator_autopilot.contracts.errors import InvalidInputError
 from accelerator_autopilot.contracts.kinds.analyze_code import (
-    MOST_CODE_BYTES,
+    MAX_CODE_BYTES,
     AnalyzeCode,
     AnalyzeCodeResult,
     CodeFinding,
@@ -59,9 +59,9 @@ class AnalyzeCodeKind:
 def _texts(item: AnalyzeCode) -> tuple[dict[str, str], list[str]]:
     """Return texts by name, `code` among them, and the names of files that are not text."""
     sources = collect(item.files, item.archive)
-    if sum(len(data) for data in sources.values()) > MOST_CODE_BYTES:
+    if sum(len(data) for data in sources.values()) > MAX_CODE_BYTES:
         raise InvalidInputError(
-            "files", sum(map(len, sources.values())), f"may have at most {MOST_CODE_BYTES} bytes together"
+            "files", sum(map(len, sources.values())), f"may have at most {MAX_CODE_BYTES} bytes together"
         )
     texts: dict[str, str] = {}
     unreadable: list[str] = []

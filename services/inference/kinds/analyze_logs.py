@@ -22,7 +22,7 @@ from accelerator_autopilot.inference.kinds.base import RunContext, each
 from accelerator_autopilot.inference.kinds.files import as_text, collect
 from accelerator_autopilot.transport.clock import utc_now
 
-MOST_LINES = 2_000_000
+MAX_LINES = 2_000_000
 LINE_CHARACTERS = 4000
 LISTED = 100
 # Variable parts of a line that do not identify its template, in the order in which they are masked.
@@ -82,8 +82,8 @@ def _read(sources: dict[str, str], miner: Any, progress: Any) -> Iterator[log_an
             if not line.strip():
                 continue
             number += 1
-            if number > MOST_LINES:
-                raise InvalidInputError("text", f"over {MOST_LINES} lines", "is too long for one job: split it")
+            if number > MAX_LINES:
+                raise InvalidInputError("text", f"over {MAX_LINES} lines", "is too long for one job: split it")
             yield log_analysis.Line(number, line[:LINE_CHARACTERS], _mine(miner, line), timestamp(line, year), name)
         progress((done + 1) / len(sources))
 

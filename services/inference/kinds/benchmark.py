@@ -17,7 +17,7 @@ from accelerator_autopilot.contracts.kinds.benchmark import Benchmark, Benchmark
 from accelerator_autopilot.inference.adapters.energy_meter import energy_j
 from accelerator_autopilot.inference.kinds.base import Kind, RunContext, each
 
-MOST_S = 600.0
+MAX_RUN_S = 600.0
 
 
 class BenchmarkKind:
@@ -107,8 +107,8 @@ def _measure(
         return [once(own) for _ in range(repeats)]
 
     for own in contexts:
-        if once(own) * repeats > MOST_S:
-            raise InvalidInputError("repeats", repeats, f"would take longer than {MOST_S:.0f} s")
+        if once(own) * repeats > MAX_RUN_S:
+            raise InvalidInputError("repeats", repeats, f"would take longer than {MAX_RUN_S:.0f} s")
     before, began = [energy_j(d) for d in devices], time.perf_counter()
     with ThreadPoolExecutor(len(contexts)) as threads:
         times = [t for of in threads.map(repeat, contexts) for t in of]

@@ -10,7 +10,7 @@ from accelerator_autopilot.contracts.kinds.chat import Chat
 from accelerator_autopilot.contracts.kinds.generate import GenerateResult
 from accelerator_autopilot.inference.kinds.base import RunContext
 from accelerator_autopilot.inference.kinds.generate import begin
-from accelerator_autopilot.inference.ports import Message
+from accelerator_autopilot.inference.ports import ChatMessage
 
 
 class ChatKind:
@@ -22,7 +22,7 @@ class ChatKind:
 
     def start(self, item: Chat, context: RunContext) -> Future[BaseModel]:
         """Start the next turn."""
-        return begin([Message(turn.role, turn.content) for turn in item.messages], item, context)
+        return begin([ChatMessage(turn.role, turn.content) for turn in item.messages], item, context)
 
 
 KIND = ChatKind()

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from accelerator_autopilot.inference.adapters.classifiers import ImageClassifier
 
 # Pixels of one image, and of those decoded at once.
-MOST_PIXELS = 64_000_000
+MAX_PIXELS = 64_000_000
 # Decoders that run in-process; Pillow's others include EPS, which starts Ghostscript.
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")
 
@@ -41,7 +41,7 @@ class ClassifyImageKind:
         for album in albums:
             if isinstance(album, _Album):
                 for name, image in album.images():
-                    if waiting and sum(_pixels(held) for *_, held in waiting) + _pixels(image) > MOST_PIXELS:
+                    if waiting and sum(_pixels(held) for *_, held in waiting) + _pixels(image) > MAX_PIXELS:
                         _score(model, waiting)
                         waiting = []
                     waiting.append((album, name, image))
@@ -91,11 +91,11 @@ def _opened(name: str, data: bytes) -> Image:
 
     try:
         image = images.open(io.BytesIO(data), formats=FORMATS)
-        decoded = image.convert("RGB") if _pixels(image) <= MOST_PIXELS else None
+        decoded = image.convert("RGB") if _pixels(image) <= MAX_PIXELS else None
     except Exception as error:  # Pillow's decoders raise arbitrary errors for broken files
         raise InvalidInputError(name, f"{len(data)} bytes", f"is not a readable {', '.join(FORMATS)} image") from error
     if decoded is None:
-        raise InvalidInputError(name, f"{image.width}x{image.height}", f"may have at most {MOST_PIXELS} pixels")
+        raise InvalidInputError(name, f"{image.width}x{image.height}", f"may have at most {MAX_PIXELS} pixels")
     return decoded
 
 

@@ -17,7 +17,7 @@ from accelerator_autopilot.inference.settings import ModelSettings
 from accelerator_autopilot.inference.worker.application.scratch_folders import ScratchFolders
 
 NAME = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*")
-MOST_NAME = 100
+MAX_NAME = 100
 RUN_S = 300.0
 
 
@@ -39,7 +39,7 @@ def check_kind(kind: Kind | ContinuousKind, *, models: ModelSettings | None = No
 
 
 def _check_names(kind: Kind | ContinuousKind) -> None:
-    _expect(bool(NAME.fullmatch(kind.name)) and len(kind.name) <= MOST_NAME, f"name {kind.name!r} is not like-this")
+    _expect(bool(NAME.fullmatch(kind.name)) and len(kind.name) <= MAX_NAME, f"name {kind.name!r} is not like-this")
     _expect(isinstance(kind, Kind) or callable(getattr(kind, "start", None)), "has neither `run` nor `start`")
     if isinstance(kind, Kind):
         _expect(kind.max_batch >= 1, f"max_batch is {kind.max_batch}, must be 1 at least")

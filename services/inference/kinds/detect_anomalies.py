@@ -22,7 +22,7 @@ from accelerator_autopilot.inference.kinds.base import RunContext, each
 from accelerator_autopilot.inference.kinds.files import data_of
 from accelerator_autopilot.transport.clock import utc_now
 
-MOST_CELLS = 50_000_000
+MAX_CELLS = 50_000_000
 REASONS = 5
 
 
@@ -42,14 +42,14 @@ class DetectAnomaliesKind:
         table = _read(item)
         if table.height < 3:
             raise InvalidInputError("rows", table.height, "must have at least three rows")
-        if table.height * table.width > MOST_CELLS:
-            raise InvalidInputError("rows", table.height * table.width, f"may have at most {MOST_CELLS} cells")
+        if table.height * table.width > MAX_CELLS:
+            raise InvalidInputError("rows", table.height * table.width, f"may have at most {MAX_CELLS} cells")
         unknown = sorted(set(item.ignore) - set(table.columns))
         if unknown:
             raise InvalidInputError("ignore", unknown[0], f"is not a column; available: {', '.join(table.columns)}")
         columns = [c for name in table.columns if name not in item.ignore and (c := _column(table, name))]
         total = sum((c.score for c in columns), np.zeros(table.height))
-        flagged = np.flatnonzero(np.any([c.odd for c in columns], axis=0)) if columns else np.array([], dtype=int)
+        flagged = np.flatnonzero(np.any([c.outliers for c in columns], axis=0)) if columns else np.array([], dtype=int)
         worst = flagged[np.argsort(-total[flagged], kind="stable")]
         anomalies = [_anomaly(table, columns, int(row), float(total[row])) for row in worst[: item.most]]
         return DetectAnomaliesResult(anomalies=anomalies, report=_report(table, columns, len(flagged), anomalies))
@@ -85,11 +85,11 @@ def _column(table: Any, name: str) -> Column | None:
 
 
 def _anomaly(table: Any, columns: list[Column], row: int, score: float) -> Anomaly:
-    odd = sorted((c for c in columns if c.odd[row]), key=lambda c: -c.score[row])
+    outliers = sorted((c for c in columns if c.outliers[row]), key=lambda c: -c.score[row])
     return Anomaly(
         row=row,
         score=round(score, 4),
-        reasons=[Reason(column=c.name, value=table[c.name][row], expected=c.expected) for c in odd[:REASONS]],
+        reasons=[Reason(column=c.name, value=table[c.name][row], expected=c.expected) for c in outliers[:REASONS]],
     )
 
 
@@ -103,7 +103,7 @@ def _report(table: Any, columns: list[Column], flagged: int, anomalies: list[Ano
         missing_values={name: n for name in table.columns if (n := table[name].null_count())},
         duplicate_rows=table.height - table.n_unique(),
         anomalous_rows=flagged,
-        by_column={c.name: int(c.odd.sum()) for c in columns if c.odd.any()},
+        by_column={c.name: int(c.outliers.sum()) for c in columns if c.outliers.any()},
         method="robust z over 3.5, empirical tails (ECOD), categories in at most 0.5 % of the rows",
     )
     return report.model_copy(update={"markdown": _markdown(report, anomalies)})

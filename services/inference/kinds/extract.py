@@ -25,7 +25,7 @@ from accelerator_autopilot.inference.ports import GenerationRequest
 
 # A label in the text outweighs any similarity.
 LABELLED_BONUS = 1.0
-LEAST_LIKENESS = 0.15
+MIN_SIMILARITY = 0.15
 ANSWER_TOKENS = 512
 
 
@@ -70,7 +70,7 @@ def _by_rules(
     values = [
         Value(value=c.value, start=c.start, end=c.end, text=text[c.start : c.end], confidence=_confidence(float(s)))
         for c, s in zip(options, scores, strict=True)
-        if s >= LEAST_LIKENESS or not field_extraction.free(field)
+        if s >= MIN_SIMILARITY or not field_extraction.free(field)
     ]
     if field.type == "array":
         return values

@@ -29,13 +29,13 @@ class GenerateKind:
 def begin(prompt: Any, item: Sampling, context: RunContext) -> Future[BaseModel]:
     """Start a generation and report its pieces; shared with `chat`."""
     model = generator(context.models, _chosen(item.model, context))
-    told = 0
+    emitted = 0
     ended: Future[BaseModel] = Future()
 
     def on_text(piece: str) -> None:
-        nonlocal told
-        context.partial(0, {"text": piece, "offset": told})
-        told += len(piece)
+        nonlocal emitted
+        context.partial(0, {"text": piece, "offset": emitted})
+        emitted += len(piece)
 
     def on_end(work: Future[Generated]) -> None:
         try:

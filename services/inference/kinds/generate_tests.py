@@ -23,7 +23,7 @@ from accelerator_autopilot.inference.domain.test_generation import (
     check_module,
     first_code_block,
     function_names,
-    told,
+    printed_objects,
     verdicts,
 )
 from accelerator_autopilot.inference.kinds.base import RunContext, each
@@ -92,13 +92,13 @@ class _Session:
             last = (finished.output.strip().splitlines() or [f"exit code {finished.code}"])[-1]
             ended = "" if finished.end == "exit" else f"ended for its {finished.end}; "
             raise InvalidInputError("code", f"exit code {finished.code}", f"cannot be imported: {ended}{last[:300]}")
-        cases = [c for c in told(finished.output, "CASE") if isinstance(c.get("plain"), bool)]
+        cases = [c for c in printed_objects(finished.output, "CASE") if isinstance(c.get("plain"), bool)]
         readable = [c for c in cases if all(isinstance(c.get(k), str) for k in ("function", "arguments"))]
         return readable[: self._item.most_edge_cases]
 
     def _properties(self) -> list[tuple[Origin, str]]:
         finished = self._start("ghostwriter.py")
-        return [("property", str(test.get("code", ""))) for test in told(finished.output, "TEST")]
+        return [("property", str(test.get("code", ""))) for test in printed_objects(finished.output, "TEST")]
 
     def _characterizations(self, cases: list[dict[str, Any]]) -> list[tuple[Origin, str]]:
         written = (characterization(case, self._item.module, i) for i, case in enumerate(cases))
@@ -121,7 +121,7 @@ class _Session:
     def _judge(self, programs: list[str]) -> list[Verdict]:
         tests = {f"program/test_{i}.py": code for i, code in enumerate(programs)}
         finished = self._start("run_tests.py", f"{PART * self._item.timeout_s:.1f}", files=tests)
-        found = verdicts(told(finished.output, "RESULT"))
+        found = verdicts(printed_objects(finished.output, "RESULT"))
         why = "was not run: " + ("the time was used up" if finished.end in {"time", "exit"} else finished.end)
         return [found.get(f"test_{i}", Verdict(passed=False, output=why)) for i in range(len(programs))]
 

@@ -18,7 +18,7 @@ from accelerator_autopilot.inference.model_loading import encoder, summarizer
 _BOUNDARY = re.compile(r"(?<=[.!?।؟])\s+|(?<=[。！？])\s*|\n{2,}|\n(?=[^\S\n]*+(?:[-*#|]|\d++\.))")  # noqa: RUF001
 _FENCED = re.compile(r"^```.*?^```", re.MULTILINE | re.DOTALL)
 MIN_SENTENCE = 20
-LEAST_PROSE = 0.75
+MIN_PROSE_SHARE = 0.75
 MAX_SENTENCES = 2000
 DIVERSITY = 0.3
 
@@ -57,7 +57,7 @@ def split(text: str) -> list[str]:
 def _is_prose(part: str) -> bool:
     if part.startswith("|"):
         return False
-    return sum(c.isalpha() or c.isspace() for c in part) >= LEAST_PROSE * len(part)
+    return sum(c.isalpha() or c.isspace() for c in part) >= MIN_PROSE_SHARE * len(part)
 
 
 def choose(vectors: np.ndarray[Any, Any], count: int) -> list[int]:

@@ -99,22 +99,22 @@ def create_app(settings: PoolSettings | None = None) -> FastStream:
     @asynccontextmanager
     async def lifespan() -> AsyncIterator[None]:
         async with service.running(watched) as js:
-            await memory.recall()
+            await memory.restore()
             leadership = LeaderElection(js, f"{settings.node}-{settings.pool}-{new_id()[:8]}", "queue")
-            keeper = QueueJanitor(
+            janitor = QueueJanitor(
                 client_of(broker), js, leadership, service.poison, settings.unrunnable_after_s, memory.status_key
             )
             service.health.report("workers", ok=False, reason="no worker is ready yet")
             service.supervise("workers", supervisor.run)
             service.supervise("pool status", lambda: memory.keep_reporting(service.health))
-            service.supervise("queue janitor", keeper.run)
+            service.supervise("queue janitor", janitor.run)
             streams = StreamUsage(js, service.bus, service.registry, lambda: leadership.token is not None)
 
             async def open_alerts() -> Iterable[Alert]:
                 return (await bucket_items(js, "open_alerts", Alert)).values()
 
-            service.supervise("open alerts", lambda: watch.keep_in_step(open_alerts), standstill_s=120.0)
-            service.supervise("stream watch", streams.run, standstill_s=120.0)
+            service.supervise("open alerts", lambda: watch.keep_in_step(open_alerts), hang_timeout_s=120.0)
+            service.supervise("stream watch", streams.run, hang_timeout_s=120.0)
             yield
             await supervisor.stop()
 

@@ -16,8 +16,8 @@ import time
 import typing
 
 CALL_S = 2.0
-MOST_ENDLESS = 2
-MOST_ANSWER = 65_536
+MAX_HANGS = 2
+MAX_ANSWER = 65_536
 
 EDGES = {
     int: [0, 1, -1, 2**31, -(2**63)],
@@ -32,7 +32,7 @@ EDGES = {
     type(None): [None],
 }
 UNKNOWN = [None, 0, -1, "", "a", [], {}, 1.5]
-MOST_CALLS = 40
+MAX_CALLS = 40
 PLAIN = (int, float, str, bool, bytes, list, dict, set, tuple, type(None))
 
 
@@ -68,7 +68,7 @@ def calls(function):
     for index, options in enumerate(choices):
         for value in options:
             found.append((*usual[:index], value, *usual[index + 1 :]))
-    return list(itertools.islice(found, MOST_CALLS))
+    return list(itertools.islice(found, MAX_CALLS))
 
 
 def plain(value):
@@ -102,7 +102,7 @@ def in_own_process(function, arguments, seconds):
         os.close(reading)
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         try:
-            os.write(writing, json.dumps(attempt(function, arguments)).encode()[:MOST_ANSWER])
+            os.write(writing, json.dumps(attempt(function, arguments)).encode()[:MAX_ANSWER])
         finally:
             os._exit(0)
     os.close(writing)
@@ -110,7 +110,7 @@ def in_own_process(function, arguments, seconds):
     while (left := until - time.monotonic()) > 0:
         if not select.select([reading], [], [], left)[0]:
             break
-        piece = os.read(reading, MOST_ANSWER)
+        piece = os.read(reading, MAX_ANSWER)
         if not piece:
             ended = True
             break
@@ -140,7 +140,7 @@ def main():
             continue
         endless = 0
         for arguments in calls(function):
-            if endless == MOST_ENDLESS or time.monotonic() > until:
+            if endless == MAX_HANGS or time.monotonic() > until:
                 break
             case = {"function": name, "arguments": repr(arguments)} | in_own_process(function, arguments, CALL_S)
             endless += case.pop("endless", False)

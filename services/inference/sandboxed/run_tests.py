@@ -27,26 +27,26 @@ class ProgressReporter:
     def __init__(self, pipe):
         self.pipe = pipe
 
-    def tell(self, node, **what):
+    def report(self, node, **what):
         line = json.dumps({"file": node.split("::")[0].split("/")[-1].removesuffix(".py"), **what})
         self.pipe.write(line + "\n")
         self.pipe.flush()
 
     def pytest_runtest_logstart(self, nodeid, location):
-        self.tell(nodeid, begins=True)
+        self.report(nodeid, begins=True)
 
     def pytest_runtest_logreport(self, report):
         if report.failed or report.skipped:
-            self.tell(report.nodeid, passed=False, output=report.longreprtext[-OUTPUT:])
+            self.report(report.nodeid, passed=False, output=report.longreprtext[-OUTPUT:])
         elif report.when == "call":
-            self.tell(report.nodeid, passed=True, output="")
+            self.report(report.nodeid, passed=True, output="")
 
     def pytest_collectreport(self, report):
         if report.failed and report.nodeid:
-            self.tell(report.nodeid, passed=False, output=report.longreprtext[-OUTPUT:])
+            self.report(report.nodeid, passed=False, output=report.longreprtext[-OUTPUT:])
 
     def pytest_sessionfinish(self):
-        self.tell("", ended=True)
+        self.report("", ended=True)
 
 
 def lines(pipe, until_next):
@@ -81,15 +81,15 @@ def run(files, deadline):
         if line is None:
             hung = True
             break
-        told = json.loads(line)
-        if told.pop("ended", False):
+        report = json.loads(line)
+        if report.pop("ended", False):
             ended = True
-        elif told.pop("begins", False):
-            current = told["file"] + ".py"
+        elif report.pop("begins", False):
+            current = report["file"] + ".py"
             begun.add(current)
         else:
-            begun.add(told["file"] + ".py")
-            print("RESULT " + json.dumps(told), flush=True)
+            begun.add(report["file"] + ".py")
+            print("RESULT " + json.dumps(report), flush=True)
     try:
         os.kill(child, signal.SIGKILL)
         os.killpg(child, signal.SIGKILL)

@@ -34,13 +34,13 @@ from accelerator_autopilot.inference.settings import WorkerSettings
 from accelerator_autopilot.inference.worker.application.batch_runner import NATS_ERRORS, BatchRunner, JobRunner
 from accelerator_autopilot.inference.worker.application.cancellations import Cancellations
 from accelerator_autopilot.inference.worker.application.continuous_runner import ContinuousRunner
-from accelerator_autopilot.inference.worker.application.device_turns import MOST_LONG, DeviceTurns
-from accelerator_autopilot.inference.worker.application.model_cache import SHELF
+from accelerator_autopilot.inference.worker.application.device_turns import MAX_LONG_BATCHES, DeviceTurns
+from accelerator_autopilot.inference.worker.application.model_cache import MODEL_CACHE
 from accelerator_autopilot.inference.worker.application.model_warm_up import warm_up
 from accelerator_autopilot.inference.worker.application.runner_factory import RunnerFactory
 from accelerator_autopilot.inference.worker.application.scratch_folders import sweep_scratch
 from accelerator_autopilot.inference.worker.application.status_pipe import StatusPipe
-from accelerator_autopilot.inference.worker.application.worker_state import BEGIN_ANEW, RUN_TIMED_OUT, WorkerState
+from accelerator_autopilot.inference.worker.application.worker_state import RESTART, RUN_TIMED_OUT, WorkerState
 from accelerator_autopilot.runtime.failure_description import failure_fields
 from accelerator_autopilot.runtime.poison_messages import PoisonRule
 from accelerator_autopilot.transport.acked_publishing import AckedPublisher
@@ -53,10 +53,10 @@ log = logging.getLogger(__name__)
 KEEP_ALIVE_S = streams.JOB_ACK_WAIT_S / 4
 REPORT_S = 0.5
 # Longer than the pool lets a worker load its models without a word.
-STANDSTILL_S = 330
+HANG_TIMEOUT_S = 330
 SLOWEST = 0.01
 STUCK_S = 10.0
-MOST_TOLD = 1000
+MAX_LISTED_JOBS = 1000
 
 
 def end_by_itself_later() -> None:
@@ -65,14 +65,14 @@ def end_by_itself_later() -> None:
     A pool kills a worker that stands still. Without a pool nobody would: a library that blocks the main thread also
     blocks every handler of signals.
     """
-    signal.alarm(STANDSTILL_S)
+    signal.alarm(HANG_TIMEOUT_S)
 
 
 async def run_worker(settings: WorkerSettings) -> int:
     """Work until SIGTERM, SIGINT or the end of the pool; returns the exit code, 0 or one of worker_state.py."""
     loop = asyncio.get_running_loop()
     journal = RunJournal(settings.journal_fd)
-    SHELF.on_loading = journal.loading
+    MODEL_CACHE.on_loading = journal.loading
     runs, turns = RunTimeLimit(journal, settings.run_timeout_s), DeviceTurns(settings.exclusive_run_s)
     here = f"{settings.node}/{settings.worker_device}"
     state = WorkerState(runs, turns=turns, suspect_after=settings.suspect_after_failures, here=here)
@@ -86,7 +86,7 @@ async def run_worker(settings: WorkerSettings) -> int:
             os._exit(1)
 
     sweep_scratch(settings.scratch_dir)
-    executor = ThreadPoolExecutor(max_workers=1 + MOST_LONG, thread_name_prefix="device")
+    executor = ThreadPoolExecutor(max_workers=1 + MAX_LONG_BATCHES, thread_name_prefix="device")
     await loop.run_in_executor(executor, warm_up, settings)
     options = connection_options(settings, f"autopilot-worker-{settings.worker}")
     nc = await nats.connect(settings.servers, closed_cb=gone, **options)
@@ -105,7 +105,7 @@ async def run_worker(settings: WorkerSettings) -> int:
         asyncio.create_task(Cancellations(nc, js, state, poison).run(), name="cancellations"),
         asyncio.create_task(_keep_connected(nc), name="connection"),
         asyncio.create_task(_listen(state, settings.stop_timeout_s), name="pool"),
-        asyncio.create_task(_begin_anew(settings, state, stop), name="restart"),
+        asyncio.create_task(_restart(settings, state, stop), name="restart"),
     ]
     for task in (*work, *side):
         task.add_done_callback(partial(_ended, state))
@@ -127,8 +127,8 @@ def _ended(state: WorkerState, task: asyncio.Task[None]) -> None:
     if state.stop.is_set() or task.cancelled():
         return
     error = task.exception()
-    told = {"part": task.get_name()} | (failure_fields(error) if error is not None else {})
-    log.critical("a task of the worker ended; exiting", extra=told)
+    report = {"part": task.get_name()} | (failure_fields(error) if error is not None else {})
+    log.critical("a task of the worker ended; exiting", extra=report)
     state.end(1)
 
 
@@ -152,10 +152,10 @@ async def _end_overdue(
     """Record how overrunning jobs ended, give back the others, and exit: their thread cannot be killed."""
     state.end(RUN_TIMED_OUT)
     outcomes.end()
-    told = set()
+    report = set()
     for run in late:
         for taken in run.taken:
-            told.add(taken.message.reply)
+            report.add(taken.message.reply)
             try:
                 if len(run.taken) == 1:
                     await outcomes.fail(taken, RunTimeoutError(f"did not finish within {run.limit_s:g} s"))
@@ -165,7 +165,7 @@ async def _end_overdue(
                 log.warning("timeout not recorded", extra={"job_id": taken.job.id})
     await _give_back(lanes)
     for reply, message in list(state.held.items()):
-        if reply not in told:
+        if reply not in report:
             with suppress(*NATS_ERRORS):
                 await message.nak()
     with suppress(*NATS_ERRORS):
@@ -204,17 +204,17 @@ async def _report(
             jobs_failed=state.jobs_failed,
             busy_s=state.busy_s + running_for,
             running=list(state.running)[:64],
-            models=SHELF.names,
+            models=MODEL_CACHE.names,
             memory_bytes=settings.device_memory_bytes,
             devices=settings.devices_per_worker,
             accelerator="cpu" if settings.torch_device == "cpu" else "gpu",
             share=state.share,
             together=max((lane.together for lane in lanes), default=1),
             done_by_kind=dict(state.done_by_kind),
-            after_failing_on=dict(state.after_failing_on.most_common(MOST_TOLD)),
+            after_failing_on=dict(state.after_failing_on.most_common(MAX_LISTED_JOBS)),
             poison=poison.total,
         )
-        pipe.tell(status.model_dump_json())
+        pipe.send(status.model_dump_json())
         end_by_itself_later()
         await asyncio.sleep(REPORT_S)
 
@@ -230,10 +230,10 @@ async def _listen(state: WorkerState, stop_timeout_s: float) -> None:
     await asyncio.get_running_loop().connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
     while line := await reader.readline():
         with suppress(ValueError, KeyError, TypeError):
-            told = json.loads(line)
-            state.share = min(1.0, max(0.0, float(told["share"])))
-            state.batch_delay_s = max(0.0, float(told["batch_delay_s"]))
-            state.speed = min(1.0, max(SLOWEST, float(told["speed"])))
+            report = json.loads(line)
+            state.share = min(1.0, max(0.0, float(report["share"])))
+            state.batch_delay_s = max(0.0, float(report["batch_delay_s"]))
+            state.speed = min(1.0, max(SLOWEST, float(report["speed"])))
     if not state.stop.is_set():
         log.warning("the pool is gone; exiting")
     state.end()
@@ -243,21 +243,21 @@ async def _listen(state: WorkerState, stop_timeout_s: float) -> None:
     os._exit(1)
 
 
-async def _begin_anew(settings: WorkerSettings, state: WorkerState, stop: asyncio.Event) -> None:
+async def _restart(settings: WorkerSettings, state: WorkerState, stop: asyncio.Event) -> None:
     """Exit so that a fresh process takes over, when models are idle or the memory is exhausted.
 
     Models that were loaded before the first job are meant to stay.
     """
     loop = asyncio.get_running_loop()
-    warm = set(SHELF.names)
+    warm = set(MODEL_CACHE.names)
     state.last_job_at = loop.time()
     while not stop.is_set():
         await asyncio.sleep(min(1.0, settings.model_idle_s))
         rested_s = 0.0 if state.running else loop.time() - state.last_job_at
-        idle = set(SHELF.names) - warm and rested_s > settings.model_idle_s
-        if idle or SHELF.crowded:
-            log.info("restarting to free memory", extra={"models": SHELF.names, "crowded": SHELF.crowded})
-            state.end(BEGIN_ANEW)
+        idle = set(MODEL_CACHE.names) - warm and rested_s > settings.model_idle_s
+        if idle or MODEL_CACHE.crowded:
+            log.info("restarting to free memory", extra={"models": MODEL_CACHE.names, "crowded": MODEL_CACHE.crowded})
+            state.end(RESTART)
 
 
 async def _keep_connected(nc: Client) -> None:

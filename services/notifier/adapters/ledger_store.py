@@ -20,7 +20,7 @@ log = logging.getLogger(__name__)
 BUCKET = "notices"
 AT_ONCE = 64
 # The server's limit is 1 MiB per message; a larger entry keeps only part of the evidence.
-MOST_BYTES, EVIDENCE_KEPT = 768 * 1024, 3
+MAX_BYTES, EVIDENCE_KEPT = 768 * 1024, 3
 
 
 class NatsLedgerStore:
@@ -46,7 +46,7 @@ class NatsLedgerStore:
     async def put(self, subscription_id: str, entry: LedgerEntry) -> None:
         """Store an entry."""
         body = entry.model_dump_json().encode()
-        if len(body) > MOST_BYTES:
+        if len(body) > MAX_BYTES:
             body = _shorter(entry).model_dump_json().encode()
         await self._write(_subject(subscription_id, entry.alert.id), body)
 

@@ -17,8 +17,9 @@ from nats.js.errors import APIError, NotFoundError
 from accelerator_autopilot.contracts import subjects
 from accelerator_autopilot.contracts.errors import InvalidInputError
 from accelerator_autopilot.contracts.messages.notifications import Subscription
+from accelerator_autopilot.contracts.severity_ranks import SEVERITY_RANK
 from accelerator_autopilot.contracts.streams import durable
-from accelerator_autopilot.notifier.domain.subscription_ledger import RANK, StreamPosition
+from accelerator_autopilot.notifier.domain.subscription_ledger import StreamPosition
 from accelerator_autopilot.runtime.pull_subscription import PullSubscription
 from accelerator_autopilot.runtime.supervision import beat
 from accelerator_autopilot.transport.clock import utc_now
@@ -29,7 +30,7 @@ log = logging.getLogger(__name__)
 AT_ONCE = 64
 PULL_S = 30.0  # a thousand subscriptions that poll every second or two would keep a core busy
 PAUSE_S = 0.5
-MOST_FILTERS = 100
+MAX_FILTERS = 100
 _FILES_GONE = "no such file or directory"
 
 
@@ -41,10 +42,12 @@ def durable_name(subscription_id: str) -> str:
 def stream_filters(subscription: Subscription) -> list[str]:
     """Return subjects that cover a subscription's filters, so that the server sends little else; none means all."""
     # An alert may escalate past the filter, and it is resolved under its last severity.
-    lowest = min((RANK[s] for s in subscription.severities if s in RANK), default=0)
-    wanted = {name for name, rank in RANK.items() if rank >= lowest} if lowest and subscription.severities else set()
+    lowest = min((SEVERITY_RANK[s] for s in subscription.severities if s in SEVERITY_RANK), default=0)
+    wanted: set[str] = set()
+    if lowest and subscription.severities:
+        wanted = {name for name, rank in SEVERITY_RANK.items() if rank >= lowest}
     severities, nodes = sorted(wanted), sorted(set(subscription.nodes))
-    if not (severities or nodes) or max(1, len(severities)) * max(1, len(nodes)) > MOST_FILTERS:
+    if not (severities or nodes) or max(1, len(severities)) * max(1, len(nodes)) > MAX_FILTERS:
         return []
     pairs = [(severity, node) for severity in severities or [""] for node in nodes or [""]]
     try:

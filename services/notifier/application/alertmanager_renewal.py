@@ -16,7 +16,7 @@ from accelerator_autopilot.transport.clock import utc_now
 
 log = logging.getLogger(__name__)
 
-RENEW_S, RENEW_AGAIN_S, AT_ONCE = 60.0, 15.0, 100
+RENEW_S, RENEW_RETRY_S, AT_ONCE = 60.0, 15.0, 100
 # After a start: by then the stream's backlog has been read, so that no resolved alert is renewed.
 CAUGHT_UP_S = 2.0
 TASK = "renewal"
@@ -86,4 +86,4 @@ class AlertmanagerRenewal:
         except Exception as error:  # noqa: BLE001  a part that is refused keeps no other from being renewed
             reason = str(error) if isinstance(error, AutopilotError) else type(error).__name__
             log.warning("alerts not renewed", extra={"subscription": self._subscription.id, "error": reason})
-            self._at_s = asyncio.get_running_loop().time() + RENEW_AGAIN_S
+            self._at_s = asyncio.get_running_loop().time() + RENEW_RETRY_S

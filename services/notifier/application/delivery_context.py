@@ -43,5 +43,5 @@ class DeliveryContext:
     def note(self, action: str, subscription: Subscription, alert: Alert, attempt: int, detail: str) -> None:
         """Write to the delivery log as soon as the broker accepts it."""
         log.info(action, extra={"subscription": subscription.id, "alert": alert.id, "attempt": attempt})
-        told = {"alert": alert.id, "state": alert.state, "attempt": str(attempt), "detail": detail}
-        self.audit(record("notifier", action, subscription.id, **told))
+        details = {"alert": alert.id, "state": alert.state, "attempt": str(attempt), "detail": detail}
+        self.audit(record("notifier", action, subscription.id, **details))

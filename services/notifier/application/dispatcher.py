@@ -24,7 +24,7 @@ from accelerator_autopilot.transport.consumer_listing import all_consumers
 
 log = logging.getLogger(__name__)
 
-STANDSTILL_S = 120.0
+HANG_TIMEOUT_S = 120.0
 
 
 @dataclass
@@ -53,7 +53,7 @@ class Dispatcher:
         for key, subscription in subscriptions.items():
             if key not in self._loops:
                 deliveries = self._loops[key] = SubscriptionWorker(subscription, self.around)
-                self.supervisor.start(_task(key), deliveries.run, standstill_s=STANDSTILL_S)
+                self.supervisor.start(_task(key), deliveries.run, hang_timeout_s=HANG_TIMEOUT_S)
 
     def silence(self, silences: dict[str, Silence]) -> None:
         """Apply the current silences; pending alerts are re-evaluated when these changed."""

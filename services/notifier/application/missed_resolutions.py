@@ -23,11 +23,11 @@ from accelerator_autopilot.transport.direct_reads import bucket_items
 
 log = logging.getLogger(__name__)
 
-LOOKED_EVERY_S = 60.0
+CHECK_INTERVAL_S = 60.0
 # The detector rewrites within seconds what the bucket has lost.
 MISSING_S = 600.0
 # A bucket that was created after the alert does not know it; a publisher that is away for a day is gone.
-MISSING_IN_ANOTHER_S = 86_400.0
+MISSING_AFTER_RECREATION_S = 86_400.0
 EARLY = datetime(1970, 1, 1, tzinfo=UTC)
 
 
@@ -52,7 +52,7 @@ class OpenAlerts:
             else:
                 self.ids, self.kept_since = frozenset(alert.id for alert in found.values()), created or EARLY
                 self.at_s = asyncio.get_running_loop().time()
-            await asyncio.sleep(LOOKED_EVERY_S)
+            await asyncio.sleep(CHECK_INTERVAL_S)
 
 
 @dataclass
@@ -63,7 +63,7 @@ class MissedResolutions:
     _seen_s: float = 0.0
     _missing_s: dict[str, float] = field(default_factory=dict)
 
-    def look(self, ledger: SubscriptionLedger, known: OpenAlerts) -> list[str]:
+    def check(self, ledger: SubscriptionLedger, known: OpenAlerts) -> list[str]:
         """Return alerts that have been missing for long enough."""
         if known.at_s == self._seen_s:
             return []
@@ -73,7 +73,7 @@ class MissedResolutions:
         over = []
         for key, since_s in self._missing_s.items():
             older = ledger.entries[key].alert.at >= known.kept_since
-            if known.at_s - since_s >= (MISSING_S if older else MISSING_IN_ANOTHER_S):
+            if known.at_s - since_s >= (MISSING_S if older else MISSING_AFTER_RECREATION_S):
                 log.warning("the resolution of an alert was never published", extra={"alert": key})
                 over.append(key)
         return over

@@ -31,12 +31,12 @@ from accelerator_autopilot.transport.clock import utc_now
 
 log = logging.getLogger(__name__)
 
-LOOK_S = 5.0
-MOST_WAITING = 20_000
+CHECK_INTERVAL_S = 5.0
+MAX_WAITING = 20_000
 # At shutdown: for answers to posts in progress, and to store what was delivered.
 ANSWER_S, KEEP_S = 1.0, 1.0
 # Whether an alert needs escalation is checked repeatedly; if that stays unknown, it is escalated.
-NOT_KNOWN_S, TOLD_UNKNOWN_S = 2.0, 30.0
+NOT_KNOWN_S, ESCALATE_IF_UNKNOWN_S = 2.0, 30.0
 # A suspended machine, or a clock that was set, moves the end of a silence or of quiet hours.
 HELD_S = 60.0
 
@@ -56,7 +56,7 @@ class SubscriptionWorker:
         self._unknown_since: dict[str, float] = {}
         self._unsaved: set[str] = set()
         self._renewal = AlertmanagerRenewal(subscription, around, self._under_way, self._wake)
-        self._lost_ends = MissedResolutions()
+        self._missed_resolutions = MissedResolutions()
 
     async def run(self) -> None:
         """Deliver until cancelled; the rest is delivered after the next start."""
@@ -67,14 +67,14 @@ class SubscriptionWorker:
         )
         try:
             if await intake.start():
-                self._begin_anew()
+                self._restart()
             if self.subscription.channel == "alertmanager":
                 self._unsaved |= await self._renewal.begin(self._ledger)
             while True:
                 beat()
                 self._wake.clear()
-                if self._ledger.crowd < MOST_WAITING and await intake.ask():
-                    self._begin_anew()
+                if self._ledger.pending_count < MAX_WAITING and await intake.ask():
+                    self._restart()
                 self._end_lost()
                 await self._take_all(intake)
                 pause_s = await self._begin_all()
@@ -116,13 +116,13 @@ class SubscriptionWorker:
             body = [*body, *alertmanager_end(self.subscription, alert, before)]
         await self.around.sender.post(self.subscription, identity, utc_now(), body)
 
-    def _begin_anew(self) -> None:
-        self._ledger.begin_anew()
+    def _restart(self) -> None:
+        self._ledger.restart()
         self._unsaved |= self._ledger.entries.keys()
 
     def _end_lost(self) -> None:
         """Resolve what is no longer open although nobody published that: Alertmanager would keep it forever."""
-        for alert_id in self._lost_ends.look(self._ledger, self.around.still_open):
+        for alert_id in self._missed_resolutions.check(self._ledger, self.around.still_open):
             self._ledger.end(alert_id, utc_now())
             self._unsaved.add(alert_id)
 
@@ -180,10 +180,10 @@ class SubscriptionWorker:
         now_s = asyncio.get_running_loop().time()
         pause_s = self._breaker.wait_s(now_s)
         if pause_s > 0:
-            return min(pause_s, LOOK_S)
+            return min(pause_s, CHECK_INTERVAL_S)
         trial = self._breaker.failures >= THRESHOLD
         limit = 1 if trial else self.around.settings.webhook_concurrency
-        times = [LOOK_S]
+        times = [CHECK_INTERVAL_S]
         for alert_id in self._ledger.waiting():
             due_s = max(self._held.get(alert_id, 0.0), self._retry.get(alert_id, 0.0))
             if due_s > now_s:
@@ -232,15 +232,15 @@ class SubscriptionWorker:
         if self.subscription.escalate_after_s and alert.state != "resolved" and entry.waiting[0].attempts == 0:
             if entry.ended_at is not None:
                 return self._drop(alert_id)
-            return await self._is_taken_on(alert_id, alert, now_s)
+            return await self._is_acknowledged(alert_id, alert, now_s)
         return False
 
-    async def _is_taken_on(self, alert_id: str, alert: Alert, now_s: float) -> bool:
+    async def _is_acknowledged(self, alert_id: str, alert: Alert, now_s: float) -> bool:
         try:
             if await self.around.needs_somebody(alert):
                 return False
         except UnavailableError:
-            if now_s - self._unknown_since.setdefault(alert_id, now_s) >= TOLD_UNKNOWN_S:
+            if now_s - self._unknown_since.setdefault(alert_id, now_s) >= ESCALATE_IF_UNKNOWN_S:
                 return False
             self._held[alert_id] = now_s + NOT_KNOWN_S
             return True
@@ -270,7 +270,7 @@ class SubscriptionWorker:
                 # It is back: deliveries that failed meanwhile need not wait for their own retry.
                 self._retry.clear()
             self._breaker.succeeded()
-            self._ledger.told(alert_id)
+            self._ledger.delivered(alert_id)
             self._retry.pop(alert_id, None)
             self.around.note("webhook.delivered", self.subscription, notice.alert, attempt, f"{took_ms:.0f} ms")
         finally:

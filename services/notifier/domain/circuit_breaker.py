@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 THRESHOLD = 5
-FIRST_PAUSE_S, LONGEST_PAUSE_S = 5.0, 300.0
+FIRST_PAUSE_S, MAX_PAUSE_S = 5.0, 300.0
 
 
 @dataclass
@@ -30,5 +30,5 @@ class CircuitBreaker:
         if self.failures < THRESHOLD:
             return False
         self.open_until_s = now_s + self._pause_s
-        self._pause_s = min(LONGEST_PAUSE_S, self._pause_s * 2)
+        self._pause_s = min(MAX_PAUSE_S, self._pause_s * 2)
         return True

@@ -14,7 +14,7 @@ from typing import Literal
 from accelerator_autopilot.contracts.messages.alerts import Alert
 from accelerator_autopilot.contracts.messages.notifications import Silence, Subscription
 
-FIRST_RETRY_S, LONGEST_RETRY_S = 1.0, 600.0
+FIRST_RETRY_S, MAX_RETRY_S = 1.0, 600.0
 MINUTE_S = 60.0
 
 
@@ -92,5 +92,5 @@ class Rate:
 
 def retry_delay_s(attempt: int, jitter: float) -> float:
     """Return an exponential backoff with full jitter in its upper half; `jitter` is from 0 to 1."""
-    ceiling = min(LONGEST_RETRY_S, FIRST_RETRY_S * 2.0 ** min(attempt - 1, 30))
+    ceiling = min(MAX_RETRY_S, FIRST_RETRY_S * 2.0 ** min(attempt - 1, 30))
     return ceiling * (0.5 + 0.5 * jitter)

@@ -55,14 +55,14 @@ def alertmanager(_: Subscription, alert: Alert, __: str) -> Body:
     # Alertmanager resolves alerts without an end after its resolve_timeout: open ones end slightly later, and are
     # reposted before that for as long as they are open.
     ends_at = alert.at if alert.state == "resolved" else alert.at + ALERTMANAGER_AHEAD
-    told: dict[str, object] = {
+    body: dict[str, object] = {
         "labels": labels,
         "annotations": {"summary": alert.summary, "action": alert.action, "evidence": _evidence(alert)},
         # A clock that was set back must not put the end before the start: Alertmanager rejects that.
         "startsAt": min(alert.opened_at, ends_at).isoformat(),
         "endsAt": ends_at.isoformat(),
     }
-    return [told]
+    return [body]
 
 
 def alertmanager_end(subscription: Subscription, alert: Alert, severity: Severity) -> Body:

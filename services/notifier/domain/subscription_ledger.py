@@ -14,12 +14,12 @@ from pydantic import Field
 from accelerator_autopilot.contracts.messages.alerts import Alert, Severity
 from accelerator_autopilot.contracts.messages.base import Message, OwnedMessage
 from accelerator_autopilot.contracts.messages.notifications import Subscription
+from accelerator_autopilot.contracts.severity_ranks import SEVERITY_RANK
 from accelerator_autopilot.notifier.domain.delivery_rules import wants
 
-RANK: dict[str, int] = {"info": 0, "warning": 1, "critical": 2}
 # The end of an incident is unknown: a resolved alert represents it for this long, unless there are too many.
-REMEMBERED, MOST_REMEMBERED = timedelta(days=1), 5_000
-NEVER_TOLD = "it is no longer open, and its resolution was never published"
+REMEMBERED, MAX_REMEMBERED = timedelta(days=1), 5_000
+NEVER_PUBLISHED = "it is no longer open, and its resolution was never published"
 
 
 class Notice(Message):
@@ -47,8 +47,8 @@ class LedgerEntry(OwnedMessage):
     @property
     def rank(self) -> int:
         """The highest severity that was delivered or is pending; -1 for none."""
-        ranks = [RANK[notice.alert.severity] for notice in self.waiting]
-        return max([*ranks, RANK[self.told] if self.told else -1], default=-1)
+        ranks = [SEVERITY_RANK[notice.alert.severity] for notice in self.waiting]
+        return max([*ranks, SEVERITY_RANK[self.told] if self.told else -1], default=-1)
 
 
 class StreamPosition(OwnedMessage):
@@ -100,7 +100,7 @@ class SubscriptionLedger:
         entry = known or LedgerEntry(alert=alert)
         if entry.ended_at is not None:
             return entry
-        rank = RANK[alert.severity]
+        rank = SEVERITY_RANK[alert.severity]
         every_update = "updated" in self.subscription.states
         if self.subscription.by_incident and entry.rank < 0:
             tells = rank > max((e.rank for e in self._of_incident(alert)), default=-1)
@@ -123,17 +123,17 @@ class SubscriptionLedger:
         """Resolve an alert that is no longer open although nobody published that."""
         entry = self.entries[alert_id]
         if entry.ended_at is None:
-            alert = entry.alert.model_copy(update={"state": "resolved", "at": now, "end_reason": NEVER_TOLD})
+            alert = entry.alert.model_copy(update={"state": "resolved", "at": now, "end_reason": NEVER_PUBLISHED})
             self.entries[alert_id] = self._ended(entry, alert, entry.sequence)
 
-    def begin_anew(self) -> None:
+    def restart(self) -> None:
         """Restart after the stream was recreated and its sequences start over: any is newer than what is known."""
         self.entries = {key: entry.model_copy(update={"sequence": 0}) for key, entry in self.entries.items()}
 
-    def told(self, alert_id: str) -> None:
+    def delivered(self, alert_id: str) -> None:
         """Mark the first pending state as delivered."""
         entry = self.entries[alert_id]
-        worst = max(entry.waiting[0].alert.severity, entry.told or "info", key=RANK.__getitem__)
+        worst = max(entry.waiting[0].alert.severity, entry.told or "info", key=SEVERITY_RANK.__getitem__)
         self.entries[alert_id] = entry.model_copy(update={"waiting": entry.waiting[1:], "told": worst})
 
     def drop(self, alert_id: str) -> None:
@@ -172,7 +172,7 @@ class SubscriptionLedger:
         """Return alerts with something to deliver: the most severe first, then in order."""
         going_on = self._incidents_going_on()
         found = [
-            (-RANK[e.waiting[-1].alert.severity], e.waiting[0].sequence, key)
+            (-SEVERITY_RANK[e.waiting[-1].alert.severity], e.waiting[0].sequence, key)
             for key, e in self._waiting()
             # One message per incident: it is resolved with its last alert.
             if e.waiting[0].alert.state != "resolved" or _incident(e.alert) not in going_on
@@ -183,13 +183,13 @@ class SubscriptionLedger:
         """Remove entries that are no longer needed; returns them."""
         ended = [(entry.ended_at, key) for key, entry in self.entries.items() if entry.ended_at and not entry.waiting]
         gone = {key for _, key in ended if self.over(key, now)}
-        gone |= {key for _, key in sorted(ended)[: max(0, len(ended) - MOST_REMEMBERED)]}
+        gone |= {key for _, key in sorted(ended)[: max(0, len(ended) - MAX_REMEMBERED)]}
         for key in gone:
             del self.entries[key]
         return gone
 
     @property
-    def crowd(self) -> int:
+    def pending_count(self) -> int:
         """Return how many alerts have something to deliver."""
         return sum(1 for _ in self._waiting())
 

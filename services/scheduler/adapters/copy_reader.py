@@ -56,8 +56,8 @@ class CopiedRows:
     def made(self) -> dict[str, NDArray[Any]]:
         """Return every column. Raises UnavailableError when some rows had nulls or values of another width."""
         rows = np.concatenate(self._chunks) if self._chunks else np.zeros(0, self._row)
-        odd = any((rows[f"{name} bytes"] != 8).any() for name in self._columns)
-        if odd or (rows["fields"] != len(self._columns)).any() or len(self._left) > TRAILER_BYTES:
+        invalid = any((rows[f"{name} bytes"] != 8).any() for name in self._columns)
+        if invalid or (rows["fields"] != len(self._columns)).any() or len(self._left) > TRAILER_BYTES:
             raise UnavailableError("the database returned rows of different formats")
         found: dict[str, NDArray[Any]] = {}
         for name, kind in self._columns.items():

@@ -21,18 +21,18 @@ from accelerator_autopilot.scheduler.adapters.copy_reader import CopiedRows, Wid
 from accelerator_autopilot.scheduler.domain.fleet_history import DeviceHistory, FleetHistory, JobHistory, JobTotals
 from accelerator_autopilot.scheduler.domain.pool_arrays import Doubles
 
-MOST_JOBS = 1_000_000
-MOST_MINUTES = 2_000_000
+MAX_JOBS = 1_000_000
+MAX_MINUTES = 2_000_000
 HOUR = timedelta(hours=1)
 # An hour's energy is aggregated some minutes after its end.
-ADDED_UP_AFTER = timedelta(minutes=15)
+AGGREGATED_AFTER = timedelta(minutes=15)
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 # Workers are named after their pool, plus six letters.
 POOL = "regexp_replace(worker, '-[^-]*$', '')"
-WHO = "hashtextextended(concat_ws(chr(31), worker, kind, node, device), 0)"
+WORKER_HASH = "hashtextextended(concat_ws(chr(31), worker, kind, node, device), 0)"
 JOBS_IN_ALL = "SELECT count(*) FROM jobs WHERE submitted_at >= $1 AND submitted_at < $2 AND started_at IS NOT NULL"
 JOBS = f"""
-SELECT {WHO}, submitted_at, started_at, finished_at, coalesce(run_s, 'NaN')::float8,
+SELECT {WORKER_HASH}, submitted_at, started_at, finished_at, coalesce(run_s, 'NaN')::float8,
   coalesce(batch_size, 1)::float8, coalesce(energy_j, 'NaN')::float8
 FROM jobs WHERE submitted_at >= $1 AND submitted_at < $2 AND started_at IS NOT NULL
 ORDER BY submitted_at DESC LIMIT $3
@@ -44,7 +44,7 @@ JOB_COLUMNS: dict[str, Wide] = {
 # One job of each group, looked up by its time: reading the names of a million jobs would take longer than all their
 # numbers.
 NAMES = f"""
-SELECT DISTINCT {WHO} AS who, {POOL} AS pool, kind, node, device FROM jobs WHERE submitted_at = ANY($1)
+SELECT DISTINCT {WORKER_HASH} AS who, {POOL} AS pool, kind, node, device FROM jobs WHERE submitted_at = ANY($1)
 """  # noqa: S608  no input
 BLOCK = f"""
 SELECT count(*) AS jobs, avg(energy_j) AS energy_j,
@@ -77,7 +77,7 @@ MINUTE_COLUMNS: dict[str, Wide] = {
 
 
 async def read_past(
-    dsn: str, since: datetime, until: datetime, *, most_jobs: int = MOST_JOBS, most_minutes: int = MOST_MINUTES
+    dsn: str, since: datetime, until: datetime, *, most_jobs: int = MAX_JOBS, most_minutes: int = MAX_MINUTES
 ) -> FleetHistory:
     """Read the span: the newest jobs and as many devices as the limits allow. Raises UnavailableError."""
     since, until = since.astimezone(UTC), until.astimezone(UTC)
@@ -104,8 +104,10 @@ async def read_past(
         energy_j = await _energy_by_hour(connection, since, until)
         loads = await connection.fetch(LOADS, since, until)
         factors = await connection.fetch("SELECT name, value FROM factors")
-    told = {r["name"]: float(r["value"]) for r in factors}
-    return FleetHistory(since, until, jobs, _devices(chosen, minutes, since), _loads(loads), told, energy_j, len(rows))
+    factor_values = {r["name"]: float(r["value"]) for r in factors}
+    return FleetHistory(
+        since, until, jobs, _devices(chosen, minutes, since), _loads(loads), factor_values, energy_j, len(rows)
+    )
 
 
 async def read_block(
@@ -157,7 +159,7 @@ async def _energy_by_hour(connection: Any, since: datetime, until: datetime) -> 
     first = since.replace(minute=0, second=0, microsecond=0)
     hours = [first + HOUR * n for n in range(int((until - first) / HOUR) + 1)]
     known = {
-        r["ts"]: r["energy_j"] for r in await connection.fetch(ENERGY_OF_HOURS, since, until - HOUR - ADDED_UP_AFTER)
+        r["ts"]: r["energy_j"] for r in await connection.fetch(ENERGY_OF_HOURS, since, until - HOUR - AGGREGATED_AFTER)
     }
     missing = [hour for hour in hours if hour not in known]
     # Hours that are only partly in the span, or not aggregated yet: all their rows in one query.
@@ -182,8 +184,8 @@ def _jobs(
 ) -> JobHistory:
     """Return the jobs in order of submission."""
     columns = {name: column[::-1] for name, column in copied.items()}
-    whose, place = np.unique(columns["who"], return_inverse=True)
-    each, places = [names[who] for who in whose.tolist()], place.tolist()
+    worker_ids, place = np.unique(columns["who"], return_inverse=True)
+    each, places = [names[who] for who in worker_ids.tolist()], place.tolist()
     submitted, started, finished = ((columns[n] - _us(since)) / 1e6 for n in ("submitted", "started", "finished"))
     run_s = np.where(np.isnan(columns["run_s"]), np.maximum(finished - started, 0.0), columns["run_s"])
     batch = np.maximum(columns["batch"], 1.0)

@@ -21,7 +21,7 @@ class Taken:
     """Decoded frames of a block: [rows] by metric, and their times."""
 
     rows: NDArray[np.intp]
-    told: dict[str, Floats]
+    readings: dict[str, Floats]
     at_s: Doubles
 
 
@@ -92,8 +92,8 @@ class FrameGroup:
         # A clock that was set back must not keep a reading valid forever.
         heard_s = np.minimum(np.array(at_s)[same], now_s)
         self._heard_s[places] = heard_s
-        told = {name: values[:, :, place].reshape(-1) for name, place in self._places.items()}
-        return Taken(self._rows[places].reshape(-1), told, np.repeat(heard_s, len(self._like.devices)))
+        readings = {name: values[:, :, place].reshape(-1) for name, place in self._places.items()}
+        return Taken(self._rows[places].reshape(-1), readings, np.repeat(heard_s, len(self._like.devices)))
 
     def _fitting(
         self, waiting: Waiting, subjects: Sequence[str], start: int

@@ -21,9 +21,9 @@ from accelerator_autopilot.scheduler.domain.device_columns import DeviceColumns
 
 log = logging.getLogger(__name__)
 
-MOST_BYTES = 256 * 2**20
+MAX_BYTES = 256 * 2**20
 BLOCK = 500  # frames of one format that are decoded together: as many as fit a core's cache
-BUNCH = 50  # frames that are decoded one by one
+FRAMES_PER_SLICE = 50  # frames that are decoded one by one
 
 
 @dataclass
@@ -38,7 +38,7 @@ class LatestFrames:
     stale_after_s: float
     registry: CollectorRegistry
     _waiting: Waiting = field(default_factory=dict)
-    _alike: dict[tuple[int, ...], FrameGroup] = field(default_factory=dict)
+    _groups: dict[tuple[int, ...], FrameGroup] = field(default_factory=dict)
     _of: dict[str, FrameGroup] = field(default_factory=dict)  # by subject
     _bytes: int = 0
 
@@ -57,7 +57,7 @@ class LatestFrames:
         before = self._waiting.pop(subject, None)
         self._bytes += len(data) - (len(before[1]) if before else 0)
         self._waiting[subject] = self.clock(), data
-        while self._bytes > MOST_BYTES and len(self._waiting) > 1:
+        while self._bytes > MAX_BYTES and len(self._waiting) > 1:
             oldest = next(iter(self._waiting))
             self._bytes -= len(self._waiting.pop(oldest)[1])
             self._dropped.inc()
@@ -66,23 +66,25 @@ class LatestFrames:
         """Decode what arrived since the last round into the columns, and forget nodes that fell silent."""
         turns, now_s = CooperativeLoop(), self.clock()
         waiting, self._waiting, self._bytes = self._waiting, {}, 0
-        for alike in self._alike.values():
-            for start in range(0, len(alike), BLOCK):
-                taken = alike.take(waiting, start, BLOCK, now_s)
+        for group in self._groups.values():
+            for start in range(0, len(group), BLOCK):
+                taken = group.take(waiting, start, BLOCK, now_s)
                 if taken is not None:
-                    self.columns.write(taken.rows, taken.told, taken.at_s)
+                    self.columns.write(taken.rows, taken.readings, taken.at_s)
                 await turns.give()
         while waiting:
-            self._unpack([(subject, *waiting.pop(subject)) for subject in list(islice(waiting, BUNCH))], now_s)
+            self._unpack(
+                [(subject, *waiting.pop(subject)) for subject in list(islice(waiting, FRAMES_PER_SLICE))], now_s
+            )
             await turns.give()
-        for subject in [s for alike in self._alike.values() for s in alike.silent(now_s - self.stale_after_s)]:
+        for subject in [s for group in self._groups.values() for s in group.silent(now_s - self.stale_after_s)]:
             self.columns.forget(self._of.pop(subject).leave(subject))
             await turns.give()
-        self._alike = {key: alike for key, alike in self._alike.items() if len(alike)}
+        self._groups = {key: group for key, group in self._groups.items() if len(group)}
 
     def _unpack(self, bunch: Sequence[tuple[str, float, bytes]], now_s: float) -> None:
         """Decode frames one by one; frames of the same shape are written together."""
-        told: dict[tuple[int, int], list[tuple[TelemetryFrame, NDArray[np.intp], float]]] = {}
+        readings: dict[tuple[int, int], list[tuple[TelemetryFrame, NDArray[np.intp], float]]] = {}
         for subject, at_s, data in bunch:
             try:
                 frame = decode(data, subject)
@@ -91,16 +93,16 @@ class LatestFrames:
                 log.warning("frame rejected", extra={"error": str(error)})
                 continue
             heard_s, rows = min(at_s, now_s), self.columns.rows_of(frame.node, frame.devices)
-            told.setdefault((len(rows), id(frame.metrics)), []).append((frame, rows, heard_s))
+            readings.setdefault((len(rows), id(frame.metrics)), []).append((frame, rows, heard_s))
             layout = FrameLayout.of(data, frame)
             if subject in self._of:
                 self._of[subject].leave(subject)
             key = FrameGroup.key(layout)
-            if key not in self._alike:
-                self._alike[key] = FrameGroup(layout, self.columns.metrics)
-            self._alike[key].join(subject, layout, rows, heard_s)
-            self._of[subject] = self._alike[key]
-        for (devices, _), frames in told.items():
+            if key not in self._groups:
+                self._groups[key] = FrameGroup(layout, self.columns.metrics)
+            self._groups[key].join(subject, layout, rows, heard_s)
+            self._of[subject] = self._groups[key]
+        for (devices, _), frames in readings.items():
             block = np.concatenate([frame.values[-1] for frame, _, _ in frames])
             columns = {name: block[:, place] for place, name in enumerate(frames[0][0].metrics)}
             at_s_each = np.repeat([heard_s for _, _, heard_s in frames], devices)

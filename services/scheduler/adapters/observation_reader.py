@@ -30,7 +30,7 @@ from accelerator_autopilot.scheduler.domain.observation import PoolObservation
 from accelerator_autopilot.transport.bucket_changes import BucketChanges
 from accelerator_autopilot.transport.unreadable_values import parse_value
 
-MOST_SLOTS = 16  # no policy was trained with more
+MAX_SLOTS = 16  # no policy was trained with more
 OPEN_ALERTS = "open_alerts"
 GONE_AFTER = 6  # times `stale_after_s`: longer than a pool takes to restart or a broker to recover
 READ_METRICS = ("power_w", "temp_c", "power_cap_w")
@@ -58,7 +58,7 @@ class FleetReader:
         self._of_inventory = BucketChanges(self.js, "inventory")
         self._of_alerts = BucketChanges(self.js, OPEN_ALERTS)
 
-    async def look(self) -> None:
+    async def refresh(self) -> None:
         """Read the newest frames and queue counts. Raises UnavailableError."""
         await self.frames.read()
         self._queues = Queues(await queue_counts(self.js._nc))  # noqa: SLF001  it has no other name
@@ -129,10 +129,10 @@ class FleetReader:
         """Return every device of every node. Raises UnavailableError."""
         turns = CooperativeLoop()
         for key, value in (await self._of_inventory.changes()).items():
-            told = None if value is None else parse_value("inventory", key, value, NodeInventory)
-            if told is not None:
-                self._nodes[key] = told.node
-                self._book.take(told.node, told.boot_id, told.devices)
+            inventory = None if value is None else parse_value("inventory", key, value, NodeInventory)
+            if inventory is not None:
+                self._nodes[key] = inventory.node
+                self._book.take(inventory.node, inventory.boot_id, inventory.devices)
             elif key in self._nodes:
                 self._book.forget(self._nodes.pop(key))
             await turns.give()
@@ -159,7 +159,7 @@ class FleetReader:
         track = self._tracks.get(pool)
         if track is None:
             track = self._tracks[pool] = PoolRates()
-        progress = track.look(queue, parts, now)
+        progress = track.update(queue, parts, now)
         crew = self._crews.get(pool)
         if crew is None or not crew.is_of(parts, devices):
             crew = self._crews[pool] = PoolWorkers.of(parts, devices)
@@ -180,7 +180,7 @@ class FleetReader:
             bounds=bounds,
             power_level=power_level,
             curve=crew.curve,
-            slots=min(progress.slots, MOST_SLOTS),
+            slots=min(progress.slots, MAX_SLOTS),
             devices=crew.devices,
         )
 

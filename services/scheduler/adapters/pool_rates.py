@@ -54,7 +54,7 @@ class PoolRates:
     _running: int = 0
     _seen: list[list[WorkerStatus]] = field(default_factory=list)
 
-    def look(self, queue: QueueCount, parts: Sequence[PoolStatus], now: datetime) -> Progress:
+    def update(self, queue: QueueCount, parts: Sequence[PoolStatus], now: datetime) -> Progress:
         """Process one observation."""
         done, busy_s = (0, 0.0) if self._same(parts) else self._look_at(parts, now)
         waiting = queue.pending + max(0, queue.in_hand - self._running)

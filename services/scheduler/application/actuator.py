@@ -19,7 +19,7 @@ from accelerator_autopilot.transport.clock import Clock
 log = logging.getLogger(__name__)
 
 COMMAND_TTL = timedelta(seconds=15)
-ADVISE_AGAIN = timedelta(minutes=1)
+ADVICE_RENEWAL = timedelta(minutes=1)
 # A recommendation is renewed while it holds; older evidence no longer counts.
 ADVICE_VALID = timedelta(minutes=15)
 NOT_SENT: dict[Autonomy, Reason] = {"observe": "mode_observe", "advise": "mode_advise", "approve": "mode_approve"}
@@ -72,8 +72,8 @@ class Actuator:
             log.info("command", extra={"scope": scope, "action": action, "reason": command.reason, "id": command.id})
             return True
         self.count(NOT_SENT[autonomy])
-        told, at = self._advised.get(scope, ("", command.at - 2 * ADVISE_AGAIN))
-        if autonomy != "observe" and (told != action or command.at - at > ADVISE_AGAIN):
+        advised, at = self._advised.get(scope, ("", command.at - 2 * ADVICE_RENEWAL))
+        if autonomy != "observe" and (advised != action or command.at - at > ADVICE_RENEWAL):
             self._advised[scope] = (action, command.at)
             advice = Recommendation(
                 id=new_id(),

@@ -9,7 +9,7 @@ from typing import TypeVar
 from accelerator_autopilot.contracts.errors import UnavailableError
 
 T = TypeVar("T")
-MOST = 64
+MAX_CONCURRENT = 64
 
 
 async def in_flight(
@@ -17,7 +17,7 @@ async def in_flight(
     work: Callable[[T], Awaitable[None]],
     *,
     left_out: Callable[[T], None] = lambda _: None,
-    most: int = MOST,
+    most: int = MAX_CONCURRENT,
 ) -> None:
     """Process every item. Raises the first UnavailableError once the tasks that had started have ended.
 

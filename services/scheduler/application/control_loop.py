@@ -43,7 +43,7 @@ class Failures:
             log.warning("part of a round failed", extra={"part": part, "error": f"{type(error).__name__}: {error}"})
             self._first.append((part, error))
 
-    def tell(self) -> None:
+    def raise_if_failed(self) -> None:
         """Raise DecisionError if anything failed."""
         if self._first:
             part, error = self._first[0]
@@ -66,7 +66,7 @@ class ControlLoop:
         actor = self.pools.actor
         policy = await actor.bus.policy()
         devices = await self.reader.devices()
-        await self.reader.look()
+        await self.reader.refresh()
         now = actor.clock()
         parts = await self.reader.pools(now)
         for _ in self.reader.held:
@@ -82,7 +82,7 @@ class ControlLoop:
         heat_c, power_w = (self.reader.samples(metric, now) for metric in ("temp_c", "power_w"))
         turns = CooperativeLoop()
         for part in (part for each in parts.values() for part in each):
-            self._efficiency.look(part, power_w)
+            self._efficiency.update(part, power_w)
             await turns.give()
 
         def rooms(pool: str) -> list[NodeRoom]:
@@ -98,14 +98,14 @@ class ControlLoop:
             self._wanted = levels_by_device(seen, self.pools.levels)
             await asyncio.sleep(0)
             await self.devices.cap(devices, self.reader.samples("power_cap_w", now), self._wanted, policy, token)
-        failed.tell()
+        failed.raise_if_failed()
 
     def _cordoned(self, parts: Mapping[str, Sequence[PoolStatus]]) -> set[Device]:
         """Return devices out of service; for silent nodes, as they last reported."""
-        told: dict[str, set[str]] = {}
+        cordons: dict[str, set[str]] = {}
         for part in (part for each in parts.values() for part in each):
-            told.setdefault(part.node, set()).update(part.cordoned)
-        self._cordons |= told
+            cordons.setdefault(part.node, set()).update(part.cordoned)
+        self._cordons |= cordons
         return {(node, device) for node, its in self._cordons.items() for device in its}
 
     async def _observe(

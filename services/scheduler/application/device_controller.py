@@ -39,9 +39,9 @@ from accelerator_autopilot.scheduler.domain.power_capping import CapDecision, ca
 
 log = logging.getLogger(__name__)
 
-DRAIN_SETTLES = timedelta(seconds=5)
-MOST_ASKED = 200  # critical devices per round whose last operator command is looked up; the others wait
-WORDS_AT_ONCE = 32
+DRAIN_SETTLE_TIME = timedelta(seconds=5)
+MAX_COMMAND_LOOKUPS = 200  # critical devices per round whose last operator command is looked up; the others wait
+LOOKUPS_AT_ONCE = 32
 
 
 @dataclass
@@ -69,16 +69,18 @@ class DeviceController:
         Each drain is recorded before it is sent, so that no device is out of service without a record.
         """
         now = self.actor.clock()
-        on_the_way = {d for d, at in self._drains.items() if timedelta(0) <= now - at < DRAIN_SETTLES}
-        memory = await self._recalled(now)
+        on_the_way = {d for d, at in self._drains.items() if timedelta(0) <= now - at < DRAIN_SETTLE_TIME}
+        memory = await self._restored(now)
         before = dict(memory.notes) if self._written else {}
-        memory.look(sight, cordoned, on_the_way, epochs, heard, now)
+        memory.update(sight, cordoned, on_the_way, epochs, heard, now)
         to_ask = sorted(d for d in sight.critical if d in epochs and d not in cordoned)
-        waiting = set(to_ask[MOST_ASKED:])
-        unheard = waiting | {d for d in {*sight.critical, *memory.notes} if d[0] not in heard}
-        vouched = operator_restored(sight.critical, await self._words(to_ask[:MOST_ASKED]))
+        waiting = set(to_ask[MAX_COMMAND_LOOKUPS:])
+        unreported = waiting | {d for d in {*sight.critical, *memory.notes} if d[0] not in heard}
+        overridden = operator_restored(sight.critical, await self._operator_commands(to_ask[:MAX_COMMAND_LOOKUPS]))
         held = memory.held(sight, now)
-        for device in operator_drained(memory.notes, await self._words(sorted(memory.notes.keys() & cordoned - held))):
+        for device in operator_drained(
+            memory.notes, await self._operator_commands(sorted(memory.notes.keys() & cordoned - held))
+        ):
             del memory.notes[device]
         decided = drains(
             sight.critical,
@@ -86,9 +88,9 @@ class DeviceController:
             cordoned,
             epochs,
             policy,
-            vouched=vouched,
+            overridden=overridden,
             held=held,
-            unheard=unheard,
+            unreported=unreported,
         )
         evidence = {"cordoned": float(len(cordoned)), "fleet": float(len(epochs))}
         if policy.mode == "act":
@@ -174,7 +176,7 @@ class DeviceController:
         if sent and decision.cap_w is not None:
             self._kept.remember(decision.device, decision.cap_w, now)
 
-    async def _recalled(self, now: datetime) -> DrainMemory:
+    async def _restored(self, now: datetime) -> DrainMemory:
         """Load the stored state, whoever wrote it last: another process may have led meanwhile."""
         try:
             kept = await self.actor.bus.read("scheduler", "drain_notes", DrainNotes)
@@ -192,21 +194,21 @@ class DeviceController:
         # and the state in memory is used.
         return self._memory
 
-    async def _words(self, devices: Sequence[Device]) -> dict[Device, DrainCommand]:
+    async def _operator_commands(self, devices: Sequence[Device]) -> dict[Device, DrainCommand]:
         """Return the last operator command for each of some devices, a few dozen requests at a time."""
-        words: dict[Device, DrainCommand] = {}
+        commands: dict[Device, DrainCommand] = {}
 
         async def read(device: Device) -> None:
             try:
-                word = await self.actor.bus.read("scheduler", subjects.operator_drain_key(*device), DrainCommand)
+                command = await self.actor.bus.read("scheduler", subjects.operator_drain_key(*device), DrainCommand)
             except ValidationError:
                 return
-            if word is not None:
-                words[device] = word
+            if command is not None:
+                commands[device] = command
 
-        for start in range(0, len(devices), WORDS_AT_ONCE):
-            await asyncio.gather(*(read(device) for device in devices[start : start + WORDS_AT_ONCE]))
-        return words
+        for start in range(0, len(devices), LOOKUPS_AT_ONCE):
+            await asyncio.gather(*(read(device) for device in devices[start : start + LOOKUPS_AT_ONCE]))
+        return commands
 
     async def _remember(self, notes: Mapping[Device, DrainNote]) -> None:
         await self.actor.bus.write("scheduler", "drain_notes", DrainNotes(notes=[notes[d] for d in sorted(notes)]))

@@ -20,7 +20,7 @@ from accelerator_autopilot.transport.object_store import read_object, write_obje
 log = logging.getLogger(__name__)
 
 OBJECT = "scheduler-looks"
-KEPT_EVERY_S = 60.0
+SAVE_INTERVAL_S = 60.0
 
 
 @dataclass
@@ -28,19 +28,19 @@ class ObservationStore:
     """Writes and reads one object; `name` is this process."""
 
     js: JetStreamContext
-    panel: PolicyRunner
+    runner: PolicyRunner
     name: str
 
     async def run(self, leads: Callable[[], bool]) -> None:
         """Write periodically while this process leads."""
         while True:
-            await asyncio.sleep(KEPT_EVERY_S)
+            await asyncio.sleep(SAVE_INTERVAL_S)
             if leads():
                 await self.keep()
 
     async def keep(self) -> None:
         """Write the known observations; failures of the broker are logged and retried."""
-        data = await asyncio.to_thread(_written_down, self.panel.looks, self.name)
+        data = await asyncio.to_thread(_written_down, self.runner.looks, self.name)
         if data is None:
             return
         try:
@@ -48,13 +48,13 @@ class ObservationStore:
         except UnavailableError as error:
             log.info("observations not stored", extra={"error": type(error).__name__})
 
-    async def recall(self) -> None:
+    async def restore(self) -> None:
         """Continue from what another process wrote; a missing or unreadable object counts as no history."""
         try:
             data = await read_object(self.js, "artifacts", OBJECT)
-            kept = _unpacked(data, self.panel.looks.interval_s, self.name)
+            kept = _unpacked(data, self.runner.looks.interval_s, self.name)
             if kept:
-                self.panel.recall(kept)
+                self.runner.restore(kept)
                 log.info("observations restored", extra={"pools": len(kept)})
         except NotFoundError:
             return

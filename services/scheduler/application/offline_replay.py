@@ -30,9 +30,9 @@ from accelerator_autopilot.scheduler.twin.calibration import (
 from accelerator_autopilot.scheduler.twin.rollout import Outcome, play
 from accelerator_autopilot.scheduler.twin.simulation import PoolModel, Trace
 
-DECIDED_EVERY_S, MOST_DECISIONS = 2.0, 20_000
-BEFORE_THE_FIRST_S = 60.0
-FEWEST_JOBS = 20
+DECISION_INTERVAL_S, MAX_DECISIONS = 2.0, 20_000
+LEAD_IN_S = 60.0
+MIN_JOBS = 20
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class PoolReplay:
 
 def interval_s(past: FleetHistory) -> float:
     """Return the interval between decisions in a replay: as in operation, longer for long spans."""
-    return max(DECIDED_EVERY_S, past.length_s / MOST_DECISIONS)
+    return max(DECISION_INTERVAL_S, past.length_s / MAX_DECISIONS)
 
 
 def past_pools(past: FleetHistory, policy: FleetPolicy, ceiling: int | None, slack_s: float | None) -> list[PoolReplay]:
@@ -56,10 +56,10 @@ def past_pools(past: FleetHistory, policy: FleetPolicy, ceiling: int | None, sla
     jobs, runs = past.jobs, _runs(past)
     found = []
     # Idle time before the first job says nothing about a policy.
-    began_s = max(0.0, float(jobs.submitted_s.min(initial=np.inf)) - BEFORE_THE_FIRST_S)
+    began_s = max(0.0, float(jobs.submitted_s.min(initial=np.inf)) - LEAD_IN_S)
     for pool in sorted(set(jobs.pool)):
         its = np.array([p == pool for p in jobs.pool])
-        if its.sum() < FEWEST_JOBS:
+        if its.sum() < MIN_JOBS:
             continue
         bounds = policy.pool(pool)
         curve = _curve(past, its, runs)
@@ -82,7 +82,7 @@ def past_pools(past: FleetHistory, policy: FleetPolicy, ceiling: int | None, sla
             )
         )
     if not found:
-        raise InvalidInputError("--from", past.since.isoformat(), f"no pool has run {FEWEST_JOBS} jobs since then")
+        raise InvalidInputError("--from", past.since.isoformat(), f"no pool has run {MIN_JOBS} jobs since then")
     return found
 
 
@@ -96,12 +96,12 @@ def _curve(past: FleetHistory, its: NDArray[np.bool_], runs: JobRuns) -> PowerCu
     if not models:
         return curve_of("", None, None)
     curves, parts = [], []
-    for alike in models.values():
-        names = {(d.node, d.device) for d in alike}
+    for devices in models.values():
+        names = {(d.node, d.device) for d in devices}
         there = its & np.array([d in names for d in past.jobs.device])
-        published = curve_of(alike[0].model, alike[0].power_default_w, alike[0].power_min_w)
-        told = [Minutes(d.util_pct, d.power_w, d.cap_w) for d in alike]
-        curves.append(calibrated_curve(calibrated_speed(published, runs.of(there)), told))
+        published = curve_of(devices[0].model, devices[0].power_default_w, devices[0].power_min_w)
+        minutes = [Minutes(d.util_pct, d.power_w, d.cap_w) for d in devices]
+        curves.append(calibrated_curve(calibrated_speed(published, runs.of(there)), minutes))
         parts.append(float(there.sum()))
     return mixed(curves, np.array(parts))
 

@@ -35,7 +35,7 @@ class PolicyEvaluator:
 
     past: PastReader
     bus: Bus
-    championship: ChampionChallenger
+    champion_challenger: ChampionChallenger
     names: Sequence[str]
     clock: Clock
     leads: Callable[[], bool]
@@ -45,7 +45,7 @@ class PolicyEvaluator:
 
     async def run(self) -> None:
         """Run forever."""
-        self._tell()
+        self._publish()
         next_replay = self.clock() + BLOCK
         while True:
             await asyncio.sleep(BLOCK_S)
@@ -67,8 +67,8 @@ class PolicyEvaluator:
         past = await self.past.read_past(now - self.replayed, now)
         policy = await self.bus.policy()
         choice, band = await asyncio.to_thread(self._judge, past, policy)
-        before = self.championship.champion
-        self.championship.crown(choice, band)
+        before = self.champion_challenger.champion
+        self.champion_challenger.select(choice, band)
         log.info("champion", extra={"champion": choice.champion, "before": before, "why": choice.why})
         await self._keep(now, choice.why)
         return choice
@@ -79,7 +79,7 @@ class PolicyEvaluator:
 
         pools = past_pools(past, policy, None, None)
         replays = {n: o.blocks(round(BLOCK_S / interval_s(past))) for n, o in played(pools, self.names).items()}
-        choice = choose(self.championship.champion, replays)
+        choice = choose(self.champion_challenger.champion, replays)
         return choice, replays[choice.champion].band
 
     async def watch(self, now: datetime) -> None:
@@ -89,20 +89,20 @@ class PolicyEvaluator:
         block = await self.past.read_block(now - BLOCK, now, slack_s, policy.pool("").target_wait_s)
         if block.energy_j is None:
             return
-        fell = self.championship.live(block.jobs, block.late, block.energy_j * block.jobs)
+        fell = self.champion_challenger.live(block.jobs, block.late, block.energy_j * block.jobs)
         if fell:
-            log.warning("champion demoted", extra={"why": fell, "deciding": self.championship.deciding})
+            log.warning("champion demoted", extra={"why": fell, "deciding": self.champion_challenger.deciding})
             await self._keep(now, fell)
 
     async def _keep(self, now: datetime, why: str) -> None:
-        self._tell()
+        self._publish()
         if self.leads():
             status = ChampionStatus(
-                champion=self.championship.champion, deciding=self.championship.deciding, why=why, at=now
+                champion=self.champion_challenger.champion, deciding=self.champion_challenger.deciding, why=why, at=now
             )
             await self.bus.write("scheduler", "champion", status)
 
-    async def recall(self) -> None:
+    async def restore(self) -> None:
         """Restore the champion that was selected before a restart."""
         kept = await self.bus.read("scheduler", "champion", ChampionStatus)
         if kept is None:
@@ -111,8 +111,8 @@ class PolicyEvaluator:
             raise InvalidInputError(
                 "champion", kept.champion, "is not a policy of this version: the next evaluation selects another"
             )
-        self.championship.champion = kept.champion
+        self.champion_challenger.champion = kept.champion
 
-    def _tell(self) -> None:
+    def _publish(self) -> None:
         self.deciding.clear()
-        self.deciding.labels(self.championship.deciding).set(1)
+        self.deciding.labels(self.champion_challenger.deciding).set(1)

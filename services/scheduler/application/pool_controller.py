@@ -31,7 +31,7 @@ from accelerator_autopilot.scheduler.policies.policy_runner import PolicyProposa
 log = logging.getLogger(__name__)
 
 SILENT = ("no_change", "waiting_to_settle")
-LEVEL_TOLD = 0.25  # a change of the power level that is worth recording
+MIN_LEVEL_CHANGE = 0.25  # a change of the power level that is worth recording
 
 
 class DecisionError(AutopilotError):
@@ -55,9 +55,9 @@ class PoolController:
     """Decides for all pools at once."""
 
     actor: Actuator
-    panel: PolicyRunner
+    runner: PolicyRunner
     governor: Governor
-    championship: ChampionChallenger
+    champion_challenger: ChampionChallenger
     batch_delays: BatchDelays = field(default_factory=BatchDelays)
     levels: dict[str, float] = field(default_factory=dict)  # power level by pool, 0 cheapest to 1 full
     _recorded: dict[str, tuple[str, float]] = field(default_factory=dict)
@@ -71,13 +71,13 @@ class PoolController:
     ) -> None:
         """Run one round. `rooms` returns the nodes that a pool can use, for pools that are about to change."""
         # In a thread, since the first round may show an hour of observations.
-        opinions = await asyncio.to_thread(self.panel.propose, pools, late_weight(policy, self.actor.clock()))
+        proposals = await asyncio.to_thread(self.runner.propose, pools, late_weight(policy, self.actor.clock()))
         failed: list[Exception] = []
         plans: list[_Plan] = []
         turns = CooperativeLoop()
         for seen in pools:
             try:
-                plan = self._judge(seen, opinions[seen.pool], policy)
+                plan = self._judge(seen, proposals[seen.pool], policy)
             except Exception as error:  # noqa: BLE001  of one pool; the others go on
                 self._count_failure(seen, error, failed)
             else:
@@ -103,7 +103,7 @@ class PoolController:
 
     def _judge(self, seen: PoolObservation, considered: PolicyProposals, policy: FleetPolicy) -> _Plan | None:
         """Return what to send and publish for a pool; None where there is nothing."""
-        proposal = considered.by(seen.bounds.policy or "") or considered.by(self.championship.deciding)
+        proposal = considered.by(seen.bounds.policy or "") or considered.by(self.champion_challenger.deciding)
         if proposal is None:
             self.actor.count("absurd_data")
             return None
@@ -170,12 +170,12 @@ class PoolController:
             action=f"let jobs wait {delay_s:g} s for a fuller batch",
             effect="fewer, larger batches",
         )
-        self.batch_delays.told(seen.pool, delay_s, seen.at)
+        self.batch_delays.record_sent(seen.pool, delay_s, seen.at)
 
     def _worth_telling(self, pool: str, proposal: Proposal, verdict: Verdict) -> bool:
         reason, level = self._recorded.get(pool, ("", -1.0))
         news = verdict.reason not in SILENT and verdict.reason != reason
-        if verdict.replicas is None and not news and abs(level - proposal.power_level) < LEVEL_TOLD:
+        if verdict.replicas is None and not news and abs(level - proposal.power_level) < MIN_LEVEL_CHANGE:
             return False
         self._recorded[pool] = (verdict.reason, proposal.power_level)
         return True

@@ -79,7 +79,7 @@ class PowerCapState:
             simulated=self._simulated,
             default_w=self._default_w,
             lowest_w=self._lowest_w,
-            told_w=lambda rows: caps_now_w.many([self._names[row] for row in rows.tolist()]),
+            reported_w=lambda rows: caps_now_w.many([self._names[row] for row in rows.tolist()]),
             wanted_w=wanted_w,
             ours_w=self._ours_w,
             ours_at_s=self._ours_at_s,

@@ -25,7 +25,7 @@ from accelerator_autopilot.transport.object_store import write_object
 REPORT = "accelerator_autopilot.scheduler.commands.report_page"
 log = logging.getLogger(__name__)
 
-LOOKED_EVERY_S, MADE_WITHIN_S = 3600.0, 600.0
+CHECK_INTERVAL_S, MADE_WITHIN_S = 3600.0, 600.0
 WEEK = timedelta(days=7)
 MEASURED = "SELECT 1 FROM samples_1m WHERE ts >= $1 AND ts < $2 LIMIT 1"
 
@@ -50,7 +50,7 @@ class WeeklyReports:
     async def run(self) -> None:
         """Run forever."""
         while True:
-            await asyncio.sleep(LOOKED_EVERY_S)
+            await asyncio.sleep(CHECK_INTERVAL_S)
             if self.leads():
                 try:
                     await self.make()

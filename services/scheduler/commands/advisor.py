@@ -15,6 +15,7 @@ from accelerator_autopilot.contracts import subjects
 from accelerator_autopilot.contracts.errors import AutopilotError
 from accelerator_autopilot.contracts.exit_codes import exit_code
 from accelerator_autopilot.contracts.ids import new_id
+from accelerator_autopilot.contracts.iso_times import parse_time
 from accelerator_autopilot.contracts.messages.commands import (
     Command,
     DrainCommand,
@@ -22,7 +23,7 @@ from accelerator_autopilot.contracts.messages.commands import (
     PowerCommand,
     Recommendation,
 )
-from accelerator_autopilot.scheduler.commands.whatif import add_span, moment_of, past_of
+from accelerator_autopilot.scheduler.commands.whatif import add_span, past_of
 from accelerator_autopilot.scheduler.domain.fleet_history import FleetHistory
 from accelerator_autopilot.scheduler.domain.pool_arrays import Doubles
 from accelerator_autopilot.scheduler.domain.power_curves import curve_of
@@ -105,7 +106,7 @@ def _kinds(past: FleetHistory) -> Iterator[KindJobs]:
 
 def effect(before: FleetHistory, after: FleetHistory) -> dict[str, float]:
     """Measure the effect of a change: mean after against before, with the 90 % interval of the difference."""
-    told: dict[str, float] = {}
+    measured: dict[str, float] = {}
     for name, values in {
         "watts_per_device": [np.concatenate([d.power_w for d in p.devices] or [np.zeros(0)]) for p in (before, after)],
         "joules_per_job": [p.jobs.energy_j for p in (before, after)],
@@ -115,15 +116,15 @@ def effect(before: FleetHistory, after: FleetHistory) -> dict[str, float]:
         if not len(old) or not len(new):
             continue
         low, high = interval(new - old.mean())
-        told |= {name: float(new.mean() - old.mean()), f"{name}_low": low, f"{name}_high": high}
-    return told
+        measured |= {name: float(new.mean() - old.mean()), f"{name}_low": low, f"{name}_high": high}
+    return measured
 
 
 def main() -> None:
     """Analyse, and print one line per recommendation."""
     ask = argparse.ArgumentParser(prog="analyse", description=__doc__)
     add_span(ask)
-    ask.add_argument("--applied", type=moment_of, help="instead: measure the effect of a change at this moment")
+    ask.add_argument("--applied", type=parse_time, help="instead: measure the effect of a change at this moment")
     ask.add_argument("--fleet-policy", type=FleetPolicy.model_validate_json, default=FleetPolicy(), help="as JSON")
     ask.add_argument("--json", action="store_true")
     ask.add_argument("--recommendations", action="store_true", help="print messages as JSON lines")

@@ -15,6 +15,7 @@ import numpy as np
 
 from accelerator_autopilot.contracts.errors import AutopilotError, InvalidInputError
 from accelerator_autopilot.contracts.exit_codes import exit_code
+from accelerator_autopilot.contracts.iso_times import parse_time
 from accelerator_autopilot.contracts.messages.commands import FleetPolicy
 from accelerator_autopilot.runtime.settings import DatabaseSettings, load
 from accelerator_autopilot.scheduler.adapters.database_history import read_past
@@ -24,16 +25,10 @@ from accelerator_autopilot.scheduler.domain.fleet_history import FleetHistory
 from accelerator_autopilot.scheduler.policies.builtin import policy_names
 
 
-def moment_of(text: str) -> datetime:
-    """Parse an ISO 8601 time; without a zone it is UTC."""
-    at = datetime.fromisoformat(text)
-    return at if at.tzinfo else at.replace(tzinfo=UTC)
-
-
 def add_span(ask: argparse.ArgumentParser) -> None:
     """Add the options --from and --to."""
-    ask.add_argument("--from", dest="since", type=moment_of, help="start of the span, ISO 8601")
-    ask.add_argument("--to", dest="until", type=moment_of, help="its end; now when left out")
+    ask.add_argument("--from", dest="since", type=parse_time, help="start of the span, ISO 8601")
+    ask.add_argument("--to", dest="until", type=parse_time, help="its end; now when left out")
 
 
 def past_of(arguments: argparse.Namespace, length: timedelta) -> FleetHistory:

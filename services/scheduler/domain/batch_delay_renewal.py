@@ -27,14 +27,14 @@ def renewed_at_s(pool: str) -> float:
 class BatchDelays:
     """What each pool was last sent, and when."""
 
-    _told: dict[str, tuple[float, datetime]] = field(default_factory=dict)
+    _sent: dict[str, tuple[float, datetime]] = field(default_factory=dict)
 
     def due(self, pool: str, delay_s: float, now: datetime) -> bool:
         """Whether to send this delay: it changed, or the lease of the last one is running out."""
-        told_s, at = self._told.get(pool, (0.0, now))
-        changed = abs(delay_s - told_s) > max(CHANGE * told_s, CHANGE_S) or (delay_s == 0.0) != (told_s == 0.0)
+        sent_s, at = self._sent.get(pool, (0.0, now))
+        changed = abs(delay_s - sent_s) > max(CHANGE * sent_s, CHANGE_S) or (delay_s == 0.0) != (sent_s == 0.0)
         return changed or (delay_s > 0.0 and (now - at).total_seconds() > renewed_at_s(pool))
 
-    def told(self, pool: str, delay_s: float, now: datetime) -> None:
+    def record_sent(self, pool: str, delay_s: float, now: datetime) -> None:
         """Record that it was sent."""
-        self._told[pool] = (delay_s, now)
+        self._sent[pool] = (delay_s, now)

@@ -11,9 +11,9 @@ from accelerator_autopilot.scheduler.domain.pool_arrays import Doubles
 
 BLOCK_S = 900.0  # blocks of time, compared in pairs
 IN_TIME_GOAL = 0.99
-FEWEST_BLOCKS = 8  # blocks of replay below which nothing is promoted
+MIN_BLOCKS = 8  # blocks of replay below which nothing is promoted
 RESAMPLES = 2000
-OUTSIDE_TO_FALL_BACK = 6  # consecutive live blocks outside the band
+BLOCKS_TO_FALL_BACK = 6  # consecutive live blocks outside the band
 BAND_SLACK = 0.02
 
 
@@ -67,9 +67,9 @@ def choose(champion: str, replays: Mapping[str, Replayed], seed: int = 0) -> Cho
     A champion that is not in time is replaced by any challenger that is in time more often.
     """
     ours = replays.get(champion)
-    if ours is None or len(ours.joules) < FEWEST_BLOCKS:
+    if ours is None or len(ours.joules) < MIN_BLOCKS:
         blocks = 0 if ours is None else len(ours.joules)
-        return Choice(champion, f"{blocks} blocks of history, {FEWEST_BLOCKS} are needed to compare")
+        return Choice(champion, f"{blocks} blocks of history, {MIN_BLOCKS} are needed to compare")
     in_time = {n: r for n, r in replays.items() if n != champion and r.in_time >= IN_TIME_GOAL}
     if ours.in_time < IN_TIME_GOAL:
         better = {n: r for n, r in replays.items() if r.in_time > ours.in_time}
@@ -106,7 +106,7 @@ class ChampionChallenger:
         """The policy that decides now."""
         return self.fallback if self.fallen else self.champion
 
-    def crown(self, choice: Choice, band: ExpectedRange | None) -> None:
+    def select(self, choice: Choice, band: ExpectedRange | None) -> None:
         """Process a new evaluation; it ends a fall-back."""
         self.champion, self.band, self.fallen, self._outside = choice.champion, band, None, 0
 
@@ -117,7 +117,7 @@ class ChampionChallenger:
         in_time, each_j = 1.0 - late / jobs, joules / jobs
         bad = in_time < self.band.in_time_low or each_j > self.band.joules_high
         self._outside = self._outside + 1 if bad else 0
-        if self._outside < OUTSIDE_TO_FALL_BACK:
+        if self._outside < BLOCKS_TO_FALL_BACK:
             return None
         self.fallen = (
             f"{self.champion}: {in_time:.1%} in time and {each_j:.0f} J a job, predicted at least "

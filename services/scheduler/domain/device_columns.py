@@ -42,11 +42,11 @@ class DeviceColumns:
         self._of_node[node] = devices, rows
         return rows
 
-    def write(self, rows: NDArray[np.intp], told: Mapping[str, Floats], at_s: Doubles | float) -> None:
+    def write(self, rows: NDArray[np.intp], readings: Mapping[str, Floats], at_s: Doubles | float) -> None:
         """Store readings that arrived at `at_s`, [len(rows)] by metric; unused metrics are skipped."""
         self._at_s[rows] = at_s
         for name, column in self.metrics.items():
-            values = told.get(name)
+            values = readings.get(name)
             if values is None:
                 self._values[column, rows] = np.nan
                 continue
@@ -93,10 +93,10 @@ class Readings:
     _since_s: float
 
     @classmethod
-    def of(cls, told: dict[Device, float]) -> Readings:
+    def of(cls, readings: dict[Device, float]) -> Readings:
         """Return the readings of a few devices."""
-        rows = {device: row for row, device in enumerate(told)}
-        return cls(rows, np.array(list(told.values()), np.float32), np.zeros(len(told)), 0.0)
+        rows = {device: row for row, device in enumerate(readings)}
+        return cls(rows, np.array(list(readings.values()), np.float32), np.zeros(len(readings)), 0.0)
 
     def get(self, device: Device) -> float | None:
         """Return a device's reading; None where it has none recently."""
@@ -118,5 +118,5 @@ class Readings:
         if not self._rows:
             return np.full(len(devices), np.nan)
         rows = np.array([self._rows.get(device, -1) for device in devices], np.intp)
-        told = (rows >= 0) & (self._at_s[rows] >= self._since_s)
-        return np.where(told, self._values[rows], np.nan).astype(float)
+        readings = (rows >= 0) & (self._at_s[rows] >= self._since_s)
+        return np.where(readings, self._values[rows], np.nan).astype(float)

@@ -44,14 +44,14 @@ def drains(
     fleet: Collection[Device],
     policy: FleetPolicy,
     *,
-    vouched: Collection[Device] = (),
+    overridden: Collection[Device] = (),
     held: Collection[Device] = (),
-    unheard: Collection[Device] = (),
+    unreported: Collection[Device] = (),
 ) -> list[DrainDecision]:
     """Drain devices with a critical alert, and restore those that the scheduler drained and that have none.
 
-    `vouched` are devices that an operator restored in spite of their alerts, `held` those that must not be restored
-    yet, `unheard` those whose cordon state is currently unknown. A breaker keeps the fleet in service when too
+    `overridden` are devices that an operator restored in spite of their alerts, `held` those that must not be restored
+    yet, `unreported` those whose cordon state is currently unknown. A breaker keeps the fleet in service when too
     large a share of it would be drained at once: then a fault in the observations is more likely than one in every
     device.
     """
@@ -60,10 +60,10 @@ def drains(
     out = sum(device in fleet for device in {*cordoned, *drained_by_us})
     limit = max(1, int(policy.max_drained_fraction * len(fleet))) if policy.max_drained_fraction else 0
     for device in sorted(device for device in {*critical}.difference(cordoned) if device in fleet):
-        if device in vouched:
+        if device in overridden:
             decisions.append(DrainDecision(device, None, "restored_by_operator"))
             continue
-        if device in unheard:
+        if device in unreported:
             decisions.append(DrainDecision(device, None, "not_heard"))
             continue
         known = device in drained_by_us
@@ -73,7 +73,7 @@ def drains(
         out += not known
         decisions.append(DrainDecision(device, "drain", "critical_alert"))
     # Devices outside the fleet were not seen: their state is unknown.
-    healthy = (set(drained_by_us) & set(cordoned)).difference(critical, held, unheard)
+    healthy = (set(drained_by_us) & set(cordoned)).difference(critical, held, unreported)
     return decisions + [DrainDecision(d, "restore", "alert_resolved") for d in sorted(healthy) if d in fleet]
 
 
@@ -84,7 +84,7 @@ class DrainMemory:
     notes: dict[Device, DrainNote] = field(default_factory=dict)
     _ill_at: dict[Device, datetime] = field(default_factory=dict)
 
-    def look(
+    def update(
         self,
         sight: CriticalAlerts,
         cordoned: Collection[Device],
@@ -136,15 +136,21 @@ class DrainMemory:
 
 
 def _was_reset(note: DrainNote, epochs: Epochs) -> bool:
-    told = zip((note.boot_id, note.driver_epoch), epochs, strict=True)
-    return any(before and now and before != now for before, now in told)
+    pairs = zip((note.boot_id, note.driver_epoch), epochs, strict=True)
+    return any(before and now and before != now for before, now in pairs)
 
 
-def operator_restored(critical: Mapping[Device, datetime], words: Mapping[Device, DrainCommand]) -> set[Device]:
+def operator_restored(critical: Mapping[Device, datetime], commands: Mapping[Device, DrainCommand]) -> set[Device]:
     """Return devices that an operator restored after their alerts opened or worsened."""
-    return {d for d, word in words.items() if word.action == "restore" and d in critical and word.at >= critical[d]}
+    return {
+        d
+        for d, command in commands.items()
+        if command.action == "restore" and d in critical and command.at >= critical[d]
+    }
 
 
-def operator_drained(notes: Mapping[Device, DrainNote], words: Mapping[Device, DrainCommand]) -> set[Device]:
+def operator_drained(notes: Mapping[Device, DrainNote], commands: Mapping[Device, DrainCommand]) -> set[Device]:
     """Return devices that an operator drained after the scheduler did: only an operator restores them."""
-    return {d for d, word in words.items() if word.action != "restore" and d in notes and word.at > notes[d].at}
+    return {
+        d for d, command in commands.items() if command.action != "restore" and d in notes and command.at > notes[d].at
+    }

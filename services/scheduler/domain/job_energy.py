@@ -38,7 +38,7 @@ class NodeEfficiency:
         """Return the estimate; 0 until a job ended on a device with a power reading."""
         return self._joules.get((part.pool, part.node), 0.0)
 
-    def look(self, part: PoolStatus, power_w: Readings) -> float:
+    def update(self, part: PoolStatus, power_w: Readings) -> float:
         """Process an observation; returns 0 until a job ended on a device with a power reading."""
         key = part.pool, part.node
         if self._seen.get(key) is part.workers:
@@ -47,7 +47,7 @@ class NodeEfficiency:
         self._seen[key] = part.workers
         done, busy_s = self._counts.setdefault(key, WorkerCounts()).since(part.workers)
         devices = {(part.node, device) for w in part.workers if w.running for device in w.device.split("+")}
-        watts = [told for device in devices if (told := power_w.get(device)) is not None]
+        watts = [watts_of_device for device in devices if (watts_of_device := power_w.get(device)) is not None]
         if done and busy_s > 0 and watts:
             # All of a worker's devices draw power while it works.
             of_worker = sum(watts) / max(1, sum(bool(w.running) for w in part.workers))

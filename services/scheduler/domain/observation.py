@@ -72,17 +72,17 @@ class PoolObservation:
     @property
     def absurd(self) -> bool:
         """Whether numbers are impossible: nothing is decided on them."""
-        told = (
+        values = (
             self.desired, self.ready, self.starting, self.busy, self.waiting, self.oldest_wait_s, self.arrivals,
             self.completions, self.service_s or 0.0, self.load_time_s, self.power_w,
         )  # fmt: skip
         # A sum with non-finite terms is not finite.
-        return not (min(told) >= 0 and sum(told) < math.inf)
+        return not (min(values) >= 0 and sum(values) < math.inf)
 
     @property
     def numbers(self) -> dict[str, float]:
         """Return the numbers as evidence for a command."""
-        told = {
+        values = {
             "desired": self.desired,
             "ready": self.ready,
             "starting": self.starting,
@@ -95,7 +95,7 @@ class PoolObservation:
             "load_time_s": round(self.load_time_s, 2),
             "power_level": round(self.power_level, 3),
         }
-        return {name: value for name, value in told.items() if math.isfinite(value)}
+        return {name: value for name, value in values.items() if math.isfinite(value)}
 
 
 @dataclass(frozen=True)

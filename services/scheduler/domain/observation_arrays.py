@@ -13,7 +13,7 @@ COLUMNS = (
     "time_s", "queue_depth", "oldest_wait_s", "arrivals", "completions", "mean_service_s", "ready", "busy", "loading",
     "power_cap_w", "power_w",
 )  # fmt: skip
-NOT_THERE = (0.0,) * len(COLUMNS)
+MISSING_POOL = (0.0,) * len(COLUMNS)
 
 
 def facts_of(pools: Sequence[PoolObservation], interval_s: float) -> PoolFacts:
@@ -55,7 +55,7 @@ def columns_of(pools: Sequence[PoolObservation | None]) -> Doubles:
                 p.power_w,
             )
             if p
-            else NOT_THERE
+            else MISSING_POOL
             for p in pools
         ],
         float,

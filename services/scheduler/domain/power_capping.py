@@ -17,7 +17,7 @@ from accelerator_autopilot.scheduler.domain.power_budget import Limit, allocate_
 from accelerator_autopilot.scheduler.domain.time_of_day import budgets_at
 
 CAP_TOLERANCE_W = 1.0
-SENT_AGAIN_AFTER_S = 5.0
+RESEND_AFTER_S = 5.0
 RENEWED_FROM, RENEWED_BY = 0.25, 0.5  # shares of the lease
 GOLDEN, MULTIPLES = 0.6180339887498949, 997.0
 
@@ -42,7 +42,7 @@ class DeviceCapState:
     simulated: NDArray[np.bool_]
     default_w: Doubles
     lowest_w: Doubles
-    told_w: Callable[[NDArray[np.intp]], Doubles]  # reported caps of some rows; NaN: not recent
+    reported_w: Callable[[NDArray[np.intp]], Doubles]  # reported caps of some rows; NaN: not recent
     wanted_w: Doubles  # by the policy of the device's pool; NaN: no cap wanted
     ours_w: Doubles  # the cap that was last set; NaN: none
     ours_at_s: Doubles  # when it was set
@@ -62,7 +62,7 @@ def caps(board: DeviceCapState, policy: FleetPolicy, now: datetime, lease_s: flo
     allowed = np.zeros(len(board), bool) if policy.power == "off" else board.simulated | (policy.power == "all")
     # Reported caps only matter where one is wanted or was set by the scheduler.
     rows = np.flatnonzero(allowed & (hold | ~np.isnan(board.ours_w)))
-    now_w, ours_w, default_w = board.told_w(rows), board.ours_w[rows], board.default_w[rows]
+    now_w, ours_w, default_w = board.reported_w(rows), board.ours_w[rows], board.default_w[rows]
     hold, wanted_w, known = hold[rows], target[rows], ~np.isnan(now_w)
     mine, age_s = ~np.isnan(ours_w), now.timestamp() - board.ours_at_s[rows]
     with np.errstate(invalid="ignore"):
@@ -70,7 +70,7 @@ def caps(board: DeviceCapState, policy: FleetPolicy, now: datetime, lease_s: flo
         as_ours = mine & (np.abs(ours_w - now_w) <= CAP_TOLERANCE_W)
         settled = capped & (np.abs(now_w - wanted_w) <= CAP_TOLERANCE_W)
         # A command on its way must not be resent in every round.
-        rested = ~mine | (age_s > SENT_AGAIN_AFTER_S)
+        rested = ~mine | (age_s > RESEND_AFTER_S)
         due = mine & (age_s > lease_s * renewed_at(rows, board.ours_at_s[rows]))
     free = known & rested & ~(capped & ~as_ours)
     lift = free & ~hold & capped

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import csv
 from dataclasses import dataclass
 from functools import cache, cached_property
-from importlib import resources
 
 import numpy as np
 
+from accelerator_autopilot.contracts.published_power_curves import published_sweeps
 from accelerator_autopilot.scheduler.domain.pool_arrays import Doubles
 
 REFERENCE = "resnet50"
@@ -44,14 +43,8 @@ class PowerCurve:
 
 @cache
 def published() -> dict[tuple[str, str], Doubles]:
-    """Return [3, C] caps, relative time and watts of the published sweeps (Zeus, NSDI'23), by GPU and network."""
-    with (resources.files("accelerator_autopilot.scheduler") / "data" / "power_curves.csv").open() as file:
-        rows = list(csv.DictReader(file))
-    found: dict[tuple[str, str], list[tuple[float, float, float]]] = {}
-    for row in rows:
-        point = (float(row["power_limit_w"]), float(row["relative_time"]), float(row["average_power_w"]))
-        found.setdefault((row["gpu"], row["network"]), []).append(point)
-    return {key: np.array(sorted(points)).T for key, points in found.items()}
+    """Return [3, C] caps, relative time and watts of the published sweeps, by GPU and network."""
+    return {key: np.array(sweep) for key, sweep in published_sweeps().items()}
 
 
 @cache

@@ -16,9 +16,9 @@ RESAMPLES = 1000
 IDLE_PCT, IDLE_SHARE = 5.0, 0.9
 BUSY_PCT, WORTH_CAPPING = 50.0, 0.05
 UNUSED_MEMORY = 0.5
-FEWEST_MINUTES, FEWEST_JOBS = 30, 50
-COMPANY_S, WITH_COMPANY = 0.2, 0.3  # a job that could have been batched: another came this soon after it
-MOST_SHARE = 0.9  # most of a pool on one kind of accelerator, so that a fault of that kind does not stop the pool
+MIN_MINUTES, MIN_JOBS = 30, 50
+BATCH_WAIT_S, BATCHABLE_SHARE = 0.2, 0.3  # a job that could have been batched: another came this soon after it
+MAX_SHARE = 0.9  # most of a pool on one kind of accelerator, so that a fault of that kind does not stop the pool
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,7 @@ def idle_devices(devices: Sequence[DeviceMinutes]) -> list[Advice]:
         known = np.isfinite(device.util_pct) & np.isfinite(device.power_w)
         util, power = device.util_pct[known], device.power_w[known]
         idle = util <= IDLE_PCT
-        if len(util) < FEWEST_MINUTES or idle.mean() < IDLE_SHARE:
+        if len(util) < MIN_MINUTES or idle.mean() < IDLE_SHARE:
             continue
         kwh = power[idle] * idle.mean() * 24 / 1000
         low, high = interval(kwh)
@@ -109,7 +109,7 @@ def caps_worth_setting(devices: Sequence[DeviceMinutes]) -> list[Advice]:
         known = np.isfinite(device.util_pct) & np.isfinite(device.power_w)
         busy = device.power_w[known & (device.util_pct >= BUSY_PCT)]
         curve = device.curve
-        if device.capped or len(curve.cap_w) < 2 or len(busy) < FEWEST_MINUTES:
+        if device.capped or len(curve.cap_w) < 2 or len(busy) < MIN_MINUTES:
             continue
         energy = curve.relative_time * curve.power_w
         at = int(energy.argmin())
@@ -147,7 +147,7 @@ def _published_range(fraction: float) -> tuple[float, float]:
 def pools_too_large(pool: str, running: Doubles, floor: int, idle_w: float) -> list[Advice]:
     """Find floors above what was ever needed. `running` [T] jobs at once, at even steps."""
     needed = int(np.ceil(np.quantile(running, 0.99))) if len(running) else 0
-    if len(running) < FEWEST_MINUTES or floor <= max(1, needed):
+    if len(running) < MIN_MINUTES or floor <= max(1, needed):
         return []
     spare = np.maximum(floor - np.maximum(running, max(1, needed)), 0.0) * idle_w * 24 / 1000
     low, high = interval(spare)
@@ -172,13 +172,13 @@ def kinds_to_batch(kinds: Sequence[KindJobs]) -> list[Advice]:
     found = []
     for jobs in kinds:
         small, large = jobs.batch_size <= 2, jobs.batch_size >= 4
-        if len(jobs.work_s) < FEWEST_JOBS or small.sum() < 10 or large.sum() < 10:
+        if len(jobs.work_s) < MIN_JOBS or small.sum() < 10 or large.sum() < 10:
             continue
         waited = float(np.median(jobs.wait_s[small]))
         gain = 1.0 - jobs.work_s[large] / float(np.median(jobs.work_s[small]))
         queued = waited >= float(np.median(jobs.work_s))
-        soon = np.diff(jobs.submitted_s, append=np.inf) <= COMPANY_S
-        if np.median(gain) < WORTH_CAPPING or not (queued or soon[small].mean() >= WITH_COMPANY):
+        soon = np.diff(jobs.submitted_s, append=np.inf) <= BATCH_WAIT_S
+        if np.median(gain) < WORTH_CAPPING or not (queued or soon[small].mean() >= BATCHABLE_SHARE):
             continue
         low, high = interval(gain, of=lambda x: float(np.median(x)))
         share = float(small.mean())
@@ -186,17 +186,17 @@ def kinds_to_batch(kinds: Sequence[KindJobs]) -> list[Advice]:
             Advice(
                 f"{jobs.pool}/{jobs.kind}",
                 "batch",
-                "give its batches more time" if queued else f"let its jobs wait {COMPANY_S:g} s for a fuller batch",
+                "give its batches more time" if queued else f"let its jobs wait {BATCH_WAIT_S:g} s for a fuller batch",
                 float(np.median(gain)) * share,
                 low * share,
                 high * share,
                 "of its device time",
                 f"{share:.0%} of {len(jobs.work_s)} jobs ran in batches of one or two after waiting {waited:.2f} s; "
-                f"{soon[small].mean():.0%} of these were followed by another within {COMPANY_S:g} s",
+                f"{soon[small].mean():.0%} of these were followed by another within {BATCH_WAIT_S:g} s",
                 f"SELECT batch_size, wait_s, run_s FROM jobs WHERE kind = '{jobs.kind}'",  # noqa: S608
                 "AUTOPILOT_BATCH_BUDGET_S=1 autopilot up"
                 if queued
-                else f"autopilot policy --pool {jobs.pool} --batch-delay-s {COMPANY_S:g}",
+                else f"autopilot policy --pool {jobs.pool} --batch-delay-s {BATCH_WAIT_S:g}",
             )
         )
     return found
@@ -208,7 +208,7 @@ def shares_of_accelerators(kinds: Sequence[KindJobs], days: float) -> list[Advic
     for jobs in kinds:
         known = np.isfinite(jobs.energy_j)
         energy_j = {str(a): jobs.energy_j[known & (jobs.accelerator == a)] for a in np.unique(jobs.accelerator)}
-        energy_j = {name: its for name, its in energy_j.items() if len(its) >= FEWEST_JOBS}
+        energy_j = {name: its for name, its in energy_j.items() if len(its) >= MIN_JOBS}
         if len(energy_j) < 2:
             continue
         cheap = min(energy_j, key=lambda name: float(energy_j[name].mean()))
@@ -222,14 +222,14 @@ def shares_of_accelerators(kinds: Sequence[KindJobs], days: float) -> list[Advic
                 Advice(
                     f"{jobs.pool}/{jobs.kind}",
                     "share",
-                    f"{MOST_SHARE:.0%} of the workers on {cheap} instead of {dear}",
+                    f"{MAX_SHARE:.0%} of the workers on {cheap} instead of {dear}",
                     float(kwh.mean()),
                     low,
                     high,
                     "kWh per day",
                     f"{energy_j[cheap].mean():.3g} J per job on {cheap}, {energy_j[dear].mean():.3g} J on {dear}",
                     f"SELECT device, energy_j, run_s FROM jobs WHERE kind = '{jobs.kind}'",  # noqa: S608
-                    f"autopilot policy --share {cheap}={MOST_SHARE:g} --share {dear}={1 - MOST_SHARE:.2g}",
+                    f"autopilot policy --share {cheap}={MAX_SHARE:g} --share {dear}={1 - MAX_SHARE:.2g}",
                 )
             )
     return found
@@ -241,7 +241,7 @@ def unused_memory(devices: Sequence[DeviceMinutes]) -> list[Advice]:
     for device in devices:
         used = device.memory_used_bytes[np.isfinite(device.memory_used_bytes)]
         worked = bool((device.util_pct >= BUSY_PCT).any())
-        if len(used) < FEWEST_MINUTES or not device.memory_bytes > 0 or not worked:
+        if len(used) < MIN_MINUTES or not device.memory_bytes > 0 or not worked:
             continue
         free = 1.0 - used / device.memory_bytes
         if free.min() < UNUSED_MEMORY:

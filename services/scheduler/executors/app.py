@@ -44,8 +44,8 @@ async def connect(settings: ExecutorSettings) -> PoolExecutor:
 class ScaleCommands:
     """Runs each command once, and none that expired or came from a former leader."""
 
-    def __init__(self, hands: PoolExecutor, fence: CommandFence | None = None) -> None:
-        self._hands = hands
+    def __init__(self, executor: PoolExecutor, fence: CommandFence | None = None) -> None:
+        self._executor = executor
         self._fence = fence or CommandFence()
 
     async def carry_out(self, command: ScaleCommand) -> CommandOutcome:
@@ -58,7 +58,7 @@ class ScaleCommands:
             status="refused",
             requested=float(command.replicas),
             at=utc_now(),
-            executor="hands",
+            executor="executor",
             **command.owner,
         )
 
@@ -72,7 +72,7 @@ class ScaleCommands:
 
     async def _scale(self, command: ScaleCommand, outcome: CommandOutcome) -> CommandOutcome:
         try:
-            read_back = await self._hands.scale(command.pool, command.replicas)
+            read_back = await self._executor.scale(command.pool, command.replicas)
         except ExecutorError as error:
             log.warning("scale failed", extra={"pool": command.pool, "error": str(error)})
             return outcome.model_copy(update={"detail": str(error)})
@@ -81,11 +81,12 @@ class ScaleCommands:
         )
 
 
-def create_executor(settings: ExecutorSettings | None = None, hands: PoolExecutor | None = None) -> FastStream:
+def create_executor(settings: ExecutorSettings | None = None, executor: PoolExecutor | None = None) -> FastStream:
     """Create the executor app; run one per cluster or host."""
     settings = settings or load(ExecutorSettings)
-    service = Service("hands", settings)
+    service = Service("executor", settings)
     commands: ScaleCommands | None = None
+    # Its name from earlier versions: under a new one, old commands would be delivered again.
     scale = durable("hands-scale", subjects.SCALE_COMMANDS)
 
     async def on_scale(command: ScaleCommand) -> None:
@@ -97,7 +98,7 @@ def create_executor(settings: ExecutorSettings | None = None, hands: PoolExecuto
     @asynccontextmanager
     async def lifespan() -> AsyncIterator[None]:
         nonlocal commands
-        its = hands or await connect(settings)
+        its = executor or await connect(settings)
         fence = CommandFence(
             leading=lambda: leading_token(service.bus.js, "scheduler"), memory=BucketMemory(service.bus, "orchestrator")
         )

@@ -77,11 +77,11 @@ class ExternalScaler:
 
     async def stream_is_active(self, ref: Any, context: Any) -> AsyncIterator[Any]:
         """Stream that whenever it changes."""
-        told: bool | None = None
+        sent: bool | None = None
         while True:
             active = await self._known(self._pool(ref), context) > 0
-            if active != told:
-                told = active
+            if active != sent:
+                sent = active
                 yield MESSAGES["IsActiveResponse"](result=active)
             await asyncio.sleep(1.0)
 

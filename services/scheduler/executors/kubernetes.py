@@ -38,7 +38,7 @@ class KubernetesExecutor:
         try:
             scale = await self._apps.read_namespaced_deployment_scale(name, self._namespace)
         except (ApiException, OSError) as error:
-            raise self._told(pool, error) from error
+            raise self._error(pool, error) from error
         return int(scale.spec.replicas or 0)
 
     async def scale(self, pool: str, replicas: int) -> int:
@@ -49,7 +49,7 @@ class KubernetesExecutor:
                 name, self._namespace, {"spec": {"replicas": replicas}}
             )
         except (ApiException, OSError) as error:
-            raise self._told(pool, error) from error
+            raise self._error(pool, error) from error
         return int(scale.spec.replicas or 0)
 
     async def close(self) -> None:
@@ -61,7 +61,7 @@ class KubernetesExecutor:
         try:
             found = await self._apps.list_namespaced_deployment(self._namespace, label_selector=selector)
         except (ApiException, OSError) as error:
-            raise self._told(pool, error) from error
+            raise self._error(pool, error) from error
         names = [item.metadata.name for item in found.items]
         if len(names) != 1:
             raise ExecutorError(
@@ -69,6 +69,6 @@ class KubernetesExecutor:
             )
         return str(names[0])
 
-    def _told(self, pool: str, error: Exception) -> ExecutorError:
+    def _error(self, pool: str, error: Exception) -> ExecutorError:
         reason = f"{error.status} {error.reason}" if isinstance(error, ApiException) else f"{type(error).__name__}"
         return ExecutorError(f"kubernetes: pool {pool} in {self._namespace}: {reason}")

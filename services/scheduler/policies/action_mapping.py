@@ -25,7 +25,7 @@ from accelerator_autopilot.scheduler.policies.scale_up_rule import ScaleUpRule
 OUTPUTS = ("hold", "react", "drain", "power", "patience", "spare", "base", "company")
 HOLD, REACT, DRAIN = 0.5, 1.0, 1.0
 BASE = 0.1  # share of the operator's size
-COMPANY, MOST_COMPANY = 0.1, 0.4  # share of the slack that a job may wait for a fuller batch
+BATCH_WAIT, MAX_BATCH_WAIT = 0.1, 0.4  # share of the slack that a job may wait for a fuller batch
 PATIENCE_LOADS = 4.0  # load times without an arrival after which less is reserved
 IDLE_AFTER_S = 600.0  # without an arrival nothing is reserved
 HELD_WINDOW = 5  # index in WINDOWS_S: 600 s
@@ -49,11 +49,11 @@ def proposed(
     short = shortness(facts)
     wanted = (1.0 - short) * _long_slack(facts, seen, demand, out) + short * _short_slack(facts, seen, demand, out)
     late = urgency(facts, seen, demand)
-    company = np.minimum(COMPANY * np.exp(out[:, 7]), MOST_COMPANY) * facts.slack_s
+    batch_wait_s = np.minimum(BATCH_WAIT * np.exp(out[:, 7]), MAX_BATCH_WAIT) * facts.slack_s
     return PolicyParameters(
         replicas=wanted,
         power=np.clip(late + out[:, 3], 0.0, 1.0),
-        batch_delay_s=np.where((facts.slots > 1) & (late == 0), company, 0.0),
+        batch_delay_s=np.where((facts.slots > 1) & (late == 0), batch_wait_s, 0.0),
     )
 
 

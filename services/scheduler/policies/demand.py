@@ -105,10 +105,10 @@ class DemandHistory:
         )
 
     def _forecast(self, seen: PoolObservations, rate: Doubles) -> Doubles:
-        told = self._forecasts.observe(seen.arrivals, self.period_s)
-        if told is None:
+        forecast = self._forecasts.observe(seen.arrivals, self.period_s)
+        if forecast is None:
             return np.repeat(rate[:, :1], 2 * len(HORIZONS_MIN), axis=1)
-        return np.stack([told.mean, told.high], axis=2).reshape(len(rate), -1) / MINUTE_S
+        return np.stack([forecast.mean, forecast.high], axis=2).reshape(len(rate), -1) / MINUTE_S
 
     def _learn_work(self, seen: PoolObservations, slow: Doubles) -> None:
         known = seen.completions > 0

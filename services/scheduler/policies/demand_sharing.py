@@ -32,13 +32,13 @@ class SharedHistory:
 
     def __init__(self, history: ObservedDemand) -> None:
         self._history = history
-        self._told: tuple[PoolObservations, Demand] | None = None
+        self._last: tuple[PoolObservations, Demand] | None = None
 
     def observe(self, seen: PoolObservations) -> Demand:
         """Process one observation, unless another policy was shown it before."""
-        if self._told is None or self._told[0] is not seen:
-            self._told = seen, self._history.observe(seen)
-        return self._told[1]
+        if self._last is None or self._last[0] is not seen:
+            self._last = seen, self._history.observe(seen)
+        return self._last[1]
 
 
 def share_histories(policies: Iterable[object]) -> None:

@@ -62,9 +62,9 @@ class Forecaster:
         self._count += 1
         means = []
         for index, horizon in enumerate(self.horizons):
-            told = self._experts(horizon)
-            self._pending[index].append(told)
-            means.append((self._weights[:, index] * told).sum(axis=1))
+            forecasts = self._experts(horizon)
+            self._pending[index].append(forecasts)
+            means.append((self._weights[:, index] * forecasts).sum(axis=1))
         mean = np.stack(means, axis=1)
         low, high = self._spread()
         return Forecast(mean, np.maximum(0.0, mean + low), np.maximum(mean + high, 0.0))
@@ -82,11 +82,11 @@ class Forecaster:
     def _experts(self, horizon: int) -> Doubles:
         values = self._values
         damped = sum(DAMPING**step for step in range(1, horizon + 1))
-        told = [values[:, -1], *(values[:, -n:].mean(axis=1) for n in MEANS), *self._smooth.T]
-        told.append(self._level + damped * self._trend)
+        forecasts = [values[:, -1], *(values[:, -n:].mean(axis=1) for n in MEANS), *self._smooth.T]
+        forecasts.append(self._level + damped * self._trend)
         if self._season:
-            told += self._seasonal(horizon)
-        answers: Doubles = np.maximum(np.stack(told, axis=1), 0.0)
+            forecasts += self._seasonal(horizon)
+        answers: Doubles = np.maximum(np.stack(forecasts, axis=1), 0.0)
         return answers
 
     def _seasonal(self, horizon: int) -> list[Doubles]:
@@ -102,11 +102,11 @@ class Forecaster:
         for index, horizon in enumerate(self.horizons):
             if len(self._pending[index]) < horizon:
                 continue
-            told = self._pending[index].pop(0)
+            forecasts = self._pending[index].pop(0)
             weights = self._weights[:, index]
-            residual = value - (weights * told).sum(axis=1)
+            residual = value - (weights * forecasts).sum(axis=1)
             self._residuals[:, index, (self._count - horizon) % RESIDUALS] = residual
-            error = np.abs(told - value[:, None])
+            error = np.abs(forecasts - value[:, None])
             scale = self._scale[:, index]
             typical = error.mean(axis=1)
             scale = np.where(np.isnan(scale), typical, FADE * scale + (1 - FADE) * typical)

@@ -15,8 +15,8 @@ from accelerator_autopilot.scheduler.policies.demand_sharing import share_histor
 from accelerator_autopilot.scheduler.policies.forecasting import HORIZONS_MIN, Forecast, MinuteForecasts
 from accelerator_autopilot.scheduler.policies.policy_warmup import PolicyWarmup, Rows
 
-MOST_COHORTS = 20
-MOST_ABSENT = 60  # observations without a pool before its state is dropped
+MAX_COHORTS = 20
+MAX_ABSENT = 60  # observations without a pool before its state is dropped
 
 
 @dataclass
@@ -36,7 +36,7 @@ class _Cohort:
         for name, shape in zip(self.pools, self.shapes, strict=True):
             if name not in shapes:
                 self.absent[name] += 1
-                if self.absent[name] > MOST_ABSENT:
+                if self.absent[name] > MAX_ABSENT:
                     self.live.discard(name)
                 continue
             self.absent.pop(name, None)
@@ -74,8 +74,10 @@ class PolicyProposals:
             return {}
         mean, high = self.forecast.mean[self.row], self.forecast.high[self.row]
         names = [f"arrivals_in_{horizon}_min" for horizon in HORIZONS_MIN]
-        told = dict(zip(names, mean.round(2).tolist(), strict=True))
-        return told | {f"{name}_high": value for name, value in zip(names, high.round(2).tolist(), strict=True)}
+        expected_arrivals = dict(zip(names, mean.round(2).tolist(), strict=True))
+        return expected_arrivals | {
+            f"{name}_high": value for name, value in zip(names, high.round(2).tolist(), strict=True)
+        }
 
     def by(self, policy: str) -> Proposal | None:
         """Return this policy's proposal; None for an unknown policy or an invalid number."""
@@ -109,16 +111,16 @@ class PolicyRunner:
     def __post_init__(self) -> None:
         self.looks = PolicyWarmup(self.interval_s)
 
-    def recall(self, kept: Mapping[str, Rows]) -> None:
+    def restore(self, kept: Mapping[str, Rows]) -> None:
         """Continue from the observations of a previous leader. Raises ValueError."""
-        self.looks.recall(kept)
+        self.looks.restore(kept)
         self._cohorts = []
 
     def propose(self, pools: Sequence[PoolObservation], late_weight: float = 1.0) -> dict[str, PolicyProposals]:
         """Return proposals by pool."""
         by_name = {p.pool: p for p in pools}
         self._arrange(by_name)
-        opinions: dict[str, PolicyProposals] = {}
+        proposals: dict[str, PolicyProposals] = {}
         for cohort in self._cohorts:
             its = [by_name.get(name) if name in cohort.live else None for name in cohort.pools]
             columns = columns_of(its)
@@ -126,12 +128,12 @@ class PolicyRunner:
             seen = seen_from(columns, late_weight)
             forecast = cohort.forecasts.observe(seen.arrivals, self.interval_s)
             said = {name: Said.of(cohort.facts, policy.decide(seen)) for name, policy in cohort.policies.items()}
-            opinions |= {
+            proposals |= {
                 pool.pool: PolicyProposals(pool, row, said, forecast)
                 for row, pool in enumerate(its)
                 if pool is not None
             }
-        return opinions
+        return proposals
 
     def _arrange(self, pools: Mapping[str, PoolObservation]) -> None:
         shapes = {name: _shape(pool) for name, pool in pools.items()}
@@ -141,9 +143,9 @@ class PolicyRunner:
             known |= cohort.live
         self._cohorts = [c for c in self._cohorts if c.live]
         new = [name for name in pools if name not in known]
-        if new and len(self._cohorts) >= MOST_COHORTS:
+        if new and len(self._cohorts) >= MAX_COHORTS:
             self._cohorts, new = [], list(pools)
-        self._cohorts += [self._gather(names, pools, shapes) for names in self.looks.alike(new)]
+        self._cohorts += [self._gather(names, pools, shapes) for names in self.looks.group_by_length(new)]
         if new:
             self.looks.forget_all_but(pool for cohort in self._cohorts for pool in cohort.pools)
 

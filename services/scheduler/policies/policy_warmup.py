@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 from accelerator_autopilot.scheduler.domain.observation_arrays import COLUMNS, seen_from
 from accelerator_autopilot.scheduler.domain.pool_arrays import Doubles, PoolObservations
 
-LONGEST_S, MOST_LOOKS = 3600.0, 900
-MOST_SHOWN = 100_000  # observations times pools, so that a large fleet's first round still takes only seconds
-POOLS_A_BLOCK = 256
+MAX_S, MAX_OBSERVATIONS = 3600.0, 900
+MAX_SHOWN = 100_000  # observations times pools, so that a large fleet's first round still takes only seconds
+POOLS_PER_BLOCK = 256
 Rows = NDArray[np.float32]
 
 
@@ -22,9 +22,9 @@ class _Block:
 
     def __init__(self, most: int) -> None:
         self._most = most
-        self._looks: Rows = np.zeros((POOLS_A_BLOCK, most, len(COLUMNS)), np.float32)
-        self._next = np.zeros(POOLS_A_BLOCK, np.intp)
-        self.count = np.zeros(POOLS_A_BLOCK, np.intp)
+        self._looks: Rows = np.zeros((POOLS_PER_BLOCK, most, len(COLUMNS)), np.float32)
+        self._next = np.zeros(POOLS_PER_BLOCK, np.intp)
+        self.count = np.zeros(POOLS_PER_BLOCK, np.intp)
 
     def add(self, places: NDArray[np.intp], rows: Rows) -> None:
         """Add one observation of each of these pools."""
@@ -50,7 +50,7 @@ class PolicyWarmup:
 
     def __init__(self, interval_s: float) -> None:
         self.interval_s = interval_s
-        self._most = min(MOST_LOOKS, max(1, int(LONGEST_S / interval_s)))
+        self._most = min(MAX_OBSERVATIONS, max(1, int(MAX_S / interval_s)))
         self._lock = threading.Lock()
         self._places: dict[str, int] = {}
         self._free: list[int] = []
@@ -62,12 +62,12 @@ class PolicyWarmup:
         rows = columns.T.astype(np.float32)[np.array(there, bool)]
         with self._lock:
             places = np.array([self._place(pool) for pool in pools if pool is not None], np.intp)
-            blocks = places // POOLS_A_BLOCK
+            blocks = places // POOLS_PER_BLOCK
             for number in np.unique(blocks).tolist():
                 here = blocks == number
-                self._blocks[number].add(places[here] % POOLS_A_BLOCK, rows[here])
+                self._blocks[number].add(places[here] % POOLS_PER_BLOCK, rows[here])
 
-    def alike(self, pools: Iterable[str]) -> list[list[str]]:
+    def group_by_length(self, pools: Iterable[str]) -> list[list[str]]:
         """Group the same pools by roughly equal numbers of observations."""
         groups: dict[int, list[str]] = {}
         for pool in pools:
@@ -77,7 +77,7 @@ class PolicyWarmup:
     def shown(self, pools: Sequence[str]) -> list[PoolObservations]:
         """Return the common observations of these pools; the newest is the last."""
         count = min((self._count(pool) for pool in pools), default=0)
-        count = min(count, MOST_SHOWN // max(len(pools), 1))
+        count = min(count, MAX_SHOWN // max(len(pools), 1))
         if not count:
             return []
         looks = np.stack([self._rows(pool)[-count:] for pool in pools], axis=2)
@@ -89,7 +89,9 @@ class PolicyWarmup:
         with self._lock:
             for pool in [pool for pool in self._places if pool not in kept]:
                 place = self._places.pop(pool)
-                self._blocks[place // POOLS_A_BLOCK].put(place % POOLS_A_BLOCK, np.zeros((0, len(COLUMNS)), np.float32))
+                self._blocks[place // POOLS_PER_BLOCK].put(
+                    place % POOLS_PER_BLOCK, np.zeros((0, len(COLUMNS)), np.float32)
+                )
                 self._free.append(place)
 
     def kept(self) -> dict[str, Rows]:
@@ -102,7 +104,7 @@ class PolicyWarmup:
                 found[pool] = rows
         return found
 
-    def recall(self, kept: Mapping[str, Rows]) -> None:
+    def restore(self, kept: Mapping[str, Rows]) -> None:
         """Replace the state by stored observations. Raises ValueError for rows of another shape."""
         if any(rows.ndim != 2 or rows.shape[1] != len(COLUMNS) for rows in kept.values()):
             raise ValueError(f"observations have {len(COLUMNS)} columns: {', '.join(COLUMNS)}")
@@ -110,22 +112,22 @@ class PolicyWarmup:
             self._places, self._free, self._blocks = {}, [], []
             for pool, rows in kept.items():
                 place = self._place(pool)
-                self._blocks[place // POOLS_A_BLOCK].put(place % POOLS_A_BLOCK, rows.astype(np.float32))
+                self._blocks[place // POOLS_PER_BLOCK].put(place % POOLS_PER_BLOCK, rows.astype(np.float32))
 
     def _place(self, pool: str) -> int:
         place = self._places.get(pool)
         if place is None:
             if not self._free:
-                first = len(self._blocks) * POOLS_A_BLOCK
+                first = len(self._blocks) * POOLS_PER_BLOCK
                 self._blocks.append(_Block(self._most))
-                self._free = list(range(first + POOLS_A_BLOCK - 1, first - 1, -1))
+                self._free = list(range(first + POOLS_PER_BLOCK - 1, first - 1, -1))
             place = self._places[pool] = self._free.pop()
         return place
 
     def _count(self, pool: str) -> int:
         place = self._places.get(pool)
-        return 0 if place is None else int(self._blocks[place // POOLS_A_BLOCK].count[place % POOLS_A_BLOCK])
+        return 0 if place is None else int(self._blocks[place // POOLS_PER_BLOCK].count[place % POOLS_PER_BLOCK])
 
     def _rows(self, pool: str) -> Rows:
         place = self._places[pool]
-        return self._blocks[place // POOLS_A_BLOCK].rows(place % POOLS_A_BLOCK)
+        return self._blocks[place // POOLS_PER_BLOCK].rows(place % POOLS_PER_BLOCK)

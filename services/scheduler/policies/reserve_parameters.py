@@ -20,8 +20,8 @@ from accelerator_autopilot.scheduler.policies.whatif_sizing import WhatIfParamet
 
 PAST = ("margin", "doubt", "doubt_s", "late_goal", "memory_s")
 # Weights of the lateness controller: on the reserve while it is above zero and below, and on the reaction.
-CAUTION = ("caution", "ease", "alarm")
-NAMES = (*OUTPUTS, *CAUTION, *PAST)
+LATENESS_WEIGHTS = ("caution", "ease", "alarm")
+NAMES = (*OUTPUTS, *LATENESS_WEIGHTS, *PAST)
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ def shipped_numbers() -> ReserveParameters:
 def gains(numbers: Doubles, caution: Doubles) -> Doubles:
     """Return [P, len(OUTPUTS)] the gains; the lateness controller adjusts the reserve and the reaction."""
     moved = numbers[:, : len(OUTPUTS)].copy()
-    above, below, alarm = (numbers[:, NAMES.index(name)] for name in CAUTION)
+    above, below, alarm = (numbers[:, NAMES.index(name)] for name in LATENESS_WEIGHTS)
     moved[:, OUTPUTS.index("hold")] += np.where(caution > 0, above, below) * caution
     for name in ("react", "drain"):
         moved[:, OUTPUTS.index(name)] += alarm * caution

@@ -7,8 +7,8 @@ import numpy as np
 from accelerator_autopilot.scheduler.domain.pool_arrays import Doubles, PoolFacts, PoolObservations
 
 PRIOR_READY, PRIOR_STARTS = 1.0, 4.0
-FEWEST = 0.12  # share above which it pays to start more than is missing, and to cancel what is not ready
-RARELY = 1.3  # starts per missing replica where hardly any is fast
+MIN_READY_SHARE = 0.12  # share above which it pays to start more than is missing, and to cancel what is not ready
+EXTRA_START_FACTOR = 1.3  # starts per missing replica where hardly any is fast
 
 
 class StartupLatency:
@@ -33,5 +33,7 @@ class StartupLatency:
 
 def starts_for_one(prompt: Doubles, spare: Doubles) -> Doubles:
     """Return [P] how many to start per missing replica: with `spare` 1, enough that one is ready by the next time."""
-    more: Doubles = np.where(prompt > FEWEST, 1.0 / np.maximum(prompt, FEWEST), RARELY) ** np.maximum(spare, 0.0)
+    more: Doubles = np.where(
+        prompt > MIN_READY_SHARE, 1.0 / np.maximum(prompt, MIN_READY_SHARE), EXTRA_START_FACTOR
+    ) ** np.maximum(spare, 0.0)
     return more

@@ -17,7 +17,7 @@ from accelerator_autopilot.scheduler.domain.pool_arrays import Doubles, PoolFact
 from accelerator_autopilot.scheduler.policies.scale_up_rule import ScaleUpRule
 
 SIZES, SMALLEST = 14, 0.03  # shares of the pool's maximum replicas, in even logarithmic steps
-FIRST_LOOKS, SPREADS = 10.0, (0.1, 1.0)  # until then, work is assumed to vary by its mean, and by no more
+FIRST_OBSERVATIONS, SPREADS = 10.0, (0.1, 1.0)  # until then, work is assumed to vary by its mean, and by no more
 PROMPT_PART, LOADED_PART = 0.8, 0.5  # share of an interval that replicas work which became ready in it
 
 
@@ -54,7 +54,7 @@ class WhatIfSizing:
     def doubt(self) -> Doubles:
         """Return [P] 1 while nothing is known, half after `doubt_s` where work varies by its mean, less if steadier."""
         spread = np.maximum(self._square - self._mean**2, 0.0) ** 0.5 / np.maximum(self._mean, 1e-9)
-        spread = (spread * self._looks + FIRST_LOOKS) / (self._looks + FIRST_LOOKS)
+        spread = (spread * self._looks + FIRST_OBSERVATIONS) / (self._looks + FIRST_OBSERVATIONS)
         age_s = self._looks * self._facts.interval_s
         left: Doubles = 1.0 / (1.0 + age_s / (self._numbers.doubt_s * np.clip(spread, *SPREADS)))
         return left

@@ -217,8 +217,8 @@ class Training:
         checkpoint.card["validation"] = {"rule": reference, "learned": {**self.curve[-1], "late_price": LATE_PRICE}}
         checkpoint.save(self.out / "policy.npz")
         curve = [point for point in self.curve if "ratio_to_bound" in point]
-        told = json.dumps(checkpoint.card | {"curve": curve}, indent=1)
-        (self.out / "policy_card.json").write_text(told + "\n", encoding="utf-8")
+        card = json.dumps(checkpoint.card | {"curve": curve}, indent=1)
+        (self.out / "policy_card.json").write_text(card + "\n", encoding="utf-8")
 
 
 def _linear(model: PPO) -> list[torch.nn.Linear]:

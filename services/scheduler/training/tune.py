@@ -30,7 +30,7 @@ POOLS, STOCK, LENGTH_S, CANDIDATES = 40, 240, 3600.0, 12
 REGIMES = ("long-slack", "short-slack")
 STEADY = 0.25  # share of the pools whose work arrives without bursts
 LONG, SHORT = 0.85, 1.2  # load time over slack, maximum and minimum
-ALLOWED_LATE, LATE_WEIGHT, MOST_PENALTY = 0.008, 25.0, 1.0
+ALLOWED_LATE, LATE_WEIGHT, MAX_PENALTY = 0.008, 25.0, 1.0
 SPACE = {  # minimum, maximum, and where the search starts for long slack and for short
     "hold": (-2.5, 1.2, -0.6, 0.0),
     "react": (-2.5, 1.5, -1.0, 0.6),
@@ -67,13 +67,13 @@ def main(arguments: list[str] | None = None) -> None:
     for regime, name in enumerate(REGIMES):
         if a.only in (None, name):
             numbers[regime] = tune(models, traces, regime, a.generations, a.seed)
-    told = {name: [round(float(v), 4) for v in numbers[:, i]] for i, name in enumerate(NAMES)}
+    rounded = {name: [round(float(v), 4) for v in numbers[:, i]] for i, name in enumerate(NAMES)}
     card = {
         "found_by": "python -m accelerator_autopilot.scheduler.training.tune",
         "generations": a.generations,
         "seed": a.seed,
     }
-    a.out.write_text(json.dumps(card | {"numbers": told}, indent=1) + "\n", encoding="utf-8")
+    a.out.write_text(json.dumps(card | {"numbers": rounded}, indent=1) + "\n", encoding="utf-8")
 
 
 def tune(models: list[PoolModel], traces: list[Trace], regime: int, generations: int, seed: int) -> Doubles:
@@ -98,7 +98,7 @@ def tune(models: list[PoolModel], traces: list[Trace], regime: int, generations:
             generation,
         )
         late = np.maximum(0.0, 1.0 - played.in_time - ALLOWED_LATE)
-        cost = np.log(played.ratio_to_bound) + np.minimum(LATE_WEIGHT * late, MOST_PENALTY)
+        cost = np.log(played.ratio_to_bound) + np.minimum(LATE_WEIGHT * late, MAX_PENALTY)
         costs = cost.reshape(CANDIDATES, len(chosen)).mean(axis=1)
         search.tell(list(zip(asked, costs.tolist(), strict=True)))
         if generation % 4 == 0:

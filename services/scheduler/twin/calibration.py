@@ -13,10 +13,10 @@ from accelerator_autopilot.scheduler.domain.power_curves import PowerCurve
 from accelerator_autopilot.scheduler.twin.simulation import PoolModel, Trace
 
 IDLE_UTIL_PCT, BUSY_UTIL_PCT = 5.0, 80.0
-FEWEST_MINUTES, FEWEST_JOBS = 10, 30
+MIN_MINUTES, MIN_JOBS = 10, 30
 FULL_SPEED = 1.005  # relative time up to which a cap counts as full power
 BEND = (0.25, 3.0)  # bounds of the exponent on a published curve
-MOST_SLOTS, MOST_STRETCH = 16, 1.0
+MAX_SLOTS, MAX_STRETCH = 16, 1.0
 LEVELS = 9  # share of power, in the curve of a pool of several models
 ALONE = 0.7  # share of the working power: ML.ENERGY v3, LLMs on H100, a batch of 8 against the largest
 
@@ -53,10 +53,10 @@ def calibrated_speed(published: PowerCurve, runs: JobRuns) -> PowerCurve:
     slow = np.interp(runs.cap_w, published.cap_w, published.relative_time)
     known = np.isfinite(runs.cap_w) & (runs.run_s > 0)
     x, y = [], []
-    for alike in np.unique(np.stack([runs.kind[known], runs.batch_size[known]], axis=1), axis=0):
-        its = known & (runs.kind == alike[0]) & (runs.batch_size == alike[1])
+    for same in np.unique(np.stack([runs.kind[known], runs.batch_size[known]], axis=1), axis=0):
+        its = known & (runs.kind == same[0]) & (runs.batch_size == same[1])
         full, capped = its & (slow <= FULL_SPEED), its & (slow > FULL_SPEED)
-        if min(full.sum(), capped.sum()) < FEWEST_JOBS:
+        if min(full.sum(), capped.sum()) < MIN_JOBS:
             continue
         x.append(np.log(slow[capped]))
         y.append(np.log(runs.run_s[capped]) - np.log(runs.run_s[full]).mean())
@@ -72,7 +72,7 @@ def calibrated_batching(runs: JobRuns) -> tuple[int, float]:
     further, slower = [], []
     for kind in np.unique(runs.kind):
         its, several = runs.kind == kind, runs.batch_size > 1
-        if min((its & several).sum(), (its & ~several).sum()) < FEWEST_JOBS:
+        if min((its & several).sum(), (its & ~several).sum()) < MIN_JOBS:
             continue
         alone_s = float(runs.run_s[its & ~several].mean())
         further.append(runs.batch_size[its & several] - 1.0)
@@ -80,8 +80,8 @@ def calibrated_batching(runs: JobRuns) -> tuple[int, float]:
     if not further:
         return 1, 0.0
     x, y = np.concatenate(further), np.concatenate(slower)
-    stretch = float(np.clip((x * y).sum() / (x * x).sum(), 0.0, MOST_STRETCH))
-    return min(int(runs.batch_size.max()), MOST_SLOTS), stretch
+    stretch = float(np.clip((x * y).sum() / (x * x).sum(), 0.0, MAX_STRETCH))
+    return min(int(runs.batch_size.max()), MAX_SLOTS), stretch
 
 
 def work_alone_s(curve: PowerCurve, batching: tuple[int, float], runs: JobRuns) -> Doubles:
@@ -96,19 +96,19 @@ def work_alone_s(curve: PowerCurve, batching: tuple[int, float], runs: JobRuns) 
     return alone / np.where(np.isfinite(slow), slow, 1.0)
 
 
-def calibrated_curve(published: PowerCurve, told: Sequence[Minutes]) -> PowerCurve:
+def calibrated_curve(published: PowerCurve, minutes: Sequence[Minutes]) -> PowerCurve:
     """Shift the published curve to measurements: idle watts, and watts at work against those at the same cap."""
-    if not told:
+    if not minutes:
         return published
-    util = np.concatenate([m.util_pct for m in told])
-    power = np.concatenate([m.power_w for m in told])
-    cap = np.concatenate([m.cap_w for m in told])
+    util = np.concatenate([m.util_pct for m in minutes])
+    power = np.concatenate([m.power_w for m in minutes])
+    cap = np.concatenate([m.cap_w for m in minutes])
     known = np.isfinite(util) & np.isfinite(power)
     idle = power[known & (util <= IDLE_UTIL_PCT)]
     busy = known & (util >= BUSY_UTIL_PCT)
-    idle_w = float(np.median(idle)) if len(idle) >= FEWEST_MINUTES else published.idle_w
+    idle_w = float(np.median(idle)) if len(idle) >= MIN_MINUTES else published.idle_w
     power_w = published.power_w
-    if busy.sum() >= FEWEST_MINUTES:
+    if busy.sum() >= MIN_MINUTES:
         cap = np.where(np.isfinite(cap), cap, published.cap_w[-1])
         expected = np.interp(cap[busy], published.cap_w, published.power_w)
         power_w = np.minimum(power_w * float(np.quantile(power[busy] / expected, 0.9)), published.cap_w)

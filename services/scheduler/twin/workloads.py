@@ -17,9 +17,9 @@ from accelerator_autopilot.scheduler.domain.pool_arrays import Action, Doubles
 from accelerator_autopilot.scheduler.domain.power_curves import published
 from accelerator_autopilot.scheduler.twin.simulation import PoolModel, Trace, Twin
 
-MOST_REPLICAS = 96
+MAX_REPLICAS = 96
 UNSERVED = 0.002  # share of late jobs that even all replicas may have
-FEWEST_JOBS = 40
+MIN_JOBS = 40
 BATCHING, BATCHES = 0.3, (2, 4, 8, 16)  # share of pools that run several jobs together, and how many
 
 
@@ -148,7 +148,7 @@ def random_pool(
     curve = random_curve(random)
     idle_w = random.uniform(0.15, 0.4) * curve[0, -1]
     model = PoolModel(
-        size=int(min(MOST_REPLICAS, max(8, random.uniform(6, 16) * busy))),
+        size=int(min(MAX_REPLICAS, max(8, random.uniform(6, 16) * busy))),
         curve=curve,
         idle_w=idle_w,
         load_w=idle_w + random.uniform(0.1, 0.4) * (curve[0, -1] - idle_w),
@@ -177,7 +177,7 @@ def random_pools(
             twin.act(everything)
         jobs = twin.pools["last"] - twin.pools["first"]
         served = (twin.pools["late"] + jobs - twin.pools["done"]) <= UNSERVED * jobs
-        for (model, trace), fine in zip(drawn, served & (jobs >= FEWEST_JOBS), strict=True):
+        for (model, trace), fine in zip(drawn, served & (jobs >= MIN_JOBS), strict=True):
             if fine and len(models) < count:
                 models.append(model)
                 traces.append(trace)

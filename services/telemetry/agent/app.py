@@ -41,7 +41,7 @@ from accelerator_autopilot.telemetry.settings import AgentSettings
 log = logging.getLogger(__name__)
 
 # Longer than any driver call may take: a loop that stalls this long is restarted.
-STANDSTILL_S = 60.0
+HANG_TIMEOUT_S = 60.0
 GIVE_BACK_S = 10.0
 
 
@@ -71,15 +71,15 @@ def create_agent(settings: AgentSettings | None = None) -> FastStream:
         expected_devices=settings.expected_devices,
         resets=ResetWatch.after(boot_id(), state.boot_id, state.epochs),
     )
-    remember = remember_across_runs(sampler, settings, state_file, state)
-    sampler.all_told = remember
+    save = load_state(sampler, settings, state_file, state)
+    sampler.on_all_published = save
     power = PowerControl(
         settings.node,
         sampler.find,
         PowerCapFile(settings.data_dir / f"caps-{subjects.name_part(settings.node)}.json"),
         devices=lambda: list(sampler.devices),
     )
-    keeper = LeaseExpiry(power, service.bus.publish_outcome)
+    lease_expiry = LeaseExpiry(power, service.bus.publish_outcome)
     fence = CommandFence(
         leading=lambda: leading_token(service.bus.js, "scheduler"),
         memory=CommandFile(settings.data_dir / f"commands-{subjects.name_part(settings.node)}.json"),
@@ -98,20 +98,20 @@ def create_agent(settings: AgentSettings | None = None) -> FastStream:
     @asynccontextmanager
     async def lifespan() -> AsyncIterator[None]:
         # Caps of the previous run are restored whether or not there is a broker, and ours at shutdown.
-        await sampler.look_for_devices()
+        await sampler.discover_devices()
         await power.restore_all()
-        service.supervise("devices", sampler.keep_looking, standstill_s=STANDSTILL_S)
-        service.supervise("power leases", keeper.run, standstill_s=STANDSTILL_S)
+        service.supervise("devices", sampler.keep_discovering, hang_timeout_s=HANG_TIMEOUT_S)
+        service.supervise("power leases", lease_expiry.run, hang_timeout_s=HANG_TIMEOUT_S)
         try:
             async with service.running([watched]):
-                await sampler.tell_inventory()
-                service.supervise("sampling", sampler.run, standstill_s=STANDSTILL_S)
+                await sampler.publish_inventory()
+                service.supervise("sampling", sampler.run, hang_timeout_s=HANG_TIMEOUT_S)
                 service.supervise("publishing", sampler.run_publisher)
-                service.supervise("power outcomes", keeper.run_publisher)
+                service.supervise("power outcomes", lease_expiry.run_publisher)
                 yield
         finally:
             await give_back(power)
-            remember()
+            save()
 
     return service.app(lifespan)
 
@@ -125,21 +125,19 @@ async def give_back(power: PowerControl) -> None:
         log.critical("a driver did not restore caps in time; the next run will retry")
 
 
-def remember_across_runs(
-    sampler: Sampler, settings: AgentSettings, file: StateFile, state: AgentState
-) -> Callable[[], None]:
+def load_state(sampler: Sampler, settings: AgentSettings, file: StateFile, state: AgentState) -> Callable[[], None]:
     """Load the state of the previous run; returns a function that saves this run's."""
     sampler.addresses |= state.addresses
     boot = sampler.resets.boot_id
     same = state.boot_id == boot
     kernel: KernelLog | None = None
     if settings.kernel_log:
-        told = state.kernel_sequence if same else -1
-        kernel = KernelLog(sampler.device_at, told=told, whole=bool(state.boot_id) and not same, boot_id=boot)
+        reported = state.kernel_sequence if same else -1
+        kernel = KernelLog(sampler.device_at, reported=reported, whole=bool(state.boot_id) and not same, boot_id=boot)
         sampler.extra_events = kernel.poll
 
-    def remember() -> None:
+    def save() -> None:
         sequence = kernel.sequence if kernel is not None else -1
         file.save(AgentState(boot, dict(sampler.resets.epochs), sequence, dict(sampler.addresses)))
 
-    return remember
+    return save

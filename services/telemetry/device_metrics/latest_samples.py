@@ -12,10 +12,10 @@ from accelerator_autopilot.telemetry.samples import Sample
 
 STALE_AFTER_S = 30.0
 XID_WINDOW_S = 300.0  # dcgm-exporter's default window for its XID count
-MOST_XIDS = 1000
+MAX_XIDS = 1000
 
 _MAX_AGE_S = {m.name: max(STALE_AFTER_S, 2.5 * PERIODS_S[m.rate]) for m in METRICS}
-MOST_COUNTED = 100_000
+MAX_COUNTED = 100_000
 
 
 @dataclass
@@ -29,7 +29,7 @@ class Latest:
     info: DeviceInfo | None = None
     last_xid: int | None = None
     _read_s: dict[str, float] = field(default_factory=dict)
-    _xids: deque[tuple[float, int]] = field(default_factory=lambda: deque(maxlen=MOST_XIDS))
+    _xids: deque[tuple[float, int]] = field(default_factory=lambda: deque(maxlen=MAX_XIDS))
 
     def note_xid(self, code: int) -> None:
         """Record an XID."""
@@ -56,12 +56,12 @@ class LatestSamples:
 
     limit: int
     _devices: OrderedDict[tuple[str, str], Latest] = field(default_factory=OrderedDict)
-    _untold: OrderedDict[tuple[str, str], float] = field(default_factory=OrderedDict)
+    _omitted: OrderedDict[tuple[str, str], float] = field(default_factory=OrderedDict)
 
     @property
-    def untold(self) -> int:
+    def omitted(self) -> int:
         """Return the number of devices beyond the limit that reported recently."""
-        return len(self._untold)
+        return len(self._omitted)
 
     def update(self, node: str, device: str, sample: Sample, now_s: float, info: DeviceInfo | None = None) -> None:
         """Add a sample."""
@@ -73,16 +73,16 @@ class LatestSamples:
                 self._count(key, now_s)
                 return
             known = self._devices[key] = Latest(node, device, now_s, {})
-        self._untold.pop(key, None)
+        self._omitted.pop(key, None)
         known.take(sample, now_s)
         known.info = info or known.info
         self._devices.move_to_end(key)
 
     def _count(self, key: tuple[str, str], now_s: float) -> None:
-        self._untold[key] = now_s
-        self._untold.move_to_end(key)
-        while len(self._untold) > MOST_COUNTED or now_s - next(iter(self._untold.values())) > STALE_AFTER_S:
-            self._untold.popitem(last=False)
+        self._omitted[key] = now_s
+        self._omitted.move_to_end(key)
+        while len(self._omitted) > MAX_COUNTED or now_s - next(iter(self._omitted.values())) > STALE_AFTER_S:
+            self._omitted.popitem(last=False)
 
     def _make_room(self, now_s: float) -> None:
         """Drop devices that fell silent: a stale reading must not look current."""

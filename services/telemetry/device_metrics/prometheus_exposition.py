@@ -38,7 +38,7 @@ class DeviceCollector(Collector):
         if self._dcgm_names:
             yield from dcgm_families(devices, now_s)
         yield GaugeMetricFamily(
-            "autopilot_devices_not_exported", "devices not exported because of the limit", float(self._latest.untold)
+            "autopilot_devices_not_exported", "devices not exported because of the limit", float(self._latest.omitted)
         )
 
 

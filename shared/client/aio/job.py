@@ -98,8 +98,8 @@ class AsyncJob(Generic[R]):
     async def progress(self) -> AsyncIterator[JobProgress]:
         """Yield its progress until it ends: fractions, and pieces of the output where the kind reports them."""
         with translated("progress"):
-            async for told in self._autopilot.jobs.progress(self.id):
-                yield told
+            async for report in self._autopilot.jobs.progress(self.id):
+                yield report
 
     @call
     async def state(self) -> JobView:

@@ -256,8 +256,8 @@ class AsyncJobMethods(Connected):
         name, body, model = kind_and_body(payload, None)
         job_id = new_id()
         with translated("stream"):
-            async for told in self._autopilot.jobs.stream(name, body, job_id=job_id, fresh=True, priority=priority):
-                yield told if isinstance(told, JobProgress) else cast("R", parse_output(told, model))
+            async for report in self._autopilot.jobs.stream(name, body, job_id=job_id, fresh=True, priority=priority):
+                yield report if isinstance(report, JobProgress) else cast("R", parse_output(report, model))
 
     @call
     async def queued(self, limit: int = 1000) -> Rows[JobView]:

@@ -97,11 +97,11 @@ class Job(Future[R]):
         """Return the result, without cancelling the job when the wait is cancelled, as wrapping the future would."""
         loop, ended = asyncio.get_running_loop(), asyncio.Event()
 
-        def tell(_: Future[R]) -> None:
+        def settle(_: Future[R]) -> None:
             with suppress(RuntimeError):  # that loop may have ended
                 loop.call_soon_threadsafe(ended.set)
 
-        super().add_done_callback(tell)
+        super().add_done_callback(settle)
         await ended.wait()
         return self.result()
 
@@ -130,21 +130,21 @@ class Progress(Iterator[JobProgress]):
 
     def __init__(self, thread: LoopThread, job: AsyncJob[Any]) -> None:
         self._thread, self._job = thread, job
-        self._told = thread.iterate(job.progress())
+        self._reports = thread.iterate(job.progress())
 
     def __next__(self) -> JobProgress:
         """Return the next report, once there is one."""
-        return next(self._told)
+        return next(self._reports)
 
     async def __aiter__(self) -> AsyncIterator[JobProgress]:
         """Iterate in an event loop."""
         source = self._job.progress()
         try:
             while True:
-                told = await asyncio.wrap_future(self._thread.start(_next(source)))
-                if told is None:
+                report = await asyncio.wrap_future(self._thread.start(_next(source)))
+                if report is None:
                     return
-                yield told
+                yield report
         finally:
             self._thread.start(_close(source))
 

@@ -10,7 +10,7 @@ from accelerator_autopilot.contracts.kinds.base import Payload, Result, examples
 from accelerator_autopilot.contracts.kinds.files import File
 from accelerator_autopilot.contracts.row_tables import Tabular
 
-MOST_CODE_BYTES = 20_000_000
+MAX_CODE_BYTES = 20_000_000
 Category = Literal["bug", "security", "inefficiency", "gpu", "complexity", "syntax", "style"]
 Severity = Literal["error", "warning", "note"]
 
@@ -60,7 +60,7 @@ class AnalyzeCode(Payload[AnalyzeCodeResult]):
     result_model = AnalyzeCodeResult
     model_config = examples({"code": "import os\n\ndef f(x=[]):\n    return eval(x)\n"})
 
-    code: str | None = Field(default=None, max_length=MOST_CODE_BYTES)
+    code: str | None = Field(default=None, max_length=MAX_CODE_BYTES)
     language: str | None = Field(default=None, description="language of `code`; detected by default")
     files: list[File] = Field(default=[], max_length=5000)
     archive: str | None = None

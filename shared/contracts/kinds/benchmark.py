@@ -9,7 +9,7 @@ from pydantic import BaseModel, Field
 from accelerator_autopilot.contracts.kinds.base import Payload, Result, examples
 from accelerator_autopilot.contracts.row_tables import Tabular
 
-MOST_BATCH = 4096
+MAX_BATCH = 4096
 
 
 class Measurement(BaseModel):
@@ -47,7 +47,7 @@ class Benchmark(Payload[BenchmarkResult]):
 
     kind: str = Field(default="embed", max_length=200)
     payload: dict[str, Any] = {"texts": ["The quick brown fox jumps over the lazy dog."]}
-    batch_sizes: list[Annotated[int, Field(ge=1, le=MOST_BATCH)]] = Field(
+    batch_sizes: list[Annotated[int, Field(ge=1, le=MAX_BATCH)]] = Field(
         default=[1, 8, 32], min_length=1, max_length=10
     )
     repeats: int = Field(default=5, ge=2, le=1000)

@@ -11,7 +11,7 @@ from accelerator_autopilot.contracts.kinds.base import Payload, Result, examples
 from accelerator_autopilot.contracts.kinds.files import File
 from accelerator_autopilot.contracts.row_tables import Tabular
 
-MOST_LISTED = 1000
+MAX_LISTED = 1000
 
 
 class Reason(BaseModel):
@@ -66,4 +66,4 @@ class DetectAnomalies(Payload[DetectAnomaliesResult]):
     file: File | None = None
     rows: list[dict[str, Any]] | None = Field(default=None, max_length=1_000_000)
     ignore: list[str] = Field(default=[], description="columns to ignore, such as identifiers")
-    most: int = Field(default=100, ge=1, le=MOST_LISTED, description="most rows to report")
+    most: int = Field(default=100, ge=1, le=MAX_LISTED, description="most rows to report")

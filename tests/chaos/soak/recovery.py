@@ -15,7 +15,7 @@ from tests.chaos.soak.load import TRANSIENT
 from tests.chaos.soak.observing import Record
 from tests.chaos.soak.plan import Fault
 
-LOOK_EVERY_S = 0.3
+CHECK_INTERVAL_S = 0.3
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ class Recovery:
                 while (left := began + fault.hold_s - time.monotonic()) > 0:
                     if noticed is None and any((await self.product.readiness()).values()):
                         noticed = time.monotonic() - began
-                    await asyncio.sleep(min(LOOK_EVERY_S, left))
+                    await asyncio.sleep(min(CHECK_INTERVAL_S, left))
         except (*TRANSIENT, subprocess.CalledProcessError) as error:
             failed = {"the fault": f"was not put in or taken out: {type(error).__name__}: {error}"}
         ended = time.monotonic()
@@ -80,7 +80,7 @@ class Recovery:
                 self._last = ", ".join(f"{name} {why:.60}" for name, why in problems.items())
                 if time.monotonic() > ended + self.within_s:
                     return problems
-                await asyncio.sleep(LOOK_EVERY_S)
+                await asyncio.sleep(CHECK_INTERVAL_S)
         finally:
             canary.cancel()
 

@@ -35,7 +35,7 @@ from tests.support.product import query
 
 NODE = "soaknode"
 LATE_S = 150.0
-CHECK_EVERY_S = 30.0
+CHECK_INTERVAL_S = 30.0
 MEMORY_MARK_S = 300.0
 HOPELESS = 3
 
@@ -254,7 +254,7 @@ class Soak:
         """What is overdue while the load goes on is a violation, not only what is missing at the end."""
         told: set[str] = set()
         while True:
-            await asyncio.sleep(CHECK_EVERY_S)
+            await asyncio.sleep(CHECK_INTERVAL_S)
             late_s = LATE_S * self._scale.patience
             before = time.monotonic() - late_s
             with suppress(OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError):

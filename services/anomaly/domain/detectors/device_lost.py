@@ -43,7 +43,7 @@ _BEGIN: Mapping[str, _Kind] = {
 }
 _END = {"appeared": ("device_lost", "driver_hung"), "probe_recovered": ("driver_hung",)}
 _BY_NAME = {kind.name: kind for kind in _BEGIN.values()}
-_THE_SOURCE = "check the node's driver or exporter: all devices of this source are affected"
+_CHECK_SOURCE = "check the node's driver or exporter: all devices of this source are affected"
 
 
 @dataclass
@@ -99,7 +99,7 @@ class DeviceLostDetector(NullDetector):
         """Whether this says something about the device, not about its source."""
         node, device = absence.event.node, absence.event.device
         lasted = now - (absence.since or now)
-        others = self._fleet.mates(node, device) - {device}
+        others = self._fleet.source_peers(node, device) - {device}
         if self._fleet.source_fails(node, device):
             return False
         if not others:
@@ -124,7 +124,7 @@ class DeviceLostDetector(NullDetector):
             True,
             severity=absence.severity,
             summary=kind.summary,
-            action=kind.action if absence.severity == "critical" else _THE_SOURCE,
+            action=kind.action if absence.severity == "critical" else _CHECK_SOURCE,
             evidence=(evidence,),
             simulated=event.simulated,
             at=event.at,

@@ -117,14 +117,14 @@ def _fault_of(event: DeviceEvent) -> Fault | None:
 
 def _finding(event: DeviceEvent, fault: Fault, *, firing: bool) -> Finding:
     value = float(event.code) if event.code is not None else None
-    told = fault.summary if event.kind == SXID or not event.message else f"{fault.summary}: {event.message}"
+    summary = fault.summary if event.kind == SXID or not event.message else f"{fault.summary}: {event.message}"
     return Finding(
         event.node,
         event.device,
         fault.kind,
         firing,
         severity=fault.severity,
-        summary=told[:500],
+        summary=summary[:500],
         action=fault.action,
         runbook="docs/reference/alerts.md#faults-of-drivers-and-nvswitches",
         evidence=(Evidence(metric=event.kind, value=value, expected="none", at=event.at),),

@@ -26,7 +26,7 @@ BURST = timedelta(minutes=3)  # repetitions within it are one occurrence
 REPEATS = 3
 MANY_WITHIN = timedelta(minutes=3)
 MANY_DEVICES = 3
-MOST_REMEMBERED = 100
+MAX_REMEMBERED = 100
 
 
 @dataclass
@@ -34,7 +34,7 @@ class _Seen:
     """Bursts of one application code: on each device, and anywhere recently."""
 
     bursts: dict[tuple[str, str], deque[datetime]] = field(default_factory=dict)
-    lately: deque[tuple[datetime, str, str]] = field(default_factory=lambda: deque(maxlen=MOST_REMEMBERED))
+    lately: deque[tuple[datetime, str, str]] = field(default_factory=lambda: deque(maxlen=MAX_REMEMBERED))
 
 
 class XidDetector(NullDetector):
@@ -92,7 +92,7 @@ class XidDetector(NullDetector):
             return xid.severity, xid.meaning, ADVICE[xid.action]
         seen = self._seen[event.code or 0]
         device = (event.node, event.device)
-        bursts = seen.bursts.setdefault(device, deque(maxlen=MOST_REMEMBERED))
+        bursts = seen.bursts.setdefault(device, deque(maxlen=MAX_REMEMBERED))
         while bursts and event.at - bursts[0] > REPEAT_WITHIN:
             bursts.popleft()
         if not bursts or event.at - bursts[-1] > BURST:

@@ -10,7 +10,7 @@ import numpy as np
 from accelerator_autopilot.anomaly.domain.last_values import Slots as Indices
 from accelerator_autopilot.anomaly.domain.learned.slot_tensors import Floats, Slots
 
-LEAST_SURPRISE = 4.0
+MIN_SURPRISE = 4.0
 REST_ROWS = 100
 GROWTH = 1.2
 
@@ -29,7 +29,7 @@ class AlarmThrottle:
         """Return the strength of each row's alarm, zero where there is none."""
         s = self.slots.read(slots)
         since = s["since"] + 1
-        fires = (surprise > LEAST_SURPRISE) & ((since > REST_ROWS) | (surprise > GROWTH * s["strength"]))
+        fires = (surprise > MIN_SURPRISE) & ((since > REST_ROWS) | (surprise > GROWTH * s["strength"]))
         self.slots.write(
             slots,
             {

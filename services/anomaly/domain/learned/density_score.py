@@ -18,10 +18,10 @@ from accelerator_autopilot.anomaly.domain.learned.slot_tensors import Floats, Sl
 
 WARM_UP_ROWS = 100
 BINS, BIN_WIDTH = 64, 0.2  # bins of asinh((x - c) / q): even steps near the middle, even ratios far out
-VIEWS = ("value", "level", "log_level", "log_level_slow", "restless", "off_season")
+VIEWS = ("value", "level", "log_level", "log_level_slow", "variability", "off_season")
 WINDOW = (1.0, 1.0, 0.3, 0.3, 0.3, 0.3)  # half width of "near", in mean absolute deviations
 WEIGHT = (0.2, 0.9, 0.35, 0.15, 1.0, 0.5)
-RANGE_WEIGHT, RANGE_GAIN, RANGE_MOST = (1.25, 0.3, 0.5), 20.0, 2.0
+RANGE_WEIGHT, RANGE_GAIN, MAX_RANGE = (1.25, 0.3, 0.5), 20.0, 2.0
 RANGE_FORGET = 0.1 * 2 / 5001
 FAST, SLOW = 2 / 21, 2 / 101
 TINY = 1e-9
@@ -53,7 +53,7 @@ class DensityScore:
         x = np.where(known, x, s["last"])
         takes = known & learn[:, None]
         off, anew = self.seasons.step(slots, x, s["spread"][:, 0], takes)
-        self._begin_anew(s, off, anew)
+        self._restart(s, off, anew)
         views = np.concatenate([self._views(s, x), off[:, None]], 1)
         score = self._rarity(s, views, takes) + self._beyond(s, x, views, takes)
         warm = known & (s["count"] > WARM_UP_ROWS)
@@ -62,7 +62,7 @@ class DensityScore:
         return np.where(warm, score, ZERO)
 
     @staticmethod
-    def _begin_anew(s: dict[str, Floats], off: Floats, anew: Bools) -> None:
+    def _restart(s: dict[str, Floats], off: Floats, anew: Bools) -> None:
         """Reset the seasonal view where its season changed, and with it the view's meaning."""
         if anew.any():
             s["bins"][:, 5] = np.where(anew[..., None], ZERO, s["bins"][:, 5])
@@ -87,8 +87,8 @@ class DensityScore:
         s["log_level_slow"] = s["log_level_slow"] + slow * (log - s["log_level_slow"])
         s["step_level"] = s["step_level"] + fast * (step - s["step_level"])
         s["last"] = x
-        restless = np.log(s["step_level"] + 1e-3 * s["steps"] + TINY)
-        return np.stack([x, s["level"], s["log_level"], s["log_level_slow"], restless], 1)
+        variability = np.log(s["step_level"] + 1e-3 * s["steps"] + TINY)
+        return np.stack([x, s["level"], s["log_level"], s["log_level_slow"], variability], 1)
 
     def _rarity(self, s: dict[str, Floats], views: Floats, takes: Bools) -> Floats:
         count = s["count"][:, None, :]
@@ -146,7 +146,7 @@ class DensityScore:
         s["high"] = np.where(takes[:, None, :], np.maximum(now, high - fade * (high - middle)), high)
         s["low"] = np.where(takes[:, None, :], np.minimum(now, low + fade * (middle - low)), low)
         weight = np.array(RANGE_WEIGHT, np.float32)[:, None]
-        far: Floats = (weight * np.minimum(RANGE_GAIN * over, RANGE_MOST)).sum(1)
+        far: Floats = (weight * np.minimum(RANGE_GAIN * over, MAX_RANGE)).sum(1)
         return far
 
 

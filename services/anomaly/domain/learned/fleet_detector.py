@@ -62,7 +62,7 @@ class FleetDetector:
         learn = ~alerted | (s["alerted_s"] > RELEARN_S)
         scores = self.detector.step(slots, channels, learn)
         rate = 2 / (PERSISTENCE_ROWS + 1)
-        s["level"] = s["level"] + rate * (scores.oddness - s["level"])
+        s["level"] = s["level"] + rate * (scores.anomaly_score - s["level"])
         s["metrics"] = s["metrics"] + rate * (scores.by_metric - s["metrics"])
         self._level.write(slots, s)
         off, guess = self.causes.step(slots, channels, learn)
@@ -102,7 +102,9 @@ class FleetDetector:
         )
 
 
-def telling(scores: Floats, values: Floats, expected: Floats, most: int = 3) -> list[tuple[str, float, float, float]]:
+def top_metrics(
+    scores: Floats, values: Floats, expected: Floats, most: int = 3
+) -> list[tuple[str, float, float, float]]:
     """Return the metrics that contribute most to one row: name, score, value, usual value."""
     own = [i for i in np.argsort(-np.nan_to_num(scores)) if not NAMES[i].startswith("peer_")]
     order = own[:most]

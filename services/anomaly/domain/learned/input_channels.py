@@ -20,7 +20,7 @@ TEMP, POWER = OWN.index("temp_c"), OWN.index("power_w")
 LEARN_S, TURNS = 10.0, 10
 DUE_SHARE = 0.95
 SLOW_S = 60.0  # temperature follows power with a time constant of about a minute
-MOST_PEERS = 16
+MAX_PEERS = 16
 
 
 @dataclass(frozen=True)
@@ -116,12 +116,12 @@ class InputChannels:
     def _slow_power(self, view: View) -> Doubles:
         """Return the power of the last minute in each row [moments, slots]."""
         s, power = view.each, view.grid(view.get("power_w")).astype(np.float64)
-        told = ~np.isnan(power)
-        ever, first = told.any(axis=0), told.argmax(axis=0)
+        known = ~np.isnan(power)
+        ever, first = known.any(axis=0), known.argmax(axis=0)
         before = np.where(np.isnan(self._slow_w[s]) & ever, power[first, np.arange(len(s))], self._slow_w[s])
-        gained = np.where(told, 1 - np.exp(-view.grid(view.dt_s) / SLOW_S), 0.0)
+        gained = np.where(known, 1 - np.exp(-view.grid(view.dt_s) / SLOW_S), 0.0)
         slow_w = fading(np.nan_to_num(before), 1 - gained, gained * np.nan_to_num(power))
-        slow_w[~told] = np.nan
+        slow_w[~known] = np.nan
         self._slow_w[s] = slow_w[-1]
         return slow_w
 

@@ -28,12 +28,12 @@ MANY_METRICS = 1.5
 
 @dataclass(frozen=True)
 class Scores:
-    """For each row: `oddness` [rows] ranks, `surprise` [rows] alarms, `by_metric` [rows, metrics] explains.
+    """For each row: `anomaly_score` [rows] ranks, `surprise` [rows] alarms, `by_metric` [rows, metrics] explains.
 
     `expected` [rows, metrics] is the usual value of each metric.
     """
 
-    oddness: Floats
+    anomaly_score: Floats
     surprise: Floats
     by_metric: Floats
     expected: Floats

@@ -20,7 +20,7 @@ SEASONAL = 0.5  # error at the lag, relative to the mean absolute deviation, bel
 STAYS = 1.3  # factor on the smallest error up to which the current lag is kept
 ERROR_ROWS, SCALE_ROWS = 2000, 1000
 SMOOTH = 2 / 11
-LEAST_SCALE = 0.02  # share of the mean absolute deviation
+MIN_SCALE = 0.02  # share of the mean absolute deviation
 TINY = 1e-9
 
 
@@ -67,4 +67,4 @@ class SeasonalMemory:
         np.put_along_axis(s["kept"], (count % KEPT).astype(np.int64)[..., None], remembered[..., None], axis=-1)
         s["off"], s["lag"], s["count"], s["rows"] = off, lag, count + 1, s["rows"] + 1
         self.slots.write(slots, s)
-        return np.arcsinh(off / (s["scale"] + LEAST_SCALE * spread + TINY)), anew
+        return np.arcsinh(off / (s["scale"] + MIN_SCALE * spread + TINY)), anew

@@ -23,29 +23,29 @@ class CollectiveRule:
     kind: Kind
     compare: Compare
     reads: tuple[str, ...]
-    _gang: Doubles = field(default_factory=lambda: np.empty(0))
+    _job_group: Doubles = field(default_factory=lambda: np.empty(0))
 
     def grow(self, slots: int) -> None:
         """Grow to at least this many slots."""
-        self._gang = filled(self._gang, slots, ALONE)
+        self._job_group = filled(self._job_group, slots, ALONE)
 
-    def join(self, gang_of: Slots) -> None:
+    def join(self, job_group_of: Slots) -> None:
         """Set the job group of each slot, ALONE for none."""
-        self._gang[:] = ALONE
-        self._gang[: len(gang_of)] = gang_of
+        self._job_group[:] = ALONE
+        self._job_group[: len(job_group_of)] = job_group_of
 
     def test(self, view: View) -> Tested:
         """Test rows whose job has other devices among the rows."""
-        gang = self._gang[view.slots]
-        rows = np.flatnonzero(gang != ALONE)
+        group = self._job_group[view.slots]
+        rows = np.flatnonzero(group != ALONE)
         firing, known = np.zeros(len(view), bool), np.zeros(len(view), bool)
         if len(rows):
             util, clock = (view.get(name)[rows].astype(np.float64) for name in ("gpu_util_pct", "clock_sm_mhz"))
-            others_util, others_clock = (median_of_others(value, gang[rows]) for value in (util, clock))
+            others_util, others_clock = (median_of_others(value, group[rows]) for value in (util, clock))
             known[rows] = ~np.isnan(util) & ~np.isnan(others_util)
             firing[rows] = known[rows] & self.compare(util, others_util, clock, others_clock)
         # A device that has left its job no longer has the fault.
-        return firing, known | (gang == ALONE)
+        return firing, known | (group == ALONE)
 
 
 def _slow(util: Doubles, others_util: Doubles, clock: Doubles, others_clock: Doubles) -> Bools:

@@ -33,8 +33,8 @@ class Thermal(Stateless):
         """Compare each device with its own limit."""
         limit = view.get("temp_slowdown_c")
         margin = np.where(np.isnan(limit), HOT_C, limit) - view.get("temp_c")
-        told = view.get("temp_margin_c")
-        margin = np.where(np.isnan(told), margin, np.fmin(margin, told))
+        reported = view.get("temp_margin_c")
+        margin = np.where(np.isnan(reported), margin, np.fmin(margin, reported))
         firing = margin <= 0
         return firing, firing | (margin > MARGIN_C)
 

@@ -10,7 +10,7 @@ from accelerator_autopilot.anomaly.domain.rules.base import ANY_GROWTH, Growth, 
 from accelerator_autopilot.contracts.messages.alerts import Severity
 
 UNCORRECTED_HOLD_S = 300.0
-CORRECTED_AN_HOUR = 20.0
+CORRECTED_PER_HOUR = 20.0
 HOUR_S = 3600.0
 
 
@@ -58,7 +58,7 @@ def make() -> list[Rule]:
                 disturbs=False,
             ),
             ("ecc_sbe", "ecc_sbe_total"),
-            CORRECTED_AN_HOUR,
+            CORRECTED_PER_HOUR,
             HOUR_S,
         ),
         Growth(

@@ -33,7 +33,7 @@ LIMITS: dict[str, tuple[float, float]] = {
 
 
 @dataclass(frozen=True)
-class Standing:
+class Unchanged:
     """For each row: for how many rows and seconds the value has been unchanged, compared with its history.
 
     `usual` is the longest time it was unchanged before, in rows, and `rows` how many there were in this state;
@@ -59,7 +59,7 @@ class Standing:
         return lasting & (self.still_s >= np.where(paced, least_s, np.maximum(least_s, UNKNOWN_STILL_S)))
 
 
-class Stillness:
+class UnchangedTracker:
     """Tracks how long a value has repeated, compared with the longest time it did before, idle and busy."""
 
     def __init__(self) -> None:
@@ -76,7 +76,7 @@ class Stillness:
         self._longest = [filled(values, slots, 0.0) for values in self._longest]
         self._changes = filled(self._changes, slots, 0.0)
 
-    def count(self, view: View, same: Bools, known: Bools) -> Standing:
+    def count(self, view: View, same: Bools, known: Bools) -> Unchanged:
         """Process rows; returns how long the value has been unchanged in each."""
         if view.moments > 1:
             return self._count_many(view, same, known)
@@ -92,9 +92,9 @@ class Stillness:
         self._still_s[s] = np.where(known, np.where(same, self._still_s[s] + view.dt_s, 0.0), self._still_s[s])
         usual = np.where(busy, self._longest[1][s], self._longest[0][s])
         rows = np.where(busy, self._rows[1][s], self._rows[0][s])
-        return Standing(busy, self._ticks[s], self._still_s[s], usual, rows, self._changes[s])
+        return Unchanged(busy, self._ticks[s], self._still_s[s], usual, rows, self._changes[s])
 
-    def _count_many(self, view: View, same: Bools, known: Bools) -> Standing:
+    def _count_many(self, view: View, same: Bools, known: Bools) -> Unchanged:
         """Process several moments."""
         s, busy, same, known = view.each, view.grid(self._busy(view)), view.grid(same), view.grid(known)
         counted = np.add.accumulate(known, axis=0)
@@ -102,9 +102,9 @@ class Stillness:
         moved = known & ~same
         ago = np.maximum.accumulate(np.where(moved, counted, -1), axis=0)
         ticks = np.where(ago >= 0, counted - ago, self._ticks[s] + counted).astype(np.float64)
-        stood = np.add.accumulate(np.where(known & same, view.grid(view.dt_s), 0.0), axis=0)
-        by_then = np.maximum.accumulate(np.where(moved, stood, -1.0), axis=0)
-        still_s = np.where(by_then >= 0, stood - by_then, self._still_s[s] + stood)
+        unchanged_s = np.add.accumulate(np.where(known & same, view.grid(view.dt_s), 0.0), axis=0)
+        by_then = np.maximum.accumulate(np.where(moved, unchanged_s, -1.0), axis=0)
+        still_s = np.where(by_then >= 0, unchanged_s - by_then, self._still_s[s] + unchanged_s)
         before = np.concatenate([self._ticks[s][None], ticks[:-1]])
         usual, rows = np.empty(ticks.shape), np.empty(ticks.shape)
         for state in (False, True):
@@ -116,7 +116,7 @@ class Stillness:
             rows[here], usual[here] = seen[here], longest[here]
         changes = self._changes[s] + np.add.accumulate(moved, axis=0)
         self._ticks[s], self._still_s[s], self._changes[s] = ticks[-1], still_s[-1], changes[-1]
-        return Standing(busy.ravel(), ticks.ravel(), still_s.ravel(), usual.ravel(), rows.ravel(), changes.ravel())
+        return Unchanged(busy.ravel(), ticks.ravel(), still_s.ravel(), usual.ravel(), rows.ravel(), changes.ravel())
 
     @staticmethod
     def _busy(view: View) -> Bools:
@@ -141,7 +141,7 @@ class Frozen:
 
     def __init__(self) -> None:
         self._columns = [COLUMN[name] for name in ALL]
-        self._still = Stillness()
+        self._still = UnchangedTracker()
 
     def grow(self, slots: int) -> None:
         """Grow to at least this many slots."""
@@ -170,7 +170,7 @@ class Stuck:
             clear_after_s=0.0,
         )
         self.reads = (metric,)
-        self._still = Stillness()
+        self._still = UnchangedTracker()
         self._high: Doubles = np.empty(0)
         self._low: Doubles = np.empty(0)
         self._level: Doubles = np.empty(0)
@@ -186,13 +186,13 @@ class Stuck:
         now, other = view.read(self._metric), view.read(self._follows)
         known = ~np.isnan(now) & ~np.isnan(other)
         same = known & (now == view.pick(view.before, [COLUMN[self._metric]])[:, 0])
-        standing = self._still.count(view, same, known)
+        unchanged = self._still.count(view, same, known)
         # The mean lags behind by some rows.
-        begun = standing.ticks <= SETTLE_TICKS
+        begun = unchanged.ticks <= SETTLE_TICKS
         high, low = (self._span if view.moments == 1 else self._span_many)(view, other, known, begun)
         moved = (high - low) >= np.maximum(self._share * np.nan_to_num(view.highest(self._follows)), self._points)
         extreme = (now <= 0) | (now >= 100) if self._metric.endswith("_pct") else np.zeros(len(view), bool)
-        return standing.lasts(STUCK_S) & known & moved & ~extreme, known
+        return unchanged.lasts(STUCK_S) & known & moved & ~extreme, known
 
     def _span(self, view: View, other: Floats, known: Bools, begun: Bools) -> tuple[Doubles, Doubles]:
         """Return the range of the other's mean since this one last changed."""
@@ -206,12 +206,12 @@ class Stuck:
 
     def _span_many(self, view: View, other: Floats, known: Bools, begun: Bools) -> tuple[Doubles, Doubles]:
         """Process several moments."""
-        s, told, there = view.each, view.grid(other).astype(np.float64), view.grid(known)
+        s, other_values, there = view.each, view.grid(other).astype(np.float64), view.grid(known)
         ever = there.any(axis=0)
-        first = told[there.argmax(axis=0), np.arange(len(s))]
+        first = other_values[there.argmax(axis=0), np.arange(len(s))]
         start = np.where(np.isnan(self._level[s]) & ever, first, self._level[s])
         kept = np.where(there, 1 - LEVEL_RATE, 1.0)
-        level = fading(np.nan_to_num(start), kept, np.where(there, LEVEL_RATE * told, 0.0))
+        level = fading(np.nan_to_num(start), kept, np.where(there, LEVEL_RATE * other_values, 0.0))
         high, low = running_extremes(level, view.grid(begun), there, self._high[s], self._low[s])
         for array, fresh in ((self._high, high), (self._low, low), (self._level, level)):
             array[s] = np.where(ever, fresh[-1], array[s])

@@ -65,7 +65,7 @@ class PoolCommands:
         """Set how long jobs wait for a fuller batch."""
 
         async def act() -> Did:
-            self.supervisor.let_jobs_wait(command.delay_s, command.lease_s)
+            self.supervisor.set_batch_delay(command.delay_s, command.lease_s)
             return "applied", ""
 
         await self._carry_out(command, "batch", act, requested=command.delay_s)

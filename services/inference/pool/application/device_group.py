@@ -54,9 +54,9 @@ def group(devices: Sequence[DeviceInfo], size: int) -> list[DeviceGroup]:
     groups: list[DeviceGroup] = []
     waiting: dict[str, list[DeviceInfo]] = {}
     for device in devices:
-        alike = waiting.setdefault(device.model, [])
-        alike.append(device)
-        if len(alike) == size:
-            groups.append(DeviceGroup(tuple(alike)))
+        same_model = waiting.setdefault(device.model, [])
+        same_model.append(device)
+        if len(same_model) == size:
+            groups.append(DeviceGroup(tuple(same_model)))
             waiting[device.model] = []
     return groups

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from accelerator_autopilot.contracts.errors import UnavailableError
 from accelerator_autopilot.contracts.frames import TelemetryFrame
 from accelerator_autopilot.contracts.messages.alerts import Alert
+from accelerator_autopilot.contracts.severity_ranks import SEVERITY_RANK
 from accelerator_autopilot.inference.pool.application.worker_supervisor import PoolSupervisor
 from accelerator_autopilot.inference.pool.domain.throttling import Severity, share, speed
 from accelerator_autopilot.runtime.bus import BUS_ERRORS
@@ -17,8 +18,7 @@ from accelerator_autopilot.runtime.supervision import beat
 
 log = logging.getLogger(__name__)
 
-IN_STEP_S = 15.0
-RANK: dict[Severity, int] = {"info": 0, "warning": 1, "critical": 2}
+RECONCILE_INTERVAL_S = 15.0
 
 
 @dataclass
@@ -62,18 +62,18 @@ class DeviceLoadShare:
                     if identity not in now_open and alert is not None and alert.at == at:
                         del self._alerts[identity]
                 self.on_alerts(alert for alert in now_open.values() if alert.id not in known)
-            await asyncio.sleep(IN_STEP_S)
+            await asyncio.sleep(RECONCILE_INTERVAL_S)
 
     def _update(self) -> None:
         worst: dict[str, Severity] = {}
         for alert in self._alerts.values():
-            worst[alert.device] = max(worst.get(alert.device, "info"), alert.severity, key=RANK.__getitem__)
+            worst[alert.device] = max(worst.get(alert.device, "info"), alert.severity, key=SEVERITY_RANK.__getitem__)
         self.supervisor.shares = {
             d.device: share(self._samples.get(d.device, {}), worst.get(d.device), d.power_default_w)
             for d in self.supervisor.devices
         }
         self.supervisor.speeds |= {
-            d.device: told
+            d.device: device_speed
             for d in self.supervisor.devices
-            if d.simulated and (told := speed(self._samples.get(d.device, {}), d.clock_max_sm_mhz)) is not None
+            if d.simulated and (device_speed := speed(self._samples.get(d.device, {}), d.clock_max_sm_mhz)) is not None
         }

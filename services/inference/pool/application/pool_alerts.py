@@ -29,9 +29,9 @@ class PoolAlerts:
         node = self.supervisor.settings.node
         return alert.kind in POOL_ALERT_KINDS and alert.node == node and alert.id.startswith(self._prefix)
 
-    async def recall(self) -> None:
+    async def restore(self) -> None:
         """Resume with the alerts that were open before a restart. Raises UnavailableError."""
-        await self._alerts.recall()
+        await self._alerts.restore()
 
     async def settle(self) -> None:
         """Open new alerts and resolve those that are over. Raises UnavailableError; the next call continues."""

@@ -24,7 +24,7 @@ log = logging.getLogger(__name__)
 
 STATUS_PERIOD_S = 0.5
 # How often an unchanged status is rewritten and the node's devices are read: each write costs a disk write.
-REST_PERIOD_S = 2.0
+IDLE_PERIOD_S = 2.0
 
 
 @dataclass
@@ -35,7 +35,7 @@ class PoolState:
     supervisor: PoolSupervisor
     alerts: PoolAlerts = field(init=False)
     _kept: tuple[set[str], dict[str, str]] = field(default_factory=lambda: (set(), {}))
-    _told: dict[str, Any] | None = None
+    _published: dict[str, Any] | None = None
     _done_s: dict[str, float] = field(default_factory=dict)
     _writing: asyncio.Lock = field(default_factory=asyncio.Lock)
 
@@ -51,7 +51,7 @@ class PoolState:
         """Return the key of its status in the bucket `pools`."""
         return f"{self.supervisor.settings.pool}.{subjects.token(self._node)}"
 
-    async def recall(self) -> None:
+    async def restore(self) -> None:
         """Restore the state from before a restart: the desired size and the cordoned devices."""
         kept = await self.bus.read("pools", self.status_key, PoolStatus)
         cordons = await self._cordons()
@@ -61,7 +61,7 @@ class PoolState:
             self.supervisor.cordoned = {device for _, device in cordons.devices}
             self.supervisor.set_aside = dict(cordons.reasons)
             self._kept = (set(self.supervisor.cordoned), dict(self.supervisor.set_aside))
-        await self.alerts.recall()
+        await self.alerts.restore()
 
     @property
     def _cordons_key(self) -> str:
@@ -97,16 +97,16 @@ class PoolState:
                 await self._count_kills()
                 if self._kept != (self.supervisor.cordoned, self.supervisor.set_aside):
                     await self.save_cordons(set(self.supervisor.cordoned))
-                await self._tell_status()
+                await self._publish_status()
             except UnavailableError as error:
                 log.info("status not published", extra={"error": type(error).__name__})
             try:
                 await self.alerts.settle()
             except UnavailableError as error:
                 log.info("alerts not published yet", extra={"error": str(error)})
-            unwell = self.supervisor.waiting_for
-            reason = f"workers on {', '.join(unwell)} hung and are not back yet"
-            health.report("hung workers", ok=not unwell, reason=reason)
+            hung = self.supervisor.waiting_for
+            reason = f"workers on {', '.join(hung)} hung and are not back yet"
+            health.report("hung workers", ok=not hung, reason=reason)
             reason = "every device in use is too hot or has a critical alert, so jobs wait: see `autopilot alerts`"
             health.report("device health", ok=not self.supervisor.all_rest, reason=reason)
             health.report("workers", ok=self._enough(), reason="no worker is ready yet", max_age_s=10.0)
@@ -115,7 +115,7 @@ class PoolState:
     def _is_due(self, what: str) -> bool:
         """Whether the idle interval has passed since the last time; if so, restarts it."""
         now_s = asyncio.get_running_loop().time()
-        due = now_s - self._done_s.get(what, float("-inf")) >= REST_PERIOD_S
+        due = now_s - self._done_s.get(what, float("-inf")) >= IDLE_PERIOD_S
         if due:
             self._done_s[what] = now_s
         return due
@@ -124,19 +124,19 @@ class PoolState:
         """Store the wanted size. Raises UnavailableError."""
         await self._write_status()
 
-    async def _tell_status(self) -> None:
+    async def _publish_status(self) -> None:
         """Write the status when it changed, and occasionally to confirm it."""
-        told = self.supervisor.status().model_dump(exclude={"at"})
-        if told != self._told or self._is_due("status"):
+        content = self.supervisor.status().model_dump(exclude={"at"})
+        if content != self._published or self._is_due("status"):
             await self._write_status()
 
     async def _write_status(self) -> None:
         # One at a time, or an older status could be stored after a newer one.
         async with self._writing:
             status = self.supervisor.status()
-            self._told = None
+            self._published = None
             await self.bus.write("pools", self.status_key, status)
-            self._told = status.model_dump(exclude={"at"})
+            self._published = status.model_dump(exclude={"at"})
             self._done_s["status"] = asyncio.get_running_loop().time()
 
     async def _read_devices(self, health: HealthState) -> None:
@@ -154,9 +154,9 @@ class PoolState:
             job_id, counts = blamed[0]
             try:
                 records = RetryRecords(await self.bus.js.key_value("jobs"))
-                await records.change(job_id, killed if counts else in_company)
+                await records.change(job_id, killed if counts else died_in_batch)
             except (UnavailableError, *BUS_ERRORS) as error:
-                self.supervisor.blame_again(blamed)
+                self.supervisor.requeue_blame(blamed)
                 raise UnavailableError(f"{len(blamed)} kills not recorded yet: {error}") from error
             blamed.pop(0)
 
@@ -171,6 +171,6 @@ def killed(state: JobState) -> JobState:
     return state.model_copy(update={"kills": state.kills + 1, "alone": True})
 
 
-def in_company(state: JobState) -> JobState:
+def died_in_batch(state: JobState) -> JobState:
     """A worker died of this job or of another in its batch."""
     return state.model_copy(update={"alone": True})

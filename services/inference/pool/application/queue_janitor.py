@@ -39,7 +39,7 @@ from accelerator_autopilot.transport.payload_store import sweep_payloads
 log = logging.getLogger(__name__)
 
 SWEEP_PERIOD_S = 2.0
-LONGEST_PAUSE_S = 30.0
+MAX_PAUSE_S = 30.0
 PAYLOADS_PERIOD_S = 30.0
 WAITING, DUE = waiting_durable().durable_name or "", due_durable().durable_name or ""
 NEXT = "Nats-Schedule-Next"
@@ -60,16 +60,16 @@ class QueueJanitor:
         own_pool: str = "",
     ) -> None:
         self._nc, self._js, self._leadership, self._poison = nc, js, leadership, poison
-        self._dead = DeadLettering(js, "keeper")
+        self._dead = DeadLettering(js, "janitor")
         self._undeliverable = UnschedulableJobs(js, self._dead, poison, unrunnable_after_s, own_pool)
         self._waiting: DependencyIndex[Msg] = DependencyIndex()
-        self._told: asyncio.Queue[Msg] = asyncio.Queue()
+        self._released: asyncio.Queue[Msg] = asyncio.Queue()
 
     async def run(self) -> None:
         """Maintain the queue until cancelled, while this process is the leader."""
         await run_together(
-            self._leadership.run(), self._keep_waiting(), self._keep_told(), self._keep_due(), self._keep_runnable(),
-            self._keep_payloads(),
+            self._leadership.run(), self._keep_waiting(), self._process_results(), self._release_due(),
+            self._end_unschedulable(), self._sweep_payloads(),
         )  # fmt: skip
 
     async def _led(self) -> None:
@@ -79,7 +79,7 @@ class QueueJanitor:
     async def _keep_waiting(self) -> None:
         """Handle jobs that wait for others; unacknowledged messages are redelivered and checked again."""
         await self._led()
-        on_result = self._poison.callback("keeper results", self._on_result)
+        on_result = self._poison.callback("janitor results", self._on_result)
         subscriptions = [
             await self._nc.subscribe(wildcard, cb=on_result)
             for wildcard in subjects.in_any_project(subjects.ANY_RESULT)
@@ -88,24 +88,24 @@ class QueueJanitor:
             async with aclosing(pull_batches(self._js, "JOBS", WAITING, batch=500)) as batches:
                 async for batch in batches:
                     await self._led()
-                    await some_at_once(self._look_again, batch)
+                    await some_at_once(self._check_again, batch)
         finally:
             for subscription in subscriptions:
                 await subscription.unsubscribe()
 
     async def _on_result(self, message: Msg) -> None:
-        for waiting in self._waiting.told_of(subjects.finished_job(message.subject)):
-            self._told.put_nowait(waiting)
+        for waiting in self._waiting.pop_dependents(subjects.finished_job(message.subject)):
+            self._released.put_nowait(waiting)
 
-    async def _keep_told(self) -> None:
+    async def _process_results(self) -> None:
         """Handle jobs whose last dependency ended, outside of the callback, which would delay further results."""
         while True:
-            told = [await self._told.get()]
-            while not self._told.empty():
-                told.append(self._told.get_nowait())
-            await some_at_once(self._look_again, told)
+            released = [await self._released.get()]
+            while not self._released.empty():
+                released.append(self._released.get_nowait())
+            await some_at_once(self._check_again, released)
 
-    async def _look_again(self, message: Msg) -> None:
+    async def _check_again(self, message: Msg) -> None:
         async with self._poison.guard(message, WAITING, partial(self._dead.give_up, message)):
             await self._look_at(message)
 
@@ -134,7 +134,7 @@ class QueueJanitor:
         target = address(job.model_copy(update={"after": []}), utc_now())
         await forward_job(self._js, message, job, target, job.model_dump_json(exclude_none=True).encode())
 
-    async def _keep_due(self) -> None:
+    async def _release_due(self) -> None:
         """Release jobs whose start time has come, and jobs that are redelivered repeatedly."""
         await self._led()
         async with aclosing(pull_batches(self._js, "LATER", DUE, batch=500)) as batches:
@@ -161,7 +161,7 @@ class QueueJanitor:
         target = queue_address(job)
         await forward_job(self._js, message, job, target, job.model_dump_json(exclude_none=True).encode())
 
-    async def _keep_runnable(self) -> None:
+    async def _end_unschedulable(self) -> None:
         while True:
             await self._led()
             began = asyncio.get_running_loop().time()
@@ -172,16 +172,16 @@ class QueueJanitor:
             took_s = asyncio.get_running_loop().time() - began
             # Listing a long queue takes time: use at most a twentieth of ours, unless a busy machine makes
             # that minutes.
-            await asyncio.sleep(min(LONGEST_PAUSE_S, max(SWEEP_PERIOD_S, 20 * took_s)))
+            await asyncio.sleep(min(MAX_PAUSE_S, max(SWEEP_PERIOD_S, 20 * took_s)))
 
     async def _give_up(self, job: Job, reason: DeadReason, text: str, message: Msg) -> None:
-        await self._dead.bury(job, reason, [self._dead.reason(reason, text)], message.subject)
+        await self._dead.dead_letter(job, reason, [self._dead.reason(reason, text)], message.subject)
         self._waiting.forget(job.reference)
         await message.ack()
 
     async def _bury_unreadable(self, message: Msg, error: ValidationError) -> None:
         metadata = message.metadata
-        await self._dead.bury_unreadable(
+        await self._dead.dead_letter_unreadable(
             message.subject, message.data, metadata.sequence.stream, metadata.timestamp, error
         )
         await message.ack()
@@ -189,7 +189,7 @@ class QueueJanitor:
     async def _result_of(self, job_id: str, project: str) -> JobResult | None:
         return await read_result(self._js, job_id, project)
 
-    async def _keep_payloads(self) -> None:
+    async def _sweep_payloads(self) -> None:
         while True:
             await self._led()
             try:

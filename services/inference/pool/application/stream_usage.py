@@ -62,7 +62,7 @@ class StreamUsage:
             beat()
             if self.leads():
                 try:
-                    await self.look()
+                    await self.check()
                 except (UnavailableError, *BUS_ERRORS) as error:
                     log.info("streams not checked", extra={"error": type(error).__name__})
             else:
@@ -70,9 +70,9 @@ class StreamUsage:
                 self._alerts.forget()
             await asyncio.sleep(PERIOD_S)
 
-    async def look(self) -> None:
+    async def check(self) -> None:
         """Measure every stream, and open, update or resolve its alert. Raises UnavailableError and nats-py's errors."""
-        await self._alerts.recall()
+        await self._alerts.restore()
         found: list[Condition] = []
         for stream in BOUNDED:
             try:

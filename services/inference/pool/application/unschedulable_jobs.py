@@ -21,7 +21,7 @@ from accelerator_autopilot.contracts.errors import InvalidInputError
 from accelerator_autopilot.contracts.messages.jobs import PRIORITIES, DeadReason, Job, PoolStatus
 from accelerator_autopilot.contracts.streams import DAY_S, JOB_AGE_S, job_durable
 from accelerator_autopilot.inference.errors import CannotRunError
-from accelerator_autopilot.inference.jobs.capability import nobody
+from accelerator_autopilot.inference.jobs.capability import unschedulable_reason
 from accelerator_autopilot.inference.jobs.dead_lettering import DeadLettering
 from accelerator_autopilot.inference.jobs.decoding import read_job
 from accelerator_autopilot.inference.jobs.retry_policy import expired_text, expires_at
@@ -31,7 +31,7 @@ from accelerator_autopilot.transport.direct_reads import bucket_items, subjects_
 POOL_GONE_S = 15.0
 # The most jobs ended, and the most checked for expiry, in one sweep.
 ENDED = 2000
-LOOKED_AT = 300
+CHECKED_PER_SWEEP = 300
 # How old the list of pools may be while jobs are ended, and how long one sweep may take.
 POOLS_FRESH_S, MOST_SWEEP_S = 2.0, 20.0
 # A job whose time to live exceeds the stream's maximum age ends here.
@@ -119,7 +119,7 @@ class UnschedulableJobs:
         """End expired jobs that no worker reached; a worker that takes an expired job ends it itself."""
         delivered: dict[str, int] = {}
         ended = 0
-        for _ in range(LOOKED_AT):
+        for _ in range(CHECKED_PER_SWEEP):
             try:
                 message = await self._js.get_msg("JOBS", seq=self._next, subject=">", next=True, direct=True)
             except NotFoundError:
@@ -163,9 +163,9 @@ class UnschedulableJobs:
             job = _read(message)
         except (ValidationError, InvalidInputError, ValueError) as error:
             stored_at = message.time or datetime.fromtimestamp(0).astimezone()
-            await self._dead.bury_unreadable(subject, message.data or b"", message.seq or 0, stored_at, error)
+            await self._dead.dead_letter_unreadable(subject, message.data or b"", message.seq or 0, stored_at, error)
         else:
-            await self._dead.bury(job, reason, [self._dead.reason(kind, why)], subject)
+            await self._dead.dead_letter(job, reason, [self._dead.reason(kind, why)], subject)
 
 
 def _tokens(subject: str) -> list[str]:
@@ -190,7 +190,7 @@ def _lack(subject: str, pools: list[PoolStatus]) -> str | None:
         return f"priority: {subjects.untoken(priority)[:50]!r} is none of {', '.join(PRIORITIES)}"
     if any(kind == subjects.token(known) for pool in pools for known in pool.kinds):
         return None
-    return nobody(pools, subjects.untoken(kind), None) or f"no pool runs kinds of the token {kind!r}"
+    return unschedulable_reason(pools, subjects.untoken(kind), None) or f"no pool runs kinds of the token {kind!r}"
 
 
 def _staffed(subject: str, pools: list[PoolStatus]) -> bool:

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import ctypes
 import json
 import os
-import signal
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -16,10 +14,10 @@ from pydantic import ValidationError
 
 from accelerator_autopilot.contracts.messages.jobs import WorkerStatus
 from accelerator_autopilot.inference.jobs.run_journal import JournalEntry, RunningJob, open_journal, read_journal
+from accelerator_autopilot.runtime.parent_death import end_with_parent
 from accelerator_autopilot.transport.clock import utc_now
 
-PR_SET_PDEATHSIG = 1
-LONGEST_LINE = 1 << 20
+MAX_LINE_BYTES = 1 << 20
 # Silence that the pool tolerates while a worker starts or a model loads: both may block the whole process.
 LOADING_SILENT_S = 300.0
 
@@ -36,7 +34,7 @@ class WorkerProcess:
     heard_at: float = field(default_factory=lambda: asyncio.get_running_loop().time())
     has_spoken: bool = False
     killed: Literal["", "silent", "drain"] = ""
-    told: dict[str, float] = field(default_factory=dict)
+    settings: dict[str, float] = field(default_factory=dict)
 
     @classmethod
     async def start(
@@ -60,9 +58,9 @@ class WorkerProcess:
             | dict(environment),
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
-            preexec_fn=_die_with_parent,
+            preexec_fn=end_with_parent,
             pass_fds=[journal.fileno()],
-            limit=LONGEST_LINE,
+            limit=MAX_LINE_BYTES,
         )
         status = WorkerStatus(worker=name, device=device, pid=process.pid, state="starting", started_at=utc_now())
         worker = cls(process, status, journal)
@@ -101,12 +99,12 @@ class WorkerProcess:
             self.killed = why
             self.process.kill()
 
-    def tell(self, told: dict[str, float]) -> None:
+    def send_settings(self, settings: dict[str, float]) -> None:
         """Send it one line, if that changed. A worker that does not read is sent it again once it does."""
         stdin = self.process.stdin
-        if told != self.told and stdin is not None and not stdin.is_closing():
-            self.told = told
-            stdin.write(json.dumps(told).encode() + b"\n")
+        if settings != self.settings and stdin is not None and not stdin.is_closing():
+            self.settings = settings
+            stdin.write(json.dumps(settings).encode() + b"\n")
 
     def silent_s(self, now: float) -> float:
         """How long it has been silent."""
@@ -130,9 +128,3 @@ class WorkerProcess:
         self.journal.close()
         if self.process.stdin is not None:
             self.process.stdin.close()
-
-
-def _die_with_parent() -> None:
-    """Drain when the pool is killed, so that no worker outlives its pool (Linux)."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)

@@ -17,7 +17,7 @@ from accelerator_autopilot.inference.pool.application.worker_process import LOAD
 from accelerator_autopilot.inference.pool.domain.device_trust import DeviceTrust
 from accelerator_autopilot.inference.pool.domain.placement import idle_devices, plan
 from accelerator_autopilot.inference.settings import PoolSettings
-from accelerator_autopilot.inference.worker.application.worker_state import BEGIN_ANEW, DEVICE_SUSPECTED
+from accelerator_autopilot.inference.worker.application.worker_state import DEVICE_SUSPECTED, RESTART
 from accelerator_autopilot.transport.clock import utc_now
 
 log = logging.getLogger(__name__)
@@ -29,7 +29,7 @@ DRAIN_SLACK_S = 30.0
 # How long a device must have a responsive worker to count as recovered after a hang.
 HEALTHY_AFTER_S = 60.0
 # A device that takes no work for this long gives its worker to an unused one.
-RESTS_AFTER_S = 10.0
+RELOCATE_AFTER_S = 10.0
 FAILING = "jobs fail on it"
 
 
@@ -58,7 +58,7 @@ class PoolSupervisor:
     on_killed: Callable[[str], None] = lambda _: None
     on_poison: Callable[[int], None] = lambda _: None
     _blamed: list[tuple[str, bool]] = field(default_factory=list)
-    _unwell: dict[str, float] = field(default_factory=dict)
+    _hung: dict[str, float] = field(default_factory=dict)
     _resting_since: dict[str, float] = field(default_factory=dict)
     _turned_at: float | None = None
     _workers: dict[str, WorkerProcess] = field(default_factory=dict)
@@ -92,7 +92,7 @@ class PoolSupervisor:
         if now >= self._start_after:
             for name in changes.start:
                 await self._start(groups[name])
-        self._tell(groups, now)
+        self._send_settings(groups, now)
         # What ran when it began to drain ends within the run time limit.
         longest_s = min(self.settings.drain_timeout_s, self.settings.run_timeout_s + DRAIN_SLACK_S)
         for worker in self._workers.values():
@@ -104,7 +104,7 @@ class PoolSupervisor:
         """Return groups that have been too hot or faulty to take work for a while; brief heat moves no worker."""
         ill = {d.device for g in groups.values() for d in g.devices if self.shares.get(d.device, 1.0) <= 0}
         self._resting_since = {device: self._resting_since.get(device, now) for device in ill}
-        long = {device for device, since in self._resting_since.items() if now - since >= RESTS_AFTER_S}
+        long = {device for device, since in self._resting_since.items() if now - since >= RELOCATE_AFTER_S}
         return {name for name, g in groups.items() if long & {d.device for d in g.devices}}
 
     def _reap(self, now: float) -> None:
@@ -118,9 +118,9 @@ class PoolSupervisor:
             if code == DEVICE_SUSPECTED:
                 self.trust.tripped(device, entry.failing_kinds)
                 log.warning("jobs fail one after another", extra={"device": device, "kinds": entry.failing_kinds})
-            elif code not in (0, BEGIN_ANEW) and worker.killed != "drain":
+            elif code not in (0, RESTART) and worker.killed != "drain":
                 self._blame(worker, entry, code)
-            if worker.draining_since is not None or code == BEGIN_ANEW:
+            if worker.draining_since is not None or code == RESTART:
                 continue
             self.restarts += 1
             self._crashes = 0 if worker.status.jobs_done else self._crashes + 1
@@ -141,7 +141,7 @@ class PoolSupervisor:
         taken, self._blamed = self._blamed, []
         return taken
 
-    def blame_again(self, blamed: list[tuple[str, bool]]) -> None:
+    def requeue_blame(self, blamed: list[tuple[str, bool]]) -> None:
         """Queue blame that could not be recorded."""
         self._blamed += blamed
 
@@ -163,20 +163,20 @@ class PoolSupervisor:
             log.error("worker is unresponsive; killing it", extra={"worker": name, "silent_s": round(silent_s, 1)})
             worker.kill("silent")
             self.on_killed("silent")
-            self._unwell[worker.status.device] = now
+            self._hung[worker.status.device] = now
         ready = {w.status.device for w in self._workers.values() if w.status.state == "ready" and not w.killed}
         # A draining worker only finishes its jobs: it will not be ready again, and must not keep its device unwell.
         there = {w.status.device for w in self._workers.values() if w.draining_since is None or w.killed}
-        for device, since in list(self._unwell.items()):
+        for device, since in list(self._hung.items()):
             if device in there and device not in ready:
-                self._unwell[device] = now
+                self._hung[device] = now
             elif now - since > HEALTHY_AFTER_S:
-                del self._unwell[device]
+                del self._hung[device]
 
     @property
     def stuck(self) -> list[str]:
         """Return devices whose worker was killed for being unresponsive and has not recovered for long enough."""
-        return sorted(self._unwell)
+        return sorted(self._hung)
 
     @property
     def waiting_for(self) -> list[str]:
@@ -192,7 +192,7 @@ class PoolSupervisor:
         """Whether every device in use has been too hot or too ill to take jobs for a while."""
         usable = {d.device for d in self.devices} - self.cordoned
         now = asyncio.get_running_loop().time()
-        long = {device for device, since in self._resting_since.items() if now - since >= RESTS_AFTER_S}
+        long = {device for device, since in self._resting_since.items() if now - since >= RELOCATE_AFTER_S}
         return bool(self.desired and usable and usable <= long)
 
     def _set_aside_broken(self) -> None:
@@ -227,21 +227,21 @@ class PoolSupervisor:
             devices = [place.removeprefix(node) for place in failed_on if place.startswith(node)]
             self.trust.succeeded(status.device, kinds, after_failing_on=devices)
 
-    def let_jobs_wait(self, delay_s: float, lease_s: float) -> None:
+    def set_batch_delay(self, delay_s: float, lease_s: float) -> None:
         """Set the batch delay for as long as the lease lasts."""
         self.batch_delay = BatchDelay(delay_s, asyncio.get_running_loop().time() + lease_s)
 
-    def _tell(self, groups: Mapping[str, DeviceGroup], now: float) -> None:
+    def _send_settings(self, groups: Mapping[str, DeviceGroup], now: float) -> None:
         delay_s = self.batch_delay.seconds if now < self.batch_delay.until else 0.0
         for worker in self._workers.values():
             its = groups.get(worker.status.device)
             used = [d.device for d in its.devices] if its else []
-            told = {
+            settings = {
                 "share": min((self.shares.get(device, 1.0) for device in used), default=1.0),
                 "speed": min((self.speeds.get(device, 1.0) for device in used), default=1.0),
                 "batch_delay_s": delay_s,
             }
-            worker.tell(told)
+            worker.send_settings(settings)
 
     async def _start(self, devices: DeviceGroup) -> None:
         name = f"{self.settings.pool}-{uuid.uuid4().hex[:6]}"

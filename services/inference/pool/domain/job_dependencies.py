@@ -30,7 +30,7 @@ class DependencyIndex(Generic[M]):
         if not others:
             self._for.pop(known[0], None)
 
-    def told_of(self, finished: str) -> list[M]:
+    def pop_dependents(self, finished: str) -> list[M]:
         """Remove and return the messages of the jobs that waited for one that has ended."""
         waiting = sorted(self._for.get(finished, ()))
         messages = [self._of[job_id][1] for job_id in waiting]

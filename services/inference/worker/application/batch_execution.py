@@ -22,7 +22,7 @@ Outcome = BaseModel | BaseException
 Told = dict[str, Any] | BaseException
 
 # Errors that Python raises for unsuitable values: any component may be at fault, but not the device.
-OF_VALUES = (TypeError, ValueError, LookupError, AttributeError, ArithmeticError, RecursionError, AssertionError)
+VALUE_ERRORS = (TypeError, ValueError, LookupError, AttributeError, ArithmeticError, RecursionError, AssertionError)
 
 
 def run_safely(kind: Kind, inputs: Sequence[Any], context: RunContext, sizer: BatchSizer) -> list[Outcome]:
@@ -84,7 +84,7 @@ def judged(kind: str, error: BaseException) -> AutopilotError:
     frames = traceback.extract_tb(error.__traceback__)
     place = f"{Path(frames[-1].filename).name}:{frames[-1].lineno}" if frames else "an unknown place"
     name = type(error).__name__
-    failed = KindFailedError(kind, name, f"{name} at {place}", of_device=not isinstance(error, OF_VALUES))
+    failed = KindFailedError(kind, name, f"{name} at {place}", of_device=not isinstance(error, VALUE_ERRORS))
     failed.__cause__ = error
     return failed
 

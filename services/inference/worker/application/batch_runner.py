@@ -75,7 +75,7 @@ class JobRunner:
         Waits at most `delay_s` for a fuller batch.
         """
         if wanted < 1:
-            await self.hand_back()
+            await self.give_back_unstarted()
             await asyncio.sleep(IDLE_S)
             return []
         asked = [puller for puller in self.pullers if await puller.ask(wanted)]
@@ -98,7 +98,7 @@ class JobRunner:
                 await puller.ask(wanted)
         return batch
 
-    async def hand_back(self) -> None:
+    async def give_back_unstarted(self) -> None:
         """Return messages that are not to start here to other workers; kept alive, they would wait for this one."""
         with suppress(*NATS_ERRORS):
             for puller in self.pullers:
@@ -221,7 +221,7 @@ class BatchRunner(JobRunner):
         with ScratchFolders(self.settings.scratch_dir) as scratch:
             context = make_context(taken, self.nc, self.settings, self.state, scratch)
             alone = taken[0].alone or getattr(self.kind, "undisturbed", False)
-            async with self.state.turns.turn(), self.state.company.of(alone=alone):
+            async with self.state.turns.turn(), self.state.isolation.of(alone=alone):
                 outputs, took_s = await self._run_on_device(taken, inputs, context)
         for one, output in zip(taken, outputs, strict=True):
             # At once, so that a worker that suspects its device takes nothing more.

@@ -26,7 +26,7 @@ log = logging.getLogger(__name__)
 
 BUCKET = "jobs"
 # Less than the server keeps an idle follower's consumer.
-LOOK_AGAIN_S = 45.0
+RECHECK_S = 45.0
 NOTICED_WITHIN_S = 0.25
 
 
@@ -66,7 +66,7 @@ class Cancellations:
                 log.info("cancellations not read", extra={"error": type(error).__name__})
                 await asyncio.sleep(1.0)
                 continue
-            for _ in range(int(LOOK_AGAIN_S / NOTICED_WITHIN_S)):
+            for _ in range(int(RECHECK_S / NOTICED_WITHIN_S)):
                 await asyncio.sleep(NOTICED_WITHIN_S)
                 if self._nc.stats["reconnects"] != connections:
                     break

@@ -38,7 +38,7 @@ class ContinuousRunner(JobRunner):
         while not (self.draining or self.state.stop.is_set()):
             free = int(self.slots * self.state.share) - len(self._tasks)
             if self.state.share == 0:
-                await self.hand_back()
+                await self.give_back_unstarted()
             if free < 1 and self._tasks:
                 await asyncio.wait(self._tasks, return_when=asyncio.FIRST_COMPLETED, timeout=1.0)
                 continue
@@ -64,11 +64,11 @@ class ContinuousRunner(JobRunner):
         started_at, began = utc_now(), loop.time()
         self.state.running[taken.job.reference] = taken
         try:
-            async with self.state.company.of(alone=taken.alone):
+            async with self.state.isolation.of(alone=taken.alone):
                 with ScratchFolders(self.settings.scratch_dir) as scratch, self.state.runs.running([taken]):
                     context = make_context([taken], self.nc, self.settings, self.state, scratch)
                     output = await self._output(item, context)
-                told = await asyncio.to_thread(as_json, self.name, output)
+                encoded = await asyncio.to_thread(as_json, self.name, output)
         finally:
             self.state.running.pop(taken.job.reference, None)
             self.state.last_job_at = loop.time()
@@ -77,10 +77,10 @@ class ContinuousRunner(JobRunner):
         if self.state.is_cancelled(taken):
             await self.outcomes.cancel(taken)
             return
-        if isinstance(told, BaseException):
+        if isinstance(encoded, BaseException):
             self.state.jobs_failed += 1
-            self.state.failed(self.name, taken, told)
-            await self.outcomes.fail(taken, told, await self.intake.places())
+            self.state.failed(self.name, taken, encoded)
+            await self.outcomes.fail(taken, encoded, await self.intake.places())
             return
         self.state.succeeded(self.name, taken)
         counted = context.tokens.get(0)
@@ -91,7 +91,7 @@ class ContinuousRunner(JobRunner):
             prompt_tokens=counted.prompt if counted else None,
             completion_tokens=counted.completion if counted else None,
         )
-        await self.outcomes.succeed(taken, told, ran)
+        await self.outcomes.succeed(taken, encoded, ran)
         self.state.jobs_done += 1
 
     async def _output(self, item: Any, context: RunContext) -> BaseModel | BaseException:

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 # Long batches that may run beside the current one: each uses a thread and part of the device.
-MOST_LONG = 3
+MAX_LONG_BATCHES = 3
 
 
 class DeviceTurns:
@@ -40,7 +40,7 @@ class DeviceTurns:
 
     async def _pass_on(self) -> None:
         await asyncio.sleep(self._longest_s)
-        while self._long >= MOST_LONG:
+        while self._long >= MAX_LONG_BATCHES:
             self._a_long_one_ended.clear()
             await self._a_long_one_ended.wait()
         self._long += 1

@@ -15,7 +15,7 @@ from accelerator_autopilot.contracts.job_building import MESSAGE_ID, address
 from accelerator_autopilot.contracts.kinds.base import Input
 from accelerator_autopilot.contracts.messages.jobs import Job, PoolStatus
 from accelerator_autopilot.inference.errors import CannotRunError
-from accelerator_autopilot.inference.jobs.capability import Capability, nobody
+from accelerator_autopilot.inference.jobs.capability import Capability, unschedulable_reason
 from accelerator_autopilot.inference.jobs.completion import ClaimedJob, JobCompletion
 from accelerator_autopilot.inference.jobs.decoding import read_job
 from accelerator_autopilot.inference.jobs.retry_policy import EndJob, Places, before_attempt
@@ -24,7 +24,7 @@ from accelerator_autopilot.runtime.bus import BUS_ERRORS
 from accelerator_autopilot.transport.clock import utc_now
 
 # A job for another worker is redelivered every second at first, then less and less often.
-ELSEWHERE_S, LONGEST_ELSEWHERE_S = 1.0, 10.0
+FORWARD_DELAY_S, MAX_FORWARD_DELAY_S = 1.0, 10.0
 POOL_GONE_S = 15.0
 
 
@@ -46,7 +46,7 @@ class JobAdmission:
             metadata = message.metadata
             job = read_job(message.subject, message.data, metadata.sequence.stream, metadata.timestamp)
         except (ValidationError, UnicodeError, InvalidInputError, ValueError) as error:
-            await self.outcomes.bury_unreadable(message, error)
+            await self.outcomes.dead_letter_unreadable(message, error)
             return None
         taken = ClaimedJob(message, job, message.metadata.num_delivered)
         if await self._over(taken) or await self._not_yet(taken) or await self._not_here(taken):
@@ -58,10 +58,10 @@ class JobAdmission:
             await self.outcomes.fail(taken, error)
         except RecursionError:
             self.outcomes.note(taken, InvalidInputError("payload", self.kind, "is nested too deeply"))
-            await self.outcomes.bury(taken, EndJob("invalid"))
+            await self.outcomes.dead_letter(taken, EndJob("invalid"))
         except (ValidationError, AutopilotError) as error:
             self.outcomes.note(taken, error)
-            await self.outcomes.bury(taken, EndJob("invalid"))
+            await self.outcomes.dead_letter(taken, EndJob("invalid"))
         return None
 
     async def places(self) -> Places | None:
@@ -94,7 +94,7 @@ class JobAdmission:
             await message.ack()
             return True
         if taken.delivered > 1 or self.state.is_cancelled(taken):
-            kept = await self.outcomes.recall(taken)
+            kept = await self.outcomes.read_record(taken)
             taken.errors, taken.cancelled = list(kept.errors), kept.cancelled
             taken.alone, taken.kills = kept.alone or kept.kills > 0, kept.kills
         if taken.cancelled:
@@ -103,7 +103,7 @@ class JobAdmission:
         places = await self.places() if taken.errors else None
         verdict = before_attempt(job, taken.delivered, taken.errors, utc_now(), kills=taken.kills, places=places)
         if verdict is not None:
-            await self.outcomes.bury(taken, verdict)
+            await self.outcomes.dead_letter(taken, verdict)
         return verdict is not None
 
     async def _not_yet(self, taken: ClaimedJob) -> bool:
@@ -113,7 +113,7 @@ class JobAdmission:
         failed = [other for other, status in known.items() if status not in {None, "succeeded"}]
         if failed:
             self.outcomes.note(taken, CannotRunError(f"job {failed[0]} {known[failed[0]]}"))
-            await self.outcomes.bury(taken, EndJob("dependency_failed"))
+            await self.outcomes.dead_letter(taken, EndJob("dependency_failed"))
             return True
         left = [other for other, status in known.items() if status is None]
         if not left and (job.not_before is None or job.not_before <= now):
@@ -122,7 +122,7 @@ class JobAdmission:
         # Drop the deduplication id: the stream may have seen this job before.
         headers.pop(MESSAGE_ID)
         body = job.model_dump_json(exclude_none=True).encode()
-        await self.outcomes.hand_on(taken.message, stream, subject, headers, body)
+        await self.outcomes.forward(taken.message, stream, subject, headers, body)
         return True
 
     async def _not_here(self, taken: ClaimedJob) -> bool:
@@ -130,10 +130,10 @@ class JobAdmission:
         lack = self.capability.lacks(taken.job.needs)
         if lack is None:
             return False
-        reason = nobody(await self.pools(), self.kind, taken.job.needs)
+        reason = unschedulable_reason(await self.pools(), self.kind, taken.job.needs)
         if reason is None:
-            await taken.message.nak(delay=min(LONGEST_ELSEWHERE_S, ELSEWHERE_S * (1 + taken.delivered / 60)))
+            await taken.message.nak(delay=min(MAX_FORWARD_DELAY_S, FORWARD_DELAY_S * (1 + taken.delivered / 60)))
         else:
             self.outcomes.note(taken, CannotRunError(reason))
-            await self.outcomes.bury(taken, EndJob("nobody_can_run"))
+            await self.outcomes.dead_letter(taken, EndJob("nobody_can_run"))
         return True

@@ -92,4 +92,4 @@ def one_line(error: BaseException) -> str:
     return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}".rstrip(": ")
 
 
-SHELF = ModelCache()
+MODEL_CACHE = ModelCache()

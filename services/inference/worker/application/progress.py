@@ -24,7 +24,7 @@ def make_context(
     """Create the context of a batch."""
     loop = asyncio.get_running_loop()
 
-    def tell(index: int, **fields: Any) -> None:
+    def send(index: int, **fields: Any) -> None:
         job = taken[index].job
         report = JobProgress(
             job_id=job.id,
@@ -40,8 +40,8 @@ def make_context(
         models=settings,
         scratch=scratch,
         attempts=[t.attempt for t in taken],
-        progress=lambda index, fraction: tell(index, fraction=fraction),
-        partial=lambda index, output: tell(index, partial=output),
+        progress=lambda index, fraction: send(index, fraction=fraction),
+        partial=lambda index, output: send(index, partial=output),
         cancelled=lambda index: state.is_cancelled(taken[index]),
         speed=lambda: state.speed,
     )

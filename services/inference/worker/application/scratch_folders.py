@@ -38,13 +38,13 @@ class ScratchFolders:
 
 def sweep_scratch(parent: Path | None) -> int:
     """Delete the folders of workers that no longer exist; returns how many."""
-    swept = 0
+    deleted = 0
     for folder in Path(parent or tempfile.gettempdir()).glob(f"{PREFIX}*"):
         pid = folder.name.removeprefix(PREFIX).split("-")[0]
         if pid.isdigit() and not _alive(int(pid)):
             shutil.rmtree(folder, ignore_errors=True)
-            swept += 1
-    return swept
+            deleted += 1
+    return deleted
 
 
 def _alive(pid: int) -> bool:

@@ -14,7 +14,7 @@ class StatusPipe:
         if stat.S_ISFIFO(os.fstat(fd).st_mode):
             os.set_blocking(fd, False)
 
-    def tell(self, line: str) -> bool:
+    def send(self, line: str) -> bool:
         """Send a line; returns whether the pool will read it now or later."""
         try:
             if self._rest:

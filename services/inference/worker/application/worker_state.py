@@ -21,10 +21,10 @@ if TYPE_CHECKING:
 
 # Exit codes of a worker, from sysexits.h: it needs a fresh process (EX_TEMPFAIL), jobs fail one after another on its
 # device (EX_IOERR), a batch exceeded its time limit (EX_SOFTWARE).
-BEGIN_ANEW = 75
+RESTART = 75
 DEVICE_SUSPECTED = 74
 RUN_TIMED_OUT = 70
-MOST_CANCELLED = 100_000
+MAX_CANCELLED = 100_000
 
 TURN_S = 2.0
 
@@ -42,7 +42,7 @@ class WorkerState:
 
     runs: RunTimeLimit
     stop: asyncio.Event = field(default_factory=asyncio.Event)
-    company: SuspectIsolation = field(default_factory=SuspectIsolation)
+    isolation: SuspectIsolation = field(default_factory=SuspectIsolation)
 
     turns: DeviceTurns = field(default_factory=lambda: DeviceTurns(TURN_S))
     held: dict[str, Msg] = field(default_factory=dict)
@@ -87,7 +87,7 @@ class WorkerState:
         """Record when a job was cancelled."""
         self.cancelled[reference] = at
         self.cancelled.move_to_end(reference)
-        if len(self.cancelled) > MOST_CANCELLED:
+        if len(self.cancelled) > MAX_CANCELLED:
             self.cancelled.popitem(last=False)
 
     def is_cancelled(self, taken: ClaimedJob) -> bool:

@@ -7,7 +7,7 @@ import numpy as np
 from accelerator_autopilot.scheduler.domain.pool_arrays import Action, PoolFacts, PoolObservations
 from accelerator_autopilot.scheduler.policies.sliding_window import SlidingMax
 
-JOBS_A_REPLICA = 1.0
+JOBS_PER_REPLICA = 1.0
 COOLDOWN_S = 300.0  # KEDA's default
 
 
@@ -24,7 +24,7 @@ class QueueLag:
     def decide(self, seen: PoolObservations) -> Action:
         """Return the most that was wanted during the cooldown."""
         load = seen.queue_depth + seen.busy
-        wanted = self._held.push(np.maximum(1.0, np.ceil(load / JOBS_A_REPLICA)))
+        wanted = self._held.push(np.maximum(1.0, np.ceil(load / JOBS_PER_REPLICA)))
         replicas = np.minimum(wanted, self._facts.max_replicas).astype(np.int64)
         return Action.at_once(replicas, self._facts.cap_w[:, -1])
 

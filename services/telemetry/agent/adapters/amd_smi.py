@@ -20,7 +20,7 @@ from accelerator_autopilot.telemetry.samples import Sample, SourceEvent
 
 log = logging.getLogger(__name__)
 
-_MOST = 2.0**100  # values too large for any counter
+_MAX_VALUE = 2.0**100  # values too large for any counter
 
 
 class AmdSmiSource:
@@ -162,7 +162,7 @@ class AmdSmiSource:
 
 def _number(value: Any) -> float | None:
     """Return a number; the library writes "N/A" where there is none."""
-    if not isinstance(value, int | float) or isinstance(value, bool) or not abs(value) < _MOST:
+    if not isinstance(value, int | float) or isinstance(value, bool) or not abs(value) < _MAX_VALUE:
         return None
     return float(value)
 

@@ -23,7 +23,7 @@ from accelerator_autopilot.telemetry.samples import Sample, SourceEvent
 log = logging.getLogger(__name__)
 
 # A page that lacks both devices and metrics counts as incomplete for this long; after that it is the new normal.
-HALF_FOR_S = 60.0
+INCOMPLETE_FOR_S = 60.0
 NAMED = 5
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
 Fetch = Callable[[str], str]
@@ -82,8 +82,8 @@ class ExporterSource:
             raise UnavailableError(f"{self._url} does not answer: {error}") from error
         reading = read_page(page.lines())
         self._note_bad(page.bad + reading.misnamed)
-        self._refuse_strange(reading)
-        self._refuse_half(reading, started, cut=page.cut)
+        self._reject_unknown(reading)
+        self._reject_incomplete(reading, started, cut=page.cut)
         self._known.take(reading, started)
         self._events += self._xids.take(reading)
         taken = {"read_time_s": time.monotonic() - started}
@@ -93,13 +93,13 @@ class ExporterSource:
 
     def _lacking(self, samples: dict[str, Sample]) -> dict[str, float]:
         """Count, for each device, readings that others of its kind still have; what all lack was removed for all."""
-        told: dict[bool, set[str]] = {False: set(), True: set()}
+        reported: dict[bool, set[str]] = {False: set(), True: set()}
         for device, sample in samples.items():
-            told[self._is_whole(device)] |= sample.keys()
+            reported[self._is_whole(device)] |= sample.keys()
         lacking = {}
         for device, sample in samples.items():
             had = self._had.setdefault(device, set())
-            lacking[device] = float(len((had & told[self._is_whole(device)]) - sample.keys()))
+            lacking[device] = float(len((had & reported[self._is_whole(device)]) - sample.keys()))
             had |= sample.keys()
         return lacking
 
@@ -111,14 +111,14 @@ class ExporterSource:
             log.warning("ignoring unreadable lines", extra={"url": self._url, "lines": bad})
         self.bad_lines += bad
 
-    def _refuse_strange(self, reading: PageReading) -> None:
+    def _reject_unknown(self, reading: PageReading) -> None:
         """Raise for a page full of unknown metrics: it does not come from a supported exporter."""
         self.unknown_lines = reading.unknown.total()
         if reading.unknown and not reading.infos and not self._known.infos:
             names = ", ".join(sorted(reading.unknown)[:NAMED])
             raise UnavailableError(f"{self._url} has no known device metric, only {names}; supported are {READ}")
 
-    def _refuse_half(self, reading: PageReading, now_s: float, *, cut: bool) -> None:
+    def _reject_incomplete(self, reading: PageReading, now_s: float, *, cut: bool) -> None:
         """Raise for an incomplete page.
 
         A lost device removes its own lines; a truncated page lacks whole metrics, or all devices.
@@ -127,7 +127,7 @@ class ExporterSource:
         lacking = bool(self._wholes - wholes)
         if lacking and (cut or not wholes or self._metrics - reading.metrics):
             self._half_since_s = now_s if self._half_since_s is None else self._half_since_s
-            if cut or not wholes or now_s - self._half_since_s < HALF_FOR_S:
+            if cut or not wholes or now_s - self._half_since_s < INCOMPLETE_FOR_S:
                 raise UnavailableError(
                     f"{self._url} returned an incomplete page: {len(wholes)} of {len(self._wholes)} devices"
                 )

@@ -19,13 +19,13 @@ log = logging.getLogger(__name__)
 
 KMSG = Path("/dev/kmsg")
 _SEQUENCE = re.compile(r"^\d+,(\d{1,19}),")
-MOST_AT_ONCE = 1000
+MAX_AT_ONCE = 1000
 
 
 class KernelLog:
     """Follows the kernel log. `device_of` finds a device by its PCI address.
 
-    It starts after record `told`, the last one reported in this boot, or at the end if there is none; with `whole`
+    It starts after record `reported`, the last one reported in this boot, or at the end if there is none; with `whole`
     it starts at the boot, since earlier reports belong to another boot.
     """
 
@@ -34,17 +34,17 @@ class KernelLog:
         device_of: Callable[[str], str | None],
         path: Path = KMSG,
         *,
-        told: int = -1,
+        reported: int = -1,
         whole: bool = False,
         boot_id: str = "",
     ) -> None:
         self._device_of, self._boot_id = device_of, boot_id
-        self.sequence = told
+        self.sequence = reported
         self._lines = KernelLines()
         self._file = -1
         try:
             self._file = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
-            if told < 0 and not whole:
+            if reported < 0 and not whole:
                 self._skip()
         except OSError as error:
             log.info("kernel log not readable; XIDs come from NVML alone", extra={"error": str(error)})
@@ -57,7 +57,7 @@ class KernelLog:
     def poll(self) -> list[SourceEvent]:
         """Return events since the last call."""
         events: list[SourceEvent] = []
-        for _ in range(MOST_AT_ONCE):
+        for _ in range(MAX_AT_ONCE):
             record = self._read()
             if not record:
                 break

@@ -28,7 +28,7 @@ class LateDriverSource:
         self.name, self._open, self.released = name, open_source, released
         self.opened: DeviceSource | None = None
         self.absent = False
-        self._told = ""
+        self._logged = ""
 
     def discover(self) -> list[DeviceInfo]:
         """Try to open the source, and return its devices; none while there is no source.
@@ -41,9 +41,9 @@ class LateDriverSource:
                 self.opened = self._open()
             except UnavailableError as error:
                 self.absent = True
-                if str(error) != self._told:
-                    self._told = str(error)
-                    log.info("source not available", extra={"source": self.name, "reason": self._told})
+                if str(error) != self._logged:
+                    self._logged = str(error)
+                    log.info("source not available", extra={"source": self.name, "reason": self._logged})
                 return []
             self.absent = False
         return self.opened.discover()

@@ -29,8 +29,8 @@ class PowerCapFile:
             return CappedDevices()
         except (OSError, ValueError, ArithmeticError, KeyError, TypeError, RecursionError) as error:
             aside = self._path.with_suffix(".unreadable")
-            told = {"kept_as": str(aside), "error": str(error)}
-            log.critical("cap file unreadable; restoring the default cap of every capped device", extra=told)
+            details = {"kept_as": str(aside), "error": str(error)}
+            log.critical("cap file unreadable; restoring the default cap of every capped device", extra=details)
             self._set_aside(aside)
             return CappedDevices({ANY})
 

@@ -20,9 +20,9 @@ from accelerator_autopilot.contracts.errors import UnavailableError
 from accelerator_autopilot.telemetry.agent.domain.exporter_names import Line
 
 TIMEOUT_S = 2.0
-MOST_BYTES = 16 * 2**20
+MAX_BYTES = 16 * 2**20
 _PIECE = 2**16
-MOST_LINE = 2**14
+MAX_LINE = 2**14
 # Possessive: matched blanks are not backtracked into, or a long run would be tried in every division.
 _LINE = re.compile(r"^([a-zA-Z_:][a-zA-Z0-9_:]*+)(?:\s*+\{(.*)\})?\s++(\S++)(?:\s++-?\d++)?+\s*+(?:#.*+)?+$")
 _LABEL = re.compile(r'\s*([a-zA-Z_][a-zA-Z0-9_]*)\s*=\s*"((?:[^"\\]|\\.)*)"\s*(?:,|$)')
@@ -58,7 +58,7 @@ class Page:
 
 
 def _parse(text: str) -> Line | None:
-    found = _LINE.match(text) if len(text) <= MOST_LINE else None
+    found = _LINE.match(text) if len(text) <= MAX_LINE else None
     if found is None:
         return None
     labels: dict[str, str] = {}
@@ -105,8 +105,8 @@ def _read(url: str, reply: http.client.HTTPResponse, ends: float) -> str:
     declared, body = reply.length, bytearray()
     while piece := reply.read(_PIECE):
         body += piece
-        if len(body) > MOST_BYTES:
-            raise UnavailableError(f"{url} has more than {MOST_BYTES} bytes")
+        if len(body) > MAX_BYTES:
+            raise UnavailableError(f"{url} has more than {MAX_BYTES} bytes")
     if time.monotonic() >= ends:
         raise UnavailableError(f"{url} took too long")
     if declared is not None and len(body) < declared:

@@ -6,8 +6,8 @@ import random
 import time
 
 from accelerator_autopilot.contracts.messages.telemetry import DeviceInfo, SimulationRequest
-from accelerator_autopilot.telemetry.agent.domain.power_curves import A40, V100
 from accelerator_autopilot.telemetry.agent.domain.simulated_gpu import SimulatedGpu
+from accelerator_autopilot.telemetry.agent.domain.simulated_models import A40, V100
 from accelerator_autopilot.telemetry.errors import PowerControlError
 from accelerator_autopilot.telemetry.samples import Sample, SourceEvent
 
@@ -22,8 +22,8 @@ class SimulatedSource:
 
     def __init__(self, node: str, count: int, *, seed: int = 0) -> None:
         self._random = random.Random(f"{node}/{seed}")
-        curves = (V100, A40)
-        self._gpus = {f"sim-{node}-{i}": SimulatedGpu(curves[i % 2]) for i in range(count)}
+        models = (V100, A40)
+        self._gpus = {f"sim-{node}-{i}": SimulatedGpu(models[i % 2]) for i in range(count)}
         self._events: list[SourceEvent] = []
         self._pinned: set[str] = set()
         self._last = time.monotonic()
@@ -34,15 +34,15 @@ class SimulatedSource:
             DeviceInfo(
                 device=device,
                 index=index,
-                model=gpu.curve.model,
+                model=gpu.model.name,
                 vendor="nvidia",
                 source="simulated",
                 simulated=True,
-                memory_bytes=gpu.curve.memory_bytes,
-                power_min_w=gpu.curve.min_w,
-                power_max_w=gpu.curve.max_w,
-                power_default_w=gpu.curve.max_w,
-                clock_max_sm_mhz=gpu.curve.clock_max_mhz,
+                memory_bytes=gpu.model.memory_bytes,
+                power_min_w=gpu.model.min_w,
+                power_max_w=gpu.model.max_w,
+                power_default_w=gpu.model.max_w,
+                clock_max_sm_mhz=gpu.model.clock_max_mhz,
                 driver="simulated",
             )
             for index, (device, gpu) in enumerate(self._gpus.items())

@@ -16,7 +16,7 @@ from accelerator_autopilot.telemetry.agent.adapters.cpu import CpuSource
 from accelerator_autopilot.telemetry.agent.adapters.exporter_source import ExporterSource
 from accelerator_autopilot.telemetry.agent.adapters.jetson import JetsonSource
 from accelerator_autopilot.telemetry.agent.adapters.late_driver import LateDriverSource
-from accelerator_autopilot.telemetry.agent.adapters.runtime_suspend import NVIDIA, all_sleep
+from accelerator_autopilot.telemetry.agent.adapters.runtime_suspend import NVIDIA, all_suspended
 from accelerator_autopilot.telemetry.agent.adapters.sysfs_gpu import SysfsSource
 from accelerator_autopilot.telemetry.agent.ports import DeviceSource
 from accelerator_autopilot.telemetry.settings import AgentSettings
@@ -72,7 +72,7 @@ def cpu_without(drivers: Sequence[LateDriverSource]) -> Callable[[], CpuSource]:
 def _open_nvml() -> DeviceSource:
     from accelerator_autopilot.telemetry.agent.adapters.nvml import NvmlSource  # noqa: PLC0415  needs the driver's package
 
-    if all_sleep(NVIDIA):
+    if all_suspended(NVIDIA):
         raise UnavailableError("all NVIDIA GPUs are asleep, and opening the driver would wake them")
     return NvmlSource()
 

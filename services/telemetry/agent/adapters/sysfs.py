@@ -5,16 +5,16 @@ from __future__ import annotations
 import math
 from pathlib import Path
 
-MOST_TEXT = 64 * 1024
-MOST_WORD_BYTES = 120
-_MOST_COUNT = 2**63
+MAX_TEXT = 64 * 1024
+MAX_WORD_BYTES = 120
+_MAX_COUNT = 2**63
 
 
 def read_text(path: Path) -> str | None:
     """Return a file's text without NUL and surrounding whitespace; None where it cannot be read."""
     try:
         with path.open(encoding="utf-8") as file:
-            return file.read(MOST_TEXT).replace("\0", "").strip()
+            return file.read(MAX_TEXT).replace("\0", "").strip()
     except (OSError, UnicodeDecodeError):
         return None
 
@@ -22,7 +22,7 @@ def read_text(path: Path) -> str | None:
 def read_word(path: Path) -> str | None:
     """Return a file's text if it can be part of a name: not empty and not long."""
     found = read_text(path)
-    return found if found and len(found.encode()) <= MOST_WORD_BYTES else None
+    return found if found and len(found.encode()) <= MAX_WORD_BYTES else None
 
 
 def read_number(path: Path, scale: float = 1.0) -> float | None:
@@ -35,7 +35,7 @@ def read_number(path: Path, scale: float = 1.0) -> float | None:
     return number if number is not None and math.isfinite(number) else None
 
 
-def read_count(path: Path, below: int = _MOST_COUNT) -> int | None:
+def read_count(path: Path, below: int = _MAX_COUNT) -> int | None:
     """Return a file's whole number from 0 to `below`."""
     number = read_number(path)
     return int(number) if number is not None and 0 <= number < below else None

@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from accelerator_autopilot.contracts.messages.telemetry import DeviceInfo
-from accelerator_autopilot.telemetry.agent.adapters.runtime_suspend import ASLEEP, sleeps
+from accelerator_autopilot.telemetry.agent.adapters.runtime_suspend import ASLEEP, is_suspended
 from accelerator_autopilot.telemetry.agent.adapters.sysfs import (
-    MOST_WORD_BYTES,
+    MAX_WORD_BYTES,
     known,
     read_count,
     read_first,
@@ -115,7 +115,7 @@ class SysfsSource:
             started = time.monotonic()
             if not card.path.exists():
                 continue
-            if sleeps(card.path):
+            if is_suspended(card.path):
                 samples[device] = dict(ASLEEP)
                 continue
             sample = self._npu(card, started) if card.npu else self._gpu(card, started)
@@ -214,15 +214,15 @@ class SysfsSource:
 
 
 def _pci(path: Path) -> str | None:
-    address = _told(path, "PCI_SLOT_NAME")
-    return address if address and len(address.encode()) <= MOST_WORD_BYTES else None
+    address = _uevent_value(path, "PCI_SLOT_NAME")
+    return address if address and len(address.encode()) <= MAX_WORD_BYTES else None
 
 
 def _driver(path: Path) -> str | None:
-    return _told(path, "DRIVER")
+    return _uevent_value(path, "DRIVER")
 
 
-def _told(path: Path, name: str) -> str | None:
+def _uevent_value(path: Path, name: str) -> str | None:
     for line in (read_text(path / "uevent") or "").splitlines():
         if line.startswith(f"{name}="):
             return line.partition("=")[2]

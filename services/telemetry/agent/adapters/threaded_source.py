@@ -16,7 +16,7 @@ from accelerator_autopilot.telemetry.errors import SourceBusyError, SourceHungEr
 T = TypeVar("T")
 
 # A call waits for at most this many time limits of others: a sample behind a few slow caps.
-MOST_TURNS = 3
+MAX_TURNS = 3
 
 
 class ThreadedSource:
@@ -91,11 +91,11 @@ class ThreadedSource:
     @asynccontextmanager
     async def _my_turn(self) -> AsyncIterator[None]:
         try:
-            async with asyncio.timeout(MOST_TURNS * self._timeout_s):
+            async with asyncio.timeout(MAX_TURNS * self._timeout_s):
                 await self._turn.acquire()
         except TimeoutError:
             self._refuse_hung()
-            raise SourceBusyError(f"source {self.name}: still busy after {MOST_TURNS * self._timeout_s:g} s") from None
+            raise SourceBusyError(f"source {self.name}: still busy after {MAX_TURNS * self._timeout_s:g} s") from None
         try:
             yield
         finally:

@@ -83,9 +83,9 @@ class PowerDriver:
             raise PowerControlError(f"{device}: the driver failed: {type(error).__name__}: {error}") from error
 
 
-def close_to(told_w: float, wanted_w: float) -> bool:
+def close_to(reported_w: float, wanted_w: float) -> bool:
     """Whether a driver reports what was requested; drivers round, and NaN never matches."""
-    return abs(told_w - wanted_w) <= max(TOLERANCE_W, TOLERANCE * wanted_w)
+    return abs(reported_w - wanted_w) <= max(TOLERANCE_W, TOLERANCE * wanted_w)
 
 
 def _applied(device: str, actuator: PowerActuator) -> float:

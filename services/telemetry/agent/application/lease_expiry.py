@@ -16,7 +16,7 @@ from accelerator_autopilot.telemetry.agent.application.power_control import Powe
 log = logging.getLogger(__name__)
 
 CHECK_S, REASSERT_PERIOD_S = 0.5, 15.0
-MOST_UNTOLD = 1000
+MAX_UNPUBLISHED = 1000
 
 
 @dataclass
@@ -25,7 +25,7 @@ class LeaseExpiry:
 
     power: PowerControl
     publish: Callable[[CommandOutcome], Awaitable[None]]
-    _untold: deque[CommandOutcome] = field(default_factory=lambda: deque(maxlen=MOST_UNTOLD))
+    _unpublished: deque[CommandOutcome] = field(default_factory=lambda: deque(maxlen=MAX_UNPUBLISHED))
     _more: asyncio.Event = field(default_factory=asyncio.Event)
 
     async def run(self) -> None:
@@ -39,7 +39,7 @@ class LeaseExpiry:
                 await self.power.reassert()
             outcomes = await self.power.restore_expired(self.power.clock())
             if outcomes:
-                self._untold.extend(outcomes)
+                self._unpublished.extend(outcomes)
                 self._more.set()
             await asyncio.sleep(CHECK_S)
 
@@ -48,11 +48,11 @@ class LeaseExpiry:
         while True:
             await self._more.wait()
             self._more.clear()
-            while self._untold:
+            while self._unpublished:
                 try:
-                    await self.publish(self._untold[0])
+                    await self.publish(self._unpublished[0])
                 except UnavailableError as error:
                     log.warning("outcome not published yet", extra={"error": str(error)})
                     await asyncio.sleep(1.0)
                     continue
-                self._untold.popleft()
+                self._unpublished.popleft()

@@ -23,9 +23,9 @@ class NodeInventories:
     epoch_us: int
     put: PutInventory
     expected_devices: int = 0
-    _told: dict[str, tuple[dict[str, Any], float]] = field(default_factory=dict)
+    _published: dict[str, tuple[dict[str, Any], float]] = field(default_factory=dict)
 
-    async def tell(
+    async def publish_all(
         self,
         devices: Mapping[str, tuple[DeviceInfo, str]],
         hosts: Mapping[str, str],
@@ -33,12 +33,12 @@ class NodeInventories:
         boot_id: str,
     ) -> None:
         """Publish devices with their source, hosts of devices on other nodes, and the state of sources."""
-        nodes: dict[str, dict[str, tuple[DeviceInfo, str]]] = {n: {} for n in [self.node, *self._told]}
+        nodes: dict[str, dict[str, tuple[DeviceInfo, str]]] = {n: {} for n in [self.node, *self._published]}
         for device, (info, source) in devices.items():
             nodes.setdefault(hosts.get(device, self.node), {})[device] = (info, source)
         for node, its in nodes.items():
             own = node == self.node
-            await self._tell(
+            await self._publish(
                 NodeInventory(
                     node=node,
                     at=utc_now(),
@@ -51,24 +51,24 @@ class NodeInventories:
                 )
             )
 
-    async def _tell(self, inventory: NodeInventory) -> None:
+    async def _publish(self, inventory: NodeInventory) -> None:
         content, now_s = inventory.model_dump(exclude={"at"}), inventory.at.timestamp()
-        before, at_s = self._told.get(inventory.node, ({}, 0.0))
+        before, at_s = self._published.get(inventory.node, ({}, 0.0))
         if content != before or not 0 <= now_s - at_s < self.every_s:
-            self._told[inventory.node] = (content, now_s)
+            self._published[inventory.node] = (content, now_s)
             await self.put(inventory)
 
 
 def _states(states: Mapping[str, str], devices: Mapping[str, tuple[DeviceInfo, str]], *, every: bool) -> dict[str, str]:
     """Return the states of sources, also under the name that their devices use: several exporters share "scrape"."""
-    told = dict(states) if every else {}
+    reported = dict(states) if every else {}
     families: dict[str, str] = {}
     for info, source in devices.values():
         state = states.get(source, OK)
-        told.setdefault(source, state)
+        reported.setdefault(source, state)
         if info.source not in states and families.get(info.source, OK) == OK:
             families[info.source] = state
     if not every and not devices:
         # A host that left the pages has no source that could fail.
         families["scrape"] = next((s for name, s in states.items() if name.startswith("scrape") and s != OK), OK)
-    return told | families
+    return reported | families

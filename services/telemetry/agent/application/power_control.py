@@ -23,8 +23,8 @@ from accelerator_autopilot.transport.clock import utc_now
 log = logging.getLogger(__name__)
 
 # A failed restore is retried with pauses that grow to this, in seconds.
-FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.5, 5.0
-RETOLD_S = 60.0
+FIRST_PAUSE_S, MAX_PAUSE_S = 0.5, 5.0
+REMINDER_INTERVAL_S = 60.0
 # After an unreadable cap file, newly found devices are checked for this long, in seconds.
 SUSPECT_S = 600.0
 
@@ -35,7 +35,7 @@ class _Trouble:
 
     pause_s: float = FIRST_PAUSE_S
     next_s: float = 0.0
-    told_s: float = -math.inf
+    logged_s: float = -math.inf
 
 
 @dataclass
@@ -83,19 +83,19 @@ class PowerControl:
 
     async def _grant(self, command: PowerCommand, grant: LeaseGrant) -> CommandOutcome:
         device = command.device
-        before, was_owed = self._book.leases.get(device), device in self._book.owed
+        before, restore_pending = self._book.leases.get(device), device in self._book.to_restore
         self._book.begin(device, grant)
         if not self._save():
-            self._take_back(device, before, was_owed=was_owed)
+            self._take_back(device, before, restore_pending=restore_pending)
             return self._outcome(command, "refused", "the cap cannot be persisted: check the agent's data folder")
         try:
             applied, enforced = await self._apply(device, grant.cap_w, grant.clock_mhz)
         except SourceBusyError as error:
-            self._take_back(device, before, was_owed=was_owed)
+            self._take_back(device, before, restore_pending=restore_pending)
             self._save()
             return self._outcome(command, "refused", str(error))
         except SourceHungError as error:
-            self._book.owe(device)
+            self._book.mark_for_restore(device)
             return self._outcome(command, "refused", f"{error}; the default is restored when it responds")
         except PowerControlError as error:
             await self._undo(device, before)
@@ -114,7 +114,7 @@ class PowerControl:
         """Restore a device's default before its lease ends."""
         device = command.device
         self._book.leases.pop(device, None)
-        self._book.owed[device] = None
+        self._book.to_restore[device] = None
         self._save()
         try:
             applied, enforced = await self._apply_default(device)
@@ -123,11 +123,11 @@ class PowerControl:
         self._given_back(device)
         return self._outcome(command, "applied", "restored to default", applied=applied, read_back=enforced)
 
-    def _take_back(self, device: str, before: Lease | None, *, was_owed: bool) -> None:
+    def _take_back(self, device: str, before: Lease | None, *, restore_pending: bool) -> None:
         """Nothing was applied: return to the previous state."""
         if before is not None:
             self._book.fall_back(device, before)
-        elif not was_owed:
+        elif not restore_pending:
             self._book.drop(device)
 
     async def _undo(self, device: str, before: Lease | None) -> None:
@@ -137,11 +137,11 @@ class PowerControl:
                 await self._apply(device, before.cap_w, before.clock_mhz)
                 self._book.fall_back(device, before)
             else:
-                self._book.owe(device)
+                self._book.mark_for_restore(device)
                 await self._apply_default(device)
                 self._given_back(device)
         except AutopilotError as error:
-            self._book.owe(device)
+            self._book.mark_for_restore(device)
             log.warning("refused cap not rolled back yet", extra={"device": device, "error": str(error)})
         self._save()
 
@@ -150,15 +150,15 @@ class PowerControl:
         self._load()
         self._book.end_leases(Moment(now, self.steady()))
         self._suspect()
-        owed = list(self._book.owed.items())
-        restored = await asyncio.gather(*(self._give_back(device) for device, _ in owed))
+        to_restore = list(self._book.to_restore.items())
+        restored = await asyncio.gather(*(self._give_back(device) for device, _ in to_restore))
         if self._unsaved:
             self._save()
-        pairs = zip(owed, restored, strict=True)
+        pairs = zip(to_restore, restored, strict=True)
         return [
-            lease_ended(self.node, lease, told, now)
-            for (_, lease), told in pairs
-            if told is not None and lease is not None
+            lease_ended(self.node, lease, read_back, now)
+            for (_, lease), read_back in pairs
+            if read_back is not None and lease is not None
         ]
 
     async def restore_all(self) -> None:
@@ -168,11 +168,11 @@ class PowerControl:
         """
         self._load()
         for device in list(self._book.leases):
-            self._book.owe(device)
+            self._book.mark_for_restore(device)
         self._troubles.clear()
         await self.restore_expired(self.clock())
-        if self._book.owed:
-            log.warning("defaults not restored yet", extra={"devices": sorted(self._book.owed)})
+        if self._book.to_restore:
+            log.warning("defaults not restored yet", extra={"devices": sorted(self._book.to_restore)})
         self._save()
 
     async def close(self) -> None:
@@ -189,7 +189,7 @@ class PowerControl:
         if ANY in kept.devices:
             self._suspect_until_s = self.steady() + SUSPECT_S
         for device in kept.devices - {ANY} - self._book.touched:
-            self._book.owed[device] = None
+            self._book.to_restore[device] = None
         self._book.clocks |= kept.clocks - {ANY}
         self._driver.defaults_w = kept.defaults_w | self._driver.defaults_w
 
@@ -206,7 +206,7 @@ class PowerControl:
                 continue
             self._cleared.add(device)
             if device not in self._book.leases:
-                self._book.owe(device)
+                self._book.mark_for_restore(device)
                 self._book.clocks.add(device)
 
     async def reassert(self) -> None:
@@ -233,12 +233,12 @@ class PowerControl:
         if trouble is not None and self.steady() < trouble.next_s:
             return None
         async with self._locks[device]:
-            if device not in self._book.owed:
+            if device not in self._book.to_restore:
                 return None
             try:
                 restored = await self._apply_default(device)
             except AutopilotError as error:
-                self._note_trouble(device, str(error))
+                self._record_failure(device, str(error))
                 return None
             self._given_back(device)
         return restored
@@ -249,12 +249,12 @@ class PowerControl:
         self._save()
         log.info("power cap restored to default", extra={"device": device})
 
-    def _note_trouble(self, device: str, reason: str) -> None:
+    def _record_failure(self, device: str, reason: str) -> None:
         trouble, now_s = self._troubles.setdefault(device, _Trouble()), self.steady()
         trouble.next_s = now_s + trouble.pause_s
-        trouble.pause_s = min(2 * trouble.pause_s, LONGEST_PAUSE_S)
-        if now_s - trouble.told_s >= RETOLD_S:
-            trouble.told_s = now_s
+        trouble.pause_s = min(2 * trouble.pause_s, MAX_PAUSE_S)
+        if now_s - trouble.logged_s >= REMINDER_INTERVAL_S:
+            trouble.logged_s = now_s
             log.warning("cap not restored yet", extra={"device": device, "error": reason})
 
     async def _apply_default(self, device: str) -> tuple[float, float]:

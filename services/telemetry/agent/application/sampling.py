@@ -32,7 +32,7 @@ log = logging.getLogger(__name__)
 
 Publish = Callable[[str, bytes, str], Awaitable[None]]
 DISCOVER_PERIOD_S = 10.0
-MOST_MESSAGE = 2000
+MAX_MESSAGE = 2000
 PUBLISHED_AT_ONCE = 16
 
 
@@ -51,7 +51,7 @@ class Sampler:
     """Samples the sources of one node, and of the hosts whose exporters it reads.
 
     `publish(subject, body, message_id)` returns when the message is stored. `extra_events` returns events from
-    other origins; `all_told` is called when nothing waits to be published.
+    other origins; `on_all_published` is called when nothing waits to be published.
     """
 
     node: str
@@ -65,14 +65,14 @@ class Sampler:
     devices: dict[str, tuple[DeviceInfo, GuardedSource]] = field(default_factory=dict)
     epoch_us: int = field(default_factory=_now_us)
     extra_events: Callable[[], list[SourceEvent]] = list
-    all_told: Callable[[], None] = lambda: None
+    on_all_published: Callable[[], None] = lambda: None
     privileged: bool = True
     inventory_period_s: float = 30.0
     expected_devices: int = 0
     resets: ResetWatch = field(default_factory=lambda: ResetWatch(""))
     addresses: dict[str, str] = field(default_factory=dict)
     _hosts: dict[str, str] = field(default_factory=dict)
-    _said_unprivileged: bool = False
+    _reported_unprivileged: bool = False
     _source_watch: SourceWatch = field(default_factory=SourceWatch)
     _owners: dict[str, str] = field(default_factory=dict)
     _states: dict[str, str] = field(default_factory=dict)
@@ -101,20 +101,20 @@ class Sampler:
 
     async def discover(self) -> None:
         """Discover devices in every source, and publish the inventory."""
-        await self.look_for_devices()
-        await self.tell_inventory()
+        await self.discover_devices()
+        await self.publish_inventory()
 
-    async def tell_inventory(self) -> None:
+    async def publish_inventory(self) -> None:
         """Publish the state of devices and sources, when it changed or is due."""
         devices = {device: (info, source.name) for device, (info, source) in self.devices.items()}
         states = self._states | self._source_watch.reasons
-        await self._inventories.tell(devices, self._hosts, states, self.resets.boot_id)
+        await self._inventories.publish_all(devices, self._hosts, states, self.resets.boot_id)
 
     def node_of(self, device: str) -> str:
         """Return the host of a device according to its exporter; else this node."""
         return self._hosts.get(device, self.node)
 
-    async def look_for_devices(self) -> None:
+    async def discover_devices(self) -> None:
         """Discover devices in every source; one that fails keeps its known devices."""
         for source in self.sources:
             beat()
@@ -166,8 +166,8 @@ class Sampler:
         if not info.can_cap:
             return info
         allowed = info.simulated or self.privileged
-        if not allowed and not self._said_unprivileged:
-            self._said_unprivileged = True
+        if not allowed and not self._reported_unprivileged:
+            self._reported_unprivileged = True
             log.warning("no privilege to cap power: run the agent as root or with CAP_SYS_ADMIN")
         return info.model_copy(update={"can_set_power": allowed})
 
@@ -186,12 +186,12 @@ class Sampler:
         """Return the device at a PCI address, also one that is no longer found."""
         return self.addresses.get(pci)
 
-    async def keep_looking(self) -> None:
+    async def keep_discovering(self) -> None:
         """Discover devices periodically until cancelled; a driver may load, or respond again, at any time."""
         period_s = min(DISCOVER_PERIOD_S, self.inventory_period_s)
         while True:
             beat()
-            await self.look_for_devices()
+            await self.discover_devices()
             await asyncio.sleep(period_s)
 
     async def run(self) -> None:
@@ -205,7 +205,7 @@ class Sampler:
             self.health.report("sampling", ok=True, max_age_s=max(5.0, 5 * self.period_s))
             if loop.time() >= next_inventory:
                 next_inventory = loop.time() + tell_s
-                await self.tell_inventory()
+                await self.publish_inventory()
             next_tick += self.period_s * max(1, 1 + int((loop.time() - next_tick) / self.period_s))
             await asyncio.sleep(max(0.0, next_tick - loop.time()))
 
@@ -231,17 +231,17 @@ class Sampler:
         samples = {device: self._completed(device, sample, now_s) for device, sample in samples.items()}
         for device, sample in samples.items():
             self.latest.update(self.node_of(device), device, sample, now_s, self._info(device))
-        told = dict.fromkeys(unread, NO_READING) | samples
-        for node, frame, message_id in self._frames.assemble(start_us, told, simulated, self.node_of):
+        observed = dict.fromkeys(unread, NO_READING) | samples
+        for node, frame, message_id in self._frames.assemble(start_us, observed, simulated, self.node_of):
             self._queue(Outgoing(subjects.frames(node), frame, message_id))
-        self._tell(events, samples, unknown, start_us, now_s)
+        self._publish_frames(events, samples, unknown, start_us, now_s)
         self._more.set()
 
-    def _tell(
+    def _publish_frames(
         self, events: list[SourceEvent], samples: dict[str, Sample], unknown: set[str], start_us: int, now_s: float
     ) -> None:
         new = [e for e in events + self.extra_events() if self._occurrences.is_new(e, now_s)]
-        self.resets.told(new)
+        self.resets.process(new)
         for number, event in enumerate(new + self._transitions.observe(samples, unknown)):
             self._queue_event(event, start_us, number)
 
@@ -264,16 +264,16 @@ class Sampler:
             return samples, []
         except SourceHungError as error:
             if source.is_driver:
-                return samples or {}, self._say_hung(source, str(error))
-            return samples, self._say_failed(source, error)
+                return samples or {}, self._report_hung(source, str(error))
+            return samples, self._report_failed(source, error)
         except Exception as error:  # noqa: BLE001  told, and logged when it begins
             # Samples read before the events failed are still valid.
-            return samples, self._say_failed(source, error)
+            return samples, self._report_failed(source, error)
         if source.is_driver:
             self.health.report(f"source {source.name}", ok=True)
         return samples, [*events, *self._source_watch.answered(source.name)]
 
-    def _say_failed(self, source: GuardedSource, error: Exception) -> list[SourceEvent]:
+    def _report_failed(self, source: GuardedSource, error: Exception) -> list[SourceEvent]:
         reason = str(error) or type(error).__name__
         events = self._source_watch.failed(source.name, reason)
         if self._source_watch.first_time(source.name):
@@ -283,7 +283,7 @@ class Sampler:
             self.health.report(f"source {source.name}", ok=False, reason=reason)
         return events
 
-    def _say_hung(self, source: GuardedSource, reason: str) -> list[SourceEvent]:
+    def _report_hung(self, source: GuardedSource, reason: str) -> list[SourceEvent]:
         self.health.report(f"source {source.name}", ok=False, reason=reason)
         events = self._source_watch.hung(source.name, self._devices_of(source), reason)
         if events:
@@ -303,7 +303,7 @@ class Sampler:
             at=utc_now(),
             kind=event.kind,
             code=event.code,
-            message=event.message[:MOST_MESSAGE],
+            message=event.message[:MAX_MESSAGE],
             source=event.device if by_source else info[1].name if info else "",
             simulated=bool(info and info[0].simulated),
             cause=event.cause,
@@ -337,7 +337,7 @@ class Sampler:
                 self.health.report("publishing", ok=not problem, reason=problem)
                 if problem:
                     await asyncio.sleep(0.5)
-            self.all_told()
+            self.on_all_published()
 
     async def _publish(self, item: Outgoing) -> str:
         """Publish one message and remove it; returns why that failed, if it did."""

@@ -38,7 +38,7 @@ class ResetWatch:
                 self.epochs[device] = epoch
         return events
 
-    def told(self, events: Collection[SourceEvent]) -> None:
+    def process(self, events: Collection[SourceEvent]) -> None:
         """Process events from sources."""
         self.seen |= {event.device for event in events if event.kind == "reset"}
 

@@ -9,10 +9,10 @@ from dataclasses import dataclass, field
 MAX_GAP_S = 5.0
 CHECK_AFTER_S = 60.0
 # The longest time between two samples of an agent; exporters refresh their pages at least as often.
-LONGEST_PERIOD_S = 60.0
+MAX_PERIOD_S = 60.0
 # A counter that is stuck for this long, over this much energy, is broken (ROCm/amdsmi issue 38).
 STILL_S, STILL_J = 130.0, 500.0
-MOST_W = 1e6  # no device draws more: larger values are not readings
+MAX_W = 1e6  # no device draws more: larger values are not readings
 
 
 @dataclass
@@ -26,7 +26,7 @@ class EnergyIntegral:
     def add(self, readings: Iterable[tuple[float, float]]) -> None:
         """Add readings in order of time."""
         for at_s, power_w in readings:
-            if not 0 <= power_w <= MOST_W:
+            if not 0 <= power_w <= MAX_W:
                 continue
             if self._last is not None:
                 gap = at_s - self._last[0]
@@ -38,10 +38,10 @@ class EnergyIntegral:
 
 
 @dataclass
-class _Told:
+class _DeviceEnergy:
     """Energy of one device: what is reported, and the integral of its power beside it."""
 
-    integral: EnergyIntegral = field(default_factory=lambda: EnergyIntegral(max_gap_s=LONGEST_PERIOD_S))
+    integral: EnergyIntegral = field(default_factory=lambda: EnergyIntegral(max_gap_s=MAX_PERIOD_S))
     counter_j: float | None = None
     moved_s: float = 0.0
     at_move_j: float = 0.0
@@ -56,30 +56,30 @@ class EnergyWatch:
     The reported value never falls unless the counter does: a counter that moves again continues from it.
     """
 
-    _told: dict[str, _Told] = field(default_factory=dict)
+    _devices: dict[str, _DeviceEnergy] = field(default_factory=dict)
 
     def complete(self, device: str, sample: Mapping[str, float], now_s: float) -> dict[str, float]:
         """Return the sample with its energy from the counter or, while that is stuck, from the power."""
         power_w, counter_j = sample.get("power_w"), sample.get("energy_j")
-        told = self._told.setdefault(device, _Told())
+        state = self._devices.setdefault(device, _DeviceEnergy())
         if power_w is not None:
-            told.integral.add([(now_s, power_w)])
+            state.integral.add([(now_s, power_w)])
         if counter_j is None:
             return dict(sample)
-        if told.counter_j is None or counter_j != told.counter_j:
-            self._move(told, counter_j, now_s)
-        elif now_s - told.moved_s > STILL_S and told.integral.energy_j - told.at_move_j > STILL_J:
-            told.out_j = told.counter_j + told.offset_j + told.integral.energy_j - told.at_move_j
-        return {**sample, "energy_j": told.out_j}
+        if state.counter_j is None or counter_j != state.counter_j:
+            self._move(state, counter_j, now_s)
+        elif now_s - state.moved_s > STILL_S and state.integral.energy_j - state.at_move_j > STILL_J:
+            state.out_j = state.counter_j + state.offset_j + state.integral.energy_j - state.at_move_j
+        return {**sample, "energy_j": state.out_j}
 
     @staticmethod
-    def _move(told: _Told, counter_j: float, now_s: float) -> None:
-        if told.counter_j is not None and counter_j < told.counter_j:
-            told.offset_j = 0.0  # the counter restarted, and so does the reported value
+    def _move(state: _DeviceEnergy, counter_j: float, now_s: float) -> None:
+        if state.counter_j is not None and counter_j < state.counter_j:
+            state.offset_j = 0.0  # the counter restarted, and so does the reported value
         else:
-            told.offset_j = max(told.offset_j, told.out_j - counter_j)
-        told.counter_j, told.moved_s, told.at_move_j = counter_j, now_s, told.integral.energy_j
-        told.out_j = counter_j + told.offset_j
+            state.offset_j = max(state.offset_j, state.out_j - counter_j)
+        state.counter_j, state.moved_s, state.at_move_j = counter_j, now_s, state.integral.energy_j
+        state.out_j = counter_j + state.offset_j
 
 
 @dataclass

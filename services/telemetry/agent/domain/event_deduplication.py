@@ -19,7 +19,7 @@ PAIR_WITHIN_S = 75.0
 class OccurrenceFilter:
     """Pairs events of several origins one to one: five XIDs that all report are five events, not fifteen, not one."""
 
-    _told: dict[tuple[str, str, int | None], deque[tuple[float, set[str]]]] = field(
+    _occurrences: dict[tuple[str, str, int | None], deque[tuple[float, set[str]]]] = field(
         default_factory=lambda: defaultdict(deque)
     )
 
@@ -27,7 +27,7 @@ class OccurrenceFilter:
         """Whether this occurrence has not been reported before."""
         if not event.origin:
             return True
-        occurrences = self._told[event.device, event.kind, event.code]
+        occurrences = self._occurrences[event.device, event.kind, event.code]
         while occurrences and now_s - occurrences[0][0] > PAIR_WITHIN_S:
             occurrences.popleft()
         for _, origins in occurrences:

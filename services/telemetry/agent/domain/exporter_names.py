@@ -112,7 +112,7 @@ _EXACT: dict[str, Meaning] = _DCGM | _OLD_DCGM | _OWN | _TPU | _SMI | _MINDPRINC
 # Lines that identify a device rather than describe its state.
 DESCRIPTIONS = frozenset({"nvidia_smi_gpu_info", "nvidia_smi_index"})
 # Metrics that every exporter reports about itself.
-OF_THE_EXPORTER = ("go_", "process_", "python_", "promhttp_", "scrape_", "up", "exporter_")
+EXPORTER_PREFIXES = ("go_", "process_", "python_", "promhttp_", "scrape_", "up", "exporter_")
 READ = "dcgm-exporter, nvidia_gpu_exporter, AMD's device-metrics-exporter, TPU device plugins and other agents"
 
 _UINT_MAX = (65535.0, 4294967295.0)

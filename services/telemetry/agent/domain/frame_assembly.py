@@ -15,7 +15,7 @@ from accelerator_autopilot.telemetry.samples import Sample, SourceEvent
 
 LOST_AFTER_TICKS = 3
 NO_READING: Sample = {"read_errors": 1.0}  # of a device whose source fails: its state is unknown
-_MOST = 1e30  # no reading is larger, and float32 holds anything smaller
+_MAX_VALUE = 1e30  # no reading is larger, and float32 holds anything smaller
 _HELD = {metric.name for metric in METRICS if metric.held}
 _REBASED = {metric.name: metric.rebase_at for metric in METRICS if metric.rebase_at is not None}
 _THROTTLES = {"sw_power_cap", "hw_slowdown", "sw_thermal", "hw_thermal", "hw_power_brake"}
@@ -135,4 +135,4 @@ class TransitionWatch:
 
 def clean(sample: Mapping[str, float]) -> Sample:
     """Remove invalid readings: infinities, NaN and absurdly large numbers."""
-    return {name: value for name, value in sample.items() if -_MOST < value < _MOST}
+    return {name: value for name, value in sample.items() if -_MAX_VALUE < value < _MAX_VALUE}

@@ -85,8 +85,8 @@ class KernelLines:
 
     def _off_the_bus(self, line: str, pci: str, text: str) -> KernelFact | None:
         """The same loss is usually reported as XID 79 too; some drivers omit that."""
-        told = self._note_loss(line, pci)
-        return None if told else KernelFact(pci, "xid", OFF_THE_BUS_XID, " ".join(text.split()))
+        reported = self._note_loss(line, pci)
+        return None if reported else KernelFact(pci, "xid", OFF_THE_BUS_XID, " ".join(text.split()))
 
     def _note_loss(self, line: str, pci: str) -> bool:
         """Whether the loss was reported just before, by the kernel's own clock."""

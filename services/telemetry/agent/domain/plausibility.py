@@ -11,7 +11,7 @@ from accelerator_autopilot.telemetry.samples import Sample
 _ZERO_IS_UNKNOWN = ("temp_mem_c",)
 # Measured over a window that differs slightly from its divisor; on MIG by this much (NVIDIA/DCGM issue 152).
 _SHARES = ("sm_util_pct", "sm_occupancy_pct", "tensor_util_pct", "dram_util_pct", "engine_util_pct")
-WHOLE_PCT, MOST_PCT = 100.0, 150.0
+WHOLE_PCT, MAX_PCT = 100.0, 150.0
 
 
 @dataclass
@@ -30,7 +30,7 @@ class Plausible:
             elif value == 0 and name not in self._has.get(device, ()):
                 del kept[name]
         for name in _SHARES:
-            if WHOLE_PCT < kept.get(name, 0.0) <= MOST_PCT:
+            if WHOLE_PCT < kept.get(name, 0.0) <= MAX_PCT:
                 kept[name] = WHOLE_PCT
         return kept
 

@@ -66,19 +66,19 @@ class Lease:
 class LeaseBook:
     """All leases of one node. Who may command is decided by the fence.
 
-    `owed` holds the devices whose default must be restored, including those where it is unknown whether a cap was
+    `to_restore` holds the devices whose default must be restored, including those where it is unknown whether a cap was
     applied: by device, the lease to report when that is done, if any. `clocks` holds the devices whose clock may be
     locked.
     """
 
     leases: dict[str, Lease] = field(default_factory=dict)
-    owed: dict[str, Lease | None] = field(default_factory=dict)
+    to_restore: dict[str, Lease | None] = field(default_factory=dict)
     clocks: set[str] = field(default_factory=set)
 
     @property
     def touched(self) -> set[str]:
         """Devices that may not be at their default."""
-        return self.leases.keys() | self.owed.keys()
+        return self.leases.keys() | self.to_restore.keys()
 
     def judge(
         self, command: PowerCommand, device: DeviceInfo | None, policy: FleetPolicy, now: datetime
@@ -106,7 +106,7 @@ class LeaseBook:
 
     def begin(self, device: str, grant: LeaseGrant) -> None:
         """Record what is about to be applied: whatever happens next, the default is owed."""
-        self.owed.setdefault(device, None)
+        self.to_restore.setdefault(device, None)
         if grant.clock_mhz is not None:
             self.clocks.add(device)
 
@@ -124,32 +124,32 @@ class LeaseBook:
             grant.clock_mhz,
             now.steady_s + lease_s,
         )
-        self.owed.pop(command.device, None)
+        self.to_restore.pop(command.device, None)
         if grant.clock_mhz is None:
             self.clocks.discard(command.device)
 
     def fall_back(self, device: str, lease: Lease) -> None:
         """Keep the previous lease: its replacement was not applied."""
         self.leases[device] = lease
-        self.owed.pop(device, None)
+        self.to_restore.pop(device, None)
         if lease.clock_mhz is None:
             self.clocks.discard(device)
 
-    def owe(self, device: str) -> None:
+    def mark_for_restore(self, device: str) -> None:
         """End a device's lease, if it has one: its default is owed from now on."""
         lease = self.leases.pop(device, None)
-        self.owed[device] = lease or self.owed.get(device)
+        self.to_restore[device] = lease or self.to_restore.get(device)
 
     def end_leases(self, now: Moment) -> None:
         """Expire leases; their devices are owed their default until `drop` confirms that they have it."""
         for lease in list(self.leases.values()):
             if lease.is_over(now):
-                self.owe(lease.device)
+                self.mark_for_restore(lease.device)
 
     def drop(self, device: str) -> None:
         """Record that the device has its default again."""
         self.leases.pop(device, None)
-        self.owed.pop(device, None)
+        self.to_restore.pop(device, None)
         self.clocks.discard(device)
 
 

@@ -6,9 +6,9 @@ import re
 from typing import NamedTuple
 
 from accelerator_autopilot.contracts.messages.telemetry import DeviceInfo
+from accelerator_autopilot.contracts.subjects import MOST_NAME_BYTES
 from accelerator_autopilot.telemetry.agent.domain.exporter_names import Line
 
-MOST_NAME_BYTES = 200
 _HOSTS = ("Hostname", "hostname", "node", "kubernetes_node", "instance")
 _UUIDS = ("UUID", "uuid", "gpu_uuid", "serial_number")
 _PLACES = ("device", "accelerator_id", "gpu", "gpu_id", "minor_number")

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from accelerator_autopilot.contracts.messages.telemetry import DeviceInfo
 from accelerator_autopilot.telemetry.agent.domain.exporter_names import (
     DESCRIPTIONS,
-    OF_THE_EXPORTER,
+    EXPORTER_PREFIXES,
     XID,
     XID_COUNT,
     Line,
@@ -22,7 +22,7 @@ from accelerator_autopilot.telemetry.agent.domain.exporter_names import (
 from accelerator_autopilot.telemetry.agent.domain.scrape_devices import Owner, describe, fits, owner_of
 from accelerator_autopilot.telemetry.samples import Sample
 
-MOST_DEVICES = 1024
+MAX_DEVICES = 1024
 HIGHEST_XID = 100_000
 _CODE = re.compile(r"[0-9]{1,5}")
 # An exporter repeats board-level metrics for every MIG instance: only these belong to an instance itself.
@@ -60,11 +60,11 @@ class PageReading:
             return
         meaning = meaning_of(line)
         if meaning is None or owner is None:
-            if meaning is None and not line.name.startswith(OF_THE_EXPORTER):
+            if meaning is None and not line.name.startswith(EXPORTER_PREFIXES):
                 self.unknown[line.name] += 1
         elif not fits(owner):
             self.misnamed += 1
-        elif owner.device in self.samples or len(self.samples) < MOST_DEVICES:
+        elif owner.device in self.samples or len(self.samples) < MAX_DEVICES:
             self._take(line, owner, meaning)
 
     def _take(self, line: Line, owner: Owner, meaning: Meaning) -> None:
@@ -98,10 +98,10 @@ class PageReading:
             info = self.infos.get(device)
             its = owner if device == owner.device else Owner(device, owner.host, "")
             if info is None or info.model == "unknown":
-                told = describe(line, its, meaning.dialect)
+                description = describe(line, its, meaning.dialect)
                 if its is not owner:
-                    told = told.model_copy(update={"mig_profile": None, "mig_mode": True})
-                self.infos[device] = told
+                    description = description.model_copy(update={"mig_profile": None, "mig_mode": True})
+                self.infos[device] = description
             elif info.pci_bus_id is None and line.labels.get("pci_bus_id"):
                 self.infos[device] = info.model_copy(update={"pci_bus_id": line.labels["pci_bus_id"]})
             if owner.host:

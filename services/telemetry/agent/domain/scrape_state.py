@@ -9,9 +9,9 @@ from accelerator_autopilot.telemetry.agent.domain.scrape_reader import PageReadi
 from accelerator_autopilot.telemetry.samples import SourceEvent
 
 # A device that left the page may be broken: it is forgotten when another takes its place, or after this time.
-GONE_FOR_GOOD_S = 24 * 3600.0
+FORGET_AFTER_S = 24 * 3600.0
 
-MOST_AT_ONCE = 100  # a count that jumps indicates a storm; further events add no information
+MAX_AT_ONCE = 100  # a count that jumps indicates a storm; further events add no information
 
 
 @dataclass
@@ -33,7 +33,7 @@ class PageDevices:
                 continue
             reconfigured = info.parent is not None and (info.parent in page.infos or info.parent not in self.infos)
             replaced = info.parent is None and places.get(self._place(info), device) != device
-            if reconfigured or replaced or now_s - self._seen_s[device] > GONE_FOR_GOOD_S:
+            if reconfigured or replaced or now_s - self._seen_s[device] > FORGET_AFTER_S:
                 self._forget(device)
 
     def _forget(self, device: str) -> None:
@@ -70,5 +70,5 @@ class PageXids:
         return [
             SourceEvent(device, "xid", code, f"the exporter's page tells XID {code}", origin="page")
             for (device, code), times in grown.items()
-            for _ in range(min(times, MOST_AT_ONCE))
+            for _ in range(min(times, MAX_AT_ONCE))
         ]

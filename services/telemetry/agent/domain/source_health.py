@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from accelerator_autopilot.telemetry.samples import SourceEvent
 
-TOLD_AFTER = 3  # consecutive samples; an exporter that restarts within two of them is not worth reporting
+FAILURES_TO_REPORT = 3  # consecutive samples; an exporter that restarts within two of them is not worth reporting
 
 
 @dataclass
@@ -25,7 +25,7 @@ class SourceWatch:
         The first time in a run is reported too: the previous run may have ended while the source failed.
         """
         events = [SourceEvent(device, "probe_recovered") for device in self._hung.pop(source, [])]
-        if source not in self._known or self._failures.get(source, 0) >= TOLD_AFTER:
+        if source not in self._known or self._failures.get(source, 0) >= FAILURES_TO_REPORT:
             events.append(SourceEvent(source, "source_recovered"))
         self._known.add(source)
         self._failures.pop(source, None)
@@ -36,7 +36,7 @@ class SourceWatch:
         """Record that a source gave no readings; returns one event about the source, none about its devices."""
         self.reasons[source] = reason
         count = self._failures[source] = self._failures.get(source, 0) + 1
-        return [SourceEvent(source, "source_failed", message=reason)] if count == TOLD_AFTER else []
+        return [SourceEvent(source, "source_failed", message=reason)] if count == FAILURES_TO_REPORT else []
 
     def hung(self, source: str, devices: Collection[str], reason: str) -> list[SourceEvent]:
         """Record that a driver call hung: its devices cannot be used either."""

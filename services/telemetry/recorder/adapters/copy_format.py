@@ -16,7 +16,7 @@ from accelerator_autopilot.telemetry.recorder.domain.frame_blocks import SampleB
 _HEADER = b"PGCOPY\n\xff\r\n\0" + struct.pack(">ii", 0, 0)
 _TRAILER = struct.pack(">h", -1)
 # PostgreSQL rejects a mean that underflows its type, and with it the whole minute.
-_LEAST = 1e-30
+_MIN_VALUE = 1e-30
 _POSTGRES_EPOCH_US = 946_684_800_000_000  # 2000-01-01 UTC, in µs since 1970
 
 
@@ -40,7 +40,7 @@ def copy_binary(block: SampleBlock) -> bytes:
     rows["ts"], rows["id"] = block.at_us - _POSTGRES_EPOCH_US, block.device_ids
     # Column by column: converting and copying interleaved columns takes half as long again.
     columns = np.ascontiguousarray(block.values.T)
-    tiny = (columns != 0) & (np.abs(columns) < _LEAST)
+    tiny = (columns != 0) & (np.abs(columns) < _MIN_VALUE)
     if tiny.any():
         columns = np.where(tiny, np.zeros_like(columns), columns)
     swapped = columns.astype(">f4")

@@ -48,13 +48,13 @@ class DatabaseProbe:
                     self._connection = await asyncpg.connect(self._dsn, timeout=ANSWER_S, statement_cache_size=0)
                 await self._connection.execute(_WRITE)
         except TimeoutError:
-            self._tell(f"no answer to a write in {ANSWER_S:g} s")
+            self._report(f"no answer to a write in {ANSWER_S:g} s")
         except DATABASE_ERRORS as error:
-            self._tell(f"{type(error).__name__}: {error}")
+            self._report(f"{type(error).__name__}: {error}")
         else:
-            self._tell("")
+            self._report("")
 
-    def _tell(self, problem: str) -> None:
+    def _report(self, problem: str) -> None:
         if problem:
             self._drop()
         if self._well == bool(problem):

@@ -11,7 +11,7 @@ from typing import Any
 import asyncpg
 
 ROWS_AT_ONCE = 2_000
-LONGEST_S = 1.0
+MAX_S = 1.0
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ class Retention:
 
     async def sweep(self, now: datetime, busy: Callable[[], bool] = lambda: False) -> int:
         """Delete for at most a second, and not while `busy`; returns how many rows were deleted."""
-        until, gone = time.monotonic() + LONGEST_S, 0
+        until, gone = time.monotonic() + MAX_S, 0
         for kept in TABLES:
             oldest = now - timedelta(days=self._days[kept.setting])
             query = _DELETE.format(table=kept.table, time=kept.time, only=kept.only)

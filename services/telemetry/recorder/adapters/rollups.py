@@ -20,7 +20,7 @@ GRACE_S = 5.0
 MARKS_PER_TURN = 20
 JOBS_AT_ONCE = 500
 JOBS_OF_AN_HOUR = 20_000
-LONGEST_S = 900.0
+MAX_S = 900.0
 
 
 def _native_minute(present: set[str]) -> str:
@@ -182,7 +182,7 @@ _HOUR_JOBS = _JOBS.format(
 class Rollups:
     """One recorder's share of the rollups."""
 
-    longest_s = LONGEST_S
+    longest_s = MAX_S
 
     def __init__(self, pool: asyncpg.Pool[Any]) -> None:
         self._pool = pool
@@ -228,9 +228,9 @@ class Rollups:
 
     async def _minute(self, connection: Any, minute: datetime) -> None:
         if self._native:
-            await connection.execute(self._minutes, minute, timeout=LONGEST_S)
+            await connection.execute(self._minutes, minute, timeout=MAX_S)
         nodes = _NODES_FROM_MINUTES if self._native else _NODES_FROM_TICKS
-        await connection.execute(nodes, minute, timeout=LONGEST_S)
+        await connection.execute(nodes, minute, timeout=MAX_S)
         await connection.execute(
             "INSERT INTO rollup_marks (kind, ts) VALUES ('1h', date_trunc('hour', $1::timestamptz, 'UTC')) "
             "ON CONFLICT (kind, ts) DO UPDATE SET marks = rollup_marks.marks + 1",
@@ -239,9 +239,9 @@ class Rollups:
 
     async def _hour(self, connection: Any, hour: datetime) -> None:
         if self._native:
-            await connection.execute(self._hours, hour, timeout=LONGEST_S)
-        await connection.execute(_NODE_HOURS, hour, timeout=LONGEST_S)
-        await connection.execute(_ENERGY, hour, timeout=LONGEST_S)
+            await connection.execute(self._hours, hour, timeout=MAX_S)
+        await connection.execute(_NODE_HOURS, hour, timeout=MAX_S)
+        await connection.execute(_ENERGY, hour, timeout=MAX_S)
         # Jobs of the current hour are handled as they are recorded.
         if hour < utc_now() - timedelta(hours=1, minutes=10):
-            await connection.execute(_HOUR_JOBS, JOBS_OF_AN_HOUR, hour, timeout=LONGEST_S)
+            await connection.execute(_HOUR_JOBS, JOBS_OF_AN_HOUR, hour, timeout=MAX_S)

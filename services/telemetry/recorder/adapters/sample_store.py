@@ -16,7 +16,7 @@ from accelerator_autopilot.runtime.database import Connection, with_connection
 from accelerator_autopilot.telemetry.recorder.adapters.copy_format import copy_binary
 from accelerator_autopilot.telemetry.recorder.domain.frame_blocks import SampleBlock, stack
 
-MOST_NODES = 200_000
+MAX_NODES = 200_000
 _DEVICES = (
     "INSERT INTO devices (node, device, simulated, project, actor) "
     "SELECT * FROM unnest($1::text[], $2::text[], $3::bool[], $4::text[], $5::text[]) "
@@ -50,7 +50,7 @@ class PostgresFrameStore:
         if not unknown:
             return
         marked = {(f.node, d): (d in f.simulated, f.project, f.actor) for f in unknown.values() for d in f.devices}
-        if len(self._device_ids) > MOST_NODES:
+        if len(self._device_ids) > MAX_NODES:
             self._device_ids = {k: v for k, v in self._device_ids.items() if k in {(f.node, f.devices) for f in frames}}
         rows = [(*key, *told) for key, told in sorted(marked.items())]
         columns = [list(column) for column in zip(*rows, strict=True)]

@@ -35,7 +35,7 @@ log = logging.getLogger(__name__)
 DURABLE = "recorder-frames"
 FRAMES = Watched("TELEMETRY", durable(DURABLE, max_ack_pending=60_000))
 SLICE = 500
-AGES_A_BATCH = 500  # how many frames of a batch the latency histogram samples
+AGES_PER_BATCH = 500  # how many frames of a batch the latency histogram samples
 NOT_SUSPICIOUS_US = 20_000_000
 AGES_S = (0.05, 0.1, 0.25, 0.5, 1, 2, 3, 5, 10, 30, 60, 300, 900, 3600)
 
@@ -127,7 +127,7 @@ class FrameWriter:
         self.totals.duplicates += max(0, samples - written)
         await acknowledge(nc, [message for message, _ in pairs])
         now = utc_now().timestamp()
-        for frame in frames[:: max(1, len(frames) // AGES_A_BATCH)]:
+        for frame in frames[:: max(1, len(frames) // AGES_PER_BATCH)]:
             # With a wrong clock a frame has no meaningful age; its node is reported instead.
             if not self.clocks.is_off(frame):
                 age_s = max(0.0, now - frame.end_us / 1e6)
@@ -135,9 +135,9 @@ class FrameWriter:
                 self.totals.oldest_s = max(self.totals.oldest_s, age_s)
         self.tally.add(frames)
         self._skewed.set(len(self.clocks.off))
-        self._tell(frames)
+        self._update_latest(frames)
 
-    def _tell(self, frames: list[TelemetryFrame]) -> None:
+    def _update_latest(self, frames: list[TelemetryFrame]) -> None:
         """Update the latest samples for /metrics, for as many devices as it may show."""
         now_s, room = time.monotonic(), self._latest.limit
         for frame in frames:

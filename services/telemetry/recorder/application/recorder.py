@@ -49,9 +49,9 @@ Pool: TypeAlias = "asyncpg.Pool[Any]"
 UPKEEP_PERIOD_S = 5.0
 SWEEP_PERIOD_S = 60.0
 COUNT_PERIOD_S = 10.0
-PROBE_STANDSTILL_S = 30.0
+PROBE_HANG_TIMEOUT_S = 30.0
 # Statements that wait for a hung server time out first, one after another.
-STANDSTILL_S = 1200.0
+HANG_TIMEOUT_S = 1200.0
 # The statements of one hour run one after another, each within its time limit.
 ROLLUP_STATEMENTS = 4
 
@@ -89,7 +89,7 @@ class Recorder:
         self._headroom = StreamBacklog(FRAMES.stream, DURABLE, service.health, service.registry)
         self._name = f"{settings.node}/{os.getpid()}"
         self._described: dict[str, datetime] = {}
-        self._told: dict[str, int] = {}
+        self._missing_before: dict[str, int] = {}
         self._parts: list[str] = []
 
     async def run(self, js: JetStreamContext) -> None:
@@ -109,8 +109,8 @@ class Recorder:
     async def _run_parts(self, js: JetStreamContext, storage: RecorderStorage) -> None:
         nc = client_of(self._service.broker)
         # A part that fails or hangs restarts by itself and stops no other.
-        self._start("database probe", storage.probe, PROBE_STANDSTILL_S)
-        self._start("partitions", lambda: self._keep_in_order(storage, js))
+        self._start("database probe", storage.probe, PROBE_HANG_TIMEOUT_S)
+        self._start("partitions", lambda: self._maintain(storage, js))
         self._start("retention", lambda: self._sweep(storage.retention))
         self._start("rollups", lambda: self._roll_up(storage.rollups), ROLLUP_STATEMENTS * storage.rollups.longest_s)
         self._start("frame counts", lambda: self._count_frames(storage.fleet, js))
@@ -120,9 +120,9 @@ class Recorder:
             self._start(f"table {table.stream}", partial(self._records.run, nc, js, storage.records, table))
         await asyncio.Event().wait()
 
-    def _start(self, name: str, work: Work, standstill_s: float | None = None) -> None:
+    def _start(self, name: str, work: Work, hang_timeout_s: float | None = None) -> None:
         self._parts.append(name)
-        self._service.supervise(name, work, standstill_s=standstill_s or STANDSTILL_S)
+        self._service.supervise(name, work, hang_timeout_s=hang_timeout_s or HANG_TIMEOUT_S)
 
     async def _connect(self, dsn: str) -> Pool:
         while True:
@@ -137,14 +137,14 @@ class Recorder:
                 self._health.report("database", ok=False, reason=str(error))
                 await asyncio.sleep(0.5)
 
-    async def _keep_in_order(self, storage: RecorderStorage, js: JetStreamContext) -> None:
+    async def _maintain(self, storage: RecorderStorage, js: JetStreamContext) -> None:
         while True:
             beat()
             began = time.monotonic()
             try:
                 await storage.partitions.keep(utc_now())
                 await storage.fleet.prune_runs()
-                await self._headroom.look(js, utc_now())
+                await self._headroom.check(js, utc_now())
                 await self._describe_nodes(storage.fleet, js)
                 self._health.report("upkeep", ok=True)
             except (*DATABASE_ERRORS, *BUS_ERRORS) as error:
@@ -223,7 +223,7 @@ class Recorder:
                 self.frames.tally.give_back(runs)
             else:
                 # What another recorder has not counted yet is missing in only one count.
-                self._tell_missing({node: min(n, before.get(node, 0)) for node, n in now.items()})
+                self._log_missing({node: min(n, before.get(node, 0)) for node, n in now.items()})
                 before = now
             await asyncio.sleep(COUNT_PERIOD_S)
 
@@ -248,9 +248,9 @@ class Recorder:
             else:
                 return
 
-    def _tell_missing(self, missing: dict[str, int]) -> None:
+    def _log_missing(self, missing: dict[str, int]) -> None:
         self._missing.set(sum(missing.values()))
         for node, count in missing.items():
-            if count > self._told.get(node, 0):
+            if count > self._missing_before.get(node, 0):
                 log.warning("frames missing", extra={"node": node, "missing": count})
-        self._told = missing
+        self._missing_before = missing

@@ -30,7 +30,7 @@ class StreamBacklog:
         )  # fmt: skip
         self._first_lost: int | None = None
 
-    async def look(self, js: JetStreamContext, now: datetime) -> float:
+    async def check(self, js: JetStreamContext, now: datetime) -> float:
         """Return the share used, 0 to 1; unready above WARN_AT. Raises the errors of nats-py."""
         stream = await js.stream_info(self._stream)
         consumer = await js.consumer_info(self._stream, self._durable)

@@ -13,7 +13,7 @@ from accelerator_autopilot.telemetry.samples import SourceEvent
 
 log = logging.getLogger(__name__)
 
-MOST_AT_ONCE = 1000
+MAX_AT_ONCE = 1000
 # Event types by their bits in the NVML API reference; older packages lack names for the newest.
 EVENTS: dict[int, str] = {
     0x1: "ecc_sbe",
@@ -52,7 +52,7 @@ class EventReader:
     def poll(self) -> list[SourceEvent]:
         """Return all pending events."""
         events: list[SourceEvent] = []
-        while len(events) < MOST_AT_ONCE:
+        while len(events) < MAX_AT_ONCE:
             try:
                 data = pynvml.nvmlEventSetWait_v2(self._set, 1)
             except pynvml.NVMLError as error:

@@ -27,7 +27,7 @@ from accelerator_autopilot.telemetry.agent.adapters.nvml.events import EventRead
 from accelerator_autopilot.telemetry.agent.adapters.nvml.gpm import GpmReader
 from accelerator_autopilot.telemetry.agent.adapters.nvml.readings import CALLS, FALLBACKS, FIELDS, number
 from accelerator_autopilot.telemetry.agent.adapters.nvml.unified_memory import is_unified, system_memory
-from accelerator_autopilot.telemetry.agent.adapters.runtime_suspend import ASLEEP, sleeps_at
+from accelerator_autopilot.telemetry.agent.adapters.runtime_suspend import ASLEEP, is_suspended_at
 from accelerator_autopilot.telemetry.agent.domain.energy import EnergyCheck, EnergyIntegral
 from accelerator_autopilot.telemetry.agent.domain.sampling_periods import SamplingSchedule
 from accelerator_autopilot.telemetry.errors import PowerControlError
@@ -110,7 +110,7 @@ class NvmlSource:
 
     def _look_at(self, index: int, before: dict[str, _Device]) -> dict[str, _Device]:
         """Return the GPU at an index and its instances. Raises any error of the driver."""
-        asleep = {u: d for u, d in before.items() if d.board == index and sleeps_at(d.info.pci_bus_id)}
+        asleep = {u: d for u, d in before.items() if d.board == index and is_suspended_at(d.info.pci_bus_id)}
         if asleep:
             return asleep
         handle = pynvml.nvmlDeviceGetHandleByIndex(index)
@@ -183,7 +183,7 @@ class NvmlSource:
 
     def _complete(self, device: _Device) -> DeviceInfo:
         uuid, handle = device.info.device, device.handle
-        if sleeps_at(device.info.pci_bus_id):
+        if is_suspended_at(device.info.pci_bus_id):
             return device.info
         try:
             found = (
@@ -202,7 +202,7 @@ class NvmlSource:
         """Read what each device supports and what is due; a device that is gone is left out."""
         samples = {}
         for uuid, device in self._devices.items():
-            if sleeps_at(device.info.pci_bus_id):
+            if is_suspended_at(device.info.pci_bus_id):
                 samples[uuid] = dict(ASLEEP)
                 continue
             started, failed = time.monotonic(), sum(self._gate.errors.values())
