@@ -23,13 +23,13 @@ class TestDependencies:
 
     def test_all_that_wait_for_one_are_told_in_order_and_leave(self) -> None:
         index = self.index(c="x", b="x", d="y")
-        assert index.told_of("x") == ["message of b", "message of c"]
-        assert (len(index), index.told_of("x"), index._for) == (1, [], {"y": {"d"}})
+        assert index.pop_dependents("x") == ["message of b", "message of c"]
+        assert (len(index), index.pop_dependents("x"), index._for) == (1, [], {"y": {"d"}})
 
     def test_a_job_that_waits_for_another_than_before_is_told_of_that_only(self) -> None:
         index = self.index(b="x", c="x")
         index.put("b", "y", "newer")
-        assert (index.told_of("x"), index.told_of("y")) == (["message of c"], ["newer"])
+        assert (index.pop_dependents("x"), index.pop_dependents("y")) == (["message of c"], ["newer"])
 
     def test_what_is_forgotten_leaves_the_others_waiting_and_no_trace(self) -> None:
         index = self.index(b="x", c="x", d="y")

@@ -109,7 +109,7 @@ class TestLedger:
         assert self.states(ledger) == []
         told = self.ledger()
         told.take(alert(severity="info"), 1)
-        told.told("a1")
+        told.delivered("a1")
         told.take(alert(severity="info", state="resolved"), 2)
         assert self.states(told) == [("resolved", 2)]
 
@@ -153,14 +153,18 @@ class TestLedger:
         ledger.take(alert(), 4)
         ledger.end("a1", at(9))
         entry = ledger.entries["a1"]
-        assert (entry.ended_at, entry.sequence, entry.alert.end_reason) == (at(9), 4, subscription_ledger.NEVER_TOLD)
+        assert (entry.ended_at, entry.sequence, entry.alert.end_reason) == (
+            at(9),
+            4,
+            subscription_ledger.NEVER_PUBLISHED,
+        )
         ledger.end("a1", at(99))
         assert ledger.entries["a1"] == entry
 
     def test_after_a_new_stream_every_sequence_is_newer(self) -> None:
         ledger = self.ledger(states=EVERY)
         ledger.take(alert(), 900)
-        ledger.begin_anew()
+        ledger.restart()
         assert ledger.entries["a1"].sequence == 0
         assert ledger.take(alert(state="updated"), 1)
 
@@ -168,9 +172,9 @@ class TestLedger:
         ledger = self.ledger(states=EVERY)
         ledger.take(alert(severity="critical"), 1)
         ledger.take(alert(severity="info", state="updated"), 2)
-        ledger.told("a1")
+        ledger.delivered("a1")
         assert (ledger.entries["a1"].told, self.states(ledger)) == ("critical", [("updated", 2)])
-        ledger.told("a1")
+        ledger.delivered("a1")
         assert ledger.entries["a1"].told == "critical"
 
     def test_dropping_takes_the_end_along_only_where_nothing_was_told(self) -> None:
@@ -180,7 +184,7 @@ class TestLedger:
             ledger.take(alert(state="updated"), 2)
             ledger.take(alert(state="resolved"), 3)
             for _ in range(told):
-                ledger.told("a1")
+                ledger.delivered("a1")
             ledger.drop("a1")
             assert self.states(ledger) == ([("updated", 2)] if not told else left)
 
@@ -210,9 +214,9 @@ class TestLedger:
         ledger.take(alert(), 1)
         assert not ledger.over("a1", at(9))
         ledger.take(alert(state="resolved", at=at(5)), 2)
-        ledger.told("a1")
+        ledger.delivered("a1")
         assert not ledger.over("a1", at(9))
-        ledger.told("a1")
+        ledger.delivered("a1")
         assert ledger.over("a1", at(5))
         assert ledger.sweep(at(5)) == {"a1"}
         assert ledger.entries == {}
@@ -220,17 +224,17 @@ class TestLedger:
     def test_an_incident_is_remembered_for_a_day(self) -> None:
         ledger = self.ledger(by_incident=True)
         ledger.take(alert(), 1)
-        ledger.told("a1")
+        ledger.delivered("a1")
         ledger.take(alert(state="resolved", at=at(5)), 2)
-        ledger.told("a1")
+        ledger.delivered("a1")
         day = timedelta(days=1)
         assert not ledger.over("a1", at(5) + day)
         assert ledger.sweep(at(5) + day) == set()
         assert ledger.over("a1", at(6) + day)
 
     def test_no_more_than_five_thousand_ended_alerts_are_remembered(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        assert subscription_ledger.MOST_REMEMBERED == 5000
-        monkeypatch.setattr(subscription_ledger, "MOST_REMEMBERED", 2)
+        assert subscription_ledger.MAX_REMEMBERED == 5000
+        monkeypatch.setattr(subscription_ledger, "MAX_REMEMBERED", 2)
         ended = {
             name: LedgerEntry(alert=alert(id=name), ended_at=at(seconds))
             for name, seconds in (("a", 3), ("b", 1), ("c", 2), ("d", 4))
@@ -250,9 +254,9 @@ class TestLedger:
         assert ledger.waiting() == ["c", "d", "b", "a", "e"]
         ledger.take(alert(id="e", severity="critical", state="updated"), 9)
         assert ledger.waiting() == ["c", "e", "d", "b", "a"]
-        assert ledger.crowd == 5
-        ledger.told("c")
-        assert ledger.crowd == 4
+        assert ledger.pending_count == 5
+        ledger.delivered("c")
+        assert ledger.pending_count == 4
         assert ledger.waiting() == ["e", "d", "b", "a"]
 
     def test_one_end_for_an_incident_and_each_its_own_without(self) -> None:
@@ -260,8 +264,8 @@ class TestLedger:
             ledger = self.ledger(by_incident=by_incident)
             ledger.take(alert(id="a", incident="i", severity="warning"), 1)
             ledger.take(alert(id="b", incident="i", severity="critical"), 2)
-            ledger.told("a")
-            ledger.told("b")
+            ledger.delivered("a")
+            ledger.delivered("b")
             ledger.take(alert(id="a", incident="i", severity="warning", state="resolved", at=at(3)), 3)
             assert ledger.waiting() == waiting
             assert ledger.open() == ["b"]
@@ -271,7 +275,7 @@ class TestLedger:
     def test_news_of_an_incident_that_goes_on_are_told_other_than_ends(self) -> None:
         ledger = self.ledger(by_incident=True, states=EVERY)
         ledger.take(alert(id="a", incident="i", severity="warning"), 1)
-        ledger.told("a")
+        ledger.delivered("a")
         ledger.take(alert(id="a", incident="i", severity="critical", state="updated"), 2)
         assert ledger.waiting() == ["a"]
 
@@ -287,9 +291,9 @@ class TestLedger:
         ledger.take(alert(id="a"), 1)
         assert ledger.open_and_told() == []
         assert ledger.open() == ["a"]
-        ledger.told("a")
+        ledger.delivered("a")
         assert [entry.alert.id for entry in ledger.open_and_told()] == ["a"]
         ledger.take(alert(id="a", state="resolved"), 2)
         assert ledger.open_and_told() == []
-        ledger.told("a")
+        ledger.delivered("a")
         assert ledger.open_and_told() == []
