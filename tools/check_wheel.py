@@ -10,7 +10,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from tools.wheel_environment import PACKAGE, make_environment, make_foreign_packages, top_level_names
+from tools.wheel_environment import PACKAGE, make_environment, make_foreign_packages, top_level_names, without_checkout
 
 
 def main() -> None:
@@ -23,7 +23,9 @@ def main() -> None:
         python = make_environment(Path(scratch) / "environment", wheel)
         folder = Path(scratch) / "project"
         make_foreign_packages(folder)
-        done = subprocess.run([str(python.parent / "autopilot"), "tour"], cwd=folder, check=False)
+        done = subprocess.run(
+            [str(python.parent / "autopilot"), "tour"], cwd=folder, env=without_checkout(), check=False
+        )
     if done.returncode:
         sys.exit(f"the tour of {wheel.name} failed with {done.returncode}")
     print(f"{wheel.name} is fit for release")

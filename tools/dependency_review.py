@@ -5,9 +5,11 @@ python -m tools.dependency_review build
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 # Licences that ask for more than notice, or that a distributor has to look at.
 REVIEW = ("AGPL", "GPL", "SSPL", "BUSL", "Proprietary", "UNKNOWN")
@@ -27,14 +29,31 @@ def main() -> None:
     for line in listed[1:]:
         if any(word in line for word in REVIEW):
             print(f"look at: {line}")
-    found = subprocess.run(
-        [tools / "pip-audit", "--skip-editable", "--progress-spinner=off"], check=False, capture_output=True, text=True
-    )
-    if "ConnectionError" in found.stderr or "Max retries" in found.stderr:
-        print("pip-audit could not reach its database: vulnerabilities not checked")
-        return
-    print(found.stdout or found.stderr)
-    sys.exit(found.returncode)
+    sys.exit(audit(tools))
+
+
+def audit(tools: Path) -> str | None:
+    """What pip-audit knows against what is installed; None for nothing. Says how much it could check."""
+    command = [tools / "pip-audit", "--skip-editable", "--progress-spinner=off", "--format=json"]
+    done = subprocess.run(command, check=False, capture_output=True, text=True)
+    try:
+        packages: list[dict[str, Any]] = json.loads(done.stdout)["dependencies"]
+    except (ValueError, KeyError):
+        reason = (done.stderr.strip().splitlines() or ["pip-audit said nothing"])[-1]
+        if any(word in done.stderr for word in ("ConnectionError", "Max retries", "Timeout")):
+            print(f"vulnerabilities NOT checked, the database cannot be reached: {reason}")
+            return None
+        return f"pip-audit failed: {reason}"
+    checked = [package for package in packages if "skip_reason" not in package]
+    print(f"vulnerabilities of {len(checked)} of {len(packages)} packages checked")
+    if not checked:
+        print(f"NOT checked, for example: {packages[0]['skip_reason'] if packages else 'nothing is installed'}")
+    known = [
+        f"{package['name']} {package['version']}: {found['id']}, fixed in {', '.join(found['fix_versions']) or 'none'}"
+        for package in checked
+        for found in package["vulns"]
+    ]
+    return "\n".join(known) or None
 
 
 if __name__ == "__main__":

@@ -193,18 +193,24 @@ def killed_pct(copy: Checkout, target: str, sample: int | None, seed: int) -> fl
             importlib.import_module(name)
     gc.freeze()
     chosen = mutants(copy, target)
-    total = len(chosen)
     if sample is not None:
-        chosen = random.Random(seed).sample(chosen, min(sample, total))
-    for cache in {(copy.folder / mutation.module_path).parent / "__pycache__" for mutation in chosen}:
-        shutil.rmtree(cache, ignore_errors=True)
-    alive, counted, began_s = 0, 0, time.monotonic()
-    for number, mutation in enumerate(chosen, 1):
+        random.Random(seed).shuffle(chosen)
+    for module in modules:
+        shutil.rmtree((copy.folder / module).parent / "__pycache__", ignore_errors=True)
+    alive, counted, same, began_s = 0, 0, 0, time.monotonic()
+    for mutation in chosen:
+        if counted == sample:
+            break
         outcome = survives(copy, mutation, modules[str(mutation.module_path)])
-        alive, counted = alive + (outcome is True), counted + (outcome is not None)
-        if number % REPORT_EVERY == 0:
-            print(f"{number} of {len(chosen)} after {time.monotonic() - began_s:.0f} s, {alive} survived", flush=True)
-    print(f"{target}: {counted} of {total} mutants run, {alive} survived")
+        if outcome is None:
+            same += 1
+            continue
+        alive, counted = alive + outcome, counted + 1
+        if counted % REPORT_EVERY == 0:
+            print(f"{counted} after {time.monotonic() - began_s:.0f} s, {alive} survived", flush=True)
+    print(
+        f"{target}: of {len(chosen)} mutants {counted} were run, {same} differ in nothing that runs, {alive} survived"
+    )
     return 100.0 * (counted - alive) / max(1, counted)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import sysconfig
@@ -40,12 +41,12 @@ def make_environment(folder: Path, wheel: Path) -> Path:
     subprocess.run(
         [sys.executable, "-m", "pip", "--python", str(python), "install", "-q", "--disable-pip-version-check",
          "--no-deps", "--no-index", str(wheel)],
-        check=True,
+        check=True, env=without_checkout(),
     )  # fmt: skip
     # Programs of other packages (nats-server, ruff) are looked for beside the interpreter.
     for program in (Path(sysconfig.get_path("scripts"))).iterdir():
         own = folder / "bin" / program.name
-        if not own.exists():
+        if not own.exists() and program.name != "autopilot":
             own.symlink_to(program)
     make_foreign_packages(site)
     return python
@@ -57,6 +58,11 @@ def make_foreign_packages(folder: Path) -> None:
         package = folder / name
         package.mkdir(parents=True)
         (package / "__init__.py").write_text(f'raise ImportError("the foreign package {name} was imported")\n')
+
+
+def without_checkout() -> dict[str, str]:
+    """The environment variables without PYTHONPATH: through it pip takes a checkout for an installed package."""
+    return {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
 
 
 def _ask(python: Path, code: str) -> str:

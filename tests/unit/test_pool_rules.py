@@ -155,6 +155,8 @@ class TestDeviceTrust:
         assert trust.broken == ["a"]
         trust.succeeded("c", ["embed"], after_failing_on=["b", "a"])
         assert trust.broken == ["a", "b"]
+        trust.tripped("a", [])
+        assert trust.broken == ["a", "b"]
 
     def test_proof_adds_up_over_successes_and_kinds_over_failures(self) -> None:
         trust = DeviceTrust()

@@ -127,10 +127,11 @@ class TestLedger:
         ledger.take(alert(id="b", incident="i", severity="warning"), 2)
         ledger.take(alert(id="c", incident="i", severity="critical"), 3)
         ledger.take(alert(id="d", incident="j", severity="info"), 4)
+        ledger.take(alert(id="f", incident="i", severity="info"), 4)
         ledger.take(alert(id="e", severity="info"), 5)
         ledger.take(alert(id="a", incident="i", severity="warning", state="updated"), 6)
         assert {key: len(entry.waiting) for key, entry in ledger.entries.items()} == {
-            "a": 2, "b": 0, "c": 1, "d": 1, "e": 1,
+            "a": 2, "b": 0, "c": 1, "d": 1, "e": 1, "f": 0,
         }  # fmt: skip
 
     def test_of_changes_that_wait_the_newest_stays_and_still_says_that_it_is_worse(self) -> None:
@@ -187,6 +188,21 @@ class TestLedger:
                 ledger.delivered("a1")
             ledger.drop("a1")
             assert self.states(ledger) == ([("updated", 2)] if not told else left)
+
+    def test_dropping_leaves_what_was_opened_again(self) -> None:
+        ledger = self.ledger()
+        ledger.take(alert(severity="info"), 1)
+        ledger.take(alert(severity="warning"), 2)
+        ledger.drop("a1")
+        assert self.states(ledger) == [("opened", 2)]
+
+    def test_what_grew_past_the_filter_is_not_told_but_its_end_is(self) -> None:
+        ledger = self.ledger(severities=["warning"])
+        assert ledger.take(alert(severity="warning"), 1)
+        assert not ledger.take(alert(severity="critical", state="updated"), 2)
+        assert ledger.entries["a1"].sequence == 1
+        assert ledger.take(alert(severity="critical", state="resolved"), 3)
+        assert self.states(ledger) == [("opened", 1), ("resolved", 3)]
 
     def test_an_escalation_replaces_what_waits_before_it(self) -> None:
         ledger = self.ledger(states=EVERY)
@@ -285,6 +301,15 @@ class TestLedger:
         for sequence, (severity, state) in enumerate(changes, 1):
             ledger.take(alert(severity=severity, state=state), sequence)
         assert self.states(ledger) == [("opened", 1), ("opened", 2), ("updated", 4)]
+
+    def test_a_beginning_that_waits_goes_although_the_end_behind_it_has_to_wait(self) -> None:
+        ledger = self.ledger(by_incident=True)
+        ledger.take(alert(id="a", incident="i"), 1)
+        ledger.take(alert(id="b", incident="i"), 2)
+        ledger.take(alert(id="a", incident="i", state="resolved"), 3)
+        assert ledger.waiting() == ["a"]
+        ledger.told("a")
+        assert ledger.waiting() == []
 
     def test_open_and_told_are_those_that_somebody_knows_of(self) -> None:
         ledger = self.ledger()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import FrozenInstanceError
 from datetime import datetime
 from typing import Any
@@ -42,6 +43,10 @@ class TestStridePicker:
         assert self.picks(StridePicker(), *[[9, 9, 9]] * 21) == [
             0, 1, 2, 0, 0, 0, 0, 1, 0, 0, 0, 0, 1, 0, 0, 0, 0, 1, 0, 0, 0,
         ]  # fmt: skip
+
+    def test_full_queues_share_by_weight(self) -> None:
+        picker = StridePicker()
+        assert Counter(picker.next([9, 9, 9]) for _ in range(2100)) == {0: 1600, 1: 400, 2: 100}
 
     def test_weights_are_an_argument(self) -> None:
         assert self.picks(StridePicker((1, 2)), *[[1, 1]] * 6) == [0, 1, 1, 0, 1, 1]
