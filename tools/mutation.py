@@ -175,7 +175,7 @@ def mutants(copy: Checkout, target: str) -> list[MutationSpec]:
     text = CONFIG.format(modules=quoted, timeout=LONGEST_S, python=sys.executable, tests=UNIT)
     config.write_text(text, encoding="utf-8")
     command = [Path(sys.executable).parent / "cosmic-ray", "init", config, session]
-    subprocess.run(command, cwd=copy.folder, check=True)
+    subprocess.run(list(map(str, command)), cwd=copy.folder, check=True)
     with use_db(str(session), WorkDB.Mode.open) as database:
         return [mutation for item in database.work_items for mutation in item.mutations]
 

@@ -198,6 +198,8 @@ class TestFormats:
         }
         (ended,) = self.of("alertmanager", state="resolved", at=at(60), simulated=True)
         assert (ended["labels"], ended["endsAt"]) == (labels | {"simulated": "true"}, at(60).isoformat())
+        (worse,) = self.of("alertmanager", state="updated", at=at(60))
+        assert worse["endsAt"] == at(300).isoformat()
         (early,) = self.of("alertmanager", state="resolved", opened_at=at(90), at=at(60))
         assert early["startsAt"] == early["endsAt"] == at(60).isoformat()
 
