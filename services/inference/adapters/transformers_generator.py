@@ -88,6 +88,11 @@ class TransformersGenerator:
             target=_end_with_process, args=[weakref.ref(self._manager)], name="generation end", daemon=True
         ).start()
 
+    @property
+    def ended(self) -> bool:
+        """Whether decoding has ended for good, as after an error of the device: this model answers no more."""
+        return not self._manager.is_running()
+
     def start(
         self, request: GenerationRequest, on_text: Callable[[str], None], cancelled: Callable[[], bool]
     ) -> Future[Generated]:
@@ -122,15 +127,16 @@ class TransformersGenerator:
             )
         except Exception as error:  # noqa: BLE001  whatever the library raised belongs to this request
             stream.future.set_exception(error)
+            return
+        if self.ended and not stream.future.done():
+            stream.future.set_exception(_aborted())
 
     def _on_output(self, name: str, stream: _Stream, output: Any) -> None:
         if stream.future.done():
             return
         if output.error:
             # The error's text may quote the prompt.
-            stream.future.set_exception(
-                KindFailedError("generation", "GenerationError", "the library aborted the generation")
-            )
+            stream.future.set_exception(_aborted())
             return
         tokens = [t for t in output.generated_tokens if t != self._tokenizer.eos_token_id]
         text = self._tokenizer.decode(tokens, skip_special_tokens=True)
@@ -162,6 +168,10 @@ class TransformersGenerator:
             return list(self._tokenizer(text, add_special_tokens=False)["input_ids"])
         plain = "\n".join(f"{turn['role']}: {turn['content']}" for turn in turns)
         return list(self._tokenizer(f"{plain}\nassistant:")["input_ids"])
+
+
+def _aborted() -> KindFailedError:
+    return KindFailedError("generation", "GenerationError", "the library aborted the generation", of_device=True)
 
 
 def _end_with_process(manager: weakref.ref[Any]) -> None:

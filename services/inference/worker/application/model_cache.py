@@ -39,6 +39,9 @@ class ModelCache:
         Raises ModelLoadError, and DeviceMemoryError when it does not fit beside the others.
         """
         with self._lock:
+            if getattr(self._models.get(key), "ended", False):
+                log.error("model ended, loading it again", extra={"model": str(key[1])})
+                del self._models[key]
             if key not in self._models:
                 self._loading_since = began = time.monotonic()
                 self.on_loading(True)
