@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from accelerator_autopilot.contracts.errors import InvalidInputError
-from accelerator_autopilot.transport.payload_store import MOST_PAYLOAD_BYTES
+from accelerator_autopilot.transport.payload_store import MAX_PAYLOAD_BYTES
 
 TEXT_PAYLOADS: dict[str, Callable[[str], dict[str, Any]]] = {
     "embed": lambda text: {"texts": [text]},
@@ -26,7 +26,7 @@ TEXT_PAYLOADS: dict[str, Callable[[str], dict[str, Any]]] = {
 FILE_KINDS = {"analyze-code", "analyze-logs", "classify-image"}
 ARCHIVES = (".zip", ".tar", ".tgz", ".tar.gz", ".tar.bz2", ".tar.xz")
 # Lines are many jobs, each with a payload of its own.
-MOST_LINES_BYTES = 1 << 30
+MAX_LINES_BYTES = 1 << 30
 LEFT_OUT = {".git", ".venv", "node_modules", "__pycache__"}
 
 
@@ -42,7 +42,7 @@ def read_payload(kind: str, sources: list[str], settings: Iterable[str] = ()) ->
     elif kind == "detect-anomalies" and len(paths) == 1 and not _is_object(paths[0]):
         payload = {"file": {"name": paths[0].name, "base64": _encoded(_bytes(paths[0]))}}
     elif len(sources) == 1:
-        payload = _of_text(kind, _stdin(MOST_PAYLOAD_BYTES) if sources[0] == "-" else _text(paths[0]))
+        payload = _of_text(kind, _stdin(MAX_PAYLOAD_BYTES) if sources[0] == "-" else _text(paths[0]))
     elif sources:
         raise InvalidInputError("FILE", f"{len(sources)} files", f"{kind} takes one; map runs a job for each")
     return payload | dict(_setting(s) for s in settings)
@@ -50,7 +50,7 @@ def read_payload(kind: str, sources: list[str], settings: Iterable[str] = ()) ->
 
 def read_lines(source: str) -> list[dict[str, Any]]:
     """Parse one JSON object per line. Raises InvalidInputError, naming the line, for anything else."""
-    text = _stdin(MOST_LINES_BYTES) if source == "-" else _text(Path(source), MOST_LINES_BYTES)
+    text = _stdin(MAX_LINES_BYTES) if source == "-" else _text(Path(source), MAX_LINES_BYTES)
     found = []
     for number, line in enumerate(text.splitlines(), 1):
         if not line.strip():
@@ -89,8 +89,8 @@ def _files(paths: list[Path]) -> dict[str, Any]:
                 name = one.relative_to(path if path.is_dir() else path.parent)
                 if not LEFT_OUT & set(name.parts):
                     archive.writestr(str(name), _bytes(one))
-                if out.tell() > MOST_PAYLOAD_BYTES:
-                    raise _too_large(str(path), MOST_PAYLOAD_BYTES)
+                if out.tell() > MAX_PAYLOAD_BYTES:
+                    raise _too_large(str(path), MAX_PAYLOAD_BYTES)
     return {"archive": _encoded(out.getvalue())}
 
 
@@ -119,7 +119,7 @@ def _encoded(data: bytes) -> str:
 
 def _bytes(path: Path, most: int = 0) -> bytes:
     """Read a file of at most so many bytes, by default of a payload's; it may be a device or a pipe without an end."""
-    most = most or MOST_PAYLOAD_BYTES
+    most = most or MAX_PAYLOAD_BYTES
     try:
         with path.open("rb") as file:
             data = file.read(most + 1)

@@ -52,7 +52,7 @@ def test_a_generation_loop_that_died_is_replaced(tmp_path: Path, monkeypatch: py
     models = ModelSettings(
         generate_model=str(save_tiny_causal(tmp_path)), generate_slots=2, generate_engine="transformers"
     )
-    monkeypatch.setattr(model_loading, "SHELF", ModelCache())
+    monkeypatch.setattr(model_loading, "MODEL_CACHE", ModelCache())
     first = model_loading.generator(models, models.generate_model)
     request = GenerationRequest("one two", 5)
 

@@ -135,7 +135,7 @@ class TestReadJob:
 
     @pytest.mark.parametrize("body", [b"", b"\xff\xfe", b"[1]", b'{"max_attempts": 0}', b'{"kind": "other"}', b"null"])
     def test_what_is_no_job_is_refused(self, body: bytes) -> None:
-        with pytest.raises((ValidationError, ValueError)):
+        with pytest.raises((ValidationError, ValueError, InvalidInputError)):
             self.read(body)
 
 

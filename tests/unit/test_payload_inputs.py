@@ -16,8 +16,8 @@ from accelerator_autopilot.contracts.errors import InvalidInputError
 
 @pytest.fixture(autouse=True)
 def _small(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(payload_inputs, "MOST_PAYLOAD_BYTES", 10_000)
-    monkeypatch.setattr(payload_inputs, "MOST_LINES_BYTES", 20_000)
+    monkeypatch.setattr(payload_inputs, "MAX_PAYLOAD_BYTES", 10_000)
+    monkeypatch.setattr(payload_inputs, "MAX_LINES_BYTES", 20_000)
 
 
 @pytest.mark.skipif(not Path("/dev/zero").exists(), reason="no /dev/zero on this system")
