@@ -89,7 +89,7 @@ coverage: link $(VENV)/.release ## line and branch coverage of the unit and cont
 	$(BIN)/pytest -n 2 --dist worksteal -q tests/unit tests/contract --cov=accelerator_autopilot --cov-branch --cov-report=json:build/coverage.json
 	$(BIN)/python -m tools.coverage_summary build/coverage.json
 
-mutation: link $(VENV)/.release ## mutation testing of the pure domain of two services; takes an hour
+mutation: link $(VENV)/.release ## mutation testing of the pure domain of two services; takes about twenty minutes
 	$(BIN)/python -m tools.mutation
 
 audit: link $(VENV)/.release ## known vulnerabilities, licences and an SBOM of everything installed

@@ -103,6 +103,7 @@ class TestThrottling:
             ({"temp_margin_c": 5.0}, None, None, 1.0),
             ({"temp_margin_c": 4.99}, None, None, 0.5),
             ({"temp_margin_c": 0.01}, None, None, 0.5),
+            ({"temp_margin_c": 0.0}, None, None, 0.0),
             ({"temp_margin_c": -3.0}, None, None, 0.0),
             ({"clock_event_reasons": 0x20}, None, None, 0.5),
             ({"clock_event_reasons": 0x80}, None, None, 0.5),

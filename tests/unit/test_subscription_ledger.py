@@ -308,8 +308,14 @@ class TestLedger:
         ledger.take(alert(id="b", incident="i"), 2)
         ledger.take(alert(id="a", incident="i", state="resolved"), 3)
         assert ledger.waiting() == ["a"]
-        ledger.told("a")
+        ledger.delivered("a")
         assert ledger.waiting() == []
+
+    def test_every_update_is_told_also_of_an_incident_of_no_weight(self) -> None:
+        ledger = self.ledger(by_incident=True, states=EVERY)
+        ledger.take(alert(severity="info"), 1)
+        ledger.take(alert(severity="info", state="updated"), 2)
+        assert self.states(ledger) == [("opened", 1), ("updated", 2)]
 
     def test_open_and_told_are_those_that_somebody_knows_of(self) -> None:
         ledger = self.ledger()
