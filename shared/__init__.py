@@ -18,11 +18,12 @@ if TYPE_CHECKING:
     from accelerator_autopilot.client.aio.job import AsyncJob
     from accelerator_autopilot.client.batches import BatchView
     from accelerator_autopilot.client.fleet import DeviceView
-    from accelerator_autopilot.client.history import History
     from accelerator_autopilot.client.job_views import JobView
+    from accelerator_autopilot.client.recent_telemetry import History
     from accelerator_autopilot.client.sync.batch import Batch
     from accelerator_autopilot.client.sync.client import Client, connect
     from accelerator_autopilot.client.sync.job import Job
+    from accelerator_autopilot.contracts.dataframe_conversion import Rows
     from accelerator_autopilot.contracts.errors import (
         AutopilotError,
         BusyError,
@@ -53,7 +54,6 @@ if TYPE_CHECKING:
     from accelerator_autopilot.contracts.messages.alerts import Alert
     from accelerator_autopilot.contracts.messages.commands import CommandOutcome, FleetPolicy, PoolPolicy
     from accelerator_autopilot.contracts.messages.jobs import JobNeeds, JobProgress, JobResult, PoolStatus
-    from accelerator_autopilot.contracts.row_tables import Rows
 
     __version__: str
 
@@ -63,7 +63,7 @@ _MODULES = {
     "client.aio.job": ("AsyncJob",),
     "client.batches": ("BatchView",),
     "client.fleet": ("DeviceView",),
-    "client.history": ("History",),
+    "client.recent_telemetry": ("History",),
     "client.job_views": ("JobView",),
     "client.sync.batch": ("Batch",),
     "client.sync.client": ("Client", "connect"),
@@ -98,7 +98,7 @@ _MODULES = {
     "contracts.messages.alerts": ("Alert",),
     "contracts.messages.commands": ("CommandOutcome", "FleetPolicy", "PoolPolicy"),
     "contracts.messages.jobs": ("JobNeeds", "JobProgress", "JobResult", "PoolStatus"),
-    "contracts.row_tables": ("Rows",),
+    "contracts.dataframe_conversion": ("Rows",),
 }
 _MODULE_OF = {name: module for module, names in _MODULES.items() for name in names}
 

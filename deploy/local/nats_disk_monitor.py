@@ -17,7 +17,7 @@ from nats.aio.client import Client
 
 from accelerator_autopilot.contracts.errors import UnavailableError
 from accelerator_autopilot.contracts.messages.alerts import DISK_FULL, Evidence, Severity
-from accelerator_autopilot.deploy.local.disk_limits import MIB, DiskLimits, RestartRule, severity_of
+from accelerator_autopilot.deploy.local.disk_pressure import MIB, DiskPressure, RestartRule, severity_of
 from accelerator_autopilot.deploy.local.nats_write_errors import WriteErrors, jetstream_is_off
 from accelerator_autopilot.runtime.bus import BUS_ERRORS, Bus
 from accelerator_autopilot.runtime.condition_alerts import Condition, ConditionAlerts
@@ -52,7 +52,7 @@ class DiskWatch:
     restart: Callable[[], Awaitable[None]]
     node: str
     settings: NatsSettings
-    limits: DiskLimits = field(default_factory=DiskLimits)
+    limits: DiskPressure = field(default_factory=DiskPressure)
     _off_since: float | None = None
 
     def __post_init__(self) -> None:

@@ -17,9 +17,9 @@ from accelerator_autopilot.anomaly.adapters.model_snapshot import load as load_s
 from accelerator_autopilot.anomaly.adapters.model_snapshot import save as save_snapshot
 from accelerator_autopilot.anomaly.application.alert_outbox import AlertOutbox, fits
 from accelerator_autopilot.anomaly.application.frame_receiver import FrameReceiver
-from accelerator_autopilot.anomaly.application.handlers import Detection
+from accelerator_autopilot.anomaly.application.lost_alert_publishers import LostAlertPublishers
+from accelerator_autopilot.anomaly.application.message_handlers import Detection
 from accelerator_autopilot.anomaly.application.open_alert_bucket import OpenAlertBucket
-from accelerator_autopilot.anomaly.application.orphaned_alerts import OrphanedAlerts
 from accelerator_autopilot.anomaly.application.periodic_tasks import (
     keep_inventories,
     keep_snapshot,
@@ -88,7 +88,7 @@ def create_app(settings: AnomalySettings | None = None) -> FastStream:
             service.supervise("frames", intake.run, hang_timeout_s=60.0)
             service.supervise("time", partial(watch_time, detection), hang_timeout_s=60.0)
             service.supervise("stored alerts", stored.run, hang_timeout_s=120.0)
-            service.supervise("orphaned alerts", OrphanedAlerts(js, service.bus).run, hang_timeout_s=180.0)
+            service.supervise("orphaned alerts", LostAlertPublishers(js, service.bus).run, hang_timeout_s=180.0)
             service.supervise("inventories", partial(keep_inventories, js, detection), hang_timeout_s=300.0)
             service.supervise("snapshots", partial(keep_snapshots, partial(save_snapshot, snapshot_path), detection))
             service.supervise("job groups", partial(follow_job_groups, js, detection), hang_timeout_s=180.0)

@@ -82,7 +82,7 @@ COMMANDS = (
     Command("explain", "scheduling", SCHEDULING, "Explain a decision of the scheduler.", "autopilot explain"),
     Command(
         "policy",
-        "policy",
+        "fleet_policy",
         SCHEDULING,
         "Show or change what the scheduler may do.",
         "autopilot policy --pool default --ceiling 8 --autonomy approve",

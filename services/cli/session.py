@@ -80,7 +80,7 @@ async def connected(data_dir: Path) -> AsyncIterator[AutopilotClient]:
 
 def run(work: Callable[[], Awaitable[T]]) -> T:
     """Run a command; one of our errors becomes one line, with the exit code of its type."""
-    from accelerator_autopilot.client.call_errors import translated  # noqa: PLC0415
+    from accelerator_autopilot.client.error_translation import translated  # noqa: PLC0415
 
     async def guarded() -> T:
         with translated("the request failed"):

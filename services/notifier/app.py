@@ -27,7 +27,7 @@ from accelerator_autopilot.contracts.messages.notifications import (
 from accelerator_autopilot.notifier.adapters.ledger_store import NatsLedgerStore
 from accelerator_autopilot.notifier.adapters.webhook_sender import AiohttpWebhookSender
 from accelerator_autopilot.notifier.application.delivery_context import DeliveryContext
-from accelerator_autopilot.notifier.application.dispatcher import Dispatcher
+from accelerator_autopilot.notifier.application.subscription_supervisor import SubscriptionSupervisor
 from accelerator_autopilot.notifier.settings import NotifierSettings
 from accelerator_autopilot.runtime.audit_log import AuditOutbox
 from accelerator_autopilot.runtime.broker import client_of
@@ -52,7 +52,7 @@ def create_app(settings: NotifierSettings | None = None) -> FastStream:
     service = Service("notifier", settings)
     broker = service.broker
     changed = asyncio.Event()
-    running: list[Dispatcher] = []
+    running: list[SubscriptionSupervisor] = []
 
     async def on_change() -> None:
         changed.set()
@@ -79,7 +79,7 @@ def create_app(settings: NotifierSettings | None = None) -> FastStream:
             around = DeliveryContext(
                 client_of(broker), js, settings, receiver, store, outbox.put, unattended, known, service.poison
             )
-            dispatcher = Dispatcher(around, service.supervisor)
+            dispatcher = SubscriptionSupervisor(around, service.supervisor)
             running.append(dispatcher)
             # Names are looked up in threads: a few that hang must leave some for the others.
             asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(LOOKUPS, "lookup"))
@@ -122,7 +122,7 @@ async def open_alerts(js: JetStreamContext) -> list[Alert]:
         raise UnavailableError(f"open alerts could not be read: {type(error).__name__}") from error
 
 
-async def keep_synced(service: Service, dispatcher: Dispatcher, changed: asyncio.Event) -> None:
+async def keep_synced(service: Service, dispatcher: SubscriptionSupervisor, changed: asyncio.Event) -> None:
     """Follow subscriptions and silences until cancelled."""
     js = dispatcher.around.js
     loop, next_tidy_s = asyncio.get_running_loop(), 0.0

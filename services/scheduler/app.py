@@ -20,10 +20,10 @@ from pydantic import ValidationError
 from accelerator_autopilot.contracts import subjects
 from accelerator_autopilot.contracts.errors import AutopilotError, MalformedMessageError, SettingsError
 from accelerator_autopilot.contracts.ids import new_id
+from accelerator_autopilot.contracts.message_addressing import check_address
 from accelerator_autopilot.contracts.messages.alerts import Alert
 from accelerator_autopilot.contracts.messages.commands import DrainCommand, ScaleCommand
 from accelerator_autopilot.contracts.streams import durable
-from accelerator_autopilot.contracts.subject_checks import check_address
 from accelerator_autopilot.runtime.broker import client_of
 from accelerator_autopilot.runtime.bus import BUS_ERRORS, Bus
 from accelerator_autopilot.runtime.consumers import Watched, consume
@@ -35,21 +35,21 @@ from accelerator_autopilot.runtime.supervision import beat
 from accelerator_autopilot.scheduler.adapters.database_history import DatabaseHistory
 from accelerator_autopilot.scheduler.adapters.latest_frames import LatestFrames
 from accelerator_autopilot.scheduler.adapters.observation_reader import READ_METRICS, FleetReader
-from accelerator_autopilot.scheduler.application.actuator import Actuator
+from accelerator_autopilot.scheduler.application.autonomy_gate import AutonomyGate
 from accelerator_autopilot.scheduler.application.control_loop import ControlLoop
 from accelerator_autopilot.scheduler.application.device_controller import DeviceController
-from accelerator_autopilot.scheduler.application.observation_store import ObservationStore
+from accelerator_autopilot.scheduler.application.observation_snapshot import ObservationSnapshot
 from accelerator_autopilot.scheduler.application.policy_evaluation import PolicyEvaluator
 from accelerator_autopilot.scheduler.application.pool_controller import PoolController
 from accelerator_autopilot.scheduler.application.weekly_report import WeeklyReports
 from accelerator_autopilot.scheduler.domain.champion_challenger import ChampionChallenger
-from accelerator_autopilot.scheduler.domain.device_columns import DeviceColumns
 from accelerator_autopilot.scheduler.domain.governor import Governor
+from accelerator_autopilot.scheduler.domain.latest_readings import LatestReadings
 from accelerator_autopilot.scheduler.policies.builtin import policy_maker
 from accelerator_autopilot.scheduler.policies.builtin.learned import Learned
 from accelerator_autopilot.scheduler.policies.contract import PoolPolicyMaker
 from accelerator_autopilot.scheduler.policies.network import load_checkpoint
-from accelerator_autopilot.scheduler.policies.policy_runner import PolicyRunner
+from accelerator_autopilot.scheduler.policies.shadow_policies import ShadowPolicies
 from accelerator_autopilot.scheduler.settings import SchedulerSettings
 from accelerator_autopilot.transport.clock import utc_now
 from accelerator_autopilot.transport.direct_reads import last_messages
@@ -66,7 +66,7 @@ def create_app(settings: SchedulerSettings | None = None) -> FastStream:
     settings = settings or load(SchedulerSettings)
     service = Service("scheduler", settings)
     makers = usable_policies(settings)
-    runner = PolicyRunner(makers, settings.decision_interval_s)
+    runner = ShadowPolicies(makers, settings.decision_interval_s)
     governor = Governor()
     first = settings.policy_name if settings.policy_name in makers else settings.fallback_policy
     champion_challenger = ChampionChallenger(first, settings.fallback_policy)
@@ -74,7 +74,7 @@ def create_app(settings: SchedulerSettings | None = None) -> FastStream:
     leading = Gauge("autopilot_scheduler_leading", "1 while this process is the leader", registry=service.registry)
     deciding = Gauge("autopilot_scheduler_policy", "1 for the active policy", ["policy"], registry=service.registry)
     counter = Counter("autopilot_decisions", "decisions by reason", ["reason"], registry=service.registry)
-    columns = DeviceColumns(READ_METRICS)
+    columns = LatestReadings(READ_METRICS)
     frames = LatestFrames(columns, lambda: utc_now().timestamp(), settings.stale_after_s, service.registry)
     watched = subscribe(service, wake)
 
@@ -88,7 +88,7 @@ def create_app(settings: SchedulerSettings | None = None) -> FastStream:
             await nc.subscribe(subjects.SCALE_COMMANDS, cb=partial(record_operator_size, governor))
             leadership = LeaderElection(js, f"{settings.node}-{new_id()[:8]}", "scheduler")
             service.supervise("leadership", leadership.run, hang_timeout_s=30.0)
-            actor = Actuator(Bus(service.broker, pipelined=True), utc_now, counter)
+            actor = AutonomyGate(Bus(service.broker, pipelined=True), utc_now, counter)
             decider = ControlLoop(
                 reader,
                 PoolController(actor, runner, governor, champion_challenger),
@@ -116,7 +116,7 @@ def create_app(settings: SchedulerSettings | None = None) -> FastStream:
                     lambda: leadership.token is not None,
                 )
                 service.supervise("reports", reporting.run)
-            observation_store = ObservationStore(js, runner, leadership.name)
+            observation_store = ObservationSnapshot(js, runner, leadership.name)
             service.supervise("observations", partial(observation_store.run, lambda: leadership.token is not None))
             deciding_for_ever = partial(
                 run_decision_loop,
@@ -211,7 +211,7 @@ async def restore_champion(evaluator: PolicyEvaluator) -> None:
 
 async def restore_state(
     js: JetStreamContext,
-    observation_store: ObservationStore,
+    observation_store: ObservationSnapshot,
     governor: Governor,
     evaluator: PolicyEvaluator | None = None,
 ) -> None:

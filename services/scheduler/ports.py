@@ -8,10 +8,10 @@ from typing import Protocol
 
 from accelerator_autopilot.contracts.messages.commands import PoolPolicy
 from accelerator_autopilot.contracts.messages.jobs import PoolStatus
-from accelerator_autopilot.scheduler.domain.device_columns import Readings
-from accelerator_autopilot.scheduler.domain.device_registry import DeviceRegistry
-from accelerator_autopilot.scheduler.domain.draining import CriticalAlerts
+from accelerator_autopilot.scheduler.domain.device_facts import DeviceRegistry
+from accelerator_autopilot.scheduler.domain.drain_decisions import CriticalAlerts
 from accelerator_autopilot.scheduler.domain.fleet_history import FleetHistory, JobTotals
+from accelerator_autopilot.scheduler.domain.latest_readings import Readings
 from accelerator_autopilot.scheduler.domain.observation import PoolObservation
 
 

@@ -25,6 +25,7 @@ from accelerator_autopilot.contracts.errors import (
 )
 from accelerator_autopilot.contracts.failure_risk import Risk, risks
 from accelerator_autopilot.contracts.ids import new_id
+from accelerator_autopilot.contracts.message_addressing import check_address
 from accelerator_autopilot.contracts.messages.alerts import Alert
 from accelerator_autopilot.contracts.messages.audit import AuditRecord
 from accelerator_autopilot.contracts.messages.base import Message
@@ -36,7 +37,6 @@ from accelerator_autopilot.contracts.messages.notifications import (
     Subscription,
 )
 from accelerator_autopilot.contracts.projects import DEFAULT_PROJECT
-from accelerator_autopilot.contracts.subject_checks import check_address
 from accelerator_autopilot.transport import audit_records
 from accelerator_autopilot.transport.clock import utc_now
 from accelerator_autopilot.transport.direct_reads import bucket_items, last_messages

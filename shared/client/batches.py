@@ -16,9 +16,9 @@ from nats.js import JetStreamContext
 from nats.js.errors import KeyNotFoundError, KeyWrongLastSequenceError
 from pydantic import BaseModel
 
-from accelerator_autopilot.client.batch_results import BatchResults
 from accelerator_autopilot.client.job_following import SOON, Find, look_again, patient
 from accelerator_autopilot.client.jobs import Jobs, message_of
+from accelerator_autopilot.client.ordered_results import BatchResults
 from accelerator_autopilot.contracts import subjects
 from accelerator_autopilot.contracts.errors import AutopilotError, ConflictError, InvalidInputError, NotFoundError
 from accelerator_autopilot.contracts.ids import new_id

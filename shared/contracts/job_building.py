@@ -10,8 +10,8 @@ from pydantic import AwareDatetime, BaseModel, Field, ValidationError
 
 from accelerator_autopilot.contracts import subjects
 from accelerator_autopilot.contracts.errors import InvalidInputError
+from accelerator_autopilot.contracts.job_output_references import wanted_jobs
 from accelerator_autopilot.contracts.messages.jobs import Job, JobNeeds, Priority
-from accelerator_autopilot.contracts.payload_references import wanted_jobs
 from accelerator_autopilot.contracts.projects import DEFAULT_PROJECT
 from accelerator_autopilot.contracts.streams import JOB_AGE_S
 

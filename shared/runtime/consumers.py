@@ -25,7 +25,7 @@ from pydantic import ValidationError
 
 from accelerator_autopilot.contracts import subjects
 from accelerator_autopilot.contracts.errors import AutopilotError, InvalidInputError
-from accelerator_autopilot.contracts.subject_checks import check_address, key_subject
+from accelerator_autopilot.contracts.message_addressing import check_address, key_subject
 from accelerator_autopilot.runtime.health import HealthState
 from accelerator_autopilot.runtime.observability import bounded_subject
 from accelerator_autopilot.runtime.poison_messages import BUS_ERRORS, PoisonRule, backoff_s, deliveries

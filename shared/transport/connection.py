@@ -8,11 +8,11 @@ from typing import Any
 
 from nats.aio.client import Client
 
-from accelerator_autopilot.transport import status_headers
+from accelerator_autopilot.transport import forged_status_headers
 from accelerator_autopilot.transport.settings import NatsSettings
 
 log = logging.getLogger(__name__)
-status_headers.install()
+forged_status_headers.install()
 
 CONNECTION: dict[str, Any] = {
     "max_reconnect_attempts": -1,

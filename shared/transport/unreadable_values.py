@@ -9,7 +9,7 @@ from typing import TypeVar
 from pydantic import BaseModel, ValidationError
 
 from accelerator_autopilot.contracts.errors import MalformedMessageError
-from accelerator_autopilot.contracts.subject_checks import check_address, key_subject
+from accelerator_autopilot.contracts.message_addressing import check_address, key_subject
 
 log = logging.getLogger(__name__)
 M = TypeVar("M", bound=BaseModel)

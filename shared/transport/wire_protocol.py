@@ -15,7 +15,7 @@ from nats.aio.subscription import Subscription
 from nats.errors import ProtocolError
 from nats.protocol.parser import AWAITING_CONTROL_LINE, Parser
 
-from accelerator_autopilot.transport.status_headers import without_claims
+from accelerator_autopilot.transport.forged_status_headers import without_claims
 
 Take = Callable[[Msg], None]
 _END = b"\r\n"

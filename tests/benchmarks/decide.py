@@ -41,15 +41,15 @@ from accelerator_autopilot.runtime.bus import Bus
 from accelerator_autopilot.scheduler.adapters.latest_frames import LatestFrames
 from accelerator_autopilot.scheduler.adapters.observation_reader import READ_METRICS, FleetReader
 from accelerator_autopilot.scheduler.app import freeze_gc
-from accelerator_autopilot.scheduler.application.actuator import Actuator
+from accelerator_autopilot.scheduler.application.autonomy_gate import AutonomyGate
 from accelerator_autopilot.scheduler.application.control_loop import ControlLoop
 from accelerator_autopilot.scheduler.application.device_controller import DeviceController
 from accelerator_autopilot.scheduler.application.pool_controller import PoolController
 from accelerator_autopilot.scheduler.domain.champion_challenger import ChampionChallenger
-from accelerator_autopilot.scheduler.domain.device_columns import DeviceColumns
 from accelerator_autopilot.scheduler.domain.governor import Governor
+from accelerator_autopilot.scheduler.domain.latest_readings import LatestReadings
 from accelerator_autopilot.scheduler.policies.builtin import policy_maker
-from accelerator_autopilot.scheduler.policies.policy_runner import PolicyRunner
+from accelerator_autopilot.scheduler.policies.shadow_policies import ShadowPolicies
 from accelerator_autopilot.scheduler.settings import SchedulerSettings
 from accelerator_autopilot.transport.clock import utc_now
 from tests.benchmarks.decide_fleet import BOUNDS, POOL_DEVICES, ROUND, Fleet, be_fleet
@@ -129,9 +129,9 @@ class Phases:
 def make_decider(bus: Bus, reader: FleetReader, phases: Phases) -> ControlLoop:
     """As the service makes it."""
     counter = Counter("decisions", "by reason", ["reason"], registry=CollectorRegistry())
-    actor = Actuator(bus, utc_now, counter)
+    actor = AutonomyGate(bus, utc_now, counter)
     settings = SchedulerSettings()
-    runner = PolicyRunner({name: policy_maker(name) for name in settings.policy_names}, settings.decision_interval_s)
+    runner = ShadowPolicies({name: policy_maker(name) for name in settings.policy_names}, settings.decision_interval_s)
     champion_challenger = ChampionChallenger(settings.policy_name, settings.fallback_policy)
     pools, devices = PoolController(actor, runner, Governor(), champion_challenger), DeviceController(actor, 60.0)
     decider = ControlLoop(reader, pools, devices)
@@ -168,7 +168,7 @@ async def measure(pools: int, rounds: int, environment: Mapping[str, str], nc: C
     await broker.start()
     bus = Bus(broker, pipelined=True)
     frames = LatestFrames(
-        DeviceColumns(READ_METRICS), lambda: utc_now().timestamp(), settings.stale_after_s, CollectorRegistry()
+        LatestReadings(READ_METRICS), lambda: utc_now().timestamp(), settings.stale_after_s, CollectorRegistry()
     )
     phases, watch, received, scaled = Phases(), LoopWatch(), [0], [0]
     decider = make_decider(bus, FleetReader(bus.js, settings.stale_after_s, frames), phases)

@@ -28,7 +28,7 @@ from accelerator_autopilot.contracts.messages.commands import FleetPolicy, PoolP
 from accelerator_autopilot.contracts.messages.telemetry import SimulationRequest
 from accelerator_autopilot.deploy.local.product import EmbeddedProduct
 from accelerator_autopilot.scheduler.adapters.database_history import read_past
-from accelerator_autopilot.scheduler.application.offline_replay import past_pools
+from accelerator_autopilot.scheduler.application.twin_replay import past_pools
 from accelerator_autopilot.scheduler.domain.fleet_history import FleetHistory
 from accelerator_autopilot.scheduler.policies.builtin import policy_maker
 from accelerator_autopilot.scheduler.twin.rollout import play

@@ -19,7 +19,7 @@ import polars as pl
 
 from accelerator_autopilot.anomaly.domain.last_values import Floats
 from accelerator_autopilot.anomaly.domain.learned.alarm_throttle import AlarmThrottle
-from accelerator_autopilot.anomaly.domain.learned.learned_detector import LearnedDetector
+from accelerator_autopilot.anomaly.domain.learned.score_fusion import ScoreFusion
 
 STRONGEST = 20.0
 
@@ -34,7 +34,7 @@ def read_values(path: Path) -> Floats:
 def stream(series: list[Floats]) -> list[Floats]:
     """Scores of series that have the same number of metrics, one row of each at a time."""
     metrics = series[0].shape[1]
-    detector, alarms = LearnedDetector(metrics), AlarmThrottle()
+    detector, alarms = ScoreFusion(metrics), AlarmThrottle()
     detector.grow(len(series))
     alarms.grow(len(series))
     scores = [np.zeros(len(values), np.float32) for values in series]

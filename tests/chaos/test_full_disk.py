@@ -22,7 +22,7 @@ from pydantic import SecretStr
 
 from accelerator_autopilot.contracts import subjects
 from accelerator_autopilot.contracts.messages.alerts import Alert
-from accelerator_autopilot.deploy.local.disk_limits import MIB, DiskLimits
+from accelerator_autopilot.deploy.local.disk_pressure import MIB, DiskPressure
 from accelerator_autopilot.deploy.local.instance import take_port
 from accelerator_autopilot.deploy.local.nats_disk_monitor import DiskWatch
 from accelerator_autopilot.deploy.local.servers import nats_binary, wait_for_port, write_nats_config
@@ -97,7 +97,7 @@ async def watched(disk: Path) -> AsyncIterator[Watched]:
     await js.add_stream(StreamConfig(name="ALERTS", subjects=[subjects.ALERTS], max_bytes=-1))
     await js.create_key_value(KeyValueConfig(bucket="open_alerts"))
     settings = NatsSettings(nats_url=url, nats_user="u", nats_password=SecretStr("p"))
-    limits = DiskLimits(full_bytes=4 * MIB)
+    limits = DiskPressure(full_bytes=4 * MIB)
     watch = DiskWatch(disk, disk / "nats.log", server.restart, "n1", settings, limits=limits)
     bench = Watched(js, server, disk, watch)
     try:

@@ -17,8 +17,8 @@ from pydantic_settings import BaseSettings
 from accelerator_autopilot.anomaly.app import create_app as create_anomaly
 from accelerator_autopilot.anomaly.domain.detection_engine import UNUSUAL
 from accelerator_autopilot.anomaly.domain.detectors.driver_faults import FAULTS
-from accelerator_autopilot.anomaly.domain.missing_devices import KIND as MISSING
-from accelerator_autopilot.anomaly.domain.missing_devices import OPEN_AFTER_S
+from accelerator_autopilot.anomaly.domain.expected_device_count import KIND as MISSING
+from accelerator_autopilot.anomaly.domain.expected_device_count import OPEN_AFTER_S
 from accelerator_autopilot.anomaly.domain.rules import all_rules
 from accelerator_autopilot.anomaly.domain.staleness import AGENT, DEVICE
 from accelerator_autopilot.anomaly.domain.trend_forecast import make as all_trends

@@ -11,7 +11,7 @@ from typing import Any
 import httpx
 import pytest
 
-from accelerator_autopilot.client import AutopilotClient, batch_results, batches
+from accelerator_autopilot.client import AutopilotClient, batches, ordered_results
 from accelerator_autopilot.contracts.errors import UnavailableError
 from accelerator_autopilot.transport.publish_retries import publish_together
 from accelerator_autopilot.transport.result_publishing import publish_result
@@ -161,8 +161,8 @@ class TestRoundTrips:
     async def test_results_come_in_order_however_little_is_held(
         self, client: AutopilotClient, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(batch_results, "MAX_HELD_BYTES", 2_000)
-        monkeypatch.setattr(batch_results, "READ_AT_ONCE", 3)
+        monkeypatch.setattr(ordered_results, "MAX_HELD_BYTES", 2_000)
+        monkeypatch.setattr(ordered_results, "READ_AT_ONCE", 3)
         handle = await client.batches.map("echo", [{"text": str(i)} for i in range(60)])
         reading = asyncio.create_task(handle.outputs(20))
         for i in [*range(59, 20, -1), *range(21)]:

@@ -18,7 +18,7 @@ from accelerator_autopilot.contracts.streams import job_durable
 from accelerator_autopilot.scheduler.adapters.latest_frames import LatestFrames
 from accelerator_autopilot.scheduler.adapters.observation_reader import READ_METRICS, FleetReader
 from accelerator_autopilot.scheduler.adapters.queue_counts import Queues, queue_counts
-from accelerator_autopilot.scheduler.domain.device_columns import DeviceColumns
+from accelerator_autopilot.scheduler.domain.latest_readings import LatestReadings
 from accelerator_autopilot.telemetry.recorder.adapters.queue_rows import write_queue
 from accelerator_autopilot.transport import bucket_changes
 from accelerator_autopilot.transport.bucket_changes import BucketChanges
@@ -113,7 +113,7 @@ async def test_queues_of_all_kinds_are_counted_in_one_look(nc: Client) -> None:
 
 async def test_pools_and_devices_are_those_that_were_written_last(nc: Client) -> None:
     js = nc.jetstream()
-    frames = LatestFrames(DeviceColumns(READ_METRICS), lambda: utc_now().timestamp(), 10.0, CollectorRegistry())
+    frames = LatestFrames(LatestReadings(READ_METRICS), lambda: utc_now().timestamp(), 10.0, CollectorRegistry())
     reader = FleetReader(js, 10.0, frames)
     worker = WorkerStatus(worker="w", device="g", pid=1, state="ready", started_at=utc_now())
 

@@ -16,7 +16,7 @@ from accelerator_autopilot.contracts.errors import InvalidInputError, NotFoundEr
 from accelerator_autopilot.runtime.leader_election import leading_token
 from accelerator_autopilot.scheduler.adapters.latest_frames import LatestFrames
 from accelerator_autopilot.scheduler.adapters.observation_reader import READ_METRICS, FleetReader
-from accelerator_autopilot.scheduler.domain.device_columns import DeviceColumns
+from accelerator_autopilot.scheduler.domain.latest_readings import LatestReadings
 from accelerator_autopilot.transport.clock import utc_now
 from accelerator_autopilot.transport.object_store import object_names, write_object
 from accelerator_autopilot.transport.payload_store import drop_payload, load_payload, store_payload, sweep_payloads
@@ -82,7 +82,7 @@ async def test_a_key_that_no_client_can_ask_for_hides_no_alert(nc: Client) -> No
     for key in ("ü", "~", "$.x", "a.b.c.d"):
         await js.publish(f"$KV.open_alerts.{key}", b"rubbish")
     await js.publish(f"$KV.open_alerts.{hot.node}.{hot.device}.{hot.kind}", hot.model_dump_json().encode())
-    frames = LatestFrames(DeviceColumns(READ_METRICS), lambda: utc_now().timestamp(), 10.0, CollectorRegistry())
+    frames = LatestFrames(LatestReadings(READ_METRICS), lambda: utc_now().timestamp(), 10.0, CollectorRegistry())
     sight = await FleetReader(js, 10.0, frames).critical()
     assert set(sight.critical) == {(hot.node, hot.device)}
 

@@ -19,8 +19,8 @@ from accelerator_autopilot.cli.commands.jobs import set_aside_rows
 from accelerator_autopilot.client import AutopilotClient
 from accelerator_autopilot.contracts import streams, subjects
 from accelerator_autopilot.contracts.messages.jobs import Job, JobResult
-from accelerator_autopilot.inference.pool.application import queue_janitor as keeper_module
-from accelerator_autopilot.inference.pool.application.queue_janitor import WAITING, QueueJanitor
+from accelerator_autopilot.inference.pool.application import queue_maintenance as keeper_module
+from accelerator_autopilot.inference.pool.application.queue_maintenance import WAITING, QueueMaintenance
 from accelerator_autopilot.notifier.app import create_app as create_notifier
 from accelerator_autopilot.notifier.application.alert_consumer import durable_name
 from accelerator_autopilot.notifier.settings import NotifierSettings
@@ -48,11 +48,11 @@ def soon(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @asynccontextmanager
-async def keeper(nc: Client, registry: CollectorRegistry) -> AsyncIterator[QueueJanitor]:
+async def keeper(nc: Client, registry: CollectorRegistry) -> AsyncIterator[QueueMaintenance]:
     js = nc.jetstream(timeout=5.0)
     for stream, config in (("JOBS", streams.waiting_durable()), ("LATER", streams.due_durable())):
         await stream_setup.ensure_consumer(js, stream, config)
-    made = QueueJanitor(nc, js, LeaderElection(js, "test", "queue"), poison_rule(js, registry), 60.0)
+    made = QueueMaintenance(nc, js, LeaderElection(js, "test", "queue"), poison_rule(js, registry), 60.0)
     task = asyncio.create_task(made.run())
     try:
         yield made

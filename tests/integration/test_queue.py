@@ -23,7 +23,7 @@ from accelerator_autopilot.contracts.errors import ConflictError, InvalidInputEr
 from accelerator_autopilot.contracts.messages.jobs import JobResult, PoolStatus, WorkerStatus
 from accelerator_autopilot.deploy.local.instance import take_port
 from accelerator_autopilot.deploy.local.servers import nats_binary, wait_for_port, write_nats_config
-from accelerator_autopilot.inference.pool.application.queue_janitor import QueueJanitor
+from accelerator_autopilot.inference.pool.application.queue_maintenance import QueueMaintenance
 from accelerator_autopilot.inference.worker.application.worker_state import RESTART
 from accelerator_autopilot.runtime.leader_election import LeaderElection
 from accelerator_autopilot.transport import stream_setup
@@ -41,12 +41,12 @@ ECHO = {"AUTOPILOT_POOL_KINDS": '["echo"]'}
 
 
 @asynccontextmanager
-async def keeper(nc: Client, unrunnable_after_s: float = 60.0) -> AsyncIterator[QueueJanitor]:
+async def keeper(nc: Client, unrunnable_after_s: float = 60.0) -> AsyncIterator[QueueMaintenance]:
     """The queue's keeper, as a pool runs it."""
     js = nc.jetstream()
     await stream_setup.ensure_consumer(js, "JOBS", streams.waiting_durable())
     await stream_setup.ensure_consumer(js, "LATER", streams.due_durable())
-    keeping = QueueJanitor(nc, js, LeaderElection(js, "test", "queue"), poison_rule(js), unrunnable_after_s)
+    keeping = QueueMaintenance(nc, js, LeaderElection(js, "test", "queue"), poison_rule(js), unrunnable_after_s)
     task = asyncio.create_task(keeping.run())
     try:
         yield keeping

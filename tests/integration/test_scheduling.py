@@ -25,15 +25,15 @@ from accelerator_autopilot.deploy.local.instance import take_port
 from accelerator_autopilot.runtime.database import migrate
 from accelerator_autopilot.scheduler.adapters.database_history import DatabaseHistory, read_block, read_past
 from accelerator_autopilot.scheduler.app import create_app
-from accelerator_autopilot.scheduler.application.observation_store import OBJECT, ObservationStore
-from accelerator_autopilot.scheduler.application.offline_replay import past_pools
+from accelerator_autopilot.scheduler.application.observation_snapshot import OBJECT, ObservationSnapshot
 from accelerator_autopilot.scheduler.application.policy_evaluation import PolicyEvaluator
+from accelerator_autopilot.scheduler.application.twin_replay import past_pools
 from accelerator_autopilot.scheduler.application.weekly_report import WeeklyReports, last_week
 from accelerator_autopilot.scheduler.commands.advisor import advise
 from accelerator_autopilot.scheduler.commands.report_page import page
 from accelerator_autopilot.scheduler.domain.champion_challenger import ChampionChallenger
 from accelerator_autopilot.scheduler.policies.builtin import policy_maker
-from accelerator_autopilot.scheduler.policies.policy_runner import PolicyRunner
+from accelerator_autopilot.scheduler.policies.shadow_policies import ShadowPolicies
 from accelerator_autopilot.scheduler.settings import SchedulerSettings
 from accelerator_autopilot.scheduler.training.train import own_pools
 from accelerator_autopilot.transport.clock import utc_now
@@ -135,15 +135,15 @@ async def test_what_policies_saw_outlives_the_process(nats_server: NatsServer, n
     js = nc.jetstream()
     await ensure(js, 1)
     makers = {"queue_lag": policy_maker("queue_lag")}
-    runners = [PolicyRunner(makers, 10.0) for _ in range(3)]
+    runners = [ShadowPolicies(makers, 10.0) for _ in range(3)]
     runners[0].propose([seen(pool="p", waiting=9)])
-    await ObservationStore(js, runners[0], "first").keep()
-    await ObservationStore(js, runners[1], "second").restore()
+    await ObservationSnapshot(js, runners[0], "first").keep()
+    await ObservationSnapshot(js, runners[1], "second").restore()
     held = runners[1].propose([seen(pool="p")])["p"].by("queue_lag")
     assert held is not None
     assert held.replicas == 4, "the cooldown of what another process saw"
     await (await js.object_store("artifacts")).put(OBJECT, b"rubbish")
-    await ObservationStore(js, runners[2], "third").restore()
+    await ObservationSnapshot(js, runners[2], "third").restore()
     forgotten = runners[2].propose([seen(pool="p")])["p"].by("queue_lag")
     assert forgotten is not None
     assert forgotten.replicas == 1, "what cannot be read is a past that is not known"

@@ -20,7 +20,7 @@ from accelerator_autopilot.telemetry.recorder.adapters.partitions import Partiti
 from accelerator_autopilot.telemetry.recorder.adapters.retention import PARTITIONED, TABLES, Retention
 from accelerator_autopilot.telemetry.recorder.adapters.rollups import Rollups
 from accelerator_autopilot.telemetry.recorder.adapters.sample_store import PostgresFrameStore
-from accelerator_autopilot.telemetry.recorder.application.frame_recount import recount
+from accelerator_autopilot.telemetry.recorder.application.frame_number_recovery import recount
 from accelerator_autopilot.telemetry.recorder.application.frame_writer import DURABLE, FRAMES
 from accelerator_autopilot.telemetry.recorder.domain.frame_sequence import FrameSequence, Totals
 from accelerator_autopilot.telemetry.settings import RecorderSettings

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from accelerator_autopilot.anomaly.application.handlers import Detection
+from accelerator_autopilot.anomaly.application.message_handlers import Detection
 from accelerator_autopilot.anomaly.domain.alert_lifecycle import AlertLifecycle
 from accelerator_autopilot.anomaly.domain.detection_engine import DetectionEngine
 from accelerator_autopilot.anomaly.domain.detectors import all_detectors, source_failed
@@ -19,7 +19,7 @@ from accelerator_autopilot.anomaly.domain.metric_columns import COLUMNS, matrix
 from accelerator_autopilot.anomaly.domain.rules import all_rules
 from accelerator_autopilot.anomaly.domain.xid_catalogue import ADVICE, CATALOGUE, look_up
 from accelerator_autopilot.contracts.failure_risk import risks
-from accelerator_autopilot.contracts.incidents import incidents
+from accelerator_autopilot.contracts.incident_root_cause import incidents
 from accelerator_autopilot.contracts.messages.alerts import Alert
 from tests.support.builders import alert, at, event, frame
 from tests.support.one_device import OneDevice

@@ -22,7 +22,7 @@ from accelerator_autopilot.inference.jobs.completion import ClaimedJob
 from accelerator_autopilot.inference.jobs.retry_policy import Places, counted
 from accelerator_autopilot.inference.jobs.run_journal import RunJournal, RunningJob, open_journal, read_journal
 from accelerator_autopilot.inference.jobs.run_time_limit import RunTimeLimit, limit_of
-from accelerator_autopilot.inference.pool.application.device_group import group
+from accelerator_autopilot.inference.pool.application.worker_devices import group
 from accelerator_autopilot.inference.pool.application.worker_process import (
     LOADING_SILENT_S,
     MAX_LINE_BYTES,

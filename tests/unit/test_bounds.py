@@ -15,10 +15,10 @@ from pydantic import BaseModel, ValidationError
 from accelerator_autopilot.contracts import subjects
 from accelerator_autopilot.contracts.errors import InvalidInputError, MalformedMessageError, SubjectError
 from accelerator_autopilot.contracts.frames import decode, encode
+from accelerator_autopilot.contracts.message_addressing import check_address
 from accelerator_autopilot.contracts.messages.commands import PoolPolicy, ScaleCommand
 from accelerator_autopilot.contracts.messages.jobs import JobBody, PoolStatus
 from accelerator_autopilot.contracts.messages.telemetry import DeviceEvent, NodeInventory
-from accelerator_autopilot.contracts.subject_checks import check_address
 from accelerator_autopilot.runtime.unreadable_value_metrics import UnreadableValues
 from accelerator_autopilot.transport import unreadable_values
 from accelerator_autopilot.transport.unreadable_values import parse_value

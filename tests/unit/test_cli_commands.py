@@ -20,7 +20,7 @@ from typer.testing import CliRunner
 
 from accelerator_autopilot.cli import session
 from accelerator_autopilot.cli.app import COMMANDS, app
-from accelerator_autopilot.cli.commands import policy, scheduling
+from accelerator_autopilot.cli.commands import fleet_policy, scheduling
 from accelerator_autopilot.cli.commands.product import process_rows
 from accelerator_autopilot.cli.registration import Command
 from accelerator_autopilot.client.fleet import Decision
@@ -192,7 +192,7 @@ class TestDecisions:
 class TestPolicy:
     def test_only_what_is_given_changes(self) -> None:
         now = FleetPolicy(mode="advise")
-        wanted = policy.changed(now, None, {"power": "off"}, "p", {"ceiling": 7, "autonomy": "act"})
+        wanted = fleet_policy.changed(now, None, {"power": "off"}, "p", {"ceiling": 7, "autonomy": "act"})
         assert (wanted.mode, wanted.power, wanted.pool("p").ceiling) == ("advise", "off", 7)
         assert wanted.pool("p").floor == now.pool("p").floor
 
@@ -202,7 +202,7 @@ class TestPolicy:
         if content is not None:
             file.write_text(content)
         with pytest.raises(typer.Exit) as ended:
-            policy.changed(FleetPolicy(), file, {}, None, {})
+            fleet_policy.changed(FleetPolicy(), file, {}, None, {})
         assert ended.value.exit_code == ExitCode.USAGE
 
 
@@ -242,24 +242,24 @@ class TestCompletion:
     async def test_a_server_that_stands_still_is_given_up(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        from accelerator_autopilot.cli import completions
+        from accelerator_autopilot.cli import name_completions
 
         async def nothing(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
             await asyncio.sleep(30)
             writer.close()
 
         ended: list[int] = []
-        monkeypatch.setattr(completions.os, "_exit", ended.append)
+        monkeypatch.setattr(name_completions.os, "_exit", ended.append)
         server = await asyncio.start_server(nothing, "127.0.0.1", 0)
         port = server.sockets[0].getsockname()[1]
         monkeypatch.setenv("AUTOPILOT_NATS_URL", f"nats://127.0.0.1:{port}")
         context = typer.Context(typer.main.get_command(app))
-        await asyncio.to_thread(completions.pools, context)
+        await asyncio.to_thread(name_completions.pools, context)
         loop = asyncio.get_running_loop()
         began = loop.time()
-        assert await asyncio.to_thread(completions.pools, context) == []
+        assert await asyncio.to_thread(name_completions.pools, context) == []
         assert loop.time() - began < 1.5, "the budget, with room for a busy machine"
-        assert completions.BUDGET_S + completions.GIVE_UP_S < 0.5
+        assert name_completions.BUDGET_S + name_completions.GIVE_UP_S < 0.5
         server.close()
 
     def test_a_shell_installs_it(self, tmp_path: Path) -> None:

@@ -18,13 +18,13 @@ import accelerator_autopilot as ap
 from accelerator_autopilot.client import connect_settings as settings_module
 from accelerator_autopilot.client.aio.job import AsyncJob
 from accelerator_autopilot.client.connect_settings import connect_settings
-from accelerator_autopilot.client.history import History, columns_of
 from accelerator_autopilot.client.loop_thread import LoopThread
 from accelerator_autopilot.client.output_parsing import parse_output
+from accelerator_autopilot.client.recent_telemetry import History, columns_of
 from accelerator_autopilot.client.submit_options import job_options, kind_and_body, make_payload, moment
 from accelerator_autopilot.client.sync.job import Job
+from accelerator_autopilot.contracts.dataframe_conversion import Rows
 from accelerator_autopilot.contracts.messages.jobs import JobError, JobNeeds, JobResult
-from accelerator_autopilot.contracts.row_tables import Rows
 from tests.support.builders import T0, frame
 from tests.support.client import result
 from tests.support.waiting import eventually

@@ -20,19 +20,19 @@ from accelerator_autopilot.contracts.messages.commands import (
     ScaleCommand,
 )
 from accelerator_autopilot.contracts.messages.jobs import PoolStatus
-from accelerator_autopilot.scheduler.application.actuator import Actuator
+from accelerator_autopilot.scheduler.application.autonomy_gate import AutonomyGate
 from accelerator_autopilot.scheduler.application.control_loop import ControlLoop
 from accelerator_autopilot.scheduler.application.device_controller import DeviceController
 from accelerator_autopilot.scheduler.application.pool_controller import PoolController
 from accelerator_autopilot.scheduler.domain.champion_challenger import ChampionChallenger
-from accelerator_autopilot.scheduler.domain.device_columns import Readings
-from accelerator_autopilot.scheduler.domain.device_registry import DeviceRegistry
-from accelerator_autopilot.scheduler.domain.draining import CriticalAlerts
+from accelerator_autopilot.scheduler.domain.device_facts import DeviceRegistry
+from accelerator_autopilot.scheduler.domain.drain_decisions import CriticalAlerts
 from accelerator_autopilot.scheduler.domain.governor import Governor
+from accelerator_autopilot.scheduler.domain.latest_readings import Readings
 from accelerator_autopilot.scheduler.domain.observation import PoolObservation
 from accelerator_autopilot.scheduler.domain.power_curves import curve_of
 from accelerator_autopilot.scheduler.policies.builtin import policy_maker
-from accelerator_autopilot.scheduler.policies.policy_runner import PolicyRunner
+from accelerator_autopilot.scheduler.policies.shadow_policies import ShadowPolicies
 from tests.support.builders import at, device
 
 DEVICE = ("n", "gpu-0")
@@ -115,8 +115,8 @@ def decider(
 ) -> tuple[ControlLoop, FakeBus, list[float]]:
     bus, clock = FakeBus(policy), [0.0]
     counter = Counter("decisions", "by reason", ["reason"], registry=CollectorRegistry())
-    actor = Actuator(bus, lambda: at(clock[0]), counter)  # type: ignore[arg-type]
-    runner = PolicyRunner({n: policy_maker(n) for n in {name, "static", "energy_sweep"}}, 10.0)
+    actor = AutonomyGate(bus, lambda: at(clock[0]), counter)  # type: ignore[arg-type]
+    runner = ShadowPolicies({n: policy_maker(n) for n in {name, "static", "energy_sweep"}}, 10.0)
     pools = PoolController(actor, runner, Governor(), ChampionChallenger(name, "static"))
     return ControlLoop(fleet, pools, DeviceController(actor, 60.0)), bus, clock  # type: ignore[arg-type]
 

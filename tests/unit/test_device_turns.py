@@ -7,12 +7,12 @@ from contextlib import AsyncExitStack
 
 import pytest
 
-from accelerator_autopilot.inference.worker.application.device_turns import MAX_LONG_BATCHES, DeviceTurns
+from accelerator_autopilot.inference.worker.application.kind_turns import MAX_LONG_BATCHES, KindTurns
 from tests.support.waiting import eventually
 
 
 async def test_short_batches_run_one_after_the_other_in_the_order_in_which_they_asked() -> None:
-    turns, running, order = DeviceTurns(5.0), 0, []
+    turns, running, order = KindTurns(5.0), 0, []
 
     async def batch(number: int) -> None:
         nonlocal running
@@ -28,7 +28,7 @@ async def test_short_batches_run_one_after_the_other_in_the_order_in_which_they_
 
 
 async def test_a_long_batch_passes_its_turn_on_and_so_many_at_most() -> None:
-    turns = DeviceTurns(0.05)
+    turns = KindTurns(0.05)
     began: list[int] = []
     end = [asyncio.Event() for _ in range(MAX_LONG_BATCHES + 2)]
 
@@ -53,7 +53,7 @@ async def test_a_long_batch_passes_its_turn_on_and_so_many_at_most() -> None:
 
 @pytest.mark.parametrize("after_s", [0.0, 0.02, 0.05])
 async def test_a_batch_that_fails_or_is_cancelled_gives_its_turn_back_once(after_s: float) -> None:
-    turns = DeviceTurns(0.02)
+    turns = KindTurns(0.02)
 
     async def fails() -> None:
         async with turns.turn():

@@ -9,7 +9,7 @@ from nats.js.errors import APIError, ServiceUnavailableError
 
 from accelerator_autopilot.contracts.messages.alerts import Alert, Severity
 from accelerator_autopilot.deploy.local import nats_disk_monitor
-from accelerator_autopilot.deploy.local.disk_limits import MIB, DiskLimits, RestartRule, severity_of
+from accelerator_autopilot.deploy.local.disk_pressure import MIB, DiskPressure, RestartRule, severity_of
 from accelerator_autopilot.deploy.local.nats_disk_monitor import DiskWatch
 from accelerator_autopilot.deploy.local.nats_write_errors import WriteErrors, jetstream_is_off
 from accelerator_autopilot.transport.settings import NatsSettings
@@ -45,7 +45,7 @@ class Bench:
         monkeypatch.setattr("accelerator_autopilot.runtime.condition_alerts.bucket_items", stored)
         monkeypatch.setattr("accelerator_autopilot.runtime.condition_alerts.tell", tell)
         self.watch = DiskWatch(
-            folder, self.log, self.restart, "n1", NatsSettings(), limits=DiskLimits(full_bytes=5 * MIB)
+            folder, self.log, self.restart, "n1", NatsSettings(), limits=DiskPressure(full_bytes=5 * MIB)
         )
 
     async def restart(self) -> None:
@@ -122,7 +122,7 @@ async def test_only_a_server_that_says_so_is_without_jetstream() -> None:
 
 
 def test_restarts_that_do_not_help_come_less_and_less_often() -> None:
-    rule, restarts = RestartRule(DiskLimits(full_bytes=5)), list[int]()
+    rule, restarts = RestartRule(DiskPressure(full_bytes=5)), list[int]()
     for second in range(1_000):
         if rule.due(500, float(second), refused=True):
             restarts.append(second)
@@ -151,4 +151,4 @@ def test_what_a_client_says_of_itself_is_no_write_error(tmp_path: Path) -> None:
     ],
 )  # fmt: skip
 def test_levels_do_not_flap(share: float, current: Severity | None, severity: Severity | None) -> None:
-    assert severity_of(share, current, DiskLimits()) == severity
+    assert severity_of(share, current, DiskPressure()) == severity

@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from accelerator_autopilot.anomaly.application.handlers import Detection
+from accelerator_autopilot.anomaly.application.message_handlers import Detection
 from accelerator_autopilot.anomaly.domain.alert_lifecycle import AlertLifecycle
 from accelerator_autopilot.anomaly.domain.detection_engine import DetectionEngine
 from accelerator_autopilot.anomaly.domain.detectors import all_detectors
@@ -17,7 +17,7 @@ from accelerator_autopilot.anomaly.domain.source_topology import SourceTopology
 from accelerator_autopilot.contracts.messages.alerts import Alert
 from accelerator_autopilot.contracts.messages.commands import DrainCommand, FleetPolicy
 from accelerator_autopilot.contracts.messages.telemetry import NodeInventory
-from accelerator_autopilot.scheduler.domain.draining import (
+from accelerator_autopilot.scheduler.domain.drain_decisions import (
     CriticalAlerts,
     DrainMemory,
     drains,

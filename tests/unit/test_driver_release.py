@@ -15,7 +15,14 @@ from typer.testing import CliRunner
 from accelerator_autopilot.cli.app import app
 from accelerator_autopilot.contracts.errors import UnavailableError
 from accelerator_autopilot.contracts.messages.telemetry import DeviceEvent
-from accelerator_autopilot.runtime.driver_unload import DEFAULT_RELEASE_S, FILE, MAX_S, release, released, take_back
+from accelerator_autopilot.runtime.driver_release_request import (
+    DEFAULT_RELEASE_S,
+    FILE,
+    MAX_S,
+    release,
+    released,
+    take_back,
+)
 from accelerator_autopilot.runtime.health import HealthState
 from accelerator_autopilot.telemetry.agent.adapters import runtime_suspend
 from accelerator_autopilot.telemetry.agent.adapters.late_driver import LateDriverSource

@@ -10,10 +10,10 @@ from prometheus_client import CollectorRegistry, generate_latest
 
 from accelerator_autopilot.contracts.errors import UnavailableError
 from accelerator_autopilot.telemetry.agent.adapters.exporter_source import ExporterSource
-from accelerator_autopilot.telemetry.agent.adapters.scrape_fetch import Page
 from accelerator_autopilot.telemetry.agent.adapters.scrape_metrics import PageCollector
+from accelerator_autopilot.telemetry.agent.adapters.scrape_page import Page
 from accelerator_autopilot.telemetry.agent.domain.plausibility import Plausible
-from accelerator_autopilot.telemetry.agent.domain.scrape_reader import PageReading, read_page
+from accelerator_autopilot.telemetry.agent.domain.scrape_readings import PageReading, read_page
 from accelerator_autopilot.telemetry.agent.domain.scrape_state import FORGET_AFTER_S, PageDevices, PageXids
 
 UUID = "GPU-5f1c"

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from accelerator_autopilot.anomaly.application.handlers import Detection
+from accelerator_autopilot.anomaly.application.message_handlers import Detection
 from accelerator_autopilot.anomaly.domain.alert_lifecycle import AlertLifecycle
 from accelerator_autopilot.anomaly.domain.detection_engine import DetectionEngine
 from accelerator_autopilot.anomaly.domain.detectors import all_detectors

@@ -18,8 +18,8 @@ from accelerator_autopilot.contracts.metric_catalogue import NAMES
 from accelerator_autopilot.scheduler.adapters.latest_frames import LatestFrames
 from accelerator_autopilot.scheduler.application.bounded_concurrency import in_flight
 from accelerator_autopilot.scheduler.application.power_cap_state import PowerCapState
-from accelerator_autopilot.scheduler.domain.device_columns import DeviceColumns, Readings
-from accelerator_autopilot.scheduler.domain.device_registry import DeviceRegistry
+from accelerator_autopilot.scheduler.domain.device_facts import DeviceRegistry
+from accelerator_autopilot.scheduler.domain.latest_readings import LatestReadings, Readings
 from tests.support.builders import at, device, frame
 
 METRICS = ("power_w", "temp_c", "power_cap_w")
@@ -35,7 +35,7 @@ class Clock:
 
 def newest() -> tuple[LatestFrames, Clock]:
     clock = Clock()
-    return LatestFrames(DeviceColumns(METRICS), clock, 10.0, CollectorRegistry()), clock
+    return LatestFrames(LatestReadings(METRICS), clock, 10.0, CollectorRegistry()), clock
 
 
 def put(frames: LatestFrames, *told: TelemetryFrame) -> None:

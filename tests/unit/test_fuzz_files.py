@@ -20,7 +20,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from accelerator_autopilot.anomaly.adapters import model_snapshot
-from accelerator_autopilot.anomaly.domain.learned.fleet_detector import FleetDetector
+from accelerator_autopilot.anomaly.domain.learned.calibrated_detector import CalibratedDetector
 from accelerator_autopilot.anomaly.domain.learned.snapshot import Snapshot
 from accelerator_autopilot.cli.payload_inputs import read_lines, read_payload
 from accelerator_autopilot.contracts.errors import InvalidInputError, SettingsError, UnavailableError
@@ -32,12 +32,12 @@ from accelerator_autopilot.gateway.security.key_file import Caller, load_keys
 from accelerator_autopilot.inference.jobs.dead_lettering import named_by
 from accelerator_autopilot.inference.jobs.decoding import read_job
 from accelerator_autopilot.notifier.domain.message_formats import template
-from accelerator_autopilot.scheduler.application.observation_store import _packed, _unpacked
+from accelerator_autopilot.scheduler.application.observation_snapshot import _packed, _unpacked
 from accelerator_autopilot.scheduler.domain import npz_files
 from accelerator_autopilot.scheduler.domain.npz_files import load_arrays
 from accelerator_autopilot.scheduler.domain.observation_arrays import COLUMNS
 from accelerator_autopilot.scheduler.policies.network import load_checkpoint
-from accelerator_autopilot.scheduler.policies.policy_runner import PolicyRunner
+from accelerator_autopilot.scheduler.policies.shadow_policies import ShadowPolicies
 from tests.support.builders import T0, alert
 from tests.support.fuzzing import JSON, LINES, at_most, fuzzed, near, near_json
 
@@ -110,7 +110,7 @@ def test_no_group_of_processes_is_an_instance(tmp_path: Path, pid: object) -> No
 @given(st.data())
 def test_what_was_learnt(data: st.DataObject) -> None:
     with tempfile.TemporaryDirectory() as folder:
-        path, watcher = Path(folder) / "learned.npz", FleetDetector(1.0)
+        path, watcher = Path(folder) / "learned.npz", CalibratedDetector(1.0)
         watcher.grow(2)
         model_snapshot.save(path, Snapshot([("n1", "a", False)], watcher.snapshot()))
         path.write_bytes(data.draw(near(path.read_bytes())))
@@ -146,7 +146,7 @@ def test_looks_at_pools(data: st.DataObject) -> None:
         {"a": np.ones((3, len(COLUMNS)), np.float32), "b": np.ones((1, len(COLUMNS)), np.float32)}, 5.0, "w"
     )
     try:
-        PolicyRunner({}, 5.0).restore(_unpacked(data.draw(near(content)), 5.0, "me"))
+        ShadowPolicies({}, 5.0).restore(_unpacked(data.draw(near(content)), 5.0, "me"))
     except (ValueError, KeyError, TypeError, IndexError):
         return
 

@@ -29,7 +29,7 @@ from accelerator_autopilot.telemetry.agent.adapters.jetson import JetsonSource
 from accelerator_autopilot.telemetry.agent.adapters.kernel_log import KernelLog
 from accelerator_autopilot.telemetry.agent.adapters.power_cap_file import PowerCapFile
 from accelerator_autopilot.telemetry.agent.adapters.power_privilege import may_control_power
-from accelerator_autopilot.telemetry.agent.adapters.scrape_fetch import MAX_LINE, Page
+from accelerator_autopilot.telemetry.agent.adapters.scrape_page import MAX_LINE, Page
 from accelerator_autopilot.telemetry.agent.adapters.sysfs_gpu import SysfsSource
 from accelerator_autopilot.telemetry.agent.ports import DeviceSource
 from tests.support.builders import T0, frame

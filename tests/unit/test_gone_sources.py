@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from accelerator_autopilot.anomaly.application import orphaned_alerts
-from accelerator_autopilot.anomaly.application.handlers import NODE_GONE, SOURCE_GONE, SOURCE_WELL
-from accelerator_autopilot.anomaly.application.orphaned_alerts import GONE_AFTER_S, OrphanedAlerts
+from accelerator_autopilot.anomaly.application import lost_alert_publishers
+from accelerator_autopilot.anomaly.application.lost_alert_publishers import GONE_AFTER_S, LostAlertPublishers
+from accelerator_autopilot.anomaly.application.message_handlers import NODE_GONE, SOURCE_GONE, SOURCE_WELL
 from accelerator_autopilot.contracts import subjects
 from accelerator_autopilot.contracts.messages.alerts import Alert
 from tests.support.builders import T0, alert, at
@@ -41,9 +41,9 @@ class TestPublishers:
         self, kind: str, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         bucket: Any = Bucket(alert(kind=kind))
-        monkeypatch.setattr(orphaned_alerts, "bucket_items", bucket.items)
+        monkeypatch.setattr(lost_alert_publishers, "bucket_items", bucket.items)
         steady_s = 0.0
-        publishers = OrphanedAlerts(bucket, bucket, lambda: T0, lambda: steady_s)
+        publishers = LostAlertPublishers(bucket, bucket, lambda: T0, lambda: steady_s)
         await publishers.check()
         steady_s = GONE_AFTER_S - 1
         bucket.stored = {key: a.model_copy(update={"at": at(1)}) for key, a in bucket.stored.items()}
@@ -53,14 +53,14 @@ class TestPublishers:
         assert bucket.told == [], "it was renewed within the hour"
         steady_s = 2 * GONE_AFTER_S
         await publishers.check()
-        assert [(a.state, a.end_reason) for a in bucket.told] == [("resolved", orphaned_alerts.REASON)]
+        assert [(a.state, a.end_reason) for a in bucket.told] == [("resolved", lost_alert_publishers.REASON)]
         assert bucket.stored == {}
 
     async def test_what_detection_opened_is_its_own(self, monkeypatch: pytest.MonkeyPatch) -> None:
         bucket: Any = Bucket(alert(kind="xid_79", holds=True), alert(kind="thermal"))
-        monkeypatch.setattr(orphaned_alerts, "bucket_items", bucket.items)
+        monkeypatch.setattr(lost_alert_publishers, "bucket_items", bucket.items)
         clock = SimpleNamespace(now=0.0)
-        publishers = OrphanedAlerts(bucket, bucket, lambda: T0, lambda: clock.now)
+        publishers = LostAlertPublishers(bucket, bucket, lambda: T0, lambda: clock.now)
         for clock.now in (0.0, GONE_AFTER_S, 9 * GONE_AFTER_S):
             await publishers.check()
         assert bucket.told == []

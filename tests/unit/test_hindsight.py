@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from accelerator_autopilot.scheduler.domain.pool_arrays import PoolFacts, PoolObservations
 from accelerator_autopilot.scheduler.policies.builtin import policy_maker
 from accelerator_autopilot.scheduler.policies.scale_up_rule import ScaleUpRule
-from accelerator_autopilot.scheduler.policies.startup_latency import MIN_READY_SHARE, StartupLatency, starts_for_one
+from accelerator_autopilot.scheduler.policies.startup_readiness import MIN_READY_SHARE, StartupLatency, starts_for_one
 from accelerator_autopilot.scheduler.policies.whatif_sizing import SMALLEST, WhatIfParameters, WhatIfSizing
 from accelerator_autopilot.scheduler.twin.rollout import play
 from accelerator_autopilot.scheduler.twin.simulation import PoolModel, Trace

@@ -16,9 +16,9 @@ from accelerator_autopilot.contracts.messages.jobs import Job, JobNeeds, WorkerS
 from accelerator_autopilot.inference.jobs.retry_policy import before_attempt
 from accelerator_autopilot.inference.jobs.run_journal import RunJournal, RunningJob, open_journal
 from accelerator_autopilot.inference.jobs.run_time_limit import RunTimeLimit
-from accelerator_autopilot.inference.pool.application.device_group import DeviceGroup
-from accelerator_autopilot.inference.pool.application.device_load_share import DeviceLoadShare
+from accelerator_autopilot.inference.pool.application.batch_throttling import BatchThrottling
 from accelerator_autopilot.inference.pool.application.pool_state import PoolState
+from accelerator_autopilot.inference.pool.application.worker_devices import DeviceGroup
 from accelerator_autopilot.inference.pool.application.worker_process import WorkerProcess
 from accelerator_autopilot.inference.pool.application.worker_supervisor import PoolSupervisor
 from accelerator_autopilot.inference.settings import PoolSettings
@@ -160,9 +160,9 @@ async def test_a_worker_leaves_a_device_that_takes_no_work_for_a_while(monkeypat
 
 
 async def test_an_alert_whose_end_was_missed_holds_back_no_device_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("accelerator_autopilot.inference.pool.application.device_load_share.RECONCILE_INTERVAL_S", 0.01)
+    monkeypatch.setattr("accelerator_autopilot.inference.pool.application.batch_throttling.RECONCILE_INTERVAL_S", 0.01)
     supervisor = PoolSupervisor(PoolSettings(node="n1"), 1, devices=[device(device="gpu-0"), device(device="gpu-1")])
-    watch = DeviceLoadShare(supervisor)
+    watch = BatchThrottling(supervisor)
     over = alert(node="n1", device="gpu-0", severity="critical")
     missed = alert(id="other", node="n1", device="gpu-1", severity="critical")
     answers: list[list[Alert] | UnavailableError] = [UnavailableError("away")]

@@ -19,7 +19,7 @@ from accelerator_autopilot.anomaly.domain.detection_engine import DetectionEngin
 from accelerator_autopilot.anomaly.domain.device_slots import DeviceSlots
 from accelerator_autopilot.anomaly.domain.learned.alarm_throttle import AlarmThrottle
 from accelerator_autopilot.anomaly.domain.learned.false_alarm_calibration import FalseAlarmCalibration
-from accelerator_autopilot.anomaly.domain.learned.learned_detector import LearnedDetector
+from accelerator_autopilot.anomaly.domain.learned.score_fusion import ScoreFusion
 from accelerator_autopilot.anomaly.domain.learned.snapshot import Snapshot
 from accelerator_autopilot.anomaly.domain.metric_columns import COLUMNS
 from accelerator_autopilot.anomaly.domain.replay import rerun
@@ -33,7 +33,7 @@ ONE = np.array([0])
 
 def anomaly_score(rows: np.ndarray) -> np.ndarray:  # type: ignore[type-arg]
     """Scores of a single device."""
-    detector = LearnedDetector(rows.shape[1])
+    detector = ScoreFusion(rows.shape[1])
     detector.grow(1)
     return np.array([detector.step(ONE, row[None], ALL).anomaly_score.item() for row in rows.astype(np.float32)])
 
@@ -64,7 +64,7 @@ class TestLearnedDetector:
         assert scores[200] > 1
 
     def test_what_is_not_to_be_learnt_leaves_no_trace(self) -> None:
-        detectors = [LearnedDetector(1), LearnedDetector(1)]
+        detectors = [ScoreFusion(1), ScoreFusion(1)]
         rng = np.random.default_rng(0)
         slot = ONE
         for detector in detectors:
@@ -80,9 +80,9 @@ class TestLearnedDetector:
 
     def test_one_device_scores_the_same_alone_and_among_others(self) -> None:
         rows = np.random.default_rng(0).normal(0, 1, (150, 3, 2)).astype(np.float32)
-        together = LearnedDetector(2)
+        together = ScoreFusion(2)
         together.grow(3)
-        alone = LearnedDetector(2)
+        alone = ScoreFusion(2)
         alone.grow(1)
         for row in rows:
             many = together.step(np.arange(3), row, np.ones(3, bool)).anomaly_score[1]

@@ -11,7 +11,7 @@ import pytest
 
 from accelerator_autopilot.contracts.errors import InvalidInputError
 from accelerator_autopilot.contracts.messages.commands import FleetPolicy, PoolPolicy
-from accelerator_autopilot.scheduler.application.offline_replay import past_pools, played
+from accelerator_autopilot.scheduler.application.twin_replay import past_pools, played
 from accelerator_autopilot.scheduler.commands.advisor import advise, effect, recommendation, running_at_once
 from accelerator_autopilot.scheduler.commands.report_page import page
 from accelerator_autopilot.scheduler.domain.fleet_history import DeviceHistory, FleetHistory, JobHistory

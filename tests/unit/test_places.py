@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from accelerator_autopilot.contracts.messages.telemetry import DeviceInfo
-from accelerator_autopilot.inference.pool.application.device_group import DeviceGroup, places
+from accelerator_autopilot.inference.pool.application.worker_devices import DeviceGroup, places
 
 
 def device(name: str, source: str, **more: object) -> DeviceInfo:

@@ -12,15 +12,15 @@ import pytest
 
 from accelerator_autopilot.contracts.errors import UnavailableError
 from accelerator_autopilot.contracts.messages.commands import FleetPolicy
-from accelerator_autopilot.scheduler.application.observation_store import ObservationStore
-from accelerator_autopilot.scheduler.domain.batch_delay_renewal import LEASE_S, BatchDelays
+from accelerator_autopilot.scheduler.application.observation_snapshot import ObservationSnapshot
+from accelerator_autopilot.scheduler.domain.batch_delay_lease import LEASE_S, BatchDelays
 from accelerator_autopilot.scheduler.domain.observation_arrays import COLUMNS
 from accelerator_autopilot.scheduler.domain.power_capping import caps
 from accelerator_autopilot.scheduler.policies.builtin import policy_maker
 from accelerator_autopilot.scheduler.policies.demand import WINDOWS_S, DemandHistory
-from accelerator_autopilot.scheduler.policies.policy_runner import PolicyRunner
 from accelerator_autopilot.scheduler.policies.policy_warmup import POOLS_PER_BLOCK, PolicyWarmup
 from accelerator_autopilot.scheduler.policies.reserve_parameters import history, shipped_numbers
+from accelerator_autopilot.scheduler.policies.shadow_policies import ShadowPolicies
 from accelerator_autopilot.scheduler.policies.sliding_window import LastValues
 from tests.support.builders import at
 from tests.unit.test_hindsight import facts, looks
@@ -59,8 +59,8 @@ def test_policies_that_remember_the_same_take_each_look_in_once(monkeypatch: pyt
     observe = DemandHistory.observe
     monkeypatch.setattr(DemandHistory, "observe", lambda self, look: taken.append(self) or observe(self, look))
     names = ("reserve", "learned")
-    together = PolicyRunner({name: policy_maker(name) for name in names}, 10.0)
-    alone = {name: PolicyRunner({name: policy_maker(name)}, 10.0) for name in names}
+    together = ShadowPolicies({name: policy_maker(name) for name in names}, 10.0)
+    alone = {name: ShadowPolicies({name: policy_maker(name)}, 10.0) for name in names}
     random = np.random.default_rng(3)
     for second in range(40):
         look = [seen(10.0 * second, pool=p, waiting=int(random.integers(9)), arrivals=4) for p in "ab"]
@@ -99,7 +99,7 @@ def test_the_last_looks_at_each_pool_are_kept_and_no_more() -> None:
 
 
 async def test_an_hour_of_looks_is_copied_beside_the_event_loop(monkeypatch: pytest.MonkeyPatch) -> None:
-    runner, threads = PolicyRunner({}, 2.0), []
+    runner, threads = ShadowPolicies({}, 2.0), []
     runner.looks.add(["p"], columns(1.0))
     kept = runner.looks.kept
     monkeypatch.setattr(runner.looks, "kept", lambda: threads.append(threading.current_thread()) or kept())
@@ -107,8 +107,8 @@ async def test_an_hour_of_looks_is_copied_beside_the_event_loop(monkeypatch: pyt
     async def refuse(*_: object) -> None:
         raise UnavailableError("away")
 
-    monkeypatch.setattr("accelerator_autopilot.scheduler.application.observation_store.write_object", refuse)
-    await ObservationStore(None, runner, "me").keep()  # type: ignore[arg-type]
+    monkeypatch.setattr("accelerator_autopilot.scheduler.application.observation_snapshot.write_object", refuse)
+    await ObservationSnapshot(None, runner, "me").keep()  # type: ignore[arg-type]
     assert threads
     assert threading.main_thread() not in threads
 

@@ -11,11 +11,11 @@ from pydantic import ValidationError
 
 from accelerator_autopilot.contracts import subjects
 from accelerator_autopilot.contracts.errors import InvalidInputError, MalformedMessageError
+from accelerator_autopilot.contracts.message_addressing import check_address
 from accelerator_autopilot.contracts.messages.base import OwnedMessage
 from accelerator_autopilot.contracts.messages.commands import ScaleCommand
 from accelerator_autopilot.contracts.messages.jobs import JobBody, JobResult
 from accelerator_autopilot.contracts.projects import check_project, job_reference, parse_job_reference
-from accelerator_autopilot.contracts.subject_checks import check_address
 from accelerator_autopilot.inference.jobs.decoding import read_job
 from accelerator_autopilot.transport.clock import utc_now
 from tests.contract.examples import EXAMPLES, models

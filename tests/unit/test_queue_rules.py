@@ -13,13 +13,13 @@ from pydantic import BaseModel
 
 from accelerator_autopilot.contracts.errors import InvalidInputError
 from accelerator_autopilot.contracts.job_building import Options, address, make_job, make_options
+from accelerator_autopilot.contracts.job_output_references import fill_in, wanted_jobs
 from accelerator_autopilot.contracts.kinds.base import Input
 from accelerator_autopilot.contracts.messages.jobs import Job, JobNeeds, PoolStatus, WorkerStatus
-from accelerator_autopilot.contracts.payload_references import fill_in, wanted_jobs
 from accelerator_autopilot.inference.jobs.capability import Capability, unschedulable_reason
 from accelerator_autopilot.inference.jobs.retry_policy import EndJob, before_attempt
 from accelerator_autopilot.inference.kinds.base import RunContext, Tokens
-from accelerator_autopilot.inference.pool.application.device_group import group
+from accelerator_autopilot.inference.pool.application.worker_devices import group
 from accelerator_autopilot.inference.pool.domain.job_dependencies import DependencyIndex
 from accelerator_autopilot.inference.pool.domain.throttling import share, speed
 from accelerator_autopilot.inference.settings import ModelSettings

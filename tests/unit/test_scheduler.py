@@ -18,10 +18,10 @@ from accelerator_autopilot.scheduler.domain.champion_challenger import (
     Replayed,
     choose,
 )
-from accelerator_autopilot.scheduler.domain.device_columns import Readings
-from accelerator_autopilot.scheduler.domain.draining import drains
+from accelerator_autopilot.scheduler.domain.drain_decisions import drains
 from accelerator_autopilot.scheduler.domain.governor import Governor
 from accelerator_autopilot.scheduler.domain.job_energy import NodeEfficiency
+from accelerator_autopilot.scheduler.domain.latest_readings import Readings
 from accelerator_autopilot.scheduler.domain.observation import PoolObservation, Proposal
 from accelerator_autopilot.scheduler.domain.placement import NodeRoom, spread
 from accelerator_autopilot.scheduler.domain.power_budget import Limit, allocate_power

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from nats.aio.client import Client
 
-from accelerator_autopilot.transport.status_headers import without_claims
+from accelerator_autopilot.transport.forged_status_headers import without_claims
 
 ACKNOWLEDGED = b"$JS.ACK.EVENTS.anomaly-events.1.7.7.1700000000000000000.0"
 

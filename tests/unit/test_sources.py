@@ -14,13 +14,13 @@ from typing import Any
 import pytest
 
 from accelerator_autopilot.contracts.errors import InvalidInputError, UnavailableError
-from accelerator_autopilot.telemetry.agent.adapters import scrape_fetch
+from accelerator_autopilot.telemetry.agent.adapters import scrape_page
 from accelerator_autopilot.telemetry.agent.adapters.amd_smi import AmdSmiSource
 from accelerator_autopilot.telemetry.agent.adapters.apple import AppleSource
 from accelerator_autopilot.telemetry.agent.adapters.device_processes import container_of, describe_process
 from accelerator_autopilot.telemetry.agent.adapters.exporter_source import ExporterSource
 from accelerator_autopilot.telemetry.agent.adapters.jetson import JetsonSource
-from accelerator_autopilot.telemetry.agent.adapters.scrape_fetch import fetch_page
+from accelerator_autopilot.telemetry.agent.adapters.scrape_page import fetch_page
 from tests.support.trees import plant
 
 DCGM = """
@@ -239,7 +239,7 @@ class TestScrape:
 
     @pytest.mark.parametrize("length", ["", "Content-Length: 99999999999\r\n"])
     def test_a_page_without_end_is_left_at_its_limit(self, length: str, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(scrape_fetch, "MAX_BYTES", 100_000)
+        monkeypatch.setattr(scrape_page, "MAX_BYTES", 100_000)
         sent = 0
         with socket.create_server(("127.0.0.1", 0)) as server:
 

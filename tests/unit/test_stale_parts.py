@@ -18,7 +18,7 @@ from accelerator_autopilot.inference.settings import PoolSettings
 from accelerator_autopilot.scheduler.adapters.latest_frames import LatestFrames
 from accelerator_autopilot.scheduler.adapters.observation_reader import READ_METRICS, FleetReader
 from accelerator_autopilot.scheduler.adapters.pool_rates import PoolRates, QueueCount
-from accelerator_autopilot.scheduler.domain.device_columns import DeviceColumns
+from accelerator_autopilot.scheduler.domain.latest_readings import LatestReadings
 from accelerator_autopilot.transport.bucket_changes import BucketChanges
 from accelerator_autopilot.transport.clock import utc_now
 
@@ -41,7 +41,7 @@ async def test_a_pool_is_left_alone_while_a_part_of_it_is_silent_and_smaller_whe
         return {f"{p.pool}.{p.node}": p.model_dump_json().encode() for p in found}
 
     monkeypatch.setattr(BucketChanges, "changes", changes)
-    frames = LatestFrames(DeviceColumns(READ_METRICS), NOW.timestamp, 10.0, CollectorRegistry())
+    frames = LatestFrames(LatestReadings(READ_METRICS), NOW.timestamp, 10.0, CollectorRegistry())
     reader = FleetReader(cast("JetStreamContext", None), 10.0, frames)
     seen = await reader.pools(NOW)
     assert [p.node for p in seen["other"]] == ["a"]

@@ -21,8 +21,8 @@ from accelerator_autopilot.scheduler.policies.builtin import policy_maker, polic
 from accelerator_autopilot.scheduler.policies.builtin.learned import Learned, shipped_checkpoint
 from accelerator_autopilot.scheduler.policies.network import Checkpoint, load_checkpoint
 from accelerator_autopilot.scheduler.policies.network_features import FEATURES, features
-from accelerator_autopilot.scheduler.policies.policy_runner import PolicyProposals, PolicyRunner
 from accelerator_autopilot.scheduler.policies.reserve_parameters import history, shipped_numbers
+from accelerator_autopilot.scheduler.policies.shadow_policies import PolicyProposals, ShadowPolicies
 from accelerator_autopilot.scheduler.settings import SchedulerSettings
 from accelerator_autopilot.scheduler.twin import kernel
 from accelerator_autopilot.scheduler.twin.rollout import play
@@ -162,7 +162,7 @@ def replicas(proposals: PolicyProposals) -> int:
 
 class TestPanel:
     def test_pools_that_come_go_and_change_do_not_disturb_the_others(self) -> None:
-        panel = PolicyRunner({"static": policy_maker("static"), "queue_lag": policy_maker("queue_lag")}, 10.0)
+        panel = ShadowPolicies({"static": policy_maker("static"), "queue_lag": policy_maker("queue_lag")}, 10.0)
         first = [seen(pool="a", waiting=9), seen(pool="b", waiting=1)]
         assert replicas(panel.propose(first)["a"]) == 4
         with_new = [*first, seen(pool="c", bounds=PoolPolicy(ceiling=9), waiting=7)]
@@ -177,7 +177,7 @@ class TestPanel:
         assert set(told) == {"p29", "b"}
 
     def test_a_pool_that_is_out_of_sight_for_a_moment_is_remembered(self) -> None:
-        panel = PolicyRunner({"queue_lag": policy_maker("queue_lag")}, 10.0)
+        panel = ShadowPolicies({"queue_lag": policy_maker("queue_lag")}, 10.0)
         panel.propose([seen(pool="a", waiting=9), seen(pool="b")])
         panel.propose([seen(pool="b")])
         told = panel.propose([seen(pool="a", waiting=0), seen(pool="b")])
@@ -185,7 +185,7 @@ class TestPanel:
 
     def test_what_was_seen_outlives_a_restart_as_if_there_had_been_none(self) -> None:
         makers = {name: policy_maker(name) for name in ("queue_lag", "reserve", "predictive")}
-        first, again = PolicyRunner(makers, 10.0), PolicyRunner(makers, 10.0)
+        first, again = ShadowPolicies(makers, 10.0), ShadowPolicies(makers, 10.0)
         random = np.random.default_rng(2)
         looks = [
             [
@@ -204,7 +204,7 @@ class TestPanel:
 
     def test_a_new_pool_is_not_taken_for_one_that_was_quiet(self) -> None:
         makers = {"reserve": policy_maker("reserve")}
-        with_past, alone = PolicyRunner(makers, 10.0), PolicyRunner(makers, 10.0)
+        with_past, alone = ShadowPolicies(makers, 10.0), ShadowPolicies(makers, 10.0)
         bounds = PoolPolicy(ceiling=40, target_wait_s=1.0)
         for second in range(60):
             with_past.propose([seen(10.0 * second, pool="old")])

@@ -13,10 +13,10 @@ from nats.aio.msg import Msg
 from nats.errors import ProtocolError
 from nats.protocol.parser import Parser
 
-from accelerator_autopilot.transport import status_headers
+from accelerator_autopilot.transport import forged_status_headers
 from accelerator_autopilot.transport.wire_protocol import FastParser, answer_all, read_fast
 
-status_headers.install()
+forged_status_headers.install()
 
 PLAIN = b"MSG a.b 1 5\r\nhello\r\n"
 REPLIED = b"MSG a.b 2 $JS.ACK.S.d.1.7.1.5.0 0\r\n\r\n"

@@ -7,7 +7,7 @@ import logging
 
 from nats.js import JetStreamContext
 
-from accelerator_autopilot.anomaly.application.handlers import Detection
+from accelerator_autopilot.anomaly.application.message_handlers import Detection
 from accelerator_autopilot.anomaly.domain.learned.snapshot import Snapshot
 from accelerator_autopilot.anomaly.ports import SaveSnapshot
 from accelerator_autopilot.contracts.messages.telemetry import NodeInventory

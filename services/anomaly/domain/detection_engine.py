@@ -16,7 +16,7 @@ from accelerator_autopilot.anomaly.domain.device_slots import NODE, DeviceSlots
 from accelerator_autopilot.anomaly.domain.finding_text import UNUSUAL, anomaly_finding, of_row, stale_finding
 from accelerator_autopilot.anomaly.domain.findings import Finding
 from accelerator_autopilot.anomaly.domain.last_values import Bools, Doubles, Floats, History, Slots, View
-from accelerator_autopilot.anomaly.domain.learned.fleet_detector import FleetDetector, top_metrics
+from accelerator_autopilot.anomaly.domain.learned.calibrated_detector import CalibratedDetector, top_metrics
 from accelerator_autopilot.anomaly.domain.learned.input_channels import LEARN_S, InputChannels, Span, beside_peers
 from accelerator_autopilot.anomaly.domain.learned.slot_tensors import Saved
 from accelerator_autopilot.anomaly.domain.metric_columns import COLUMN, COLUMNS
@@ -48,7 +48,7 @@ class DetectionEngine:
 
     def __post_init__(self) -> None:
         self._history, self._channels = History(), InputChannels(self.learn_s)
-        self._learned = FleetDetector(self.false_alarms_per_week)
+        self._learned = CalibratedDetector(self.false_alarms_per_week)
         self._rules = [(r, Conditions(r.kind.open_after_s, r.kind.clear_after_s)) for r in all_rules()]
         self._wear = all_wear()
         trends: list[Trend | Wear] = [*all_trends(), *self._wear]

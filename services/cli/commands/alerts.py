@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from accelerator_autopilot.cli import completions
+from accelerator_autopilot.cli import name_completions as completions
 from accelerator_autopilot.cli.output import say, show
 from accelerator_autopilot.cli.session import DEFAULT_FOLDER, DataDir, ask, facts, moment
 from accelerator_autopilot.cli.table_layout import Column, Row, Table
-from accelerator_autopilot.contracts.incidents import incidents as grouped
+from accelerator_autopilot.contracts.incident_root_cause import incidents as grouped
 from accelerator_autopilot.transport.clock import utc_now
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from accelerator_autopilot.cli import completions
+from accelerator_autopilot.cli import name_completions as completions
 from accelerator_autopilot.cli.output import fail, progress, say, show, show_document, writes_json
 from accelerator_autopilot.cli.payload_inputs import read_lines, read_payload
 from accelerator_autopilot.cli.session import DEFAULT_FOLDER, DataDir, ask, connected, facts, run

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from accelerator_autopilot.cli import completions
+from accelerator_autopilot.cli import name_completions as completions
 from accelerator_autopilot.cli.output import say, say_prose, show, writes_json
 from accelerator_autopilot.cli.session import DEFAULT_FOLDER, DataDir, ask, facts
 from accelerator_autopilot.cli.table_layout import Column, Row, Table

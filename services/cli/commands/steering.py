@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from accelerator_autopilot.cli import completions
+from accelerator_autopilot.cli import name_completions as completions
 from accelerator_autopilot.cli.output import fail, say
 from accelerator_autopilot.cli.session import DEFAULT_FOLDER, DataDir, ask, facts
 from accelerator_autopilot.contracts.errors import NotFoundError, UnavailableError
 from accelerator_autopilot.contracts.exit_codes import ExitCode
-from accelerator_autopilot.runtime.driver_unload import release, take_back
+from accelerator_autopilot.runtime.driver_release_request import release, take_back
 from accelerator_autopilot.transport.clock import utc_now
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ from fastapi import APIRouter, Depends, Query, Request
 from pydantic import AnyHttpUrl, BaseModel, Field
 from sse_starlette import EventSourceResponse
 
-from accelerator_autopilot.contracts.incidents import incidents
+from accelerator_autopilot.contracts.incident_root_cause import incidents
 from accelerator_autopilot.contracts.messages.alerts import Alert, AlertState
 from accelerator_autopilot.contracts.messages.audit import AuditRecord
 from accelerator_autopilot.contracts.messages.notifications import (

@@ -26,7 +26,7 @@ from accelerator_autopilot.inference.adapters.sandbox_filesystem import (
     environment,
     own_uid,
 )
-from accelerator_autopilot.inference.adapters.sandbox_limits import Finished, Limits, watch
+from accelerator_autopilot.inference.adapters.sandbox_watchdog import Finished, Limits, watch
 from accelerator_autopilot.inference.adapters.seccomp import seccomp_program
 from accelerator_autopilot.inference.errors import NotConfiguredError
 

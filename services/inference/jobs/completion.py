@@ -16,8 +16,8 @@ from nats.js.kv import KeyValue
 
 from accelerator_autopilot.contracts import subjects
 from accelerator_autopilot.contracts.errors import InvalidInputError, UnavailableError
+from accelerator_autopilot.contracts.job_output_references import fill_in, wanted_jobs
 from accelerator_autopilot.contracts.messages.jobs import Job, JobError, JobResult, JobState, JobStatus, JobUsage
-from accelerator_autopilot.contracts.payload_references import fill_in, wanted_jobs
 from accelerator_autopilot.contracts.streams import PAYLOAD_INLINE_LIMIT
 from accelerator_autopilot.inference.jobs.dead_lettering import DeadLettering, explain
 from accelerator_autopilot.inference.jobs.retry_policy import EndJob, Places, after_error, counted

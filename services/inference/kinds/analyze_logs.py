@@ -16,7 +16,7 @@ from accelerator_autopilot.contracts.kinds.analyze_logs import (
     RootCause,
     Template,
 )
-from accelerator_autopilot.inference.domain import log_analysis
+from accelerator_autopilot.inference.domain import log_root_cause
 from accelerator_autopilot.inference.domain.log_lines import badness, pattern_of, timestamp
 from accelerator_autopilot.inference.kinds.base import RunContext, each
 from accelerator_autopilot.inference.kinds.files import as_text, collect
@@ -75,7 +75,7 @@ def _mine(miner: Any, line: str) -> int:
     return int(miner.add_log_message(line[:LINE_CHARACTERS])["cluster_id"])
 
 
-def _read(sources: dict[str, str], miner: Any, progress: Any) -> Iterator[log_analysis.Line]:
+def _read(sources: dict[str, str], miner: Any, progress: Any) -> Iterator[log_root_cause.Line]:
     number, year = 0, utc_now().year
     for done, (name, text) in enumerate(sources.items()):
         for line in text.splitlines():
@@ -84,13 +84,13 @@ def _read(sources: dict[str, str], miner: Any, progress: Any) -> Iterator[log_an
             number += 1
             if number > MAX_LINES:
                 raise InvalidInputError("text", f"over {MAX_LINES} lines", "is too long for one job: split it")
-            yield log_analysis.Line(number, line[:LINE_CHARACTERS], _mine(miner, line), timestamp(line, year), name)
+            yield log_root_cause.Line(number, line[:LINE_CHARACTERS], _mine(miner, line), timestamp(line, year), name)
         progress((done + 1) / len(sources))
 
 
-def _describe(lines: list[log_analysis.Line], miner: Any, before: set[int] | None) -> AnalyzeLogsResult:
+def _describe(lines: list[log_root_cause.Line], miner: Any, before: set[int] | None) -> AnalyzeLogsResult:
     names = {c.cluster_id: c.get_template() for c in miner.drain.clusters}
-    of: dict[int, list[log_analysis.Line]] = {}
+    of: dict[int, list[log_root_cause.Line]] = {}
     gpu: dict[str, list[LogLine]] = {}
     for line in lines:
         of.setdefault(line.template, []).append(line)
@@ -98,8 +98,8 @@ def _describe(lines: list[log_analysis.Line], miner: Any, before: set[int] | Non
             gpu.setdefault(found.kind, []).append(_shown(line))
     new = set(of) - before if before is not None else set()
     counts = {template: len(its) for template, its in of.items()}
-    cause = log_analysis.root_cause(lines, counts, new)
-    error = log_analysis.first_error(lines)
+    cause = log_root_cause.root_cause(lines, counts, new)
+    error = log_root_cause.first_error(lines)
     worst = {t: max(badness(line.text) for line in its[:5]) for t, its in of.items()}
     ordered = sorted(of, key=lambda t: (-worst[t], -counts[t]))
     return AnalyzeLogsResult(
@@ -122,7 +122,7 @@ def _describe(lines: list[log_analysis.Line], miner: Any, before: set[int] | Non
             Burst(
                 template=names.get(b.template, ""), first_line=b.first, last_line=b.last, count=b.count, usual=b.usual
             )
-            for b in log_analysis.bursts(lines)[:LISTED]
+            for b in log_root_cause.bursts(lines)[:LISTED]
         ],
         new_templates=[names[t] for t in ordered if t in new][:LISTED],
         vanished_templates=[names[t] for t in sorted((before or set()) - set(of)) if t in names][:LISTED],
@@ -139,7 +139,7 @@ def _describe(lines: list[log_analysis.Line], miner: Any, before: set[int] | Non
     )
 
 
-def _shown(line: log_analysis.Line) -> LogLine:
+def _shown(line: log_root_cause.Line) -> LogLine:
     found = pattern_of(line.text)
     return LogLine(
         source=line.source, line=line.number, text=line.text, at=line.at, meaning=found.meaning if found else ""

@@ -17,7 +17,7 @@ from accelerator_autopilot.contracts.kinds.detect_anomalies import (
     DetectAnomaliesResult,
     Reason,
 )
-from accelerator_autopilot.inference.domain.outlier_detection import Column, categorical, numeric
+from accelerator_autopilot.inference.domain.table_outliers import Column, categorical, numeric
 from accelerator_autopilot.inference.kinds.base import RunContext, each
 from accelerator_autopilot.inference.kinds.files import data_of
 from accelerator_autopilot.transport.clock import utc_now

@@ -16,10 +16,10 @@ from accelerator_autopilot.contracts.ids import new_id
 from accelerator_autopilot.contracts.messages.alerts import Alert
 from accelerator_autopilot.contracts.messages.jobs import PRIORITIES
 from accelerator_autopilot.contracts.streams import due_durable, durable, job_durable, waiting_durable
+from accelerator_autopilot.inference.pool.application.batch_throttling import BatchThrottling
 from accelerator_autopilot.inference.pool.application.command_handlers import PoolCommands
-from accelerator_autopilot.inference.pool.application.device_load_share import DeviceLoadShare
 from accelerator_autopilot.inference.pool.application.pool_state import PoolState
-from accelerator_autopilot.inference.pool.application.queue_janitor import QueueJanitor
+from accelerator_autopilot.inference.pool.application.queue_maintenance import QueueMaintenance
 from accelerator_autopilot.inference.pool.application.stream_usage import StreamUsage
 from accelerator_autopilot.inference.pool.application.worker_supervisor import PoolSupervisor
 from accelerator_autopilot.inference.settings import PoolSettings
@@ -77,7 +77,7 @@ def create_app(settings: PoolSettings | None = None) -> FastStream:
             subject, stream=stream, durable=config.durable_name, config=config, pull_sub=pull, no_reply=True
         )(handler)
 
-    watch = DeviceLoadShare(supervisor)
+    watch = BatchThrottling(supervisor)
 
     async def on_frame(message: NatsMessage) -> None:
         watch.on_frame(decode(message.body, message.raw_message.subject))
@@ -101,7 +101,7 @@ def create_app(settings: PoolSettings | None = None) -> FastStream:
         async with service.running(watched) as js:
             await memory.restore()
             leadership = LeaderElection(js, f"{settings.node}-{settings.pool}-{new_id()[:8]}", "queue")
-            janitor = QueueJanitor(
+            janitor = QueueMaintenance(
                 client_of(broker), js, leadership, service.poison, settings.unrunnable_after_s, memory.status_key
             )
             service.health.report("workers", ok=False, reason="no worker is ready yet")

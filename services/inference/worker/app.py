@@ -34,7 +34,7 @@ from accelerator_autopilot.inference.settings import WorkerSettings
 from accelerator_autopilot.inference.worker.application.batch_runner import NATS_ERRORS, BatchRunner, JobRunner
 from accelerator_autopilot.inference.worker.application.cancellations import Cancellations
 from accelerator_autopilot.inference.worker.application.continuous_runner import ContinuousRunner
-from accelerator_autopilot.inference.worker.application.device_turns import MAX_LONG_BATCHES, DeviceTurns
+from accelerator_autopilot.inference.worker.application.kind_turns import MAX_LONG_BATCHES, KindTurns
 from accelerator_autopilot.inference.worker.application.model_cache import MODEL_CACHE
 from accelerator_autopilot.inference.worker.application.model_warm_up import warm_up
 from accelerator_autopilot.inference.worker.application.runner_factory import RunnerFactory
@@ -73,7 +73,7 @@ async def run_worker(settings: WorkerSettings) -> int:
     loop = asyncio.get_running_loop()
     journal = RunJournal(settings.journal_fd)
     MODEL_CACHE.on_loading = journal.loading
-    runs, turns = RunTimeLimit(journal, settings.run_timeout_s), DeviceTurns(settings.exclusive_run_s)
+    runs, turns = RunTimeLimit(journal, settings.run_timeout_s), KindTurns(settings.exclusive_run_s)
     here = f"{settings.node}/{settings.worker_device}"
     state = WorkerState(runs, turns=turns, suspect_after=settings.suspect_after_failures, here=here)
     stop = state.stop

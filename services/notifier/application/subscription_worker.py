@@ -13,9 +13,9 @@ from pydantic import ValidationError
 
 from accelerator_autopilot.contracts.errors import AutopilotError, InvalidInputError, UnavailableError
 from accelerator_autopilot.contracts.ids import derived_id
+from accelerator_autopilot.contracts.message_addressing import check_address
 from accelerator_autopilot.contracts.messages.alerts import Alert, Severity
 from accelerator_autopilot.contracts.messages.notifications import Subscription
-from accelerator_autopilot.contracts.subject_checks import check_address
 from accelerator_autopilot.notifier.application.alert_consumer import AlertConsumer, durable_name
 from accelerator_autopilot.notifier.application.alertmanager_renewal import AlertmanagerRenewal
 from accelerator_autopilot.notifier.application.delivery_context import DeliveryContext

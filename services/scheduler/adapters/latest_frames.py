@@ -16,8 +16,8 @@ from accelerator_autopilot.contracts.errors import InvalidInputError
 from accelerator_autopilot.contracts.frame_decoder import FrameLayout
 from accelerator_autopilot.contracts.frames import TelemetryFrame, decode
 from accelerator_autopilot.runtime.cooperative_loops import CooperativeLoop
-from accelerator_autopilot.scheduler.adapters.frame_blocks import FrameGroup, Waiting
-from accelerator_autopilot.scheduler.domain.device_columns import DeviceColumns
+from accelerator_autopilot.scheduler.adapters.bulk_frame_decoding import FrameGroup, Waiting
+from accelerator_autopilot.scheduler.domain.latest_readings import LatestReadings
 
 log = logging.getLogger(__name__)
 
@@ -33,7 +33,7 @@ class LatestFrames:
     A frame of an unknown node, or one whose format changed, is decoded alone; all others are decoded in blocks.
     """
 
-    columns: DeviceColumns
+    columns: LatestReadings
     clock: Callable[[], float]
     stale_after_s: float
     registry: CollectorRegistry

@@ -23,9 +23,9 @@ from accelerator_autopilot.scheduler.adapters.latest_frames import LatestFrames
 from accelerator_autopilot.scheduler.adapters.pool_rates import PoolRates
 from accelerator_autopilot.scheduler.adapters.pool_workers import PoolWorkers
 from accelerator_autopilot.scheduler.adapters.queue_counts import Queues, queue_counts
-from accelerator_autopilot.scheduler.domain.device_columns import Readings
-from accelerator_autopilot.scheduler.domain.device_registry import DeviceRegistry
-from accelerator_autopilot.scheduler.domain.draining import CriticalAlerts, Device
+from accelerator_autopilot.scheduler.domain.device_facts import DeviceRegistry
+from accelerator_autopilot.scheduler.domain.drain_decisions import CriticalAlerts, Device
+from accelerator_autopilot.scheduler.domain.latest_readings import Readings
 from accelerator_autopilot.scheduler.domain.observation import PoolObservation
 from accelerator_autopilot.transport.bucket_changes import BucketChanges
 from accelerator_autopilot.transport.unreadable_values import parse_value

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from operator import is_
 
 from accelerator_autopilot.contracts.messages.jobs import PoolStatus, WorkerStatus
-from accelerator_autopilot.scheduler.domain.device_registry import DeviceFacts, DeviceRegistry
-from accelerator_autopilot.scheduler.domain.draining import Device
+from accelerator_autopilot.scheduler.domain.device_facts import DeviceFacts, DeviceRegistry
+from accelerator_autopilot.scheduler.domain.drain_decisions import Device
 from accelerator_autopilot.scheduler.domain.power_curves import PowerCurve, curve_of
 
 

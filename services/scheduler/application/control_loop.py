@@ -12,13 +12,13 @@ from datetime import datetime
 from accelerator_autopilot.contracts.messages.commands import FleetPolicy
 from accelerator_autopilot.contracts.messages.jobs import PoolStatus
 from accelerator_autopilot.runtime.cooperative_loops import CooperativeLoop
-from accelerator_autopilot.scheduler.application.actuator import Actuator
+from accelerator_autopilot.scheduler.application.autonomy_gate import AutonomyGate
 from accelerator_autopilot.scheduler.application.device_controller import DeviceController, levels_by_device
 from accelerator_autopilot.scheduler.application.pool_controller import DecisionError, PoolController
-from accelerator_autopilot.scheduler.domain.device_columns import Readings
-from accelerator_autopilot.scheduler.domain.device_registry import DeviceRegistry
-from accelerator_autopilot.scheduler.domain.draining import Device
+from accelerator_autopilot.scheduler.domain.device_facts import DeviceRegistry
+from accelerator_autopilot.scheduler.domain.drain_decisions import Device
 from accelerator_autopilot.scheduler.domain.job_energy import NodeEfficiency
+from accelerator_autopilot.scheduler.domain.latest_readings import Readings
 from accelerator_autopilot.scheduler.domain.observation import PoolObservation
 from accelerator_autopilot.scheduler.domain.placement import NodeRoom
 from accelerator_autopilot.scheduler.ports import FleetState
@@ -30,7 +30,7 @@ log = logging.getLogger(__name__)
 class Failures:
     """Errors in parts of a round, raised at its end, so that one part does not stop the others."""
 
-    actor: Actuator
+    actor: AutonomyGate
     _first: list[tuple[str, Exception]] = field(default_factory=list)
 
     @asynccontextmanager

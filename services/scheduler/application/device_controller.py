@@ -19,12 +19,11 @@ from accelerator_autopilot.contracts.messages.commands import (
     FleetPolicy,
     PowerCommand,
 )
-from accelerator_autopilot.scheduler.application.actuator import Actuator
+from accelerator_autopilot.scheduler.application.autonomy_gate import AutonomyGate
 from accelerator_autopilot.scheduler.application.bounded_concurrency import in_flight
 from accelerator_autopilot.scheduler.application.power_cap_state import PowerCapState
-from accelerator_autopilot.scheduler.domain.device_columns import Readings
-from accelerator_autopilot.scheduler.domain.device_registry import DeviceRegistry
-from accelerator_autopilot.scheduler.domain.draining import (
+from accelerator_autopilot.scheduler.domain.device_facts import DeviceRegistry
+from accelerator_autopilot.scheduler.domain.drain_decisions import (
     CriticalAlerts,
     Device,
     DrainDecision,
@@ -34,6 +33,7 @@ from accelerator_autopilot.scheduler.domain.draining import (
     operator_drained,
     operator_restored,
 )
+from accelerator_autopilot.scheduler.domain.latest_readings import Readings
 from accelerator_autopilot.scheduler.domain.observation import PoolObservation
 from accelerator_autopilot.scheduler.domain.power_capping import CapDecision, caps
 
@@ -48,7 +48,7 @@ LOOKUPS_AT_ONCE = 32
 class DeviceController:
     """Decides for all devices at once."""
 
-    actor: Actuator
+    actor: AutonomyGate
     cap_lease_s: float
     _drains: dict[Device, datetime] = field(default_factory=dict)
     _memory: DrainMemory = field(default_factory=DrainMemory)

@@ -75,7 +75,7 @@ class PolicyEvaluator:
 
     def _judge(self, past: FleetHistory, policy: FleetPolicy) -> tuple[Choice, ExpectedRange]:
         # The twin imports a compiler; a scheduler that never evaluates need not load it.
-        from accelerator_autopilot.scheduler.application.offline_replay import interval_s, past_pools, played  # noqa: PLC0415
+        from accelerator_autopilot.scheduler.application.twin_replay import interval_s, past_pools, played  # noqa: PLC0415
 
         pools = past_pools(past, policy, None, None)
         replays = {n: o.blocks(round(BLOCK_S / interval_s(past))) for n, o in played(pools, self.names).items()}

@@ -18,15 +18,15 @@ from accelerator_autopilot.contracts.messages.commands import (
     ScaleCommand,
 )
 from accelerator_autopilot.runtime.cooperative_loops import CooperativeLoop
-from accelerator_autopilot.scheduler.application.actuator import Actuator
+from accelerator_autopilot.scheduler.application.autonomy_gate import AutonomyGate
 from accelerator_autopilot.scheduler.application.bounded_concurrency import in_flight
-from accelerator_autopilot.scheduler.domain.batch_delay_renewal import LEASE_S, BatchDelays, bounded_s
+from accelerator_autopilot.scheduler.domain.batch_delay_lease import LEASE_S, BatchDelays, bounded_s
 from accelerator_autopilot.scheduler.domain.champion_challenger import ChampionChallenger
 from accelerator_autopilot.scheduler.domain.governor import Governor, Verdict
 from accelerator_autopilot.scheduler.domain.lateness_cost import late_weight
 from accelerator_autopilot.scheduler.domain.observation import PoolObservation, Proposal
 from accelerator_autopilot.scheduler.domain.placement import NodeRoom, spread
-from accelerator_autopilot.scheduler.policies.policy_runner import PolicyProposals, PolicyRunner
+from accelerator_autopilot.scheduler.policies.shadow_policies import PolicyProposals, ShadowPolicies
 
 log = logging.getLogger(__name__)
 
@@ -54,8 +54,8 @@ class _Plan:
 class PoolController:
     """Decides for all pools at once."""
 
-    actor: Actuator
-    runner: PolicyRunner
+    actor: AutonomyGate
+    runner: ShadowPolicies
     governor: Governor
     champion_challenger: ChampionChallenger
     batch_delays: BatchDelays = field(default_factory=BatchDelays)

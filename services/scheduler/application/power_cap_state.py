@@ -9,9 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from accelerator_autopilot.runtime.cooperative_loops import CooperativeLoop
-from accelerator_autopilot.scheduler.domain.device_columns import Readings
-from accelerator_autopilot.scheduler.domain.device_registry import DeviceFacts, DeviceRegistry
-from accelerator_autopilot.scheduler.domain.draining import Device
+from accelerator_autopilot.scheduler.domain.device_facts import DeviceFacts, DeviceRegistry
+from accelerator_autopilot.scheduler.domain.drain_decisions import Device
+from accelerator_autopilot.scheduler.domain.latest_readings import Readings
 from accelerator_autopilot.scheduler.domain.power_capping import DeviceCapState
 from accelerator_autopilot.scheduler.domain.power_curves import curve_of
 

@@ -19,7 +19,7 @@ from accelerator_autopilot.contracts.iso_times import parse_time
 from accelerator_autopilot.contracts.messages.commands import FleetPolicy
 from accelerator_autopilot.runtime.settings import DatabaseSettings, load
 from accelerator_autopilot.scheduler.adapters.database_history import read_past
-from accelerator_autopilot.scheduler.application.offline_replay import interval_s, past_pools, played
+from accelerator_autopilot.scheduler.application.twin_replay import interval_s, past_pools, played
 from accelerator_autopilot.scheduler.domain.champion_challenger import BLOCK_S
 from accelerator_autopilot.scheduler.domain.fleet_history import FleetHistory
 from accelerator_autopilot.scheduler.policies.builtin import policy_names

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from accelerator_autopilot.contracts.messages.jobs import PoolStatus, WorkerStatus
-from accelerator_autopilot.scheduler.domain.device_columns import Readings
+from accelerator_autopilot.scheduler.domain.latest_readings import Readings
 
 MEMORY = 0.2
 

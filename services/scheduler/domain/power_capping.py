@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from accelerator_autopilot.contracts.messages.commands import FleetPolicy
-from accelerator_autopilot.scheduler.domain.draining import Device
+from accelerator_autopilot.scheduler.domain.drain_decisions import Device
 from accelerator_autopilot.scheduler.domain.observation import Reason
 from accelerator_autopilot.scheduler.domain.pool_arrays import Doubles
 from accelerator_autopilot.scheduler.domain.power_budget import Limit, allocate_power

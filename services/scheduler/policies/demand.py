@@ -9,7 +9,7 @@ import numpy as np
 from accelerator_autopilot.scheduler.domain.pool_arrays import Doubles, PoolFacts, PoolObservations, relative_time
 from accelerator_autopilot.scheduler.policies.forecasting import HORIZONS_MIN, MINUTE_S, MinuteForecasts
 from accelerator_autopilot.scheduler.policies.sliding_window import LastValues
-from accelerator_autopilot.scheduler.policies.startup_latency import StartupLatency
+from accelerator_autopilot.scheduler.policies.startup_readiness import StartupLatency
 from accelerator_autopilot.scheduler.policies.whatif_sizing import WhatIfSizing
 
 WINDOWS_S = (10.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1200.0)

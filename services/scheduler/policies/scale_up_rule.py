@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from accelerator_autopilot.scheduler.domain.pool_arrays import Doubles, PoolFacts
-from accelerator_autopilot.scheduler.policies.startup_latency import starts_for_one
+from accelerator_autopilot.scheduler.policies.startup_readiness import starts_for_one
 
 SLACK_USED = 0.42  # share of the slack within which queued work should be done; tuned with the rule's other parameters
 

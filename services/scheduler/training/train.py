@@ -26,7 +26,7 @@ from stable_baselines3.common.logger import configure
 
 from accelerator_autopilot.contracts.messages.commands import FleetPolicy
 from accelerator_autopilot.scheduler.adapters.database_history import read_past
-from accelerator_autopilot.scheduler.application.offline_replay import PoolReplay, past_pools
+from accelerator_autopilot.scheduler.application.twin_replay import PoolReplay, past_pools
 from accelerator_autopilot.scheduler.policies.builtin.learned import LATE_PRICE, Learned
 from accelerator_autopilot.scheduler.policies.builtin.reserve import make as make_reserve
 from accelerator_autopilot.scheduler.policies.network import Checkpoint, load_checkpoint

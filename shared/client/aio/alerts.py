@@ -6,8 +6,9 @@ from collections.abc import AsyncIterator, Collection
 from datetime import time
 
 from accelerator_autopilot.client.autopilot_client import AutopilotClient
-from accelerator_autopilot.client.call_errors import call, translated
+from accelerator_autopilot.client.error_translation import call, translated
 from accelerator_autopilot.client.submit_options import When, moment
+from accelerator_autopilot.contracts.dataframe_conversion import Rows
 from accelerator_autopilot.contracts.failure_risk import Risk
 from accelerator_autopilot.contracts.messages.alerts import Alert, AlertState, Severity
 from accelerator_autopilot.contracts.messages.audit import AuditRecord
@@ -18,7 +19,6 @@ from accelerator_autopilot.contracts.messages.notifications import (
     Silence,
     Subscription,
 )
-from accelerator_autopilot.contracts.row_tables import Rows
 from accelerator_autopilot.transport.clock import utc_now
 
 

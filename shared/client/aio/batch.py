@@ -7,7 +7,7 @@ from typing import Generic, TypeVar, cast
 
 from accelerator_autopilot.client.autopilot_client import AutopilotClient
 from accelerator_autopilot.client.batches import BatchView
-from accelerator_autopilot.client.call_errors import call, translated
+from accelerator_autopilot.client.error_translation import call, translated
 from accelerator_autopilot.client.output_parsing import parse_output
 from accelerator_autopilot.contracts.errors import JobFailedError
 from accelerator_autopilot.contracts.kinds.base import Result

@@ -7,9 +7,10 @@ from datetime import timedelta
 from typing import Literal
 
 from accelerator_autopilot.client.aio.base import Connected
-from accelerator_autopilot.client.call_errors import call, translated
+from accelerator_autopilot.client.error_translation import call, translated
 from accelerator_autopilot.client.fleet import Decision, DeviceView, Explanation
-from accelerator_autopilot.client.history import History, read_history, start_of
+from accelerator_autopilot.client.recent_telemetry import History, read_history, start_of
+from accelerator_autopilot.contracts.dataframe_conversion import Rows
 from accelerator_autopilot.contracts.errors import InvalidInputError, NotFoundError
 from accelerator_autopilot.contracts.frames import TelemetryFrame
 from accelerator_autopilot.contracts.messages.commands import (
@@ -21,7 +22,6 @@ from accelerator_autopilot.contracts.messages.commands import (
 )
 from accelerator_autopilot.contracts.messages.jobs import PoolStatus
 from accelerator_autopilot.contracts.messages.telemetry import NodeInventory
-from accelerator_autopilot.contracts.row_tables import Rows
 from accelerator_autopilot.transport.clock import utc_now
 
 

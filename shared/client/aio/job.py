@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Callable, Generator
 from typing import Any, Generic, TypeVar, cast
 
 from accelerator_autopilot.client.autopilot_client import AutopilotClient
-from accelerator_autopilot.client.call_errors import call, translated
+from accelerator_autopilot.client.error_translation import call, translated
 from accelerator_autopilot.client.job_views import JobView
 from accelerator_autopilot.client.output_parsing import parse_output
 from accelerator_autopilot.contracts.errors import AutopilotError, ConflictError

@@ -10,15 +10,15 @@ from typing import Any, TypeVar, cast, overload
 from accelerator_autopilot.client.aio.base import Connected
 from accelerator_autopilot.client.aio.batch import AsyncBatch
 from accelerator_autopilot.client.aio.job import AsyncJob
-from accelerator_autopilot.client.call_errors import call, translated
+from accelerator_autopilot.client.error_translation import call, translated
 from accelerator_autopilot.client.job_views import JobView
 from accelerator_autopilot.client.output_parsing import parse_output
 from accelerator_autopilot.client.submit_options import Identified, When, job_options, kind_and_body
+from accelerator_autopilot.contracts.dataframe_conversion import Rows
 from accelerator_autopilot.contracts.errors import AutopilotError, InvalidInputError
 from accelerator_autopilot.contracts.ids import new_id
 from accelerator_autopilot.contracts.kinds.base import Payload, R, Result
 from accelerator_autopilot.contracts.messages.jobs import DeadJob, JobNeeds, JobProgress, Priority
-from accelerator_autopilot.contracts.row_tables import Rows
 from accelerator_autopilot.contracts.streams import DAY_S
 
 S = TypeVar("S", bound=Result)

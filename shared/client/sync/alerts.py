@@ -8,6 +8,7 @@ from datetime import time
 
 from accelerator_autopilot.client.submit_options import When
 from accelerator_autopilot.client.sync.base import Blocking
+from accelerator_autopilot.contracts.dataframe_conversion import Rows
 from accelerator_autopilot.contracts.failure_risk import Risk
 from accelerator_autopilot.contracts.messages.alerts import Alert, AlertState, Severity
 from accelerator_autopilot.contracts.messages.audit import AuditRecord
@@ -18,7 +19,6 @@ from accelerator_autopilot.contracts.messages.notifications import (
     Silence,
     Subscription,
 )
-from accelerator_autopilot.contracts.row_tables import Rows
 
 
 class Alerts(Blocking):

@@ -7,8 +7,9 @@ from collections.abc import Collection, Iterator
 from datetime import timedelta
 
 from accelerator_autopilot.client.fleet import Decision, DeviceView, Explanation
-from accelerator_autopilot.client.history import History
+from accelerator_autopilot.client.recent_telemetry import History
 from accelerator_autopilot.client.sync.base import Blocking
+from accelerator_autopilot.contracts.dataframe_conversion import Rows
 from accelerator_autopilot.contracts.frames import TelemetryFrame
 from accelerator_autopilot.contracts.messages.commands import (
     AnyCommand,
@@ -19,7 +20,6 @@ from accelerator_autopilot.contracts.messages.commands import (
 )
 from accelerator_autopilot.contracts.messages.jobs import PoolStatus
 from accelerator_autopilot.contracts.messages.telemetry import NodeInventory
-from accelerator_autopilot.contracts.row_tables import Rows
 
 
 class FleetMethods(Blocking):

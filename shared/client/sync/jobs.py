@@ -11,9 +11,9 @@ from accelerator_autopilot.client.submit_options import Identified, When
 from accelerator_autopilot.client.sync.base import Blocking
 from accelerator_autopilot.client.sync.batch import Batch
 from accelerator_autopilot.client.sync.job import Job
+from accelerator_autopilot.contracts.dataframe_conversion import Rows
 from accelerator_autopilot.contracts.kinds.base import Payload, R, Result
 from accelerator_autopilot.contracts.messages.jobs import DeadJob, JobNeeds, JobProgress, Priority
-from accelerator_autopilot.contracts.row_tables import Rows
 from accelerator_autopilot.contracts.streams import DAY_S
 
 S = TypeVar("S", bound=Result)

@@ -6,9 +6,9 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, Field
 
+from accelerator_autopilot.contracts.dataframe_conversion import Tabular
 from accelerator_autopilot.contracts.kinds.base import Payload, Result, examples
 from accelerator_autopilot.contracts.kinds.files import File
-from accelerator_autopilot.contracts.row_tables import Tabular
 
 MAX_CODE_BYTES = 20_000_000
 Category = Literal["bug", "security", "inefficiency", "gpu", "complexity", "syntax", "style"]

@@ -6,8 +6,8 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, Field
 
+from accelerator_autopilot.contracts.dataframe_conversion import Tabular
 from accelerator_autopilot.contracts.kinds.base import Payload, Result, examples
-from accelerator_autopilot.contracts.row_tables import Tabular
 
 MAX_BATCH = 4096
 

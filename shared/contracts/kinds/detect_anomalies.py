@@ -7,9 +7,9 @@ from typing import Any
 
 from pydantic import BaseModel, Field
 
+from accelerator_autopilot.contracts.dataframe_conversion import Tabular
 from accelerator_autopilot.contracts.kinds.base import Payload, Result, examples
 from accelerator_autopilot.contracts.kinds.files import File
-from accelerator_autopilot.contracts.row_tables import Tabular
 
 MAX_LISTED = 1000
 

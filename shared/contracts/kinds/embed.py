@@ -8,8 +8,8 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import Field
 
+from accelerator_autopilot.contracts.dataframe_conversion import Tabular
 from accelerator_autopilot.contracts.kinds.base import Payload, Result, examples
-from accelerator_autopilot.contracts.row_tables import Tabular
 
 
 class EmbedResult(Result, Tabular):

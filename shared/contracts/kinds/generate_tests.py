@@ -6,8 +6,8 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, Field
 
+from accelerator_autopilot.contracts.dataframe_conversion import Tabular
 from accelerator_autopilot.contracts.kinds.base import Payload, Result, examples
-from accelerator_autopilot.contracts.row_tables import Tabular
 
 Origin = Literal["property", "edge_case", "model"]
 

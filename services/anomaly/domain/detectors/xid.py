@@ -13,8 +13,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
-from accelerator_autopilot.anomaly.domain.device_resets import RECOVERY_CHANGED, asks_for_nothing
 from accelerator_autopilot.anomaly.domain.findings import Finding, NullDetector
+from accelerator_autopilot.anomaly.domain.reset_evidence import RECOVERY_CHANGED, asks_for_nothing
 from accelerator_autopilot.anomaly.domain.source_topology import SourceTopology
 from accelerator_autopilot.anomaly.domain.xid_catalogue import ADVICE, look_up
 from accelerator_autopilot.contracts.messages.alerts import Alert, Evidence, Severity

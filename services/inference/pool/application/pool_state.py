@@ -13,8 +13,8 @@ from accelerator_autopilot.contracts.messages.commands import DeviceSet
 from accelerator_autopilot.contracts.messages.jobs import JobState, PoolStatus
 from accelerator_autopilot.contracts.messages.telemetry import NodeInventory
 from accelerator_autopilot.inference.jobs.retry_records import RetryRecords
-from accelerator_autopilot.inference.pool.application.device_group import places
 from accelerator_autopilot.inference.pool.application.pool_alerts import PoolAlerts
+from accelerator_autopilot.inference.pool.application.worker_devices import places
 from accelerator_autopilot.inference.pool.application.worker_supervisor import PoolSupervisor
 from accelerator_autopilot.runtime.bus import BUS_ERRORS, Bus
 from accelerator_autopilot.runtime.health import HealthState

@@ -12,7 +12,7 @@ from typing import Any
 from accelerator_autopilot.contracts.messages.jobs import PoolStatus, WorkerStatus
 from accelerator_autopilot.contracts.messages.telemetry import DeviceInfo
 from accelerator_autopilot.inference.jobs.run_journal import JournalEntry
-from accelerator_autopilot.inference.pool.application.device_group import DeviceGroup, group
+from accelerator_autopilot.inference.pool.application.worker_devices import DeviceGroup, group
 from accelerator_autopilot.inference.pool.application.worker_process import LOADING_SILENT_S, WorkerProcess
 from accelerator_autopilot.inference.pool.domain.device_trust import DeviceTrust
 from accelerator_autopilot.inference.pool.domain.placement import idle_devices, plan

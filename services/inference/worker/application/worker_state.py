@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from nats.aio.msg import Msg
 
 from accelerator_autopilot.inference.jobs.retry_records import CLOCKS_DIFFER
-from accelerator_autopilot.inference.worker.application.device_turns import DeviceTurns
+from accelerator_autopilot.inference.worker.application.kind_turns import KindTurns
 from accelerator_autopilot.inference.worker.application.suspect_isolation import SuspectIsolation
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ class WorkerState:
     stop: asyncio.Event = field(default_factory=asyncio.Event)
     isolation: SuspectIsolation = field(default_factory=SuspectIsolation)
 
-    turns: DeviceTurns = field(default_factory=lambda: DeviceTurns(TURN_S))
+    turns: KindTurns = field(default_factory=lambda: KindTurns(TURN_S))
     held: dict[str, Msg] = field(default_factory=dict)
     running: dict[str, ClaimedJob] = field(default_factory=dict)
     cancelled: OrderedDict[str, datetime | None] = field(default_factory=OrderedDict)

@@ -10,11 +10,11 @@ import numpy as np
 
 from accelerator_autopilot.scheduler.domain.pool_arrays import Action, PoolFacts, PoolObservations
 from accelerator_autopilot.scheduler.policies.action_mapping import action, corrected, proposed
-from accelerator_autopilot.scheduler.policies.demand_sharing import ObservedDemand
 from accelerator_autopilot.scheduler.policies.lateness_controller import LatenessController
 from accelerator_autopilot.scheduler.policies.network import Checkpoint, load_checkpoint
 from accelerator_autopilot.scheduler.policies.network_features import LATE_PRICES, features
 from accelerator_autopilot.scheduler.policies.reserve_parameters import gains, history, shipped_numbers
+from accelerator_autopilot.scheduler.policies.shared_demand_history import ObservedDemand
 
 LATE_PRICE = 5.0  # cost of a late job in mean energies of a job, unless the operator's objective differs
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from accelerator_autopilot.scheduler.domain.pool_arrays import Action, PoolFacts, PoolObservations
 from accelerator_autopilot.scheduler.policies.action_mapping import action, proposed
-from accelerator_autopilot.scheduler.policies.demand_sharing import ObservedDemand
 from accelerator_autopilot.scheduler.policies.lateness_controller import LatenessController
 from accelerator_autopilot.scheduler.policies.reserve_parameters import (
     ReserveParameters,
@@ -12,6 +11,7 @@ from accelerator_autopilot.scheduler.policies.reserve_parameters import (
     history,
     shipped_numbers,
 )
+from accelerator_autopilot.scheduler.policies.shared_demand_history import ObservedDemand
 
 
 class Reserve:

@@ -13,10 +13,10 @@ from urllib.parse import urlsplit
 
 from accelerator_autopilot.contracts.errors import InvalidInputError, UnavailableError
 from accelerator_autopilot.contracts.messages.telemetry import DeviceInfo
-from accelerator_autopilot.telemetry.agent.adapters.scrape_fetch import Page, fetch_page
+from accelerator_autopilot.telemetry.agent.adapters.scrape_page import Page, fetch_page
 from accelerator_autopilot.telemetry.agent.domain.exporter_names import READ
 from accelerator_autopilot.telemetry.agent.domain.plausibility import Plausible
-from accelerator_autopilot.telemetry.agent.domain.scrape_reader import PageReading, read_page
+from accelerator_autopilot.telemetry.agent.domain.scrape_readings import PageReading, read_page
 from accelerator_autopilot.telemetry.agent.domain.scrape_state import PageDevices, PageXids
 from accelerator_autopilot.telemetry.samples import Sample, SourceEvent
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 
 from accelerator_autopilot.contracts.errors import UnavailableError
-from accelerator_autopilot.runtime.driver_unload import released
+from accelerator_autopilot.runtime.driver_release_request import released
 from accelerator_autopilot.telemetry.agent.adapters.amd_smi import AmdSmiSource
 from accelerator_autopilot.telemetry.agent.adapters.apple import AppleSource
 from accelerator_autopilot.telemetry.agent.adapters.cpu import CpuSource

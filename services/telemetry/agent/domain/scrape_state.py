@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from accelerator_autopilot.contracts.messages.telemetry import DeviceInfo
-from accelerator_autopilot.telemetry.agent.domain.scrape_reader import PageReading
+from accelerator_autopilot.telemetry.agent.domain.scrape_readings import PageReading
 from accelerator_autopilot.telemetry.samples import SourceEvent
 
 # A device that left the page may be broken: it is forgotten when another takes its place, or after this time.

@@ -11,13 +11,13 @@ from nats.aio.msg import Msg
 
 from accelerator_autopilot.contracts import subjects
 from accelerator_autopilot.contracts.errors import MalformedMessageError
+from accelerator_autopilot.contracts.message_addressing import check_address
 from accelerator_autopilot.contracts.messages.alerts import Alert
 from accelerator_autopilot.contracts.messages.audit import AuditRecord
 from accelerator_autopilot.contracts.messages.base import Message, OwnedMessage
 from accelerator_autopilot.contracts.messages.commands import COMMAND_KINDS, CommandOutcome, Recommendation
 from accelerator_autopilot.contracts.messages.jobs import DeadJob, JobResult
 from accelerator_autopilot.contracts.messages.telemetry import DeviceEvent
-from accelerator_autopilot.contracts.subject_checks import check_address
 from accelerator_autopilot.telemetry.recorder.ports import Row
 
 M = TypeVar("M", bound=Message)

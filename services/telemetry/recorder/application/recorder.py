@@ -26,7 +26,7 @@ from accelerator_autopilot.runtime.service import Service
 from accelerator_autopilot.runtime.supervision import Work, beat
 from accelerator_autopilot.telemetry.device_metrics.latest_samples import LatestSamples
 from accelerator_autopilot.telemetry.recorder.application.database_writer import DatabaseWriter
-from accelerator_autopilot.telemetry.recorder.application.frame_recount import recount
+from accelerator_autopilot.telemetry.recorder.application.frame_number_recovery import recount
 from accelerator_autopilot.telemetry.recorder.application.frame_writer import DURABLE, FRAMES, FrameWriter
 from accelerator_autopilot.telemetry.recorder.application.record_writer import RecordWriter
 from accelerator_autopilot.telemetry.recorder.application.stream_backlog import StreamBacklog

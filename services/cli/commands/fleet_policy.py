@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from pydantic import ValidationError
 
-from accelerator_autopilot.cli import completions
+from accelerator_autopilot.cli import name_completions as completions
 from accelerator_autopilot.cli.output import fail, show_document
 from accelerator_autopilot.cli.session import DEFAULT_FOLDER, DataDir, ask
 from accelerator_autopilot.contracts.exit_codes import ExitCode

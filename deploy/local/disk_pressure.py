@@ -14,7 +14,7 @@ QUIET_S = 900.0
 
 
 @dataclass(frozen=True)
-class DiskLimits:
+class DiskPressure:
     """Shares and bytes of free space; clearing a level takes `margin` times its limit."""
 
     warning_share: float = 0.10
@@ -23,7 +23,7 @@ class DiskLimits:
     margin: float = 1.2
 
 
-def severity_of(share: float, current: Severity | None, limits: DiskLimits) -> Severity | None:
+def severity_of(share: float, current: Severity | None, limits: DiskPressure) -> Severity | None:
     """Return the severity for this share of free space; `current` is the severity of an open alert, if any."""
     if share < limits.critical_share * (limits.margin if current == "critical" else 1.0):
         return "critical"
@@ -38,7 +38,7 @@ class RestartRule:
     `refused` means that a write failed since its last restart.
     """
 
-    def __init__(self, limits: DiskLimits) -> None:
+    def __init__(self, limits: DiskPressure) -> None:
         self._limits = limits
         self._failed = False
         self.refused = False

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from accelerator_autopilot.contracts.frame_decoder import TIME_BYTES, FrameLayout
-from accelerator_autopilot.scheduler.domain.device_columns import Floats
+from accelerator_autopilot.scheduler.domain.latest_readings import Floats
 from accelerator_autopilot.scheduler.domain.pool_arrays import Doubles
 
 Waiting = dict[str, tuple[float, bytes]]  # arrival time and bytes, by subject

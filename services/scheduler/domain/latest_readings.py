@@ -8,14 +8,14 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from accelerator_autopilot.scheduler.domain.draining import Device
+from accelerator_autopilot.scheduler.domain.drain_decisions import Device
 from accelerator_autopilot.scheduler.domain.pool_arrays import Doubles
 
 Floats = NDArray[np.float32]
 FIRST_ROWS = 1024
 
 
-class DeviceColumns:
+class LatestReadings:
     """Only the metrics that decisions read; readings older than a node's newest tick are dropped."""
 
     def __init__(self, metrics: Sequence[str]) -> None:

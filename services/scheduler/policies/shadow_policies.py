@@ -11,9 +11,9 @@ from accelerator_autopilot.scheduler.domain.observation import PoolObservation, 
 from accelerator_autopilot.scheduler.domain.observation_arrays import columns_of, facts_of, power_levels, seen_from
 from accelerator_autopilot.scheduler.domain.pool_arrays import Action, PoolFacts
 from accelerator_autopilot.scheduler.policies.contract import PoolPolicy, PoolPolicyMaker
-from accelerator_autopilot.scheduler.policies.demand_sharing import share_histories
 from accelerator_autopilot.scheduler.policies.forecasting import HORIZONS_MIN, Forecast, MinuteForecasts
 from accelerator_autopilot.scheduler.policies.policy_warmup import PolicyWarmup, Rows
+from accelerator_autopilot.scheduler.policies.shared_demand_history import share_histories
 
 MAX_COHORTS = 20
 MAX_ABSENT = 60  # observations without a pool before its state is dropped
@@ -96,7 +96,7 @@ class PolicyProposals:
 
 
 @dataclass
-class PolicyRunner:
+class ShadowPolicies:
     """Runs several policies on every pool.
 
     A pool whose facts change, or that is seen for the first time since a restart, is a new pool to the policies:

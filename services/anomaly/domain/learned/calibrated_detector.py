@@ -7,8 +7,8 @@ import numpy as np
 from accelerator_autopilot.anomaly.domain.last_values import Bools, Doubles, Slots
 from accelerator_autopilot.anomaly.domain.learned.false_alarm_calibration import FalseAlarmCalibration
 from accelerator_autopilot.anomaly.domain.learned.input_channels import NAMES
-from accelerator_autopilot.anomaly.domain.learned.learned_detector import LearnedDetector
 from accelerator_autopilot.anomaly.domain.learned.physics_model import EFFECTS, TARGETS, PhysicsModel
+from accelerator_autopilot.anomaly.domain.learned.score_fusion import ScoreFusion
 from accelerator_autopilot.anomaly.domain.learned.slot_tensors import Floats, Saved, quietly
 from accelerator_autopilot.anomaly.domain.learned.slot_tensors import Slots as SlotArrays
 
@@ -19,11 +19,11 @@ RELEARN_S = 86_400.0
 ODD_EXPECTED, CAUSES_EXPECTED = (10.0, 5.0), (2.2, 0.45)
 
 
-class FleetDetector:
+class CalibratedDetector:
     """Scores rows of channels; learns from devices without alerts."""
 
     def __init__(self, false_alarms_per_week: float) -> None:
-        self.detector = LearnedDetector(len(NAMES), surprise=False)
+        self.detector = ScoreFusion(len(NAMES), surprise=False)
         self.causes = PhysicsModel()
         # All scores share the allowed false alarms.
         self.tail = FalseAlarmCalibration(

@@ -22,7 +22,7 @@ RECONCILE_INTERVAL_S = 15.0
 
 
 @dataclass
-class DeviceLoadShare:
+class BatchThrottling:
     """Maintains the supervisor's shares and speeds."""
 
     supervisor: PoolSupervisor

@@ -47,7 +47,7 @@ NEXT = "Nats-Schedule-Next"
 PASSING = (UnavailableError, *BUS_ERRORS)
 
 
-class QueueJanitor:
+class QueueMaintenance:
     """What no single worker can do."""
 
     def __init__(

@@ -13,8 +13,8 @@ from nats.js import JetStreamContext
 
 from accelerator_autopilot.contracts.errors import NotFoundError, UnavailableError
 from accelerator_autopilot.scheduler.domain.npz_files import load_arrays
-from accelerator_autopilot.scheduler.policies.policy_runner import PolicyRunner
 from accelerator_autopilot.scheduler.policies.policy_warmup import PolicyWarmup, Rows
+from accelerator_autopilot.scheduler.policies.shadow_policies import ShadowPolicies
 from accelerator_autopilot.transport.object_store import read_object, write_object
 
 log = logging.getLogger(__name__)
@@ -24,11 +24,11 @@ SAVE_INTERVAL_S = 60.0
 
 
 @dataclass
-class ObservationStore:
+class ObservationSnapshot:
     """Writes and reads one object; `name` is this process."""
 
     js: JetStreamContext
-    runner: PolicyRunner
+    runner: ShadowPolicies
     name: str
 
     async def run(self, leads: Callable[[], bool]) -> None:

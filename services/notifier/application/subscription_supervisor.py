@@ -28,7 +28,7 @@ HANG_TIMEOUT_S = 120.0
 
 
 @dataclass
-class Dispatcher:
+class SubscriptionSupervisor:
     """Runs one delivery worker per subscription, under supervision."""
 
     around: DeliveryContext

@@ -16,11 +16,11 @@ from accelerator_autopilot.anomaly.domain.alert_lifecycle import AlertLifecycle
 from accelerator_autopilot.anomaly.domain.detection_engine import DetectionEngine
 from accelerator_autopilot.anomaly.domain.detectors.driver_faults import is_sxid
 from accelerator_autopilot.anomaly.domain.detectors.source_failed import KIND as SOURCE_FAILED
-from accelerator_autopilot.anomaly.domain.device_resets import reset_in, reset_reason, reset_since
 from accelerator_autopilot.anomaly.domain.device_slots import NODE
+from accelerator_autopilot.anomaly.domain.expected_device_count import all_gone, missing_devices
 from accelerator_autopilot.anomaly.domain.findings import EventDetector, Finding
 from accelerator_autopilot.anomaly.domain.frame_batches import batches
-from accelerator_autopilot.anomaly.domain.missing_devices import all_gone, missing_devices
+from accelerator_autopilot.anomaly.domain.reset_evidence import reset_in, reset_reason, reset_since
 from accelerator_autopilot.anomaly.domain.source_topology import SourceTopology
 from accelerator_autopilot.anomaly.domain.staleness import AGENT
 from accelerator_autopilot.contracts.frames import TelemetryFrame

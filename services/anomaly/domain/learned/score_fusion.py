@@ -39,7 +39,7 @@ class Scores:
     expected: Floats
 
 
-class LearnedDetector:
+class ScoreFusion:
     """Learns online, all slots of a batch at once; nothing is pretrained."""
 
     def __init__(self, metrics: int, *, surprise: bool = True) -> None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from accelerator_autopilot.contracts.messages.telemetry import DeviceInfo
-from accelerator_autopilot.scheduler.domain.draining import Device, Epochs
+from accelerator_autopilot.scheduler.domain.drain_decisions import Device, Epochs
 
 
 class DeviceFacts(NamedTuple):

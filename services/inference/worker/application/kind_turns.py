@@ -10,7 +10,7 @@ from contextlib import asynccontextmanager
 MAX_LONG_BATCHES = 3
 
 
-class DeviceTurns:
+class KindTurns:
     """Hands the device from batch to batch in the order of requests.
 
     A batch that runs for longer than `longest_s` passes its turn on and continues; its own kind takes nothing more

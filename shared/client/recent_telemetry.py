@@ -12,9 +12,9 @@ from nats.js import JetStreamContext
 from nats.js.api import ConsumerConfig, DeliverPolicy
 
 from accelerator_autopilot.contracts import subjects
+from accelerator_autopilot.contracts.dataframe_conversion import Tabular
 from accelerator_autopilot.contracts.errors import InvalidInputError
 from accelerator_autopilot.contracts.frames import TelemetryFrame, decode
-from accelerator_autopilot.contracts.row_tables import Tabular
 from accelerator_autopilot.transport.stream_reader import reading
 
 MAX_VALUES = 50_000_000

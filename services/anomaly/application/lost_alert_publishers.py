@@ -31,7 +31,7 @@ REASON = "not renewed for an hour: its publisher is gone"
 
 
 @dataclass
-class OrphanedAlerts:
+class LostAlertPublishers:
     """Measures how long an alert has been unchanged, so that no publisher's clock matters."""
 
     js: JetStreamContext

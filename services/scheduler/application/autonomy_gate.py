@@ -26,7 +26,7 @@ NOT_SENT: dict[Autonomy, Reason] = {"observe": "mode_observe", "advise": "mode_a
 
 
 @dataclass
-class Actuator:
+class AutonomyGate:
     """Sends a command, publishes a recommendation, or does neither."""
 
     bus: Bus
