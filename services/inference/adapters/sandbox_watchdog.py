@@ -53,9 +53,10 @@ def watch(process: subprocess.Popen[bytes], given: bytes, limits: Limits, cancel
     def read() -> None:
         nonlocal total
         assert process.stdout is not None  # noqa: S101  piped
-        while chunk := process.stdout.read1(65_536):  # type: ignore[attr-defined]
-            total += len(chunk)
-            kept.extend(chunk[: limits.output_bytes - len(kept)])
+        with process.stdout as pipe:
+            while chunk := pipe.read1(65_536):  # type: ignore[attr-defined]
+                total += len(chunk)
+                kept.extend(chunk[: limits.output_bytes - len(kept)])
 
     def write() -> None:
         assert process.stdin is not None  # noqa: S101  piped
