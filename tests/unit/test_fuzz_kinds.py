@@ -29,7 +29,7 @@ from accelerator_autopilot.inference.domain.test_generation import (
     characterization,
     check_module,
     function_names,
-    told,
+    printed_objects,
     verdicts,
 )
 from accelerator_autopilot.inference.kinds import registry
@@ -188,7 +188,7 @@ def test_texts_of_programs(code: str, output: str) -> None:
     with suppress(InvalidInputError):
         check_module("subject", code)
     function_names(code)
-    for case in told(f"CASE {output}\n{output}", "CASE"):
+    for case in printed_objects(f"CASE {output}\n{output}", "CASE"):
         verdicts([case])
         if all(isinstance(case.get(k), str) for k in ("function", "arguments")) and isinstance(case.get("plain"), bool):
             characterization(case, "subject", 1)
