@@ -62,6 +62,8 @@ class TestCancelledWithoutRoom:
             await eventually(lambda: limits.TestFull().runs(client, handle.id), 20)
             with pytest.raises(BusyError):
                 await client.jobs.cancel(handle.id)
+            # The worker learns of it from a watch, which nothing else shows.
+            await asyncio.sleep(1.0)
             await resize(client.js, "RESULTS", 2**20)
             assert (await handle.wait(30)).status == "cancelled"
 
