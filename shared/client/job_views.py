@@ -12,8 +12,8 @@ from accelerator_autopilot.contracts.messages.jobs import Job, JobResult
 from accelerator_autopilot.contracts.projects import DEFAULT_PROJECT
 
 _STATES = {"waiting": "waiting", "later": "scheduled", "due": "scheduled"}
-# Results of other projects that are skipped for each one that is listed, at most.
-_MOST_SKIPPED = 20
+# At most so many results of other projects are skipped for each one that is listed.
+_MAX_SKIPPED = 20
 
 
 class JobView(BaseModel):
@@ -44,13 +44,13 @@ async def list_finished(js: JetStreamContext, project: str, limit: int) -> list[
     views: list[JobView] = []
     skipped = 0
     for sequence in range(last, 0, -1):
-        if len(views) >= limit or skipped > _MOST_SKIPPED * limit:
+        if len(views) >= limit or skipped > _MAX_SKIPPED * limit:
             break
         try:
             message = await js.get_msg("RESULTS", sequence, direct=True)
             result = JobResult.model_validate_json(message.data or b"")
         except (NotFoundError, ValidationError):
-            skipped += _MOST_SKIPPED
+            skipped += _MAX_SKIPPED
             continue
         if result.project != project:
             skipped += 1

@@ -33,7 +33,7 @@ POOL_GONE_S = 15.0
 ENDED = 2000
 CHECKED_PER_SWEEP = 300
 # How old the list of pools may be while jobs are ended, and how long one sweep may take.
-POOLS_FRESH_S, MOST_SWEEP_S = 2.0, 20.0
+POOLS_FRESH_S, MAX_SWEEP_S = 2.0, 20.0
 # A job whose time to live exceeds the stream's maximum age ends here.
 LATEST_S = JOB_AGE_S + DAY_S / 2
 
@@ -82,7 +82,7 @@ class UnschedulableJobs:
         overdue = [names for key, names in found.items() if began_s - self._unmatched_since[key] >= self._after_s]
         ended = 0
         for subject in chain.from_iterable(overdue):
-            if ended >= ENDED or clock() - began_s > MOST_SWEEP_S:
+            if ended >= ENDED or clock() - began_s > MAX_SWEEP_S:
                 break
             if clock() - looked_s > POOLS_FRESH_S:
                 # Ending many jobs takes time, and a pool may be back by now.
